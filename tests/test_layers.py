@@ -1,0 +1,50 @@
+"""The shape of the code: fragile libraries have one importer, and the README tells the truth."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A library that may change under us, and the only places that may import it.
+IMPORTERS = {
+    "baml_py": {"agentd/llm/baml.py"},
+    "mlx_lm": {"agentd/model_server"},
+    "llguidance": {"agentd/model_server"},
+    "apscheduler": {"agentd/schedule.py", "agentd/config.py"},  # config: does a crontab parse?
+    "plistlib": {"agentd/launchd.py"},
+    "watchfiles": {"agentd/supervisor/reload.py"},
+    "structlog": {"agentd/log.py"},
+    "apsw": {"agentd/bus", "agentd/sessions"},
+    "huggingface_hub": {"agentd/hub.py"},
+    "platformdirs": {"agentd/paths.py"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_fragile_library_has_one_importer(library: str) -> None:
+    """A library's next release can break one place, not twenty."""
+    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
+        if library in imports(file):
+            place = file.relative_to(ROOT).as_posix()
+            assert any(place.startswith(allowed) for allowed in IMPORTERS[library]), place
+
+
+def test_readme_shows_the_layers() -> None:
+    """The table that people read is the one that `lint-imports` checks."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    readme = (ROOT / "README.md").read_text()
+    assert "\n".join(layers) in readme
