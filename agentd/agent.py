@@ -1,0 +1,152 @@
+"""What an agent is, for those who write one: params, a typed union of decisions, and a dispatch.
+
+An agent module (agents/NAME.py) defines exactly one subclass of `Agent`; baml_src/NAME.baml
+declares the union that its model call returns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from agentd.events import Event, NewEvent
+
+P = TypeVar("P", bound=BaseModel)
+
+
+class NoParams(BaseModel):
+    """For agents without parameters: any key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a dispatched decision came to.
+
+    `value` is a JSON object; the model sees it. `trusted` is False for anything from outside: file
+    contents, commit messages, web pages. `publish` and `remember` take effect in the session's one
+    closing transaction, or not at all. `ask` parks the session until a person answers. `effect` is
+    False for what was refused and did nothing: it does not stand in the way of another try.
+    """
+
+    value: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = True
+    publish: Sequence[NewEvent] = ()
+    remember: Mapping[str, Any] = field(default_factory=dict)
+    ask: str | None = None
+    effect: bool = True
+
+
+class Tools(Protocol):
+    """The shared tools, bound to one agent's permissions."""
+
+    def call(self, name: str, args: Mapping[str, Any]) -> Result:
+        """Run the tool behind the decision class `name`.
+
+        Raises:
+            ToolError: it refused or failed in an expected way; the model is told.
+        """
+        ...
+
+
+class Memory(Protocol):
+    """An agent's remembered facts, as of the start of the session."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the JSON value remembered under `key`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What the worker gives an agent: its tools, its memory, its generated BAML types.
+
+    `types` holds the generated classes to `match` on; a `task` agent has none.
+    """
+
+    name: str  # the agent's name: the stem of its configuration file
+    done: str
+    tools: Tools
+    memory: Memory
+    types: ModuleType | Any
+
+
+class Agent(Generic[P]):
+    """Base of every agent. Subclasses set the class variables and extend `dispatch`."""
+
+    Params: ClassVar[type[BaseModel]] = NoParams
+    # The BAML function of baml_src/NAME.baml that returns the typed union.
+    function: ClassVar[str] = ""
+    # Shared tools that the union names, by BAML class: their permissions are checked up front.
+    uses: ClassVar[tuple[str, ...]] = ()
+    # Event types it may publish, with the Pydantic model of each payload.
+    publishes: ClassVar[Mapping[str, type[BaseModel]]] = {}
+    # Event types it reads, with the model that their payload must fit; others come as they are.
+    accepts: ClassVar[Mapping[str, type[BaseModel]]] = {}
+    # Pydantic models that narrow the agent's own decision classes: lengths, ranges.
+    # The mask enforces them as well.
+    arguments: ClassVar[Mapping[str, type[BaseModel]]] = {}
+    # Own decision classes whose handler may run again after it was cut off in the middle.
+    idempotent: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, params: P, kit: Kit) -> None:
+        self.params = params
+        self.kit = kit
+
+    @classmethod
+    def chosen(cls, params: P) -> tuple[str, ...] | None:
+        """Return the union's classes where they depend on the params, `Done` included.
+
+        Default None: the .baml file names them. Else its function returns a `@@dynamic` class
+        named `Choice`, and decisions arrive as `agentd.decision.Choice`, a name with its fields.
+        """
+        return None
+
+    @classmethod
+    def published(cls, params: P) -> Mapping[str, type[BaseModel]]:
+        """Return the event types that it may publish, with their payloads' models."""
+        return cls.publishes
+
+    def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
+        """Get to know the session, before all else; a resumed one comes with its results so far.
+
+        An instance serves one attempt at one session. Must not raise over the payload: `opening`
+        does that.
+        """
+
+    def opening(self, event: Event) -> Result:
+        """Return the session's first event as the model sees it. Default: the payload, untrusted.
+
+        Raises:
+            EventRefused: the payload makes no sense to this agent; it becomes a dead letter.
+        """
+        return Result(dict(event.payload), trusted=False)
+
+    def prompt_arguments(self) -> Mapping[str, Any]:
+        """Return further arguments of the BAML function, besides `context` and `done`.
+
+        They belong to the fixed part of the prompt: the same for every call of every session.
+        """
+        return {}
+
+    def barred(self) -> frozenset[str]:
+        """Return the decision classes that make no sense now; the mask leaves them out.
+
+        Such as Done while something that `done` asks for is missing. The last turn takes no notice.
+        """
+        return frozenset()
+
+    def dispatch(self, decision: Any) -> Result:
+        """Carry out one typed decision. Default: the shared tool of that name."""
+        args = decision.model_dump(mode="json", exclude={"tool"})
+        return self.kit.tools.call(type(decision).__name__, args)
+
+    def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
+        """Turn `Done` into what is published and remembered. `results`: the session's tool results.
+
+        `Result.value` is kept as the session's outcome.
+        """
+        return Result(done.model_dump(mode="json", exclude={"tool"}))

@@ -1,0 +1,98 @@
+"""Every error that agentd raises on purpose: what happened, where, and what to do next."""
+
+from agentd.states import Exit
+
+
+class AgentdError(Exception):
+    """Base of all our errors.
+
+    `where` names the place (file, key, line, event id); `hint` the next step. `exit_code` is what
+    a command that meets it exits with.
+    """
+
+    exit_code: Exit = Exit.FAILED
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{place}{self.what}{hint}"
+
+
+class ConfigError(AgentdError):
+    """A configuration, agent module or .baml file that cannot be used as it is."""
+
+    exit_code = Exit.CONFIG
+
+
+class UsageError(AgentdError):
+    """A command called with arguments that make no sense."""
+
+    exit_code = Exit.USAGE
+
+
+class NotRunning(AgentdError):
+    """The command needs a running supervisor and there is none."""
+
+    exit_code = Exit.NOT_RUNNING
+
+
+class AlreadyRunning(AgentdError):
+    """Another supervisor holds this home."""
+
+
+class StorageError(AgentdError):
+    """The database or a folder cannot be used: unwritable, full, corrupt, from a newer version."""
+
+    exit_code = Exit.TEMPORARY
+
+
+class NewerDatabase(StorageError):
+    """The database was written by a newer agentd; running on would damage it."""
+
+    exit_code = Exit.CONFIG
+
+
+class EventRefused(AgentdError):
+    """An event that may not be published: bad type, bad payload, a system type from an agent."""
+
+
+class LostLane(AgentdError):
+    """The lane's cursor moved under us: another worker of this name is alive. Give up the work."""
+
+    exit_code = Exit.TEMPORARY
+
+
+class ModelUnavailable(AgentdError):
+    """The model server is down or still loading. Costs no attempt: wait and try again."""
+
+    exit_code = Exit.TEMPORARY
+
+
+class ModelError(AgentdError):
+    """The model server answered with something unusable (4xx, malformed answer after a re-ask)."""
+
+
+class CallDeadline(ModelError):
+    """A call to the model took longer than its deadline, counted from its admission."""
+
+
+class ToolError(AgentdError):
+    """A tool refused or failed in an expected way. The model is told; the session goes on."""
+
+
+class PermissionRefused(ToolError):
+    """The agent's [permissions] do not list what the tool wanted."""
+
+
+class SessionFailed(AgentdError):
+    """The session cannot go on: a guard ended it, or the agent's code raised."""
+
+
+class Stopped(AgentdError):
+    """An orderly stop interrupts a wait. The session is cut and resumes later."""

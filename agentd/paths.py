@@ -1,0 +1,165 @@
+"""Where everything lives. `AGENTD_HOME` moves all of it, for tests and second instances."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentd import lean
+from agentd.errors import ConfigError, StorageError
+
+with lean.later("tempfile"):  # and with it shutil and the compression libraries
+    import platformdirs
+
+HOME_VARIABLE = "AGENTD_HOME"
+SOCKET_PATH_MAX = 104  # bytes of sun_path on macOS, its closing NUL included; Linux has 108
+LONGEST_SOCKET_NAME = 60  # "w/" + an agent's name (48 at most) + ".sock", with some room
+
+
+@dataclass(frozen=True)
+class Paths:
+    """One instance's folders. Nothing is created until `create`."""
+
+    user: Path  # what a person writes: config/, agents/, baml_src/
+    data: Path  # what agentd writes and must keep: the database, models, accepted versions
+    logs: Path
+    run: Path  # sockets, locks and the token; private, short, may vanish on reboot
+
+    @property
+    def config(self) -> Path:
+        """Folder of agentd.toml and agents.d/."""
+        return self.user / "config"
+
+    @property
+    def daemon_file(self) -> Path:
+        """The daemon's own configuration file."""
+        return self.config / "agentd.toml"
+
+    @property
+    def agents_d(self) -> Path:
+        """Folder of one TOML file per agent."""
+        return self.config / "agents.d"
+
+    @property
+    def agents(self) -> Path:
+        """Folder of the user's own agent modules."""
+        return self.user / "agents"
+
+    @property
+    def baml_src(self) -> Path:
+        """Folder of the user's own .baml files."""
+        return self.user / "baml_src"
+
+    @property
+    def database(self) -> Path:
+        """The bus."""
+        return self.data / "agentd.db"
+
+    @property
+    def models(self) -> Path:
+        """Folder of downloaded and converted models."""
+        return self.data / "models"
+
+    @property
+    def versions(self) -> Path:
+        """Folder of accepted agent versions: versions/NAME/HASH/."""
+        return self.data / "versions"
+
+    @property
+    def token(self) -> Path:
+        """The model server's bearer token, mode 0600."""
+        return self.run / "model.token"
+
+    @property
+    def model_address(self) -> Path:
+        """JSON with the model server's URL and model name, written by the supervisor."""
+        return self.run / "model.json"
+
+    @property
+    def lock(self) -> Path:
+        """The supervisor's lock file."""
+        return self.run / "agentd.lock"
+
+    @property
+    def status_socket(self) -> Path:
+        """Stream socket on which the supervisor answers its state as JSON."""
+        return self.run / "status.sock"
+
+    @property
+    def wake(self) -> Path:
+        """Folder of one datagram socket per consumer: wake/NAME.sock."""
+        return self.run / "w"
+
+    @property
+    def locks(self) -> Path:
+        """Folder of one lock file per child process."""
+        return self.run / "locks"
+
+    def create(self) -> None:
+        """Create the folders; ours are private (0700), a person's own are as the umask says.
+
+        Raises:
+            StorageError: a folder cannot be created or written.
+        """
+        own = (self.config, self.agents_d, self.agents, self.baml_src)
+        kept = (self.data, self.models, self.versions, self.logs)
+        private = (self.run, self.wake, self.locks)
+        for folder in (*own, *kept, *private):
+            try:
+                folder.mkdir(0o777 if folder in own else 0o700, parents=True, exist_ok=True)
+                if folder in private:
+                    folder.chmod(0o700)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot create this folder: {error.strerror}",
+                    where=str(folder),
+                    hint=f"make it writable, or set {HOME_VARIABLE} to a folder that is",
+                ) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StorageError(
+                    "this folder is not writable",
+                    where=str(folder),
+                    hint=f"make it writable, or set {HOME_VARIABLE} to a folder that is",
+                )
+
+
+def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths:
+    """Return the paths that the environment asks for.
+
+    With `AGENTD_HOME` everything lies under it. Else `platformdirs` decides: on macOS
+    `~/Library/Application Support/agentd` and `~/Library/Logs/agentd`.
+
+    Raises:
+        ConfigError: `AGENTD_HOME` is relative.
+    """
+    home = environ.get(HOME_VARIABLE)
+    if home:
+        root = Path(home).expanduser()
+        if not root.is_absolute():
+            raise ConfigError("must be an absolute path", where=f"{HOME_VARIABLE}={home}")
+        return Paths(user=root, data=root, logs=root / "logs", run=_short(root / "run"))
+    dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
+    data = Path(dirs.user_data_dir)
+    return Paths(
+        user=Path(dirs.user_config_dir),
+        data=data,
+        logs=Path(dirs.user_log_dir),
+        run=_short(data / "run"),
+    )
+
+
+def _short(run: Path) -> Path:
+    """Return `run`, or a private folder with a shorter name where a socket's path would not fit."""
+    if len(os.fsencode(run)) + LONGEST_SOCKET_NAME < SOCKET_PATH_MAX:
+        return run
+    import tempfile
+
+    digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"agentd-{os.getuid()}-{digest}"
+
+
+def shipped() -> Path:
+    """Return the folder that holds the shipped agents/, baml_src/, config/ and launchd/."""
+    package = Path(__file__).parent
+    inside = package / "_shipped"
+    return inside if inside.is_dir() else package.parent
