@@ -1,0 +1,136 @@
+"""Dead letters: events that were given up, with the reason. Listed, retried, dropped by command."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentd.bus import sql
+from agentd.bus.database import Database
+from agentd.clock import Clock, iso, parse_iso
+from agentd.errors import UsageError
+from agentd.events import Event
+from agentd.states import DeadReason
+
+ERROR_CHARACTERS_MAX = 2000  # of a letter's error; the log has the rest
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An event that was given up. `agent` gave it up; of a loop it is the producer."""
+
+    id: int
+    agent: str
+    reason: DeadReason
+    error: str
+    session_id: int | None
+    dead_at: datetime
+    event_id: int | None  # None: it was never written (a loop)
+    producer: str
+    event_type: str
+    payload: Mapping[str, Any] | str  # text where it is not readable as JSON
+    created_at: str
+    target: str | None
+    priority: str
+    cause_id: int | None
+    depth: int
+
+
+class DeadLetters:
+    """The dead letters of one database."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    def add(
+        self,
+        agent: str,
+        reason: DeadReason,
+        error: str,
+        event: Event,
+        *,
+        payload: str | None = None,
+        session_id: int | None = None,
+    ) -> int:
+        """Bury an event; return the letter's id. `payload`: its JSON, where already rendered.
+
+        An `event.id` of 0 says that it was never written.
+        """
+        self._db.run(
+            sql.BURY,
+            (
+                *(agent, reason.value, short_error(error), session_id, iso(self._clock.now())),
+                *(event.id or None, event.agent, event.event_type),
+                json.dumps(event.payload) if payload is None else payload,
+                *(iso(event.created_at), event.target, event.priority.value),
+                *(event.cause_id, event.depth),
+            ),
+        )
+        return self._db.connection.last_insert_rowid()
+
+    def add_row(self, agent: str, reason: DeadReason, error: str, event_id: int) -> int:
+        """Bury an event that cannot be read, as it lies in the outbox; return the letter's id."""
+        now = iso(self._clock.now())
+        self._db.run(sql.BURY_ROW, (agent, reason.value, short_error(error), now, event_id))
+        return self._db.connection.last_insert_rowid()
+
+    def list(self, agent: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return dead letters, newest first, of one agent or of all."""
+        return [_letter(row) for row in self._db.run(sql.LETTERS, (agent, limit))]
+
+    def get(self, letter_id: int) -> DeadLetter:
+        """Return one dead letter.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        rows = self._db.run(sql.LETTER, (letter_id,))
+        if not rows:
+            raise UsageError(
+                "no such dead letter", where=str(letter_id), hint="see `agentd dead list`"
+            )
+        return _letter(rows[0])
+
+    def retry(self, letter_id: int) -> int:
+        """Publish its event again, remove the letter, and return the new event's id.
+
+        The copy goes through the direct lane of the agent that gave it up; of a loop, to those it
+        was meant for, at depth 0. Use `Bus.retry_letter` where a consumer should be woken.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        with self._db.transaction():
+            self.get(letter_id)
+            self._db.run(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
+            event_id = self._db.connection.last_insert_rowid()
+            self._db.run(sql.DROP_LETTER, (letter_id,))
+        return event_id
+
+    def drop(self, letter_id: int) -> None:
+        """Forget a dead letter.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        with self._db.transaction():
+            self.get(letter_id)
+            self._db.run(sql.DROP_LETTER, (letter_id,))
+
+
+def short_error(error: str) -> str:
+    """Return the error as it may be stored: bounded, and without lone surrogates."""
+    return error[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode()
+
+
+def _letter(row: Any) -> DeadLetter:
+    payload: Any = row[9]
+    try:
+        payload = json.loads(payload)
+    except (ValueError, RecursionError, TypeError):
+        payload = str(payload)
+    head: tuple[Any, ...] = (*row[:2], DeadReason(row[2]), *row[3:5], parse_iso(row[5]))
+    head += (*row[6:9], payload, *row[10:])
+    return DeadLetter(*head)

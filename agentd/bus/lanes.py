@@ -1,0 +1,144 @@
+"""Lanes: how a consumer reads the outbox, in order, one event at a time.
+
+A cursor's value is opaque outside this module.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from agentd.bus import sql
+from agentd.bus.json_text import compact
+from agentd.bus.outbox import UNREADABLE, Outbox, prefix_range
+from agentd.clock import Clock
+from agentd.errors import LostLane, StorageError
+from agentd.events import Event, Lane
+from agentd.states import DeadReason
+
+STEP_OVER_EVENTS = 1000  # unwanted events after which a caught-up cursor is moved in the file, too
+STEP_OVER_S = 60.0  # the same after this time, so that pruning is not held back
+
+
+class Lanes(Outbox):
+    """The part of the bus that consumers read; see `Bus`."""
+
+    def __init__(self, path: Path, *, clock: Clock | None = None, wake: Path | None = None) -> None:
+        super().__init__(path, clock=clock, wake=wake)
+        self._cursors: dict[str, int] = {}  # by consumer, as last read: the fence of `step`
+        self._cursors_before: dict[str, int] = {}
+        self._passed: dict[Lane, tuple[int, float]] = {}  # id without wanted events below; since
+        self.db.begun = self._begun
+
+    def open_lane(self, lane: Lane, *, start: Literal["now", "beginning"] = "now") -> None:
+        """Create the lane's cursor, before the first event or after the last; keep one there is."""
+        last = self.last_id() if start == "now" else 0
+        self.db.run(sql.CREATE_CURSOR, (lane.consumer, last))
+
+    def next(self, lane: Lane) -> Event | None:
+        """Return the lane's next event, or None when it is caught up. Does not step the lane.
+
+        An event that cannot be read becomes a dead letter and is stepped over.
+
+        Raises:
+            LostLane: somebody else steps this lane.
+            StorageError: the lane has no cursor.
+        """
+        consumer = lane.consumer
+        while True:
+            cursor, last = self.db.run(sql.POSITION, (consumer,))[0]
+            if cursor is None:
+                raise StorageError(
+                    "this lane has no cursor", where=consumer, hint="accept the agent first"
+                )
+            last = last or 0
+            passed, since = self._passed.get(lane, (cursor, self.clock.monotonic()))
+            if cursor < self._cursors.get(consumer, 0) or last < passed:
+                passed = cursor  # a person moved it back, or restored an older database
+            self._cursors[consumer] = cursor
+            if passed >= last:
+                return None
+            # `last` was read before the lane's events are: none that is wanted can be missed.
+            row = self._next_row(lane, max(cursor, passed))
+            if row is None:
+                self._step_over(lane, cursor, last, since)
+                return None
+            try:
+                return self._read(row)
+            except UNREADABLE as error:
+                with self.transaction():
+                    self.dead.add_row(lane.agent, DeadReason.INVALID, str(error), row[0])
+                    self._move(consumer, row[0])
+
+    def _next_row(self, lane: Lane, after: int) -> Any:
+        if lane.direct:
+            rows = self.db.run(sql.NEXT_DIRECT, (lane.agent, after))
+        else:
+            types = self._types(lane.subscribe)
+            if len(types) == 1:
+                rows = self.db.run(sql.NEXT_OF_TYPE, (types[0], after, lane.agent))
+            elif types:
+                rows = self.db.run(sql.NEXT_OF_TYPES, (compact(types), after, lane.agent))
+            else:
+                rows = []
+        return rows[0] if rows else None
+
+    def _types(self, subscribe: Sequence[str]) -> list[str]:
+        """Expand prefixes to the exact types that exist: one seek each beats a sorted range."""
+        types = [item for item in subscribe if not item.endswith(".*")]
+        for item in subscribe:
+            if item.endswith(".*"):
+                first, end = prefix_range(item)
+                types += [name for (name,) in self.db.run(sql.TYPES_BETWEEN, (first, end))]
+        return list(dict.fromkeys(types))
+
+    def _step_over(self, lane: Lane, cursor: int, last: int, since: float) -> None:
+        """Remember that nothing up to `last` is wanted; now and then move the cursor there."""
+        now = self.clock.monotonic()
+        if last - cursor >= STEP_OVER_EVENTS or now - since >= STEP_OVER_S:
+            self._move(lane.consumer, last)
+            since = now
+        self._passed[lane] = (last, since)
+
+    def step(self, lane: Lane, event: Event) -> None:
+        """Step the lane past the event.
+
+        Raises:
+            LostLane: the cursor is not where `next` saw it.
+        """
+        self._move(lane.consumer, event.id)
+
+    def _move(self, consumer: str, event_id: int) -> None:
+        seen = self._cursors.get(consumer)
+        self.db.run(sql.STEP, (event_id, consumer, seen))
+        if self.db.connection.changes() != 1:
+            raise LostLane(
+                "somebody else stepped this lane", where=consumer, hint="is a second worker alive?"
+            )
+        self._cursors[consumer] = event_id
+
+    def hold(self, lane: Lane) -> None:
+        """Make sure that the lane's cursor still stands where `next` saw it.
+
+        Raises:
+            LostLane: it does not.
+        """
+        rows = self.db.run(sql.CURSOR, (lane.consumer,))
+        if not rows or rows[0][0] != self._cursors.get(lane.consumer):
+            raise LostLane("somebody else stepped this lane", where=lane.consumer)
+
+    def waiting(self, lane: Lane) -> int:
+        """Return how many events wait on the lane, the one being worked on included."""
+        rows = self.db.run(sql.CURSOR, (lane.consumer,))
+        cursor = rows[0][0] if rows else 0
+        if lane.direct:
+            return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor))[0][0])
+        types = compact(self._types(lane.subscribe))
+        return int(self.db.run(sql.WAITING_TYPES, (types, cursor, lane.agent))[0][0])
+
+    def _begun(self) -> None:
+        self._cursors_before = dict(self._cursors)
+
+    def _rolled_back(self) -> None:
+        super()._rolled_back()
+        self._cursors = self._cursors_before
+        self._passed.clear()  # it may count ids that were never given in the end

@@ -1,0 +1,248 @@
+"""Programs for test_bus_kill.py: work on the bus that is killed, and a look at what is left.
+
+Run as `python -m tests.bus_kill PROGRAM FOLDER`: in a process of its own without threads, so that
+it may fork a victim for each of a few hundred instants.
+"""
+
+import os
+import random
+import select
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from agentd.bus import Bus
+from agentd.config import Limits
+from agentd.events import Lane, NewEvent
+from agentd.sessions.sessions import Session, Sessions
+from agentd.states import SessionState
+
+LANE = Lane("worker", False, ("repo.changed",))
+LIMITS = Limits(sessions_per_hour=1_000_000)
+INSTANTS_MAX = 1000
+WRITERS, EACH = 8, 250
+CREATIONS = 15
+CHAIN_EVENTS, KILLS = 300, 30
+
+
+class KillFile(apsw.VFSFile):
+    """A file whose process is killed at its n-th write, with half of it written."""
+
+    left = 0
+
+    def __init__(self, filename: Any, flags: Any) -> None:
+        super().__init__("unix", filename, flags)
+
+    def xWrite(self, data: Any, offset: int) -> None:
+        KillFile.left -= 1
+        if KillFile.left == 0:
+            super().xWrite(bytes(data)[: len(data) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:
+        KillFile.left -= 1
+        if KillFile.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().xSync(flags)
+
+
+class KillVFS(apsw.VFS):
+    def __init__(self) -> None:
+        super().__init__("kill", base="unix", makedefault=True)
+
+    def xOpen(self, name: Any, flags: Any) -> KillFile:
+        return KillFile(name, flags)
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child; return its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def one_session(path: Path) -> None:
+    """Take one event through a whole session, or through what a killed one left of it."""
+    bus = Bus(path)
+    sessions = Sessions(bus)
+    event = bus.next(LANE)
+    if event is None:
+        return
+    session = sessions.begin(LANE, event, "v1", LIMITS)
+    assert isinstance(session, Session), session
+    if not session.steps:
+        sessions.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
+    if len(session.steps) < 2:
+        sessions.record_decision(session, "Tool", {}, idempotent=True)
+    if len(session.steps) < 3:
+        sessions.record_result(
+            session, "tool", {}, trusted=True, publish=[NewEvent("tool.ran", dict(event.payload))]
+        )
+    sessions.close(
+        session,
+        publish=[NewEvent("repo.reviewed", {**event.payload, "text": "x" * 6000})],
+        remember={"last": event.payload["n"]},
+        outcome={"ok": True},
+    )
+
+
+def check_whole(path: Path) -> bool:
+    """Assert that either nothing or all of the session's end is there; return which."""
+    bus = Bus(path)
+    assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
+    published = [event.event_type for event in bus.events()][1:]
+    done = bool(published)
+    assert published == (["tool.ran", "repo.reviewed"] if done else [])
+    assert bus.facts("worker") == ({"last": 1} if done else {})
+    (cursor,) = bus.db.run("SELECT last_seen_id FROM cursors WHERE consumer = 'worker'")[0]
+    assert cursor == (1 if done else 0)
+    states = [row.state for row in Sessions(bus).list()]
+    assert states in ([SessionState.ENDED],) if done else states in ([], [SessionState.RUNNING])
+    bus.close()
+    return done
+
+
+def every_write(folder: Path) -> None:
+    """Kill a session at each of its writes to the file; then let a second process finish it."""
+    template = folder / "template.db"
+    bus = Bus(template)
+    bus.accept("worker", "v", subscribe=LANE.subscribe)
+    bus.publish("person", NewEvent("repo.changed", {"n": 1}))
+    bus.db.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    bus.close()
+    seen = set()
+    for instant in range(1, INSTANTS_MAX):
+        path = folder / f"{instant}.db"
+        shutil.copy(template, path)
+
+        def victim(instant: int = instant, path: Path = path) -> None:
+            vfs = KillVFS()  # unregistered when it is collected
+            KillFile.left = instant
+            one_session(path)
+            del vfs
+
+        status = os.waitpid(forked(victim), 0)[1]
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert killed or status == 0, status
+        seen.add(check_whole(path))
+        assert os.waitpid(forked(lambda path=path: one_session(path)), 0)[1] == 0  # type: ignore[misc]
+        assert check_whole(path)
+        for leftover in folder.glob(f"{instant}.db*"):
+            leftover.unlink()
+        if not killed:
+            print("instants", instant - 1)
+            assert seen == {True, False}
+            return
+    raise AssertionError("never came to the end")
+
+
+def chain(folder: Path) -> None:
+    """Two agents in a pipeline, each killed at random instants: every event passes exactly once."""
+    path = folder / "chain.db"
+    bus = Bus(path)
+    stages = (("first", "repo.changed", "repo.read"), ("second", "repo.read", "repo.reviewed"))
+    for name, reads, _ in stages:
+        bus.accept(name, "v", subscribe=[reads])
+    bus.publish_many("person", [NewEvent("repo.changed", {"n": n}) for n in range(CHAIN_EVENTS)])
+
+    def work(name: str, reads: str, writes: str) -> None:
+        bus, lane = Bus(path), Lane(name, False, (reads,))
+        sessions = Sessions(bus)
+        while bus.facts(name).get("count") != CHAIN_EVENTS:
+            event = bus.next(lane)
+            if event is None:
+                select.select([], [], [], 0.001)
+                continue
+            session = sessions.begin(lane, event, "v1", LIMITS)
+            assert isinstance(session, Session), session
+            if not session.steps:
+                sessions.record_decision(session, "Tool", {}, idempotent=True)
+            count = bus.facts(name).get("count", 0) + 1
+            publish = [NewEvent(writes, dict(event.payload))]
+            sessions.close(session, publish=publish, remember={"count": count})
+
+    bus.close()  # before any fork: a connection must not be taken along
+    dice = random.Random(7)
+    kills, pids = 0, {forked(lambda s=s: work(*s)): s for s in stages}  # type: ignore[misc]
+    while pids:
+        select.select([], [], [], dice.uniform(0.001, 0.03))
+        if kills < KILLS:
+            os.kill(dice.choice(list(pids)), signal.SIGKILL)
+            kills += 1
+        pid, status = os.waitpid(-1, 0 if kills == KILLS else os.WNOHANG)
+        if pid:
+            stage = pids.pop(pid)
+            if os.WIFSIGNALED(status):
+                pids[forked(lambda s=stage: work(*s))] = stage  # type: ignore[misc]
+            else:
+                assert status == 0, stage
+    bus = Bus(path)
+    assert not bus.dead.list()
+    for _, _, writes in stages:
+        passed = [e.payload["n"] for e in bus.events(event_type=writes, limit=10_000)]
+        assert passed == list(range(CHAIN_EVENTS)), (writes, passed)
+    print("kills", kills)
+
+
+def writers(folder: Path) -> None:
+    """Many processes publish at once, in transactions that read first: no error, nothing lost."""
+    path = folder / "writers.db"
+    Bus(path).close()
+
+    def work(writer: int) -> None:
+        bus = Bus(path)
+        for n in range(EACH):
+            if n % 2:
+                bus.publish(f"writer{writer}", NewEvent("repo.changed", {"n": n}))
+                continue
+            with bus.transaction():
+                before = bus.last_id()
+                bus.publish(f"writer{writer}", NewEvent("repo.changed", {"n": n}))
+                assert bus.last_id() == before + 1
+
+    pids = [forked(lambda w=w: work(w)) for w in range(WRITERS)]  # type: ignore[misc]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * WRITERS
+    bus = Bus(path)
+    events = bus.events(limit=100_000)
+    assert [event.id for event in events] == list(range(1, WRITERS * EACH + 1))
+    for writer in range(WRITERS):
+        mine = [event.payload["n"] for event in events if event.agent == f"writer{writer}"]
+        assert mine == list(range(EACH))
+
+
+def creators(folder: Path) -> None:
+    """Supervisor, workers and a command start together in a fresh home: none meets a lock."""
+    for number in range(CREATIONS):
+        path = folder / f"fresh{number}.db"
+        gate, opener = os.pipe()
+
+        def work(path: Path = path, gate: int = gate, opener: int = opener) -> None:
+            os.close(opener)
+            os.read(gate, 1)  # ends when the last process closes the other end
+            Bus(path).publish("person", NewEvent("repo.changed"))
+
+        pids = [forked(work) for _ in range(WRITERS)]
+        os.close(opener)
+        os.close(gate)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * WRITERS
+        assert len(Bus(path).events()) == WRITERS
+
+
+PROGRAMS = {program.__name__: program for program in (every_write, chain, writers, creators)}
+
+if __name__ == "__main__":
+    program = PROGRAMS[sys.argv[1]]
+    program(Path(sys.argv[2]))

@@ -1,0 +1,126 @@
+"""The database file: opening it, its contract tables, and its migrations."""
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from agentd.bus import Bus, schema
+from agentd.errors import NewerDatabase, StorageError
+from agentd.events import NewEvent
+from agentd.states import Exit
+
+
+def test_the_outbox_and_cursors_have_the_columns_of_the_contract(tmp_path: Path) -> None:
+    """People's own queries rely on these names."""
+    db = schema.connect(tmp_path / "a.db")
+    columns = {
+        table: [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
+        for table in ("outbox", "cursors")
+    }
+    assert columns["outbox"] == [
+        *("id", "agent", "event_type", "payload", "created_at", "target", "priority"),
+        *("cause_id", "depth", "dedup_key"),
+    ]
+    assert columns["cursors"] == ["consumer", "last_seen_id"]
+
+
+def test_a_row_inserted_by_hand_gets_an_utc_time_with_milliseconds(tmp_path: Path) -> None:
+    """`sqlite3 agentd.db "INSERT ..."` is a way in like any other."""
+    bus = Bus(tmp_path / "a.db")
+    bus.db.run("INSERT INTO outbox (agent, event_type, payload) VALUES ('me', 'a.b', '{\"n\": 1}')")
+    event = bus.events()[0]
+    assert event.created_at.utcoffset() is not None
+    text = bus.db.run("SELECT created_at FROM outbox")[0][0]
+    assert len(text) == len("2026-01-15T10:30:00.000Z") and text.endswith("Z")
+
+
+@pytest.mark.parametrize("payload", ["[1]", "7", "not json", '"text"', "null"])
+def test_the_table_itself_refuses_a_payload_that_is_no_object(tmp_path: Path, payload: str) -> None:
+    """Whatever program writes it."""
+    db = schema.connect(tmp_path / "a.db")
+    with pytest.raises((apsw.ConstraintError, apsw.SQLError)):
+        db.execute(
+            "INSERT INTO outbox (agent, event_type, payload) VALUES ('me', 'a.b', ?)", (payload,)
+        )
+
+
+def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """An old agentd must not damage what a new one wrote."""
+    path = tmp_path / "a.db"
+    db = apsw.Connection(str(path))
+    db.pragma("user_version", len(schema.MIGRATIONS) + 1)
+    with pytest.raises(NewerDatabase) as caught:
+        schema.connect(path)
+    assert caught.value.exit_code is Exit.CONFIG
+    assert str(path) in str(caught.value) and "hint" in str(caught.value)
+    assert db.pragma("journal_mode") == "delete"
+    assert db.execute("SELECT count(*) FROM sqlite_master").fetchall() == [(0,)]
+
+
+def test_what_is_no_database_is_named(tmp_path: Path) -> None:
+    """One clear error instead of a driver's traceback."""
+    path = tmp_path / "a.db"
+    path.write_text("these are not the bytes of a database, but quite a lot of them" * 20)
+    with pytest.raises(StorageError, match=r"(?s)a\.db.*hint"):
+        schema.connect(path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """The place and the next step, not only "unable to open"."""
+    with pytest.raises(StorageError, match=r"(?s)nowhere/a\.db.*hint"):
+        schema.connect(tmp_path / "nowhere" / "a.db")
+
+
+def test_a_database_of_the_first_version_is_migrated_with_its_rows(tmp_path: Path) -> None:
+    """Migrations go forward from any version, and lose nothing."""
+    path = tmp_path / "a.db"
+    db = apsw.Connection(str(path))
+    schema.MIGRATIONS[0](db)
+    db.pragma("user_version", 1)
+    db.execute("INSERT INTO outbox (agent, event_type, payload) VALUES ('me', 'a.b', '{}')")
+    db.close()
+    bus = Bus(path)
+    assert bus.db.connection.pragma("user_version") == len(schema.MIGRATIONS)
+    assert [event.event_type for event in bus.events()] == ["a.b"]
+
+
+def test_a_migration_that_fails_leaves_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a migration would never be finished."""
+
+    def broken(db: apsw.Connection) -> None:
+        db.execute("CREATE TABLE half (n)")
+        db.execute("CREATE TABLE outbox (n)")
+
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+    with pytest.raises(apsw.SQLError):
+        schema.connect(tmp_path / "a.db")
+    db = apsw.Connection(str(tmp_path / "a.db"))
+    assert db.pragma("user_version") == len(schema.MIGRATIONS) - 1
+    assert db.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+
+
+def test_the_connection_is_set_up_for_many_processes(tmp_path: Path) -> None:
+    """WAL, a busy timeout, and a WAL file that shrinks again."""
+    db = schema.connect(tmp_path / "a.db")
+    assert db.pragma("journal_mode") == "wal"
+    assert db.pragma("synchronous") == 1
+    assert db.pragma("busy_timeout") == schema.BUSY_TIMEOUT_MS
+    assert db.pragma("foreign_keys") == 1
+    assert db.pragma("journal_size_limit") == schema.JOURNAL_SIZE_LIMIT_BYTES
+
+
+def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> None:
+    """A command then says so, instead of a driver's traceback; half a transaction is none."""
+    bus = Bus(tmp_path / "a.db")
+    bus.accept("a", "v", start="beginning")
+    pages = bus.db.connection.pragma("page_count")
+    bus.db.connection.pragma("max_page_count", pages)
+    with pytest.raises(StorageError, match="full"), bus.transaction():
+        bus.publish("person", NewEvent("a.b", {"n": 1}))
+        bus.publish("person", NewEvent("a.b", {"text": "x" * 50_000}))
+    bus.db.connection.pragma("max_page_count", 1_000_000)
+    assert bus.events() == []
+    assert bus.publish("person", NewEvent("a.b", {"n": 1})) == 1
