@@ -1,0 +1,58 @@
+"""Locked files that say who holds them."""
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from agentd.clock import Clock, iso
+
+
+class LockFile:
+    """A locked file that records who holds it: JSON with pid, pgid and started.
+
+    The kernel drops the lock with its last holder, whatever killed it, so a held lock proves that
+    the recorded process lives; a pid alone could be someone else's by now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = -1
+
+    def acquire(self) -> bool:
+        """Take the lock and clear the record. False: another process holds it.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        os.truncate(fd, 0)
+        self.fd = fd
+        return True
+
+    def record(self, pid: int, *, clock: Clock) -> None:
+        """Write who holds the lock. On a full disk the record stays empty; the lock still holds."""
+        text = json.dumps({"pid": pid, "pgid": pid, "started": iso(clock.now())})
+        with contextlib.suppress(OSError):
+            os.pwrite(self.fd, text.encode(), 0)
+
+    def holder(self) -> dict[str, Any]:
+        """Return what the holder recorded, {} where nothing legible is."""
+        try:
+            found = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def close(self) -> None:
+        """Close this process's handle. A child that inherited it holds the lock further."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

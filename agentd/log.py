@@ -1,0 +1,267 @@
+"""Structured logs: one JSON object a line, one file per process, rotated and bounded by us.
+
+Every line has `ts`, `level`, `event` (a stable name, never prose with values in it) and `agent`;
+where they apply `session_id`, `event_id`, `turn`, `duration_ms`. Reading is in `logview`.
+
+    log = configure("repo_fetch", paths, config.logs, agent="repo_fetch")
+    log.info("session.ended", session_id=7, duration_ms=81.2)
+"""
+
+import json
+import logging
+import math
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, MutableMapping
+from typing import Any, cast
+
+from agentd import lean
+from agentd.clock import Clock, SystemClock, iso
+from agentd.config import LogConfig
+from agentd.logfile import BoundedFile
+from agentd.paths import Paths
+
+# For what is never used here, structlog imports asyncio (2 MB, 30 ms), and rich where it finds it
+# (6 MB, 100 ms).
+with lean.later("asyncio", "rich"):
+    import structlog
+
+Logger = structlog.typing.FilteringBoundLogger
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+TEXT_MAX = 4_000  # characters of one value; the middle of a longer one is cut
+LINE_BYTES_MAX = 64_000  # a longer line keeps its first keys only
+REPEATED_AFTER_S = 60.0  # a line that goes on repeating is counted at least this often
+UNCOUNTED = frozenset({"ts", "duration_ms"})  # keys that may differ between identical lines
+
+SECRET_KEY = re.compile(
+    r"(.*[_-])?(token|authorization|api[_-]?key|password|passwd|secret|cookie|credentials?)",
+    re.IGNORECASE,
+)
+SECRET_TEXT = re.compile(
+    r"(?P<keep>\bBearer\s+|://[^/\s:@]*:)(?P<value>[^\s@\"']+)(?P<end>@?)"
+    r"|\b(?:sk-|hf_|ghp_|github_pat_|xox[bp]-)[A-Za-z0-9_-]{8,}",
+    re.IGNORECASE,
+)
+REDACTED = "[redacted]"
+
+
+class _Sink:
+    """Where lines end: filters repeats, writes, and says later what it could not write."""
+
+    def __init__(self, file: BoundedFile, name: str, clock: Clock) -> None:
+        self.file = file
+        self.name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: dict[str, Any] = {}
+        self._repeats = 0
+        self._since = 0.0
+
+    def line(self, entry: Mapping[str, Any]) -> None:
+        """Write one line, unless it is the last one again."""
+        same = {key: value for key, value in entry.items() if key not in UNCOUNTED}
+        with self._lock:
+            if same == self._last:
+                self._repeats += 1
+                if self._clock.monotonic() - self._since >= REPEATED_AFTER_S:
+                    self._close_repeats()
+                return
+            self._close_repeats()
+            self._last = same
+            self._write(entry)
+
+    debug = info = warning = error = critical = line
+
+    def flush(self) -> None:
+        """Write the count of a line that was repeating."""
+        with self._lock:
+            self._close_repeats()
+            self._last = {}
+
+    def _close_repeats(self) -> None:
+        self._since = self._clock.monotonic()
+        if not self._repeats:
+            return
+        last, count = self._last, self._repeats
+        self._repeats = 0
+        self._own("log.repeated", last["level"], last["agent"], repeated=last["event"], count=count)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        dropped = self.file.dropped
+        if self.file.write(_encode(entry)) and dropped:
+            self.file.dropped = 0
+            self._own("log.dropped", "warning", self.name, count=dropped)
+
+    def _own(self, event: str, level: str, agent: str, **keys: Any) -> None:
+        ts = iso(self._clock.now())
+        self.file.write(_encode({"ts": ts, "level": level, "event": event, "agent": agent, **keys}))
+
+
+class _Library(logging.Handler):
+    """Brings warnings of libraries, which use stdlib logging, into the same file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        keys: dict[str, Any] = {"library": record.name, "message": record.getMessage()}
+        if record.exc_info and record.exc_info[1]:
+            keys["exc_info"] = record.exc_info[1]
+        level = min(record.levelno // 10 * 10, logging.ERROR)
+        structlog.get_logger().log(level, "library.log", **keys)
+
+
+_sink: _Sink | None = None
+_threshold = LEVELS["info"]
+
+
+def configure(
+    name: str,
+    paths: Paths,
+    config: LogConfig,
+    *,
+    agent: str | None = None,
+    clock: Clock | None = None,
+) -> Logger:
+    """Send this process's log to `logs/NAME.jsonl` and return its logger.
+
+    Called again, it moves the log and applies the new bounds. A full disk never raises: lines are
+    dropped, and counted in a `log.dropped` line once writing works again. `agent` (default:
+    `name`) stands in every line that does not name another.
+    """
+    global _sink
+    clock = clock or SystemClock()
+    close()
+    file = BoundedFile(
+        paths.logs,
+        name,
+        file_bytes=config.file_bytes,
+        files=config.files,
+        total_bytes=config.total_bytes,
+    )
+    _sink = _Sink(file, name, clock)
+    set_level(config.level)
+
+    def stamp(_logger: object, level: str, entry: MutableMapping[str, Any]) -> dict[str, Any]:
+        if LEVELS[level] < _threshold:
+            raise structlog.DropEvent
+        head = {
+            "ts": iso(clock.now()),
+            "level": level,
+            "event": entry.pop("event", ""),
+            "agent": entry.pop("agent", agent or name),
+        }
+        return {**head, **entry}
+
+    sink = _sink
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            stamp,
+            _exception,
+            _redact,
+            lambda _logger, _level, entry: ((entry,), {}),
+        ],
+        # Its threshold is fixed when a logger is made; ours, in `stamp`, can change on a reload.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=lambda *_args: sink,
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Library) for handler in root.handlers):
+        root.addHandler(_Library(logging.WARNING))
+    logging.captureWarnings(True)
+    return get_logger()
+
+
+def get_logger(**keys: Any) -> Logger:
+    """Return the process's logger, with `keys` in each of its lines.
+
+    Before `configure` it prints to stdout, as structlog does by itself.
+    """
+    return cast(Logger, structlog.get_logger(**keys))
+
+
+def set_level(level: str) -> None:
+    """Change the lowest level that is written: debug, info, warning, error."""
+    global _threshold
+    _threshold = LEVELS[level]
+
+
+def set_limits(config: LogConfig) -> None:
+    """Apply a changed level and changed bounds to the open log."""
+    set_level(config.level)
+    if _sink is not None:
+        _sink.file.limit(
+            file_bytes=config.file_bytes, files=config.files, total_bytes=config.total_bytes
+        )
+
+
+def dropped() -> int:
+    """Return how many lines could not be written since writing last worked."""
+    return _sink.file.dropped if _sink is not None else 0
+
+
+def close() -> None:
+    """Write what is still counted and close the file. Call it last in a process."""
+    if _sink is not None:
+        _sink.flush()
+        _sink.file.close()
+
+
+def _exception(
+    _logger: object, _level: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    problem = entry.pop("exc_info", None)
+    if problem is True:
+        problem = sys.exc_info()[1]
+    if isinstance(problem, tuple):
+        problem = problem[1]
+    if isinstance(problem, BaseException):
+        entry["exception"] = "".join(traceback.format_exception(problem))
+    return entry
+
+
+def _redact(
+    _logger: object, _level: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return cast(MutableMapping[str, Any], redact(entry))
+
+
+def redact(value: Any) -> Any:
+    """Return `value` as JSON-like data with secrets replaced and long texts cut in the middle.
+
+    Secret is what stands under a key such as `token`, `api_key` or `authorization` (not
+    `prompt_tokens`), a bearer token, a password in a URL, or a well-known kind of key.
+    """
+    if isinstance(value, str):
+        if len(value) > TEXT_MAX:
+            half = TEXT_MAX // 2
+            value = f"{value[:half]} [... {len(value) - TEXT_MAX} more ...] {value[-half:]}"
+        return SECRET_TEXT.sub(_hide, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no word for it
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            str(key): REDACTED if SECRET_KEY.fullmatch(str(key)) and item else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact(item) for item in value]
+    return redact(str(value))
+
+
+def _hide(match: re.Match[str]) -> str:
+    return f"{match['keep'] or ''}{REDACTED}{match['end'] or ''}"
+
+
+def _encode(entry: Mapping[str, Any]) -> bytes:
+    # A lone surrogate (an undecodable file name) must not make a line unwritable.
+    line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    if len(line) <= LINE_BYTES_MAX:
+        return line
+    kept = {key: value for key, value in entry.items() if not isinstance(value, dict | list)}
+    kept = {key: value for key, value in kept.items() if len(str(value)) < TEXT_MAX // 4}
+    return json.dumps({**kept, "cut_bytes": len(line)}).encode() + b"\n"

@@ -1,0 +1,169 @@
+"""Reads log files: all lines by time, further ones as they come, and renders them for people.
+
+Follows a file across rotation by its inode, so no line is lost or shown twice.
+"""
+
+import contextlib
+import heapq
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agentd.events import DAEMON
+from agentd.logfile import ROTATED, SUFFIX
+from agentd.paths import Paths
+
+POLL_S = 0.2  # between looks at growing files; only while a person watches
+READ_BYTES = 262_144
+LEVEL_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
+NAME_WIDTH, EVENT_WIDTH = 14, 20
+HEAD = ("ts", "level", "event", "agent")
+
+
+def read(
+    paths: Paths,
+    names: Sequence[str] = (),
+    *,
+    follow: bool = False,
+    stop: threading.Event | None = None,
+) -> Iterator[str]:
+    """Yield log lines without their newlines, oldest first; with `follow` until `stop` is set.
+
+    `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
+    """
+    tails: dict[str, _Tail] = {}
+    stop = stop or threading.Event()
+    while True:
+        for name in _files(paths.logs):
+            if not names or name in names or name == DAEMON:
+                tails.setdefault(name, _Tail(paths.logs, name))
+        streams = (_wanted(tail, names) for tail in tails.values())
+        yield from (line for _, line in heapq.merge(*streams, key=lambda item: item[0]))
+        if not follow or stop.wait(POLL_S):
+            return
+
+
+def _files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    found = set()
+    for path in folder.iterdir():
+        match = ROTATED.fullmatch(path.name)
+        if match or path.name.endswith(SUFFIX):
+            found.add(match["name"] if match else path.name.removesuffix(SUFFIX))
+    return sorted(found)
+
+
+def _wanted(tail: "_Tail", names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    last = ""
+    for line in tail.lines():
+        entry = parse(line)
+        if names and tail.name not in names and entry.get("agent") not in names:
+            continue
+        # A line that is not ours (torn by a crash) keeps its place behind the one before it.
+        last = max(last, str(entry.get("ts", "")))
+        yield last, line
+
+
+class _Tail:
+    """One process's log as a stream of lines, over all its files."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._path = folder / f"{name}{SUFFIX}"
+        self._inode: int | None = None
+        self._offset = 0
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is new since the last call: complete lines only."""
+        for path in self._unread():
+            try:
+                with path.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    # An inode is used again after its file was deleted: then it is shorter.
+                    if status.st_ino != self._inode or status.st_size < self._offset:
+                        self._inode, self._offset = status.st_ino, 0
+                    yield from self._from(file.fileno())
+            except FileNotFoundError:
+                continue  # rotated away in between: found by its inode next time
+
+    def _from(self, fd: int) -> Iterator[str]:
+        rest = b""
+        while data := os.pread(fd, READ_BYTES, self._offset + len(rest)):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._offset += len(line) + 1
+                if line:
+                    yield line.decode("utf-8", "replace")
+
+    def _unread(self) -> list[Path]:
+        """Return the files from the one that was read last to the current one, oldest first."""
+        numbered: list[tuple[int, Path]] = [(0, self._path)]
+        for path in self._path.parent.glob(f"{self._path.name}.*"):
+            match = ROTATED.fullmatch(path.name)
+            if match and match["name"] == self.name:
+                numbered.append((int(match["number"]), path))
+        found: list[Path] = []
+        for _, path in sorted(numbered):
+            found.append(path)
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == self._inode:
+                    break
+        return found[::-1]
+
+
+def parse(line: str) -> dict[str, Any]:
+    """Return a line's object, {} for a line that is none."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def render(line: str, *, colour: bool = False) -> str:
+    """Return a line for people: local time, level, agent, event, then key=value.
+
+    What a log carries was partly written by others: control characters are shown, not obeyed.
+    """
+    entry = parse(line)
+    if not entry:
+        return _visible(line)
+    level = str(entry.get("level", ""))
+    keys = [f"{key}={_value(value)}" for key, value in entry.items() if key not in HEAD]
+    trace = entry.get("exception")
+    if isinstance(trace, str):
+        keys = [key for key in keys if not key.startswith("exception=")]
+    head = (
+        f"{_local(str(entry.get('ts', '')))} {level:7} "
+        f"{_visible(str(entry.get('agent', ''))):{NAME_WIDTH}} "
+        f"{_visible(str(entry.get('event', ''))):{EVENT_WIDTH}}"
+    )
+    text = " ".join((head, *keys)).rstrip()
+    if isinstance(trace, str):
+        text += "".join(f"\n    {_visible(part)}" for part in trace.rstrip().split("\n"))
+    code = LEVEL_COLOURS.get(level)
+    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
+
+
+def _local(ts: str) -> str:
+    try:
+        moment = datetime.fromisoformat(ts.replace("Z", "+00:00")).astimezone()
+    except ValueError:
+        return _visible(ts)
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        plain = value.isprintable() and value and not any(char in value for char in " =\"'")
+        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
+    return json.dumps(value)
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

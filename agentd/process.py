@@ -1,0 +1,317 @@
+"""A child process that cannot outlive its supervisor, hang unnoticed, or run twice.
+
+Three things pass from parent to child, as inherited file descriptors:
+
+* the *lifeline*, a pipe that the parent never writes to. When the parent dies, however it dies, the
+  child reads end-of-file and kills its own process group. Works on macOS, which has no prctl.
+* the *heart*, a pipe for the child's beats. A beat is a promise, one JSON line: the next one comes
+  within `promise_s`. Through a pipe and not the database: a full disk must not look like a hang.
+* the *lock*, a file locked (flock) by the parent before the child starts and held by the child
+  until its last moment. A new supervisor that finds it held kills the recorded group first, also
+  a stopped one, which reads no lifeline. So there are never two copies.
+
+Of the tools' children only those of the same group die with a child: tools start no new sessions.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentd.clock import Clock, SystemClock
+from agentd.errors import AgentdError, AlreadyRunning
+from agentd.lockfile import LockFile
+
+if TYPE_CHECKING:
+    import subprocess
+
+LIFELINE_VARIABLE = "AGENTD_LIFELINE_FD"
+HEART_VARIABLE = "AGENTD_HEART_FD"
+LOCK_VARIABLE = "AGENTD_LOCK_FD"
+VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE)
+
+BEAT_BYTES_MAX = 16_000  # of one beat; fits an empty pipe everywhere
+TEXT_MAX = 400  # characters of one text in a beat
+READ_BYTES = 65_536
+TAKEOVER_S = 5.0  # for a killed group to release its lock
+TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
+
+
+# --- the child's side ----------------------------------------------------------------------------
+
+
+class Heart:
+    """A child's way to say that it makes progress. Without a supervisor it does nothing."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def beat(self, promise_s: float, state: str = "idle", **more: Any) -> None:
+        """Promise the next beat within `promise_s` seconds. Never blocks, from any thread.
+
+        `state` is a word for people (idle, busy, loading ...); `more` is shown by `status` as it
+        is, such as next="2026-01-01T09:00:00.000Z" or session=7.
+        """
+        self._send({"promise_s": promise_s, "state": state, **more})
+
+    def problem(self, error: AgentdError) -> None:
+        """Say why this process is about to exit; `status` shows it. Costs no promise."""
+        text = {"what": error.what, "where": error.where, "hint": error.hint}
+        self._send({"problem": {key: value[:TEXT_MAX] for key, value in text.items()}})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if self._fd is None:
+            return
+        line = json.dumps(message).encode() + b"\n"
+        if len(line) > BEAT_BYTES_MAX:
+            line = (
+                json.dumps({key: message[key] for key in ("promise_s", "state")}).encode() + b"\n"
+            )
+        # A full pipe means that the supervisor is behind, and it will find beats enough in there.
+        # A closed one means that it is gone: the lifeline's thread deals with that.
+        with self._lock, contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._fd, line)
+
+
+def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
+    """Set up this process as a supervisor's child. Every child calls it first, once.
+
+    Starts the thread that watches the lifeline, keeps the inherited descriptors from being
+    inherited further, and removes their variables, so that tools' children know nothing of them.
+    Without a supervisor (started by hand) it returns a Heart that does nothing.
+    """
+    lifeline, heart, _lock = (_inherited(environ, name) for name in VARIABLES)
+    if lifeline is not None:
+        if os.getpgrp() != os.getpid():
+            raise AgentdError("a child must lead its own process group", hint="start it by Child")
+        watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
+        watch.start()
+    if heart is not None:
+        os.set_blocking(heart, False)
+    return Heart(heart)
+
+
+def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
+    number = environ.pop(name, None)
+    if number is None:
+        return None
+    os.set_inheritable(int(number), False)
+    return int(number)
+
+
+def _watch(lifeline: int) -> None:
+    # Python retries a read that a signal interrupts (PEP 475); nobody ever writes.
+    with contextlib.suppress(OSError):
+        os.read(lifeline, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+# --- never two copies ----------------------------------------------------------------------------
+
+
+def take_over(path: Path) -> tuple[LockFile, int | None]:
+    """Take a child's lock, killing the process group that still holds it.
+
+    Returns the lock and the pid that was killed, if any. Blocks for a few milliseconds while a
+    killed group dies.
+
+    Raises:
+        AlreadyRunning: the holder recorded no group, or did not die, within `TAKEOVER_S`.
+    """
+    lock = LockFile(path)
+    killed: int | None = None
+    deadline = time.monotonic() + TAKEOVER_S
+    wake = threading.Event()
+    while not lock.acquire():
+        pgid = lock.holder().get("pgid")
+        if isinstance(pgid, int) and pgid > 1 and pgid != os.getpgrp():
+            killed = pgid
+            kill_group(pgid)
+        if time.monotonic() > deadline:
+            raise AlreadyRunning(
+                f"another copy of this process will not die (process group {pgid})",
+                where=str(path),
+                hint="end that process by hand",
+            )
+        wake.wait(TAKEOVER_STEP_S)
+    return lock, killed
+
+
+def kill_group(pgid: int, sig: int = signal.SIGKILL) -> bool:
+    """Send a signal to a process group. False: nobody is left in it."""
+    try:
+        os.killpg(pgid, sig)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # macOS says this of a group in which only zombies are left.
+        return False
+    return True
+
+
+# --- the parent's side ---------------------------------------------------------------------------
+
+
+@dataclass
+class Child:
+    """A running child process, seen from its supervisor. No thread, no event loop: descriptors.
+
+    `heart_fd` and `output_fd` (stdout and stderr together) are non-blocking read ends for the
+    caller's own loop. After `poll` returned a code, drain them and `close`.
+    """
+
+    name: str
+    pid: int  # also its process group and session
+    started: float  # clock.monotonic()
+    heart_fd: int
+    output_fd: int
+    took_over: int | None  # an earlier copy that had to be killed first
+    _process: "subprocess.Popen[bytes]"
+    _lifeline: int
+    _buffer: bytearray = field(default_factory=bytearray)
+
+    @classmethod
+    def spawn(
+        cls,
+        name: str,
+        argv: Sequence[str],
+        locks: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
+        clock: Clock | None = None,
+    ) -> "Child":
+        """Start `argv` as the one child called `name`, in its own session.
+
+        Raises:
+            OSError: the program or the lock cannot be opened, or a limit is reached.
+            AlreadyRunning: an earlier copy lives and cannot be killed.
+        """
+        import subprocess  # the parent's alone; a child imports this module as well
+
+        clock = clock or SystemClock()
+        lock, took_over = take_over(locks / f"{name}.lock")
+        fds: list[int] = []
+        try:
+            lifeline_read, lifeline_write = _pipe(fds)
+            heart_read, heart_write = _pipe(fds)
+            output_read, output_write = _pipe(fds)
+            numbers = (lifeline_read, heart_write, lock.fd)
+            variables = {key: str(number) for key, number in zip(VARIABLES, numbers, strict=True)}
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output_write,
+                stderr=subprocess.STDOUT,
+                env={**(os.environ if env is None else env), **variables},
+                cwd=cwd,
+                pass_fds=(*numbers, *pass_fds),
+                start_new_session=True,
+            )
+        except BaseException:
+            lock.close()
+            for fd in fds:
+                os.close(fd)
+            raise
+        lock.record(process.pid, clock=clock)
+        lock.close()  # from here on the child alone holds it
+        for fd in (lifeline_read, heart_write, output_write):
+            os.close(fd)
+        os.set_blocking(heart_read, False)
+        os.set_blocking(output_read, False)
+        return cls(
+            name=name,
+            pid=process.pid,
+            started=clock.monotonic(),
+            heart_fd=heart_read,
+            output_fd=output_read,
+            took_over=took_over,
+            _process=process,
+            _lifeline=lifeline_write,
+        )
+
+    def beats(self) -> list[dict[str, Any]] | None:
+        """Return the messages that have arrived since the last call, None after the last one."""
+        data = self.read(self.heart_fd)
+        if data == b"":
+            return None
+        self._buffer += data or b""
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest[-BEAT_BYTES_MAX:]
+        messages = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    messages.append(message)
+        return messages
+
+    @staticmethod
+    def read(fd: int) -> bytes | None:
+        """Read what is there. b"" at the end of the stream, None when there is nothing yet."""
+        try:
+            return os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return b""
+            raise
+
+    def poll(self) -> int | None:
+        """Return the exit code (negative: the signal) once it is dead, and kill what it left.
+
+        A tool's child that lives on in the group would hold the pipes, and work for nobody.
+        """
+        code = self._process.poll()
+        if code is not None and self._lifeline >= 0:
+            kill_group(self.pid)
+            os.close(self._lifeline)
+            self._lifeline = -1
+        return code
+
+    def terminate(self) -> None:
+        """Ask it to stop in order: SIGTERM to the child alone, and SIGCONT in case it is stopped.
+
+        Not to its group: a tool's child that dies first would look like a failed tool.
+        """
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+                os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill its whole group at once; works on a stopped one too."""
+        if self._process.returncode is None:
+            kill_group(self.pid)
+
+    def close(self) -> None:
+        """Close the pipes. Only for a child that is dead: a living one would kill itself."""
+        for fd in (self.heart_fd, self.output_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.heart_fd = self.output_fd = -1
+
+
+def _pipe(fds: list[int]) -> tuple[int, int]:
+    pair = os.pipe()  # not inheritable (PEP 446); Popen passes only the ends in pass_fds
+    fds.extend(pair)
+    return pair
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command line of one of our modules, by this same interpreter.
+
+    -P keeps the working folder off sys.path: a user's agents/ must not shadow anything.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]

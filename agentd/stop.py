@@ -1,0 +1,49 @@
+"""An orderly stop of a process: a signal that interrupts whatever waits."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+
+class Stop:
+    """An orderly stop: readable in `select` once asked for.
+
+    A handler only writes a byte (PEP 475 restarts an interrupted call, so the flag alone would
+    stop nothing, and a handler that takes locks can deadlock with what it interrupted). A thread
+    reads the byte and interrupts whatever waits.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._asked_read, self._asked_write = os.pipe()
+        self._signal_read, signal_write = os.pipe()
+        os.set_blocking(signal_write, False)
+        signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor does the work
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # reloading is the supervisor's
+        threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once the stop was asked for."""
+        return self._asked_read
+
+    def also(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, from another thread, at the stop; at once if it was asked for."""
+        with self._lock:
+            self._callbacks.append(callback)
+            asked = self.asked
+        if asked:
+            callback()
+
+    def _watch(self) -> None:
+        os.read(self._signal_read, 1)
+        with self._lock:
+            self.asked = True
+            callbacks = list(self._callbacks)
+        os.write(self._asked_write, b"\0")
+        for callback in callbacks:
+            callback()

@@ -1,0 +1,270 @@
+"""Children that cannot outlive their parent, hang unnoticed, or run twice. Real processes."""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentd.clock import SystemClock
+from agentd.errors import AlreadyRunning, ConfigError
+from agentd.lockfile import LockFile
+from agentd.process import BEAT_BYTES_MAX, Child, Heart, child_side, kill_group, take_over
+from tests.supervised import DEADLINE_S, alive, suspend, wait_for
+
+CHILD = """
+import os, signal, subprocess, sys, threading
+from agentd.errors import ConfigError
+from agentd.process import child_side
+heart = child_side()
+heart.beat(5, "idle", started=True)
+"""
+FOR_EVER = CHILD + "threading.Event().wait()\n"
+
+
+def spawn(locks: Path, code: str = FOR_EVER, name: str = "one") -> Child:
+    locks.mkdir(exist_ok=True)
+    return Child.spawn(name, [sys.executable, "-c", code], locks)
+
+
+def wait_beat(child: Child) -> dict[str, object]:
+    select.select([child.heart_fd], [], [], DEADLINE_S)
+    beats = child.beats()
+    assert beats, child.read(child.output_fd)
+    return beats[0]
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> Path:
+    return tmp_path / "locks"
+
+
+@pytest.fixture
+def child(locks: Path) -> Iterator[Child]:
+    one = spawn(locks)
+    yield one
+    end(one)
+
+
+def end(child: Child) -> int:
+    child.kill()
+    code: int = wait_for(lambda: (child.poll() is not None) and [child.poll()], "it is dead")[0]
+    child.close()
+    return code
+
+
+def test_a_beat_arrives_with_what_it_tells(child: Child) -> None:
+    """The heartbeat carries the promise and what else the child says."""
+    assert wait_beat(child) == {"promise_s": 5, "state": "idle", "started": True}
+
+
+def test_the_child_leads_its_own_session_and_group(child: Child) -> None:
+    """A Ctrl-C in the supervisor's terminal, or a kill of its group, does not reach it."""
+    wait_beat(child)
+    assert os.getpgid(child.pid) == child.pid == os.getsid(child.pid)
+
+
+def test_it_dies_when_its_parent_is_killed(locks: Path) -> None:
+    """kill -9 of the supervisor leaves no orphan, not even a tool's child in the group."""
+    locks.mkdir()
+    code = FOR_EVER.replace("threading", "subprocess.Popen(['sleep', '600']); threading", 1)
+    code = (
+        CHILD
+        + "p = subprocess.Popen(['sleep', '600'])\nprint(p.pid, flush=True)\n"
+        + ("threading.Event().wait()\n")
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, os, threading\nfrom pathlib import Path\n"
+            "from agentd.process import Child\n"
+            f"c = Child.spawn('one', [sys.executable, '-c', {code!r}], Path({str(locks)!r}))\n"
+            "os.set_blocking(c.output_fd, True)\n"
+            "print(c.pid, os.read(c.output_fd, 100).decode(), flush=True)\n"
+            "threading.Event().wait()\n",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(alive, pids))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_for(lambda: not any(map(alive, pids)), "child and grandchild are gone")
+
+
+def test_a_stopped_orphan_is_killed_before_its_successor_starts(locks: Path) -> None:
+    """A SIGSTOPped worker reads no lifeline: its held lock betrays it. Never two copies."""
+    first = spawn(locks)
+    wait_beat(first)
+    suspend(first.pid)
+    second = spawn(locks)
+    assert second.took_over == first.pid
+    assert wait_for(lambda: first.poll() == -signal.SIGKILL)
+    first.close()
+    wait_beat(second)
+    end(second)
+
+
+def test_the_lock_is_held_from_before_the_child_starts(locks: Path) -> None:
+    """There is no instant in which a child runs without its lock, however early it is killed."""
+    child = spawn(locks)
+    lock = LockFile(locks / "one.lock")
+    assert not lock.acquire()
+    assert lock.holder()["pid"] == lock.holder()["pgid"] == child.pid
+    end(child)
+    assert lock.acquire(), "its death frees the lock"
+    lock.close()
+
+
+def test_a_tools_child_does_not_inherit_the_lock_or_the_pipes(locks: Path) -> None:
+    """A tool's child that lives on must not look like the worker, nor hold its heartbeat open."""
+    code = CHILD + (
+        "p = subprocess.Popen(['sleep', '600'], close_fds=False, start_new_session=True)\n"
+        "print(p.pid, flush=True)\n"
+        "assert not [k for k in os.environ if k.startswith('AGENTD_') and k.endswith('_FD')]\n"
+    )
+    child = spawn(locks, code)
+    wait_for(lambda: child.poll() is not None)
+    stray = int((child.read(child.output_fd) or b"0").split()[0])
+    try:
+        assert alive(stray)
+        child.beats()
+        assert child.beats() is None, "end of the heart's stream"
+        lock, killed = take_over(locks / "one.lock")
+        lock.close()
+        assert killed is None
+    finally:
+        os.kill(stray, signal.SIGKILL)
+        child.close()
+
+
+def test_a_held_lock_without_a_record_is_an_error(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom to kill is never guessed; the error names the file."""
+    locks.mkdir()
+    monkeypatch.setattr("agentd.process.TAKEOVER_S", 0.1)
+    fd = os.open(locks / "one.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(AlreadyRunning) as caught:
+        take_over(locks / "one.lock")
+    assert caught.value.where == str(locks / "one.lock")
+    os.close(fd)
+
+
+def test_an_unheld_lock_kills_nobody(locks: Path) -> None:
+    """The pid in a stale lock file may be someone else's by now."""
+    locks.mkdir()
+    bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    lock = LockFile(locks / "one.lock")
+    lock.acquire()
+    lock.record(bystander.pid, clock=SystemClock())
+    lock.close()
+    taken, killed = take_over(locks / "one.lock")
+    taken.close()
+    assert killed is None
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+def test_terminate_reaches_a_stopped_child(child: Child) -> None:
+    """SIGTERM alone would wait until somebody continues it."""
+    wait_beat(child)
+    suspend(child.pid)
+    child.terminate()
+    assert wait_for(lambda: child.poll() == -signal.SIGTERM)
+
+
+def test_what_a_dead_child_leaves_in_its_group_is_killed(locks: Path) -> None:
+    """A tool's child must not go on working for a worker that is gone."""
+    code = CHILD + "print(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
+    child = spawn(locks, code)
+    wait_for(lambda: child.poll() is not None)
+    left = int((child.read(child.output_fd) or b"0").split()[0])
+    wait_for(lambda: not alive(left), "the rest of the group is gone")
+    child.close()
+
+
+def test_the_last_reason_survives_the_process(locks: Path) -> None:
+    """What a child says before it exits is still in the pipe afterwards."""
+    child = spawn(locks, CHILD + "heart.problem(ConfigError('a', where='b', hint='c'))\n")
+    wait_for(lambda: child.poll() is not None)
+    assert (child.beats() or [])[-1] == {"problem": {"what": "a", "where": "b", "hint": "c"}}
+    child.close()
+
+
+def test_a_full_or_closed_heart_never_blocks_or_raises() -> None:
+    """A supervisor that is behind or gone must not stop a worker in the middle of its work."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    heart = Heart(write)
+    for number in range(20_000):
+        heart.beat(5, "busy", number=number)
+    os.close(read)
+    heart.beat(5)
+    os.close(write)
+
+
+def test_a_huge_beat_is_cut_to_its_promise(locks: Path) -> None:
+    """What a child tells is for people; the promise must arrive whatever it tells."""
+    child = spawn(locks, CHILD + f"heart.beat(7, 'busy', text='x' * {BEAT_BYTES_MAX})\n")
+    wait_for(lambda: child.poll() is not None)
+    assert (child.beats() or [])[-1] == {"promise_s": 7, "state": "busy"}
+    child.close()
+
+
+def test_garbage_in_the_heart_is_skipped(locks: Path) -> None:
+    """A torn line spoils neither the next one nor the supervisor."""
+    code = CHILD + "os.write(heart._fd, b'{\"prom\\n[1]\\nnull\\n'); heart.beat(3)\n"
+    child = spawn(locks, code)
+    wait_for(lambda: child.poll() is not None)
+    assert [beat["promise_s"] for beat in child.beats() or []] == [5, 3]
+    child.close()
+
+
+def test_without_a_supervisor_a_child_runs_by_hand() -> None:
+    """`python -m agentd.worker NAME` in a terminal needs no pipes."""
+    heart = child_side({})  # type: ignore[arg-type]
+    heart.beat(5)
+    heart.problem(ConfigError("a"))
+
+
+def test_a_program_that_is_missing_leaks_nothing(locks: Path) -> None:
+    """A failed start closes its pipes and frees the lock."""
+    locks.mkdir()
+
+    def open_files() -> int:
+        return sum(1 for fd in range(256) if _is_open(fd))
+
+    before = open_files()
+    with pytest.raises(FileNotFoundError):
+        Child.spawn("one", ["/nonexistent"], locks)
+    assert open_files() == before
+    lock, _ = take_over(locks / "one.lock")
+    lock.close()
+
+
+def test_a_dead_group_is_no_error() -> None:
+    """Killing what is dead already is what a race looks like."""
+    process = subprocess.Popen(["true"], start_new_session=True)
+    process.wait()
+    assert not kill_group(process.pid)
+
+
+def _is_open(fd: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.fstat(fd)
+        return True
+    return False
