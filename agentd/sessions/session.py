@@ -1,0 +1,112 @@
+"""A session as it is worked on, and as people list it."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from agentd.clock import parse_iso
+from agentd.config import Limits
+from agentd.errors import LostLane
+from agentd.events import Event, Lane
+from agentd.sessions.steps import Step, StepKind
+from agentd.states import DeadReason, Priority, SessionState
+
+
+@dataclass
+class Session:
+    """A session in progress. `steps` are those recorded so far, earlier attempts included."""
+
+    id: int
+    agent: str
+    lane: Lane
+    event: Event  # what it answers
+    delivery: Event  # what the lane delivered: the same event, or a person's answer
+    version: str
+    attempt: int  # a fencing token, 1 at first: whoever has a lower one has lost the session
+    resumed: bool
+    started_at: datetime
+    limits: Limits
+    spent_s: float = 0.0  # active seconds of earlier attempts
+    state: SessionState = SessionState.RUNNING
+    steps: list[Step] = field(default_factory=list)
+    settled_seq: int = 0  # parking published what these steps staged
+    settled_effect: bool = False
+    began: float = 0.0  # monotonic
+    progressed: bool = False  # this attempt recorded a step
+    unwritten: list[Step] = field(default_factory=list)  # they go with what is next
+
+    @property
+    def priority(self) -> Priority:
+        """Class of its calls at the model server."""
+        return self.delivery.priority
+
+    @property
+    def partial(self) -> bool:
+        """Whether something happened that must not happen twice."""
+        return self.settled_effect or any(
+            step.kind is StepKind.RESULT and not step.idempotent for step in self.steps
+        )
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Not now: try the lane's event again after `seconds`. `why` is a stable name."""
+
+    seconds: float
+    why: str  # "backoff" or "sessions_per_hour"
+
+
+@dataclass(frozen=True)
+class Dead:
+    """The event became a dead letter; the lane is stepped."""
+
+    letter_id: int
+    reason: DeadReason
+    error: str
+    session_id: int | None
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """A session as people list it."""
+
+    id: int
+    agent: str
+    event_id: int
+    event_type: str
+    version: str
+    state: SessionState
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    question: str | None
+    outcome: Any
+    error: str | None
+    turns: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def lost(session: Session) -> LostLane:
+    """Return the error of a worker whose session somebody else took up."""
+    return LostLane(
+        "somebody else took this session up",
+        where=f"session {session.id}",
+        hint="is a second worker of this name alive?",
+    )
+
+
+def session_row(row: Any) -> SessionRow:
+    """Read a row of `sql.SESSIONS`."""
+    fields = (
+        *row[:5],
+        SessionState(row[5]),
+        row[6],
+        parse_iso(row[7]),
+        parse_iso(row[8]) if row[8] else None,
+        row[9],
+        json.loads(row[10]) if row[10] else None,
+        *row[11:],
+    )
+    return SessionRow(*fields)

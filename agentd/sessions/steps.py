@@ -1,0 +1,127 @@
+"""Steps: a session's durable log, one row per event that the model saw or decision it took."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from agentd.bus.json_text import compact, is_utf8
+from agentd.clock import iso, parse_iso
+from agentd.errors import SessionFailed
+from agentd.events import Event, NewEvent
+from agentd.states import Priority
+
+# With \uXXXX only: what a lone surrogate (half a file name) can be stored as.
+_encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class StepKind(StrEnum):
+    """What a step records."""
+
+    OPENING = "opening"  # the event, as the agent opened the session with it
+    DECISION = "decision"  # what the model decided; `type` is the class
+    RESULT = "result"  # what the last decision came to
+    NOTE = "note"  # what a guard told the model
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. `publish` and `remember` are staged: they take effect when the session closes."""
+
+    seq: int  # 1 is the session's first
+    kind: StepKind
+    type: str
+    payload: Mapping[str, Any]
+    ts: datetime
+    trusted: bool = True
+    # Of a decision: its handler may run again after it was cut off. Of a result: nothing happened
+    # that must not happen twice.
+    idempotent: bool = True
+    publish: tuple[NewEvent, ...] = ()
+    remember: Mapping[str, Any] = field(default_factory=dict)
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    duration_ms: float | None = None
+    raw: str | None = None
+    active_s: float = 0.0  # the session's active time when it was recorded
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the step as its row, from `seq` on.
+
+        Raises:
+            SessionFailed: the payload or a remembered value is not JSON.
+        """
+        staged = None
+        if self.publish or self.remember:
+            events = [[e.event_type, e.payload, e.target, e.dedup_key] for e in self.publish]
+            staged = encode({"publish": events, "remember": dict(self.remember)}, self.type)
+        return (
+            self.seq,
+            self.kind.value,
+            self.type,
+            encode(self.payload, self.type),
+            iso(self.ts),
+            int(self.trusted),
+            int(self.idempotent),
+            staged,
+            self.prompt_tokens,
+            self.cached_tokens,
+            self.completion_tokens,
+            self.duration_ms,
+            None if self.raw is None else self.raw.encode("utf-8", "replace").decode(),
+            int(self.active_s * 1000),
+        )
+
+
+def from_row(row: Any) -> Step:
+    """Read what `Step.row` wrote."""
+    staged = json.loads(row[7]) if row[7] else {"publish": [], "remember": {}}
+    fields = (
+        row[0],
+        StepKind(row[1]),
+        row[2],
+        json.loads(row[3]),
+        parse_iso(row[4]),
+        bool(row[5]),
+        bool(row[6]),
+        tuple(NewEvent(*event) for event in staged["publish"]),
+        staged["remember"],
+        *row[8:13],
+        row[13] / 1000,
+    )
+    return Step(*fields)
+
+
+def encode(value: Mapping[str, Any], where: str) -> str:
+    """Return JSON text that can be stored.
+
+    Raises:
+        SessionFailed: the value is not JSON.
+    """
+    plain = value if type(value) is dict else dict(value)
+    try:
+        text = compact(plain)
+        return text if text.isascii() or is_utf8(text) else _encode_ascii(plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SessionFailed(
+            f"is not JSON: {error}",
+            where=where,
+            hint="return strings, numbers, lists and dicts only",
+        ) from error
+
+
+def event_json(event: Event) -> str:
+    """Return an event as text, for a session that may outlive its row in the outbox."""
+    fields = {**vars(event), "payload": dict(event.payload), "created_at": iso(event.created_at)}
+    return encode(fields, event.event_type)
+
+
+def event_from_json(text: str) -> Event:
+    """Read what `event_json` wrote."""
+    fields = json.loads(text)
+    fields["created_at"] = parse_iso(fields["created_at"])
+    fields["priority"] = Priority(fields["priority"])
+    return Event(**fields)
