@@ -1,0 +1,93 @@
+"""What the loop needs of a model: one typed decision at a time. No BAML and no HTTP here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentd.states import Priority
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One typed decision of the model, and what it cost."""
+
+    name: str  # the BAML class, e.g. "ReadFile"; "Done" ends the session
+    args: Mapping[str, Any]  # its fields as JSON, without "tool"
+    value: Any  # the generated class's instance; `Choice` for an agent made of configuration alone
+    raw: str  # the answer's text, exactly
+    finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision of an agent made of configuration alone: the class's name and its fields."""
+
+    name: str
+    args: Mapping[str, Any]
+
+    def model_dump(self, **_options: Any) -> dict[str, Any]:
+        """Return the fields, as a generated type's `model_dump(exclude={"tool"})` does."""
+        return dict(self.args)
+
+
+class LLM(Protocol):
+    """What the loop needs of a model. `agentd.testing.ScriptedLLM` is another one."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The classes of the union."""
+        ...
+
+    def window(self) -> int:
+        """Return the tokens of the model's context window."""
+        ...
+
+    def fixed_tokens(self) -> int:
+        """Return the tokens of the prompt without the log, chat template included."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Return the tokens of a piece of the log."""
+        ...
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return the exact messages of a call."""
+        ...
+
+    def decide(
+        self,
+        log: str,
+        *,
+        allowed: frozenset[str] | None = None,
+        max_tokens: int,
+        deadline_s: float,
+        priority: Priority,
+        session: int,
+        progress: Callable[[], None],
+    ) -> Decision:
+        """Ask for one decision; `allowed` narrows the union for this call alone.
+
+        `deadline_s` counts from the server's admission. `progress` is called while queued and
+        for every piece of the answer.
+
+        Raises:
+            ModelUnavailable: the server is down, loading or full; costs no attempt.
+            CallDeadline: admitted, but not finished in time.
+            ModelError: refused (4xx), or malformed after the re-ask.
+            Stopped: `close` was called meanwhile.
+        """
+        ...
+
+    def restore(self, raw: str) -> Decision:
+        """Return the decision that an earlier attempt recorded, from the answer's exact text."""
+        ...
+
+    def close(self) -> None:
+        """End a running call from another thread, and refuse new ones. Never raises."""
+        ...

@@ -1,0 +1,244 @@
+"""Where the model is, and calls to it that wait, retry and give up by one set of rules.
+
+Down, loading or full is ModelUnavailable after a bounded wait; what the server refuses for good is
+ModelError. A call's deadline counts from its admission: our own server writes `: queued` comments
+into the event stream while a call waits, and each of them starts the deadline anew.
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agentd.clock import Clock, SystemClock
+from agentd.config import ModelConfig
+from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable
+from agentd.llm import wire
+from agentd.llm.completion import Answer, BadAnswer, Busy, check, collect, json_object
+from agentd.paths import Paths
+
+QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
+SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
+PROGRESS_S = 10.0  # between two signs of life while waiting to try again
+RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
+RETRY_MAX_S = 5.0
+BAD_ANSWERS_MAX = 3  # of one call: broken off, no event stream, or 500
+QUEUED, ADMITTED = b": queued", b": admitted"  # our server's comments in the event stream
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server's base URL (ending in /v1 as a rule), the model's name there, and the key."""
+
+    url: str
+    model: str
+    key: str = ""
+
+
+class Endpoint:
+    """A model server as one agent sees it. Not for several threads, except `close`."""
+
+    def __init__(
+        self,
+        find: Callable[[], Address],
+        *,
+        own: bool,
+        context_window: int | None = None,
+        clock: Clock | None = None,
+        queue_wait_s: float = QUEUE_WAIT_MAX_S,
+    ) -> None:
+        self._find = find
+        self._address: Address | None = None  # None: to be found anew
+        self._url = "[model] url" if not own else "model.json"  # for messages
+        self.own = own  # our own server: it masks, so a malformed answer is never asked again
+        self.masks = True  # until the server says that it does not
+        self.context_window = context_window
+        self._clock = clock or SystemClock()
+        self._queue_wait_s = queue_wait_s
+        self._wire = wire.Wire()
+
+    @classmethod
+    def discover(cls, paths: Paths, config: ModelConfig, clock: Clock | None = None) -> "Endpoint":
+        """Return the configured server: `[model] url`, or our own by run/model.json."""
+        if config.url is None:
+            return cls(lambda: _own_address(paths), own=True, clock=clock)
+        url, name, key_file = config.url, config.name, config.api_key_file
+        return cls(
+            lambda: Address(url.rstrip("/"), name, _key(key_file) if key_file else ""),
+            own=False,
+            context_window=config.context_window,
+            clock=clock,
+        )
+
+    def close(self) -> None:
+        """End the running call with Stopped in its thread and refuse further ones."""
+        self._wire.cut()
+
+    def chat(
+        self,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        *,
+        deadline_s: float,
+        progress: Callable[[], None],
+    ) -> Answer:
+        """Post a chat completion and collect its stream.
+
+        Raises:
+            ModelUnavailable, CallDeadline, MaskRefused, ModelError, Stopped: see `LLM.decide`.
+        """
+
+        def once(address: Address, deadline: wire.Deadline) -> Answer:
+            full = {
+                "model": address.model,
+                **body,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            url = f"{address.url}/chat/completions"
+            with self._post(url, address, deadline, full, headers) as reply:
+                check(reply, self.own, "response_format" in body)
+                queued = wire.Deadline(self._clock, self._queue_wait_s)
+                try:
+                    return collect(reply, lambda line: tick(deadline, queued, line))
+                except wire.Passed:
+                    raise
+                except wire.BROKEN as error:
+                    # Not like a server that is down: this very call may be what kills it.
+                    self._wire.check()
+                    raise BadAnswer(f"the model server's answer broke off: {error}") from error
+
+        def tick(deadline: wire.Deadline, queued: wire.Deadline, line: bytes) -> None:
+            progress()
+            if line.startswith(QUEUED) and queued.left() <= 0:
+                raise ModelUnavailable(
+                    f"the call waited {self._queue_wait_s:.0f} s in the model server's queue",
+                    hint="it is overloaded: fewer agents, or a faster model",
+                )
+            if line.startswith((QUEUED, ADMITTED)):
+                deadline.restart(deadline_s)
+
+        return self._retrying(once, deadline_s, max(deadline_s, self._queue_wait_s), progress)
+
+    def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
+
+        def once(address: Address, deadline: wire.Deadline) -> Mapping[str, Any] | None:
+            url = address.url.removesuffix("/v1") + "/tokenize"
+            full = {"model": address.model, **body}
+            with self._post(url, address, deadline, full, {}) as reply:
+                if not self.own and reply.status in (400, 403, 404, 405, 501):
+                    return None
+                check(reply, self.own, False)
+                return json_object(reply.body())
+
+        # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
+        return self._retrying(once, SHORT_CALL_S, SHORT_CALL_S, lambda: None)
+
+    def _post(
+        self,
+        url: str,
+        address: Address,
+        deadline: wire.Deadline,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+    ) -> wire.Reply:
+        sent = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
+        if address.key:
+            sent["Authorization"] = f"Bearer {address.key}"
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return self._wire.send("POST", url, deadline, body=data, headers=sent)
+
+    def _retrying(
+        self,
+        once: Callable[[Address, wire.Deadline], T],
+        deadline_s: float,
+        busy_s: float,
+        progress: Callable[[], None],
+    ) -> T:
+        """Call `once` until it answers, fails for good, or the wait is over."""
+        down = wire.Deadline(self._clock, deadline_s)  # unreachable for as long as a call may take
+        full = wire.Deadline(self._clock, busy_s)
+        pause, bad = RETRY_FIRST_S, 0
+        while True:
+            self._wire.check()
+            over = down
+            problem: Exception
+            try:
+                self._address = self._address or self._find()
+                self._url = self._address.url
+                return once(self._address, wire.Deadline(self._clock, deadline_s))
+            except wire.Passed as error:
+                raise CallDeadline(
+                    f"the model did not answer within {deadline_s:.0f} s of the call's admission",
+                    where=self._url,
+                    hint="raise [model] call_deadline, or use a smaller model",
+                ) from error
+            except ModelError:
+                self._address = None  # a person may correct the key or the name meanwhile
+                raise
+            except Busy as error:
+                problem, over = error, full
+                wait = pause if error.retry_after is None else error.retry_after
+            except (ModelUnavailable, *wire.BROKEN) as error:
+                self._wire.check()  # a cut connection looks like a broken one
+                if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
+                    raise
+                problem, wait = error, pause
+            except BadAnswer as error:
+                bad += 1
+                if bad >= BAD_ANSWERS_MAX:
+                    raise ModelError(
+                        str(error), where=self._url, hint="see the model server's log"
+                    ) from error
+                problem, wait = error, pause
+            self._address = None  # the server may have come back elsewhere, with another token
+            if over.left() <= wait:
+                raise ModelUnavailable(
+                    f"the model server cannot be used: {problem}",
+                    where=self._url,
+                    hint="`agentd status` shows whether it runs" if self.own else "is it running?",
+                ) from problem
+            self._pause(wait * random.uniform(0.8, 1.2), progress)
+            pause = min(RETRY_MAX_S, pause * 2)
+
+    def _pause(self, seconds: float, progress: Callable[[], None]) -> None:
+        """Wait, saying now and then that this is no hang; the next call gets its time in full."""
+        end = wire.Deadline(self._clock, seconds)
+        progress()
+        while (left := end.left()) > 0:
+            self._wire.wait(min(left, PROGRESS_S))
+            progress()
+
+
+class NotThere(ModelUnavailable):
+    """Our own server has not written its address yet."""
+
+
+def _own_address(paths: Paths) -> Address:
+    try:
+        data = json.loads(paths.model_address.read_text())
+        return Address(
+            str(data["url"]).rstrip("/"), str(data["model"]), paths.token.read_text().strip()
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotThere(
+            "the model server has not said yet where it is",
+            where=str(paths.model_address),
+            hint="`agentd run` starts it",
+        ) from error
+
+
+def _key(path: Path) -> str:
+    try:
+        return path.expanduser().read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}",
+            where=f"[model] api_key_file = {path}",
+            hint="write the server's key into that file",
+        ) from error

@@ -1,0 +1,216 @@
+"""The typed union that an agent's BAML function returns: its schema, its prompt, its parser."""
+
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agentd.errors import ConfigError
+from agentd.llm import json_schema
+from agentd.llm.decision import Choice, Message
+
+# Stands for the log while BAML renders. The log itself is put in afterwards, by us: BAML finds its
+# roles by a magic text in the rendered prompt, so a log that held that text could forge a system
+# message (0.226.3, tests/test_llm.py).
+LOG_HERE = "<agentd-log-here/>"
+ANSWER_MAX = 20_000  # characters of an answer that are parsed at all
+# Of brackets in an answer that is no JSON: BAML looks for JSON in prose in more than quadratic time
+# (0.226.3: 48 opening brackets take 0.1 s, 100 take 3 s, 500 minutes; no thread runs meanwhile).
+BRACKETS_MAX = 48
+
+
+class Malformed(Exception):
+    """An answer that is none of the decisions asked for; the text says why."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A generated client: its functions, types and type builder, and BAML's error."""
+
+    b: Any
+    types: ModuleType
+    type_builder: type[Any]
+    error: type[Exception]
+
+
+class Union:
+    """The typed union that one BAML function returns: its schema, its prompt, its parser."""
+
+    def __init__(
+        self,
+        client: Client,
+        function: str,
+        members: Iterable[str] | None,
+        arguments: Mapping[str, type[BaseModel]],
+    ) -> None:
+        self._client = client
+        self._function = function
+        self._arguments = arguments
+        self._where = f"function {function}"
+        method = getattr(self._client.b, function, None)
+        if method is None:
+            raise ConfigError(
+                f"no BAML function {function}",
+                where=self._where,
+                hint="declare it, or correct the name in the agent's `function`",
+            )
+        classes = list(_classes(method.__annotations__["return"], client.types, self._where))
+        self._options: dict[str, Any] = {}
+        if len(classes) == 1 and classes[0].model_config.get("extra") == "allow":
+            classes = self._chosen(members or ())
+        self.members: dict[str, type[BaseModel]] = {c.__name__: c for c in classes}
+        self._schemas = {
+            name: json_schema.member_schema(cls, arguments.get(name))
+            for name, cls in self.members.items()
+        }
+        self._names = {s["properties"]["tool"]["const"]: n for n, s in self._schemas.items()}
+
+    def _chosen(self, members: Iterable[str]) -> list[type[BaseModel]]:
+        """Give the dynamic class its union; its members then parse to dicts."""
+        types = self._client.types
+        names = list(members)
+        missing = [name for name in names if not hasattr(types, name)]
+        if missing or not names:
+            raise ConfigError(
+                f"no decision class {', '.join(missing)}" if missing else "an empty union",
+                where=self._where,
+                hint="name classes of tools.baml, such as ReadFile",
+            )
+        tb = self._client.type_builder()
+        union = tb.union([getattr(tb, name).type() for name in names])
+        tb.Choice.add_property("decision", union)
+        self._options = {"baml_options": {"tb": tb}}
+        return [getattr(types, name) for name in names]
+
+    def schema(self, names: Iterable[str]) -> json_schema.Schema:
+        """Return the mask's schema for the classes of `names`, in the union's order."""
+        wanted = set(names)
+        return json_schema.union_schema({n: s for n, s in self._schemas.items() if n in wanted})
+
+    def frame(self, given: Mapping[str, Any]) -> list[Message]:
+        """Return the rendered messages up to the place of the log.
+
+        Raises:
+            ConfigError: the template fails, or does not end with the log.
+        """
+        render = getattr(self._client.b.request, self._function)
+        try:
+            request = render(context=LOG_HERE, **given, **self._options)
+        except (TypeError, self._client.error) as error:
+            raise ConfigError(
+                f"the prompt cannot be rendered: {_first_line(error)}",
+                where=self._where,
+                hint="its arguments are context, done and what prompt_arguments() returns",
+            ) from error
+        messages: list[Message] = [
+            {"role": m["role"], "content": _text(m["content"])}
+            for m in request.body.json()["messages"]
+        ]
+        whole = json.dumps(messages, ensure_ascii=False)
+        if whole.count(LOG_HERE) != 1 or not messages[-1]["content"].endswith(LOG_HERE):
+            raise ConfigError(
+                "the prompt must hold `context` once, at its very end",
+                where=self._where,
+                hint='end it with {{ _.role("user") }} {{ context }}',
+            )
+        if str(given["done"]).strip() not in "".join(m["content"] for m in messages):
+            raise ConfigError(
+                "the prompt does not say what done looks like",
+                where=self._where,
+                hint="write {{ done }} into its first part",
+            )
+        last = messages[-1]
+        return [*messages[:-1], {**last, "content": last["content"].removesuffix(LOG_HERE)}]
+
+    def parse(self, text: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
+        """Return the class's name, its fields without `tool`, and the typed value.
+
+        Raises:
+            Malformed: it is none of `names`.
+        """
+        _plausible(text)
+        try:
+            value = getattr(self._client.b.parse, self._function)(text, **self._options)
+            if self._options:
+                fields = dict(value.decision)
+                name = self._names[fields["tool"]]
+                value = self.members[name].model_validate(fields)
+        except (self._client.error, ValidationError, KeyError, TypeError, ValueError) as error:
+            raise Malformed("it is none of the JSON objects asked for") from error
+        name = type(value).__name__
+        if name not in names:
+            raise Malformed(f"{name} is not allowed now")
+        args = value.model_dump(mode="json", exclude={"tool"})
+        self._narrow(name, args)
+        return name, args, Choice(name, args) if self._options else value
+
+    def _narrow(self, name: str, args: Mapping[str, Any]) -> None:
+        """Hold the fields to the Pydantic model, for servers without a mask."""
+        model = self._arguments.get(name)
+        if model is None:
+            return
+        fields = model.model_fields
+        given = {
+            key: value
+            for key, value in args.items()
+            if value is not None or (key in fields and fields[key].is_required())
+        }
+        try:
+            model.model_validate({key: given[key] for key in given if key in fields})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise Malformed(f"{name}.{place}: {first['msg']}") from error
+
+
+def _classes(annotation: Any, types: ModuleType, where: str) -> Iterator[type[BaseModel]]:
+    """Yield the classes of a generated return annotation.
+
+    Not by typing.get_type_hints: `typing` caches Union["types.A", "types.B"] and each of its
+    references keeps what it first meant, so a second client would get the first one's classes.
+    """
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        annotation = getattr(types, annotation.rpartition(".")[2], None)
+        yield from _classes(annotation, types, where)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_args(annotation):
+        for item in typing.get_args(annotation):
+            yield from _classes(item, types, where)
+    else:
+        raise ConfigError(
+            "returns something else than decision classes",
+            where=where,
+            hint="return a union of classes: ReadFile | Done",
+        )
+
+
+def _plausible(text: str) -> None:
+    """Refuse what BAML would parse for minutes."""
+    if len(text) > ANSWER_MAX:
+        raise Malformed(f"it is longer than {ANSWER_MAX} characters")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        if text.count("[") + text.count("{") > BRACKETS_MAX:
+            raise Malformed("it is no JSON") from None
+    else:
+        if not isinstance(value, dict):
+            raise Malformed("it is no JSON object")
+
+
+def _text(content: Any) -> str:
+    """Return a message's text; BAML writes a list of parts for some providers."""
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

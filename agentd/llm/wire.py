@@ -1,0 +1,202 @@
+"""One HTTP exchange under a deadline, which another thread can end at once.
+
+http.client over a socket of our own: no HTTP library in the worker (25 MB), and each read gets
+what is left of the deadline, so that a server dripping single bytes cannot outlast it.
+"""
+
+import http.client
+import io
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from agentd.clock import Clock
+from agentd.errors import Stopped
+
+CONNECT_S = 5.0  # a loopback server answers at once; a name lookup cannot be interrupted
+BODY_BYTES_MAX = 8_000_000  # of an answer; more is no answer to a decision
+LINE_BYTES_MAX = 1_000_000  # of one line of an event stream
+
+BROKEN = (OSError, http.client.HTTPException)  # refused, reset, cut off, not HTTP
+HTTPException = http.client.HTTPException
+
+
+class Deadline:
+    """A moment on the monotonic clock that can be set anew."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Count `seconds` from now."""
+        self._at = self._clock.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds left; negative when it has passed."""
+        return self._at - self._clock.monotonic()
+
+
+class Passed(TimeoutError):
+    """The exchange's deadline has passed."""
+
+
+class _Raw(io.RawIOBase):
+    """The socket's bytes, each read bounded by what is left of the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        _arm(self._sock, self._deadline)
+        try:
+            return self._sock.recv_into(buffer)
+        except TimeoutError as error:
+            raise Passed from error
+
+
+class _Socket:
+    """What http.client needs of a socket."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, *_mode: object) -> io.BufferedReader:
+        return io.BufferedReader(_Raw(self._sock, self._deadline))
+
+    def sendall(self, data: bytes) -> None:
+        _arm(self._sock, self._deadline)
+        self._sock.sendall(data)
+
+    def close(self) -> None:
+        """Leave the socket open: the reply still reads from it, and closes it."""
+
+
+def _arm(sock: socket.socket, deadline: Deadline) -> None:
+    left = deadline.left()
+    if left <= 0:
+        raise Passed
+    sock.settimeout(left)
+
+
+class Reply:
+    """A response whose body is still to be read. Close it, or use it as a context manager."""
+
+    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
+        self._response = response
+        self._sock = sock
+        self.status = response.status
+
+    def header(self, name: str) -> str:
+        """Return a header's value, or an empty text."""
+        return self._response.headers.get(name) or ""
+
+    def body(self) -> bytes:
+        """Return the whole body."""
+        data = self._response.read(BODY_BYTES_MAX + 1)
+        if len(data) > BODY_BYTES_MAX:
+            raise HTTPException(f"a body of more than {BODY_BYTES_MAX} bytes")
+        if self._response.length:  # http.client returns a short body without complaint
+            raise HTTPException("the body was cut off")
+        return data
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the body's lines as they come, without their ends; a cut body just ends."""
+        total = 0
+        while line := self._response.readline(LINE_BYTES_MAX + 1):
+            total += len(line)
+            if len(line) > LINE_BYTES_MAX or total > BODY_BYTES_MAX:
+                raise HTTPException("an event stream longer than any decision")
+            yield line.rstrip(b"\r\n")
+
+    def __enter__(self) -> "Reply":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None
+    ) -> None:
+        self._response.close()
+        self._sock.close()
+
+
+class Wire:
+    """Makes exchanges, one at a time; `cut` ends the running one and refuses further ones."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._stop = threading.Event()
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        deadline: Deadline,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send a request and return the reply once its headers are there.
+
+        Raises:
+            Stopped: `cut` was called.
+            Passed: the deadline has passed.
+            OSError, HTTPException: refused, reset, or not HTTP.
+        """
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        self.check()
+        sock = socket.create_connection(
+            (host, port), timeout=max(0.01, min(CONNECT_S, deadline.left()))
+        )
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._sock = sock
+            self.check()
+            if secure:
+                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+                with self._lock:
+                    self._sock = sock
+                self.check()
+            connection = http.client.HTTPConnection(host, port)
+            connection.sock = _Socket(sock, deadline)
+            target = parts.path + (f"?{parts.query}" if parts.query else "")
+            connection.request(method, target, body, {**(headers or {}), "Connection": "close"})
+            return Reply(connection.getresponse(), sock)
+        except BaseException:
+            sock.close()
+            self.check()
+            raise
+
+    def check(self) -> None:
+        """Raise Stopped if `cut` was called."""
+        if self._stop.is_set():
+            raise Stopped("the call to the model was stopped")
+
+    def wait(self, seconds: float) -> None:
+        """Wait, unless `cut` is called: then raise Stopped."""
+        self._stop.wait(seconds)
+        self.check()
+
+    def cut(self) -> None:
+        """End the running exchange and refuse further ones. Safe from any thread."""
+        self._stop.set()
+        with self._lock:
+            sock = self._sock
+        if sock is not None:
+            try:
+                # close() would leave the other thread's recv blocked; SSLSocket.shutdown would
+                # drop the TLS state under that thread, so shut the plain socket below it
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return  # it was over already

@@ -1,0 +1,397 @@
+"""Doubles for testing agents: a scripted model, a fake model server, a clock set by hand.
+
+Everything else of agentd runs for real in a test: SQLite, processes, HTTP. Only the model is
+replaced, either at the loop's edge (`ScriptedLLM`) or behind real HTTP (`FakeModelServer`).
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentd.errors import ModelError, Stopped
+from agentd.llm.decision import Choice, Decision, Message
+from agentd.states import Priority
+
+BYTES_PER_TOKEN = 4  # what both doubles count; no tokenizer is at hand
+WINDOW = 8192  # tokens
+WAIT_S = 10.0  # a wait_for that is not met fails after this long
+POLL_S = 0.005
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = WAIT_S, what: str = "") -> Any:
+    """Return the condition's first true value.
+
+    Raises:
+        AssertionError: it did not come true in `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        threading.Event().wait(POLL_S)
+
+
+class ManualClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)) -> None:
+        self._now = start
+        self._monotonic = 1000.0
+
+    def now(self) -> datetime:
+        """Return the wall time, in UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the monotonic seconds."""
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks on."""
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+    def set(self, now: datetime) -> None:
+        """Set the wall clock alone, as a person or a time server does."""
+        self._now = now
+
+
+# One scripted answer: a decision, a typed value, a (name, fields) pair, or an error to raise.
+Scripted = Decision | BaseModel | tuple[str, Mapping[str, Any]] | Exception
+Script = Iterable[Scripted] | Callable[[str], Scripted]
+
+
+class ScriptedLLM:
+    """An `LLM` that answers from a script: a list, or a function of the log.
+
+    `asked` keeps each call's log and `allowed`. A decision that was not allowed is an
+    AssertionError: a real mask could not have produced it.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        names: Iterable[str] = (),
+        window: int = WINDOW,
+        fixed: int = 50,
+        typed: Mapping[str, type[BaseModel]] | None = None,
+    ) -> None:
+        self._function = script if callable(script) else None
+        self._script = [] if callable(script) else list(script)
+        self._typed = typed or {}
+        given = {_name(item) for item in self._script if not isinstance(item, Exception)}
+        self._names = frozenset(names) or frozenset(given | {"Done", *self._typed})
+        self._window = window
+        self._fixed = fixed
+        self._stopped = threading.Event()
+        self.asked: list[tuple[str, frozenset[str] | None]] = []
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The classes of the union: as given, else those of the script."""
+        return self._names
+
+    def window(self) -> int:
+        """Return the tokens of the pretended window."""
+        return self._window
+
+    def fixed_tokens(self) -> int:
+        """Return the tokens of the pretended instructions."""
+        return self._fixed
+
+    def count(self, text: str) -> int:
+        """Return a quarter of the bytes."""
+        return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return plausible messages."""
+        return [{"role": "system", "content": "scripted"}, {"role": "user", "content": log}]
+
+    def decide(
+        self,
+        log: str,
+        *,
+        allowed: frozenset[str] | None = None,
+        max_tokens: int,
+        deadline_s: float,
+        priority: Priority,
+        session: int,
+        progress: Callable[[], None],
+    ) -> Decision:
+        """Return the script's next decision, or raise its next error."""
+        if self._stopped.is_set():
+            raise Stopped("the scripted model was closed")
+        self.asked.append((log, allowed))
+        progress()
+        if self._function is not None:
+            item = self._function(log)
+        elif self._script:
+            item = self._script.pop(0)
+        else:
+            raise ModelError("the script has no further answer", hint="script one more decision")
+        if isinstance(item, Exception):
+            raise item
+        decision = self._decision(item)
+        if allowed is not None and decision.name not in allowed:
+            raise AssertionError(f"scripted {decision.name}, but only {sorted(allowed)} may be")
+        return decision
+
+    def restore(self, raw: str) -> Decision:
+        """Return a recorded decision from its text, which this double wrote."""
+        args = json.loads(raw)
+        return self._decision((args.pop("tool"), args))
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self._stopped.set()
+
+    def _decision(self, item: Decision | BaseModel | tuple[str, Mapping[str, Any]]) -> Decision:
+        if isinstance(item, Decision):
+            return item
+        value: Any
+        if isinstance(item, tuple):
+            name, args = item[0], dict(item[1])
+            model = self._typed.get(name)
+            value = model.model_validate(args) if model else Choice(name, args)
+        else:
+            name, args = type(item).__name__, item.model_dump(mode="json", exclude={"tool"})
+            value = item
+        raw = json.dumps({"tool": name, **args}, separators=(",", ":"))
+        return Decision(name, args, value, raw, completion_tokens=self.count(raw))
+
+
+def _name(item: Any) -> str:
+    if isinstance(item, tuple):
+        return str(item[0])
+    return item.name if isinstance(item, Decision) else type(item).__name__
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the fake server does with one call. The default parts make a good answer."""
+
+    text: str = ""
+    finish_reason: str = "stop"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    queued: int = 0  # `: queued` comments before the answer
+    pieces: int = 4  # the text arrives in so many chunks
+    cut: bool = False  # the connection breaks in the middle of the answer
+    hang: bool = False  # nothing further comes after the headers, until the caller goes away
+    garbage: bytes | None = None  # the whole body instead
+    stream: bool = True  # False: one JSON document, as servers do that cannot stream
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that the fake server received."""
+
+    path: str
+    headers: Mapping[str, str]  # names in lower case
+    body: Mapping[str, Any]
+
+
+Answer = Reply | str | Mapping[str, Any]
+
+
+class FakeModelServer:
+    """An OpenAI-compatible server on loopback with scripted answers, on threads of this process.
+
+    `answers` is a list, used one by one with the last repeated, or a function of the request. A
+    text or a mapping (sent as compact JSON) is a good answer, `Reply` any other. Use it as a
+    context manager; `write_address` makes it the model server of an AGENTD_HOME.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[Answer] | Callable[[Request], Answer] = ('{"tool":"done","result":""}',),
+        *,
+        token: str = "test-token",
+        model: str = "fake",
+        window: int = WINDOW,
+        tokenize: bool = True,
+        loading: bool = False,
+    ) -> None:
+        self._answers = answers
+        self._lock = threading.Lock()
+        self.token = token
+        self.model = model
+        self.window = window
+        self.tokenize = tokenize
+        self.loading = loading  # /tokenize says that the model is not there yet
+        self.requests: list[Request] = []  # chat calls only
+        self.tokenized: list[Request] = []
+        self.closing = threading.Event()
+        self.hanging = threading.Semaphore(0)  # released once per call that hangs
+        self.gone = threading.Semaphore(0)  # released once per hanging caller that went away
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.fake = self
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """The base URL, ending in /v1."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def write_address(self, run: Path) -> None:
+        """Write model.json and model.token into the home's run folder, as the supervisor does."""
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "model.token").write_text(self.token)
+        (run / "model.json").write_text(json.dumps({"url": self.url, "model": self.model}))
+
+    def answer(self, request: Request) -> Reply:
+        """Return what to do with a chat call, and record it."""
+        with self._lock:
+            number = len(self.requests)
+            self.requests.append(request)
+        if callable(self._answers):
+            item = self._answers(request)
+        else:
+            item = self._answers[min(number, len(self._answers) - 1)]
+        if isinstance(item, Reply):
+            return item
+        return Reply(item if isinstance(item, str) else json.dumps(item, separators=(",", ":")))
+
+    def close(self) -> None:
+        """Stop serving; hanging calls end."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(WAIT_S)
+
+    def __enter__(self) -> "FakeModelServer":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    fake: FakeModelServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of callers that went away: the tests do that on purpose."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        fake = self.server.fake
+        length = int(self.headers.get("Content-Length") or 0)
+        try:
+            body = json.loads(self.rfile.read(length))
+        except ValueError:
+            return self._send(400, {"error": {"message": "no JSON"}})
+        request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        if fake.token and request.headers.get("authorization") != f"Bearer {fake.token}":
+            return self._send(401, {"error": {"message": "bad token"}})
+        if self.path == "/tokenize" and fake.tokenize:
+            fake.tokenized.append(request)
+            if fake.loading:
+                return self._send(503, {"error": {"message": "loading"}}, {"Retry-After": "1"})
+            return self._tokenize(body)
+        if self.path == "/v1/chat/completions":
+            return self._chat(request, fake.answer(request))
+        return self._send(404, {"error": {"message": "no such path"}})
+
+    def _tokenize(self, body: Mapping[str, Any]) -> None:
+        if "messages" in body:
+            count = sum(_count(m["content"]) + 4 for m in body["messages"])
+        else:
+            count = _count(body["content"])
+        self._send(200, {"count": count, "max_model_len": self.server.fake.window})
+
+    def _chat(self, request: Request, reply: Reply) -> None:
+        if reply.status != 200:
+            message = {"error": {"message": reply.text or f"status {reply.status}"}}
+            return self._send(reply.status, message, reply.headers)
+        prompt = sum(_count(m["content"]) for m in request.body["messages"])
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": _count(reply.text),
+            "prompt_tokens_details": {"cached_tokens": prompt // 2},
+        }
+        if reply.garbage is None and not reply.stream:
+            choice = {
+                "message": {"role": "assistant", "content": reply.text},
+                "finish_reason": reply.finish_reason,
+            }
+            return self._send(200, {"choices": [choice], "usage": usage})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.close_connection = True
+        self.end_headers()
+        if reply.garbage is not None:
+            self.wfile.write(reply.garbage)
+            return None
+        for _ in range(reply.queued):
+            self.wfile.write(b": queued\n\n")
+        if reply.hang:
+            return self._hang()
+        size = max(1, -(-len(reply.text) // max(1, reply.pieces)))
+        for start in range(0, len(reply.text), size):
+            self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
+            if reply.cut:
+                return None
+        self._event({"choices": [{"delta": {}, "finish_reason": reply.finish_reason}]})
+        self._event({"choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+        return None
+
+    def _hang(self) -> None:
+        fake = self.server.fake
+        fake.hanging.release()
+        self.connection.settimeout(0.02)
+        while not fake.closing.is_set():
+            try:
+                if not self.connection.recv(1):  # the caller closed its end
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        fake.gone.release()
+
+    def _event(self, data: Mapping[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+    def _send(
+        self, status: int, data: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        body = json.dumps(data).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _count(text: str) -> int:
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
