@@ -1,0 +1,89 @@
+"""The shared tools: typed decisions with handlers, bound to one agent's permissions.
+
+Each tool is a BAML class of the same name and fields in baml_src/tools.baml.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentd.agent import Result
+from agentd.clock import Clock, SystemClock
+from agentd.config import Permissions
+from agentd.errors import PermissionRefused, ToolError
+from agentd.tools import files, http, person, shell
+from agentd.tools.base import DEADLINE_S, Call, Cancel, Tool
+
+__all__ = ["REGISTRY", "Call", "Cancel", "Tool", "Toolbox"]
+
+REGISTRY: Mapping[str, Tool] = {
+    tool.name: tool for tool in (*files.TOOLS, *http.TOOLS, *shell.TOOLS, *person.TOOLS)
+}
+
+
+class Toolbox:
+    """One agent's tools; an `agent.Tools`.
+
+    `forbidden` names files and folders that no tool opens, such as the bus; `protected` folders
+    that no tool writes. A call may take `deadline_s`.
+    """
+
+    def __init__(
+        self,
+        permissions: Permissions,
+        *,
+        forbidden: tuple[Path, ...] = (),
+        protected: tuple[Path, ...] = (),
+        deadline_s: float = DEADLINE_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self.permissions = permissions
+        self._forbidden = forbidden
+        self._protected = protected
+        self._deadline_s = deadline_s
+        self._clock = clock or SystemClock()
+        self._cancel = Cancel()
+
+    def call(self, name: str, args: Mapping[str, Any]) -> Result:
+        """Run the tool behind the decision class `name`.
+
+        Raises:
+            PermissionRefused: the permissions do not list what it wants.
+            ToolError: it refused or failed in an expected way; the model is told.
+            Stopped: `close` was called.
+        """
+        tool = REGISTRY.get(name)
+        if tool is None:
+            raise ToolError(f"there is no tool {name}")
+        if tool.permission and not getattr(self.permissions, tool.permission):
+            raise PermissionRefused(
+                f"{name} needs [permissions] {tool.permission}, which lists nothing"
+            )
+        try:
+            checked = tool.args.model_validate(args)
+        except ValidationError as error:
+            raise ToolError(f"{name}: {_told(error)}") from error
+        call = Call(
+            permissions=self.permissions,
+            forbidden=self._forbidden,
+            protected=self._protected,
+            deadline_s=self._deadline_s,
+            cancel=self._cancel,
+            clock=self._clock,
+        )
+        call.check()
+        return tool.run(checked, call)
+
+    def close(self) -> None:
+        """Interrupt a running call, from another thread, for good: it raises `Stopped`."""
+        self._cancel.stop()
+
+
+def _told(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        key = ".".join(str(part) for part in item["loc"])
+        problems.append(f"{key}: {item['msg']}" if key else item["msg"])
+    return "; ".join(problems)

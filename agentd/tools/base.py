@@ -1,0 +1,159 @@
+"""What a tool is, what it is given, and how a stop or a deadline reaches it."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from agentd.agent import Result
+from agentd.clock import Clock, SystemClock
+from agentd.config import Permissions
+from agentd.errors import Stopped, ToolError
+
+TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
+DEADLINE_S = 30.0  # of one call
+BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # how `shown` writes a byte that is not UTF-8
+
+
+class Args(BaseModel):
+    """Base of the tools' arguments: unknown keys are errors. The mask enforces the bounds too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cancel:
+    """Passes one stop on to whatever is running. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Interrupt running calls, and refuse further ones."""
+        with self._lock:
+            self.stopped = True
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    @contextmanager
+    def watching(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback`, from another thread, if the stop comes inside the block."""
+        with self._lock:
+            self._callbacks.append(callback)
+            stopped = self.stopped
+        try:
+            if stopped:
+                callback()
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.remove(callback)
+
+
+@dataclass
+class Call:
+    """One call's surroundings: what it may touch, and how long it may take."""
+
+    permissions: Permissions = field(default_factory=Permissions)
+    # Files and folders that no tool opens, whatever the permissions say. The bus is among them:
+    # closing a second descriptor of a SQLite file drops this process's POSIX locks on it.
+    forbidden: tuple[Path, ...] = ()
+    protected: tuple[Path, ...] = ()  # folders that no tool writes: what agents are made of
+    deadline_s: float = DEADLINE_S
+    cancel: Cancel = field(default_factory=Cancel)
+    clock: Clock = field(default_factory=SystemClock)
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.deadline_s - (self.clock.monotonic() - self._started))
+
+    def check(self) -> None:
+        """Raise `Stopped` after a stop, `ToolError` past the deadline."""
+        if self.cancel.stopped or self.left_s <= 0:
+            raise self._reason()
+
+    @contextmanager
+    def interrupting(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` from another thread at a stop or at the deadline.
+
+        Raises:
+            Stopped, ToolError: in the place of what the interrupted block raises.
+        """
+        once = _Once(callback)
+        timer = threading.Timer(self.left_s, once)
+        timer.daemon = True
+        with self.cancel.watching(once):
+            timer.start()
+            try:
+                yield
+            except Exception as error:
+                if once.called:
+                    raise self._reason() from error
+                raise
+            finally:
+                timer.cancel()
+        if once.called:
+            raise self._reason()
+
+    def _reason(self) -> Stopped | ToolError:
+        if self.cancel.stopped:
+            return Stopped("the tool was stopped")
+        return ToolError(f"took longer than {self.deadline_s:g} s and was stopped")
+
+
+class _Once:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._callback = callback
+        self.called = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            first, self.called = not self.called, True
+        if first:
+            self._callback()
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A typed decision's handler that any agent may use, by permission."""
+
+    name: str  # the BAML class
+    args: type[BaseModel]  # its bounds narrow the mask as well
+    permission: Literal["read", "write", "net", "run"] | None
+    idempotent: bool  # may run again after it was cut off in the middle
+    trusted: bool  # whether its results come from this machine's owner
+    run: Callable[[Any, Call], Result]
+
+
+def shown(name: str) -> str:
+    r"""Return a file name as clean text: bytes that are not UTF-8 become `\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def unshown(text: str) -> str:
+    """Return the file name that `shown` may have written as `text`."""
+
+    def byte(match: re.Match[str]) -> str:
+        return bytes([int(match[1], 16)]).decode("utf-8", "surrogateescape")
+
+    return BYTE.sub(byte, text)
+
+
+def cut_text(text: str, limit: int = TEXT_CHARACTERS) -> str:
+    """Return at most `limit` characters of `text`, with a visible marker where it was cut."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}...[cut {len(text) - limit} characters]"

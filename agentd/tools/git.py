@@ -1,0 +1,312 @@
+"""Local git repositories, read only, through the `git` command.
+
+A repository's own configuration can name programs to run (hooks, pagers, diff drivers, monitors,
+signature checkers, transports). None of them is run: they are switched off one by one, no file of
+the working tree is touched, and nothing is fetched.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from agentd.errors import ToolError
+from agentd.tools.base import Call, shown
+from agentd.tools.shell import PROGRAM_PATH, Output, execute
+
+DEADLINE_S = 20.0  # of one git command
+OUTPUT_BYTES = 16_000_000
+SUBJECT_CHARACTERS = 120
+OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+RENAMES_LIMIT = "400"  # above it git compares only exact copies
+SUBMODULE = "160000"
+HUNK = re.compile(rb"^@@ -\S+ \+(\d+)", re.MULTILINE)
+MARKER = re.compile(rb"^\+.*\b(?:TODO|FIXME|XXX)\b", re.MULTILINE)
+
+SWITCHED_OFF = (
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.pager=cat",
+    "core.quotePath=false",
+    "log.showSignature=false",
+    "log.mailmap=false",
+    "diff.external=",
+    "diff.orderFile=",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "protocol.allow=never",
+    "submodule.recurse=false",
+    # The person named this repository; an owner other than the daemon's user is then no surprise.
+    "safe.directory=*",
+)
+DIFF = ("-r", "-M", f"-l{RENAMES_LIMIT}", "--no-ext-diff", "--no-textconv", "--no-color")
+
+Status = Literal["added", "changed", "deleted", "renamed", "copied", "submodule"]
+STATUSES: dict[str, Status] = {
+    "A": "added",
+    "D": "deleted",
+    "R": "renamed",
+    "C": "copied",
+    "M": "changed",
+    "T": "changed",
+}
+
+
+class Commit(BaseModel):
+    """One commit. `subject` is one clean line, cut visibly."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    subject: str
+
+
+class FileChange(BaseModel):
+    """What happened to one file. `path` is clean text: bytes that are not UTF-8 stand as `\\xNN`.
+
+    `added` and `deleted` count lines and are None for binary files and for those that a partial
+    clone lacks; `size` is in bytes, None where nothing is left or known; `line` is the first
+    changed line; `markers` counts added TODO, FIXME, XXX.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    old_path: str | None = None
+    status: Status
+    added: int | None = None
+    deleted: int | None = None
+    size: int | None = None
+    line: int = 1
+    markers: int = 0
+
+
+@dataclass(frozen=True)
+class News:
+    """Commits that are new since the last look, newest first; `more` counts those not listed.
+
+    `base` is what the changed files are measured from: a commit, or None for the empty tree.
+    `rewritten` says that the commit seen last is gone from the branch's history.
+    """
+
+    commits: tuple[Commit, ...]
+    more: int
+    base: str | None
+    rewritten: bool
+
+
+def is_repository(path: Path) -> bool:
+    """Say whether `path` is the top of a working tree, or a bare repository. Runs nothing."""
+    bare = (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
+    return bare or (path / ".git").exists()
+
+
+def environment(repo: Path) -> dict[str, str]:
+    """Return git's whole environment: nothing of the daemon's, nothing of the user's git."""
+    return {
+        "PATH": PROGRAM_PATH,
+        "HOME": "/dev/null",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_CEILING_DIRECTORIES": str(repo.parent),  # never a repository further up
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",  # the same for a git older than 2.44: no transport at all
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_PAGER": "cat",
+    }
+
+
+def _git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
+    switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
+    call = Call(deadline_s=DEADLINE_S)
+    argv = ["git", "--no-pager", *switches, *args]
+    if not repo.is_dir():
+        raise ToolError(f"{repo} is not there")
+    env = environment(repo)
+    return execute(argv, call, env=env, cwd=repo, errors=False, given=given, limit=limit)
+
+
+def _answer(repo: Path, *args: str, given: bytes = b"") -> bytes:
+    output = _git(repo, *args, given=given)
+    if output.code != 0:
+        raise ToolError(f"git {args[0]} failed in {repo} (exit {output.code})")
+    if output.dropped:
+        raise ToolError(f"git {args[0]} wrote more than {OUTPUT_BYTES} bytes in {repo}")
+    return output.data
+
+
+def _commit(repo: Path, revision: str) -> str | None:
+    """Return the id of the commit that `revision` names, or None."""
+    args = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    text = _git(repo, *args).data.decode("ascii", "replace").strip()
+    return text if OBJECT_ID.fullmatch(text) else None
+
+
+def head(repo: Path, branch: str | None = None) -> str | None:
+    """Return the commit at the tip of `branch`, or of what is checked out; None before the first.
+
+    Raises:
+        ToolError: no repository, or no such branch.
+    """
+    _answer(repo, "rev-parse", "--git-dir")
+    found = _commit(repo, f"refs/heads/{branch}" if branch else "HEAD")
+    if found is None and branch:
+        raise ToolError(f"{repo} has no branch {branch}")
+    return found
+
+
+def new_commits(repo: Path, tip: str, since: str | None, limit: int, *, first: int = 1) -> News:
+    """Return what `tip` has that `since` has not.
+
+    At the first look (`since` is None), or when `since` no longer exists, the `first` latest
+    commits are new, counted along first parents.
+
+    Raises:
+        ToolError: git failed.
+    """
+    known = since if since and OBJECT_ID.fullmatch(since) and _commit(repo, since) else None
+    if known is None:
+        line = _answer(repo, "rev-list", "--first-parent", f"--max-count={first + 1}", tip)
+        ids = line.decode("ascii").split()
+        base = ids[first] if len(ids) > first else None
+        span = [tip] if base is None else [f"{base}..{tip}"]
+    else:
+        base, span = known, [f"{known}..{tip}"]
+    rewritten = since is not None and (
+        known is None or _git(repo, "merge-base", "--is-ancestor", known, tip).code != 0
+    )
+    total = int(_answer(repo, "rev-list", "--count", *span))
+    form = ("-z", "--format=%H %s", f"--max-count={limit}", "--no-show-signature")
+    data = _answer(repo, "log", *form, "--no-color", "--encoding=UTF-8", *span)
+    records = [item for item in data.split(b"\0") if item]
+    commits = tuple(_parse_commit(item) for item in records)
+    return News(commits, total - len(commits), base, rewritten)
+
+
+def _parse_commit(record: bytes) -> Commit:
+    identity, _, subject = record.decode("utf-8", "replace").partition(" ")
+    subject = "".join(c if c.isprintable() else " " for c in subject)
+    if len(subject) > SUBJECT_CHARACTERS:
+        subject = subject[: SUBJECT_CHARACTERS - 3] + "..."
+    return Commit(id=identity, subject=subject)
+
+
+def changed_files(repo: Path, tip: str, base: str | None) -> list[FileChange]:
+    """Return what differs between `base` (None: nothing) and `tip`, in git's order of paths.
+
+    Raises:
+        ToolError: git failed.
+    """
+    empty = "hash-object", "-t", "tree", "--stdin"
+    start = base or _answer(repo, *empty).decode("ascii").strip()
+    entries, counts = _parse_changes(_raw_changes(repo, start, tip))
+    sizes = _sizes(repo, [entry.blob for entry in entries if entry.has_blob])
+    first = iter(_first_lines(repo, start, tip))
+    changes = []
+    for entry in entries:
+        added, deleted = counts.get(entry.path, (None, None))
+        line, markers = next(first, (1, 0))
+        if entry.new_type:  # its patch comes in two parts: the old file away, the new one there
+            line, markers = next(first, (1, 0))
+        changes.append(
+            FileChange(
+                path=shown(entry.path),
+                old_path=shown(entry.old_path) if entry.old_path else None,
+                status=entry.status,
+                added=added,
+                deleted=deleted,
+                size=sizes.get(entry.blob) if entry.has_blob else None,
+                line=line,
+                markers=markers,
+            )
+        )
+    return changes
+
+
+@dataclass(frozen=True)
+class _Entry:
+    status: Status
+    blob: str
+    path: str
+    old_path: str | None
+    new_type: bool = False  # such as a file that became a link
+
+    @property
+    def has_blob(self) -> bool:
+        return self.status not in ("deleted", "submodule")
+
+
+def _raw_changes(repo: Path, start: str, tip: str) -> bytes:
+    form = ("diff-tree", *DIFF, "-z", "--no-abbrev", "--raw")
+    counted = _git(repo, *form, "--numstat", start, tip)
+    if counted.code == 0 and not counted.dropped:
+        return counted.data
+    # A partial clone lacks old contents, and nothing is fetched: say what changed, uncounted.
+    return _answer(repo, *form, "--no-renames", start, tip)
+
+
+Counts = dict[str, tuple[int | None, int | None]]
+
+
+def _parse_changes(data: bytes) -> tuple[list[_Entry], Counts]:
+    """Parse `--raw --numstat -z`: all raw records, then all counts."""
+    words: Iterator[str] = iter(data.decode("utf-8", "surrogateescape").split("\0"))
+    entries: list[_Entry] = []
+    counts: Counts = {}
+    for word in words:
+        if word.startswith(":"):
+            old_mode, mode, _, blob, letter = word[1:].split(" ")
+            path, old_path = next(words), None
+            if letter[0] in "RC":
+                old_path, path = path, next(words)
+            status = STATUSES.get(letter[0], "changed")
+            if SUBMODULE in (old_mode, mode) and status != "deleted":
+                status = "submodule"
+            entries.append(_Entry(status, blob, path, old_path, letter == "T"))
+        elif word:
+            added, deleted, path = word.split("\t", 2)
+            if not path:  # a rename: both names follow
+                next(words)
+                path = next(words)
+            binary = added == "-"
+            counts[path] = (None, None) if binary else (int(added), int(deleted))
+    return entries, counts
+
+
+def _sizes(repo: Path, blobs: list[str]) -> dict[str, int]:
+    """Return the sizes of those blobs that are there; a partial clone lacks some."""
+    if not blobs:
+        return {}
+    given = "".join(f"{blob}\n" for blob in blobs).encode("ascii")
+    output = _git(repo, "cat-file", "--batch-check", given=given)  # fails at the first missing one
+    found = {}
+    for line in output.data.decode("ascii", "replace").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2].isdigit():
+            found[words[0]] = int(words[2])
+    return found
+
+
+def _first_lines(repo: Path, start: str, tip: str) -> list[tuple[int, int]]:
+    """Return each file's first changed line and its added markers, in the order of the changes.
+
+    What does not fit the output's limit is missing at the end: these are hints, no counts.
+    """
+    output = _git(repo, "diff-tree", *DIFF, "-p", "-U0", start, tip)
+    # Lines of content begin with +, -, a space or a backslash: only headers begin with "diff".
+    patches = re.split(rb"^diff --git .*\n", output.data, flags=re.MULTILINE)[1:]
+    found = []
+    for patch in patches:
+        hunk = HUNK.search(patch)
+        if hunk is None:  # binary, or renamed without a change
+            found.append((1, 0))
+        else:
+            found.append((max(1, int(hunk[1])), len(MARKER.findall(patch, hunk.start()))))
+    return found

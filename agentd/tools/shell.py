@@ -1,0 +1,167 @@
+"""Programs: one at a time, by argument list and never by a shell, from the agent's list.
+
+A program stays in the worker's process group: when the worker is killed, it and all its children
+go with it. For the same reason a single call cannot kill a group: at its deadline the program
+itself is killed, and what it left running ends with the worker.
+"""
+
+import os
+import selectors
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from agentd.agent import Result
+from agentd.errors import PermissionRefused, ToolError
+from agentd.tools.base import Args, Call, Tool, cut_text
+
+# Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
+PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
+OUTPUT_BYTES = 200_000  # kept of a program's output; it may write more, and that is dropped
+CHUNK_BYTES = 65_536
+LAST_READS = 16  # more than a pipe holds; without a bound, a child left behind could write for ever
+
+
+class RunCommand(Args):
+    """Run a program that the permissions list."""
+
+    program: str = Field(min_length=1, max_length=80)
+    args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a program came to. `code` is negative for a signal; `dropped` counts bytes not kept."""
+
+    code: int
+    data: bytes
+    dropped: int
+
+
+def execute(
+    argv: Sequence[str],
+    call: Call,
+    *,
+    env: Mapping[str, str],
+    cwd: str | Path,
+    limit: int = OUTPUT_BYTES,
+    errors: bool = True,
+    given: bytes = b"",
+) -> Output:
+    """Run a program to its end, a stop or the deadline, and return its output.
+
+    With `errors` what it writes to stderr comes too, in between. `given` is what it may read.
+
+    Raises:
+        ToolError: it cannot be started, or ran past the deadline.
+        Stopped: an orderly stop came.
+    """
+    call.check()
+    try:
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(given)
+            stdin.seek(0)
+            process = subprocess.Popen(
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+            )
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{argv[0]} cannot be started: {error}") from error
+    kept, dropped = _collect(process, call, limit)
+    return Output(process.wait(), kept, dropped)
+
+
+def _collect(process: subprocess.Popen[bytes], call: Call, limit: int) -> tuple[bytes, int]:
+    """Read until the program itself ends; a child of it may hold the pipe open for longer."""
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+    os.set_blocking(pipe, False)
+    kept, dropped = bytearray(), 0
+    ended, end = os.pipe()
+
+    def reap() -> None:
+        process.wait()
+        os.close(end)  # wakes the selector
+
+    def read() -> int:
+        nonlocal dropped
+        try:
+            chunk = os.read(pipe, CHUNK_BYTES)
+        except BlockingIOError:
+            return 0
+        room = limit - len(kept)
+        kept.extend(chunk[:room])
+        dropped += len(chunk) - len(chunk[:room])
+        return len(chunk)
+
+    with ExitStack() as stack:
+        stack.callback(os.close, ended)
+        stack.enter_context(process.stdout)
+        waiter = threading.Thread(target=reap, name="reap", daemon=True)
+        waiter.start()
+        stack.callback(waiter.join)
+        stack.callback(process.kill)  # does nothing to one that has ended
+        stack.enter_context(call.interrupting(process.kill))
+        selector = stack.enter_context(selectors.DefaultSelector())
+        selector.register(pipe, selectors.EVENT_READ)
+        selector.register(ended, selectors.EVENT_READ)
+        while ended not in (ready := {key.fd for key, _ in selector.select()}):
+            if pipe in ready and read() == 0:  # it closed its output and goes on
+                selector.unregister(pipe)
+        for _ in range(LAST_READS):
+            if read() == 0:
+                break
+    return bytes(kept), dropped
+
+
+def find_program(program: str, listed: Sequence[str]) -> str:
+    """Return the absolute path of a listed program; the model may name it as listed, or by name.
+
+    Raises:
+        PermissionRefused: the list does not have it.
+        ToolError: it is listed and not installed.
+    """
+    for entry in listed:
+        path = Path(entry).expanduser()
+        if program not in (entry, str(path), path.name):
+            continue
+        if "/" in entry and not path.is_absolute():
+            continue
+        found = shutil.which(str(path), path=PROGRAM_PATH)
+        if found is None:
+            raise ToolError(f"{entry} is not installed")
+        return found
+    raise PermissionRefused(f"{program!r} may not be run; only {', '.join(listed) or 'nothing'}")
+
+
+def clean_environment(home: str) -> dict[str, str]:
+    """Return all that a program sees of the environment: nothing of the daemon's own."""
+    return {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
+
+
+def run_command(args: RunCommand, call: Call) -> Result:
+    """Run the program in an empty folder of its own; give its exit code and output."""
+    program = find_program(args.program, call.permissions.run)
+    if any("\0" in arg for arg in args.args):
+        raise ToolError("an argument holds no NUL")
+    with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as folder:
+        output = execute([program, *args.args], call, env=clean_environment(folder), cwd=folder)
+    text = cut_text(output.data.decode("utf-8", "replace").replace("\0", "\ufffd"))
+    if output.dropped:
+        text += f"\n...[cut {output.dropped} bytes]"
+    return Result({"exit": output.code, "output": text}, trusted=False)
+
+
+TOOLS = (Tool("RunCommand", RunCommand, "run", idempotent=False, trusted=False, run=run_command),)
