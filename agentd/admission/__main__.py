@@ -1,0 +1,10 @@
+"""`python -m agentd.admission NAME`: admit one agent in a process of its own."""
+
+import sys
+
+from agentd.admission.admit import main
+from agentd.process import child_side
+
+if __name__ == "__main__":
+    child_side()  # a module that never returns from its import must not outlive the supervisor
+    sys.exit(main(sys.argv[1:]))

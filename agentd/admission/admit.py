@@ -1,0 +1,289 @@
+"""Turns a dropped TOML file, its module and its .baml into an accepted version folder.
+
+versions/NAME/HASH/ holds copies of all four, the generated client and a manifest. It is keyed by
+content, built beside its place and renamed into it, so a version is there whole or not at all.
+Runs as `python -m agentd.admission NAME`: it runs code that a person has just written.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from agentd import __version__
+from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.version import (
+    FORMAT,
+    MANIFEST,
+    Accepted,
+    Source,
+    Version,
+    digest_of,
+    file_digest,
+    intact,
+    load_version,
+    make_version,
+    user_error,
+)
+from agentd.agent import Kit
+from agentd.config import AgentConfig, check_agent_name, load_agent
+from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.paths import Paths, discover, shipped
+from agentd.states import Exit
+from agentd.tools import REGISTRY, Toolbox
+
+__all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
+
+VERSIONS_KEPT = 3  # per agent, newest first
+BUILD_PREFIX = ".build-"
+SHARED_BAML = ("clients.baml", "tools.baml")
+
+
+class Waiting(ConfigError):
+    """The module or the .baml file that the configuration names is not there yet."""
+
+
+def admit(name: str, paths: Paths) -> Accepted:
+    """Check agents.d/NAME.toml with all that it names, and return its version folder.
+
+    Raises:
+        Waiting: the module or the .baml file is not there yet.
+        ConfigError: naming file, line or key, and the next step.
+        StorageError: the versions' folder cannot be written.
+    """
+    toml = paths.agents_d / f"{name}.toml"
+    check_agent_name(name, where=str(toml))
+    config = load_agent(toml)
+    sources = [_read(toml, "agent.toml"), *_find(config, paths, toml)]
+    digest = digest_of(
+        FORMAT, __version__, BAML_VERSION, name, *[(s.place, s.data) for s in sources]
+    )
+    folder = paths.versions / name / digest
+    with _locked(folder.parent):
+        if (accepted := intact(folder)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            accepted = _build(name, digest, sources, folder, toml)
+        os.utime(folder)
+        _prune(folder.parent)
+    return accepted
+
+
+def _find(config: AgentConfig, paths: Paths, toml: Path) -> list[Source]:
+    """Read the module and the .baml files; a person's own go before the shipped ones."""
+    module = _first(f"{config.agent}.py", paths.agents, "agents")
+    prompt = _first(f"{config.agent}.baml", paths.baml_src, "baml_src")
+    for missing, file, own in (
+        (module is None, f"{config.agent}.py", paths.agents),
+        (prompt is None, f"{config.agent}.baml", paths.baml_src),
+    ):
+        if missing:
+            raise Waiting(
+                f'agent = "{config.agent}" has no {own.name}/{file} yet',
+                where=str(toml),
+                hint=f"put {file} into {own}, or correct the name; "
+                f"there are {', '.join(_known(paths))}",
+            )
+    assert module is not None and prompt is not None
+    sources = [_read(module, "agent.py"), _read(prompt, f"baml_src/{prompt.name}")]
+    for shared in SHARED_BAML:
+        found = _first(shared, paths.baml_src, "baml_src")
+        if found is None:
+            raise ConfigError("is missing", where=shared, hint="install agentd again")
+        if prompt.name != shared:
+            sources.append(_read(found, f"baml_src/{shared}"))
+    return sources
+
+
+def _first(file: str, own: Path, kind: str) -> Path | None:
+    return next((p for p in (own / file, shipped() / kind / file) if p.is_file()), None)
+
+
+def _known(paths: Paths) -> list[str]:
+    folders = (paths.agents, shipped() / "agents")
+    return sorted({f.stem for d in folders if d.is_dir() for f in d.glob("[a-z]*.py")})
+
+
+def _read(path: Path, place: str) -> Source:
+    try:
+        return Source(path, place, path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
+        ) from error
+
+
+def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Path) -> Accepted:
+    """Check everything and write the folder; on an error nothing is left of it."""
+    build = Path(tempfile.mkdtemp(prefix=BUILD_PREFIX, dir=folder.parent))
+    try:
+        for source in sources:
+            (build / source.place).parent.mkdir(exist_ok=True)
+            (build / source.place).write_bytes(source.data)
+        config = load_agent(build / "agent.toml")
+        module = next(source for source in sources if source.place == "agent.py")
+        draft = make_version(Accepted(name, digest, "", build, config), module, toml)
+        _permitted(draft, toml)
+        baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
+        compile_client(build, baml)
+        _renders(draft, module.origin, baml[f"{config.agent}.baml"])
+        code_hash = digest_of(
+            BAML_VERSION,
+            draft.params.model_dump_json(),
+            config.done,
+            config.permissions.model_dump_json(),
+            *[(s.place, s.data) for s in sources if s.place != "agent.toml"],
+        )
+        files = sorted(p for p in build.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "hash": digest,
+            "code_hash": code_hash,
+            "agentd": __version__,
+            "baml": BAML_VERSION,
+            "from": {source.place: str(source.origin) for source in sources},
+            "files": {str(p.relative_to(build)): file_digest(p) for p in files},
+        }
+        (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        build.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(build, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise StorageError(
+                f"the version cannot be written: {error.strerror}",
+                where=str(folder),
+                hint="make room, or make the folder writable",
+            ) from error
+        raise
+    return Accepted(name, digest, code_hash, folder, config)
+
+
+def _permitted(version: Version, toml: Path) -> None:
+    """Check that each tool's permission lists something."""
+    config = version.accepted.config
+    for tool in version.uses:
+        kind = REGISTRY[tool].permission
+        if kind and not getattr(config.permissions, kind):
+            raise ConfigError(
+                f"{version.accepted.name} uses {tool}, which needs [permissions] {kind} = [...]",
+                where=f"{toml}: permissions.{kind}",
+                hint="list what it may touch; nothing is allowed unless listed",
+            )
+
+
+def _renders(version: Version, module: Path, prompt: Path) -> None:
+    """Build the union and render its prompt once, as the worker will at its first event."""
+    from agentd.llm.baml import load_client
+    from agentd.llm.union import Union
+
+    client = load_client(version.client_dir)
+    config = version.accepted.config
+    try:
+        kit = Kit(
+            name=version.accepted.name,
+            done=config.done,
+            tools=Toolbox(config.permissions),
+            memory={},
+            types=client.types,
+        )
+        fixed = version.agent(version.params, kit).prompt_arguments()
+    except Exception as error:  # a person's code: whatever it raises is its fault
+        raise user_error("cannot be created", error, module) from error
+    try:
+        union = Union(client, version.function, version.members, version.arguments)
+        union.frame({"done": config.done, **fixed})
+    except ConfigError as error:
+        place = f"{prompt}: {error.where}" if error.where else str(prompt)
+        raise ConfigError(error.what, where=place, hint=error.hint) from error
+    _consistent(version, union.members.keys(), module, prompt)
+
+
+def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Path) -> None:
+    """Check that the class's lists and the union's classes agree."""
+    union, agent = set(names), version.agent
+    if "Done" not in union:
+        raise ConfigError(
+            "its union has no Done",
+            where=f"{prompt}: function {version.function}",
+            hint='declare `class Done { tool "done" ... }` and return it among the others',
+        )
+    if unlisted := sorted((union & REGISTRY.keys()) - set(version.uses)):
+        raise ConfigError(
+            f"its union has {', '.join(unlisted)}, which `uses` does not list",
+            where=str(module),
+            hint=f"write `uses = ({', '.join(map(repr, unlisted))}, ...)`",
+        )
+    if unknown := sorted({*agent.arguments, *agent.idempotent} - union):
+        raise ConfigError(
+            f"`arguments` or `idempotent` names {', '.join(unknown)}, which is not in its union",
+            where=str(module),
+            hint=f"the union has {', '.join(sorted(union))}",
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an agent's versions folder, and clear what a killed build left in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror}",
+            where=str(folder),
+            hint="make the folder writable",
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        for left in folder.glob(f"{BUILD_PREFIX}*"):  # nobody else builds while we hold the lock
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _prune(folder: Path) -> None:
+    """Keep the newest versions; a running worker may be one behind, not more."""
+    versions = [p for p in folder.iterdir() if p.is_dir()]
+    versions.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in versions[VERSIONS_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def main(argv: list[str]) -> int:
+    """Admit one agent and print the outcome as one JSON line. Exit code 0, 75 or 78."""
+    out = sys.stdout
+    sys.stdout = sys.stderr  # the agent's module may print while it is imported
+    name = argv[0] if len(argv) == 1 else ""
+    outcome: dict[str, Any]
+    try:
+        accepted = admit(name, discover())
+    except AgentdError as error:
+        code = error.exit_code
+        outcome = {
+            "ok": False,
+            "name": name,
+            "waiting": isinstance(error, Waiting),
+            "error": {"what": error.what, "where": error.where, "hint": error.hint},
+        }
+    else:
+        code = Exit.OK
+        config = accepted.config
+        outcome = {
+            "ok": True,
+            "name": name,
+            "version": accepted.hash,
+            "code_hash": accepted.code_hash,
+            "folder": str(accepted.folder),
+            "enabled": config.enabled,
+            "start": config.start,
+            "subscribe": list(config.subscribe),
+        }
+    print(json.dumps(outcome), file=out, flush=True)
+    return int(code)

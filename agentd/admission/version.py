@@ -1,0 +1,221 @@
+"""A version of an agent: a folder keyed by content, its manifest, and what its module says."""
+
+import hashlib
+import json
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agentd.agent import Agent
+from agentd.config import AgentConfig, config_error, load_agent
+from agentd.errors import ConfigError
+
+FORMAT = 1  # of a version folder; a change builds all of them anew
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A version folder that passed every check: what the supervisor needs, nothing imported."""
+
+    name: str
+    hash: str  # of everything: a change restarts the worker
+    code_hash: str  # of code, prompt, params, done and tools: a cut session resumes only in it
+    folder: Path
+    config: AgentConfig
+
+
+@dataclass(frozen=True)
+class Version:
+    """An accepted version, its module imported: what the worker runs."""
+
+    accepted: Accepted
+    agent: type[Agent[Any]]
+    params: BaseModel
+    client_dir: Path
+    function: str
+    uses: tuple[str, ...]  # shared tools that it may call
+    members: tuple[str, ...] | None  # of its `Choice`; None where the .baml names the union
+    publishes: Mapping[str, type[BaseModel]]
+    arguments: Mapping[str, type[BaseModel]]  # what narrows the union's classes, tools included
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that goes into a version: where it came from, and its bytes as read once."""
+
+    origin: Path
+    place: str  # relative to the version folder
+    data: bytes
+
+
+def read_version(folder: Path) -> Accepted:
+    """Read an accepted version's manifest and configuration; imports nothing of it.
+
+    Raises:
+        ConfigError: it is incomplete or was changed since.
+    """
+    accepted = intact(folder)
+    if accepted is None:
+        raise ConfigError(
+            "this version is incomplete or was changed",
+            where=str(folder),
+            hint="`agentd reload` builds it again",
+        )
+    return accepted
+
+
+def load_version(folder: Path) -> Version:
+    """Import an accepted version.
+
+    Raises:
+        ConfigError: it is incomplete or was changed since.
+    """
+    accepted = read_version(folder)
+    source = Source(folder / "agent.py", "agent.py", (folder / "agent.py").read_bytes())
+    return make_version(accepted, source, folder / "agent.toml")
+
+
+def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
+    """Import the module and put together what its class and the configuration say."""
+    from agentd.tools import REGISTRY  # HTTP and all: not for a worker that waits
+
+    config = accepted.config
+    cls = _agent_class(accepted.name, source)
+    params = _params(cls, config, toml)
+    members = cls.chosen(params)
+    uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
+    unknown = [tool for tool in uses if tool not in REGISTRY]
+    if unknown:
+        raise ConfigError(
+            f"there is no tool {', '.join(unknown)}",
+            where=str(toml if members is not None else source.origin),
+            hint=f"the tools are {', '.join(REGISTRY)}",
+        )
+    tools = {tool: REGISTRY[tool].args for tool in uses}
+    return Version(
+        accepted=accepted,
+        agent=cls,
+        params=params,
+        client_dir=accepted.folder / "baml_client",
+        function=cls.function,
+        uses=uses,
+        members=members,
+        publishes=cls.published(params),
+        arguments={**tools, **cls.arguments},
+    )
+
+
+def _agent_class(name: str, source: Source) -> type[Agent[Any]]:
+    module = import_source(f"agentd_agents.{name}", source)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Agent)
+        and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"defines {len(found)} subclasses of Agent" if found else "defines no agent",
+            where=str(source.origin),
+            hint="define exactly one subclass of agentd.agent.Agent",
+        )
+    if not found[0].function:
+        raise ConfigError(
+            f"{found[0].__name__} does not name its BAML function",
+            where=str(source.origin),
+            hint='set `function = "..."` to the function in its .baml file',
+        )
+    return found[0]
+
+
+def import_source(name: str, source: Source) -> ModuleType:
+    """Run a module's source under a private name.
+
+    From the bytes that were read once: the file may change again meanwhile.
+
+    Raises:
+        ConfigError: it does not compile or raises, naming the line.
+    """
+    module = ModuleType(name)
+    module.__file__ = str(source.origin)
+    sys.modules[name] = module  # dataclasses and Pydantic look their annotations up there
+    try:
+        exec(compile(source.data, str(source.origin), "exec"), vars(module))
+    except SyntaxError as error:
+        raise ConfigError(
+            f"does not compile: {error.msg}",
+            where=f"{source.origin}:{error.lineno}" if error.lineno else str(source.origin),
+            hint="correct that line",
+        ) from error
+    except (Exception, SystemExit) as error:  # a person's code: whatever it raises is its fault
+        raise user_error("does not import", error, source.origin) from error
+    return module
+
+
+def user_error(what: str, error: BaseException, origin: Path) -> ConfigError:
+    """Return what a person's code raised as an error that names its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f":{f.lineno}" for f in reversed(frames) if f.filename == str(origin)), "")
+    return ConfigError(
+        f"{what}: {type(error).__name__}: {error}", where=f"{origin}{line}", hint="correct it"
+    )
+
+
+def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel:
+    try:
+        params = cls.Params.model_validate(config.params)
+    except ValidationError as error:
+        raise config_error(error, toml, "params.", model=cls.Params) from error
+    known = cls.Params.model_fields
+    names = known.keys() | {field.alias for field in known.values()}
+    unknown = config.params.keys() - names
+    if unknown and cls.Params.model_config.get("extra") != "allow":  # Pydantic ignores by default
+        raise ConfigError(
+            "; ".join(f"params.{key}: unknown key" for key in sorted(unknown)),
+            where=str(toml),
+            hint=f"its params are {', '.join(known) or 'none'}",
+        )
+    return params
+
+
+def intact(folder: Path) -> Accepted | None:
+    """Return the version in `folder`, or None if it is missing, incomplete or changed."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT or manifest["hash"] != folder.name:
+            return None
+        for place, digest in manifest["files"].items():
+            if file_digest(folder / place) != digest:
+                return None
+        return Accepted(
+            name=str(manifest["name"]),
+            hash=folder.name,
+            code_hash=str(manifest["code_hash"]),
+            folder=folder,
+            config=load_agent(folder / "agent.toml"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        return None  # the caller builds it anew, or says so
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a short digest of parts that are told apart: text, numbers, bytes, tuples of them."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = digest_of(*part).encode() if isinstance(part, tuple) else part
+        data = data if isinstance(data, bytes) else str(data).encode()
+        digest.update(b"%d:" % len(data) + data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,319 @@
+"""From a dropped file to an accepted version, with the real BAML compiler."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.admission import admit as admission
+from agentd.admission.admit import Waiting, admit, load_version
+from agentd.errors import ConfigError, StorageError
+from agentd.llm.baml import load_client
+from agentd.paths import Paths, discover
+
+TASK = """
+agent = "task"
+done = "The question is answered in one line."
+subscribe = ["note.asked"]
+[params]
+instructions = "Answer from the notes."
+tools = ["ReadFile", "SearchText"]
+publish = "note.written"
+[permissions]
+read = ["/tmp"]
+"""
+TOML = """
+agent = "greeter"
+done = "The greeting is written."
+[params]
+warmth = 3
+[permissions]
+read = ["/tmp"]
+"""
+MODULE = """
+from pydantic import BaseModel, Field
+from agentd.agent import Agent
+
+class Warm(BaseModel):
+    warmth: int = Field(1, ge=1, le=9)
+
+class DoneArgs(BaseModel):
+    text: str = Field(max_length=50)
+
+class Greeter(Agent[Warm]):
+    Params = Warm
+    function = "Greet"
+    uses = ("ReadFile",)
+    publishes = {"greeting.written": DoneArgs}
+    arguments = {"Done": DoneArgs}
+"""
+BAML = """
+class Done {
+  tool "done"
+  text string
+}
+function Greet(context: string, done: string) -> ReadFile | Done {
+  client Local
+  prompt #"
+    {{ _.role("system") }}
+    Done: {{ done }}
+    Answer:
+    {{ Decisions() }}
+    {{ _.role("user") }}
+    {{ context }}
+  "#
+}
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    found = discover({"AGENTD_HOME": str(tmp_path / "home")})
+    found.create()
+    return found
+
+
+def drop(paths: Paths, name: str = "greeter", **files: str) -> None:
+    """Write toml, module and baml; what is not given is the working one."""
+    given = {"toml": TOML, "module": MODULE, "baml": BAML} | files
+    (paths.agents / "greeter.py").write_text(given["module"])
+    (paths.baml_src / "greeter.baml").write_text(given["baml"])
+    (paths.agents_d / f"{name}.toml").write_text(given["toml"])
+
+
+def versions(paths: Paths, name: str = "greeter") -> list[str]:
+    return sorted(p.name for p in (paths.versions / name).iterdir() if p.is_dir())
+
+
+def test_an_agent_in_code_is_admitted_and_loaded(paths: Paths) -> None:
+    """Dropping module, .baml and TOML is all it takes."""
+    drop(paths, "morning")
+    accepted = admit("morning", paths)
+    assert accepted.name == "morning" and accepted.config.agent == "greeter"
+    version = load_version(accepted.folder)
+    assert version.agent.__name__ == "Greeter" and version.agent.__module__.endswith(".morning")
+    assert version.params.model_dump() == {"warmth": 3}
+    assert (version.function, version.uses, version.members) == ("Greet", ("ReadFile",), None)
+    assert set(version.arguments) == {"ReadFile", "Done"}
+    assert set(version.publishes) == {"greeting.written"}
+    assert load_client(version.client_dir).types.ReadFile(tool="read_file", path="x")
+
+
+def test_an_agent_of_configuration_alone_needs_one_file(paths: Paths) -> None:
+    """`agent = "task"`: its tools, its event type and its instructions are params."""
+    (paths.agents_d / "notes.toml").write_text(TASK)
+    version = load_version(admit("notes", paths).folder)
+    assert version.members == ("ReadFile", "SearchText", "Done")
+    assert version.uses == ("ReadFile", "SearchText")
+    assert set(version.publishes) == {"note.written"}
+
+
+def test_the_same_content_is_built_once(paths: Paths) -> None:
+    """A restart of the supervisor must not compile everything again."""
+    drop(paths)
+    first = admit("greeter", paths)
+    manifest = (first.folder / "manifest.json").stat().st_mtime_ns
+    assert admit("greeter", paths) == first
+    assert (first.folder / "manifest.json").stat().st_mtime_ns == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "resumable"),
+    [
+        ({"toml": TOML + "# a comment\n"}, True),
+        ({"toml": "priority = 2\n" + TOML}, True),
+        ({"toml": TOML.replace("warmth = 3", "warmth = 4")}, False),
+        ({"toml": TOML.replace("is written", "is sent")}, False),
+        ({"toml": TOML.replace("/tmp", "/var")}, False),
+        ({"module": MODULE + "# a comment\n"}, False),
+        ({"baml": BAML.replace("Answer:", "Say:")}, False),
+    ],
+)
+def test_what_a_cut_session_can_resume_in(
+    paths: Paths, change: dict[str, str], resumable: bool
+) -> None:
+    """Each change is a version of its own; only code, prompt, params, done and tools end a
+    session."""
+    drop(paths)
+    before = admit("greeter", paths)
+    drop(paths, **change)
+    after = admit("greeter", paths)
+    assert after.hash != before.hash
+    assert (after.code_hash == before.code_hash) is resumable
+
+
+def test_the_last_versions_are_kept(paths: Paths) -> None:
+    """A worker may still run the one before; older ones go."""
+    hashes = []
+    for number in range(4):
+        drop(paths, toml=TOML + f"# {number}\n")
+        hashes.append(admit("greeter", paths).hash)
+        os.utime(paths.versions / "greeter" / hashes[-1], (number, number))
+    assert versions(paths) == sorted(hashes[-3:])
+
+
+def test_a_toml_that_arrives_first_waits(paths: Paths) -> None:
+    """Files arrive one by one: what is missing is said, and nothing is wrong yet."""
+    (paths.agents_d / "greeter.toml").write_text(TOML)
+    with pytest.raises(Waiting, match=r"no agents/greeter\.py yet") as caught:
+        admit("greeter", paths)
+    assert "task" in caught.value.hint and "greeter.toml" in caught.value.where
+    (paths.agents / "greeter.py").write_text(MODULE)
+    with pytest.raises(Waiting, match=r"no baml_src/greeter\.baml yet"):
+        admit("greeter", paths)
+    (paths.baml_src / "greeter.baml").write_text(BAML)
+    assert admit("greeter", paths)
+
+
+def test_a_persons_file_goes_before_the_shipped_one(paths: Paths) -> None:
+    """A user's own task.py replaces ours."""
+    (paths.agents / "task.py").write_text(MODULE)
+    (paths.baml_src / "task.baml").write_text(BAML)
+    (paths.agents_d / "own.toml").write_text(TOML.replace("greeter", "task"))
+    assert load_version(admit("own", paths).folder).function == "Greet"
+
+
+ENUM = "enum Colour { RED GREEN }\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "what"),
+    [
+        ({"toml": TOML + "nonsense ="}, "greeter.toml", "TOML"),
+        ({"toml": TOML.replace("warmth", "cold")}, "greeter.toml", "params.cold: unknown key"),
+        ({"toml": TOML.replace("= 3", "= 30")}, "greeter.toml", "params.warmth"),
+        ({"toml": TOML.replace("read", "write")}, "permissions.read", "uses ReadFile, which needs"),
+        ({"module": "def half("}, "greeter.py:1", "does not compile"),
+        ({"module": "import os\n1 / 0\n"}, "greeter.py:2", "ZeroDivisionError"),
+        ({"module": "raise SystemExit(3)\n"}, "greeter.py:1", "SystemExit"),
+        ({"module": "x = 1\n"}, "greeter.py", "defines no agent"),
+        ({"module": MODULE + "\nclass B(Agent):\n    pass\n"}, "greeter.py", "defines 2"),
+        ({"module": MODULE.replace('"Greet"', '""')}, "greeter.py", "does not name its BAML"),
+        ({"module": MODULE.replace('"Greet"', '"Meet"')}, "greeter.baml", "no BAML function Meet"),
+        ({"module": MODULE.replace("ReadFile", "Fly")}, "greeter.py", "no tool Fly"),
+        ({"module": MODULE.replace('("ReadFile",)', "()")}, "greeter.py", "`uses` does not list"),
+        ({"module": MODULE.replace('{"Done"', '{"Dnoe"')}, "greeter.py", "not in its union"),
+        ({"module": MODULE.replace("text: str", "txt: str")}, "greeter.baml", "txt"),
+        ({"module": MODULE + "    def __init__(self, *a): 1 / 0\n"}, "greeter.py:", "created"),
+        ({"baml": BAML.replace("string", "strng")}, "greeter.baml:4", "strng"),
+        ({"baml": ENUM + BAML}, "greeter.baml:1", "does not compile"),
+        ({"baml": BAML + BAML}, "greeter.baml:", "cannot be re-defined"),
+        ({"baml": BAML + 'class ReadFile {\n tool "x"\n}\n'}, "baml:", '"ReadFile" cannot be'),
+        ({"baml": BAML.replace("  tool", "  text2 string\n  tool")}, "greeter.baml", "begin with"),
+        ({"baml": BAML.replace("{{ context }}", "")}, "greeter.baml", "hold `context` once"),
+        ({"baml": BAML.replace("{{ done }}", "")}, "greeter.baml", "what done looks like"),
+        ({"baml": BAML.replace("ReadFile | Done", "string")}, "greeter.baml", "something else"),
+        ({"baml": BAML.replace("| Done", "")}, "greeter.baml", "no Done"),
+        ({"baml": BAML.replace("done: string", "goal: string")}, "greeter.baml", "rendered"),
+        ({"baml": "function {"}, "greeter.baml:1", "does not compile"),
+        ({"baml": "\x00\x1b[31m"}, "greeter.baml", "does not compile"),
+    ],
+)
+def test_whatever_is_wrong_names_its_place_and_the_next_step(
+    paths: Paths, files: dict[str, str], where: str, what: str
+) -> None:
+    """One clear error; and nothing of the attempt is left."""
+    drop(paths, **files)
+    with pytest.raises(ConfigError) as caught:
+        admit("greeter", paths)
+    error = caught.value
+    assert not isinstance(error, Waiting)
+    assert what in error.what and where in error.where, str(error)
+    assert error.hint and "\x1b" not in str(error) and "Traceback" not in str(error)
+    assert str(paths.versions) not in str(error), "names the file that a person wrote"
+    if (paths.versions / "greeter").is_dir():
+        assert versions(paths) == []
+
+
+def test_a_union_may_have_a_name(paths: Paths) -> None:
+    """BAML's type aliases are unions all the same."""
+    alias = BAML.replace("-> ReadFile | Done", "-> Step") + "type Step = ReadFile | Done\n"
+    drop(paths, baml=alias)
+    assert admit("greeter", paths)
+
+
+def test_one_broken_baml_leaves_the_others_alone(paths: Paths) -> None:
+    """Each agent is compiled from the shared files and its own alone."""
+    drop(paths, baml="function {")
+    (paths.agents_d / "notes.toml").write_text(TASK)
+    with pytest.raises(ConfigError):
+        admit("greeter", paths)
+    assert admit("notes", paths)
+    drop(paths)  # its own Done stands beside task.baml's
+    assert admit("greeter", paths)
+
+
+def test_a_killed_build_leaves_nothing(paths: Paths) -> None:
+    """A half-built folder is cleared by the next build, whoever left it."""
+    drop(paths)
+    left = paths.versions / "greeter" / ".build-left"
+    left.mkdir(parents=True)
+    (left / "agent.py").write_text("half")
+    accepted = admit("greeter", paths)
+    assert versions(paths) == [accepted.hash]
+
+
+@pytest.mark.parametrize("damage", ["agent.py", "baml_client/types.py", "manifest.json"])
+def test_a_damaged_version_is_not_run(paths: Paths, damage: str) -> None:
+    """What runs is what was checked: a changed folder is refused, and built again when asked."""
+    drop(paths)
+    accepted = admit("greeter", paths)
+    (accepted.folder / damage).write_text("{}")
+    with pytest.raises(ConfigError, match="incomplete or was changed"):
+        load_version(accepted.folder)
+    assert load_version(admit("greeter", paths).folder).function == "Greet"
+
+
+def test_an_unwritable_versions_folder_is_a_storage_error(paths: Paths) -> None:
+    """A disk's fault is not the configuration's: it may pass."""
+    drop(paths)
+    paths.versions.rmdir()
+    paths.versions.write_text("a file in the way")
+    with pytest.raises(StorageError):
+        admit("greeter", paths)
+
+
+def run(paths: Paths, *args: str) -> tuple[int, dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentd.admission", *args],
+        env={**os.environ, "AGENTD_HOME": str(paths.user)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_the_supervisor_runs_it_as_a_process(paths: Paths) -> None:
+    """A person's module may crash or print; the supervisor reads one JSON line and an exit code."""
+    drop(paths, module="print('hello')\n" + MODULE)
+    code, outcome, _ = run(paths, "greeter")
+    assert code == 0 and outcome["ok"] is True and outcome["subscribe"] == []
+    assert outcome["version"] == admit("greeter", paths).hash
+    drop(paths, baml="function {")
+    code, outcome, errors = run(paths, "greeter")
+    assert (code, outcome["ok"], outcome["waiting"]) == (78, False, False)
+    assert outcome["error"].keys() == {"what", "where", "hint"} and "Traceback" not in errors
+    assert run(paths, "../etc")[0] == 78
+
+
+def test_admitting_imports_no_baml_when_nothing_changed(paths: Paths) -> None:
+    """A warm start costs no BAML: 0.3 s and 30 MB for each agent."""
+    drop(paths)
+    admit("greeter", paths)
+    script = (
+        "import sys; from agentd.admission.admit import main; code = main(['greeter'])\n"
+        "sys.exit(code or 9 * ('baml_py' in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "AGENTD_HOME": str(paths.user)},
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert admission.VERSIONS_KEPT >= 2
