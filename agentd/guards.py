@@ -1,0 +1,109 @@
+"""What keeps a session finite: turns, deadlines, and a ladder for identical decisions.
+
+The loop asks before every turn what may be decided, and tells what was decided; the guards never
+touch the loop's flow. They are rebuilt from the recorded steps when a session resumes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentd.clock import Clock
+from agentd.config import Limits
+
+DONE = "Done"  # the class of every union that ends the loop
+CUT_ANSWERS_MAX = 2  # answers in a session that ran out of tokens; then only Done
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the next decision may be.
+
+    `allowed` is None when every class of the union is; `note` is told to the model first.
+    """
+
+    number: int  # 1 is the session's first
+    allowed: frozenset[str] | None = None
+    note: str | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether only Done is left."""
+        return self.allowed == frozenset({DONE})
+
+
+@dataclass
+class Guards:
+    """One session's limits. `names` are the classes of the union."""
+
+    limits: Limits
+    names: frozenset[str]
+    clock: Clock
+    spent_s: float = 0.0  # active seconds of earlier attempts
+    turns: int = 0
+    _seen: dict[str, int] = field(default_factory=dict)
+    _forbidden: str | None = None
+    _closing: str | None = None  # why only Done is left
+    _cut_answers: int = 0
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Active seconds left before the session's deadline."""
+        return self.limits.deadline.total_seconds() - self.active_s
+
+    @property
+    def active_s(self) -> float:
+        """Seconds that the session has been worked on, earlier attempts included."""
+        return self.spent_s + self.clock.monotonic() - self._started
+
+    def next_turn(self) -> Turn:
+        """Return what the next decision may be."""
+        self.turns += 1
+        if self._closing is None and self.turns >= self.limits.turns:
+            self._closing = "last turn"
+        if self._closing is None and self.left_s <= 0:
+            self._closing = "time is up"
+        if self._closing is not None:
+            return Turn(self.turns, frozenset({DONE}), f"{self._closing}: decide Done now")
+        if self._forbidden is not None:
+            name, self._forbidden = self._forbidden, None
+            return Turn(
+                self.turns, self.names - {name}, f"{name} was decided again; decide otherwise"
+            )
+        return Turn(self.turns)
+
+    def close(self, why: str) -> None:
+        """Leave only Done from the next turn on."""
+        self._closing = self._closing or why
+
+    def decided(self, name: str, args: Mapping[str, Any]) -> str | None:
+        """Count the decision; return what to tell the model instead of carrying it out, or None.
+
+        The ladder: the first repeat is told, the second also forbids that class for one turn, the
+        third leaves only Done.
+        """
+        key = f"{name} {json.dumps(args, sort_keys=True)}"
+        repeats = self._seen.get(key, 0)
+        self._seen[key] = repeats + 1
+        if repeats == 0:
+            return None
+        if repeats == 2:
+            self._forbidden = name
+        elif repeats >= 3:
+            self.close("the same decision again and again")
+        return f"{name} was decided before with the same arguments; its result is above"
+
+    def changed(self) -> None:
+        """An effect happened: deciding something a second time may now make sense."""
+        self._seen.clear()
+
+    def cut_answer(self) -> None:
+        """Count an answer that ran out of tokens."""
+        self._cut_answers += 1
+        if self._cut_answers >= CUT_ANSWERS_MAX:
+            self.close("answers were too long")
