@@ -1,0 +1,263 @@
+"""One agent's process: polls its two lanes, runs a session for each event, fires its schedule.
+
+`python -m agentd.worker NAME --version HASH`, started by the supervisor. BAML and the agent's own
+module are imported at the first event: an idle worker stays small.
+"""
+
+import os
+import select
+import sys
+from typing import TYPE_CHECKING
+
+from agentd import log as logs
+from agentd.admission.version import Accepted, read_version
+from agentd.bus import Bus
+from agentd.clock import Clock, SystemClock
+from agentd.config import DaemonConfig, load_daemon
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    EventRefused,
+    LostLane,
+    ModelUnavailable,
+    Stopped,
+    StorageError,
+)
+from agentd.events import Lane, NewEvent
+from agentd.log import Logger
+from agentd.paths import Paths, discover
+from agentd.process import Heart, child_side
+from agentd.sessions.sessions import Dead, Session, Sessions, Wait
+from agentd.states import DeadReason, Exit
+from agentd.stop import Stop
+
+if TYPE_CHECKING:
+    from agentd.loop import Ending
+    from agentd.runner import Runner
+
+# Beyond the poll, before an idle worker that does not beat counts as hung: each lane may wait for
+# the database's lock (30 s), and a person who holds it must not look like fifty hung workers.
+IDLE_GRACE_S = 75.0
+LOAD_PROMISE_S = 60.0  # for the agent's module and BAML; its check allowed the module 30 s
+MODEL_WAIT_S = 2.0  # after the model server was unavailable; the session then resumes
+BUSY_GRACE_S = 30.0  # beyond what a call or a tool promised: recording, parsing, a slow disk
+
+
+class Worker:
+    """One agent's loop over its events."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        paths: Paths,
+        daemon: DaemonConfig,
+        heart: Heart,
+        log: Logger,
+        clock: Clock | None = None,
+    ) -> None:
+        self.accepted = accepted
+        self.config = accepted.config
+        self.paths = paths
+        self.daemon = daemon
+        self.heart = heart
+        self.log = log
+        self.clock = clock or SystemClock()
+        self.poll_s = daemon.bus.poll.total_seconds()
+        self.bus = self._open_bus()
+        self.sessions = Sessions(self.bus)
+        name = accepted.name
+        self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
+        self.waker = self.bus.waker(name)
+        self.stop = Stop()
+        self._runner: Runner | None = None
+        self._told_wait: dict[str, str] = {}  # by lane, while it waits
+
+    def run(self) -> None:
+        """Answer events until a stop.
+
+        Raises:
+            LostLane: another worker of this name is alive.
+            StorageError: the database cannot be used.
+            ConfigError: nothing will help until a person changes something.
+        """
+        scheduler = None
+        if self.config.schedule is not None:
+            from agentd.schedule import Scheduler  # APScheduler: 3 MB, for who has a schedule
+
+            name = self.accepted.name
+            scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
+            scheduler.start(self.bus)
+        try:
+            while not self.stop.asked:
+                self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
+                if scheduler is not None:
+                    scheduler.look(self.bus)
+                wait_s = self.work()
+                if wait_s > 0:
+                    self._wait(min(wait_s, self.poll_s))
+        finally:
+            if scheduler is not None:
+                scheduler.stop()
+            self.waker.close()
+            self.bus.close()
+
+    def work(self) -> float:
+        """Answer at most one event; return the seconds to wait before looking again."""
+        wait_s = self.poll_s
+        for lane in self.lanes:
+            event = self.bus.next(lane)
+            if event is None:
+                continue
+            taken = self.sessions.begin(lane, event, self.accepted.code_hash, self.config.limits)
+            match taken:
+                case Wait():
+                    self._tell_wait(lane, taken)
+                    wait_s = min(wait_s, taken.seconds)
+                    continue
+                case Dead():
+                    self._log_dead(taken, event.id)
+                    return 0
+                case Session():
+                    self._told_wait.pop(lane.consumer, None)
+                    return self.answer(taken)
+        return wait_s
+
+    def answer(self, session: Session) -> float:
+        """Run one session to its end; return the seconds to wait before the next event."""
+        log = self.log.bind(session_id=session.id, event_id=session.event.id)
+        log.info(
+            "session.resumed" if session.resumed else "session.started",
+            event_type=session.event.event_type,
+            attempt=session.attempt,
+        )
+        started = self.clock.monotonic()
+        self._beat(LOAD_PROMISE_S)
+        try:
+            ending = self._load().run(session, self.sessions, log, self._beat)
+            self._close(session, ending)
+        except Stopped:
+            self.sessions.refund(session)
+            log.info("session.cut", reason="stop")
+            return 0
+        except ModelUnavailable as error:
+            self.sessions.refund(session)
+            log.warning("session.cut", reason="model unavailable", error=str(error))
+            return MODEL_WAIT_S
+        except (LostLane, StorageError):
+            raise
+        except ConfigError:
+            self.sessions.refund(session)
+            raise
+        except EventRefused as error:
+            # Before the opening was recorded it is the event that makes no sense to the agent;
+            # later it is the agent's own publishing that does.
+            invalid = None if session.steps else DeadReason.INVALID
+            self._fail(session, str(error), log, invalid)
+        except AgentdError as error:
+            self._fail(session, str(error), log)
+        except Exception as error:  # an agent's own code may raise anything
+            log.exception("session.raised")
+            self._fail(session, f"{type(error).__name__}: {error}", log)
+        else:
+            log.info(
+                "session.parked" if ending.question is not None else "session.ended",
+                turns=sum(step.kind == "decision" for step in session.steps),
+                duration_ms=round((self.clock.monotonic() - started) * 1000, 1),
+            )
+        return 0
+
+    def _load(self) -> "Runner":
+        """Return what a session needs, loaded at the first event."""
+        if self._runner is None:
+            from agentd.runner import Runner
+
+            self._runner = Runner(self.accepted, self.paths, self.daemon, self.bus, self.clock)
+            self.stop.also(self._runner.interrupt)
+        return self._runner
+
+    def _close(self, session: Session, ending: "Ending") -> None:
+        if ending.question is None:
+            result = ending.result
+            self.sessions.close(
+                session, publish=result.publish, remember=result.remember, outcome=result.value
+            )
+            return
+        asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
+        self.sessions.park(session, ending.question, publish=[asked])
+
+    def _fail(
+        self, session: Session, error: str, log: Logger, reason: DeadReason | None = None
+    ) -> None:
+        outcome = self.sessions.fail(session, error, reason=reason)
+        if isinstance(outcome, Dead):
+            self._log_dead(outcome, session.event.id)
+        else:
+            log.warning("session.failed", error=error, retry_s=round(outcome.seconds, 3))
+
+    def _log_dead(self, dead: Dead, event_id: int) -> None:
+        self.log.error(
+            "event.dead",
+            event_id=event_id,
+            session_id=dead.session_id,
+            letter=dead.letter_id,
+            reason=dead.reason.value,
+            error=dead.error,
+        )
+
+    def _tell_wait(self, lane: Lane, wait: Wait) -> None:
+        if self._told_wait.get(lane.consumer) != wait.why:  # once, not at every poll
+            self._told_wait[lane.consumer] = wait.why
+            self.log.info(
+                "lane.waits", lane=lane.consumer, reason=wait.why, wait_s=round(wait.seconds, 1)
+            )
+
+    def _beat(self, promise_s: float) -> None:
+        self.heart.beat(promise_s + BUSY_GRACE_S, "busy")
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a wake-up, a stop, or `seconds`."""
+        ready, _, _ = select.select([self.waker.fileno(), self.stop.fileno()], [], [], seconds)
+        if self.waker.fileno() in ready:
+            self.waker.drain()
+
+    def _open_bus(self) -> Bus:
+        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
+    heart = child_side()
+    match sys.argv[1:] if argv is None else argv:
+        case [name, "--version", version]:
+            pass
+        case _:
+            print("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
+            return Exit.USAGE
+    paths = discover()
+    log: Logger | None = None
+    try:
+        daemon = load_daemon(paths.daemon_file)
+        log = logs.configure(name, paths, daemon.logs)
+        accepted = read_version(paths.versions / name / version)
+        worker = Worker(accepted, paths, daemon, heart, log)
+        log.info("worker.started", version=accepted.hash, pid=os.getpid())
+        worker.run()
+        log.info("worker.stopped")
+        return Exit.OK
+    except AgentdError as error:
+        heart.problem(error)
+        if log is None:
+            print(error, file=sys.stderr)
+        else:
+            log.error("worker.failed", error=str(error), exit=int(error.exit_code))
+        return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY
+    except Exception as error:  # the top of the process: its traceback belongs in the log
+        heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
+        (log or logs.get_logger()).exception("worker.raised")
+        return Exit.FAILED  # counts as a crash: a bug that stays is parked
+    finally:
+        logs.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
