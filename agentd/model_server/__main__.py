@@ -1,0 +1,209 @@
+"""Start the model server: `python -m agentd.model_server --model NAME --token-file FILE`.
+
+The supervisor passes a listening socket (`--fd`): the port is known before the server is up, and
+early callers wait in the backlog. Exit codes: 0 stopped, 78 the model or an option is wrong, 75 the
+port or a file cannot be used, 70 the engine broke, 69 the engine stood still.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentd import log, models, paths, process
+from agentd.config import load_daemon
+from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.model_server import blas
+from agentd.states import Exit
+
+if TYPE_CHECKING:
+    from agentd.model_server.engine import Engine, Language
+    from agentd.model_server.runner import Runner
+
+STOP_S = 3.0  # from SIGTERM to the end
+BEAT_S = 5.0
+PROMISE_S = 30.0
+BACKLOG = 256
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code."""
+    heart = process.child_side()
+    heart.beat(PROMISE_S, "starting")
+    options = _options(argv)
+    home = paths.discover()
+    try:
+        home.create()
+        config = load_daemon(home.daemon_file).logs
+        if options.log_level:
+            config = config.model_copy(update={"level": options.log_level})
+        logger = log.configure("model", home, config)
+        token = read_token(options.token_file or home.token)
+        folder = models.resolve(options.model, home.models)
+        sock = _socket(options)
+    except AgentdError as error:
+        return _report(error, heart)
+    try:
+        found = blas.speed_up()  # before anything imports MLX
+        port = sock.getsockname()[1]
+        logger.info("model.starting", model=options.model, port=port, blas=found)
+        code = asyncio.run(_serve(options, folder, token, sock, found, logger, heart))
+        logger.info("model.stopped", code=code)
+        return code
+    finally:
+        log.close()
+
+
+def read_token(path: Path) -> str:
+    """Return the bearer token.
+
+    Raises:
+        StorageError: it cannot be read.
+        ConfigError: it is empty, or others may read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"cannot be read: {error}", where=str(path)) from error
+    if mode & 0o077:
+        raise ConfigError("others may read this token", where=str(path), hint=f"chmod 600 {path}")
+    if not token:
+        raise ConfigError("is empty", where=str(path), hint="write a token into it")
+    return token
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="agentd.model_server", description=__doc__)
+    parser.add_argument("--model", required=True, help="bundled or Hugging Face name, or a folder")
+    parser.add_argument("--name", help="what requests call the model (default: as --model)")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--fd", type=int, help="an inherited listening socket")
+    place.add_argument("--port", type=int, default=0, help="loopback port; 0 picks a free one")
+    parser.add_argument("--token-file", type=Path, help="default: run/model.token of this home")
+    parser.add_argument("--queue", type=int, default=64, help="calls that may wait")
+    parser.add_argument("--call-deadline", type=float, default=120.0, help="seconds in a slot")
+    parser.add_argument("--stall", type=float, default=120.0, help="seconds without a step")
+    parser.add_argument("--load-limit", type=float, default=900.0, help="seconds to load a model")
+    parser.add_argument("--cache-bytes", type=int, help="of prompt caches; default 1/8 of memory")
+    parser.add_argument("--window", type=int, help="tokens; default: the model's own")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    return parser.parse_args(argv)
+
+
+def _socket(options: argparse.Namespace) -> socket.socket:
+    try:
+        if options.fd is not None:
+            return socket.socket(fileno=options.fd)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", options.port))
+        sock.listen(BACKLOG)
+        return sock
+    except OSError as error:
+        where = f"fd {options.fd}" if options.fd is not None else f"127.0.0.1:{options.port}"
+        raise StorageError(
+            f"cannot listen: {error.strerror}", where=where, hint="choose another [model] port"
+        ) from error
+
+
+async def _serve(
+    options: argparse.Namespace,
+    folder: Path,
+    token: str,
+    sock: socket.socket,
+    found: blas.Found,
+    logger: log.Logger,
+    heart: process.Heart,
+) -> int:
+    from agentd.model_server.app import Server
+    from agentd.model_server.http import http_server
+    from agentd.model_server.language import ModelLanguage
+    from agentd.model_server.runner import Runner
+    from agentd.model_server.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
+
+    loop = asyncio.get_running_loop()
+    ended: list[BaseException] = []
+
+    def end(error: BaseException) -> None:
+        ended.append(error)
+        loop.call_soon_threadsafe(stop)
+
+    def load_engine(language: "Language") -> "Engine":
+        from agentd.model_server.mlx_engine import MlxEngine  # 2 s, in the engine's thread
+
+        fast = found in ("system", "numpy")
+        return MlxEngine(folder, language, fast_blas=fast, cache_bytes=options.cache_bytes)
+
+    runner = Runner(
+        lambda: ModelLanguage(folder, window=options.window),
+        load_engine,
+        logger,
+        queue_size=options.queue,
+        on_end=end,
+    )
+
+    def stalled(seconds: float) -> None:
+        logger.error("engine.stalled", quiet_s=seconds)
+        log.close()
+        os._exit(EXIT_STALLED)
+
+    watchdog = Watchdog(
+        runner.progress, stall_s=options.stall, load_s=options.load_limit, on_stall=stalled
+    )
+    server = Server(
+        runner,
+        name=options.name or options.model,
+        token=token,
+        call_deadline_s=options.call_deadline,
+        quiet_s=lambda: watchdog.quiet_s,
+    )
+
+    http = http_server(server.build(), stop_s=STOP_S)
+
+    def stop() -> None:
+        http.should_exit = True
+        # Answers that are under way end now, with an error that says so.
+        threading.Thread(target=runner.stop, args=(STOP_S,), daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    runner.start()
+    watchdog.start()
+    beating = asyncio.ensure_future(_beat(heart, runner))
+    await http.serve(sockets=[sock])
+    beating.cancel()
+    watchdog.stop()
+    if not ended:
+        return Exit.OK
+    if isinstance(ended[0], AgentdError):
+        return _report(ended[0], heart)
+    return EXIT_ENGINE
+
+
+async def _beat(heart: process.Heart, runner: "Runner") -> None:
+    """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
+    while True:
+        progress = runner.progress
+        state = "loading" if not progress.ready else "busy" if progress.busy else "idle"
+        heart.beat(PROMISE_S, state, waiting=runner.waiting(), running=runner.running())
+        await asyncio.sleep(BEAT_S)
+
+
+def _report(error: AgentdError, heart: process.Heart) -> int:
+    print(error, file=sys.stderr)
+    heart.problem(error)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The engine's thread may be inside a step for a while yet; nothing of it has to be saved.
+    os._exit(code)

@@ -1,0 +1,119 @@
+"""What passes between the HTTP side and the engine: calls, their progress, refusals."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from agentd.states import Priority
+
+FinishReason = Literal["stop", "length"]
+
+_numbers = itertools.count(1)
+
+
+class Refused(Exception):
+    """A request that cannot be served as it is. Becomes an HTTP error in OpenAI's shape."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, code: str = "invalid_request", param: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s: int | None = None
+
+
+class Full(Refused):
+    """The queue is full, or the model is still loading: 503 with Retry-After."""
+
+    def __init__(self, message: str, *, retry_after_s: int, code: str = "queue_full") -> None:
+        super().__init__(message, status=503, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class EngineBroken(Exception):
+    """The engine cannot go on at all; the process must end and be started afresh."""
+
+
+class Mask(Protocol):
+    """One answer's grammar, as the engine uses it: it alone decides which tokens are legal."""
+
+    def forced(self) -> list[int]:
+        """Take the tokens that must come next, without sampling; they are accepted by this."""
+        ...
+
+    def allowed(self) -> bytes:
+        """Return one bit per token of the vocabulary, least significant bit first."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Step over a sampled token."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        ...
+
+    def close(self) -> list[int]:
+        """Return the tokens that complete the answer in the shortest way found, or []."""
+        ...
+
+
+@dataclass
+class Call:
+    """One request for a completion, from its admission to the queue until its end.
+
+    `emit` is called from the engine's thread with each piece; it must not block or raise.
+    """
+
+    prompt: Sequence[int]
+    emit: Callable[["Piece"], None]
+    agent: str = ""
+    session: str | None = None
+    priority: Priority = Priority.EVENT
+    weight: int = 5  # 1 is served first within its class
+    max_tokens: int = 512
+    deadline_s: float = 120.0  # from admission to a slot, not from queueing
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    mask: Mask | None = None
+    cancelled: bool = False  # set by the HTTP side, read by the engine's thread
+    number: int = field(default_factory=lambda: next(_numbers))
+    queued_at: float = 0.0
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a call's progress. The last one has `finish` or `error`."""
+
+    text: str = ""
+    admitted: bool = False  # the first piece: a slot was given
+    finish: FinishReason | None = None
+    error: Refused | None = None
+    cancelled: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing follows."""
+        return self.finish is not None or self.error is not None or self.cancelled
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What one engine step did for one call."""
+
+    call: Call
+    tokens: tuple[int, ...] = ()  # generated, forced ones included; none while prefilling
+    finish: FinishReason | None = None

