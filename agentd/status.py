@@ -1,0 +1,54 @@
+"""Asks a running supervisor for its state: one JSON document from its status socket.
+
+Imports little: `agentd status` is to answer within 0.3 s.
+"""
+
+import json
+import socket
+from typing import Any
+
+from agentd.errors import NotRunning, StorageError
+from agentd.paths import Paths
+
+ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or broken
+READ_BYTES = 65_536
+
+
+def query(paths: Paths, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+    """Return the supervisor's state: pid, since, version, home, model, agents, events.
+
+    Raises:
+        NotRunning: no supervisor answers in this home; says why the last one gave up, if it did.
+        StorageError: one is there and did not answer within `timeout_s` seconds.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(timeout_s)
+        try:
+            client.connect(str(paths.status_socket))
+            answer = bytearray()
+            while data := client.recv(READ_BYTES):
+                answer += data
+        except TimeoutError as error:
+            raise StorageError(
+                f"the supervisor did not answer within {timeout_s:g} s",
+                where=str(paths.status_socket),
+                hint="it may be stopped (SIGSTOP) or overloaded; see `agentd logs agentd`",
+            ) from error
+        except OSError as error:
+            raise not_running(paths) from error
+    try:
+        document: dict[str, Any] = json.loads(answer)
+    except ValueError as error:  # it was stopped while it answered
+        raise not_running(paths) from error
+    return document
+
+
+def not_running(paths: Paths) -> NotRunning:
+    """Return the error for a home without a supervisor, with the last one's reason, if any."""
+    hint = "start it with `agentd run`"
+    try:
+        failure = json.loads((paths.run / "failed.json").read_bytes())
+        hint += f"; the last start failed: {failure['error']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return NotRunning("agentd is not running", where=str(paths.user), hint=hint)

@@ -1,0 +1,105 @@
+"""Has an agent's file checked, in a process of its own: user code runs there, and may hang."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentd.clock import Clock
+from agentd.errors import AgentdError
+from agentd.paths import Paths
+from agentd.process import Child
+from agentd.states import Exit
+from agentd.supervisor.children import Reaper, run_to_end
+from agentd.supervisor.commands import Commands
+
+DEADLINE_S = 30.0  # for one check; a module that imports for longer is as good as hanging
+AT_ONCE = 2  # checks: they are CPU-bound, and the machine has other work
+SLOT_S = 3.0  # a check that takes longer goes on beside the others: hanging ones must block nobody
+
+Problem = dict[str, str]  # what, where, hint
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check came to."""
+
+    ok: bool
+    version: str = ""
+    waiting: bool = False  # not wrong, only incomplete: a module or .baml is missing
+    problem: Problem | None = None
+    enabled: bool = True
+    subscribe: tuple[str, ...] = ()
+    start: Literal["now", "beginning"] = "now"
+    again: bool = False  # it says nothing about the file: ask again later
+
+
+def refused(what: str, where: str = "", hint: str = "", **more: Any) -> Verdict:
+    """Return a verdict that is not ok."""
+    return Verdict(ok=False, problem={"what": what, "where": where, "hint": hint}, **more)
+
+
+class Admissions:
+    """Runs checks, `AT_ONCE` at a time."""
+
+    def __init__(self, paths: Paths, commands: Commands, reaper: Reaper, clock: Clock) -> None:
+        self._paths, self._commands, self._reaper, self._clock = paths, commands, reaper, clock
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def check(self, name: str) -> Verdict:
+        """Check agents.d/NAME.toml with all that it names. Never raises for what it finds."""
+        await self._slots.acquire()
+        slot = asyncio.get_running_loop().call_later(SLOT_S, self._slots.release)
+        try:
+            child = Child.spawn(
+                f"{name}.admission",
+                self._commands.admission(name),
+                self._paths.locks,
+                cwd=self._paths.data,
+                clock=self._clock,
+            )
+            code, output = await run_to_end(child, self._reaper, DEADLINE_S)
+        except (OSError, AgentdError) as error:
+            return refused(f"cannot be checked: {error}", again=True)
+        finally:
+            if slot.when() > asyncio.get_running_loop().time():  # not released yet
+                slot.cancel()
+                self._slots.release()
+        where = str(self._paths.agents_d / f"{name}.toml")
+        if code is None:
+            hint = "something runs at import time in its module: move it into a method"
+            return refused(f"its check took longer than {DEADLINE_S:g} s", where, hint)
+        return _verdict(code, output, where)
+
+
+def _verdict(code: int, output: bytes, where: str) -> Verdict:
+    # A module may print while it is imported; the answer is the last line that is one.
+    lines = output.decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict) and isinstance(answer.get("ok"), bool):
+            break
+    else:
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return refused(f"its check died (exit {code}): {last[:300]}", where, "see its module")
+    if answer["ok"]:
+        return Verdict(
+            ok=True,
+            version=str(answer["version"]),
+            enabled=bool(answer.get("enabled", True)),
+            subscribe=tuple(answer.get("subscribe", ())),
+            start="beginning" if answer.get("start") == "beginning" else "now",
+        )
+    error = answer.get("error")
+    error = error if isinstance(error, dict) else {}
+    return refused(
+        str(error.get("what", "is refused")),
+        str(error.get("where") or where),
+        str(error.get("hint", "")),
+        waiting=bool(answer.get("waiting", False)),
+        # A passing fault (75), such as a full disk, is no judgement of the file.
+        again=bool(answer.get("again", False)) or code == Exit.TEMPORARY,
+    )

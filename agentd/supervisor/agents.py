@@ -1,0 +1,355 @@
+"""The agents that should run, against those that do: files in agents.d, versions, workers."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentd.clock import Clock
+from agentd.config import check_agent_name, read_toml
+from agentd.errors import ConfigError, StorageError
+from agentd.log import Logger
+from agentd.paths import Paths
+from agentd.process import Child
+from agentd.states import WorkerState
+from agentd.supervisor.admissions import Admissions, Problem, Verdict
+from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.model import child_environment, describe
+from agentd.supervisor.records import Records
+from agentd.supervisor.restart import Ended, Life, Rules
+
+RETRY_S = 5.0  # until a check that failed for a passing reason is made again
+
+
+@dataclass
+class Slot:
+    """One file of agents.d and what became of it."""
+
+    name: str
+    managed: Managed
+    version: str = ""  # the accepted one, that runs or will; "" while there is none
+    module: str = ""  # its `agent = ...`, as last read: which files concern it
+    paused: bool = False
+    recorded: bool = False  # whether the bus was asked if it is paused
+    enabled: bool = True
+    problem: Problem | None = None  # of the file as it is now; an earlier version may be running
+    unchecked: bool = False  # the file changed since its check began
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    checking: "asyncio.Task[Verdict] | None" = field(default=None, repr=False)
+
+
+class Agents:
+    """Holds one slot per file and makes processes follow."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        commands: Commands,
+        rules: Rules,
+        records: Records,
+        admissions: Admissions,
+        reaper: Reaper,
+        changed: Callable[[Managed, Ended | None], None],
+        *,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self.slots: dict[str, Slot] = {}
+        self.rules = rules
+        self._paths, self._commands, self._records = paths, commands, records
+        self._admissions, self._reaper, self._changed = admissions, reaper, changed
+        self._log, self._clock = log, clock
+        self._chance = random.Random()
+        self._closing = False
+        self._leaving: dict[str, tuple[Slot, asyncio.Task[None]]] = {}  # removals under way
+
+    def scan(self) -> None:
+        """Bring slots in line with the files that are there; check the new ones."""
+        files = {path.stem: path for path in self._paths.agents_d.glob("*.toml")}
+        present = {name for name in files if not name.startswith(".")}
+        for name in self.slots.keys() - present:
+            self._remove(self.slots.pop(name))
+        for name in sorted(present - self.slots.keys()):
+            self.slots[name] = self._new(name)
+            self._check_soon(self.slots[name])
+
+    async def forget(self) -> None:
+        """Note that agents are gone whose files were removed while no supervisor ran."""
+        try:
+            for name in (await self._records.agents()).keys() - self.slots.keys():
+                await self._records.remove(name)
+                self._log.info("agent.removed", agent=name)
+        except StorageError as error:
+            self._log.error("agent.not_recorded", what=error.what)
+
+    def files_changed(self, files: Iterable[Path]) -> None:
+        """Check again the agents that these files concern."""
+        self.scan()
+        concerned: set[str] = set()
+        for path in files:
+            if path.suffix == ".toml":
+                concerned.add(path.stem)
+                continue
+            own = {name for name, slot in self.slots.items() if slot.module == path.stem}
+            # A file that is no agent's own is shared, or a helper: it may concern everyone. The
+            # version's hash decides who is restarted.
+            concerned |= own or self.slots.keys()
+        for name in concerned & self.slots.keys():
+            self._check_soon(self.slots[name])
+
+    def set_rules(self, rules: Rules) -> None:
+        """Apply changed restart rules, from the next crash or stop on."""
+        self.rules = rules
+        for slot in self.slots.values():
+            slot.managed.life.rules = rules
+
+    def reload(self, name: str | None = None) -> None:
+        """Check every agent again, or one, and start again what was given up."""
+        self.scan()
+        for slot in self.slots.values():
+            if name not in (None, slot.name):
+                continue
+            if slot.managed.life.state is WorkerState.PARKED:
+                self._restart(slot)
+            self._check_soon(slot)
+
+    def configured(self, *, everyone: bool) -> None:
+        """Start again what was given up: agentd.toml may have been why. `everyone`: all workers.
+
+        They read it when they start, and one that found it wrong then was parked.
+        """
+        for slot in self.slots.values():
+            life = slot.managed.life
+            if life.state is WorkerState.PARKED or (everyone and life.kept):
+                self._restart(slot)
+
+    async def pause(self, name: str) -> None:
+        """Stop an agent until `resume`, also beyond a restart of the supervisor.
+
+        Raises:
+            StorageError: it is paused, but the pause could not be written down.
+        """
+        if slot := self.slots.get(name):
+            slot.paused = True
+            slot.managed.stop(WorkerState.PAUSED, "paused by a person")
+            await self._records.set_paused(name, True)
+
+    async def resume(self, name: str) -> None:
+        """Start a paused or parked agent again.
+
+        Raises:
+            StorageError: it goes on, but that could not be written down.
+        """
+        if slot := self.slots.get(name):
+            slot.paused = False
+            if slot.managed.life.state in (WorkerState.PAUSED, WorkerState.PARKED):
+                self._restart(slot)
+            elif slot.managed.life.stopping:
+                slot.managed.restart()
+            await self._records.set_paused(name, False)
+
+    def restart(self, name: str) -> None:
+        """Stop an agent in order and start it again."""
+        slot = self.slots.get(name)
+        if slot is not None and not slot.paused:
+            self._restart(slot)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop all workers at once, and return when they are gone."""
+        self._closing = True
+        for slot in self.slots.values():
+            if slot.task is not None:
+                slot.task.cancel()
+            slot.managed.stop(WorkerState.STOPPED, "the supervisor stops", grace_s=grace_s)
+        await asyncio.gather(*(slot.managed.gone() for slot in self.slots.values()))
+        tasks = [slot.task for slot in self.slots.values() if slot.task is not None]
+        tasks += [task for _, task in self._leaving.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Kill all workers' groups at once."""
+        for slot in (*self.slots.values(), *(slot for slot, _ in self._leaving.values())):
+            slot.managed.kill()
+
+    def document(self) -> list[dict[str, Any]]:
+        """Return every agent's state for `status`, by name."""
+        return [
+            {
+                "name": slot.name,
+                **describe(slot.managed),
+                "version": slot.version,
+                "module": slot.module,
+                "enabled": slot.enabled,
+                "paused": slot.paused,
+                "checking": slot.task is not None,
+                "problem": slot.problem or slot.managed.problem,
+            }
+            for _, slot in sorted(self.slots.items())
+        ]
+
+    def _new(self, name: str) -> Slot:
+        def spawn() -> Child:
+            return Child.spawn(
+                name,
+                self._commands.worker(name, slot.version),
+                self._paths.locks,
+                env=child_environment(),
+                cwd=self._paths.data,
+                clock=self._clock,
+            )
+
+        life = Life(self.rules, self._clock, self._chance)
+        managed = Managed(
+            name, spawn, life, self._reaper, self._changed, log=self._log, clock=self._clock
+        )
+        slot = Slot(name, managed)
+        return slot
+
+    def _restart(self, slot: Slot) -> None:
+        if not slot.version:
+            return  # nothing to run; its next check decides
+        slot.managed.life.forgive()
+        slot.managed.restart()
+
+    # --- checking
+
+    def _check_soon(self, slot: Slot) -> None:
+        slot.unchecked = True
+        if slot.checking is not None:
+            slot.checking.cancel()  # of a file that is another by now; it may even hang
+        if slot.task is None and not self._closing:
+            slot.task = asyncio.create_task(self._check(slot), name=f"check {slot.name}")
+
+    async def _check(self, slot: Slot) -> None:
+        try:
+            while slot.unchecked:
+                slot.unchecked = False
+                again = not await self._check_once(slot)
+                if again and not slot.unchecked:
+                    asyncio.get_running_loop().call_later(RETRY_S, self._check_later, slot)
+        finally:
+            slot.task = None
+
+    def _check_later(self, slot: Slot) -> None:
+        if self.slots.get(slot.name) is slot:
+            self._check_soon(slot)
+
+    async def _check_once(self, slot: Slot) -> bool:
+        """Check the file and act on it. False: it must be checked again later."""
+        path = self._paths.agents_d / f"{slot.name}.toml"
+        module, wanted = _glance(path)
+        slot.module = module or slot.module
+        if leaving := self._leaving.get(slot.name):
+            await asyncio.shield(leaving[1])  # a file that came back: its last worker goes first
+        try:
+            check_agent_name(slot.name, where=str(path))
+        except ConfigError as error:
+            problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            verdict = Verdict(ok=False, problem=problem)
+        else:
+            slot.checking = asyncio.create_task(self._admissions.check(slot.name))
+            try:
+                verdict = await slot.checking
+            except asyncio.CancelledError:
+                if not slot.unchecked or self._closing or self.slots.get(slot.name) is not slot:
+                    raise
+                return True  # overtaken, see `_check_soon`
+            finally:
+                slot.checking = None
+        if slot.unchecked or self.slots.get(slot.name) is not slot:
+            return True  # overtaken by another change, which is checked next
+        try:
+            if verdict.ok:
+                await self._accept(slot, verdict)
+            elif wanted:
+                await self._refuse(slot, verdict)
+            else:
+                slot.problem = verdict.problem  # worth showing; but nobody wants it to run
+                await self._disable(slot)
+        except StorageError as error:
+            slot.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            self._log.error("agent.not_recorded", agent=slot.name, **slot.problem)
+            return False
+        return not verdict.again
+
+    async def _accept(self, slot: Slot, verdict: Verdict) -> None:
+        if slot.problem is not None:
+            self._log.info("agent.repaired", agent=slot.name)
+        slot.problem, slot.enabled = None, True
+        if not verdict.enabled:
+            await self._disable(slot)
+            return
+        stored = await self._records.accept(
+            slot.name, verdict.version, subscribe=verdict.subscribe, start=verdict.start
+        )
+        # Afterwards a person's word given meanwhile counts for more than what was stored.
+        slot.paused, slot.recorded = slot.paused or (stored and not slot.recorded), True
+        if slot.paused is not stored:
+            await self._records.set_paused(slot.name, slot.paused)
+        same = slot.version == verdict.version
+        slot.version = verdict.version
+        if slot.paused:
+            slot.managed.stop(WorkerState.PAUSED, "paused by a person")
+        elif not same or not slot.managed.life.kept:
+            self._log.info("agent.accepted", agent=slot.name, version=verdict.version)
+            slot.managed.life.forgive()
+            slot.managed.restart()
+
+    async def _disable(self, slot: Slot) -> None:
+        slot.enabled, slot.version = False, ""
+        slot.managed.stop(WorkerState.STOPPED, "enabled = false in its file")
+        # To the bus it is not there: its cursors must not hold back pruning for ever.
+        await self._records.remove(slot.name)
+
+    async def _refuse(self, slot: Slot, verdict: Verdict) -> None:
+        if slot.problem != verdict.problem:
+            problem = verdict.problem or {}
+            self._log.warning("agent.refused", agent=slot.name, waiting=verdict.waiting, **problem)
+        slot.problem, slot.enabled = verdict.problem, True
+        if not slot.version:
+            # A supervisor that comes back finds the last good version in the bus.
+            row = (await self._records.agents()).get(slot.name)
+            if row is not None and (self._paths.versions / slot.name / row.version).is_dir():
+                slot.version, slot.paused = row.version, row.paused
+        if not slot.version:
+            state = WorkerState.WAITING if verdict.waiting else WorkerState.INVALID
+            slot.managed.stop(state, (verdict.problem or {}).get("what", ""))
+        elif slot.paused:
+            slot.managed.stop(WorkerState.PAUSED, "paused by a person")
+        elif not slot.managed.life.kept:
+            self._restart(slot)
+
+    # --- removing
+
+    def _remove(self, slot: Slot) -> None:
+        _, before = self._leaving.get(slot.name, (None, None))
+        task = asyncio.create_task(self._leave(slot, before), name=f"remove {slot.name}")
+        self._leaving[slot.name] = slot, task
+
+    async def _leave(self, slot: Slot, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await before
+        if slot.task is not None:
+            slot.task.cancel()
+        slot.managed.stop(WorkerState.STOPPED, "its file was removed")
+        await slot.managed.gone()
+        try:
+            await self._records.remove(slot.name)
+        except StorageError as error:
+            self._log.error("agent.not_recorded", agent=slot.name, what=error.what)
+        self._log.info("agent.removed", agent=slot.name)
+        if self._leaving[slot.name][0] is slot:
+            del self._leaving[slot.name]
+
+
+def _glance(path: Path) -> tuple[str, bool]:
+    """Return the module that a file names, "" where that cannot be told, and if it is enabled."""
+    try:
+        table = read_toml(path)
+    except ConfigError:
+        return "", True
+    agent = table.get("agent")
+    return agent if isinstance(agent, str) else "", table.get("enabled") is not False

@@ -1,0 +1,269 @@
+"""Children in an event loop: processes, their pipes and timers around `restart.Life`."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from agentd.clock import Clock
+from agentd.errors import AgentdError
+from agentd.log import Logger
+from agentd.process import Child
+from agentd.states import WorkerState
+from agentd.supervisor.output import Output
+from agentd.supervisor.restart import Due, Ended, Life
+
+LATE_S = 2.0  # a timer this late means that the supervisor itself was stopped or asleep
+PROMISE_MAX_S = 3600.0  # a longer promise counts as this one: it would switch the watch off
+DRAIN_READS = 16  # of a dead child's pipes, 64 KiB each; more than the kernel holds
+
+
+class Reaper:
+    """Tells everyone concerned that some child has died. One SIGCHLD may stand for many."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Callable[[], None]] = set()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Install the signal handler; only on the main thread's loop."""
+        loop.add_signal_handler(signal.SIGCHLD, self.reap)
+
+    def reap(self) -> None:
+        """Let each watcher look whether its own child is dead."""
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def add(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` after each death."""
+        self._watchers.add(watcher)
+
+    def discard(self, watcher: Callable[[], None]) -> None:
+        """Stop calling it."""
+        self._watchers.discard(watcher)
+
+
+class Managed:
+    """One child that is kept running: spawned, watched, restarted, stopped.
+
+    `changed` is called after every change of state, with what an exit came to if it was one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spawn: Callable[[], Child],
+        life: Life,
+        reaper: Reaper,
+        changed: Callable[["Managed", Ended | None], None],
+        *,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.life = life
+        self.beat: dict[str, Any] = {}  # the last one: state, promise_s and what else it tells
+        self.problem: dict[str, str] | None = None  # the child's own: what, where, hint
+        self.code: int | None = None  # of the last exit
+        self._spawn = spawn
+        self._reaper = reaper
+        self._changed = changed
+        self._log = log
+        self._clock = clock
+        self._output = Output(name, log, clock)
+        self._child: Child | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None without one."""
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        """Start it, unless a process exists already."""
+        if self._child is not None:
+            return
+        self.beat, self.problem, self.code = {}, None, None
+        try:
+            child = self._spawn()
+        except (OSError, AgentdError) as error:
+            if isinstance(error, AgentdError):
+                self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            ended = self.life.unstartable(getattr(error, "what", None) or str(error))
+            self._arm()
+            self._changed(self, ended)
+            return
+        if child.took_over is not None:
+            self._log.warning("worker.took_over", agent=self.name, killed_group=child.took_over)
+        self._child = child
+        self._gone.clear()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(child.heart_fd, self._on_beat)
+        loop.add_reader(child.output_fd, self._on_output)
+        self._reaper.add(self.reap)
+        self.life.spawned()
+        self._arm()
+        self._changed(self, None)
+
+    def restart(self) -> None:
+        """Start it, or stop it in order and start it again."""
+        if self._child is None:
+            self.start()
+        else:
+            self.stop(WorkerState.STARTING)
+
+    def stop(self, rest: WorkerState, reason: str = "", *, grace_s: float | None = None) -> None:
+        """Stop it in order and let it rest in `rest`. Returns at once; see `gone`."""
+        before = (self.life.state, self.life.reason)
+        must_stop = self.life.stop(rest, reason, grace_s=grace_s)
+        self._arm()
+        if must_stop and self._child is not None:
+            self._child.terminate()
+        elif self._child is None and (self.life.state, self.life.reason) != before:
+            self._changed(self, None)
+
+    def kill(self) -> None:
+        """Kill its whole group at once."""
+        if self._child is not None:
+            self._child.kill()
+
+    async def gone(self) -> None:
+        """Return when no process is left."""
+        await self._gone.wait()
+
+    def reap(self) -> None:
+        """If the process is dead, take note of its end and act on it."""
+        child = self._child
+        if child is None or (code := child.poll()) is None:
+            return
+        self._reaper.discard(self.reap)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.heart_fd)
+        loop.remove_reader(child.output_fd)
+        for _ in range(DRAIN_READS):
+            if not self._take_beats(child):
+                break
+        for _ in range(DRAIN_READS):
+            if not (data := child.read(child.output_fd)):
+                break
+            self._output.feed(data)
+        child.close()
+        self._child, self.code = None, code
+        last_line = self._output.end()
+        said = self.problem["what"] if self.problem else last_line
+        ended = self.life.exited(code, said)
+        self._arm()
+        self._gone.set()
+        self._changed(self, ended)
+        if ended is Ended.AGAIN:
+            self.start()
+
+    def _on_beat(self) -> None:
+        child = self._child
+        if child is not None and self._take_beats(child) is None:
+            asyncio.get_running_loop().remove_reader(child.heart_fd)
+            self.reap()  # most likely dead; if it lives on, its promise will break
+
+    def _take_beats(self, child: Child) -> bool | None:
+        messages = child.beats()
+        for message in messages or ():
+            problem = message.get("problem")
+            if isinstance(problem, dict):
+                self.problem = {key: str(problem.get(key, "")) for key in ("what", "where", "hint")}
+            promise = message.get("promise_s")
+            if not isinstance(promise, int | float) or not promise > 0:
+                continue
+            self.beat = message
+            if self.life.beat(min(float(promise), PROMISE_MAX_S)):
+                self._changed(self, None)
+        self._arm()
+        return None if messages is None else bool(messages)
+
+    def _on_output(self) -> None:
+        child = self._child
+        if child is None:
+            return
+        data = child.read(child.output_fd)
+        if data == b"":
+            asyncio.get_running_loop().remove_reader(child.output_fd)
+        elif data:
+            self._output.feed(data)
+
+    def _arm(self) -> None:
+        deadline = self.life.deadline
+        if self._timer is not None:
+            # A deadline that moved back needs no new timer: `_on_timer` looks again. Beats come
+            # often and their deadlines pass never.
+            if deadline is not None and self._timer.when() <= deadline + self._offset():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(deadline + self._offset(), self._on_timer)
+
+    def _offset(self) -> float:
+        return asyncio.get_running_loop().time() - self._clock.monotonic()
+
+    def _on_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        late = asyncio.get_running_loop().time() - (timer.when() if timer else 0.0)
+        if timer and late > LATE_S and self.life.alive and not self.life.stopping:
+            self.life.late(late)
+        match self.life.due():
+            case Due.START:
+                self.start()
+            case Due.HUNG:
+                self._log.warning("worker.hung", agent=self.name, pid=self.pid, beat=self.beat)
+                self.kill()
+            case Due.KILL:
+                self._log.warning("worker.killed", agent=self.name, pid=self.pid)
+                self.kill()
+            case None:
+                pass
+        self._arm()
+
+
+async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[int | None, bytes]:
+    """Wait for a child that does one job; return its exit code and the end of its output.
+
+    The code is None where the deadline passed: its group was then killed.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    output = bytearray()
+
+    def read() -> bool:
+        data = child.read(child.output_fd)
+        if data == b"":
+            loop.remove_reader(child.output_fd)
+        output.extend(data or b"")
+        del output[:-262_144]
+        return bool(data)
+
+    def look() -> None:
+        if child.poll() is not None:
+            done.set()
+
+    reaper.add(look)
+    loop.add_reader(child.output_fd, read)
+    late = False
+    try:
+        look()
+        try:
+            await asyncio.wait_for(done.wait(), deadline_s)
+        except TimeoutError:
+            late = True
+    finally:
+        child.kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), LATE_S)
+        reaper.discard(look)
+        for _ in range(DRAIN_READS):
+            if not read():
+                break
+        loop.remove_reader(child.output_fd)
+        child.close()
+    return None if late else child.poll(), bytes(output)

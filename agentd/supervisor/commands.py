@@ -1,0 +1,35 @@
+"""Command lines of the children. Tests put small scripts in their place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentd.config import DaemonConfig
+from agentd.process import python
+
+
+def _worker(name: str, version: str) -> list[str]:
+    return python("agentd.worker", name, "--version", version)
+
+
+def _model_server(fd: int, config: DaemonConfig) -> list[str]:
+    model = config.model
+    options = ["--fd", str(fd), "--model", model.name, "--log-level", config.logs.level]
+    options += ["--queue", str(model.queue)]
+    options += ["--call-deadline", f"{model.call_deadline.total_seconds():g}"]
+    if model.context_window is not None:
+        options += ["--window", str(model.context_window)]
+    return python("agentd.model_server", *options)
+
+
+def _admission(name: str) -> list[str]:
+    return python("agentd.admission", name)
+
+
+@dataclass(frozen=True)
+class Commands:
+    """How each kind of child is started."""
+
+    worker: Callable[[str, str], list[str]] = _worker  # agent's name, version's hash
+    # The listening socket's descriptor, and what agentd.toml says.
+    model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
+    admission: Callable[[str], list[str]] = _admission  # agent's name

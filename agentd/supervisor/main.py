@@ -1,0 +1,74 @@
+"""`agentd run`: takes the home's lock, ends what an earlier supervisor left, records failures."""
+
+import asyncio
+import contextlib
+import json
+import os
+
+from agentd import launchd, log
+from agentd.clock import Clock, SystemClock
+from agentd.config import DaemonConfig, load_daemon
+from agentd.errors import AgentdError, AlreadyRunning
+from agentd.events import DAEMON
+from agentd.lockfile import LockFile
+from agentd.paths import Paths
+from agentd.process import take_over
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.shell import Supervisor
+
+
+def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None = None) -> None:
+    """Supervise this home until SIGTERM or SIGINT; returns when everything has stopped in order.
+
+    Under launchd, an error that trying again cannot mend is recorded and the call returns, since
+    launchd would try again for ever.
+
+    Raises:
+        AlreadyRunning: another supervisor holds this home.
+        ConfigError: agentd.toml is wrong, or its port is in use.
+        StorageError: a folder or the database cannot be used.
+    """
+    clock = clock or SystemClock()
+    lock = LockFile(paths.lock)
+    try:
+        paths.create()
+        if not lock.acquire():
+            pid = lock.holder().get("pid", "unknown")
+            raise AlreadyRunning(
+                f"another supervisor is running (pid {pid})",
+                where=str(paths.user),
+                hint="stop that one first, or set AGENTD_HOME to another folder",
+            )
+        lock.record(os.getpid(), clock=clock)
+        _supervise(paths, commands or Commands(), clock)
+    except AgentdError as error:
+        if not isinstance(error, AlreadyRunning):
+            _record_failure(paths, error)
+        if not launchd.under_launchd() or launchd.exit_code(error):
+            raise
+    finally:
+        log.close()
+        lock.close()
+
+
+def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
+    config = load_daemon(paths.daemon_file)
+    logger = log.configure(DAEMON, paths, config.logs, clock=clock)
+    # What a supervisor that was killed may have left, before anything new starts.
+    for path in sorted(paths.locks.glob("*.lock")):
+        if LockFile(path).holder().get("pid") == os.getpid():
+            continue  # ours, from whoever started us as a child of its own
+        child_lock, killed = take_over(path)
+        child_lock.close()
+        if killed is not None:
+            logger.warning("worker.took_over", agent=path.stem, killed_group=killed)
+    asyncio.run(Supervisor(paths, config, commands, clock, logger).run())
+
+
+def _record_failure(paths: Paths, error: AgentdError) -> None:
+    """Keep the reason where people look: the log, and what `agentd status` reads."""
+    logger = log.configure(DAEMON, paths, DaemonConfig().logs)
+    logger.error("supervisor.failed", what=error.what, where=error.where, hint=error.hint)
+    # The home itself may be what is wrong; the error then still reaches the caller.
+    with contextlib.suppress(OSError):
+        (paths.run / "failed.json").write_text(json.dumps({"error": str(error)}))

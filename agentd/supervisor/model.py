@@ -1,0 +1,257 @@
+"""The model server as the supervisor runs it: its socket, token, address file and process.
+
+With `[model] url` no process is run, and the address file points to that server.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agentd import models
+from agentd.clock import Clock, iso
+from agentd.config import DaemonConfig, ModelConfig
+from agentd.errors import ConfigError, StorageError
+from agentd.log import Logger
+from agentd.paths import Paths
+from agentd.process import Child
+from agentd.states import WorkerState
+from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.restart import RESTING, Ended, Life
+
+NAME = "model"
+HOST = "127.0.0.1"
+BACKLOG = 128
+TOKEN_BYTES = 32
+
+
+class ModelHost:
+    """Runs the model server that `[model]` asks for."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: DaemonConfig,
+        commands: Commands,
+        life: Life,
+        reaper: Reaper,
+        changed: Callable[[Managed, Ended | None], None],
+        *,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self.problem: dict[str, str] | None = None  # why none can be started: what, where, hint
+        self._paths, self._commands, self._clock = paths, commands, clock
+        self._socket: socket.socket | None = None  # bound, not yet handed to a server
+        self._daemon = config
+        self._port = config.model.port
+        self.managed = Managed(NAME, self._spawn, life, reaper, changed, log=log, clock=clock)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The [model] table in force."""
+        return self._daemon.model
+
+    def prepare(self) -> None:
+        """Write the token, and take the port.
+
+        Raises:
+            ConfigError: the configured port is in use.
+            StorageError: the token cannot be written.
+        """
+        write_token(self._paths.token)
+        if self.config.url is None:
+            self._bind()
+
+    def start(self) -> None:
+        """Start the server, or wait for its model, or point to the external one.
+
+        Raises:
+            StorageError: the external one's address cannot be written.
+        """
+        if self.config.url is not None:
+            self._write_address(self.config.url, None)
+            self.managed.stop(WorkerState.STOPPED, "an external server is used")
+            return
+        try:
+            models.resolve(self.config.name, self._paths.models)
+        except ConfigError as error:
+            self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            self.managed.stop(WorkerState.WAITING, error.what)
+            return
+        self.problem = None
+        self.managed.start()
+
+    def look_again(self) -> None:
+        """Start it if what it waited for has come."""
+        if self.waiting:
+            self.start()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the server waits for its model."""
+        return self.managed.life.state is WorkerState.WAITING
+
+    def reconfigure(self, config: DaemonConfig) -> None:
+        """Take a changed configuration; restart the server if [model] is another.
+
+        Raises:
+            ConfigError: the new port is in use; everything stays as it was.
+        """
+        old, new = self.config, config.model
+        if new == old:
+            self._daemon = config
+            return
+        if new.url is None and new.port not in (0, self._port):
+            taken = _listen(new.port)
+            self._release()
+            self._socket, self._port = taken, new.port
+        self._daemon = config
+        self.managed.life.forgive()
+        if self.managed.pid is None or new.url is not None:
+            self.start()
+        else:
+            self.managed.restart()
+
+    def retry(self) -> None:
+        """Start a server that was given up."""
+        if self.managed.life.state in RESTING:
+            self.managed.life.forgive()
+            self.start()
+
+    def close(self) -> None:
+        """Forget the address: nobody answers there any more."""
+        self._release()
+        with contextlib.suppress(OSError):
+            self._paths.model_address.unlink()
+
+    def document(self) -> dict[str, Any]:
+        """Return its state for `status`."""
+        return {
+            "name": self.config.name,
+            "url": self.config.url or f"http://{HOST}:{self._port}/v1",
+            "external": self.config.url is not None,
+            **describe(self.managed),
+            "problem": self.problem or self.managed.problem,
+        }
+
+    def _spawn(self) -> Child:
+        listening = self._bind()
+        url = f"http://{HOST}:{self._port}/v1"
+        self._write_address(url, None)
+        try:
+            child = Child.spawn(
+                NAME,
+                self._commands.model_server(listening.fileno(), self._daemon),
+                self._paths.locks,
+                env=child_environment(),
+                cwd=self._paths.data,
+                pass_fds=(listening.fileno(),),
+                clock=self._clock,
+            )
+        finally:
+            # Only the server holds it on: when it dies, callers are refused at once instead of
+            # waiting in the queue of a socket that nobody accepts from.
+            self._release()
+        with contextlib.suppress(StorageError):  # the pid is for people
+            self._write_address(url, child.pid)
+        return child
+
+    def _bind(self) -> socket.socket:
+        if self._socket is None:
+            try:
+                self._socket = _listen(self._port)
+            except ConfigError:
+                if self.config.port:
+                    raise
+                self._socket = _listen(0)  # somebody took the free port of the last start
+            self._port = self._socket.getsockname()[1]
+        return self._socket
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _write_address(self, url: str, pid: int | None) -> None:
+        document = {"url": url, "model": self.config.name, "pid": pid}
+        _write_private(self._paths.model_address, json.dumps(document))
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Without it a restart fails for a minute on connections in TIME_WAIT.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        in_use = error.errno == errno.EADDRINUSE
+        raise ConfigError(
+            f"port {port} is in use" if in_use else f"port {port}: {error.strerror}",
+            where="agentd.toml: model.port",
+            hint="free it, choose another, or set it to 0 for any free one",
+        ) from error
+    return listening
+
+
+def write_token(path: Path) -> None:
+    """Create the server's token, readable by this user alone, unless there is a good one.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if status.st_uid == os.getuid() and not status.st_mode & 0o077 and status.st_size:
+            return
+    _write_private(path, secrets.token_urlsafe(TOKEN_BYTES))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file as a whole; readers see the old or the new one, other users neither."""
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            hint="free some disk space, or make its folder writable",
+        ) from error
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of workers and model server."""
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",  # what a child printed before it died is worth most
+        "PYTHONFAULTHANDLER": "1",  # a segmentation fault in a library says where
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # nobody's plugins, and 1.4 MB less in each worker
+    }
+
+
+def describe(managed: Managed) -> dict[str, Any]:
+    """Return what `status` says of any child."""
+    life = managed.life
+    return {
+        "state": life.state.value,
+        "stopping": life.stopping,
+        "pid": managed.pid,
+        "since": iso(life.since),
+        "restarts": life.restarts,
+        "crashes": life.crashes,
+        "reason": life.reason,
+        "beat": managed.beat,
+    }

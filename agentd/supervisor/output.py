@@ -1,0 +1,76 @@
+"""What children print, as bounded log lines: no raw file, no flood, no blocked child."""
+
+from agentd.clock import Clock
+from agentd.log import Logger
+
+LINE_BYTES_MAX = 2_000  # a longer printed line is cut
+BURST_LINES = 100  # that are logged at once
+LINES_PER_S = 2.0  # that are logged for ever
+
+
+class Output:
+    """One child's stdout and stderr. Feed it what was read; it logs what fits."""
+
+    def __init__(self, name: str, log: Logger, clock: Clock) -> None:
+        self._name, self._log, self._clock = name, log, clock
+        self._credit = float(BURST_LINES)
+        self._at = clock.monotonic()
+        self._rest = b""
+        self._skipping = False  # inside a line whose start was logged already
+        self._lost_bytes = 0
+        self._last = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what the child printed; it is always taken, so that the child never blocks."""
+        self._refill()
+        self._last = (self._last + data[-LINE_BYTES_MAX:])[-2 * LINE_BYTES_MAX :]
+        if self._credit < 1:
+            self._lost_bytes += len(data)
+            self._rest, self._skipping = b"", not data.endswith(b"\n")
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if self._skipping:
+                self._skipping = False
+                self._lost_bytes += len(line)
+            else:
+                self._line(line)
+        if len(self._rest) > LINE_BYTES_MAX:
+            if not self._skipping:
+                self._line(self._rest)
+            self._rest, self._skipping = b"", True
+
+    def end(self) -> str:
+        """The child is gone: log what is left and return its last line, "" if it said nothing."""
+        if self._rest:
+            self._line(self._rest)
+        self._tell_lost()
+        lines = [line.strip() for line in _text(self._last).splitlines() if line.strip()]
+        self._rest, self._last, self._skipping = b"", b"", False
+        return lines[-1][:300] if lines else ""
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        if self._credit < 1:
+            self._lost_bytes += len(line)
+            return
+        self._tell_lost()
+        self._credit -= 1
+        cut = {"cut_bytes": len(line) - LINE_BYTES_MAX} if len(line) > LINE_BYTES_MAX else {}
+        text = _text(line[:LINE_BYTES_MAX])
+        self._log.info("child.output", agent=self._name, line=text, **cut)
+
+    def _tell_lost(self) -> None:
+        if self._lost_bytes:
+            lost, self._lost_bytes = self._lost_bytes, 0
+            self._log.warning("child.output_lost", agent=self._name, bytes=lost)
+
+    def _refill(self) -> None:
+        now = self._clock.monotonic()
+        self._credit = min(BURST_LINES, self._credit + (now - self._at) * LINES_PER_S)
+        self._at = now
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace").rstrip("\r")

@@ -1,0 +1,228 @@
+"""The supervisor's hand on the bus, in a thread of its own.
+
+SQLite waits up to 30 s for a lock, and a disk can be full for a day. Neither may stop children from
+being watched, so the event loop never touches the database: it hands calls to this one thread.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from agentd.bus import AgentRow, Bus
+from agentd.clock import Clock
+from agentd.errors import AgentdError, StorageError
+from agentd.events import DAEMON, Event, Lane, NewEvent
+from agentd.log import Logger
+from agentd.paths import Paths
+
+T = TypeVar("T")
+
+LANE = Lane(DAEMON, True)
+WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
+RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
+
+
+class BusThread:
+    """A daemon thread that owns a Bus: a locked database never delays the process's exit."""
+
+    def __init__(self, paths: Paths, clock: Clock) -> None:
+        self._paths, self._clock = paths, clock
+        self._calls: queue.SimpleQueue[Callable[[Bus], None] | None] = queue.SimpleQueue()
+
+    async def open(self) -> None:
+        """Open the database, creating or migrating it.
+
+        Raises:
+            NewerDatabase, StorageError: it cannot be used.
+        """
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        thread = threading.Thread(target=self._run, args=(opened,), name="bus", daemon=True)
+        thread.start()
+        await opened
+
+    async def call(self, function: Callable[[Bus], T]) -> T:
+        """Run `function(bus)` in the thread and return what it returns, or raise what it raises."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def work(bus: Bus) -> None:
+            try:
+                result = function(bus)
+            except Exception as error:  # the caller's to judge, whatever it is
+                _settle(future, None, error)
+            else:
+                _settle(future, result, None)
+
+        self._calls.put(work)
+        return await future
+
+    def close(self) -> None:
+        """Let the thread finish its calls and end. Does not wait for it."""
+        self._calls.put(None)
+
+    def _run(self, opened: asyncio.Future[None]) -> None:
+        try:
+            bus = Bus(self._paths.database, clock=self._clock, wake=self._paths.wake)
+        except AgentdError as error:
+            _settle(opened, None, error)
+            return
+        _settle(opened, None, None)
+        while (call := self._calls.get()) is not None:
+            call(bus)
+        bus.close()
+
+
+def _settle(future: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
+    def settle() -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        future.get_loop().call_soon_threadsafe(settle)
+
+
+class Records:
+    """What the supervisor writes to and reads from the bus."""
+
+    def __init__(self, paths: Paths, clock: Clock, log: Logger) -> None:
+        self.lost = 0  # events given up because too many waited
+        self.error = ""  # the last failure, "" once writing works again
+        self._thread = BusThread(paths, clock)
+        self._log = log
+        self._waiting: deque[NewEvent] = deque()
+        self._new = asyncio.Event()
+        self._writing = asyncio.Lock()  # a batch that is being written is not written again
+        self._sender: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Events that are still to be written."""
+        return len(self._waiting)
+
+    async def open(self) -> None:
+        """Open the bus and start writing announced events.
+
+        Raises:
+            NewerDatabase, StorageError: the database cannot be used.
+        """
+        await self._thread.open()
+        await self._thread.call(lambda bus: bus.open_lane(LANE))
+        self._sender = asyncio.create_task(self._send(), name="announce")
+
+    def announce(self, event_type: str, payload: dict[str, Any]) -> None:
+        """Publish an event of the system as soon as the database allows. Never blocks."""
+        if len(self._waiting) >= WAITING_MAX:
+            self._waiting.popleft()
+            self.lost += 1
+        self._waiting.append(NewEvent(event_type, payload))
+        self._new.set()
+
+    async def accept(
+        self,
+        name: str,
+        version: str,
+        *,
+        subscribe: Sequence[str],
+        start: Literal["now", "beginning"],
+    ) -> bool:
+        """Note an accepted version, create cursors; return whether the agent is paused.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+
+        def work(bus: Bus) -> bool:
+            bus.accept(name, version, subscribe=subscribe, start=start)
+            return any(row.paused for row in bus.agents() if row.name == name)
+
+        return await self._thread.call(work)
+
+    async def remove(self, name: str) -> None:
+        """Note that an agent is gone or disabled.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        await self._thread.call(lambda bus: bus.remove(name))
+
+    async def set_paused(self, name: str, paused: bool) -> None:
+        """Keep an agent's pause beyond a restart.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        await self._thread.call(lambda bus: bus.set_paused(name, paused))
+
+    async def agents(self) -> dict[str, AgentRow]:
+        """Return the present agents as the bus knows them.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        rows = await self._thread.call(lambda bus: bus.agents())
+        return {row.name: row for row in rows if row.removed_at is None}
+
+    async def next_command(self) -> Event | None:
+        """Take the next event addressed to the supervisor, None when there is none.
+
+        It is stepped over first: a command that kills us must not kill the next one too.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+
+        def work(bus: Bus) -> Event | None:
+            event = bus.next(LANE)
+            if event is not None:
+                bus.step(LANE, event)
+            return event
+
+        return await self._thread.call(work)
+
+    async def close(self, deadline_s: float) -> None:
+        """Write what still waits, for at most `deadline_s` seconds, and close the bus."""
+        if self._sender is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while self._waiting:
+                    await self._write()
+        self._sender.cancel()
+        if self._waiting:
+            self._log.error("events.lost", count=len(self._waiting), error=self.error)
+        self._thread.close()
+
+    async def _send(self) -> None:
+        retry_s = RETRY_FIRST_S
+        while True:
+            await self._new.wait()
+            if await self._write():
+                retry_s = RETRY_FIRST_S
+            else:
+                await asyncio.sleep(retry_s)  # ends by cancellation
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
+
+    async def _write(self) -> bool:
+        async with self._writing:
+            batch = list(self._waiting)
+            try:
+                await self._thread.call(lambda bus: bus.publish_many(DAEMON, batch, system=True))
+            except StorageError as error:
+                if not self.error:
+                    self._log.error("events.delayed", count=len(batch), error=error.what)
+                self.error = error.what
+                return False
+            self.error = ""
+            written = {id(event) for event in batch}
+            while self._waiting and id(self._waiting[0]) in written:
+                self._waiting.popleft()
+            if not self._waiting:
+                self._new.clear()
+            return True

@@ -1,0 +1,116 @@
+"""Notices changed files: configuration, agent modules, prompts. Without polling in between.
+
+`watchfiles` only wakes us up; what changed is found by comparing file stamps. So a lost event, a
+replaced folder or an overflowing queue costs delay and never a missed change, and the many events
+of one save come out as one change.
+"""
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+import watchfiles
+
+SUFFIXES = (".toml", ".py", ".baml")
+DEBOUNCE_MS = 200  # to gather the events of one save
+STEP_MS = 100  # watchfiles looks so often, at 0.06 % of a core; a quiet step ends the gathering
+LOOK_AGAIN_S = 30.0  # the safety net behind lost events
+UNWATCHED_S = 1.5  # between looks where no watcher can be had
+
+Stamp = tuple[int, int, int, int]  # modified ns, changed ns, size, inode
+
+
+def stamps(folders: Sequence[Path]) -> dict[Path, Stamp]:
+    """Return every watched file in `folders` themselves: TOML, Python, BAML; not hidden ones.
+
+    What lies deeper is nobody's: a link to `/` or a checkout among the files must cost nothing.
+    """
+    found: dict[Path, Stamp] = {}
+    for folder in folders:
+        try:
+            paths = list(folder.iterdir())
+        except OSError:
+            continue  # not there yet, or gone
+        for path in paths:
+            if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
+                continue
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # gone in between, or a dangling link
+            found[path] = (
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_size,
+                status.st_ino,
+            )
+    return found
+
+
+def differences(old: Mapping[Path, Stamp], new: Mapping[Path, Stamp]) -> frozenset[Path]:
+    """Return the files that are new, gone or different."""
+    return frozenset(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+
+
+async def changes(
+    folders: Sequence[Path], known: Mapping[Path, Stamp], stop: asyncio.Event
+) -> AsyncGenerator[frozenset[Path], None]:
+    """Yield the sets of changed files in `folders`, starting from the stamps `known`.
+
+    A folder that does not exist yet is picked up within `LOOK_AGAIN_S`, and so is a change that
+    the watcher missed. Ends when `stop` is set.
+    """
+    while not stop.is_set():
+        watched = _inodes(folders)
+        # Between the caller's stamps and the start of the watcher something may have changed.
+        new = stamps(folders)
+        if changed := differences(known, new):
+            yield changed
+        known = new
+        if not watched:
+            await _wait(stop, LOOK_AGAIN_S)
+            continue
+        try:
+            async for _ in watchfiles.awatch(
+                *watched,
+                watch_filter=_interesting,
+                debounce=DEBOUNCE_MS,
+                step=STEP_MS,
+                rust_timeout=int(LOOK_AGAIN_S * 1000),
+                yield_on_timeout=True,
+                stop_event=stop,
+                recursive=False,
+            ):
+                new = stamps(folders)
+                if changed := differences(known, new):
+                    yield changed
+                known = new
+                if _inodes(folders) != watched:
+                    break  # a folder came, went or was replaced: watch the new ones
+        except (OSError, RuntimeError, ExceptionGroup):
+            # A folder went at this moment; the system has no watcher left for us (128 a user on
+            # Linux); a file's name is not UTF-8. The last two are RuntimeErrors. Look ourselves.
+            await _wait(stop, UNWATCHED_S)
+
+
+def _inodes(folders: Sequence[Path]) -> dict[Path, int]:
+    found = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not there yet, or gone
+            status = folder.stat()
+            if stat.S_ISDIR(status.st_mode):
+                found[folder] = status.st_ino
+    return found
+
+
+def _interesting(_change: watchfiles.Change, path: str) -> bool:
+    return not path.rsplit("/", 1)[-1].startswith(".")
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

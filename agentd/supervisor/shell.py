@@ -1,0 +1,366 @@
+"""`agentd run`: starts everything in order; reacts to signals, files, commands; stops in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from agentd import __version__, log
+from agentd.bus.dead import short_error
+from agentd.bus.wake import Waker
+from agentd.clock import Clock, iso
+from agentd.config import DaemonConfig, load_daemon
+from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.events import DAEMON, Event
+from agentd.paths import Paths, shipped
+from agentd.states import WorkerState
+from agentd.supervisor.admissions import Admissions, Problem
+from agentd.supervisor.agents import Agents
+from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.model import NAME as MODEL
+from agentd.supervisor.model import ModelHost
+from agentd.supervisor.records import Records
+from agentd.supervisor.reload import changes, stamps
+from agentd.supervisor.restart import Ended, Life, Rules
+
+COMMAND_MAX_AGE_S = 60.0  # an older command is nobody's wish any more
+GUARD_S = 2.0  # between looks whether this home is still ours
+MODEL_LOOK_S = 2.0  # between looks for a model that is not pulled yet; no looks otherwise
+# A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
+WORKERS_STOP_S = 4.5
+MODEL_STOP_S = 3.0
+RECORDS_STOP_S = 0.5
+KILLED_S = 0.5  # for killed groups to be gone
+
+
+class Supervisor:
+    """One run of the supervisor, in one event loop."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: DaemonConfig,
+        commands: Commands,
+        clock: Clock,
+        logger: log.Logger,
+    ) -> None:
+        self._paths, self._config, self._clock, self._log = paths, config, clock, logger
+        self._since = clock.now()
+        self._problem: Problem | None = None  # of agentd.toml as it is now
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None  # a bug in a background job
+        self._signals = 0
+        self._obeying = asyncio.Lock()
+        self._work: set[asyncio.Task[None]] = set()
+        self._reaper = Reaper()
+        self._records = Records(paths, clock, logger)
+        rules = Rules.of(config.supervisor)
+        self._agents = Agents(
+            paths,
+            commands,
+            rules,
+            self._records,
+            Admissions(paths, commands, self._reaper, clock),
+            self._reaper,
+            self._changed,
+            log=logger,
+            clock=clock,
+        )
+        self._model = ModelHost(
+            paths,
+            config,
+            commands,
+            Life(rules, clock, random.Random()),
+            self._reaper,
+            self._changed,
+            log=logger,
+            clock=clock,
+        )
+
+    async def run(self) -> None:
+        """Start, wait for a signal, stop.
+
+        Raises:
+            ConfigError: the model server's port is in use.
+            StorageError: the database cannot be used, or was removed while we ran.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        self._reaper.attach(loop)
+        self._model.prepare()
+        await self._records.open()
+        waker = Waker(self._paths.wake, DAEMON)
+        server = await self._serve_status()
+        with contextlib.suppress(FileNotFoundError):
+            (self._paths.run / "failed.json").unlink()
+        self._log.info("supervisor.started", pid=os.getpid(), version=__version__)
+        known = stamps(self._watched())
+        loop.add_reader(waker.fileno(), self._on_wake, waker)
+        self._model.start()
+        self._agents.scan()
+        self._spawn(self._agents.forget())
+        for job in (self._watch(known), self._poll(), self._look_for_model(), self._guard()):
+            self._spawn(job)
+        await self._stop.wait()
+        self._log.info("supervisor.stopping")
+        loop.remove_reader(waker.fileno())
+        await self._stop_children()
+        server.close()  # until here, `status` could say that it stops
+        await self._end_work()
+        await self._records.close(RECORDS_STOP_S)
+        waker.close()
+        self._model.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._paths.status_socket.unlink()
+        self._log.info("supervisor.stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    # --- stopping
+
+    def _on_stop_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+        if self._signals > 1:
+            self._log.warning("supervisor.killing")
+            self._agents.kill()
+            self._model.managed.kill()
+
+    async def _stop_children(self) -> None:
+        """Workers first, so that their last calls are answered; then the model server."""
+        grace_s = self._config.supervisor.stop_grace.total_seconds()
+        try:
+            async with asyncio.timeout(WORKERS_STOP_S + KILLED_S):
+                await self._agents.stop(min(grace_s, WORKERS_STOP_S))
+        except TimeoutError:
+            self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
+        managed = self._model.managed
+        managed.stop(
+            WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MODEL_STOP_S + KILLED_S):
+                await managed.gone()
+
+    async def _end_work(self) -> None:
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    # --- reacting
+
+    def _changed(self, managed: Managed, ended: Ended | None) -> None:
+        """A child changed its state: log it, and tell the bus where agents are concerned."""
+        life, name = managed.life, managed.name
+        state = life.state
+        write = self._log.warning if ended in (Ended.CRASHED, Ended.PARKED) else self._log.info
+        keys = {"reason": life.reason, "pid": managed.pid, "exit": managed.code}
+        shown = {key: value for key, value in keys.items() if value not in (None, "")}
+        write("worker.state", agent=name, state=state.value, restarts=life.restarts, **shown)
+        if name == MODEL:
+            return
+        if state is WorkerState.RUNNING and ended is None:
+            slot = self._agents.slots.get(name)
+            version = slot.version if slot else ""
+            self._tell("agent.started", agent=name, version=version, pid=managed.pid)
+        if ended in (Ended.CRASHED, Ended.PARKED):
+            code = managed.code
+            self._tell(
+                "agent.crashed",
+                agent=name,
+                exit=code if code is not None and code >= 0 else None,
+                signal=-code if code is not None and code < 0 else None,
+                restarts=life.restarts,
+                reason=short_error(life.reason),
+            )
+        if ended is Ended.PARKED:
+            self._tell("agent.parked", agent=name, reason=short_error(life.reason))
+
+    def _tell(self, event_type: str, **payload: Any) -> None:
+        self._records.announce(event_type, payload)
+
+    def _on_reload(self, name: str | None = None) -> None:
+        if self._stop.is_set():
+            return  # it would start again what has just stopped
+        self._log.info("supervisor.reloading")
+        self._reload_config()
+        self._model.retry()
+        self._agents.reload(name)
+
+    def _on_wake(self, waker: Waker) -> None:
+        waker.drain()
+        self._spawn(self._take_commands())
+
+    async def _poll(self) -> None:
+        """The safety net behind the wake-up socket."""
+        while True:
+            await self._take_commands()
+            await asyncio.sleep(self._config.bus.poll.total_seconds())  # ends by cancellation
+
+    async def _look_for_model(self) -> None:
+        while True:
+            await asyncio.sleep(MODEL_LOOK_S)  # ends by cancellation
+            self._model.look_again()
+
+    async def _guard(self) -> None:
+        """Give up when somebody removes the run folder or the database.
+
+        Without our lock's file a second supervisor could start here; and what this one writes into
+        a database that has no name any more is lost when it stops.
+        """
+        files = (self._paths.lock, self._paths.database)
+        ours = {path: _inode(path) for path in files}
+        while True:
+            await asyncio.sleep(GUARD_S)  # ends by cancellation
+            for path, inode in ours.items():
+                if _inode(path) != inode:
+                    raise StorageError(
+                        "this file was removed or replaced while agentd ran",
+                        where=str(path),
+                        hint="stop agentd before you touch its folders, and start it again",
+                    )
+
+    async def _watch(self, known: dict[Any, Any]) -> None:
+        async for files in changes(self._watched(), known, self._stop):
+            self._log.info("files.changed", files=sorted(str(path) for path in files)[:20])
+            if self._paths.daemon_file in files:
+                self._reload_config()
+            self._agents.files_changed(files - {self._paths.daemon_file})
+
+    def _watched(self) -> list[Any]:
+        paths = self._paths
+        own = [paths.config, paths.agents_d, paths.agents, paths.baml_src]
+        return [*own, shipped() / "agents", shipped() / "baml_src"]
+
+    # --- commands
+
+    async def _take_commands(self) -> None:
+        try:
+            async with self._obeying:  # one after the other, in their order
+                while (event := await self._records.next_command()) is not None:
+                    if not self._stop.is_set():
+                        await self._obey(event)
+        except StorageError as error:
+            self._log.error("commands.delayed", error=error.what)
+
+    async def _obey(self, event: Event) -> None:
+        name = event.payload.get("agent")
+        age_s = (self._clock.now() - event.created_at).total_seconds()
+        keys = {"type": event.event_type, "event_id": event.id, "target": name}
+        if age_s > COMMAND_MAX_AGE_S:
+            self._log.warning("command.expired", age_s=round(age_s), **keys)
+            return
+        self._log.info("command", **keys)
+        match event.event_type, name:
+            case "agentd.reload", (None | str()):
+                self._on_reload(name)
+            case (("agentd.resume" | "agentd.restart"), "model"):
+                self._model.retry()
+                if event.event_type == "agentd.restart":
+                    self._model.managed.restart()
+            case "agentd.pause", str():
+                await self._agents.pause(name)
+            case "agentd.resume", str():
+                await self._agents.resume(name)
+            case "agentd.restart", str():
+                self._agents.restart(name)
+            case _:
+                self._log.warning("command.unknown", **keys)
+
+    # --- configuration
+
+    def _reload_config(self) -> None:
+        """Apply agentd.toml as it is now; a wrong one changes nothing."""
+        try:
+            new = load_daemon(self._paths.daemon_file)
+            self._model.reconfigure(new)
+        except (ConfigError, StorageError) as error:
+            self._problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            self._log.error("config.refused", **self._problem)
+            return
+        repaired = self._problem is not None
+        old, self._config, self._problem = self._config, new, None
+        changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(old, key)]
+        if repaired or changed:
+            self._agents.configured(everyone="model" in changed)
+        if not changed:
+            return
+        log.set_limits(new.logs)
+        self._agents.set_rules(Rules.of(new.supervisor))
+        self._model.managed.life.rules = Rules.of(new.supervisor)
+        # Workers and model server read these tables when they start.
+        later = [key for key in changed if key in ("logs", "bus")]
+        self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)
+
+    # --- status
+
+    async def _serve_status(self) -> asyncio.Server:
+        path = self._paths.status_socket
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # a dead supervisor's: we hold the lock
+        try:
+            server = await asyncio.start_unix_server(self._answer_status, path)
+            path.chmod(0o600)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the status socket: {error}",
+                where=str(path),
+                hint="make its folder writable, and its path shorter than 104 bytes",
+            ) from error
+        return server
+
+    async def _answer_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A reader that never reads is dropped: the document fits the socket's buffer or waits.
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(5.0):
+                writer.write(json.dumps(self.document()).encode())
+                await writer.drain()
+        writer.close()
+
+    def document(self) -> dict[str, Any]:
+        """Return everything that `agentd status` shows."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "since": iso(self._since),
+            "home": str(self._paths.user),
+            "stopping": self._stop.is_set(),
+            "problem": self._problem,
+            "model": self._model.document(),
+            "agents": self._agents.document(),
+            "events": {
+                "waiting": self._records.waiting,
+                "lost": self._records.lost,
+                "error": self._records.error,
+            },
+            "log_lines_dropped": log.dropped(),
+        }
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._work.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        """A background job ended. An error stops the daemon; if it is a bug, it is logged here."""
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, AgentdError):
+                self._log.critical("supervisor.broken", exc_info=error)
+            self._failure = error
+            self._stop.set()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,278 @@
+"""A real supervisor with small real children, for tests: run as a script, or imported.
+
+What a fake worker does stands in its configuration file: `does = "idle"`. The model server and the
+admission are fakes as well; supervisor, processes, signals, bus and files are the real ones.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from agentd.config import load_daemon
+from agentd.errors import AgentdError, ConfigError, NotRunning
+from agentd.paths import Paths, discover
+from agentd.process import Heart, child_side
+from agentd.status import query
+
+FILE = Path(__file__).resolve()
+DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
+QUICK = (
+    "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
+)
+
+
+def wait_for(condition: Callable[[], Any], what: str = "", deadline_s: float = DEADLINE_S) -> Any:
+    """Return what `condition` returns once that is true; fail after the deadline."""
+    until = time.monotonic() + deadline_s
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < until, f"waited in vain: {what}"
+        pause.wait(0.01)
+    return found
+
+
+def state(pid: int) -> str:
+    """The letter that ps shows: R running, S sleeping, T stopped, Z zombie; "" for no process."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    return state(pid) not in ("", "Z")
+
+
+def suspend(pid: int) -> None:
+    """SIGSTOP a process and wait until it stands still, which takes it a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: state(pid) == "T", "it stands still")
+
+
+class Daemon:
+    """A supervisor process in a home of its own."""
+
+    def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.environment = {**os.environ, "AGENTD_HOME": str(home), **(environment or {})}
+        self.paths: Paths = discover({"AGENTD_HOME": str(home)})
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *, wait: bool = True) -> "Daemon":
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, str(FILE), "run"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if wait:
+            wait_for(lambda: self.pid == self.status().get("pid"), "the supervisor answers")
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def status(self) -> dict[str, Any]:
+        try:
+            return query(self.paths)
+        except NotRunning:
+            assert self.process is not None
+            assert self.process.poll() is None, self.process.communicate()
+            return {}
+
+    def agent(self, name: str) -> dict[str, Any]:
+        agents = self.status().get("agents", [])
+        return next((agent for agent in agents if agent["name"] == name), {})
+
+    def wait_state(self, name: str, state: str) -> dict[str, Any]:
+        """Wait until an agent is in `state`; return what status says of it."""
+
+        def reached() -> dict[str, Any] | None:
+            agent = self.agent(name)
+            return agent if agent.get("state") == state and not agent["stopping"] else None
+
+        try:
+            found: dict[str, Any] = wait_for(reached, f"{name} {state}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.agent(name)}") from error
+        return found
+
+    def drop(self, name: str, does: str = "idle", more: str = "") -> None:
+        """Write an agent's file the way editors do: beside it, then renamed over it."""
+        self.paths.agents_d.mkdir(parents=True, exist_ok=True)
+        path = self.paths.agents_d / f"{name}.toml"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(f'agent = "{name}"\ndoes = "{does}"\n{more}')
+        temporary.replace(path)
+
+    def configure(self, text: str = QUICK) -> None:
+        """Write agentd.toml."""
+        self.paths.config.mkdir(parents=True, exist_ok=True)
+        self.paths.daemon_file.write_text(text)
+
+    def stop(self) -> int:
+        """Stop it by SIGTERM and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate(timeout=DEADLINE_S)
+
+    def log(self, event: str, name: str = "agentd") -> list[dict[str, Any]]:
+        """Return the lines of one event."""
+        path = self.paths.logs / f"{name}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def events(self, event_type: str) -> list[dict[str, Any]]:
+        """Return the payloads of one type of event, by way of SQL as anybody would."""
+        with contextlib.closing(apsw.Connection(str(self.paths.database))) as db:
+            db.set_busy_timeout(10_000)
+            rows = db.execute(
+                "SELECT payload FROM outbox WHERE event_type = ? ORDER BY id", (event_type,)
+            )
+            return [json.loads(payload) for (payload,) in rows]
+
+
+@contextlib.contextmanager
+def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Daemon]:
+    """A supervisor that is gone when the test is."""
+    one = Daemon(home, environment)
+    one.configure()
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+# --- the children --------------------------------------------------------------------------------
+
+
+def _run() -> int:
+    from agentd.supervisor import Commands, run
+
+    child_side()  # as `agentd run` does, for the demo
+    here = [sys.executable, str(FILE)]
+    commands = Commands(
+        worker=lambda name, version: [*here, "worker", name, version],
+        model_server=lambda fd, config: [*here, "model", str(fd)],
+        admission=lambda name: [*here, "admission", name],
+    )
+    try:
+        run(discover(), commands=commands)
+    except AgentdError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _admission(name: str) -> int:
+    child_side()
+    paths = discover()
+    path = paths.agents_d / f"{name}.toml"
+    try:
+        text = path.read_text()
+        table = tomllib.loads(text)
+        does = table["does"]
+    except (OSError, ValueError, KeyError) as error:
+        problem = {"what": f"wrong: {error!r}", "where": str(path), "hint": "correct it"}
+        print(json.dumps({"ok": False, "waiting": False, "error": problem}))
+        return 78
+    if does == "hang the check":
+        threading.Event().wait()
+    if does == "kill the check":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    needs = table.get("needs")
+    if needs and not (paths.agents / needs).exists():
+        problem = {"what": f"{needs} is missing", "where": str(path), "hint": f"write {needs}"}
+        print(json.dumps({"ok": False, "waiting": True, "error": problem}))
+        return 78
+    text += (paths.agents / needs).read_text() if needs else ""
+    version = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = paths.versions / name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "does").write_text(does)
+    print("a module may print while it is imported")
+    enabled = table.get("enabled", True)
+    print(json.dumps({"ok": True, "version": version, "enabled": enabled, "subscribe": []}))
+    return 0
+
+
+def _worker(name: str, version: str) -> int:
+    heart = child_side()
+    does = (discover().versions / name / version / "does").read_text()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if does == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if does == "break its promise":
+        heart.beat(0.1)
+        stop.wait()
+    if does == "read agentd.toml":
+        try:
+            load_daemon(discover().daemon_file)
+        except ConfigError as error:
+            heart.problem(error)
+            return error.exit_code
+    if does == "wrong":
+        heart.problem(ConfigError("params.repo: no such folder", where="x.toml", hint="write it"))
+        return 78
+    heart.beat(5, "idle", version=version)
+    if does == "say half a character":
+        heart.problem(ConfigError("half: \ud800"))
+        return 78
+    if does == "crash":
+        print("the last thing it says")
+        return 1
+    if does == "fault":
+        return 75
+    if does == "have children":
+        child = subprocess.Popen(["sleep", "600"])
+        (discover().data / f"{name}.grandchild").write_text(str(child.pid))
+    if does == "flood":
+        block = b"x" * 79 + b"\n"
+        while not stop.is_set():
+            os.write(1, block * 1000)
+            heart.beat(5)
+    while not stop.wait(1):
+        heart.beat(5)
+    return 0
+
+
+def _model(fd: str) -> int:
+    import socket
+
+    heart: Heart = child_side()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    listening = socket.socket(fileno=int(fd))
+    assert listening.getsockname()[0] == "127.0.0.1"
+    heart.beat(5, "idle")
+    while not stop.wait(1):
+        heart.beat(5, "idle")
+    return 0
+
+
+if __name__ == "__main__":
+    roles = {"run": _run, "worker": _worker, "model": _model, "admission": _admission}
+    sys.exit(roles[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]

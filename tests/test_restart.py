@@ -1,0 +1,175 @@
+"""The restart rules, walked through with a clock in hand."""
+
+import random
+
+from agentd.config import SupervisorConfig
+from agentd.states import WorkerState
+from agentd.supervisor.restart import BEAT_GRACE_S, START_S, Due, Ended, Life, Rules
+from agentd.testing import ManualClock
+
+RULES = Rules(backoff_first_s=1, backoff_max_s=8, healthy_after_s=30, crashes=5, stop_grace_s=5)
+
+
+def running(clock: ManualClock, promise_s: float = 10) -> Life:
+    life = Life(RULES, clock, random.Random(1))
+    life.spawned()
+    assert life.beat(promise_s)
+    return life
+
+
+def test_the_first_beat_makes_it_running() -> None:
+    """STARTING ends with the first beat; later beats only move the deadline."""
+    clock = ManualClock()
+    life = Life(RULES, clock, random.Random(1))
+    seen = [life.state]
+    life.spawned()
+    seen.append(life.state)
+    assert life.beat(10)
+    seen.append(life.state)
+    assert seen == [WorkerState.STOPPED, WorkerState.STARTING, WorkerState.RUNNING]
+    assert not life.beat(10)
+
+
+def test_backoff_doubles_with_jitter_up_to_its_cap() -> None:
+    """Waits grow 1, 2, 4, 8, 8 s, each shortened by at most a fifth, so that agents spread out."""
+    clock = ManualClock()
+    life = Life(RULES, clock, random.Random(1))
+    waits = []
+    for _ in range(6):
+        life.spawned()
+        life.beat(10)
+        assert life.exited(75) is Ended.CRASHED
+        assert life.deadline is not None
+        waits.append(life.deadline - clock.monotonic())
+        clock.advance(life.deadline - clock.monotonic())
+        assert life.due() is Due.START
+    for wait, most in zip(waits, (1, 2, 4, 8, 8, 8), strict=True):
+        assert 0.8 * most <= wait <= most
+    assert len(set(waits)) == len(waits)
+
+
+def test_a_crash_loop_is_parked_and_says_why() -> None:
+    """After so many crashes in a row nobody restarts it, and the reason names the last one."""
+    clock = ManualClock()
+    life = running(clock)
+    for _ in range(4):
+        assert life.exited(-11) is Ended.CRASHED
+        life.spawned()
+        life.beat(10)
+    assert life.exited(1, "ValueError: no") is Ended.PARKED
+    assert life.state is WorkerState.PARKED
+    assert life.reason == "crash loop: 5 crashes in a row, the last: exit 1: ValueError: no"
+    assert life.deadline is None
+
+
+def test_a_passing_fault_never_parks() -> None:
+    """Exit 75 says that trying again helps: backoff only, for as long as it takes."""
+    life = running(ManualClock())
+    for _ in range(50):
+        assert life.exited(75) is Ended.CRASHED
+        life.spawned()
+    assert life.state is WorkerState.STARTING
+
+
+def test_a_bad_configuration_is_parked_at_once() -> None:
+    """Exit 78 says that trying again is useless until a person changes something."""
+    life = running(ManualClock())
+    assert life.exited(78, "params.repo: no such folder") is Ended.PARKED
+    assert life.reason == "exit 78: params.repo: no such folder"
+    assert life.restarts == 0
+
+
+def test_a_healthy_period_forgives() -> None:
+    """Crashes count in a row: up long enough, and the count starts anew."""
+    clock = ManualClock()
+    life = running(clock)
+    for _ in range(20):
+        clock.advance(31)
+        assert life.exited(1) is Ended.CRASHED
+        assert life.crashes == 1
+        life.spawned()
+        life.beat(1e6)
+
+
+def test_a_broken_promise_is_a_hang() -> None:
+    """Past the promise and its grace it is to be killed; the exit is then a crash, called hung."""
+    clock = ManualClock()
+    life = running(clock, promise_s=10)
+    clock.advance(10 + BEAT_GRACE_S - 0.1)
+    assert life.due() is None
+    clock.advance(0.2)
+    assert life.due() is Due.HUNG
+    assert not life.beat(10), "a beat after the verdict does not bring it back"
+    assert life.exited(-9) is Ended.CRASHED
+    assert life.reason.startswith("hung: broke its promise to beat within 10 s")
+
+
+def test_no_first_beat_is_a_hang() -> None:
+    """A child that never beats is not STARTING for ever."""
+    clock = ManualClock()
+    life = Life(RULES, clock, random.Random(1))
+    life.spawned()
+    clock.advance(START_S)
+    assert life.due() is Due.HUNG
+    life.exited(-9)
+    assert "no beat within 60 s of its start" in life.reason
+
+
+def test_a_supervisor_that_slept_blames_nobody() -> None:
+    """After a long sleep of the machine all promises look broken: they get their time again."""
+    clock = ManualClock()
+    life = running(clock, promise_s=10)
+    clock.advance(3600)
+    life.late(3600 - 15)
+    assert life.due() is None
+    clock.advance(BEAT_GRACE_S + 0.1)
+    assert life.due() is Due.HUNG
+
+
+def test_an_asked_stop_is_no_crash_and_has_a_grace() -> None:
+    """It rests where it was asked to; past the grace it is to be killed."""
+    clock = ManualClock()
+    life = running(clock)
+    assert life.stop(WorkerState.PAUSED, "paused by a person")
+    assert not life.stop(WorkerState.PAUSED, "again"), "it was told already"
+    clock.advance(5)
+    assert life.due() is Due.KILL
+    assert life.exited(-9) is Ended.STOPPED
+    assert (life.state, life.reason) == (WorkerState.PAUSED, "again")
+    assert life.restarts == life.crashes == 0
+
+
+def test_a_stop_for_a_restart_starts_again_at_once() -> None:
+    """A changed version restarts without a backoff."""
+    life = running(ManualClock())
+    life.stop(WorkerState.STARTING)
+    assert life.exited(0) is Ended.AGAIN
+
+
+def test_a_stop_overrides_a_restart() -> None:
+    """The last word counts: removed while it was restarting, it does not come back."""
+    life = running(ManualClock())
+    life.stop(WorkerState.STARTING)
+    life.stop(WorkerState.STOPPED, "its file was removed")
+    assert life.exited(0) is Ended.STOPPED
+    assert life.state is WorkerState.STOPPED
+
+
+def test_an_exit_with_0_unasked_counts_as_a_crash() -> None:
+    """A worker has no reason to end by itself; one that does would otherwise be gone silently."""
+    life = running(ManualClock())
+    assert life.exited(0) is Ended.CRASHED
+    assert life.reason == "exited unasked"
+
+
+def test_a_child_that_cannot_be_started_backs_off() -> None:
+    """No memory, no descriptors: tried again later, parked in the end."""
+    life = Life(RULES, ManualClock(), random.Random(1))
+    assert life.unstartable("Too many open files") is Ended.CRASHED
+    assert life.reason == "cannot be started: Too many open files"
+
+
+def test_the_rules_come_from_the_configuration() -> None:
+    """[supervisor] of agentd.toml, in seconds."""
+    rules = Rules.of(SupervisorConfig())
+    assert rules == Rules(1, 60, 30, 8, 5)

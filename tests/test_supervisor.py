@@ -1,0 +1,674 @@
+"""The supervisor as a real process: files, signals, crashes, kills. Only its children are fakes."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentd.bus import Bus
+from agentd.errors import NotRunning
+from agentd.events import DAEMON, PERSON, NewEvent
+from agentd.process import Child
+from agentd.states import Priority
+from agentd.status import query
+from tests.supervised import FILE, QUICK, Daemon, alive, daemon, suspend, wait_for
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Daemon]:
+    with daemon(tmp_path) as one:
+        yield one
+
+
+def pull_model(one: Daemon) -> None:
+    """Make it look as if the default model was on disk."""
+    folder = one.paths.models / "smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+
+
+def command(one: Daemon, name: str, **payload: str) -> None:
+    """Send a command as `agentd pause NAME` does."""
+    bus = Bus(one.paths.database, wake=one.paths.wake)
+    event = NewEvent(f"agentd.{name}", payload, target=DAEMON)
+    bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
+    bus.close()
+
+
+# --- files come, change and go
+
+
+def test_a_dropped_file_starts_an_agent_within_2_seconds(supervisor: Daemon) -> None:
+    """The promise of the drop-in folder, and the event that tells of it."""
+    supervisor.start()
+    began = time.monotonic()
+    supervisor.drop("one")
+    agent = supervisor.wait_state("one", "RUNNING")
+    assert time.monotonic() - began < 2
+    wait_for(lambda: supervisor.events("agent.started"), "the bus hears of it")
+    expected = {"agent": "one", "version": agent["version"], "pid": agent["pid"]}
+    assert supervisor.events("agent.started") == [expected]
+
+
+def test_a_change_restarts_only_that_agent(supervisor: Daemon) -> None:
+    """And a save that changes nothing restarts nobody."""
+    supervisor.drop("one")
+    supervisor.drop("two")
+    supervisor.start()
+    one, two = supervisor.wait_state("one", "RUNNING"), supervisor.wait_state("two", "RUNNING")
+    supervisor.drop("one", more="# changed")
+
+    def changed() -> bool:
+        agent = supervisor.agent("one")
+        return bool(agent["state"] == "RUNNING" and agent["pid"] != one["pid"])
+
+    wait_for(changed, "one runs anew")
+    assert supervisor.agent("two")["pid"] == two["pid"]
+    assert not alive(one["pid"])
+    now = supervisor.agent("one")
+    checks = len(supervisor.log("files.changed"))
+    supervisor.drop("one", more="# changed")
+    wait_for(lambda: len(supervisor.log("files.changed")) > checks, "the save is noticed")
+    wait_for(lambda: not supervisor.agent("one")["checking"], "it is checked")
+    assert supervisor.agent("one")["pid"] == now["pid"]
+
+
+def test_a_removed_file_stops_its_agent(supervisor: Daemon) -> None:
+    """Removed means gone: process, status and the bus's list."""
+    supervisor.drop("one")
+    supervisor.start()
+    agent = supervisor.wait_state("one", "RUNNING")
+    (supervisor.paths.agents_d / "one.toml").unlink()
+    wait_for(lambda: not supervisor.agent("one"), "it leaves the status")
+    wait_for(lambda: not alive(agent["pid"]), "it is stopped")
+    wait_for(lambda: supervisor.log("agent.removed"), "it is removed")
+    bus = Bus(supervisor.paths.database)
+    assert [row.removed_at is not None for row in bus.agents()] == [True]
+    bus.close()
+
+
+def test_a_file_that_comes_back_at_once_runs_again(supervisor: Daemon) -> None:
+    """Some editors delete and write anew: the second worker waits for the first to go."""
+    supervisor.drop("one")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    for _ in range(3):
+        (supervisor.paths.agents_d / "one.toml").unlink()
+        supervisor.drop("one", more="# again")
+
+    def again() -> bool:
+        agent = supervisor.agent("one")
+        return bool(agent.get("state") == "RUNNING" and agent["pid"] != first["pid"])
+
+    wait_for(again, "it runs again")
+    assert not alive(first["pid"])
+    bus = Bus(supervisor.paths.database)
+    assert [row.removed_at for row in bus.agents()] == [None]
+    bus.close()
+
+
+def test_a_wrong_file_disables_only_itself(supervisor: Daemon) -> None:
+    """INVALID, with what, where and a hint; the others run; the correction starts it."""
+    supervisor.drop("good")
+    supervisor.paths.agents_d.joinpath("bad.toml").write_text("does = [half a fi")
+    supervisor.start()
+    supervisor.wait_state("good", "RUNNING")
+    bad = supervisor.wait_state("bad", "INVALID")
+    assert bad["problem"]["where"] == str(supervisor.paths.agents_d / "bad.toml")
+    assert bad["problem"]["hint"] == "correct it"
+    supervisor.drop("bad")
+    assert supervisor.wait_state("bad", "RUNNING")["problem"] is None
+
+
+def test_a_pipe_among_the_files_blocks_nobody(supervisor: Daemon) -> None:
+    """Opening a pipe waits for its writer, and the supervisor looks into each file."""
+    supervisor.paths.agents_d.mkdir(parents=True)
+    os.mkfifo(supervisor.paths.agents_d / "pipe.toml")
+    supervisor.drop("one")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    assert supervisor.agent("pipe")["state"] == "STOPPED"
+
+
+def test_checks_that_hang_delay_no_other(supervisor: Daemon) -> None:
+    """Modules that never finish importing may take every slot; each gives it back soon."""
+    for name in ("a", "b", "c"):
+        supervisor.drop(name, "hang the check")
+    supervisor.drop("d")
+    supervisor.start()
+    supervisor.wait_state("d", "RUNNING")
+    assert supervisor.agent("a")["checking"]
+
+
+def test_a_corrected_file_does_not_wait_for_its_hanging_check(supervisor: Daemon) -> None:
+    """A person who mends the module sees it start at once, not when the old check is given up."""
+    supervisor.drop("one", "hang the check")
+    supervisor.start()
+    wait_for(lambda: (supervisor.paths.locks / "one.admission.lock").exists(), "the check runs")
+    supervisor.drop("one")
+    began = time.monotonic()
+    supervisor.wait_state("one", "RUNNING")
+    assert time.monotonic() - began < 5
+
+
+def test_a_file_removed_while_nobody_ran_is_an_agent_gone(supervisor: Daemon) -> None:
+    """Else events could be sent to it for ever, and its cursors would hold back pruning."""
+    for name in ("one", "two"):
+        supervisor.drop(name)
+    supervisor.start()
+    for name in ("one", "two"):
+        supervisor.wait_state(name, "RUNNING")
+    supervisor.stop()
+    (supervisor.paths.agents_d / "two.toml").unlink()
+    supervisor.start()
+
+    def removed() -> list[bool]:
+        with contextlib.closing(Bus(supervisor.paths.database)) as bus:
+            return [row.removed_at is not None for row in bus.agents()]
+
+    wait_for(lambda: removed() == [False, True], "only two is removed")
+
+
+@pytest.mark.parametrize("file", ["lock", "database"])
+def test_a_home_that_is_removed_stops_the_supervisor(supervisor: Daemon, file: str) -> None:
+    """Without its lock a second one could start; into a removed database events only vanish."""
+    supervisor.drop("one")
+    supervisor.start()
+    pid = supervisor.wait_state("one", "RUNNING")["pid"]
+    path: Path = getattr(supervisor.paths, file)
+    path.unlink()
+    assert supervisor.process is not None
+    _, error = supervisor.process.communicate(timeout=20)
+    assert supervisor.process.returncode == 75
+    assert str(path) in error and "was removed" in error and "Traceback" not in error
+    wait_for(lambda: not alive(pid), "the worker is gone")
+
+
+def test_a_wrong_change_keeps_the_last_good_version_running(supervisor: Daemon) -> None:
+    """Also for a supervisor that starts anew and finds the wrong file."""
+    supervisor.drop("one")
+    supervisor.start()
+    good = supervisor.wait_state("one", "RUNNING")
+    supervisor.paths.agents_d.joinpath("one.toml").write_text("nonsense")
+    wait_for(lambda: supervisor.agent("one")["problem"], "the problem is shown")
+    now = supervisor.agent("one")
+    assert (now["state"], now["pid"], now["version"]) == ("RUNNING", good["pid"], good["version"])
+    assert supervisor.stop() == 0
+    supervisor.start()
+    again = supervisor.wait_state("one", "RUNNING")
+    assert again["version"] == good["version"]
+    assert again["problem"]
+
+
+def test_a_file_waits_for_its_module(supervisor: Daemon) -> None:
+    """A TOML that arrives first waits; the module starts it; a changed module restarts it."""
+    supervisor.start()
+    supervisor.drop("one", more='needs = "one.py"')
+    waiting = supervisor.wait_state("one", "WAITING")
+    assert waiting["problem"]["what"] == "one.py is missing"
+    module = supervisor.paths.agents / "one.py"
+    module.write_text("x = 1")
+    first = supervisor.wait_state("one", "RUNNING")
+    module.write_text("x = 2")
+    wait_for(lambda: supervisor.agent("one")["version"] != first["version"], "a new version")
+    assert supervisor.wait_state("one", "RUNNING")["pid"] != first["pid"]
+
+
+def test_a_disabled_agent_is_checked_and_not_started(supervisor: Daemon) -> None:
+    """`enabled = false` stops it; true starts it again."""
+    supervisor.drop("one", more="enabled = false")
+    supervisor.start()
+    wait_for(lambda: supervisor.agent("one").get("enabled") is False, "it is checked")
+    stopped = supervisor.wait_state("one", "STOPPED")
+    assert stopped["reason"] == "enabled = false in its file"
+    supervisor.drop("one")
+    supervisor.wait_state("one", "RUNNING")
+
+
+def test_a_wrong_file_that_is_disabled_stops_its_agent(supervisor: Daemon) -> None:
+    """Who writes `enabled = false` wants it stopped, whatever else the file says; errors show."""
+    supervisor.drop("one")
+    supervisor.start()
+    agent = supervisor.wait_state("one", "RUNNING")
+    (supervisor.paths.agents_d / "one.toml").write_text("enabled = false")
+    stopped = supervisor.wait_state("one", "STOPPED")
+    assert stopped["problem"]
+    assert not alive(agent["pid"])
+
+
+def test_a_name_that_is_no_name_is_refused(supervisor: Daemon) -> None:
+    """`Über Agent.toml` and reserved names become INVALID; hidden files are nobody's."""
+    for name in ("Über Agent", "agentd", ".hidden"):
+        supervisor.drop(name)
+    supervisor.start()
+    assert "cannot name an agent" in supervisor.wait_state("Über Agent", "INVALID")["reason"]
+    supervisor.wait_state("agentd", "INVALID")
+    assert [agent["name"] for agent in supervisor.status()["agents"]] == ["agentd", "Über Agent"]
+
+
+def test_a_check_that_dies_is_the_agents_own_problem(supervisor: Daemon) -> None:
+    """A module that brings its process down at import becomes INVALID, not a dead daemon."""
+    supervisor.drop("bad", "kill the check")
+    supervisor.drop("good")
+    supervisor.start()
+    assert "died" in supervisor.wait_state("bad", "INVALID")["reason"]
+    supervisor.wait_state("good", "RUNNING")
+
+
+# --- crashes and hangs
+
+
+def test_a_crash_is_restarted_then_parked_with_its_reason(supervisor: Daemon) -> None:
+    """Backoff between crashes, PARKED after the third, the last words in the reason; events."""
+    supervisor.drop("one", "crash")
+    supervisor.start()
+    parked = supervisor.wait_state("one", "PARKED")
+    assert parked["reason"].startswith("crash loop: 3 crashes in a row, the last: exit 1")
+    assert parked["reason"].endswith("the last thing it says")
+    wait_for(lambda: supervisor.events("agent.parked"), "the bus hears of it")
+    assert supervisor.events("agent.parked")[0] == {"agent": "one", "reason": parked["reason"]}
+    crashes = supervisor.events("agent.crashed")
+    assert [crash["restarts"] for crash in crashes] == [1, 2, 3]
+    assert (crashes[0]["exit"], crashes[0]["signal"]) == (1, None)
+    states = [line["state"] for line in supervisor.log("worker.state") if line["agent"] == "one"]
+    assert states == ["STARTING", "RUNNING", "BACKOFF"] * 2 + ["STARTING", "RUNNING", "PARKED"]
+
+
+def test_a_killed_worker_comes_back(supervisor: Daemon) -> None:
+    """The classic: kill -9, and it runs again; the signal is in the event."""
+    supervisor.drop("one")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_for(lambda: supervisor.agent("one")["pid"] not in (None, first["pid"]), "a new process")
+    assert supervisor.wait_state("one", "RUNNING")["restarts"] == 1
+    wait_for(lambda: supervisor.events("agent.crashed"), "the bus hears of it")
+    assert supervisor.events("agent.crashed")[0]["signal"] == signal.SIGKILL
+
+
+def test_a_bad_configuration_is_parked_and_a_change_starts_it(supervisor: Daemon) -> None:
+    """Exit 78: the child's own words are shown, and only a change helps."""
+    supervisor.drop("one", "wrong")
+    supervisor.start()
+    parked = supervisor.wait_state("one", "PARKED")
+    assert parked["reason"] == "exit 78: params.repo: no such folder"
+    assert parked["problem"]["hint"] == "write it"
+    supervisor.drop("one")
+    assert supervisor.wait_state("one", "RUNNING")["problem"] is None
+
+
+def test_what_no_event_can_hold_stops_no_events(supervisor: Daemon) -> None:
+    """A reason with half a character is written with a question mark; later events come, too."""
+    supervisor.drop("one", "say half a character")
+    supervisor.start()
+    wait_for(lambda: supervisor.events("agent.parked"), "the bus hears of it")
+    supervisor.drop("one")
+    wait_for(lambda: supervisor.events("agent.started"), "and of what follows")
+
+
+def test_a_stopped_worker_is_found_hung_and_replaced(supervisor: Daemon) -> None:
+    """SIGSTOP: alive by its pid, dead by its promise. supervisord calls that RUNNING."""
+    supervisor.drop("one", "break its promise")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    suspend(first["pid"])
+    wait_for(lambda: supervisor.log("worker.hung"), "it is found")
+    wait_for(lambda: not alive(first["pid"]), "it is killed")
+    wait_for(lambda: supervisor.agent("one")["restarts"] == 1, "it is replaced")
+    crash = wait_for(lambda: supervisor.events("agent.crashed"), "the bus hears of it")[0]
+    assert crash["reason"].startswith("hung: broke its promise to beat within 0.1 s")
+
+
+def test_a_flood_of_output_is_bounded_and_blocks_nobody(supervisor: Daemon) -> None:
+    """Megabytes a second on stdout: a few lines in the log, a count, and a living supervisor."""
+    supervisor.drop("one", "flood")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    wait_for(lambda: supervisor.log("child.output"), "some of it is logged")
+    supervisor.drop("two")
+    supervisor.wait_state("two", "RUNNING")
+    (supervisor.paths.agents_d / "one.toml").unlink()
+    wait_for(lambda: supervisor.log("child.output_lost"), "the rest is counted")
+    assert supervisor.log("child.output_lost")[-1]["bytes"] > 100_000
+    assert sum(path.stat().st_size for path in supervisor.paths.logs.iterdir()) < 200_000
+
+
+# --- start and stop
+
+
+def test_sigterm_stops_everything_and_exits_0(supervisor: Daemon) -> None:
+    """Workers and model server are gone, with their groups; nothing stale is left behind."""
+    pull_model(supervisor)
+    for number in range(5):
+        supervisor.drop(f"agent{number}")
+    supervisor.drop("parent", "have children")
+    supervisor.start()
+    names = [*(f"agent{number}" for number in range(5)), "parent"]
+    pids = [supervisor.wait_state(name, "RUNNING")["pid"] for name in names]
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
+    pids.append(supervisor.status()["model"]["pid"])
+    grandchild = supervisor.home / "parent.grandchild"
+    pids.append(int(wait_for(lambda: grandchild.exists() and grandchild.read_text())))
+    began = time.monotonic()
+    assert supervisor.stop() == 0
+    assert time.monotonic() - began < 5
+    wait_for(lambda: not any(map(alive, pids)), "all are gone")
+    assert not supervisor.paths.model_address.exists()
+    with pytest.raises(NotRunning):
+        query(supervisor.paths)
+    ends = [line["agent"] for line in supervisor.log("worker.state") if line["state"] == "STOPPED"]
+    assert ends[-1] == "model", "workers first, so that their last calls are answered"
+
+
+def test_a_stubborn_worker_is_killed_within_the_limit(supervisor: Daemon) -> None:
+    """Whatever ignores SIGTERM gets SIGKILL after its grace; the exit code is still 0."""
+    supervisor.drop("one", "stubborn")
+    supervisor.start()
+    agent = supervisor.wait_state("one", "RUNNING")
+    began = time.monotonic()
+    assert supervisor.stop() == 0
+    assert time.monotonic() - began < 10
+    assert not alive(agent["pid"])
+
+
+def test_a_second_sigterm_kills_at_once(supervisor: Daemon) -> None:
+    """For a person who does not want to wait for a long grace."""
+    supervisor.configure("[supervisor]\nstop_grace = '60s'\n")
+    supervisor.drop("one", "stubborn")
+    supervisor.start()
+    agent = supervisor.wait_state("one", "RUNNING")
+    began = time.monotonic()
+    assert supervisor.process is not None
+    supervisor.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: supervisor.status().get("stopping"), "it stops")
+    assert supervisor.stop() == 0
+    assert time.monotonic() - began < 3
+    assert not alive(agent["pid"])
+
+
+def test_a_killed_supervisor_leaves_no_orphans(supervisor: Daemon) -> None:
+    """kill -9: workers, model server, a tool's child and a hanging check are gone by themselves."""
+    pull_model(supervisor)
+    supervisor.drop("one")
+    supervisor.drop("parent", "have children")
+    supervisor.drop("check", "hang the check")
+    supervisor.start()
+    pids = [supervisor.wait_state(name, "RUNNING")["pid"] for name in ("one", "parent")]
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
+    pids.append(supervisor.status()["model"]["pid"])
+    grandchild = supervisor.home / "parent.grandchild"
+    pids.append(int(wait_for(lambda: grandchild.exists() and grandchild.read_text())))
+    lock = supervisor.paths.locks / "check.admission.lock"
+    pids.append(
+        wait_for(lambda: lock.exists() and lock.read_text() and json.loads(lock.read_text()))["pid"]
+    )
+    supervisor.end()
+    began = time.monotonic()
+    wait_for(lambda: not any(map(alive, pids)), "all are gone")
+    assert time.monotonic() - began < 3
+
+
+def test_a_new_supervisor_kills_a_stopped_orphan_first(supervisor: Daemon) -> None:
+    """An orphan under SIGSTOP sees no end of file: its lock is held, so it is killed. One copy."""
+    supervisor.drop("one")
+    supervisor.start()
+    orphan = supervisor.wait_state("one", "RUNNING")["pid"]
+    suspend(orphan)
+    supervisor.end()
+    assert alive(orphan)
+    supervisor.start()
+    assert not alive(orphan)
+    assert supervisor.wait_state("one", "RUNNING")["pid"] != orphan
+    assert supervisor.log("worker.took_over")[0]["killed_group"] == orphan
+
+
+def test_a_supervisor_can_be_a_child_itself(supervisor: Daemon) -> None:
+    """The demo starts one as its child, with a lock in the same folder; all ends with the demo."""
+    supervisor.drop("one")
+    supervisor.paths.create()
+    argv = [sys.executable, str(FILE), "run"]
+    child = Child.spawn("agentd", argv, supervisor.paths.locks, env=supervisor.environment)
+
+    def worker() -> int | None:
+        with contextlib.suppress(NotRunning):
+            for agent in query(supervisor.paths)["agents"]:
+                return int(agent["pid"] or 0)
+        return None
+
+    try:
+        pid = wait_for(worker, "its worker runs")
+    finally:
+        child.kill()
+        wait_for(lambda: child.poll() is not None, "it is dead")
+        child.close()
+    wait_for(lambda: not alive(pid), "its worker is gone")
+
+
+def test_a_second_supervisor_is_refused_by_pid(supervisor: Daemon) -> None:
+    """One supervisor per home; the second says who is there and exits 1, and the first goes on."""
+    supervisor.start()
+    second = Daemon(supervisor.home)
+    second.start(wait=False)
+    assert second.process is not None
+    _, errors = second.process.communicate(timeout=20)
+    assert second.process.returncode == 1
+    assert f"another supervisor is running (pid {supervisor.pid})" in errors
+    assert supervisor.status()["pid"] == supervisor.pid
+
+
+# --- commands and reload
+
+
+def test_pause_holds_across_restarts_and_resume_ends_it(supervisor: Daemon) -> None:
+    """PAUSED is a person's wish: neither a changed file nor a new supervisor ends it."""
+    supervisor.drop("one")
+    supervisor.start()
+    agent = supervisor.wait_state("one", "RUNNING")
+    command(supervisor, "pause", agent="one")
+    supervisor.wait_state("one", "PAUSED")
+    assert not alive(agent["pid"])
+    supervisor.drop("one", more="# changed")
+    wait_for(lambda: supervisor.agent("one")["version"] != agent["version"], "a new version")
+    supervisor.wait_state("one", "PAUSED")
+    supervisor.stop()
+    supervisor.start()
+    supervisor.wait_state("one", "PAUSED")
+    command(supervisor, "resume", agent="one")
+    supervisor.wait_state("one", "RUNNING")
+
+
+def test_resume_starts_a_parked_agent(supervisor: Daemon) -> None:
+    """What a person repaired outside needs no edit of the file; its crashes are forgiven."""
+    supervisor.drop("one", "crash")
+    supervisor.start()
+    supervisor.wait_state("one", "PARKED")
+    command(supervisor, "resume", agent="one")
+    wait_for(lambda: len(supervisor.events("agent.crashed")) > 3, "it was tried again")
+    assert supervisor.wait_state("one", "PARKED")["crashes"] == 3
+
+
+def test_an_old_command_is_not_carried_out(supervisor: Daemon) -> None:
+    """A pause that was sent an hour ago, while nothing ran, is nobody's wish any more."""
+    supervisor.drop("one")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    supervisor.stop()
+    command(supervisor, "pause", agent="one")
+    bus = Bus(supervisor.paths.database)
+    with bus.transaction():
+        bus.db.run(
+            "UPDATE outbox SET created_at = '2020-01-01T00:00:00.000Z'"
+            " WHERE event_type = 'agentd.pause'"
+        )
+    bus.close()
+    supervisor.start()
+    wait_for(lambda: supervisor.log("command.expired"), "it is noticed")
+    supervisor.wait_state("one", "RUNNING")
+
+
+def test_sighup_reloads(supervisor: Daemon) -> None:
+    """SIGHUP reads agentd.toml, checks all agents, and retries what was parked."""
+    supervisor.drop("one", "wrong")
+    supervisor.start()
+    supervisor.wait_state("one", "PARKED")
+    assert supervisor.process is not None
+    supervisor.process.send_signal(signal.SIGHUP)
+
+    def parkings() -> int:
+        return [line["state"] for line in supervisor.log("worker.state")].count("PARKED")
+
+    wait_for(lambda: parkings() == 2, "it was tried again")
+    assert supervisor.log("supervisor.reloading")
+
+
+def test_a_wrong_agentd_toml_keeps_the_old_one(supervisor: Daemon) -> None:
+    """A reload with an unknown key changes nothing, and status says which."""
+    supervisor.start()
+    supervisor.configure(QUICK + "[logs]\nlevle = 'debug'\n")
+    problem = wait_for(lambda: supervisor.status()["problem"], "the problem is shown")
+    assert "logs.levle: unknown key" in problem["what"]
+    supervisor.configure(QUICK + "[logs]\nlevel = 'debug'\n")
+    wait_for(lambda: supervisor.status()["problem"] is None, "it is repaired")
+    assert wait_for(lambda: supervisor.log("config.reloaded"))[0]["changed"] == ["logs"]
+
+
+def test_a_repaired_agentd_toml_starts_what_it_parked(supervisor: Daemon) -> None:
+    """A worker that starts while agentd.toml is wrong is parked; nobody has to name it."""
+    supervisor.drop("one", "read agentd.toml")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    supervisor.configure("half a fi")
+    wait_for(lambda: supervisor.status()["problem"], "it is found wrong")
+    os.kill(first["pid"], signal.SIGKILL)
+    supervisor.wait_state("one", "PARKED")
+    supervisor.configure()
+    supervisor.wait_state("one", "RUNNING")
+
+
+def test_a_changed_model_restarts_the_workers(supervisor: Daemon) -> None:
+    """They read [model] when they start: address, window and deadline would stay the old ones."""
+    supervisor.drop("one")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    supervisor.configure(QUICK + "[model]\nurl = 'http://127.0.0.1:9/v1'\n")
+    wait_for(lambda: supervisor.agent("one")["pid"] not in (None, first["pid"]), "a new one runs")
+    assert supervisor.wait_state("one", "RUNNING")["restarts"] == 0
+
+
+# --- the model server
+
+
+def test_a_missing_model_waits_and_starts_when_it_comes(supervisor: Daemon) -> None:
+    """Agents run meanwhile; the hint is the command that fetches it; no restart is needed."""
+    supervisor.drop("one")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    model = supervisor.status()["model"]
+    assert model["state"] == "WAITING"
+    assert model["problem"]["hint"] == "agentd model pull smollm2-135m"
+    pull_model(supervisor)
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
+    address = json.loads(supervisor.paths.model_address.read_text())
+    model = supervisor.status()["model"]
+    assert address == {"url": model["url"], "model": "smollm2-135m", "pid": model["pid"]}
+    assert supervisor.paths.token.stat().st_mode & 0o777 == 0o600
+    assert len(supervisor.paths.token.read_text()) > 30
+
+
+def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
+    supervisor: Daemon,
+) -> None:
+    """No socket is left that accepts and never answers; the address stays the same."""
+    pull_model(supervisor)
+    supervisor.configure("[supervisor]\nbackoff_first = '1s'\n")
+    supervisor.start()
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs")
+    model = supervisor.status()["model"]
+    port = int(model["url"].split(":")[2].removesuffix("/v1"))
+    os.kill(model["pid"], signal.SIGKILL)
+    wait_for(lambda: supervisor.status()["model"]["state"] == "BACKOFF", "it is dead")
+    with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        client.connect(("127.0.0.1", port))
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs again")
+    assert supervisor.status()["model"]["url"] == model["url"]
+
+
+def test_a_port_in_use_is_one_clear_error(supervisor: Daemon) -> None:
+    """It names port and key, exits 78, and leaves no traceback; status knows the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        supervisor.configure(f"[model]\nport = {port}\n")
+        supervisor.start(wait=False)
+        assert supervisor.process is not None
+        _, errors = supervisor.process.communicate(timeout=20)
+    assert supervisor.process.returncode == 78
+    assert f"agentd.toml: model.port: port {port} is in use" in errors
+    assert "Traceback" not in errors
+    with pytest.raises(NotRunning, match=f"port {port} is in use"):
+        query(supervisor.paths)
+
+
+def test_an_external_server_needs_no_process(supervisor: Daemon) -> None:
+    """`[model] url`: the address file points there; a change back starts our own."""
+    pull_model(supervisor)
+    supervisor.configure(QUICK + "[model]\nurl = 'http://127.0.0.1:9/v1'\n")
+    supervisor.start()
+    model = supervisor.status()["model"]
+    assert (model["state"], model["pid"]) == ("STOPPED", None)
+    assert json.loads(supervisor.paths.model_address.read_text())["url"] == "http://127.0.0.1:9/v1"
+    supervisor.configure(QUICK)
+    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "our own runs")
+    assert json.loads(supervisor.paths.model_address.read_text())["url"] != "http://127.0.0.1:9/v1"
+
+
+# --- trouble
+
+
+def test_a_locked_database_stops_nobody(supervisor: Daemon) -> None:
+    """Workers are watched and restarted meanwhile; their events come late, and are not lost."""
+    supervisor.drop("one")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    wait_for(lambda: supervisor.status()["events"]["waiting"] == 0, "all is written")
+    bus = Bus(supervisor.paths.database)
+    with bus.transaction():
+        os.kill(first["pid"], signal.SIGKILL)
+        wait_for(lambda: supervisor.agent("one")["restarts"] == 1, "it is noticed")
+        supervisor.wait_state("one", "RUNNING")
+        assert supervisor.status()["events"]["waiting"] == 2
+    bus.close()
+    wait_for(lambda: len(supervisor.events("agent.started")) == 2, "they are written")
+    assert len(supervisor.events("agent.crashed")) == 1
+
+
+def test_a_locked_database_does_not_delay_the_stop(supervisor: Daemon) -> None:
+    """SIGTERM keeps its 10 s whatever SQLite waits for."""
+    supervisor.drop("one")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    bus = Bus(supervisor.paths.database)
+    with bus.transaction():
+        began = time.monotonic()
+        assert supervisor.stop() == 0
+        assert time.monotonic() - began < 10
+    bus.close()
+
+
+def test_what_the_supervisor_does_not_import(supervisor: Daemon) -> None:
+    """No BAML, no MLX, no APScheduler in the process that watches all others."""
+
+    code = (
+        "import sys, agentd.supervisor\n"
+        "heavy = {'baml_py', 'mlx', 'mlx_lm', 'apscheduler', 'rich', 'openai', 'huggingface_hub'}\n"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
