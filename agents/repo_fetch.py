@@ -1,0 +1,186 @@
+"""Looks at a local git repository for commits that are new since it last looked.
+
+Publishes `repo.changed`: the facts come from git, the model only says when to look and what kind of
+change it was. A change of many files becomes several events, each bounded.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from agentd.agent import Agent, Result
+from agentd.errors import ToolError
+from agentd.events import Event, NewEvent
+from agentd.tools.git import Commit, FileChange, changed_files, head, is_repository, new_commits
+
+LAST_COMMIT = "last_commit"  # the remembered fact: the newest commit that was published
+COMMITS_LISTED = 20  # in one event; more are counted
+EVENTS_MAX = 25  # of one look
+
+
+class FetchParams(BaseModel):
+    """Which repository, and how much of it at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repo: str = Field(min_length=1, description="Folder of a local git repository, absolute or ~.")
+    branch: str | None = Field(
+        None, min_length=1, description="Branch to follow; otherwise what is checked out."
+    )
+    max_files: int = Field(20, ge=1, le=100, description="Changed files in one event.")
+    max_events: int = Field(
+        EVENTS_MAX,
+        ge=1,
+        le=EVENTS_MAX,
+        description="Events of one look; files with fewest changed lines are left out and counted.",
+    )
+    shown: int = Field(3, ge=1, le=20, description="Files that the model is told by name.")
+
+    @field_validator("repo")
+    @classmethod
+    def _is_repository(cls, value: str) -> str:
+        path = Path(value).expanduser()
+        if not path.is_absolute():
+            raise ValueError(f'{value!r} is relative; write it as "/..." or "~/..."')
+        if not path.is_dir():
+            raise ValueError(f"{value!r} is not a folder on this machine")
+        if not is_repository(path):
+            raise ValueError(f"{value!r} is no git repository; name the folder that holds .git")
+        return str(path.resolve())
+
+
+class RepoChanged(BaseModel):
+    """What changed between `since` and `head`. Part `part` of `parts`, each with its own files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repo: str
+    branch: str | None
+    head: str
+    since: str | None  # None: before the first commit
+    rewritten: bool  # the commit seen last is gone from the branch's history
+    commits: list[Commit]
+    more_commits: int = Field(ge=0)  # new as well, and not listed
+    files: list[FileChange]
+    total_files: int = Field(ge=0)  # of all parts together
+    files_left_out: int = Field(ge=0)  # in no part at all
+    part: int = Field(ge=1)
+    parts: int = Field(ge=1)
+
+
+class RepoFetch(Agent[FetchParams]):
+    """FetchRepo | Done: looks once, then says what kind of change it was."""
+
+    Params = FetchParams
+    function = "RepoFetch"
+    publishes: ClassVar[Mapping[str, type[BaseModel]]] = {"repo.changed": RepoChanged}
+    idempotent = frozenset({"FetchRepo"})  # it only reads; its events are staged
+
+    def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
+        """Note whether this session has looked already."""
+        self._looked = any("error" not in result for result in results)
+
+    def opening(self, event: Event) -> Result:
+        """Return nothing but the event's type: what asked makes no difference to the work."""
+        return Result({})
+
+    def barred(self) -> frozenset[str]:
+        """One look is enough."""
+        return frozenset({"FetchRepo"} if self._looked else ())
+
+    def dispatch(self, decision: Any) -> Result:
+        """Carry out FetchRepo, the only decision besides Done."""
+        match decision:
+            case self.kit.types.FetchRepo():
+                return self._fetch()
+        raise ToolError("decide FetchRepo or Done")
+
+    def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
+        """Return what was found, with the model's word for it. Looks now if it never did.
+
+        Raises:
+            ToolError: git failed; the session is tried again, and then is a dead letter.
+        """
+        looked = next((result for result in results if "error" not in result), None)
+        late = self._fetch() if looked is None else Result(looked)
+        # A result that was cut to a small [limits] result_tokens may have lost its numbers.
+        value = {"kind": done.kind} | {key: late.value.get(key) for key in ("commits", "files")}
+        return Result(value, publish=late.publish, remember=late.remember)
+
+    def _fetch(self) -> Result:
+        if self._looked:
+            raise ToolError("fetched already; decide Done")
+        result = self._look()
+        self._looked = True
+        return result
+
+    def _look(self) -> Result:
+        repo, seen = Path(self.params.repo), self._last()
+        tip = head(repo, self.params.branch)
+        if tip is None or tip == seen:
+            return Result({"commits": 0, "files": 0})
+        news = new_commits(repo, tip, seen, COMMITS_LISTED)
+        remember = {LAST_COMMIT: {"repo": self.params.repo, "id": tip}}
+        if not news.commits:  # the branch was moved back to a commit known before
+            return Result({"commits": 0, "files": 0}, remember=remember)
+        files = changed_files(repo, tip, news.base)
+        value = {
+            "commits": len(news.commits) + news.more,
+            "files": len(files),
+            "top": [brief(file) for file in sorted(files, key=churn)[: self.params.shown]],
+        }
+        events = self._events(tip, news.base, news.rewritten, news.commits, news.more, files)
+        return Result(value, trusted=False, publish=events, remember=remember)
+
+    def _last(self) -> str | None:
+        """Return the commit published last; of another repository it says nothing about this."""
+        known = self.kit.memory.get(LAST_COMMIT)
+        if isinstance(known, dict) and known.get("repo") == self.params.repo:
+            return str(known.get("id"))
+        return None
+
+    def _events(
+        self,
+        tip: str,
+        base: str | None,
+        rewritten: bool,
+        commits: Sequence[Commit],
+        more: int,
+        files: Sequence[FileChange],
+    ) -> list[NewEvent]:
+        size = self.params.max_files
+        most = size * self.params.max_events
+        listed = files if len(files) <= most else sorted(files, key=churn)[:most]
+        groups = [listed[start : start + size] for start in range(0, len(listed), size)] or [[]]
+        events = []
+        for part, group in enumerate(groups, 1):
+            payload = RepoChanged(
+                repo=self.params.repo,
+                branch=self.params.branch,
+                head=tip,
+                since=base,
+                rewritten=rewritten,
+                commits=list(commits),
+                more_commits=more,
+                files=list(group),
+                total_files=len(files),
+                files_left_out=len(files) - len(listed),
+                part=part,
+                parts=len(groups),
+            )
+            events.append(NewEvent("repo.changed", payload.model_dump(mode="json")))
+        return events
+
+
+def churn(file: FileChange) -> int:
+    """Sort by lines changed, most first; binary files last."""
+    return -((file.added or 0) + (file.deleted or 0))
+
+
+def brief(file: FileChange) -> str:
+    """Return a file in a few tokens, such as `src/a.py +12 -3`."""
+    if file.added is None:
+        return f"{file.path} {file.status if file.status == 'submodule' else 'binary'}"
+    return f"{file.path} +{file.added} -{file.deleted}"
