@@ -1,0 +1,159 @@
+"""The `agentd` command: a table of commands, each a module that is imported only when it runs.
+
+Exit codes: 0 well, 1 failed, 2 usage, 3 not running. `run` alone also exits 75 (try again later)
+and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C exits 130.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from agentd import __version__
+from agentd.errors import AgentdError
+from agentd.states import Exit
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader (`| head`) had enough
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table: a word, the module in agentd/commands that carries it out, a line."""
+
+    name: str
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command("run", "run", "Run the daemon in the foreground until Ctrl-C or SIGTERM."),
+    Command("demo", "demo", "Try everything on a git repository, in a throw-away home."),
+    Command("status", "status", "Show the daemon and its agents: states, problems, lag."),
+    Command("logs", "logs", "Show what the daemon and its agents log."),
+    Command("events", "events", "Show events of the bus, newest last."),
+    Command("send", "send", "Write an event to the bus, as a person."),
+    Command("trigger", "trigger", "Ask one agent to run now."),
+    Command("pause", "control", "Stop one agent until `resume`; its events wait."),
+    Command("resume", "control", "Start a paused or parked agent again."),
+    Command("reload", "control", "Read the configuration again, and retry what was parked."),
+    Command("check", "check", "Check the configuration and all agents, or one file."),
+    Command("model", "model", "List models, fetch one, or show what the model server does."),
+    Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
+    Command("dead", "dead", "List dead letters, show, retry or drop one."),
+    Command("paths", "paths", "Show where configuration, data and logs live."),
+    Command("plist", "plist", "Print a LaunchAgent that starts `agentd run` at login (macOS)."),
+)
+
+
+class CommandModule(Protocol):
+    """What a module in agentd/commands provides."""
+
+    EXAMPLES: str  # shown at the end of --help
+
+    def arguments(self, parser: argparse.ArgumentParser, command: str) -> None:
+        """Declare the command's options and arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Carry it out and return the exit code. Raises AgentdError for what is wrong."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a person's mistake never shows a traceback."""
+    _open_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    try:
+        code = _dispatch(name, words)
+        sys.stdout.flush()  # here and not at exit, so that a closed pipe is met inside this `try`
+        return code
+    except SystemExit as stop:  # argparse: --help, --version, a usage error
+        return stop.code if isinstance(stop.code, int) else Exit.USAGE
+    except AgentdError as error:
+        print(f"agentd: {error}", file=sys.stderr)
+        return _exit_code(name, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return PIPE_CLOSED
+    except OSError as error:  # a full disk behind stdout, most of all
+        place = error.filename or "standard output"
+        print(f"agentd: {place}: {error.strerror or error}", file=sys.stderr)
+        _discard_stdout()
+        return Exit.FAILED
+
+
+def _open_streams() -> None:
+    """Give a process that was started with closed standard streams empty ones.
+
+    Else the next file to be opened, perhaps the database, becomes what `print` writes to.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    # Python has set None for what was closed; the files are never closed, as its own are not.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _discard_stdout() -> None:
+    """Python flushes stdout once more at exit: give it a place to flush to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(name: str, words: list[str]) -> int:
+    command = next((c for c in COMMANDS if c.name == name), None)
+    if command is None:
+        parser = overview()
+        parser.parse_args(words)  # --help and --version leave here, and so does a wrong word
+        parser.print_help()
+        return Exit.USAGE
+    module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
+    args = command_parser(command, module).parse_args(words[1:])
+    return module.run(args)
+
+
+def overview() -> argparse.ArgumentParser:
+    """Return the parser of a bare `agentd`: help, version, and the list of commands."""
+    width = max(len(command.name) for command in COMMANDS)
+    listing = "\n".join(f"  {c.name:{width}}  {c.summary}" for c in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="agentd",
+        usage="agentd COMMAND [ARGUMENTS]",
+        description="Many small private agents on one local model.\n\ncommands:\n" + listing,
+        epilog="`agentd COMMAND --help` tells more. AGENTD_HOME=/some/folder moves everything.\n"
+        "Exit codes: 0 well, 1 failed, 2 usage, 3 not running.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"agentd {__version__}")
+    names = [command.name for command in COMMANDS]
+    # The command itself is looked up before parsing, so only a wrong word comes here.
+    parser.add_argument("command", nargs="?", choices=names, help=argparse.SUPPRESS)
+    return parser
+
+
+def command_parser(command: Command, module: CommandModule) -> argparse.ArgumentParser:
+    """Return one command's parser, declared by its module."""
+    parser = argparse.ArgumentParser(
+        prog=f"agentd {command.name}",
+        description=command.summary,
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command.name)
+    module.arguments(parser, command.name)
+    return parser
+
+
+def _exit_code(name: str, error: AgentdError) -> int:
+    """75 and 78 speak to what starts a daemon; every other command has failed, no more."""
+    if name != "run" and error.exit_code in (Exit.TEMPORARY, Exit.CONFIG):
+        return Exit.FAILED
+    return error.exit_code

@@ -1,0 +1,92 @@
+"""`agentd dead`: events that were given up, with the reason; retry or drop them."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from agentd.bus.dead import DeadLetter
+from agentd.clock import iso
+from agentd.commands.home import open_bus
+from agentd.commands.numbers import count, whole
+from agentd.commands.output import compact, local, plain, print_json, print_table
+from agentd.paths import discover
+from agentd.states import Exit
+
+ACTIONS = ("list", "show", "retry", "drop")
+
+EXAMPLES = """example:
+  agentd dead list --agent repo_review
+  agentd dead show 3
+  agentd dead retry 3      # the event goes to that agent again, through its direct lane
+  agentd dead drop 3 4
+
+--json prints a list (list) or one object (show): id, agent (who gave it up), reason, error,
+session_id, dead_at (UTC), and the event: event_id (null: it was never written), producer,
+event_type, payload, created_at, target, priority, cause_id, depth."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", help="default: list")
+    parser.add_argument("ids", nargs="*", type=whole, metavar="ID", help="dead letters' ids")
+    parser.add_argument("--agent", metavar="NAME", help="list: only this agent's")
+    parser.add_argument("--limit", type=count, default=50, metavar="N", help="list: at most N (50)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(fail=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, show, retry or drop."""
+    if bool(args.ids) == (args.action == "list"):
+        args.fail("list takes no ID" if args.ids else f"{args.action} needs an ID")
+    bus = open_bus(discover())
+    if args.action == "list":
+        _list(bus.dead.list(args.agent, limit=args.limit), as_json=args.json)
+    for letter_id in args.ids:
+        if args.action == "show":
+            _show(bus.dead.get(letter_id), as_json=args.json)
+        elif args.action == "retry":
+            print(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
+        else:
+            bus.dead.drop(letter_id)
+            print(f"dropped {letter_id}")
+    return Exit.OK
+
+
+def document(letter: DeadLetter) -> dict[str, Any]:
+    """Return a dead letter as --json shows it."""
+    return {**vars(letter), "reason": letter.reason.value, "dead_at": iso(letter.dead_at)}
+
+
+def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
+    if as_json:
+        print_json([document(letter) for letter in letters])
+    elif not letters:
+        print("no dead letters")
+    else:
+        print_table(
+            ("ID", "DIED", "AGENT", "REASON", "EVENT", "ERROR"),
+            (
+                (
+                    letter.id,
+                    local(letter.dead_at),
+                    letter.agent,
+                    letter.reason.value,
+                    f"{letter.event_id or '-'} {letter.event_type}",
+                    letter.error.splitlines()[0] if letter.error else None,
+                )
+                for letter in letters
+            ),
+        )
+
+
+def _show(letter: DeadLetter, *, as_json: bool) -> None:
+    if as_json:
+        print_json(document(letter))
+        return
+    for key, value in document(letter).items():
+        if key == "dead_at" or key == "created_at":
+            text = local(value)
+        else:
+            text = compact(value) if isinstance(value, dict) else plain(str(value))
+        print(f"{key:10}  {'-' if value is None else text}")

@@ -1,0 +1,90 @@
+"""`agentd events`: what happened, from the outbox."""
+
+import argparse
+import shutil
+import sys
+import threading
+from collections.abc import Iterable
+
+from agentd.bus import Bus
+from agentd.commands.home import event_document, open_bus
+from agentd.commands.numbers import count, whole
+from agentd.commands.output import DIM, colour, compact, local, plain, print_json, shorten
+from agentd.events import Event
+from agentd.paths import discover
+from agentd.states import Exit
+
+FOLLOW_S = 0.2  # between two looks at the outbox; a look costs microseconds
+
+EXAMPLES = """example:
+  agentd events -f
+  agentd events --type 'repo.*' --limit 5 --json
+  agentd events --since-id 120 --agent repo_fetch
+
+Prints the newest events, or with --since-id the first ones after that id, oldest first.
+
+--json prints one object a line: id, agent (the producer), event_type, payload, created_at (UTC),
+target (null: every subscriber), priority, cause_id (the event it answers), depth, dedup_key."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with new ones")
+    parser.add_argument("--agent", metavar="NAME", help="only what this producer published")
+    parser.add_argument("--type", metavar="TYPE", help='only this type, or a prefix: "repo.*"')
+    parser.add_argument("--since-id", type=whole, metavar="ID", help="only events after this one")
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="at most N (20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the events asked for, and go on with new ones if asked to."""
+    bus = open_bus(discover())
+    after = bus.last_id() if args.since_id is None else args.since_id
+    found = bus.events(
+        after=args.since_id or 0,
+        agent=args.agent,
+        event_type=args.type,
+        limit=args.limit,
+        newest=args.since_id is None,
+    )
+    _print(found, args.json)
+    while args.follow:
+        after = max([after, *(event.id for event in found)])
+        found = bus.events(after=after, agent=args.agent, event_type=args.type)
+        _print(found, args.json)
+        if not found:
+            _pause()
+    if not found and not args.json:
+        print(_nothing(bus, args))
+    return Exit.OK
+
+
+def line(event: Event, width: int | None = None) -> str:
+    """Return an event as one readable line of at most `width` characters (None: the whole)."""
+    to = f" -> {event.target}" if event.target else ""
+    head = f"{event.id:>5}  {local(event.created_at)}  "
+    what = f"{event.agent}{to}  {plain(event.event_type)}  "
+    payload = compact(event.payload)
+    if width is not None:
+        payload = shorten(payload, max(16, width - len(head) - len(what)))
+    return colour(head, DIM) + what + payload
+
+
+def _print(found: Iterable[Event], as_json: bool) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for event in found:
+        if as_json:
+            print_json(event_document(event), indent=None)
+        else:
+            print(line(event, width), flush=True)
+
+
+def _pause() -> None:
+    threading.Event().wait(FOLLOW_S)
+
+
+def _nothing(bus: Bus, args: argparse.Namespace) -> str:
+    if bus.last_id() == 0:
+        return "no events yet"
+    return "no such events" if args.agent or args.type or args.since_id else "no events"

@@ -1,0 +1,60 @@
+"""`agentd logs [-f] [NAME]`: the structured logs of all processes, merged by time."""
+
+import argparse
+import itertools
+import os
+import sys
+from collections import deque
+
+from agentd.commands.numbers import count
+from agentd.commands.output import note
+from agentd.errors import NotRunning
+from agentd.logview import parse, read, render
+from agentd.paths import discover
+from agentd.states import Exit
+
+EXAMPLES = """example:
+  agentd logs -f
+  agentd logs repo_review --lines 500
+  agentd logs --json | jq 'select(.level == "error")'
+
+NAME is an agent, or agentd (the daemon itself), or model. An agent's view includes what the daemon
+says of it.
+
+--json prints the lines as they are in the files, one object each: ts (UTC), level, event (a stable
+name), agent, and where they apply session_id, event_id, turn, duration_ms and more."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
+    parser.add_argument(
+        "-n", "--lines", type=count, default=100, metavar="N", help="the last N lines (100)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the JSON lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the last lines, and go on with new ones if asked to."""
+    paths = discover()
+    if not paths.logs.is_dir():
+        raise NotRunning(
+            "there are no logs yet", where=str(paths.logs), hint="start the daemon: `agentd run`"
+        )
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    last: deque[str] = deque(maxlen=args.lines)
+    count = 0
+    for line in read(paths, args.names):
+        last.append(line)
+        count += 1
+    if args.names and not count and not args.follow:
+        note(f"no lines of {', '.join(args.names)} in {paths.logs}")
+    # Following reads from the start again: what was counted above is skipped.
+    more = itertools.islice(read(paths, args.names, follow=True), count, None)
+    for line in itertools.chain(last, more if args.follow else ()):
+        if not args.json:
+            print(render(line, colour=colour), flush=args.follow)
+        elif parse(line):  # a line torn by a crash is no JSON
+            print(line, flush=args.follow)
+    return Exit.OK

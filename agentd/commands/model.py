@@ -1,0 +1,124 @@
+"""`agentd model`: which models there are, fetch one, and what the model server does."""
+
+import argparse
+import http.client
+from urllib.parse import urlsplit
+
+from agentd.commands.output import plain, print_json, print_table
+from agentd.paths import Paths, discover
+from agentd.states import Exit
+
+ANSWER_S = 5.0  # for a living model server to answer
+PREFIX = "agentd_"  # of its metrics' names
+
+EXAMPLES = """example:
+  agentd model list
+  agentd model pull smollm2-135m
+  agentd model pull mlx-community/Qwen2.5-3B-Instruct-4bit
+  agentd model status
+
+A pulled model is used offline from then on. Name it in agentd.toml: [model] name = "...".
+Exits 1 when a model cannot be fetched, 3 when `status` finds no running daemon.
+
+--json: `list` prints a list of {name, folder (null: not pulled), bytes, bundled}; `status` one
+object: name, url, external, state, pid, since, restarts, reason, problem, beat, and metrics (null
+where the server gives none) by name, such as prompt_tokens_total."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "pull", "status"),
+        default="list",
+        help="default: list",
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="pull: a bundled model or a Hugging Face name"
+    )
+    parser.add_argument("--json", action="store_true", help="list, status: print JSON")
+    parser.set_defaults(fail=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, pull, or show the server's state."""
+    if (args.name is None) == (args.action == "pull"):
+        args.fail("pull needs a NAME" if args.name is None else f"{args.action} takes no NAME")
+    paths = discover()
+    if args.action == "pull":
+        _pull(args.name, paths)
+    elif args.action == "list":
+        _list(paths, as_json=args.json)
+    else:
+        _status(paths, as_json=args.json)
+    return Exit.OK
+
+
+def _pull(name: str, paths: Paths) -> None:
+    from agentd import models
+    from agentd.commands.progress import ProgressLine
+
+    progress = ProgressLine()
+    try:
+        folder = models.pull(name, paths.models, progress)
+    finally:
+        progress.done()
+    print(folder)
+
+
+def _list(paths: Paths, *, as_json: bool) -> None:
+    from agentd import models
+
+    found = models.available(paths.models)
+    if as_json:
+        print_json([vars(model) for model in found])
+        return
+    print_table(
+        ("NAME", "SIZE", "WHERE"),
+        (
+            (m.name, f"{m.bytes / 1e6:.0f} MB", m.folder or f"agentd model pull {m.name}")
+            for m in found
+        ),
+    )
+
+
+def _status(paths: Paths, *, as_json: bool) -> None:
+    from agentd.status import query
+
+    model = {**query(paths)["model"]}
+    text = None if model["external"] else ask_model_server(model["url"], "/metrics", paths)
+    model["metrics"] = None if text is None else _parse(text)
+    if as_json:
+        print_json(model)
+        return
+    flat = {**model, **(model["problem"] or {}), **(model["metrics"] or {}), **model["beat"]}
+    for key, value in flat.items():
+        if value not in (None, "", {}) and not isinstance(value, dict):
+            print(f"{key:24}  {plain(str(value))}")
+
+
+def ask_model_server(url: str, path: str, paths: Paths) -> str | None:
+    """Return our own model server's answer to GET `path`, or None while it gives no good one."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
+    try:
+        token = paths.token.read_text().strip()
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        reply = connection.getresponse()
+        text = reply.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return None  # still starting, or gone this moment: `agentd status` says which
+    finally:
+        connection.close()
+    return text if reply.status == 200 else None
+
+
+def _parse(text: str) -> dict[str, float]:
+    """Read Prometheus' text format, names without their common prefix."""
+    values = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not line.startswith("#"):
+            values[name.removeprefix(PREFIX)] = float(value)
+    return values

@@ -1,0 +1,23 @@
+"""`agentd plist`: the LaunchAgent of this user, as text."""
+
+import argparse
+
+from agentd.launchd import LABEL, program, render
+from agentd.paths import discover
+from agentd.states import Exit
+
+EXAMPLES = f"""example:
+  agentd plist > ~/Library/LaunchAgents/{LABEL}.plist
+  launchctl bootstrap gui/$UID ~/Library/LaunchAgents/{LABEL}.plist
+
+Prints the plist with this user's paths; AGENTD_HOME is carried over where it is set."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options: none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plist."""
+    print(render(discover(), program()), end="")
+    return Exit.OK

@@ -1,0 +1,226 @@
+"""`agentd status`: the supervisor's own view, merged with what the bus says of each agent."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from agentd.bus import AgentRow, Bus, sql
+from agentd.commands.home import supervisor
+from agentd.commands.output import (
+    BOLD,
+    GREEN,
+    RED,
+    YELLOW,
+    colour,
+    compact,
+    local,
+    note,
+    plain,
+    print_json,
+    print_table,
+)
+from agentd.errors import AgentdError, StorageError
+from agentd.events import Lane
+from agentd.paths import Paths, discover
+from agentd.states import Exit, WorkerState
+
+EXAMPLES = """example:
+  agentd status
+  agentd status repo_review
+  agentd status --json | jq '.agents[] | select(.state != "RUNNING")'
+
+WAITING counts the events that wait for an agent: addressed to it + by subscription.
+Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
+does not answer and for an unknown NAME.
+
+--json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml),
+model {name, url, state, reason, problem, ...}, last_event_id, dead_letters, and agents: name,
+state, pid, since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe,
+waiting {direct, subscribed}, last_session (null or {id, state, started_at, ended_at}),
+dead_letters, and while the daemon runs also version, enabled, beat and more. Times are UTC."""
+
+DAEMON_KEYS = ("pid", "since", "version", "problem", "model")
+COLOURS = {
+    WorkerState.RUNNING: GREEN,
+    WorkerState.PARKED: RED,
+    WorkerState.INVALID: RED,
+    WorkerState.BACKOFF: YELLOW,
+    WorkerState.WAITING: YELLOW,
+    WorkerState.PAUSED: YELLOW,
+}
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this agent, in detail")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state of all, or of one agent."""
+    document = state(discover())
+    agents = {agent["name"]: agent for agent in document["agents"]}
+    if args.name is not None and args.name not in agents:
+        raise AgentdError(
+            f"no agent is called {args.name!r}; there are: {', '.join(agents) or 'none'}",
+            hint="`agentd check` looks at files that are not running",
+        )
+    if args.json:
+        print_json(document if args.name is None else agents[args.name])
+    elif args.name is not None:
+        _print_agent(agents[args.name])
+    else:
+        _print(document)
+    if not document["running"]:
+        return Exit.NOT_RUNNING
+    return Exit.OK if document["answers"] else Exit.FAILED
+
+
+def state(paths: Paths) -> dict[str, Any]:
+    """Return what --json prints."""
+    try:
+        daemon = supervisor(paths)
+    except StorageError as error:
+        note(str(error))
+        daemon, silent = None, True
+    else:
+        silent = False
+    document: dict[str, Any] = {
+        "running": daemon is not None or silent,
+        "answers": daemon is not None,
+        "home": str(paths.user),
+        **{key: daemon and daemon.get(key) for key in DAEMON_KEYS},
+        "last_event_id": 0,
+        "dead_letters": 0,
+        "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
+    }
+    try:
+        _add_facts(document, paths)
+    except StorageError as error:  # the supervisor's own view is worth showing all the same
+        note(str(error))
+    return document
+
+
+def _add_facts(document: dict[str, Any], paths: Paths) -> None:
+    if not paths.database.exists():
+        return
+    bus = Bus(paths.database)
+    rows = {row.name: row for row in bus.agents() if row.removed_at is None}
+    letters: dict[str, int] = dict(bus.db.run(sql.LETTER_COUNTS))
+    known = {agent["name"] for agent in document["agents"]}
+    if not document["answers"]:
+        resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
+        stopped = {"state": resting, "pid": None, "since": None}
+        more = {"restarts": 0, "reason": "", "problem": None}
+        document["agents"] += [{"name": n, **stopped, **more} for n in rows if n not in known]
+    for agent in document["agents"]:
+        name = agent["name"]
+        agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
+    document["agents"].sort(key=lambda agent: agent["name"])
+    document["last_event_id"] = bus.last_id()
+    document["dead_letters"] = sum(letters.values())
+    bus.close()
+
+
+def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
+    if row is None:  # never accepted
+        waiting = {"direct": 0, "subscribed": 0}
+        return {"paused": False, "subscribe": [], "waiting": waiting, "last_session": None}
+    found = bus.db.run(sql.LAST_SESSION, (name,))
+    keys = ("id", "state", "started_at", "ended_at")
+    return {
+        "paused": row.paused,
+        "subscribe": list(row.subscribe),
+        "waiting": {
+            "direct": bus.waiting(Lane(name, True)),
+            "subscribed": bus.waiting(Lane(name, False, row.subscribe)),
+        },
+        "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
+    }
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    if document["answers"]:
+        since = local(document["since"])
+        print(f"agentd {document['version']} runs, pid {document['pid']}, since {since}")
+    elif document["running"]:
+        print(colour("agentd runs but does not answer", RED))
+    else:
+        print(f"{colour('agentd is not running', YELLOW)}: start it with `agentd run`")
+    print(f"home   {document['home']}")
+    if document["problem"]:
+        print(colour("agentd.toml is wrong, the configuration before it holds on", YELLOW))
+        _print_problem(document["problem"])
+    if document["model"]:
+        print(f"model  {_model(document['model'])}")
+        _print_problem(document["model"].get("problem"))
+    print(f"bus    {document['last_event_id']} events, {document['dead_letters']} dead letters")
+    if not document["agents"]:
+        print("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
+        return
+    print()
+    print_table(
+        ("AGENT", "STATE", "PID", "SINCE", "RESTARTS", "WAITING", "DEAD", "LAST SESSION", "REASON"),
+        (
+            (
+                agent["name"],
+                agent["state"],
+                agent["pid"],
+                local(agent["since"]),
+                agent["restarts"],
+                "{direct}+{subscribed}".format(**agent["waiting"]),
+                agent["dead_letters"],
+                _session(agent["last_session"]),
+                agent["reason"] or ("is being checked" if agent.get("checking") else ""),
+            )
+            for agent in document["agents"]
+        ),
+    )
+    for agent in document["agents"]:
+        if agent["problem"] and agent.get("enabled", True):
+            print(f"\n{colour(agent['name'], BOLD)}")
+            _print_problem(agent["problem"])
+
+
+def _print_agent(agent: Mapping[str, Any]) -> None:
+    text = colour(agent["state"], COLOURS.get(agent["state"], BOLD))
+    print(f"{colour(agent['name'], BOLD)}  {text}")
+    facts = {
+        "pid": agent["pid"],
+        "since": local(agent["since"]),
+        "restarts": agent["restarts"],
+        "reason": agent["reason"],
+        "paused": "yes" if agent["paused"] else "no",
+        "subscribes": ", ".join(agent["subscribe"]),
+        "waiting": "{direct} addressed to it, {subscribed} by subscription".format(
+            **agent["waiting"]
+        ),
+        "session": _session(agent["last_session"]),
+        "dead": agent["dead_letters"],
+    }
+    beat = agent.get("beat")
+    if beat:
+        facts["says"] = compact({k: v for k, v in beat.items() if k != "promise_s"})
+    for key, value in facts.items():
+        if value not in (None, ""):
+            print(f"  {key:10}  {plain(str(value))}")
+    _print_problem(agent["problem"])
+
+
+def _print_problem(problem: Mapping[str, str] | None) -> None:
+    for key in ("where", "what", "hint"):
+        if problem and problem.get(key):
+            print(f"  {key:10}  {plain(problem[key])}")
+
+
+def _session(session: Mapping[str, Any] | None) -> str | None:
+    if session is None:
+        return None
+    return (
+        f"{session['id']} {session['state']} {local(session['ended_at'] or session['started_at'])}"
+    )
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    parts = (model.get("name"), model.get("state"), model.get("url"), model.get("reason"))
+    return plain("  ".join(str(part) for part in parts if part))

@@ -1,0 +1,31 @@
+"""`agentd trigger NAME`: ask one agent to run now."""
+
+import argparse
+
+from agentd.commands.home import find_agent, open_bus
+from agentd.commands.send import publish
+from agentd.events import NewEvent
+from agentd.paths import discover
+from agentd.states import Exit
+
+EXAMPLES = """example:
+  agentd trigger repo_fetch
+
+Writes agent.trigger to the agent's direct lane, before what it subscribes to, and prints the
+event's id. Follow what comes of it with `agentd events -f` or `agentd sessions --agent NAME`.
+Works without a running daemon: the event waits. Exits 1 for an unknown agent, 3 without a
+database."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", help="the agent")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish the trigger."""
+    paths = discover()
+    bus = open_bus(paths)
+    find_agent(bus, args.name)
+    publish(bus, paths, NewEvent("agent.trigger", {}, target=args.name), system=True)
+    return Exit.OK

@@ -1,0 +1,66 @@
+"""What the demo shows while agents work."""
+
+import shutil
+import sys
+
+from agentd.bus import Bus
+from agentd.commands.output import compact, local, plain, shorten
+from agentd.commands.progress import ProgressLine
+from agentd.demo.report import words
+from agentd.events import Event
+from agentd.sessions.sessions import Sessions
+from agentd.states import SessionState
+
+
+def summary(event: Event) -> str:
+    """Say in a few words what is in an event of the demo's agents; others show their payload."""
+    payload = event.payload
+    match event.event_type:
+        case "repo.changed":
+            subject = payload["commits"][0]["subject"]
+            number = payload["total_files"]
+            files = "1 file" if number == 1 else f"{number} files"
+            return f"{files} in {payload['head'][:10]}: {plain(subject)}"
+        case "review.finding":
+            if payload["source"] != "model":
+                return f"{plain(payload['path'])}: facts only"
+            return f"{plain(payload['path'])}: {words(payload)}"
+        case "review.done":
+            number = payload["files"]
+            files = "1 file" if number == 1 else f"{number} files"
+            return f"{files}, {payload['reviewed']} of them by the model"
+        case "agent.started":
+            return f"{payload['agent']}, pid {payload['pid']}"
+    return compact(payload)
+
+
+class Screen:
+    """Prints new events as they come, and under them what is being worked on."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._sessions = Sessions(bus)
+        self._bus = bus
+        self._last = 0
+        self._line = ProgressLine(sys.stdout, indent="  ")
+        self._width = shutil.get_terminal_size((100, 24)).columns
+
+    def update(self) -> None:
+        """Print what is new."""
+        events = self._bus.events(after=self._last)
+        if events:
+            self._line.clear()
+        for event in events:
+            print(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
+            self._last = event.id
+        for row in self._sessions.list(state=SessionState.RUNNING, limit=1):
+            age = (self._bus.clock.now() - row.started_at).total_seconds()
+            self._line.say(f"{row.agent} works on event {row.event_id}", f"{age:.0f} s")
+
+    def _line_of(self, event: Event) -> str:
+        to = f" -> {event.target}" if event.target else ""
+        text = f"{event.agent}{to}  {plain(event.event_type)}  {summary(event)}"
+        return shorten(text, max(40, self._width - 12))
+
+    def close(self) -> None:
+        """Leave a clean line."""
+        self._line.clear()

@@ -1,0 +1,48 @@
+"""Runs `agentd` commands for tests, as a person or a script does: real processes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEADLINE_S = 30  # of one command
+
+
+def agentd(
+    home: Path, *words: str, stdin: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command in `home` and return what it did."""
+    return subprocess.run(
+        [sys.executable, "-m", "agentd", *words],
+        env={**os.environ, "AGENTD_HOME": str(home), **environ},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def timed(home: Path, *words: str) -> float:
+    """Return the wall seconds of one command."""
+    began = time.monotonic()
+    agentd(home, *words)
+    return time.monotonic() - began
+
+
+HELLO = """agent = "task"
+done = "A greeting was written."
+subscribe = ["note.*"]
+[params]
+instructions = "Greet the person in the note."
+publish = "greeting.written"
+"""
+
+
+def write_agent(home: Path, name: str, text: str = HELLO) -> Path:
+    """Drop an agent's file into the home, as editors do: beside it, then renamed over it."""
+    path = home / "config" / "agents.d" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".new").write_text(text)
+    return path.with_suffix(".new").rename(path)

@@ -1,0 +1,276 @@
+"""The commands that read and write the database, without a daemon."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from agentd.bus import Bus
+from agentd.config import Limits
+from agentd.events import Lane, NewEvent
+from agentd.sessions.sessions import Session, Sessions
+from agentd.states import DeadReason
+from tests.commandline import DEADLINE_S, agentd, timed
+
+
+def test_status_without_a_home(tmp_path: Path) -> None:
+    """`status` in a home that does not exist says so, exits 3 and creates nothing."""
+    home = tmp_path / "none"
+    done = agentd(home, "status")
+    assert done.returncode == 3
+    assert "not running" in done.stdout
+    document = json.loads(agentd(home, "status", "--json").stdout)
+    assert document["running"] is False and document["agents"] == []
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("events",),
+        ("sessions",),
+        ("dead",),
+        ("logs",),
+        ("send", "note.added", "{}"),
+        ("trigger", "x"),
+        ("pause", "x"),
+        ("resume", "x"),
+        ("reload",),
+        ("model", "status"),
+    ],
+)
+def test_nothing_to_read_yet(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Without a database or a daemon, what needs one says so and how to start it; exit 3."""
+    home = tmp_path / "none"
+    done = agentd(home, *words)
+    assert done.returncode == 3, done.stderr
+    assert "agentd run" in done.stderr and "Traceback" not in done.stderr
+    assert not home.exists()
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[Bus]:
+    """A home's bus that nobody serves, with one agent, `hello`, that subscribes to note.*."""
+    bus = Bus(tmp_path / "agentd.db")
+    bus.accept("hello", "v1", subscribe=["note.*"])
+    yield bus
+    bus.close()
+
+
+def test_send_waits_in_the_database(bus: Bus, tmp_path: Path) -> None:
+    """Without a daemon an event is written with a person's priority, and stderr says it waits."""
+    done = agentd(tmp_path, "send", "note.added", '{"text": "é"}', "--to", "hello")
+    assert done.returncode == 0
+    assert "not running" in done.stderr
+    (event,) = bus.events()
+    assert done.stdout == f"event {event.id}\n"
+    assert (event.agent, event.event_type, event.target) == ("person", "note.added", "hello")
+    assert event.payload == {"text": "é"} and event.priority == "person"
+    assert bus.waiting(Lane("hello", True)) == 1
+
+
+def test_send_reads_a_payload_from_stdin(bus: Bus, tmp_path: Path) -> None:
+    """A - in place of the payload reads it from stdin, as pipes want."""
+    assert agentd(tmp_path, "send", "note.added", "-", stdin='{"a": 1}').returncode == 0
+    assert bus.events()[0].payload == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "code"),
+    [
+        ("note.added", "[1]", 2),
+        ("note.added", "text", 2),
+        ("note.added", "[" * 100_000, 2),
+        ("note.added", '{"a": NaN}', 1),
+        ("Note added", "{}", 1),
+        ("agent.trigger", "{}", 1),
+        ("note.added", '{"a": "\\ud800"}', 1),
+    ],
+)
+def test_send_refuses(kind: str, payload: str, code: int, bus: Bus, tmp_path: Path) -> None:
+    """What is no JSON object or no event is refused with one error, and nothing is written."""
+    done = agentd(tmp_path, "send", kind, "-", stdin=payload)
+    assert done.returncode == code, done.stderr
+    assert "agentd: " in done.stderr and "Traceback" not in done.stderr
+    assert bus.last_id() == 0
+
+
+def test_trigger_and_unknown_agents(bus: Bus, tmp_path: Path) -> None:
+    """`trigger` addresses one agent, past the ban on system types; an unknown one is named."""
+    assert agentd(tmp_path, "trigger", "hello").returncode == 0
+    (event,) = bus.events()
+    assert (event.event_type, event.target, event.priority) == ("agent.trigger", "hello", "person")
+    wrong = agentd(tmp_path, "trigger", "hullo")
+    assert wrong.returncode == 1
+    assert "hullo" in wrong.stderr and "hello" in wrong.stderr
+
+
+def test_events_filters(bus: Bus, tmp_path: Path) -> None:
+    """`events` shows the newest in id order, filtered by producer, type and id; --json is lines."""
+    for number in range(5):
+        bus.publish("fetch", NewEvent("repo.changed", {"n": number}))
+    bus.publish("other", NewEvent("note.added", {"text": "\x1b[2J"}))
+
+    def ids(*words: str) -> list[int]:
+        lines = agentd(tmp_path, "events", "--json", *words).stdout.splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
+    assert ids("--limit", "2") == [5, 6]
+    assert ids("--type", "repo.*", "--limit", "2") == [4, 5]
+    assert ids("--agent", "other") == [6]
+    assert ids("--since-id", "1", "--limit", "2") == [2, 3]
+    assert ids("--limit", "0") == []
+    shown = agentd(tmp_path, "events").stdout
+    assert "fetch  repo.changed" in shown
+    assert "\x1b" not in shown, "payloads cannot drive the terminal, and no colour without one"
+
+
+def test_events_json_keys_are_stable(bus: Bus, tmp_path: Path) -> None:
+    """The keys are the outbox's columns and the time is UTC: scripts rely on it."""
+    bus.publish("fetch", NewEvent("repo.changed", {"n": 1}, target="hello", dedup_key="k"))
+    event = json.loads(agentd(tmp_path, "events", "--json").stdout)
+    assert event.pop("created_at").endswith("Z")
+    assert event == {
+        "id": 1,
+        "agent": "fetch",
+        "event_type": "repo.changed",
+        "payload": {"n": 1},
+        "target": "hello",
+        "priority": "event",
+        "cause_id": None,
+        "depth": 0,
+        "dedup_key": "k",
+    }
+
+
+def test_a_closed_pipe_is_no_error(bus: Bus, tmp_path: Path) -> None:
+    """`agentd events | head -1` ends quietly, however much is left to print."""
+    bus.publish_many("fetch", [NewEvent("repo.changed", {"n": n}) for n in range(3000)])
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m agentd events --limit 3000 | head -1",
+        shell=True,
+        executable="/bin/bash",
+        env={**os.environ, "AGENTD_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_following_events_ends_quietly_on_ctrl_c(bus: Bus, tmp_path: Path) -> None:
+    """`events -f` prints each event as it comes; Ctrl-C ends it with 130 and no traceback."""
+    bus.publish("fetch", NewEvent("repo.changed", {"n": 1}))
+    with subprocess.Popen(
+        [sys.executable, "-m", "agentd", "events", "-f", "--json"],
+        env={**os.environ, "AGENTD_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout and process.stderr
+        assert json.loads(process.stdout.readline())["id"] == 1
+        bus.publish("fetch", NewEvent("repo.changed", {"n": 2}))
+        assert json.loads(process.stdout.readline())["id"] == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+        assert process.stderr.read() == ""
+
+
+def test_dead_letters(bus: Bus, tmp_path: Path) -> None:
+    """Dead letters are listed with their reason, shown, retried as a new event, and dropped."""
+    event = bus.event(bus.publish("fetch", NewEvent("note.added", {"n": 1})) or 0)
+    assert event is not None
+    for error in ("first", "second"):
+        bus.dead.add("hello", DeadReason.FAILED, error, event)
+    listing = agentd(tmp_path, "dead", "list").stdout
+    assert "failed" in listing and "second" in listing
+    shown = json.loads(agentd(tmp_path, "dead", "show", "1", "--json").stdout)
+    assert (shown["reason"], shown["error"], shown["payload"]) == ("failed", "first", {"n": 1})
+    assert "event 2" in agentd(tmp_path, "dead", "retry", "1").stdout
+    assert bus.events()[-1].target == "hello"
+    assert agentd(tmp_path, "dead", "drop", "2").returncode == 0
+    assert json.loads(agentd(tmp_path, "dead", "--json").stdout) == []
+    missing = agentd(tmp_path, "dead", "drop", "2")
+    assert missing.returncode == 2 and "Traceback" not in missing.stderr
+    assert agentd(tmp_path, "dead", "drop").returncode == 2
+
+
+def test_sessions(bus: Bus, tmp_path: Path) -> None:
+    """`sessions` lists each run with turns and tokens; `show` prints it turn by turn."""
+    bus.publish("fetch", NewEvent("note.added", {"text": "hi"}))
+    lane = Lane("hello", False, ("note.*",))
+    event = bus.next(lane)
+    assert event is not None
+    sessions = Sessions(bus)
+    session = sessions.begin(lane, event, "v1", Limits.model_validate({}))
+    assert isinstance(session, Session)
+    sessions.record_opening(session, "note.added", {"text": "hi"}, trusted=False)
+    sessions.record_decision(
+        session, "Done", {"result": "\x1b[2J"}, idempotent=True, prompt_tokens=30, cached_tokens=10
+    )
+    sessions.close(session, outcome={"result": "fine"})
+    (row,) = json.loads(agentd(tmp_path, "sessions", "--json").stdout)
+    assert (row["agent"], row["state"], row["turns"]) == ("hello", "ended", 1)
+    assert row["prompt_tokens"] == 30 and row["outcome"] == {"result": "fine"}
+    assert "fine" in agentd(tmp_path, "sessions", "--agent", "hello").stdout
+    assert agentd(tmp_path, "sessions", "--state", "failed").stdout == "no sessions\n"
+    shown = agentd(tmp_path, "sessions", "show", "1").stdout
+    assert "30 prompt tokens, 10 of them cached" in shown and "\x1b" not in shown
+    steps = json.loads(agentd(tmp_path, "sessions", "show", "1", "--json").stdout)["steps"]
+    assert [step["kind"] for step in steps] == ["opening", "decision"]
+    assert agentd(tmp_path, "sessions", "show", "9").returncode == 2
+
+
+def test_status_from_the_database_alone(bus: Bus, tmp_path: Path) -> None:
+    """When the daemon is down, `status` still tells what waits for whom, and exits 3."""
+    bus.publish("fetch", NewEvent("note.added"))
+    bus.publish("fetch", NewEvent("note.added", target="hello"))
+    done = agentd(tmp_path, "status", "--json")
+    assert done.returncode == 3
+    (agent,) = json.loads(done.stdout)["agents"]
+    assert agent["name"] == "hello" and agent["state"] == "STOPPED"
+    assert agent["waiting"] == {"direct": 1, "subscribed": 1}
+    assert "1+1" in agentd(tmp_path, "status").stdout
+    assert agentd(tmp_path, "status", "nobody").returncode == 1
+
+
+def test_a_damaged_database_is_one_error(tmp_path: Path) -> None:
+    """A file that is no database, or a newer agentd's, is named with the next step; exit 1."""
+    (tmp_path / "agentd.db").write_bytes(b"no database at all, but long enough" * 100)
+    done = agentd(tmp_path, "events")
+    assert done.returncode == 1
+    assert "agentd.db" in done.stderr and "hint" in done.stderr and "Traceback" not in done.stderr
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    connection = apsw.Connection(str(newer / "agentd.db"))
+    connection.pragma("user_version", 999)
+    connection.close()
+    done = agentd(newer, "events")
+    assert done.returncode == 1 and "newer" in done.stderr
+
+
+def test_status_is_fast(bus: Bus, tmp_path: Path) -> None:
+    """`status` loads none of the heavy libraries, which cost seconds together."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "agentd", "status"],
+        env={**os.environ, "AGENTD_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    heavy = {"pydantic", "baml_py", "mlx", "mlx_lm", "apscheduler", "structlog", "uvicorn", "numpy"}
+    assert not loaded & heavy
+    fastest = min(timed(tmp_path, "status") for _ in range(3))
+    assert fastest < 0.3
