@@ -1,0 +1,1 @@
+"""What agentd costs, each figure beside a baseline of the same run: `python -m tests.bench`."""

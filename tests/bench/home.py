@@ -1,0 +1,150 @@
+"""A throw-away home with admitted agents, and their real worker processes."""
+
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from agentd.bus import Bus
+from agentd.paths import Paths, discover
+from agentd.process import Child, python
+from agentd.supervisor.model import child_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60.0
+ASKED, ANSWERED = "bench.asked", "bench.answered"
+AGENT = f"""\
+agent = "task"
+done = "The note that was asked for is read."
+subscribe = ["{ASKED}"]
+[params]
+instructions = "Read the note."
+tools = ["ReadFile"]
+publish = "{ANSWERED}"
+[permissions]
+read = ["/tmp"]
+"""
+SCHEDULE = 'schedule = { every = "24h" }\nmissed = "skip"\n'
+# In a process of its own: admission imports BAML, and a process that did must not fork.
+ADMIT = """
+import sys
+from agentd.admission.admit import admit
+from agentd.bus import Bus
+from agentd.paths import discover
+paths = discover()
+bus = Bus(paths.database)
+for name in sys.argv[1:]:
+    accepted = admit(name, paths)
+    bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe)
+    print(accepted.hash)
+"""
+
+
+class Home:
+    """A temporary AGENTD_HOME. Close it: it kills the workers and removes the folder."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
+        self.paths: Paths = discover({"AGENTD_HOME": str(self.root)})
+        self.paths.create()
+        self.environment = {**child_environment(), "AGENTD_HOME": str(self.root)}
+        self.hashes: dict[str, str] = {}
+        self.workers: list[Child] = []
+
+    def drop(self, names: Sequence[str], text: str = AGENT) -> None:
+        """Write the agents' files."""
+        for name in names:
+            (self.paths.agents_d / f"{name}.toml").write_text(text)
+
+    def admit(self, names: Sequence[str], text: str = AGENT) -> None:
+        """Write the agents' files and accept them, as the supervisor would; once per name."""
+        new = [name for name in names if name not in self.hashes]
+        if not new:
+            return
+        self.drop(new, text)
+        hashes = subprocess.run(
+            [sys.executable, "-c", ADMIT, *new],
+            env=self.environment,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        ).stdout.split()
+        self.hashes.update(zip(new, hashes, strict=True))
+
+    def bus(self) -> Bus:
+        """Return a connection of this process."""
+        return Bus(self.paths.database, wake=self.paths.wake)
+
+    def start(self, names: Sequence[str]) -> list[Child]:
+        """Start workers all at once and return when each waits on its lanes."""
+        started = [self.spawn(name) for name in names]
+        for worker in started:
+            wait_idle(worker)
+        return started
+
+    def spawn(self, name: str) -> Child:
+        """Start one worker as the supervisor does."""
+        worker = Child.spawn(
+            name,
+            python("agentd.worker", name, "--version", self.hashes[name]),
+            self.paths.locks,
+            env=self.environment,
+            cwd=ROOT,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def stop(self, workers: Sequence[Child]) -> None:
+        """Kill workers, and return when they are gone."""
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker._process.wait()
+            worker.poll()
+            worker.close()
+            self.workers.remove(worker)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.stop(list(self.workers))
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
+
+
+def wait_idle(worker: Child) -> None:
+    """Wait for the beat that a worker sends right before it looks at its lanes."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        beats = worker.beats()
+        if beats and any(beat.get("state") == "idle" for beat in beats):
+            return
+        if beats is None or time.monotonic() > deadline:
+            said = Child.read(worker.output_fd) or b""
+            raise RuntimeError(f"{worker.name} did not start: {said.decode(errors='replace')}")
+        select.select([worker.heart_fd], [], [], 0.1)
+
+
+def memory_mb(pid: int) -> float:
+    """Return a process's memory in MB: PSS on Linux, where shared pages are divided, else USS."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup")
+    if rollup.exists():
+        line = next(x for x in rollup.read_text().splitlines() if x.startswith("Pss:"))
+        return int(line.split()[1]) / 1024
+    return float(psutil.Process(pid).memory_full_info().uss) / 2**20
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has taken, all its threads together."""
+    tasks = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    if tasks:  # nanoseconds; utime and stime come in steps of 10 ms
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)

@@ -1,0 +1,90 @@
+"""Memory of one worker, beside an interpreter that imports the same libraries and nothing else.
+
+One process at a time, in turns: pages shared with a neighbour would flatter both.
+"""
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agentd.events import NewEvent
+from agentd.testing import FakeModelServer, Request, wait_for
+
+from .home import AGENT, ANSWERED, ASKED, ROOT, SCHEDULE, Home, memory_mb
+from .table import Figure
+
+ROUNDS, ROUNDS_QUICK = 3, 1
+PLAIN = "import apsw, pydantic, structlog"
+SCHEDULED = f"{PLAIN}, apscheduler.schedulers.background"
+BAML = f"{PLAIN}\nimport sys\nsys.path.insert(0, sys.argv[1])\nimport baml_client"
+KIND = "PSS" if Path("/proc/self/smaps_rollup").exists() else "USS"
+
+
+def measure(quick: bool, home: Home) -> Iterator[Figure]:
+    """Yield an idle worker, one with a schedule, and one that has answered an event."""
+    home.admit(["plain"])
+    home.admit(["scheduled"], AGENT.replace("[params]", f"{SCHEDULE}[params]", 1))
+    client = str(home.paths.versions / "plain" / home.hashes["plain"])
+    rows: list[tuple[str, Callable[[], float], str, float | None, str]] = [
+        ("idle worker", lambda: _idle(home, "plain"), PLAIN, 27.0, ""),
+        ("idle worker with a schedule", lambda: _idle(home, "scheduled"), SCHEDULED, None, ""),
+        ("worker after its first event", lambda: _used(home), BAML, None, " and a client"),
+    ]
+    for name, ours, code, aim, more in rows:
+        pairs = [
+            (ours(), _libraries(code, client)) for _ in range(ROUNDS_QUICK if quick else ROUNDS)
+        ]
+        yield Figure(
+            f"memory: {name}",
+            statistics.median(pair[0] for pair in pairs),
+            "MB",
+            statistics.median(pair[1] for pair in pairs),
+            code.partition("\n")[0] + (", baml_py" + more if more else ""),
+            at_most=aim,
+            note=KIND,
+        )
+
+
+def _idle(home: Home, name: str) -> float:
+    workers = home.start([name])
+    memory = memory_mb(workers[0].pid)
+    home.stop(workers)
+    return memory
+
+
+def _used(home: Home) -> float:
+    bus = home.bus()
+
+    def answer(request: Request) -> dict[str, object]:
+        if "read_file" in str(request.body["messages"][-1]):
+            return {"tool": "done", "result": "read"}
+        return {"tool": "read_file", "path": "/tmp/none", "start": 1}
+
+    with FakeModelServer(answer) as server:
+        server.write_address(home.paths.run)
+        workers = home.start(["plain"])
+        before = bus.last_id()
+        bus.publish("bench", NewEvent(ASKED, {"note": "none"}))
+        wait_for(lambda: bus.events(after=before, event_type=ANSWERED), seconds=30)
+        memory = memory_mb(workers[0].pid)
+        home.stop(workers)
+    bus.close()
+    return memory
+
+
+def _libraries(code: str, client: str) -> float:
+    """Return what an interpreter takes that imports libraries and waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", f"{code}\nprint(flush=True)\ninput()", client],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"\n"
+    memory = memory_mb(process.pid)
+    process.kill()
+    process.communicate()
+    return memory

@@ -1,0 +1,286 @@
+"""What a turn of the loop costs without the model, durable writes included.
+
+A session of eight turns from its event to its closing, divided by eight: reading the lane, opening,
+every record, the log lines, the closing transaction.
+"""
+
+import http.client
+import io
+import json
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel
+
+from agentd import context
+from agentd import log as logs
+from agentd.agent import Agent, Kit, Result
+from agentd.bus import Bus
+from agentd.clock import SystemClock
+from agentd.config import Limits, LogConfig
+from agentd.events import Lane, NewEvent
+from agentd.llm import wire
+from agentd.llm.baml import BamlLLM
+from agentd.llm.decision import LLM, Choice
+from agentd.llm.endpoint import Address, Endpoint
+from agentd.loop import Loop
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.testing import FakeModelServer, Request, ScriptedLLM
+
+from . import raw
+from .home import Home
+from .table import Figure
+
+TURNS = 8
+SESSIONS, SESSIONS_QUICK = 120, 25
+LANE = Lane("reader", False, ("bench.asked",))
+LIMITS = Limits(turns=TURNS + 2, context_share=1.0, sessions_per_hour=10**6)
+WINDOW = 32_768
+TEXT = "def main() -> None:\n    print('hello')\n" * 12  # about 500 characters
+CLOCK = SystemClock()
+
+
+class Reader(Agent[Any]):
+    """An agent whose only tool costs nothing."""
+
+    publishes: ClassVar[Mapping[str, type[BaseModel]]] = {}
+
+    def __init__(self) -> None:
+        nothing: Any = None
+        super().__init__(nothing, Kit("reader", "it is read", nothing, nothing, nothing))
+
+    def dispatch(self, decision: Choice) -> Result:
+        return Result({"path": decision.args["path"], "text": TEXT}, trusted=False)
+
+
+def next_answer(log: str) -> dict[str, Any]:
+    """Decide by the log, as a model does: another file, or Done after seven."""
+    turn = log.count('<event type="read_file"')
+    if turn >= TURNS - 1:
+        return {"tool": "done", "result": "all read"}
+    return {"tool": "read_file", "path": f"src/file{turn}.py", "start": 1}
+
+
+def scripted() -> LLM:
+    """A model at the loop's edge."""
+
+    def decide(log: str) -> tuple[str, dict[str, Any]]:
+        args = next_answer(log)
+        return ("Done" if args.pop("tool") == "done" else "ReadFile"), args
+
+    return ScriptedLLM(decide, names=("ReadFile", "Done"), window=WINDOW)
+
+
+class Canned(wire.Wire):
+    """A wire without a network: real requests in, real HTTP responses out."""
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        deadline: wire.Deadline,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> wire.Reply:
+        """Answer at once."""
+        if url.endswith("/tokenize"):
+            kind, data = b"application/json", b'{"count":150,"max_model_len":%d}' % WINDOW
+        else:
+            kind, data = b"text/event-stream", _stream(body or b"")
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        response = http.client.HTTPResponse(
+            cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
+        )
+        response.begin()
+        return wire.Reply(response, cast(socket.socket, _Bytes(b"")))
+
+
+class _Bytes:
+    """What http.client and wire.Reply need of a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, *_mode: object) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+    def close(self) -> None:
+        pass
+
+
+def _stream(body: bytes) -> bytes:
+    # Not parsed: the server's cost is not ours.
+    turn = body.count(b'<event type=\\"read_file\\"')
+    args = {"tool": "read_file", "path": f"src/file{turn}.py", "start": 1}
+    text = json.dumps({"tool": "done", "result": "all read"} if turn >= TURNS - 1 else args)
+    chunk = {"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]}
+    return b": admitted\n\ndata: %s\n\ndata: [DONE]\n\n" % json.dumps(chunk).encode()
+
+
+def baml(client: Path, endpoint: Endpoint) -> LLM:
+    """The real client over an endpoint."""
+    return BamlLLM(
+        client,
+        "Decide",
+        endpoint,
+        agent="reader",
+        done="it is read",
+        fixed={"instructions": "Read the files."},
+        members=("ReadFile", "Done"),
+    )
+
+
+class Bench:
+    """A bus with a log beside it, on which sessions run."""
+
+    def __init__(self, home: Home) -> None:
+        self.bus = Bus(home.paths.database, wake=home.paths.wake)
+        self.sessions = Sessions(self.bus)
+        self.bus.accept("reader", "v", subscribe=LANE.subscribe)
+        self.log = logs.configure("reader", home.paths, LogConfig())
+
+    def session(self, llm: LLM) -> float:
+        """Run one session and return its milliseconds per turn."""
+        self.bus.publish("bench", NewEvent("bench.asked", {"folder": "src"}))
+        started = time.perf_counter()
+        event = self.bus.next(LANE)
+        assert event is not None
+        session = self.sessions.begin(LANE, event, "v", LIMITS)
+        assert isinstance(session, Session)
+        loop = Loop(
+            session,
+            Reader(),
+            llm,
+            self.sessions,
+            idempotent=frozenset({"ReadFile"}),
+            call_deadline_s=60,
+            clock=CLOCK,
+            log=self.log.bind(session_id=session.id, event_id=event.id),
+            beat=lambda promise_s: None,
+        )
+        ending = loop.run()
+        self.sessions.close(session, outcome=ending.result.value)
+        passed = time.perf_counter() - started
+        assert loop.guards.turns == TURNS, loop.guards.turns
+        return passed * 1000 / TURNS
+
+
+def measure(quick: bool, home: Home) -> Iterator[Figure]:
+    """Yield the scripted turn with its parts, and the turn with BAML, without and with HTTP."""
+    count = SESSIONS_QUICK if quick else SESSIONS
+    home.admit(["plain"])
+    client = home.paths.versions / "plain" / home.hashes["plain"] / "baml_client"
+    bench = Bench(home)
+    db = raw.connect(home.root / "raw.db")
+    db.execute("CREATE TABLE steps (seq INTEGER PRIMARY KEY, payload TEXT)")
+    llm = scripted()
+    base = [_bare(db) for _ in range(count)]
+    times = [bench.session(llm) for _ in range(count)]
+    bare = statistics.median(base)
+    yield Figure(
+        "turn: scripted model",
+        statistics.median(times),
+        "ms",
+        bare,
+        "bare loop, two raw commits a turn",
+        at_most=1.5,
+    )
+    for part, milliseconds in _parts(bench, llm, count).items():
+        yield Figure(f"turn:   of which {part}", milliseconds, "ms")
+    endpoint = Endpoint(lambda: Address("http://canned/v1", "m"), own=True)
+    endpoint._wire = Canned()
+    llm = baml(client, endpoint)
+    bench.session(llm)
+    times = [bench.session(llm) for _ in range(count)]
+    note = "request, stream and decision parsed; the network left out"
+    ours = statistics.median(times)
+    yield Figure("turn: BAML client", ours, "ms", bare, at_most=1.5, note=note)
+    yield _over_http(bench, client, count)
+    bench.bus.close()
+    logs.close()
+
+
+def _over_http(bench: Bench, client: Path, count: int) -> Figure:
+    def answer(request: Request) -> dict[str, Any]:
+        return next_answer(request.body["messages"][-1]["content"])
+
+    with FakeModelServer(answer, window=WINDOW) as server:
+        address = Address(server.url, server.model, server.token)
+        llm = baml(client, Endpoint(lambda: address, own=True))
+        bench.session(llm)
+        times = [bench.session(llm) for _ in range(max(5, count // 4))]
+    note = "chat and /tokenize over loopback, the fake server's own time included"
+    return Figure("turn: BAML client over HTTP", statistics.median(times), "ms", note=note)
+
+
+def _bare(db: Any) -> float:
+    """Run the same turns with nothing around them; return milliseconds per turn."""
+    agent, log = Reader(), ['<event type="bench.asked">\n{"folder":"src"}\n</event>\n']
+    insert = "INSERT INTO steps (payload) VALUES (?)"
+    started = time.perf_counter()
+    for _ in range(TURNS):
+        raw_text = json.dumps(next_answer("".join(log)))
+        args = json.loads(raw_text)
+        db.execute(insert, (raw_text,))
+        if args["tool"] == "done":
+            break
+        text = json.dumps(agent.dispatch(Choice("ReadFile", args)).value)
+        log.append(f'<event type="read_file">\n{text}\n</event>\n')
+        db.execute(insert, (text,))
+    return (time.perf_counter() - started) * 1000 / TURNS
+
+
+def _parts(bench: Bench, llm: LLM, count: int) -> dict[str, float]:
+    """Run sessions with stopwatches inside; return each part's milliseconds per turn."""
+    spent: dict[str, float] = {}
+    undo: list[Callable[[], None]] = []
+
+    def watch(part: str, owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[part] = spent.get(part, 0.0) + time.perf_counter() - started
+
+        undo.append(partial(setattr, owner, name, function))
+        setattr(owner, name, timed)
+
+    for name in ("record_opening", "record_decision", "record_result", "close", "begin"):
+        watch("durable records", bench.sessions, name)
+    watch("counting tokens", llm, "count")
+    watch("rendering events", context, "render")
+    watch("the model's double", llm, "decide")
+    plain_log = bench.log
+    bench.log = cast(logs.Logger, _TimedLog(plain_log, spent))
+    for _ in range(count):
+        bench.session(llm)
+    bench.log = plain_log
+    for back in undo:
+        back()
+    return {part: seconds * 1000 / count / TURNS for part, seconds in sorted(spent.items())}
+
+
+class _TimedLog:
+    """A logger with a stopwatch."""
+
+    def __init__(self, log: logs.Logger, spent: dict[str, float]) -> None:
+        self._log, self._spent = log, spent
+
+    def bind(self, **keys: Any) -> "_TimedLog":
+        return _TimedLog(self._log.bind(**keys), self._spent)
+
+    def info(self, event: str, **keys: Any) -> None:
+        started = time.perf_counter()
+        self._log.info(event, **keys)
+        passed = time.perf_counter() - started
+        self._spent["log lines"] = self._spent.get("log lines", 0.0) + passed

@@ -1,0 +1,64 @@
+"""The benchmarks run, and their table is whole. Their figures are for people to judge."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+AIMED = {
+    "bus: publish",
+    "bus: consume (next, step)",
+    "latency: p50",
+    "latency: p99",
+    "idle: CPU of 20 workers together",
+    "memory: idle worker",
+    "turn: scripted model",
+    "turn: BAML client",
+}
+EXPLAINED = {
+    "bus: publish and wake",
+    "idle: memory of a worker among others",
+    "memory: idle worker with a schedule",
+    "memory: worker after its first event",
+    "start: 10 workers wait on their lanes",
+    "start: agentd run, 10 new agents",
+    "turn:   of which durable records",
+    "turn: BAML client over HTTP",
+}
+
+
+def test_quick_bench_measures_everything() -> None:
+    """Every figure that has an aim is measured beside its baseline, on the real processes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--quick", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert {figure["name"] for figure in figures if figure["aim"]} == AIMED
+    assert {figure["name"] for figure in figures} >= AIMED | EXPLAINED
+    for figure in figures:
+        assert figure["ours"] > 0, figure
+        if figure["aim"]:
+            assert figure["verdict"] in ("ok", "short"), figure
+            assert figure["baseline"] > 0, figure
+
+
+def test_table_says_what_falls_short() -> None:
+    """The printed table has a line per figure and names those that miss their aim."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--quick", "--only", "bus"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:5] == ["figure", "ours", "baseline", "ratio", "aim"]
+    assert sum(line.startswith("bus: ") for line in lines) == 5
+    short = any(" short " in line for line in lines[2:-2])
+    assert lines[-1].endswith("short: none") is not short
