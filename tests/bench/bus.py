@@ -17,7 +17,7 @@ from . import raw
 from .home import Home
 from .table import Figure, Turns
 
-PAYLOAD = {"repo": "/work/example", "commit": "4f2a9c1", "files": ["a.py", "b.py"], "size": 1234}
+PAYLOAD = {"repo": "/home/me/example", "commit": "4f2a9c1", "files": ["a.py", "b.py"], "size": 1234}
 EVENT = NewEvent("bench.asked", PAYLOAD)
 TEXT = json.dumps(PAYLOAD)
 LANE = Lane("reader", False, ("bench.asked",))
