@@ -106,7 +106,7 @@ class Loop:
         step = self.sessions.record_opening(
             self.session, event.event_type, log_event.payload, trusted=opening.trusted
         )
-        self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
+        self._show(step, tokens)
         return None
 
     def decide(self) -> Decision:
@@ -130,6 +130,7 @@ class Loop:
             if allowed is not None and decision.name not in allowed:
                 raise SessionFailed(f"decided {decision.name}, which this turn did not allow")
             refused = self._refused(decision)
+            shown = None if refused is None else self._shown(decision, refused)
             # With its refusal in one transaction: a refused decision must not look unfinished.
             with self.sessions.transaction():
                 self.sessions.record_decision(
@@ -143,9 +144,9 @@ class Loop:
                     duration_ms=decision.duration_ms,
                     raw=decision.raw,
                 )
-                if refused is None:
+                if refused is None or shown is None:
                     return decision
-                self.append(decision, refused)
+                self._record(refused, *shown)
 
     def dispatch(self, decision: Decision) -> Result:
         """Carry the decision out. What a tool refuses is a result, too: the model is told."""
@@ -168,21 +169,31 @@ class Loop:
 
     def append(self, decision: Decision, result: Result) -> None:
         """Record the result, staged events included, and append it to the log."""
-        log_event, tokens = self._fit(snake_case(decision.name), result)
-        if tokens > self.context.room:
-            self.guards.close("the context is full")
-            log_event, tokens = self._fit(log_event.type, Result(NO_ROOM, result.trusted))
+        self._record(result, *self._shown(decision, result))
+
+    def _shown(self, decision: Decision, result: Result) -> tuple[LogEvent, int]:
+        """Return the result as the log will show it, and its tokens.
+
+        It asks the tokenizer, over HTTP as a rule: never inside a transaction.
+        """
+        event, tokens = self._fit(snake_case(decision.name), result)
+        if tokens <= self.context.room:
+            return event, tokens
+        self.guards.close("the context is full")
+        return self._fit(event.type, Result(NO_ROOM, result.trusted))
+
+    def _record(self, result: Result, event: LogEvent, tokens: int) -> None:
         step = self.sessions.record_result(
             self.session,
-            log_event.type,
-            log_event.payload,
+            event.type,
+            event.payload,
             trusted=result.trusted,
             publish=result.publish,
             remember=result.remember,
             effect=result.effect,
             later=result.ask is not None,
         )
-        self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
+        self._show(step, tokens)
         if not step.idempotent:
             self.guards.changed()
 
@@ -209,7 +220,11 @@ class Loop:
         tokens = self.context.measure(event)
         if last or tokens <= self.context.room:
             step = self.sessions.record_note(self.session, NOTE, payload)
-            self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
+            self._show(step, tokens)
+
+    def _show(self, step: Step, tokens: int | None = None) -> None:
+        """Append a recorded step to the log, with its own time."""
+        self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
 
     def _allowed(self, turn: Turn) -> frozenset[str] | None:
         """Return what the turn allows and the agent does not bar; None for everything."""
@@ -229,7 +244,7 @@ class Loop:
                 self.guards.decided(step.type, step.payload)
                 unfinished = step
                 continue
-            self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted))
+            self._show(step)
             if step.kind is StepKind.RESULT:
                 unfinished = None
                 if not step.idempotent:

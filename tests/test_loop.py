@@ -220,6 +220,19 @@ def test_closed_off_answer_is_never_dispatched(bus: Bus) -> None:
     assert "cut off" in context.parse(llm.asked[1][0])[-1].payload["error"]
 
 
+def test_no_transaction_is_held_while_the_model_server_counts(bus: Bus) -> None:
+    """A slow tokenizer must not keep every other process from writing, refusals included."""
+
+    class Counting(ScriptedLLM):
+        def count(self, text: str) -> int:
+            assert not bus.db.in_transaction
+            return super().count(text)
+
+    llm = Counting([read("a"), read("a"), ("WriteFile", {"path": "b"}), DONE], names=NAMES)
+    loop(bus, begin(bus), Reader(), llm).run()
+    assert len(llm.asked) == 4
+
+
 def test_closed_off_done_ends_the_session(bus: Bus) -> None:
     """A Done that ran out of tokens still ends the session: its partial result is not lost."""
     done = Decision("Done", {"text": "hal"}, Choice("Done", {"text": "hal"}), "{}", "length")
