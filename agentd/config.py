@@ -4,68 +4,41 @@ Unknown keys are errors. Every problem names file, line where TOML gives one, ke
 """
 
 import json
-import os
 import re
 import sys
-import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from agentd import lean
+from agentd.durations import Duration, written
 from agentd.errors import ConfigError
+from agentd.toml_file import read_toml, unreadable, validate
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
 SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # in milliseconds
-DURATION_MAX = timedelta(days=3650)
 POLL_MAX = timedelta(minutes=10)
-M = TypeVar("M", bound=BaseModel)
-
-CONFIG_BYTES_MAX = 256 * 1024  # a larger file is no configuration
+AGE_MIN = timedelta(hours=1)  # of retention: `sessions_per_hour` counts what began in the last hour
 
 
-def _duration(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value
-    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('write a duration as "30s", "15m", "2h" or "1d"')
-    milliseconds = float(match[1]) * UNITS[match[2]]
-    if not 1 <= milliseconds <= DURATION_MAX / timedelta(milliseconds=1):
-        raise ValueError("must be longer than zero and at most ten years")
-    return timedelta(milliseconds=round(milliseconds))
+def _age(value: timedelta) -> timedelta:
+    if value < AGE_MIN:
+        raise ValueError(f"at least {written(AGE_MIN)}")
+    return value
 
 
-def duration_text(value: timedelta) -> str:
-    """Render a duration the way configuration files write it."""
-    milliseconds = value // timedelta(milliseconds=1)
-    unit = max((u for u, size in UNITS.items() if milliseconds % size == 0), key=UNITS.__getitem__)
-    return f"{milliseconds // UNITS[unit]}{unit}"
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    PlainSerializer(duration_text),
-    WithJsonSchema({"type": "string", "pattern": f"^{DURATION.pattern}$"}),
-]
-
+Age = Annotated[Duration, AfterValidator(_age)]
 
 # At its first model Pydantic imports this to look for plugins (1.4 MB); workers have none.
 with lean.later("importlib.metadata"):
@@ -90,10 +63,10 @@ class Cron(Strict):
     @field_validator("cron")
     @classmethod
     def _parses(cls, value: str) -> str:
-        from apscheduler.triggers.cron import CronTrigger  # 40 ms: only where a cron is written
+        from agentd.crontab import Crontab  # 40 ms: only where a cron is written
 
         try:
-            CronTrigger.from_crontab(value)
+            Crontab(value)
         except ValueError as error:
             raise ValueError(f"not a crontab expression: {error}") from error
         return value
@@ -210,6 +183,12 @@ class ModelConfig(Strict):
         timedelta(minutes=2), description="Longest a call may take once the server admitted it."
     )
     queue: int = Field(64, ge=1, description="Calls that may wait; more are answered 503.")
+    cache_bytes: int | None = Field(
+        None, ge=1_000_000, description="Ceiling of the prompt caches; default 1/8 of the memory."
+    )
+    unload_after: Duration | None = Field(
+        None, description="Idle time after which the model leaves memory; default never."
+    )
 
     @field_validator("url")
     @classmethod
@@ -258,13 +237,34 @@ class BusConfig(Strict):
     poll: Duration = Field(
         timedelta(seconds=5), description="Safety net behind the wake-up sockets; at most 10m."
     )
+    fullfsync: bool = Field(
+        False, description="true: a commit waits for the disk itself, against power failures."
+    )
 
     @field_validator("poll")
     @classmethod
     def _often(cls, value: timedelta) -> timedelta:
         if value > POLL_MAX:  # a worker says at each poll that it lives
-            raise ValueError(f"at most {duration_text(POLL_MAX)}")
+            raise ValueError(f"at most {written(POLL_MAX)}")
         return value
+
+
+class RetentionConfig(Strict):
+    """What the database keeps. The oldest goes first, by age and beyond the size limit."""
+
+    events: Age = Field(
+        timedelta(days=30), description="Events; unread ones become dead letters then."
+    )
+    sessions: Age = Field(
+        timedelta(days=30), description="Sessions; questions that nobody answered expire then."
+    )
+    dead_letters: Age = Field(timedelta(days=90), description="Dead letters.")
+    removed: Age = Field(
+        timedelta(days=30), description="What a removed agent remembered, and its versions."
+    )
+    database_bytes: int = Field(
+        1_000_000_000, ge=1_000_000, description="Size limit; beyond it the oldest go at any age."
+    )
 
 
 class DaemonConfig(Strict):
@@ -274,6 +274,7 @@ class DaemonConfig(Strict):
     logs: LogConfig = Field(default_factory=LogConfig)
     supervisor: SupervisorConfig = Field(default_factory=SupervisorConfig)
     bus: BusConfig = Field(default_factory=BusConfig)
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
 
 
 def load_daemon(path: Path) -> DaemonConfig:
@@ -287,8 +288,8 @@ def load_daemon(path: Path) -> DaemonConfig:
     except FileNotFoundError:
         return DaemonConfig()
     except OSError as error:
-        raise _unreadable(error, path) from error
-    return _validate(DaemonConfig, read_toml(path), path)
+        raise unreadable(error, path) from error
+    return validate(DaemonConfig, read_toml(path), path)
 
 
 def load_agent(path: Path) -> AgentConfig:
@@ -298,7 +299,16 @@ def load_agent(path: Path) -> AgentConfig:
         ConfigError: naming file, line or key, and the next step.
     """
     check_agent_name(path.stem, where=str(path))
-    return _validate(AgentConfig, read_toml(path), path)
+    return validate_agent(read_toml(path), path)
+
+
+def validate_agent(table: dict[str, Any], path: Path) -> AgentConfig:
+    """Check the contents of an agent's file.
+
+    Raises:
+        ConfigError: naming file, key, and the next step.
+    """
+    return validate(AgentConfig, table, path)
 
 
 def check_agent_name(name: str, *, where: str = "") -> None:
@@ -310,80 +320,6 @@ def check_agent_name(name: str, *, where: str = "") -> None:
             hint="use lower-case letters, digits and _, at most 48, a letter first; "
             f"not {', '.join(sorted(RESERVED_NAMES))}",
         )
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Never waits and never reads much, whatever a person put there.
-
-    Raises:
-        ConfigError: naming file, line where TOML gives one, and the next step.
-    """
-    try:
-        if not path.is_file():
-            raise ConfigError("not a file", where=str(path), hint="put a TOML file there")
-        # A pipe or a device, even one that took the file's place just now, must not be waited for.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(CONFIG_BYTES_MAX + 1)
-        if len(data) > CONFIG_BYTES_MAX:
-            raise ConfigError(
-                f"larger than {CONFIG_BYTES_MAX} bytes", where=str(path), hint="not a configuration"
-            )
-        return tomllib.loads(data.decode("utf-8"))
-    except OSError as error:
-        raise _unreadable(error, path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"is not valid TOML: {error}", where=str(path), hint="correct that line"
-        ) from error
-    except RecursionError as error:
-        raise ConfigError("nests too deeply", where=str(path), hint="flatten it") from error
-
-
-def _unreadable(error: OSError, path: Path) -> ConfigError:
-    return ConfigError(
-        f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
-    )
-
-
-def _validate(model: type[M], data: dict[str, Any], path: Path) -> M:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise config_error(error, path, model=model) from error
-
-
-def config_error(
-    error: ValidationError, where: Path | str, prefix: str = "", *, model: type[BaseModel]
-) -> ConfigError:
-    """Turn Pydantic's report into one ConfigError that names every wrong key.
-
-    `prefix` stands before each key, such as `params.` for an agent's own parameters of `model`.
-    """
-    lines, hint = [], "correct it"
-    for item in error.errors():
-        key = prefix + ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            known = ", ".join(_keys(model, item["loc"][:-1]))
-            message = f"unknown key; there are {known}" if known else "unknown key"
-            hint = "remove or correct it"
-        lines.append(f"{key.rstrip('.')}: {message}" if key else message)
-    return ConfigError("; ".join(lines), where=str(where), hint=hint)
-
-
-def _keys(model: type[BaseModel], table: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of a table inside `model`, none where it is not one model's."""
-    for part in table:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def schemas() -> dict[str, str]:

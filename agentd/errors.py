@@ -52,6 +52,12 @@ class StorageError(AgentdError):
     exit_code = Exit.TEMPORARY
 
 
+class DamagedDatabase(StorageError):
+    """The database holds bytes that make no sense, or is none. Only a repair or a backup helps."""
+
+    exit_code = Exit.CONFIG
+
+
 class NewerDatabase(StorageError):
     """The database was written by a newer agentd; running on would damage it."""
 
@@ -80,6 +86,10 @@ class ModelError(AgentdError):
 
 class CallDeadline(ModelError):
     """A call to the model took longer than its deadline, counted from its admission."""
+
+
+class RecordingError(AgentdError):
+    """A recording that cannot be read, written or replayed here."""
 
 
 class ToolError(AgentdError):

@@ -16,6 +16,7 @@ PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON
 
 PERSON = "person"  # producer of what a person sends by command
 DAEMON = "agentd"  # producer and consumer name of the supervisor
+DIRECT = "/direct"  # ends the name of a direct lane's cursor
 
 
 @dataclass(frozen=True)
@@ -58,4 +59,4 @@ class Lane:
     @property
     def consumer(self) -> str:
         """Name of the cursor's row: `NAME/direct` or `NAME`."""
-        return f"{self.agent}/direct" if self.direct else self.agent
+        return self.agent + DIRECT if self.direct else self.agent

@@ -1,7 +1,9 @@
 """Where everything lives. `AGENTD_HOME` moves all of it, for tests and second instances."""
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,8 @@ class Paths:
     user: Path  # what a person writes: config/, agents/, baml_src/
     data: Path  # what agentd writes and must keep: the database, models, accepted versions
     logs: Path
-    run: Path  # sockets, locks and the token; private, short, may vanish on reboot
+    run: Path  # locks, the token and the model server's address; private
+    sockets: Path  # a folder with a name short enough for a socket's path; private
 
     @property
     def config(self) -> Path:
@@ -61,9 +64,24 @@ class Paths:
         return self.data / "models"
 
     @property
+    def prompt_caches(self) -> Path:
+        """What the model server computed for prompts, kept over a restart."""
+        return self.data / "prompt-caches.safetensors"
+
+    @property
     def versions(self) -> Path:
         """Folder of accepted agent versions: versions/NAME/HASH/."""
         return self.data / "versions"
+
+    @property
+    def backups(self) -> Path:
+        """Folder of the copies that `agentd backup` writes by itself."""
+        return self.data / "backups"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of one folder per agent for its tools' temporary files: emptied at each start."""
+        return self.data / "tmp"
 
     @property
     def token(self) -> Path:
@@ -83,12 +101,12 @@ class Paths:
     @property
     def status_socket(self) -> Path:
         """Stream socket on which the supervisor answers its state as JSON."""
-        return self.run / "status.sock"
+        return self.sockets / "status.sock"
 
     @property
     def wake(self) -> Path:
-        """Folder of one datagram socket per consumer: wake/NAME.sock."""
-        return self.run / "w"
+        """Folder of one datagram socket per consumer: w/NAME.sock."""
+        return self.sockets / "w"
 
     @property
     def locks(self) -> Path:
@@ -103,10 +121,12 @@ class Paths:
         """
         own = (self.config, self.agents_d, self.agents, self.baml_src)
         kept = (self.data, self.models, self.versions, self.logs)
-        private = (self.run, self.wake, self.locks)
+        private = (self.run, self.locks, self.sockets, self.wake)
         for folder in (*own, *kept, *private):
             try:
                 folder.mkdir(0o777 if folder in own else 0o700, parents=True, exist_ok=True)
+                if folder == self.sockets and not _is_ours(folder):
+                    raise PermissionError(errno.EPERM, "somebody else's is there")
                 if folder in private:
                     folder.chmod(0o700)
             except OSError as error:
@@ -137,25 +157,44 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
         root = Path(home).expanduser()
         if not root.is_absolute():
             raise ConfigError("must be an absolute path", where=f"{HOME_VARIABLE}={home}")
-        return Paths(user=root, data=root, logs=root / "logs", run=_short(root / "run"))
+        run = root / "run"
+        return Paths(root, root, root / "logs", run, _short(run, _temporary(run)))
     dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
     data = Path(dirs.user_data_dir)
+    run = data / "run"
     return Paths(
         user=Path(dirs.user_config_dir),
         data=data,
         logs=Path(dirs.user_log_dir),
-        run=_short(data / "run"),
+        run=run,
+        sockets=_short(run, Path.home() / ".agentd", _temporary(run)),
     )
 
 
-def _short(run: Path) -> Path:
-    """Return `run`, or a private folder with a shorter name where a socket's path would not fit."""
-    if len(os.fsencode(run)) + LONGEST_SOCKET_NAME < SOCKET_PATH_MAX:
-        return run
-    import tempfile
+def longest_socket(folder: Path) -> int:
+    """Return the length, in bytes, that a socket's path can have in this folder."""
+    return len(os.fsencode(folder)) + LONGEST_SOCKET_NAME
 
+
+def _short(run: Path, *others: Path) -> Path:
+    """Return `run`, or the first of the others where a socket's path would not fit there.
+
+    It never does under macOS's `~/Library/Application Support`. Only sockets lie elsewhere: a lock
+    in a folder for temporary files would be gone after three days (`dirhelper`, `tmp_cleaner`).
+    """
+    fitting = (path for path in (run, *others) if longest_socket(path) < SOCKET_PATH_MAX)
+    return next(fitting, others[-1])
+
+
+def _temporary(run: Path) -> Path:
+    # Not $TMPDIR: it is long on macOS, and may differ between a terminal and launchd.
     digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"agentd-{os.getuid()}-{digest}"
+    return Path("/tmp") / f"agentd-{os.getuid()}-{digest}"
+
+
+def _is_ours(folder: Path) -> bool:
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def shipped() -> Path:

@@ -41,7 +41,8 @@ class DeadReason(StrEnum):
     CRASHED = "crashed"  # its worker died each time before a step was recorded
     PARTIAL_EFFECTS = "partial effects"  # failed after a tool that must not run twice
     INVALID = "invalid"  # the payload does not fit what the agent accepts
-    EXPIRED = "expired"  # the size limit reached it before its consumer did
+    EXPIRED = "expired"  # retention reached it before its consumer did
+    UNANSWERED = "unanswered"  # nobody answered its session's question in time
 
 
 class Exit(IntEnum):

@@ -20,7 +20,7 @@ import apsw
 from agentd.bus import Bus
 from agentd.config import Limits
 from agentd.events import Lane, NewEvent
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.sessions import Session, Sessions, Wait
 from agentd.states import SessionState
 
 LANE = Lane("worker", False, ("repo.changed",))
@@ -99,6 +99,68 @@ def one_session(path: Path) -> None:
     )
 
 
+def one_failure(path: Path) -> None:
+    """Let one event's session fail for good: a dead letter, and the lane is stepped."""
+    bus = Bus(path)
+    sessions = Sessions(bus)
+    event = bus.next(LANE)
+    if event is None:
+        return
+    session = sessions.begin(LANE, event, "v1", LIMITS.model_copy(update={"attempts": 1}))
+    assert isinstance(session, Session), session
+    if not session.steps:
+        sessions.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
+    sessions.fail(session, "x" * 6000)
+
+
+def check_failure(path: Path) -> bool:
+    """Assert that the letter is there with the step of its lane, or neither is; return which."""
+    bus = Bus(path)
+    assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
+    letters = bus.dead.list()
+    done = bool(letters)
+    assert len(letters) <= 1
+    assert (bus.next(LANE) is None) is done
+    states = [row.state for row in Sessions(bus).list()]
+    assert states in ([SessionState.FAILED],) if done else states in ([], [SessionState.RUNNING])
+    bus.close()
+    return done
+
+
+def one_parking(path: Path) -> None:
+    """Park one event's session on a question."""
+    bus = Bus(path)
+    sessions = Sessions(bus)
+    event = bus.next(LANE)
+    if event is None:
+        return
+    session = sessions.begin(LANE, event, "v1", LIMITS)
+    assert isinstance(session, Session), session
+    if not session.steps:
+        sessions.record_decision(session, "AskPerson", {}, idempotent=True)
+    sessions.record_result(session, "ask_person", {}, trusted=True, later=True)
+    sessions.park(session, "May I?", publish=[NewEvent("person.asked", {"text": "x" * 6000})])
+
+
+def check_parking(path: Path) -> bool:
+    """Assert that question, event, state and step are there, or none is; return which."""
+    bus = Bus(path)
+    assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
+    asked = bus.events(event_type="person.asked")
+    done = bool(asked)
+    assert len(asked) <= 1
+    assert (bus.next(LANE) is None) is done
+    rows = Sessions(bus).list()
+    assert [row.question for row in rows] == (["May I?"] if done else [None] * len(rows))
+    states = [row.state for row in rows]
+    assert states in ([SessionState.PARKED],) if done else states in ([], [SessionState.RUNNING])
+    for row in rows:
+        results = sum(step.kind == "result" for step in Sessions(bus).show(row.id)[1])
+        assert results == int(done), "a question without its parking would be lost"
+    bus.close()
+    return done
+
+
 def check_whole(path: Path) -> bool:
     """Assert that either nothing or all of the session's end is there; return which."""
     bus = Bus(path)
@@ -117,6 +179,23 @@ def check_whole(path: Path) -> bool:
 
 def every_write(folder: Path) -> None:
     """Kill a session at each of its writes to the file; then let a second process finish it."""
+    at_every_write(folder, one_session, check_whole)
+
+
+def every_write_of_a_failure(folder: Path) -> None:
+    """The same where the event is given up."""
+    at_every_write(folder, one_failure, check_failure)
+
+
+def every_write_of_a_parking(folder: Path) -> None:
+    """The same where a person is asked."""
+    at_every_write(folder, one_parking, check_parking)
+
+
+def at_every_write(
+    folder: Path, work: Callable[[Path], None], check: Callable[[Path], bool]
+) -> None:
+    """Kill `work` at each of its writes to the file; `check` what is left, also at the end."""
     template = folder / "template.db"
     bus = Bus(template)
     bus.accept("worker", "v", subscribe=LANE.subscribe)
@@ -131,15 +210,15 @@ def every_write(folder: Path) -> None:
         def victim(instant: int = instant, path: Path = path) -> None:
             vfs = KillVFS()  # unregistered when it is collected
             KillFile.left = instant
-            one_session(path)
+            work(path)
             del vfs
 
         status = os.waitpid(forked(victim), 0)[1]
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert killed or status == 0, status
-        seen.add(check_whole(path))
-        assert os.waitpid(forked(lambda path=path: one_session(path)), 0)[1] == 0  # type: ignore[misc]
-        assert check_whole(path)
+        seen.add(check(path))
+        assert os.waitpid(forked(lambda path=path: work(path)), 0)[1] == 0  # type: ignore[misc]
+        assert check(path)
         for leftover in folder.glob(f"{instant}.db*"):
             leftover.unlink()
         if not killed:
@@ -167,6 +246,9 @@ def chain(folder: Path) -> None:
                 select.select([], [], [], 0.001)
                 continue
             session = sessions.begin(lane, event, "v1", LIMITS)
+            if isinstance(session, Wait):  # killed three times before it recorded anything
+                select.select([], [], [], session.seconds)
+                continue
             assert isinstance(session, Session), session
             if not session.steps:
                 sessions.record_decision(session, "Tool", {}, idempotent=True)
@@ -241,7 +323,17 @@ def creators(folder: Path) -> None:
         assert len(Bus(path).events()) == WRITERS
 
 
-PROGRAMS = {program.__name__: program for program in (every_write, chain, writers, creators)}
+PROGRAMS = {
+    program.__name__: program
+    for program in (
+        every_write,
+        every_write_of_a_failure,
+        every_write_of_a_parking,
+        chain,
+        writers,
+        creators,
+    )
+}
 
 if __name__ == "__main__":
     program = PROGRAMS[sys.argv[1]]

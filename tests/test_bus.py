@@ -82,9 +82,7 @@ JSON = st.recursive(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(payload=st.dictionaries(st.text(st.characters(codec="utf-8")), JSON))
 def test_any_json_object_round_trips(bus: Bus, payload: dict[str, Any]) -> None:
     """NULs, emoji, huge integers, negative zero: what goes in comes out."""
@@ -350,6 +348,49 @@ def test_an_event_that_cannot_be_read_is_buried_and_does_not_block(bus: Bus) -> 
     assert types(consume(bus, READER)) == ["repo.changed"]
     (letter,) = bus.dead.list()
     assert (letter.agent, letter.reason, letter.event_id) == ("reader", DeadReason.INVALID, 1)
+
+
+LATIN_1 = '{"city": "Köln"}'.encode("latin-1").hex()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        f"'me', 'repo.x', CAST(X'{LATIN_1}' AS TEXT)",
+        "CAST(X'4BF6' AS TEXT), 'repo.x', '{}'",
+        """'me', 'repo.x', '{"n": Infinity}'""",
+        """'me', 'repo.x', '{"n": NaN}'""",
+        """'me', 'repo.x', '{"n": 1e999}'""",
+        "'me', 'repo.x', '{n: -Infinity}'",
+        """'me', 'repo.x', '{"n": %s}'""" % ("[" * 900 + "]" * 900),
+    ],
+)
+def test_what_was_never_json_or_text_is_buried_and_stops_nobody(bus: Bus, values: str) -> None:
+    """SQLite stores any bytes, and its CHECK lets numbers pass that no event can hold.
+
+    Neither is a damaged page: the daemon goes on, and every list can still be read.
+    """
+    bus.db.run(f"INSERT INTO outbox (agent, event_type, payload) VALUES ({values})")
+    bus.publish("person", NewEvent("repo.changed"))
+    assert [event.id for event in bus.events()] == [2] and bus.event(1) is None
+    assert types(consume(bus, READER)) == ["repo.changed"]
+    (letter,) = bus.dead.list()
+    assert (letter.agent, letter.reason, letter.event_id) == ("reader", DeadReason.INVALID, 1)
+    json.dumps(letter.payload, allow_nan=False)
+    bus.dead.retry(letter.id)
+    assert consume(bus, Lane("reader", True)) == []
+    assert [letter.event_id for letter in bus.dead.list()] == [3]
+
+
+def test_a_type_that_is_no_text_hides_no_other_from_a_prefix(bus: Bus) -> None:
+    """Nobody can be meant by it."""
+    bus.db.run(
+        "INSERT INTO outbox (agent, event_type, payload)"
+        " VALUES ('me', CAST(X'7265706F2EF6' AS TEXT), '{}')"
+    )
+    bus.publish("person", NewEvent("repo.changed"))
+    assert types(consume(bus, Lane("reader", False, ("repo.*",)))) == ["repo.changed"]
+    assert bus.dead.list() == []
 
 
 # --- the one transaction

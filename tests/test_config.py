@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.bus import Bus
-from agentd.config import AgentConfig, duration_text, load_agent, load_daemon, schemas
+from agentd.config import AgentConfig, load_agent, load_daemon, schemas
+from agentd.durations import written
 from agentd.errors import ConfigError
 from agentd.paths import discover, shipped
 
@@ -132,10 +133,10 @@ def test_durations_read_back(milliseconds: int) -> None:
     """A duration is written the way it is read."""
     value = timedelta(milliseconds=milliseconds)
     config = AgentConfig.model_validate(
-        {"agent": "task", "done": "Something is done.", "missed": duration_text(value)}
+        {"agent": "task", "done": "Something is done.", "missed": written(value)}
     )
     assert config.missed == value
-    assert json.loads(config.model_dump_json())["missed"] == duration_text(value)
+    assert json.loads(config.model_dump_json())["missed"] == written(value)
 
 
 def test_shipped_schemas_hold_to_the_models() -> None:

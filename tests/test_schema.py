@@ -79,10 +79,17 @@ def test_a_database_of_the_first_version_is_migrated_with_its_rows(tmp_path: Pat
     schema.MIGRATIONS[0](db)
     db.pragma("user_version", 1)
     db.execute("INSERT INTO outbox (agent, event_type, payload) VALUES ('me', 'a.b', '{}')")
+    db.execute("INSERT INTO schedules VALUES ('me', 'every 1h', '2026-01-15T10:30:00.000Z', NULL)")
     db.close()
     bus = Bus(path)
     assert bus.db.connection.pragma("user_version") == len(schema.MIGRATIONS)
     assert [event.event_type for event in bus.events()] == ["a.b"]
+    last = bus.last_run("me", "every 1h")
+    assert last is not None
+    run = NewEvent("schedule.fired", target="me", dedup_key="a run")
+    assert bus.fire_schedule("me", "every 1h", last.due, run) == 2
+    bus.db.run("DELETE FROM outbox")
+    assert bus.fire_schedule("me", "every 1h", last.due, run) is None
 
 
 def test_a_migration_that_fails_leaves_the_version_before(
@@ -110,6 +117,33 @@ def test_the_connection_is_set_up_for_many_processes(tmp_path: Path) -> None:
     assert db.pragma("busy_timeout") == schema.BUSY_TIMEOUT_MS
     assert db.pragma("foreign_keys") == 1
     assert db.pragma("journal_size_limit") == schema.JOURNAL_SIZE_LIMIT_BYTES
+
+
+def test_full_sync_waits_for_the_disk_itself(tmp_path: Path) -> None:
+    """Off, a power failure may take back the last commits; a checkpoint is always careful."""
+    db = schema.connect(tmp_path / "a.db")
+    assert (db.pragma("fullfsync"), db.pragma("checkpoint_fullfsync")) == (0, 1)
+    db = schema.connect(tmp_path / "a.db", schema.Opening(full_sync=True))
+    assert (db.pragma("synchronous"), db.pragma("fullfsync")) == (2, 1)
+
+
+def test_a_database_is_not_created_where_it_was_deleted(tmp_path: Path) -> None:
+    """A worker that starts a moment later would make an empty one beside the old one's log."""
+    with pytest.raises(StorageError, match="hint"):
+        schema.connect(tmp_path / "a.db", schema.Opening(create=False))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_lock_holder_is_a_storage_error(tmp_path: Path) -> None:
+    """SQLite gives up in its own words (SQLITE_PROTOCOL) after ten seconds; here at once."""
+
+    def gives_up(*_statement: object) -> bool:
+        raise apsw.ProtocolError("locking protocol")
+
+    bus = Bus(tmp_path / "a.db")
+    bus.db.connection.exec_trace = gives_up
+    with pytest.raises(StorageError, match="locking protocol"):
+        bus.events()
 
 
 def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> None:

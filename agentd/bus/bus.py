@@ -17,6 +17,10 @@ from agentd.errors import EventRefused
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.states import Priority
 
+# Keys of a schedule's last runs that are kept beside it, whatever becomes of their events: enough
+# for the night the clocks go back, and for hours by which a wall clock is set back.
+FIRED_KEPT = 64
+
 
 @dataclass(frozen=True)
 class AgentRow:
@@ -84,6 +88,7 @@ class Bus(Lanes):
         with self.transaction():
             self.open_lane(Lane(name, True), start=start)
             self.open_lane(Lane(name, False), start=start)
+            self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))
             self.db.run(
                 sql.ACCEPT, (name, version, compact(list(subscribe)), iso(self.clock.now()))
             )
@@ -97,6 +102,12 @@ class Bus(Lanes):
         """Pause an agent or let it go on; return False when it is not known."""
         self.db.run(sql.SET_PAUSED, (int(paused), name))
         return self.db.connection.changes() > 0
+
+    def forgive(self, name: str) -> None:
+        """Let an agent try again whose breaker tripped (see `agentd.sessions.breaker`)."""
+        with self.transaction():
+            self.db.run(sql.DROP_BREAKER, (name,))
+            self._to_wake.add(name)
 
     def agents(self) -> list[AgentRow]:
         """Return every agent that was ever accepted, by name."""
@@ -138,7 +149,7 @@ class Bus(Lanes):
 
     def note_schedule(self, agent: str, schedule: str, due: datetime) -> None:
         """Note when the schedule was last due, without an event: a skipped run, or its anchor."""
-        self.db.run(sql.SET_SCHEDULE, (agent, schedule, iso(due), None))
+        self.db.run(sql.SET_SCHEDULE, (agent, schedule, iso(due), None, None))
 
     def fire_schedule(
         self, agent: str, schedule: str, due: datetime, event: NewEvent, *, producer: str = DAEMON
@@ -147,9 +158,14 @@ class Bus(Lanes):
 
         Returns its id, or None when its dedup_key is known (then only the time is noted).
         """
+        event_id = keys = None
         with self.transaction():
-            event_id = self.publish(producer, event, priority=Priority.SCHEDULE, system=True)
-            self.db.run(sql.SET_SCHEDULE, (agent, schedule, iso(due), event_id))
+            rows = self.db.run(sql.FIRED, (agent, schedule))
+            fired = json.loads(rows[0][0]) if rows and rows[0][0] else []
+            if event.dedup_key is None or event.dedup_key not in fired:
+                event_id = self.publish(producer, event, priority=Priority.SCHEDULE, system=True)
+                keys = compact([*fired, event.dedup_key][-FIRED_KEPT:])
+            self.db.run(sql.SET_SCHEDULE, (agent, schedule, iso(due), event_id, keys))
         return event_id
 
     # --- dead letters

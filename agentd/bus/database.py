@@ -6,7 +6,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import apsw
+
 from agentd.bus import schema, sql
+from agentd.errors import DamagedDatabase
+
+# A longer text goes on over other pages, which no checksum guards. In a shorter one what is no text
+# was written so, by a person's hand: SQLite stores any bytes.
+PAGE_BYTES = 4096
+
+
+class Undecodable(DamagedDatabase):
+    """A text that is none, but no damage; `Database.read` gives it as bytes."""
 
 
 class Database:
@@ -15,9 +26,9 @@ class Database:
     `begun`, `committed` and `rolled_back` are called around the outermost transaction.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opening: schema.Opening = schema.OPENING) -> None:
         self.path = path
-        self.connection = schema.connect(path)
+        self.connection = schema.connect(path, opening)
         self.begun: Callable[[], None] = _nothing
         self.committed: Callable[[], None] = _nothing
         self.rolled_back: Callable[[], None] = _nothing
@@ -40,11 +51,25 @@ class Database:
         """
         return self._joined
 
+    def checkpoint(self) -> tuple[int, int]:
+        """Write the log back into the file; return its pages and how many were written back.
+
+        Fewer were where somebody still reads what they would overwrite. Nobody waits for it.
+
+        Raises:
+            DamagedDatabase, StorageError: as `run`.
+        """
+        try:
+            return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except schema.OPERATIONAL as error:
+            raise schema.storage_error(error, self.path) from error
+
     def run(self, statement: str, arguments: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         """Run one statement and return all its rows.
 
         Raises:
-            StorageError: the file is full, locked, damaged or not writable.
+            DamagedDatabase: the file is damaged.
+            StorageError: the file is full, locked or not writable.
         """
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Bus belongs to the thread that opened it: open another one")
@@ -53,6 +78,30 @@ class Database:
             return self.connection.execute(statement, arguments).fetchall()
         except schema.OPERATIONAL as error:
             raise schema.storage_error(error, self.path) from error
+        except UnicodeDecodeError as error:
+            kind = Undecodable if len(error.object) < PAGE_BYTES else DamagedDatabase
+            raise kind(
+                f"the database is damaged: it holds text that is none ({error.reason})",
+                where=str(self.path),
+                hint=schema.REPAIR_HINT,
+            ) from error
+
+    def read(
+        self, statement: str, arguments: Sequence[Any] | dict[str, Any], columns: str
+    ) -> list[Any]:
+        """As `run`, for a SELECT of these columns; a text that is none comes as bytes."""
+        try:
+            return self.run(statement, arguments)
+        except Undecodable:
+            rows = self.run(sql.undecoded(statement, columns), arguments)
+            return [tuple(_text(value) for value in row) for row in rows]
+
+
+def _text(value: Any) -> Any:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 class Transaction:

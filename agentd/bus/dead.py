@@ -8,6 +8,7 @@ from typing import Any
 
 from agentd.bus import sql
 from agentd.bus.database import Database
+from agentd.bus.json_text import read_json
 from agentd.clock import Clock, iso, parse_iso
 from agentd.errors import UsageError
 from agentd.events import Event
@@ -70,15 +71,24 @@ class DeadLetters:
         )
         return self._db.connection.last_insert_rowid()
 
-    def add_row(self, agent: str, reason: DeadReason, error: str, event_id: int) -> int:
-        """Bury an event that cannot be read, as it lies in the outbox; return the letter's id."""
-        now = iso(self._clock.now())
-        self._db.run(sql.BURY_ROW, (agent, reason.value, short_error(error), now, event_id))
+    def add_row(
+        self,
+        agent: str,
+        reason: DeadReason,
+        error: str,
+        event_id: int,
+        *,
+        session_id: int | None = None,
+    ) -> int:
+        """Bury an event as it lies in the outbox, unread; return the letter's id."""
+        head = (agent, reason.value, short_error(error), session_id, iso(self._clock.now()))
+        self._db.run(sql.BURY_ROW, (*head, event_id))
         return self._db.connection.last_insert_rowid()
 
     def list(self, agent: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
         """Return dead letters, newest first, of one agent or of all."""
-        return [_letter(row) for row in self._db.run(sql.LETTERS, (agent, limit))]
+        rows = self._db.read(sql.LETTERS, (agent, limit), sql.LETTER_COLUMNS)
+        return [_letter(row) for row in rows]
 
     def get(self, letter_id: int) -> DeadLetter:
         """Return one dead letter.
@@ -86,7 +96,7 @@ class DeadLetters:
         Raises:
             UsageError: there is none with this id.
         """
-        rows = self._db.run(sql.LETTER, (letter_id,))
+        rows = self._db.read(sql.LETTER, (letter_id,), sql.LETTER_COLUMNS)
         if not rows:
             raise UsageError(
                 "no such dead letter", where=str(letter_id), hint="see `agentd dead list`"
@@ -126,9 +136,10 @@ def short_error(error: str) -> str:
 
 
 def _letter(row: Any) -> DeadLetter:
+    row = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in row]
     payload: Any = row[9]
     try:
-        payload = json.loads(payload)
+        payload = read_json(payload)
     except (ValueError, RecursionError, TypeError):
         payload = str(payload)
     head: tuple[Any, ...] = (*row[:2], DeadReason(row[2]), *row[3:5], parse_iso(row[5]))

@@ -1,6 +1,7 @@
 """JSON as the database stores it: compact, strict, UTF-8, bounded."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,28 @@ from agentd.events import PAYLOAD_BYTES_MAX
 DEPTH_MAX = 100  # levels; Python and SQLite both give up near 1,000, and an agent adds some
 
 compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"holds {text}, which is no number of JSON")
+    return number
+
+
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
+
+
+def read_json(text: str) -> Any:
+    """Return what a JSON text says, if it might have been published.
+
+    Raises:
+        ValueError, TypeError, RecursionError: it is not JSON, not finite or too deep.
+    """
+    value = _decode(text)
+    if text.count("{") + text.count("[") > DEPTH_MAX and _deeper(value, DEPTH_MAX):
+        raise ValueError(f"nests deeper than {DEPTH_MAX} levels")
+    return value
 
 
 def is_utf8(text: str) -> bool:

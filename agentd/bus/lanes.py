@@ -3,6 +3,7 @@
 A cursor's value is opaque outside this module.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,10 @@ from typing import Any, Literal
 from agentd.bus import sql
 from agentd.bus.json_text import compact
 from agentd.bus.outbox import UNREADABLE, Outbox, prefix_range
+from agentd.bus.schema import OPENING, Opening
 from agentd.clock import Clock
 from agentd.errors import LostLane, StorageError
-from agentd.events import Event, Lane
+from agentd.events import DIRECT, Event, Lane
 from agentd.states import DeadReason
 
 STEP_OVER_EVENTS = 1000  # unwanted events after which a caught-up cursor is moved in the file, too
@@ -22,8 +24,15 @@ STEP_OVER_S = 60.0  # the same after this time, so that pruning is not held back
 class Lanes(Outbox):
     """The part of the bus that consumers read; see `Bus`."""
 
-    def __init__(self, path: Path, *, clock: Clock | None = None, wake: Path | None = None) -> None:
-        super().__init__(path, clock=clock, wake=wake)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        wake: Path | None = None,
+        opening: Opening = OPENING,
+    ) -> None:
+        super().__init__(path, clock=clock, wake=wake, opening=opening)
         self._cursors: dict[str, int] = {}  # by consumer, as last read: the fence of `step`
         self._cursors_before: dict[str, int] = {}
         self._passed: dict[Lane, tuple[int, float]] = {}  # id without wanted events below; since
@@ -70,16 +79,16 @@ class Lanes(Outbox):
                     self._move(consumer, row[0])
 
     def _next_row(self, lane: Lane, after: int) -> Any:
+        given: tuple[Any, ...]
         if lane.direct:
-            rows = self.db.run(sql.NEXT_DIRECT, (lane.agent, after))
+            statement, given = sql.NEXT_DIRECT, (lane.agent, after)
+        elif not (types := self._types(lane.subscribe)):
+            return None
+        elif len(types) == 1:
+            statement, given = sql.NEXT_OF_TYPE, (types[0], after, lane.agent)
         else:
-            types = self._types(lane.subscribe)
-            if len(types) == 1:
-                rows = self.db.run(sql.NEXT_OF_TYPE, (types[0], after, lane.agent))
-            elif types:
-                rows = self.db.run(sql.NEXT_OF_TYPES, (compact(types), after, lane.agent))
-            else:
-                rows = []
+            statement, given = sql.NEXT_OF_TYPES, (compact(types), after, lane.agent)
+        rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
         return rows[0] if rows else None
 
     def _types(self, subscribe: Sequence[str]) -> list[str]:
@@ -88,7 +97,8 @@ class Lanes(Outbox):
         for item in subscribe:
             if item.endswith(".*"):
                 first, end = prefix_range(item)
-                types += [name for (name,) in self.db.run(sql.TYPES_BETWEEN, (first, end))]
+                found = self.db.read(sql.TYPES_BETWEEN, (first, end), "name")
+                types += [name for (name,) in found if isinstance(name, str)]
         return list(dict.fromkeys(types))
 
     def _step_over(self, lane: Lane, cursor: int, last: int, since: float) -> None:
@@ -134,6 +144,51 @@ class Lanes(Outbox):
             return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor))[0][0])
         types = compact(self._types(lane.subscribe))
         return int(self.db.run(sql.WAITING_TYPES, (types, cursor, lane.agent))[0][0])
+
+    def slowest(self) -> list[tuple[Lane, int]]:
+        """Return every lane there is a cursor of, the slowest first, with the id it has passed.
+
+        What an agent that the bus does not know subscribes to is not known either.
+        """
+        known = {row[0]: tuple(json.loads(row[2])) for row in self.db.run(sql.AGENTS)}
+        found = []
+        for consumer, cursor in self.db.run(sql.CURSORS):
+            name = consumer.removesuffix(DIRECT)
+            lane = Lane(name, consumer.endswith(DIRECT), known.get(name, ()))
+            found.append((lane, int(cursor)))
+        return found
+
+    def expire(
+        self, lane: Lane, error: str, *, upto: int, before: str | None = None, rows: int
+    ) -> tuple[int, bool]:
+        """Bury, unread, what the lane wants of the events up to the id `upto`.
+
+        Inside a transaction. At most `rows` events; `before`: only those created earlier. The
+        cursor moves along. Returns how many were buried, and whether none is left.
+        """
+        cursor = passed = self._look_at(lane)
+        buried, last = 0, False
+        while not last and buried < rows:
+            row = self._next_row(lane, passed)
+            last = row is None or row[0] > upto or (before is not None and row[4] >= before)
+            if not last:
+                self.dead.add_row(lane.agent, DeadReason.EXPIRED, error, row[0])
+                passed, buried = row[0], buried + 1
+        if last and before is None:
+            passed = upto
+        if passed > cursor:
+            self._move(lane.consumer, passed)
+        return buried, last
+
+    def pass_over(self, lane: Lane, event_id: int) -> None:
+        """Step the lane past an event that is given up; inside a transaction. Never back."""
+        if event_id > self._look_at(lane):
+            self._move(lane.consumer, event_id)
+
+    def _look_at(self, lane: Lane) -> int:
+        ((cursor,),) = self.db.run(sql.CURSOR, (lane.consumer,))
+        self._cursors[lane.consumer] = int(cursor)
+        return int(cursor)
 
     def _begun(self) -> None:
         self._cursors_before = dict(self._cursors)

@@ -10,7 +10,8 @@ import apsw
 from agentd.bus import sql
 from agentd.bus.database import Database, Transaction
 from agentd.bus.dead import DeadLetters
-from agentd.bus.json_text import is_utf8, payload_text
+from agentd.bus.json_text import is_utf8, payload_text, read_json
+from agentd.bus.schema import OPENING, Opening
 from agentd.bus.wake import Bell, Waker
 from agentd.clock import Clock, SystemClock, iso, parse_iso
 from agentd.errors import EventRefused, StorageError
@@ -27,9 +28,16 @@ _PRIORITIES = {priority.value: priority for priority in Priority}
 class Outbox:
     """The part of the bus that events are written to; see `Bus`."""
 
-    def __init__(self, path: Path, *, clock: Clock | None = None, wake: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        wake: Path | None = None,
+        opening: Opening = OPENING,
+    ) -> None:
         self.clock = clock or SystemClock()
-        self.db = Database(path)
+        self.db = Database(path, opening)
         self.dead = DeadLetters(self.db, self.clock)
         self._wake_folder = wake
         self._bell = Bell(wake) if wake is not None else None
@@ -205,7 +213,7 @@ class Outbox:
             newest=newest,
         )
         given = {"after": after, "limit": limit, "agent": agent, "event_type": first, "end": end}
-        rows = self.db.run(statement, given)
+        rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
         events = []
         for row in reversed(rows) if newest else rows:
             try:
@@ -216,7 +224,7 @@ class Outbox:
 
     def event(self, event_id: int) -> Event | None:
         """Return one event, or None when it is not there, was pruned or cannot be read."""
-        rows = self.db.run(sql.EVENT, (event_id,))
+        rows = self.db.read(sql.EVENT, (event_id,), sql.EVENT_COLUMNS)
         try:
             return self._read(rows[0]) if rows else None
         except UNREADABLE:
@@ -228,11 +236,13 @@ class Outbox:
         return int(rows[0][0]) if rows else 0
 
     def _read(self, row: Any) -> Event:
+        if bytes in map(type, row):
+            raise ValueError("holds text that is not UTF-8")
         try:
-            payload = json.loads(row[3])
-        except ValueError:  # SQLite lets JSON5 pass, which a person may have written by hand
+            payload = read_json(row[3])
+        except json.JSONDecodeError:  # SQLite lets JSON5 pass, which a person may have written
             try:
-                payload = json.loads(self.db.run(sql.STRICT_JSON, (row[3],))[0][0])
+                payload = read_json(self.db.run(sql.STRICT_JSON, (row[3],))[0][0])
             except apsw.SQLError as error:
                 raise ValueError(str(error)) from error
         return Event(

@@ -6,23 +6,28 @@ process's POSIX locks, which lost a committed row when it was tried.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from agentd.bus import sql
-from agentd.errors import NewerDatabase, StorageError
+from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
 BUSY_TIMEOUT_MS = 30_000
 WAL_RETRY_MS = 5
 # 16 MB. A checkpoint waits for the disk, and so does the commit after it: at SQLite's own 1000 that
 # was every 100th publish, and 3 ms instead of 0.1.
 WAL_AUTOCHECKPOINT_PAGES = 4000
+# Freed pages go back to the disk a few at a time; a plain VACUUM would hold the write lock for
+# seconds. Can only be chosen before the first table, and costs about 2 % of a publish.
+AUTO_VACUUM_INCREMENTAL = 2
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024  # the WAL shrinks back to this after a burst
 # What can go wrong with the file while running; anything else is a mistake of ours.
 OPERATIONAL = (
     apsw.BusyError,
     apsw.LockedError,
+    apsw.ProtocolError,  # who locks the write-ahead log's index stands still
     apsw.FullError,
     apsw.IOError,
     apsw.CorruptError,
@@ -33,13 +38,17 @@ OPERATIONAL = (
     apsw.AuthError,
     apsw.NoMemError,
 )
+REPAIR_HINT = "stop agentd, then `agentd doctor --repair` saves what can be read"
+DAMAGED = (apsw.CorruptError, apsw.NotADBError)  # trying again is of no use
 _HINTS: dict[type[apsw.Error], str] = {
-    apsw.BusyError: "another program holds its write lock; find it with `lsof`",
+    apsw.BusyError: "another program holds its lock; `agentd doctor` says which",
+    apsw.ProtocolError: "another program holds its lock; `agentd doctor` says which",
     apsw.FullError: "free some disk space",
-    apsw.CorruptError: "restore a backup, or move the file away to start anew",
-    apsw.NotADBError: "this is no agentd database; move the file away to start anew",
+    apsw.CorruptError: REPAIR_HINT,
+    apsw.NotADBError: "stop agentd, then `agentd backup --restore FILE`; or move the file away",
     apsw.ReadOnlyError: "make the file and its folder writable",
-    apsw.CantOpenError: "make the folder exist and writable",
+    apsw.CantOpenError: "make the file and its folder exist and writable",
+    apsw.IOError: "is the disk full, read-only or failing? see `df` and the system's log",
 }
 
 
@@ -165,24 +174,95 @@ CREATE TABLE deliveries (
 """)
 
 
-MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_bus, _sessions)
+def _parked(db: apsw.Connection) -> None:
+    """Sessions that wait for a person, oldest first: retention looks for them all the time."""
+    db.execute("CREATE INDEX sessions_parked ON sessions (ended_at) WHERE state = 'parked'")
 
 
-def connect(path: Path) -> apsw.Connection:
+def _trouble(db: apsw.Connection) -> None:
+    """Which process makes an attempt, how often one crashed over it; and breakers."""
+    db.execute("""
+ALTER TABLE deliveries ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- since the last step
+ALTER TABLE deliveries ADD COLUMN total_crashes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN last_crash TEXT;
+ALTER TABLE deliveries ADD COLUMN pid INTEGER;   -- who makes the attempt; NULL: it has ended
+
+CREATE TABLE breakers (
+  agent         TEXT PRIMARY KEY,
+  last_event_id INTEGER NOT NULL,
+  failure       TEXT NOT NULL,                   -- what its errors have in common
+  error         TEXT NOT NULL,                   -- the last one
+  events        INTEGER NOT NULL,                -- in a row that failed so
+  pauses        INTEGER NOT NULL,                -- 0: it has not tripped
+  until         TIMESTAMP                        -- nothing is tried before
+) WITHOUT ROWID;
+""")
+
+
+def _basis(db: apsw.Connection) -> None:
+    """What sessions and their steps depended on, so that they can be replayed."""
+    db.execute("ALTER TABLE sessions ADD COLUMN basis JSON")  # configuration, facts, model ...
+    db.execute("ALTER TABLE steps ADD COLUMN basis JSON")  # token counts, allowed classes ...
+
+
+def _fired(db: apsw.Connection) -> None:
+    """The keys of a schedule's last runs: the outbox forgets them with the events it prunes."""
+    db.execute("ALTER TABLE schedules ADD COLUMN fired JSON")  # an array, the newest last
+
+
+def _ages(db: apsw.Connection) -> None:
+    """What rests, by age: ids alone do not tell it where a wall clock jumped."""
+    db.execute("""
+CREATE INDEX sessions_rest ON sessions (ended_at) WHERE state IN ('ended', 'failed');
+CREATE INDEX dead_letters_age ON dead_letters (dead_at);
+""")
+
+
+MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
+    _bus,
+    _sessions,
+    _parked,
+    _basis,
+    _trouble,
+    _fired,
+    _ages,
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a database is opened."""
+
+    # False: not where it is missing. A new file beside the write-ahead log of one that was deleted
+    # a moment ago would confuse both.
+    create: bool = True
+    busy_ms: int = BUSY_TIMEOUT_MS  # how long a statement waits for a lock
+    # True: a commit returns when the disk itself has it, so that a power failure takes nothing
+    # back. False: it may take back the last commits, in order.
+    full_sync: bool = False
+
+
+OPENING = Opening()
+
+
+def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
     """Open the database, create it if needed, and bring its tables up to date.
 
     Raises:
+        DamagedDatabase: it is damaged, or no database.
         NewerDatabase: a newer agentd wrote it. Nothing was changed.
         StorageError: it cannot be opened or is no database.
     """
     try:
-        db = apsw.Connection(str(path))
+        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if opening.create else 0)
+        db = apsw.Connection(str(path), flags=flags)
         try:
-            db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            db.set_busy_timeout(opening.busy_ms)
             _check_version(db, path)
             if _version(db) == 0:
                 path.chmod(0o600)  # events are private; SQLite gives -wal and -shm the same mode
-            _pragmas(db)
+                db.pragma("auto_vacuum", AUTO_VACUUM_INCREMENTAL)
+            _pragmas(db, opening)
             _migrate(db, path)
         except BaseException:
             db.close()
@@ -197,13 +277,15 @@ def connect(path: Path) -> apsw.Connection:
 def storage_error(error: apsw.Error, path: Path | str) -> StorageError:
     """Say what went wrong with the file and what to do."""
     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
+    if isinstance(error, DAMAGED):
+        return DamagedDatabase(f"the database is damaged: {error}", where=str(path), hint=hint)
     return StorageError(f"the database cannot be used: {error}", where=str(path), hint=hint)
 
 
-def _pragmas(db: apsw.Connection) -> None:
+def _pragmas(db: apsw.Connection, opening: Opening) -> None:
     # Entering WAL wants the file for itself, and SQLite does not always use the busy timeout for
     # that: 8 processes in a fresh home gave 5 % "database is locked".
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    deadline = time.monotonic() + opening.busy_ms / 1000
     while db.pragma("journal_mode") != "wal":
         try:
             db.pragma("journal_mode", "wal")
@@ -211,7 +293,11 @@ def _pragmas(db: apsw.Connection) -> None:
             if time.monotonic() > deadline:
                 raise
             apsw.sleep(WAL_RETRY_MS)
-    db.pragma("synchronous", "NORMAL")
+    db.pragma("synchronous", "FULL" if opening.full_sync else "NORMAL")
+    # macOS: fsync alone leaves data in the disk's cache, in any order. A checkpoint is rare and
+    # must not tear the file; a commit is frequent and waits only where asked to. No-ops elsewhere.
+    db.pragma("checkpoint_fullfsync", True)
+    db.pragma("fullfsync", opening.full_sync)
     db.pragma("foreign_keys", True)
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
     db.wal_autocheckpoint(WAL_AUTOCHECKPOINT_PAGES)

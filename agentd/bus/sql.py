@@ -1,6 +1,19 @@
 """Every query of the bus and of the sessions. Tables are made in schema.py."""
 
-_EVENT = "id, agent, event_type, payload, created_at, target, priority, cause_id, depth, dedup_key"
+EVENT_COLUMNS = (
+    "id, agent, event_type, payload, created_at, target, priority, cause_id, depth, dedup_key"
+)
+_EVENT = EVENT_COLUMNS
+
+
+def undecoded(statement: str, columns: str) -> str:
+    """Return a SELECT of these columns that gives its texts as bytes: somebody's may be none."""
+    bare = (
+        f"CASE typeof({name}) WHEN 'text' THEN CAST({name} AS BLOB) ELSE {name} END"
+        for name in columns.split(", ")
+    )
+    return f"SELECT {', '.join(bare)} FROM ({statement})"
+
 
 # --- transactions
 
@@ -46,6 +59,9 @@ SELECT {_EVENT} FROM outbox WHERE id = (
   FROM json_each(?1) AS wanted)
 """
 
+# When the newest event was created.
+NEWEST_EVENT = "SELECT created_at FROM outbox ORDER BY id DESC LIMIT 1"
+
 # The distinct types in [first, end): a skip scan, one index seek per type.
 TYPES_BETWEEN = """
 WITH RECURSIVE types (name) AS (
@@ -82,6 +98,9 @@ CURSOR = "SELECT last_seen_id FROM cursors WHERE consumer = ?"
 CREATE_CURSOR = (
     "INSERT INTO cursors (consumer, last_seen_id) VALUES (?, ?) ON CONFLICT (consumer) DO NOTHING"
 )
+
+# Every lane's cursor, the slowest first.
+CURSORS = "SELECT consumer, last_seen_id FROM cursors ORDER BY last_seen_id, consumer"
 
 
 def events(*, agent: bool, exact: bool, prefix: bool, newest: bool) -> str:
@@ -145,11 +164,15 @@ SELECT last_due, coalesce(last_event_id > (SELECT last_seen_id FROM cursors WHER
 FROM schedules WHERE agent = ?1 AND schedule = ?2
 """
 
-# Note when a schedule was last due; without a new event the last one stays.
+# The keys of a schedule's last runs.
+FIRED = "SELECT fired FROM schedules WHERE agent = ? AND schedule = ?"
+
+# Note when a schedule was last due; without a new event the last one and all keys stay.
 SET_SCHEDULE = """
-INSERT INTO schedules (agent, schedule, last_due, last_event_id) VALUES (?, ?, ?, ?)
+INSERT INTO schedules (agent, schedule, last_due, last_event_id, fired) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (agent, schedule) DO UPDATE SET last_due = excluded.last_due,
-  last_event_id = coalesce(excluded.last_event_id, last_event_id)
+  last_event_id = coalesce(excluded.last_event_id, last_event_id),
+  fired = coalesce(excluded.fired, fired)
 """
 
 # --- dead letters
@@ -158,30 +181,29 @@ _LETTER_EVENT = (
     "event_id, producer, event_type, payload, created_at, target, priority, cause_id, depth"
 )
 
+LETTER_COLUMNS = f"id, agent, reason, error, session_id, dead_at, {_LETTER_EVENT}"
+
 # Bury an event.
 BURY = f"""
 INSERT INTO dead_letters (agent, reason, error, session_id, dead_at, {_LETTER_EVENT})
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-# Bury an event that cannot be read, as it lies in the outbox.
+# Bury an event as it lies in the outbox, unread.
 BURY_ROW = f"""
 INSERT INTO dead_letters (agent, reason, error, session_id, dead_at, {_LETTER_EVENT})
-SELECT ?, ?, ?, NULL, ?, id, agent, event_type, payload, created_at, target, priority, cause_id,
+SELECT ?, ?, ?, ?, ?, id, agent, event_type, payload, created_at, target, priority, cause_id,
   depth FROM outbox WHERE id = ?
 """
 
 # Dead letters, newest first, of one agent or of all.
 LETTERS = f"""
-SELECT id, agent, reason, error, session_id, dead_at, {_LETTER_EVENT} FROM dead_letters
+SELECT {LETTER_COLUMNS} FROM dead_letters
 WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT ?2
 """
 
 # One dead letter.
-LETTER = f"""
-SELECT id, agent, reason, error, session_id, dead_at, {_LETTER_EVENT}
-FROM dead_letters WHERE id = ?
-"""
+LETTER = f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE id = ?"
 
 # Publish a dead letter's event again: through the direct lane of the agent that failed it, or, when
 # it was a loop, to whom it was meant for, as the start of a new chain.
@@ -200,7 +222,7 @@ DROP_LETTER = "DELETE FROM dead_letters WHERE id = ?"
 
 _SESSION = (
     "id, agent, consumer, event_id, delivered_id, event_type, version, state, attempt, started_at,"
-    " ended_at, settled_seq, settled_effect, question, outcome, error, event"
+    " ended_at, settled_seq, settled_effect, question, outcome, error, event, basis"
 )
 
 # Open a session.
@@ -229,18 +251,22 @@ UPDATE sessions SET state = ?, ended_at = ?, settled_seq = ?, settled_effect = ?
 WHERE id = ? AND state IN ('running', 'parked') AND attempt = ?
 """
 
+# Note what a session depended on.
+SET_BASIS = "UPDATE sessions SET basis = ? WHERE id = ?"
+
 # Append a step, if the session is still ours.
 RECORD_STEP = """
 INSERT INTO steps (session_id, seq, kind, type, payload, ts, trusted, idempotent, staged,
-                   prompt_tokens, cached_tokens, completion_tokens, duration_ms, raw, active_ms)
-SELECT ?1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
+                   prompt_tokens, cached_tokens, completion_tokens, duration_ms, raw, active_ms,
+                   basis)
+SELECT ?1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17
 WHERE EXISTS (SELECT 1 FROM sessions WHERE id = ?1 AND state = 'running' AND attempt = ?2)
 """
 
 # A session's steps.
 STEPS = """
 SELECT seq, kind, type, payload, ts, trusted, idempotent, staged, prompt_tokens, cached_tokens,
-  completion_tokens, duration_ms, raw, active_ms
+  completion_tokens, duration_ms, raw, active_ms, basis
 FROM steps WHERE session_id = ? ORDER BY seq
 """
 
@@ -263,28 +289,72 @@ WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL 
 ORDER BY id DESC LIMIT ?4
 """
 
+# Put an event under its own id into a replay's outbox.
+SEED_EVENT = f"INSERT INTO outbox ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# Let a replay's next session have the id after this one.
+SEED_SESSION = "INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', ?)"
+
 # --- deliveries
 
 # What was tried on a lane's event so far.
 DELIVERY = """
-SELECT attempts, total_attempts, failures, blocked_s, next_at FROM deliveries
-WHERE consumer = ? AND event_id = ?
+SELECT attempts, total_attempts, failures, blocked_s, next_at, crashes, total_crashes, last_crash
+FROM deliveries WHERE consumer = ? AND event_id = ?
 """
 
 # Note what was tried on a lane's event.
 SET_DELIVERY = """
 INSERT OR REPLACE INTO deliveries (consumer, event_id, attempts, total_attempts, failures,
-                                   blocked_s, next_at)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+                                   blocked_s, next_at, crashes, total_crashes, last_crash, pid)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+# The process that made an attempt crashed: once, however often that is told.
+CRASHED_ATTEMPT = """
+UPDATE deliveries SET crashes = crashes + 1, total_crashes = total_crashes + 1, last_crash = ?1,
+  pid = NULL
+WHERE pid = ?2 AND consumer IN (?3, ?4)
+"""
+
+# Events that wait although they were begun several times: never a step was recorded.
+CUT_OFF = """
+SELECT event_id, attempts, next_at FROM deliveries JOIN cursors USING (consumer)
+WHERE consumer IN (?, ?) AND attempts >= ? AND event_id > last_seen_id
 """
 
 # An attempt recorded a step: count anew.
-RESET_ATTEMPTS = "UPDATE deliveries SET attempts = 0 WHERE consumer = ? AND event_id = ?"
+RESET_ATTEMPTS = """
+UPDATE deliveries SET attempts = 0, crashes = 0, next_at = NULL WHERE consumer = ? AND event_id = ?
+"""
 
 # An orderly stop: the attempt was none.
 REFUND_ATTEMPT = """
-UPDATE deliveries SET attempts = max(attempts - 1, 0), total_attempts = max(total_attempts - 1, 0)
+UPDATE deliveries SET attempts = max(attempts - 1, 0), total_attempts = max(total_attempts - 1, 0),
+  next_at = NULL, pid = NULL
 WHERE consumer = ? AND event_id = ?
+"""
+
+# --- breakers
+
+# An agent's failures in a row.
+BREAKER = (
+    "SELECT last_event_id, failure, error, events, pauses, until FROM breakers WHERE agent = ?"
+)
+
+# Note a failure.
+SET_BREAKER = """
+INSERT OR REPLACE INTO breakers (agent, last_event_id, failure, error, events, pauses, until)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+
+# Something ended well, or a person wants another try.
+DROP_BREAKER = "DELETE FROM breakers WHERE agent = ?"
+
+# Another version of an agent starts with a clean sheet.
+DROP_BREAKER_OF_OTHER = """
+DELETE FROM breakers WHERE agent = ?1
+AND NOT EXISTS (SELECT 1 FROM agents WHERE name = ?1 AND version = ?2)
 """
 
 # --- status
@@ -297,3 +367,140 @@ ORDER BY started_at DESC LIMIT 1
 
 # How many dead letters each agent has.
 LETTER_COUNTS = "SELECT agent, count(*) FROM dead_letters GROUP BY agent"
+
+# --- retention
+
+# Pages in the file, those of them that are free, and the bytes of one.
+SIZE = "SELECT page_count, freelist_count, page_size FROM " + ", ".join(
+    f"pragma_{name}" for name in ("page_count", "freelist_count", "page_size")
+)
+
+# When the events after an id were created, in id order.
+CREATED = "SELECT id, created_at FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
+
+# The oldest events between two ids, with their size.
+OLDEST_EVENTS = """
+SELECT id, created_at, octet_length(payload) FROM outbox WHERE id > ? AND id <= ?
+ORDER BY id LIMIT ?
+"""
+
+# Delete the oldest events up to an id.
+DELETE_EVENTS = """
+DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE id <= ? ORDER BY id LIMIT ?)
+"""
+
+# Sessions that rest for good since before a moment, the oldest first.
+SESSIONS_BEFORE = """
+SELECT id, ended_at FROM sessions WHERE state IN ('ended', 'failed') AND ended_at < ?
+ORDER BY ended_at LIMIT ?
+"""
+
+# Those that rest since after a moment, up to an id.
+SESSIONS_AFTER = """
+SELECT id, ended_at FROM sessions WHERE state IN ('ended', 'failed') AND ended_at > ? AND id <= ?
+ORDER BY ended_at LIMIT ?
+"""
+
+# The oldest sessions that wait for a person.
+OLDEST_PARKED = """
+SELECT id, agent, attempt, question, event, ended_at FROM sessions WHERE state = 'parked'
+ORDER BY ended_at LIMIT ?
+"""
+
+# When the session that holds a lane last recorded something.
+HELD_SINCE = """
+SELECT id, attempt, delivered_id, event, coalesce(
+  (SELECT ts FROM steps WHERE session_id = sessions.id ORDER BY seq DESC LIMIT 1), started_at)
+FROM sessions WHERE consumer = ? AND state = 'running'
+"""
+
+# Fail a session whose event is given up, if nobody took it up meanwhile.
+GIVE_UP_SESSION = """
+UPDATE sessions SET state = 'failed', ended_at = ?, error = ?
+WHERE id = ? AND attempt = ? AND state IN ('running', 'parked')
+"""
+
+# Delete some of a session's steps.
+DELETE_STEPS = """
+DELETE FROM steps WHERE session_id = ?1
+AND seq IN (SELECT seq FROM steps WHERE session_id = ?1 LIMIT ?2)
+"""
+
+# Delete a session without steps.
+DELETE_SESSION = "DELETE FROM sessions WHERE id = ?"
+
+_LETTER_SIZE = "id, dead_at, octet_length(payload) + octet_length(error)"
+
+# The oldest dead letters.
+OLDEST_LETTERS = f"SELECT {_LETTER_SIZE} FROM dead_letters ORDER BY id LIMIT ?"
+
+# Dead letters from before a moment, the oldest first.
+LETTERS_BEFORE = f"""
+SELECT {_LETTER_SIZE} FROM dead_letters WHERE dead_at < ? ORDER BY dead_at LIMIT ?
+"""
+
+# Those from after a moment, up to an id.
+LETTERS_AFTER = f"""
+SELECT {_LETTER_SIZE} FROM dead_letters WHERE dead_at > ? AND id <= ? ORDER BY dead_at LIMIT ?
+"""
+
+# Bytes of the dead letters after an id, and the last one's id; reads no overflow page.
+LETTER_BYTES = """
+SELECT coalesce(sum(octet_length(payload) + octet_length(error)), 0), coalesce(max(id), ?1)
+FROM dead_letters WHERE id > ?1
+"""
+
+# Forget how far a removed agent's lane had come, and what was tried there.
+DELETE_CURSOR = "DELETE FROM cursors WHERE consumer = ?"
+DELETE_DELIVERY = "DELETE FROM deliveries WHERE consumer = ?"
+
+# Forget what a removed agent remembered, some of it at a time.
+DELETE_FACTS = """
+DELETE FROM facts WHERE agent = ?1
+AND key IN (SELECT key FROM facts WHERE agent = ?1 LIMIT ?2)
+"""
+
+# Forget a removed agent's schedules, and the agent itself.
+DELETE_SCHEDULES = "DELETE FROM schedules WHERE agent = ?"
+DELETE_AGENT = "DELETE FROM agents WHERE name = ? AND removed_at IS NOT NULL"
+
+
+def incremental_vacuum(pages: int) -> str:
+    """Give some free pages back to the disk."""
+    return f"PRAGMA incremental_vacuum({int(pages)})"
+
+
+# --- copies and repairs
+
+# Whether the file is sound: one row "ok", or one row for each thing that is wrong.
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+QUICK_CHECK = "PRAGMA quick_check"
+INTEGRITY_CHECK = "PRAGMA integrity_check(20)"
+
+# The last event that a lane is known to be done with, by its sessions and its agent's letters. One
+# that failed may be tried again: a letter says that it is not.
+LAST_SETTLED = """
+SELECT max(
+  coalesce((SELECT max(delivered_id) FROM sessions
+            WHERE consumer = ?1 AND (state IN ('ended', 'parked') OR (state = 'failed'
+              AND id IN (SELECT session_id FROM dead_letters)))), 0),
+  coalesce((SELECT max(delivered_id) - 1 FROM sessions
+            WHERE consumer = ?1 AND state = 'running'), 0),
+  coalesce((SELECT max(event_id) FROM dead_letters
+            WHERE agent = ?2 AND reason <> 'loop' AND (target IS ?2) = (?1 <> ?2)), 0))
+"""
+
+# The last session that failed over an event after the one that a lane is done with.
+UNSETTLED_SESSION = f"""
+SELECT {_SESSION} FROM sessions WHERE consumer = ?1 AND state = 'failed' AND delivered_id > ?2
+AND NOT EXISTS (SELECT 1 FROM sessions WHERE consumer = ?1 AND state = 'running')
+ORDER BY id DESC LIMIT 1
+"""
+
+# The highest id that each table ever gave, and a way to raise it.
+COUNTS = "SELECT name, seq FROM sqlite_sequence"
+START_COUNT = """
+INSERT INTO sqlite_sequence (name, seq)
+SELECT ?, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?)
+"""
+RAISE_COUNT = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?"

@@ -1,0 +1,106 @@
+"""Reads TOML files that a person writes into strict Pydantic models. A problem is one error."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from agentd.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+BYTES_MAX = 64 * 1024  # a larger file is no configuration
+PROBLEMS_TOLD = 8  # of one file; more are counted
+PROBLEM_CHARACTERS_MAX = 300  # of one of them: a wrong key may be as long as its file
+# tomllib takes minutes for one key of 60,000 parts (it is quadratic), and people write three.
+ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){32}""")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Never waits and never reads much, whatever a person put there.
+
+    Raises:
+        ConfigError: naming file, line where TOML gives one, and the next step.
+    """
+    try:
+        if not path.is_file():
+            raise ConfigError("not a file", where=str(path), hint="put a TOML file there")
+        # A pipe or a device, even one that took the file's place just now, must not be waited for.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(BYTES_MAX + 1)
+        if len(data) > BYTES_MAX:
+            raise ConfigError(
+                f"larger than {BYTES_MAX} bytes", where=str(path), hint="not a configuration"
+            )
+        text = data.decode("utf-8")
+        if ENDLESS_KEY.search(text):
+            raise ConfigError("a key nests too deeply", where=str(path), hint="flatten it")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise unreadable(error, path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"is not valid TOML: {error}", where=str(path), hint="correct that line"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError("nests too deeply", where=str(path), hint="flatten it") from error
+
+
+def unreadable(error: OSError, path: Path) -> ConfigError:
+    """Return what to tell of a file that the system does not let us read."""
+    return ConfigError(
+        f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
+    )
+
+
+def validate(model: type[M], data: dict[str, Any], path: Path) -> M:
+    """Return the model of a file's contents.
+
+    Raises:
+        ConfigError: naming file and every wrong key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise config_error(error, path, model=model) from error
+
+
+def config_error(
+    error: ValidationError, where: Path | str, prefix: str = "", *, model: type[BaseModel]
+) -> ConfigError:
+    """Turn Pydantic's report into one ConfigError that names every wrong key.
+
+    `prefix` stands before each key, such as `params.` for an agent's own parameters of `model`.
+    """
+    lines, hint = [], "correct it"
+    # Without their inputs: those may be as large as the file, and deeper than Python can print.
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    for item in found[:PROBLEMS_TOLD]:
+        key = prefix + ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = ", ".join(_keys(model, item["loc"][:-1]))
+            message = f"unknown key; there are {known}" if known else "unknown key"
+            hint = "remove or correct it"
+        line = f"{key.rstrip('.')[:PROBLEM_CHARACTERS_MAX]}: {message}" if key else message
+        lines.append(line[: 2 * PROBLEM_CHARACTERS_MAX])
+    if len(found) > PROBLEMS_TOLD:
+        lines.append(f"and {len(found) - PROBLEMS_TOLD} more")
+    return ConfigError("; ".join(lines), where=str(where), hint=hint)
+
+
+def _keys(model: type[BaseModel], table: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of a table inside `model`, none where it is not one model's."""
+    for part in table:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        if not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
