@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
+
 from agentd.model_server.app import Server
 from agentd.model_server.engine import Engine, Language
 from agentd.model_server.http import http_server
@@ -18,7 +20,7 @@ from agentd.testing_model import ScriptedLanguage
 
 TOKEN = "test-token"
 NAME = "scripted"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
@@ -41,7 +43,7 @@ class ListLog:
     def info(self, event: str, **keys: Any) -> None:
         self.lines.append({"event": event, **keys})
 
-    error = info
+    error = warning = info
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["event"] == event]
@@ -49,6 +51,8 @@ class ListLog:
 
 class Serving:
     """A running server: `post` and `get` make one exchange each."""
+
+    http_side: uvicorn.Server
 
     def __init__(self, port: int, runner: Runner, log: ListLog) -> None:
         self.port = port
@@ -109,12 +113,20 @@ def serving(
     *,
     queue_size: int = 16,
     wait_ready: bool = True,
+    unload_after_s: float | None = None,
     **options: Any,
 ) -> Iterator[Serving]:
     """Serve on a free port until the block ends."""
     log = ListLog()
     ended: list[BaseException] = []
-    runner = Runner(load_language, load_engine, log, queue_size=queue_size, on_end=ended.append)
+    runner = Runner(
+        load_language,
+        load_engine,
+        log,
+        queue_size=queue_size,
+        on_end=ended.append,
+        unload_after_s=unload_after_s,
+    )
     server = Server(runner, name=NAME, token=TOKEN, **options)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -125,6 +137,7 @@ def serving(
     thread.start()
     found = Serving(sock.getsockname()[1], runner, log)
     found.ended = ended
+    found.http_side = http_side
     try:
         if wait_ready:
             wait_for(lambda: runner.progress.ready or ended, "ready")

@@ -78,7 +78,7 @@ def test_same_tokens_as_bare_mlx_lm(
     wanted = [token for token, _ in steps]
     if language.end_tokens & set(wanted):
         wanted = wanted[: min(wanted.index(t) for t in language.end_tokens if t in wanted)]
-    engine._prefill_tokens = 7
+    engine._piece_tokens = {True: 7, False: 7}
     for _ in range(2):  # cold, then from the cache
         assert run(engine, call_of(prompt, session="1"))[0] == wanted
 
@@ -102,7 +102,7 @@ def test_a_removed_call_leaves_what_it_prefilled(
 ) -> None:
     """A cancelled call's prefill is not lost for the session's next try."""
     prompt = language.encode("A long story. " * 10)
-    engine._prefill_tokens = 8
+    engine._piece_tokens = {True: 8, False: 8}
     call = call_of(prompt, session="1")
     engine.admit(call)
     engine.step()
@@ -174,7 +174,7 @@ def test_caches_change_no_answer_after_cancellations(
         at = choose.randrange(len(prompts))
         grown = language.encode("".join(choose.choices(words, k=choose.randrange(1, 12))))
         prompts[at] = [*prompts[at][: choose.randrange(40, len(prompts[at]) + 1)], *grown][:400]
-        cached._prefill_tokens = choose.randrange(1, 40)
+        cached._piece_tokens[False] = choose.randrange(1, 40)
         call = call_of(prompts[at], session=str(at), max_tokens=12)
         if choose.random() < 0.4:
             cached.admit(call)
@@ -187,21 +187,6 @@ def test_caches_change_no_answer_after_cancellations(
         assert run(cached, call) == wanted
         reused += call.cached_tokens
     assert reused > 500
-
-
-def test_reset_forgets_the_call_but_not_other_sessions(
-    engine: MlxEngine, language: ModelLanguage
-) -> None:
-    """After a failed step its half-written cache is gone, the others' are whole."""
-    prompt = language.encode("Some words to remember here. " * 2)
-    run(engine, call_of(prompt, session="good"))
-    bad = call_of(prompt, session="bad")
-    engine.admit(bad)
-    engine.reset()
-    assert engine.step() == []
-    good = call_of(prompt, session="good")
-    run(engine, good)
-    assert good.cached_tokens == len(prompt) - 1
 
 
 def test_wired_limit_is_never_set(
@@ -259,61 +244,115 @@ def test_a_damaged_model_is_a_clear_error(tiny_model: Path, tmp_path: Path, dama
     assert str(tmp_path) in error.value.where
 
 
-def filled(tokens: int) -> list[Any]:
-    layer = KVCache()
-    values = mx.arange(tokens, dtype=mx.float32).reshape(1, 1, tokens, 1)
-    layer.update_and_fetch(values, values)
-    return [layer]
+class Filled:
+    """Layers of one head and width 1 that hold the tokens' own numbers, so that mixes are seen."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        layer = KVCache()
+        values = mx.array(tokens, dtype=mx.float32).reshape(1, 1, len(tokens), 1)
+        layer.update_and_fetch(values, values)
+        self.tokens, self.layers = tokens, [layer]
 
 
-def test_caches_are_bounded_in_bytes_and_forget_the_oldest() -> None:
-    """The least recently used session goes first; what is too large is not kept at all."""
-    size = filled(8)[0].nbytes
-    caches = PromptCaches(limit_bytes=2 * size)
-    for session in ("1", "2", "3"):
-        caches.put(("a", session), [int(session), 7, 8, 9, 1, 2, 3, 4], filled(8))
-    assert len(caches) == 2
-    assert caches.bytes == 2 * size
-    assert caches.take(("a", "1"), [1, 7, 8, 9, 1]) is None
-    taken = caches.take(("a", "2"), [2, 7, 8, 5, 5])
-    assert taken is not None
-    assert taken[1] == 3
-    assert taken[0][0].offset == 3
-    assert caches.bytes == size
-    caches.put(("a", "4"), list(range(1000)), filled(1000))
-    assert caches.bytes == size
+def caches_of(limit_bytes: int) -> PromptCaches:
+    return PromptCaches(limit_bytes, lambda: [KVCache()])
 
 
-def test_a_copied_prefix_is_independent() -> None:
-    """Writing on after a shared beginning leaves the session that it came from as it was."""
-    caches = PromptCaches(limit_bytes=10**9)
+def held(layers: list[Any]) -> list[int]:
+    if layers[0].keys is None:
+        return []
+    keys, values = layers[0].keys_and_values()
+    assert keys.tolist() == values.tolist()
+    return [int(value) for value in keys[0, 0, :, 0].tolist()]
+
+
+def put(caches: PromptCaches, tokens: list[int]) -> None:
+    filled = Filled(tokens)
+    caches.put(filled.tokens, filled.layers)
+
+
+def test_a_common_beginning_is_stored_once() -> None:
+    """Fifty agents with one fixed part take its bytes once; each adds its own end."""
+    caches = caches_of(10**9)
+    fixed = list(range(100, 164))
+    for agent in range(50):
+        put(caches, [*fixed, 1000 + agent, 7, 8])
+    assert caches.tokens == 64 + 50 * 3
+    assert caches.bytes == (64 + 50 * 3) * 2 * 4
+    layers, size = caches.take([*fixed, 1007, 7, 9, 9])
+    assert (held(layers), size) == ([*fixed, 1007, 7], 66)
+
+
+def test_the_leaf_that_was_not_used_for_longest_goes_first() -> None:
+    """Bounded in bytes: ends are forgotten before the beginnings that others share."""
+    caches = caches_of(40 * 2 * 4)
+    fixed = list(range(1, 17))
+    for end in (100, 200, 300):
+        put(caches, [*fixed, *range(end, end + 10)])  # 16 + 3 * 10 tokens do not fit
+    assert caches.tokens == 36
+    assert caches.take([*fixed, *range(100, 110), 0])[1] == 16
+    assert caches.take([*fixed, *range(200, 210), 0])[1] == 26
+    put(caches, list(range(1000, 2000)))  # too large to keep: costs nobody anything
+    assert caches.take([*fixed, *range(300, 310), 0])[1] == 26
+    put(caches, [*fixed, *range(400, 410)])  # 200 was used before 300
+    assert caches.take([*fixed, *range(200, 210), 0])[1] == 16
+    assert caches.take([*fixed, *range(400, 410), 0])[1] == 26
+    put(caches, list(range(500, 510)))
+    assert caches.take([*fixed, 0])[1] == 16  # used last, though its end 400 was not
+    put(caches, list(range(600, 620)))
+    assert caches.take([*fixed, *range(400, 410), 0])[1] == 16
+    assert caches.take([*range(500, 510), 0])[1] == 0
+    caches.clear()
+    assert (caches.bytes, caches.tokens, caches.take([*fixed, 0])[1]) == (0, 0, 0)
+
+
+def test_what_was_taken_is_independent() -> None:
+    """Writing on after a shared beginning leaves the stored one, and other takers, as they were."""
+    caches = caches_of(10**9)
     tokens = list(range(100, 140))
-    caches.put(("a", "1"), tokens, filled(40))
-    copied = caches.take(("a", "2"), [*tokens[:30], 5, 6])
-    assert copied is not None
-    layers, size = copied
-    assert size == layers[0].offset == 30
-    new = mx.full((1, 1, 4, 1), -1.0)
-    keys, _values = layers[0].update_and_fetch(new, new)
-    assert keys[0, 0, :, 0].tolist() == [*map(float, range(30)), -1, -1, -1, -1]
-    original = caches.take(("a", "1"), [*tokens, 9])
-    assert original is not None
-    assert original[0][0].keys_and_values()[0][0, 0, :, 0].tolist() == [*map(float, range(40))]
+    put(caches, tokens)
+    first, _size = caches.take([*tokens, 5])
+    second, size = caches.take([*tokens[:30], 5, 6])
+    assert size == second[0].offset == 30
+    new = mx.full((1, 1, 4, 1), 9.0)
+    for layers in (first, second):
+        layers[0].update_and_fetch(new, new)
+    assert held(second) == [*tokens[:30], 9, 9, 9, 9]
+    assert held(first) == [*tokens, 9, 9, 9, 9]
+    assert held(caches.take([*tokens, 5])[0]) == tokens
 
 
-def test_a_cache_that_cannot_be_cut_is_used_whole_or_not() -> None:
-    """A sliding window that has slid holds one state only: for longer prompts it serves."""
+def test_the_tree_holds_what_was_put_whatever_the_order() -> None:
+    """Random runs with common beginnings: what comes back is always the prompt's own tokens."""
+    choose = random.Random(3)
+    caches = caches_of(400 * 2 * 4)
+    known: list[list[int]] = []
+    for _ in range(300):
+        base = choose.choice(known)[: choose.randrange(30)] if known else []
+        run = [*base, *choose.choices(range(4), k=choose.randrange(1, 20))]
+        known.append(run)
+        layers, size = caches.take([*run, 0])
+        assert held(layers) == run[:size]
+        put(caches, run)
+        nodes = caches.nodes()
+        assert caches.tokens == sum(len(node.tokens) for node in nodes)
+        assert caches.bytes == caches.tokens * 2 * 4 <= caches.limit_bytes
+        assert caches.take([*run, 0])[1] == (len(run) if len(run) >= 4 else 0)
+
+
+def test_a_cache_that_cannot_be_cut_goes_on_from_checkpoints_only() -> None:
+    """A sliding window that has slid holds one state: only longer prompts can go on from it."""
     layer = RotatingKVCache(max_size=4)
     for _ in range(6):
         layer.update_and_fetch(mx.zeros((1, 1, 1, 1)), mx.zeros((1, 1, 1, 1)))
-    assert not layer.is_trimmable()
-    caches = PromptCaches(limit_bytes=10**9)
-    caches.put(("a", "1"), [1, 2, 3, 4, 5, 6], [layer])
-    assert caches.take(("a", "1"), [1, 2, 3, 9, 9, 9, 9]) is None
-    caches.put(("a", "1"), [1, 2, 3, 4, 5, 6], [layer])
-    found = caches.take(("a", "1"), [1, 2, 3, 4, 5, 6, 7])
-    assert found is not None
-    assert found[1] == 6
+    caches = PromptCaches(10**9, lambda: [RotatingKVCache(max_size=4)])
+    caches.put([1, 2, 3, 4, 5, 6], [layer])
+    assert caches.take([1, 2, 3, 4, 5, 6, 7])[1] == 0  # no checkpoint, nothing is kept
+    caches.put([1, 2, 3, 4, 5, 6], [layer], {6: caches.checkpoint([layer])})
+    assert caches.take([1, 2, 3, 4, 5, 9, 9])[1] == 0
+    layers, size = caches.take([1, 2, 3, 4, 5, 6, 7])
+    assert (size, layers[0].offset) == (6, 6)
+    assert caches.bytes == layer.nbytes
 
 
 def test_a_schema_over_http(tiny: Serving) -> None:
@@ -353,3 +392,27 @@ def test_make_prompt_cache_is_what_the_engine_expects(engine: MlxEngine) -> None
     """mlx_lm still gives a list of caches that report bytes and can be trimmed."""
     layers = make_prompt_cache(engine._model)
     assert all(hasattr(layer, "state") and layer.is_trimmable() for layer in layers)
+
+
+def test_memory_is_limited_by_what_the_device_recommends(
+    tiny_model: Path, language: ModelLanguage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX gets its limits from the machine, caches a ceiling; the rest is for rows."""
+    limits: dict[str, int] = {}
+    monkeypatch.setattr(mx, "device_info", lambda *_: {"max_recommended_working_set_size": 2**32})
+    monkeypatch.setattr(mx, "set_memory_limit", lambda size: limits.update(memory=size))
+    monkeypatch.setattr(mx, "set_cache_limit", lambda size: limits.update(buffers=size))
+    engine = MlxEngine(tiny_model, language, fast_blas=True)
+    assert limits["memory"] == engine.budget.total == 2**32
+    assert 0 < limits["buffers"] <= 2**29
+    assert engine.budget.caches + engine.budget.batch < 2**32
+    small = MlxEngine(tiny_model, language, fast_blas=True, cache_bytes=10**6)
+    assert small.budget.caches == 10**6
+
+
+def test_a_rows_bytes_are_what_its_caches_take(engine: MlxEngine) -> None:
+    """Admission counts with the figure that mlx_lm's caches report."""
+    for tokens in (1, 256, 257, 1000):
+        layers = make_prompt_cache(engine._model)
+        engine._model(mx.zeros((1, tokens), mx.int32), cache=layers)
+        assert engine._row_bytes(tokens) == sum(layer.nbytes for layer in layers)

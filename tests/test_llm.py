@@ -22,9 +22,10 @@ from agentd.errors import (
 from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.llm.union import Malformed, Union
-from agentd.paths import Paths, shipped
+from agentd.llm.wire import Deadline
+from agentd.paths import discover, shipped
 from agentd.states import Priority
-from agentd.testing import FakeModelServer, Reply, Request
+from agentd.testing import FakeModelServer, ManualClock, Reply, Request
 
 REVIEW = """
 class Finding {
@@ -255,6 +256,19 @@ def test_a_loading_server_is_not_waited_for_in_silence(
         review(client, server).window()
 
 
+@pytest.mark.agentd_online
+def test_a_server_that_stands_still_is_no_failure_of_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped by a signal, it takes connections and answers nothing: that costs no attempt."""
+    monkeypatch.setattr("agentd.llm.endpoint.SHORT_CALL_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        own = Endpoint(lambda: Address(url, "tiny"), own=True)
+        with pytest.raises(ModelUnavailable, match="did not count"):
+            own.tokenize({"content": "x"})
+
+
 def test_a_server_that_does_not_tokenize_is_overestimated(
     client: Path, serve: Callable[..., FakeModelServer]
 ) -> None:
@@ -405,6 +419,69 @@ def test_faults_that_stay_end_the_call(client: Path, serve: Callable[..., FakeMo
     assert "[model]" in caught.value.hint and len(refusing.requests) == 1
 
 
+def test_a_stopped_process_loses_no_call_by_its_deadline() -> None:
+    """After a SIGSTOP for longer than its deadline the wait begins anew; a long wait does not."""
+    clock = ManualClock()
+    deadline = Deadline(clock, 10)
+    assert deadline.arm() == 10
+    clock.advance(6)
+    assert deadline.arm() == 4
+    clock.advance(3600)
+    assert deadline.arm() == 4, "nobody waits for an hour with 4 s left"
+    clock.advance(4.1)
+    assert deadline.arm() < 0
+    assert deadline.arm() < 0
+
+
+STOPPED = Reply(garbage=b'data: {"error":{"message":"stopping","code":"stopping"}}\n\n')
+
+
+def restarting(
+    client: Path, server: FakeModelServer, crashes: Callable[[int], int], pid: Callable[[int], int]
+) -> BamlLLM:
+    """Our own server's address as its supervisor writes it, a new process after each call."""
+
+    def find() -> Address:
+        number = len(server.requests)
+        return Address(server.url, "fake", server.token, pid(number), crashes(number))
+
+    endpoint = Endpoint(find, own=True)
+    return BamlLLM(client, "Review", endpoint, agent="a", done="all read")
+
+
+@pytest.mark.parametrize("fault", [Reply(DONE, cut=True), STOPPED])
+def test_a_server_that_is_killed_fails_no_call(
+    client: Path,
+    serve: Callable[..., FakeModelServer],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Reply,
+) -> None:
+    """However often, in the middle of the same answer: nothing says that the call crashes it."""
+    monkeypatch.setattr("agentd.llm.endpoint.RETRY_MAX_S", 0.01)
+    server = serve([*[fault] * 10, DONE])
+    assert ask(restarting(client, server, lambda n: 3, lambda n: 100 + n)).name == "Done"
+    assert len(server.requests) == 11
+
+
+def test_a_call_that_crashes_the_server_is_given_up(
+    client: Path, serve: Callable[..., FakeModelServer]
+) -> None:
+    """Also when the server needs so long to come back that the session is cut in between."""
+    server = serve([Reply(DONE, cut=True)])
+    llm = restarting(client, server, lambda n: n, lambda n: 100 + n)
+    with pytest.raises(ModelError, match="crashes over this call"):
+        ask(llm)
+    assert len(server.requests) == 3
+    server = serve([Reply(DONE, cut=True)])
+    llm = restarting(client, server, lambda n: n, lambda n: 100 + n)
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable):
+            ask(llm, deadline_s=0.01)
+    with pytest.raises(ModelError, match="crashes over this call"):
+        ask(llm)
+
+
+@pytest.mark.agentd_online  # a server of its own
 def test_a_server_that_is_down_is_unavailable(client: Path, tmp_path: Path) -> None:
     """Down is not failed: the session waits and loses no attempt."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -413,18 +490,19 @@ def test_a_server_that_is_down_is_unavailable(client: Path, tmp_path: Path) -> N
     llm = BamlLLM(client, "Review", down, agent="a", done="all read")
     with pytest.raises(ModelUnavailable, match="refused"):
         ask(llm, deadline_s=0.3)
-    paths = Paths(tmp_path, tmp_path, tmp_path / "logs", tmp_path / "run")
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
     own = Endpoint.discover(paths, ModelConfig.model_validate({}))
     llm = BamlLLM(client, "Review", own, agent="a", done="all read")
     with pytest.raises(ModelUnavailable, match="where it is"):
         ask(llm, deadline_s=0.3)
 
 
+@pytest.mark.agentd_online  # a server of its own
 def test_a_restarted_server_is_found_again(
     client: Path, serve: Callable[..., FakeModelServer], tmp_path: Path
 ) -> None:
     """It comes back on another port with another token; run/model.json is read again."""
-    paths = Paths(tmp_path, tmp_path, tmp_path / "logs", tmp_path / "run")
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
     first = serve([DONE])
     first.write_address(paths.run)
     own = Endpoint.discover(paths, ModelConfig.model_validate({}))
@@ -442,7 +520,7 @@ def test_an_external_server_gets_its_key(
     """[model] url and api_key_file; a missing key file names itself."""
     server = serve([DONE], token="sk-1")
     key = tmp_path / "key"
-    paths = Paths(tmp_path, tmp_path, tmp_path / "logs", tmp_path / "run")
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
     config = ModelConfig.model_validate({"url": server.url, "api_key_file": str(key)})
     llm = BamlLLM(client, "Review", Endpoint.discover(paths, config), agent="a", done="all read")
     with pytest.raises(ConfigError, match="api_key_file"):
@@ -467,6 +545,7 @@ def test_the_deadline_counts_from_admission(
         ask(review(client, queueing, queue_wait_s=0.0))
 
 
+@pytest.mark.agentd_online  # a server of its own
 def test_a_server_that_drips_bytes_does_not_outlast_the_deadline(client: Path) -> None:
     """Each single byte would restart a plain socket timeout."""
     stop = threading.Event()

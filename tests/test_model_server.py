@@ -1,8 +1,10 @@
 """The HTTP side, the queue and the runner, over a scripted engine: no MLX here."""
 
+import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -10,13 +12,16 @@ from typing import Any
 
 import pytest
 
+from agentd.model_server.answers import Pieces
 from agentd.model_server.calls import Call, EngineBroken, Full, Piece, Refused
 from agentd.model_server.fairness import FairQueue
+from agentd.model_server.runner import Runner
 from agentd.model_server.text import TextStream
 from agentd.model_server.watchdog import Progress, Watchdog
 from agentd.states import Priority
+from agentd.testing import ManualClock
 from agentd.testing_model import ScriptedEngine, ScriptedLanguage
-from tests.serving import Serving, chat_body, serving, wait_for
+from tests.serving import NAME, ListLog, Serving, chat_body, serving, wait_for
 
 
 class Gate:
@@ -80,24 +85,6 @@ def test_streams_pieces_usage_and_end() -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == 4
 
 
-def test_the_openai_client_works() -> None:
-    """The official client gets answers, streams and typed errors from this server."""
-    import openai
-
-    with serving(lambda _language: ScriptedEngine(lambda call: "fine")) as server:
-        client = openai.OpenAI(
-            base_url=f"http://127.0.0.1:{server.port}/v1", api_key="test-token", max_retries=0
-        )
-        messages: Any = [{"role": "user", "content": "hello"}]
-        whole = client.chat.completions.create(model="scripted", messages=messages)
-        assert whole.choices[0].message.content == "fine"
-        pieces = client.chat.completions.create(model="scripted", messages=messages, stream=True)
-        assert "".join(p.choices[0].delta.content or "" for p in pieces) == "fine"
-        assert [model.id for model in client.models.list()] == ["scripted"]
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(model="other", messages=messages)
-
-
 def test_everything_but_health_needs_the_token() -> None:
     """Without the token only /health answers; a wrong one is as bad as none."""
     with serving(lambda _language: ScriptedEngine()) as server:
@@ -111,10 +98,25 @@ def test_everything_but_health_needs_the_token() -> None:
         assert server.get("/ready")[0] == 200
 
 
+def called(**more: Any) -> dict[str, Any]:
+    """Return an assistant's message with one call."""
+    function = {"name": "f", "arguments": "{}", **more}
+    return {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
+def function(**more: Any) -> list[dict[str, Any]]:
+    """Return a list of one tool."""
+    return [{"type": "function", "function": {"name": "f", **more}}]
+
+
 REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
     (b"", 400, "not JSON"),
     (b"{", 400, "not JSON"),
     (b"\xff\xfe", 400, "not JSON"),
+    (b'{"model": "\xc3\x28"}', 400, "not JSON"),
     (b"[" * 100_000, 400, "not JSON"),
     (b'{"model": NaN}', 400, "NaN"),
     (b'{"model": 1e999}', 400, "JSON"),
@@ -122,22 +124,71 @@ REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
     (b"[]", 400, ""),
     (b'"x"', 400, ""),
     (b'{"model": "scripted", "messages": [{"role":"user","content":"\\ud800"}]}', 400, "JSON"),
+    (b'{"model": "scripted", "messages": [{"role":"user","\\ud800":"x"}]}', 400, "JSON"),
+    (json.dumps({f"k{n}": 0 for n in range(20_000)}).encode(), 400, "k0: unknown parameter"),
     (chat_body(messages=[]), 400, "messages"),
     (chat_body(messages="hello"), 400, "messages"),
-    (chat_body(messages=[{"role": "tool", "content": "x"}]), 400, "messages.0.role"),
+    (chat_body(messages=[{"role": "user", "content": "x"}] * 2001), 400, "messages"),
+    (chat_body(messages=[{"role": "ghost", "content": "x"}]), 400, "messages.0.role"),
+    (chat_body(messages=[{"role": "user", "content": None}]), 400, "messages.0.content"),
+    (chat_body(messages=[{"role": "user", "text": "x"}]), 400, "messages.0.text: unknown"),
+    (chat_body(messages=[{"role": "tool", "content": "x"}]), 400, "messages.0.tool_call_id"),
     (
-        chat_body(messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+        chat_body(messages=[called(), {"role": "tool", "content": "x", "tool_call_id": "2"}]),
         400,
-        "messages.0.content",
+        "messages.1.tool_call_id: no call",
     ),
+    (chat_body(messages=[called(arguments="{")]), 400, "messages.0.tool_calls.0.function.arg"),
+    (chat_body(messages=[called(arguments="[]")]), 400, "must be a JSON object"),
+    (chat_body(messages=[called(arguments='{"a": NaN}')]), 400, "NaN"),
+    (chat_body(messages=[called(arguments="[" * 9999)]), 400, "is not JSON"),
+    (chat_body(messages=[called(name="a b")]), 400, "messages.0.tool_calls.0.function.name"),
+    (chat_body(messages=[{**called(), "role": "user"}]), 400, "messages.0.tool_calls: only"),
+    (
+        chat_body(messages=[{"role": "user", "content": "x", "tool_call_id": "1"}]),
+        400,
+        "messages.0.tool_call_id: only",
+    ),
+    (
+        chat_body(
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1"}}],
+                }
+            ]
+        ),
+        400,
+        "messages.0.content: only text is taken",
+    ),
+    (chat_body(messages=[{"role": "user", "content": [{"type": "text"}]}]), 400, "only text"),
     (chat_body(model="other"), 404, "other"),
     (chat_body(model=None), 400, "model"),
     (chat_body(n=2), 400, "one choice"),
     (chat_body(logprobs=True), 400, "log probabilities"),
-    (chat_body(tools=[{"type": "function"}]), 400, "json_schema"),
+    (chat_body(top_logprobs=5), 400, "log probabilities"),
+    (chat_body(tools=[{"type": "function"}]), 400, "tools.0.function"),
+    (chat_body(tools=[{"type": "custom", "custom": {"name": "x"}}]), 400, "tools.0"),
+    (chat_body(tools=[TOOL, TOOL]), 400, "tools.1.function.name: another"),
+    (chat_body(tools=function(name="a b")), 400, "tools.0.function.name"),
+    (chat_body(tools=function(parameters={"type": "string"})), 400, "tools.0.function.parameters"),
+    (chat_body(tools=[TOOL] * 129), 400, "tools"),
+    (chat_body(tools=[TOOL], tool_choice="sometimes"), 400, "tool_choice"),
+    (chat_body(tools=[TOOL], tool_choice={"type": "function"}), 400, "tool_choice"),
+    (
+        chat_body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),
+        400,
+        "tool_choice: 'g' is none of the tools",
+    ),
+    (chat_body(tool_choice="required"), 400, "tool_choice: a call is required"),
+    (chat_body(tools=[TOOL], stop="x"), 400, "stop: would cut"),
+    (chat_body(functions=[{"name": "f"}]), 400, "functions: an older form; use tools"),
     (chat_body(presence_penalty=0.5), 400, "penalties"),
     (chat_body(logit_bias={"1": 5}), 400, "logit bias"),
     (chat_body(response_format={"type": "json_object"}), 400, "json_schema"),
+    (chat_body(reasoning_effort="high"), 400, "reasoning_effort"),
+    (chat_body(modalities=["text", "audio"]), 400, "only text is given"),
+    (chat_body(store=True), 400, "nothing is stored"),
     (chat_body(max_tokens=0), 400, "max_tokens"),
     (chat_body(max_tokens=True), 400, "max_tokens"),
     (chat_body(temperature=9), 400, "temperature"),
@@ -160,6 +211,26 @@ REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
 def scripted() -> Any:
     with serving(lambda _language: ScriptedEngine(), body_bytes_max=300_000) as server:
         yield server
+
+
+HARMLESS: list[dict[str, Any]] = [
+    {"n": 1, "user": "me", "metadata": {"a": "b"}, "store": False, "logprobs": False},
+    {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "service_tier": "auto"},
+    {"prompt_cache_key": "x", "safety_identifier": "y", "modalities": ["text"]},
+    {"prediction": {"type": "content", "content": "x"}, "reasoning_effort": "none"},
+    {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+    {"response_format": {"type": "text"}, "stop": ["a"], "seed": 5, "stream_options": None},
+    {"messages": [{"role": "developer", "content": "x"}, {"role": "user", "content": "x"}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}], "name": "me"}]},
+    {"messages": [called(), {"role": "tool", "content": "x", "tool_call_id": "1"}]},
+    {"messages": [{**called(), "content": None, "refusal": None, "annotations": []}]},
+]
+
+
+@pytest.mark.parametrize("more", HARMLESS)
+def test_what_changes_nothing_is_accepted(scripted: Serving, more: dict[str, Any]) -> None:
+    """Parameters that clients send by default, and that ask for what is given anyway, pass."""
+    assert scripted.chat(**more)[0] == 200
 
 
 @pytest.mark.parametrize(("body", "status", "says"), REFUSED)
@@ -228,6 +299,8 @@ def test_tokenize_counts_messages_and_text(scripted: Serving) -> None:
     assert scripted.post("/tokenize", {})[0] == 400
     assert scripted.post("/tokenize", {"content": "a", "messages": messages})[0] == 400
     assert scripted.post("/tokenize", {"content": "a", "model": "other"})[0] == 404
+    assert scripted.post("/tokenize", {"messages": messages, "tools": [TOOL]})[0] == 200
+    assert scripted.post("/tokenize", {"content": "a" * 300_000})[0] == 413
 
 
 def test_person_first_then_weight_then_round_robin() -> None:
@@ -243,10 +316,26 @@ def test_person_first_then_weight_then_round_robin() -> None:
     put("late", Priority.SCHEDULE)
     put("heavy", Priority.EVENT, weight=1)
     put("me", Priority.PERSON, weight=9)
-    order = []
-    while call := queue.take():
+    order: list[str] = []
+    while call := queue.next():
+        queue.take(call)
         order.append(call.agent)
     assert order == ["me", "heavy", "busy", "calm", "busy", "busy", "late"]
+
+
+def test_a_full_queue_has_room_for_a_person() -> None:
+    """Schedules that fill the queue cannot keep a person out: the last of them loses its place."""
+    queue = FairQueue(2)
+    first, second, person, other = (
+        Call([], lambda piece: None, agent="a", priority=priority)
+        for priority in (Priority.SCHEDULE, Priority.SCHEDULE, Priority.PERSON, Priority.SCHEDULE)
+    )
+    assert queue.put(first) is None
+    assert queue.put(second) is None
+    assert queue.put(person) is second
+    with pytest.raises(Full):
+        queue.put(other)
+    assert queue.next() is person
 
 
 def test_a_persons_call_overtakes_waiting_ones() -> None:
@@ -366,9 +455,42 @@ def test_deadline_counts_from_admission() -> None:
     assert results[0][1]["error"]["code"] == "deadline"
 
 
-def test_an_exception_fails_its_own_request_only() -> None:
-    """A step that raises fails what was in it; the server goes on with the next call."""
+@pytest.mark.parametrize(("step_s", "finish"), [(3600.0, "stop"), (5.0, "deadline")])
+def test_a_server_that_was_stopped_ends_no_call(step_s: float, finish: str) -> None:
+    """After a SIGSTOP of an hour the calls go on; slow steps still use their deadline up."""
+    clock = ManualClock()
+    engine = ScriptedEngine(lambda call: "x" * 20, before_step=lambda calls: clock.advance(step_s))
+    pieces: list[Piece] = []
+    ended: list[BaseException] = []
+    runner = Runner(
+        ScriptedLanguage, lambda _language: engine, ListLog(), on_end=ended.append, clock=clock
+    )
+    runner.start()
+    runner.submit(Call([1], pieces.append, deadline_s=60))
+    last = wait_for(lambda: pieces and (pieces[-1].finish or pieces[-1].error), "it ends")
+    runner.stop(20)
+    assert (last if isinstance(last, str) else last.code) == finish
+
+
+def test_a_failed_step_costs_no_call() -> None:
+    """A step that raises once is made again: the client gets its answer all the same."""
     failures = iter([RuntimeError("boom")])
+
+    def fail(calls: Sequence[Call]) -> None:
+        for error in failures:
+            raise error
+
+    engine = ScriptedEngine(lambda call: "fine", before_step=fail)
+    with serving(lambda _language: engine) as server:
+        status, answer = server.chat()
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, "fine")
+        assert engine.recoveries == 1
+        assert len(server.log.of("step.failed")) == 1
+
+
+def test_an_exception_fails_its_own_request_only() -> None:
+    """A call whose steps keep raising gets a 500; the server goes on with the next call."""
+    failures = iter([RuntimeError("boom")] * 2)
 
     def fail(calls: Sequence[Call]) -> None:
         for error in failures:
@@ -380,20 +502,22 @@ def test_an_exception_fails_its_own_request_only() -> None:
         assert (status, answer["error"]["code"]) == (500, "engine_error")
         assert "boom" not in json.dumps(answer)  # the traceback is for the log
         assert server.chat()[0] == 200
-        assert engine.resets == 1
+        assert engine.recoveries == 2
         assert len(server.log.of("request.failed")) == 1
 
 
 def test_refusals_in_steps_do_not_end_the_engine() -> None:
     """One agent's hopeless schema, however often it is sent, is no fault of the engine."""
-    refusals = iter([Refused("too complex", code="unsupported_schema")] * 5)
+    refusals = iter([Refused("too complex", code="unsupported_schema")] * 9)
 
-    def refuse(calls: Sequence[Call]) -> None:
-        for error in refusals:
-            raise error
+    class Picky(ScriptedEngine):
+        def admit(self, call: Call) -> None:
+            for error in refusals:
+                raise error
+            super().admit(call)
 
-    with serving(lambda _language: ScriptedEngine(before_step=refuse)) as server:
-        assert [server.chat()[0] for _ in range(6)] == [400] * 5 + [200]
+    with serving(lambda _language: Picky()) as server:
+        assert [server.chat()[0] for _ in range(10)] == [400] * 9 + [200]
         assert not server.ended
 
 
@@ -520,6 +644,49 @@ def test_not_ready_while_loading_but_alive() -> None:
         assert server.get("/ready")[0] == 200
 
 
+def test_an_idle_model_leaves_memory_and_comes_back() -> None:
+    """After the idle time the engine is let go, its caches saved; the next call loads it again."""
+    engines: list[ScriptedEngine] = []
+
+    def load(_language: object) -> ScriptedEngine:
+        engines.append(ScriptedEngine(lambda call: "fine"))
+        return engines[-1]
+
+    with serving(load, unload_after_s=0.05) as server:
+        assert server.chat()[0] == 200
+        wait_for(lambda: not server.runner.loaded)
+        assert server.get("/ready") == (200, {"status": "ready", "model": NAME, "loaded": False})
+        assert engines[0].saves == 1
+        assert "agentd_loaded 0" in server.exchange("GET", "/metrics")[2].decode()
+        assert server.chat()[0] == 200
+        assert len(engines) == 2
+        assert server.log.of("model.unloaded")
+    wait_for(lambda: engines[1].saves == 1, "an orderly stop saves, too")
+
+
+def test_metrics_are_prometheus_text() -> None:
+    """Every line parses; tokens, times and the decode gap of what was served are in it."""
+    with serving(lambda _language: ScriptedEngine(lambda call: "four")) as server:
+        for _ in range(3):
+            server.chat()
+        text = server.exchange("GET", "/metrics")[2].decode()
+    values = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            assert re.fullmatch(r"# TYPE agentd_\w+ (counter|gauge|summary)", line)
+            continue
+        found = re.fullmatch(r"(agentd_\w+(?:\{\w+=\"[^\"]*\"\})?) (-?[\d.e+-]+)", line)
+        assert found, line
+        values[found[1]] = float(found[2])
+    assert values['agentd_requests_total{outcome="stop"}'] == 3
+    assert values["agentd_completion_tokens_total"] == 12
+    assert values["agentd_prompt_tokens_total"] == 3 * len("user: hello\n")
+    assert values["agentd_first_token_seconds_count"] == 3
+    assert values["agentd_decode_gap_seconds_count"] == 9
+    assert values['agentd_request_seconds{quantile="0.95"}'] > 0
+    assert {"agentd_queue_length", "agentd_running", "agentd_cache_bytes"} <= values.keys()
+
+
 def test_watchdog_counts_ticks_without_steps_only_while_busy() -> None:
     """Idle is fine, slow is fine, standing still while busy is not."""
     progress = Progress()
@@ -566,6 +733,30 @@ def test_a_log_line_per_request() -> None:
     assert line["queue_ms"] >= 0
     assert "secret words" not in json.dumps(line)
     assert 'agentd_requests_total{outcome="stop"} 1' in metrics
+
+
+def test_what_a_slow_reader_has_not_fetched_is_one_piece() -> None:
+    """Pieces that wait are joined: order and end are kept, and memory is that of the text."""
+
+    async def run() -> list[Piece]:
+        pieces = Pieces()
+
+        def emit() -> None:
+            pieces.emit(Piece(admitted=True))
+            for number in range(1000):
+                pieces.emit(Piece(f"{number} "))
+            pieces.emit(Piece("end", finish="stop"))
+
+        await asyncio.to_thread(emit)
+        found = [await pieces.get()]
+        while not found[-1].last:
+            found.append(await pieces.get())
+        return found
+
+    found = asyncio.run(run())
+    assert "".join(piece.text for piece in found) == "".join(f"{n} " for n in range(1000)) + "end"
+    assert found[0].admitted and found[-1].finish == "stop"
+    assert len(found) < 10
 
 
 def test_a_piece_knows_whether_it_is_the_last() -> None:

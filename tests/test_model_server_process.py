@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentd import paths
+from agentd.model_server import __main__ as server_main
 from agentd.model_server.watchdog import EXIT_STALLED
 from agentd.states import Exit
 from tests.serving import ListLog, Serving, wait_for
@@ -28,7 +31,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     places.token.touch(0o600)
     places.token.write_text(TOKEN)
     yield tmp_path
-    shutil.rmtree(places.run)  # lies elsewhere where tmp_path is long
+    shutil.rmtree(places.sockets)  # lies elsewhere where tmp_path is long
 
 
 def token_of(home: Path) -> Path:
@@ -93,6 +96,33 @@ def test_sigterm_ends_a_busy_server_in_order(home: Path, tiny_model: Path) -> No
         assert process.wait(5) == Exit.OK, process.stdout and process.stdout.read()
     assert b"[DONE]" in rest or b"stopping" in rest
     assert log_lines(home)[-1]["event"] == "model.stopped"
+
+
+def answered(server: Serving, body: dict[str, object]) -> Any:
+    """Return the answer once the server is ready for it."""
+    ready = server.get("/ready")[0] == 200
+    return server.post("/v1/chat/completions", body)[1] if ready else None
+
+
+def test_a_restart_keeps_what_was_prefilled(home: Path, tiny_model: Path) -> None:
+    """After an orderly stop the next process finds the prompt caches; kill -9 loses new ones."""
+    body = {
+        "model": "scripted",
+        "messages": [{"role": "user", "content": "remember this " * 9}],
+        "max_tokens": 2,
+        "temperature": 0,
+    }
+    cached, answers = [], []
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        with spawned(home, tiny_model) as (server, process):
+            answer = wait_for(partial(answered, server, body))
+            process.send_signal(number)
+            assert process.wait(10) == (Exit.OK if number == signal.SIGTERM else -number)
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+        answers.append(answer["choices"][0]["message"]["content"])
+    assert cached[0] == 0
+    assert cached[1] == cached[2] == answer["usage"]["prompt_tokens"] - 1
+    assert len(set(answers)) == 1
 
 
 def test_a_standing_engine_ends_the_process(home: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -170,3 +200,27 @@ def test_smollm2_decides_legally(home: Path, smollm2: Path) -> None:
     assert json.loads(answer["choices"][0]["message"]["content"])["risk"] in ("low", "high")
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] <= 24
+
+
+def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+    """--host chooses another address, and the log says that others can connect then."""
+    for arguments, address, warned in (
+        ([], "127.0.0.1", False),
+        (["--host", "127.0.0.2"], "127.0.0.2", False),
+        (["--host", "0.0.0.0"], "0.0.0.0", True),
+    ):
+        log = ListLog()
+        with server_main._socket(server_main._options(["--model", "x", *arguments])) as sock:
+            assert sock.getsockname()[0] == address
+            server_main._warn_if_exposed(sock, log)  # type: ignore[arg-type]
+        assert [line["event"] for line in log.lines] == ["model.exposed"] * warned
+
+
+def test_a_host_that_cannot_be_had_is_one_clear_line(home: Path, tiny_model: Path) -> None:
+    """Not this machine's address, or beside a socket that listens already: an exit code, a hint."""
+    code, text = run_to_end(home, str(tiny_model), "--host", "203.0.113.7", "--port", "8080")
+    assert code == Exit.TEMPORARY
+    assert "203.0.113.7:8080" in text and "Traceback" not in text
+    code, text = run_to_end(home, str(tiny_model), "--host", "127.0.0.1", "--fd", "3")
+    assert code == Exit.USAGE
+    assert "--host" in text

@@ -226,7 +226,7 @@ def test_smollm2_is_converted_with_its_tokenizer(smollm2: Path) -> None:
     language = ModelLanguage(smollm2)
     assert language.window == 8192
     assert language.encode("hello world 2026") == [28120, 905, 216, 34, 32, 34, 38]
-    chat = language.encode_chat([{"role": "user", "content": "hi"}])
+    chat = language.encode_chat([{"role": "user", "content": "hi"}]).tokens
     assert chat[0] == 1
     assert chat[-4:] == [198, 1, 520, 9531] or chat[-1] == 198
     assert models.folder_bytes(smollm2) < 110_000_000
@@ -294,3 +294,25 @@ def test_an_unwritable_folder_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         models.pull(NAME, tmp_path / "file" / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_log_that_has_grown_begins_with_the_same_tokens(tiny_model: Path) -> None:
+    """Events are tokenised one by one, and each one's end is where a later prompt may go on."""
+    language = ModelLanguage(tiny_model)
+    fixed = "These are the instructions."
+    log, before = "", None
+    for turn in range(4):
+        log += f'<event type="result" ts="{turn}" trusted="no">\n{{"line":"{turn}"}}\n</event>\n'
+        # Gemma's template and its like put both into one message.
+        prompt = language.encode_chat([{"role": "user", "content": f"{fixed}\n\n{log}"}])
+        assert len(prompt.checkpoints) == turn + 2
+        assert (
+            language.decode(prompt.tokens[: prompt.checkpoints[0]])
+            .decode()
+            .endswith(f"{fixed}\n\n")
+        )
+        if before is not None:
+            assert prompt.checkpoints[:-1] == before.checkpoints
+            end = before.checkpoints[-1]
+            assert prompt.tokens[:end] == before.tokens[:end]
+        before = prompt

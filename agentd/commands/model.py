@@ -2,6 +2,7 @@
 
 import argparse
 import http.client
+import re
 from urllib.parse import urlsplit
 
 from agentd.commands.output import plain, print_json, print_table
@@ -10,6 +11,8 @@ from agentd.states import Exit
 
 ANSWER_S = 5.0  # for a living model server to answer
 PREFIX = "agentd_"  # of its metrics' names
+QUANTILE = re.compile(r'\{quantile="([^"]*)"\}')
+LABEL = re.compile(r'\{\w+="([^"]*)"\}')  # requests_total{outcome="stop"}: requests_total_stop
 
 EXAMPLES = """example:
   agentd model list
@@ -92,10 +95,17 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     if as_json:
         print_json(model)
         return
-    flat = {**model, **(model["problem"] or {}), **(model["metrics"] or {}), **model["beat"]}
-    for key, value in flat.items():
-        if value not in (None, "", {}) and not isinstance(value, dict):
-            print(f"{key:24}  {plain(str(value))}")
+    metrics = {name: _number(value) for name, value in (model["metrics"] or {}).items()}
+    flat = {**model, **(model["problem"] or {}), **metrics, **model["beat"]}
+    shown = {k: v for k, v in flat.items() if v not in (None, "", {}) and not isinstance(v, dict)}
+    width = max(map(len, shown))
+    for key, value in shown.items():
+        print(f"{key:{width}}  {plain(str(value))}")
+
+
+def _number(value: float) -> str:
+    """Write whole numbers whole, others with four digits."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.4g}"
 
 
 def ask_model_server(url: str, path: str, paths: Paths) -> str | None:
@@ -115,10 +125,11 @@ def ask_model_server(url: str, path: str, paths: Paths) -> str | None:
 
 
 def _parse(text: str) -> dict[str, float]:
-    """Read Prometheus' text format, names without their common prefix."""
+    """Read Prometheus' text format: names without their common prefix, quantiles as `NAME_p95`."""
     values = {}
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")
         if name and not line.startswith("#"):
-            values[name.removeprefix(PREFIX)] = float(value)
+            short = QUANTILE.sub(lambda found: f"_p{float(found[1]) * 100:g}", name)
+            values[LABEL.sub(r"_\1", short).removeprefix(PREFIX)] = float(value)
     return values

@@ -10,6 +10,7 @@ from agentd.llm import wire
 
 RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
 BUSY = frozenset({429, 502, 503, 504})
+STOPPING = "stopping"  # the code with which our own server ends its calls when it stops
 MESSAGE_MAX = 300  # characters of a server's message in our error
 
 
@@ -36,6 +37,10 @@ class Busy(Exception):
 
 class BadAnswer(Exception):
     """The server answered, but not in its protocol, or with an error of its own."""
+
+
+class BrokenOff(BadAnswer):
+    """The answer ended in the middle: the server died, or was stopped."""
 
 
 def check(reply: wire.Reply, own: bool, masked: bool) -> None:
@@ -138,6 +143,8 @@ def _answer(chunks: list[dict[str, Any]]) -> Answer:
                         f"the model server refused the call: {message}",
                         hint="see the model server's log",
                     )
+                if isinstance(error, dict) and error.get("code") == STOPPING:
+                    raise BrokenOff(f"the model server's answer broke off: {message}")
                 raise BadAnswer(f"the model server failed: {message}")
             usage = chunk.get("usage") or usage
             for choice in chunk.get("choices") or ():

@@ -16,15 +16,24 @@ from agentd.clock import Clock, SystemClock
 from agentd.config import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable
 from agentd.llm import wire
-from agentd.llm.completion import Answer, BadAnswer, Busy, check, collect, json_object
+from agentd.llm.completion import (
+    Answer,
+    BadAnswer,
+    BrokenOff,
+    Busy,
+    check,
+    collect,
+    json_object,
+)
 from agentd.paths import Paths
+from agentd.privacy import network_hint
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
 PROGRESS_S = 10.0  # between two signs of life while waiting to try again
 RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
 RETRY_MAX_S = 5.0
-BAD_ANSWERS_MAX = 3  # of one call: broken off, no event stream, or 500
+BAD_ANSWERS_MAX = 3  # of one call: no event stream, 500, or a crash of the server
 QUEUED, ADMITTED = b": queued", b": admitted"  # our server's comments in the event stream
 
 T = TypeVar("T")
@@ -37,6 +46,33 @@ class Address:
     url: str
     model: str
     key: str = ""
+    pid: int | None = None
+    crashes: int = 0  # of our own server so far, by its own doing: a kill is none
+
+
+@dataclass
+class Strikes:
+    """What speaks against one call: bad answers, and crashes of the server that was answering it.
+
+    An answer that breaks off is no strike yet: the server may have been killed. It is one when the
+    server's next address says that it crashed, or when the same process breaks off again.
+    """
+
+    call: int = 0  # hash of its body
+    bad: int = 0
+    suspect: Address | None = None  # of the server whose answer broke off last
+
+    def broke_off(self, server: Address) -> None:
+        """Note that an answer broke off."""
+        if self.suspect is not None and self.suspect.pid == server.pid:
+            self.bad += 1
+        self.suspect = server
+
+    def found(self, server: Address) -> None:
+        """Judge an answer that broke off by the server's address as it is now."""
+        if self.suspect is not None and server.crashes > self.suspect.crashes:
+            self.bad += 1
+            self.suspect = None
 
 
 class Endpoint:
@@ -60,6 +96,7 @@ class Endpoint:
         self._clock = clock or SystemClock()
         self._queue_wait_s = queue_wait_s
         self._wire = wire.Wire()
+        self._strikes = Strikes()  # of the last call; it may be made again after a cut
 
     @classmethod
     def discover(cls, paths: Paths, config: ModelConfig, clock: Clock | None = None) -> "Endpoint":
@@ -108,9 +145,9 @@ class Endpoint:
                 except wire.Passed:
                     raise
                 except wire.BROKEN as error:
-                    # Not like a server that is down: this very call may be what kills it.
+                    # Not like a server that is down: this very call may be what crashes it.
                     self._wire.check()
-                    raise BadAnswer(f"the model server's answer broke off: {error}") from error
+                    raise BrokenOff(f"the model server's answer broke off: {error}") from error
 
         def tick(deadline: wire.Deadline, queued: wire.Deadline, line: bytes) -> None:
             progress()
@@ -122,7 +159,11 @@ class Endpoint:
             if line.startswith((QUEUED, ADMITTED)):
                 deadline.restart(deadline_s)
 
-        return self._retrying(once, deadline_s, max(deadline_s, self._queue_wait_s), progress)
+        call = hash(json.dumps(body, sort_keys=True))
+        if self._strikes.call != call:
+            self._strikes = Strikes(call)
+        busy_s = max(deadline_s, self._queue_wait_s)
+        return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
 
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
@@ -137,7 +178,16 @@ class Endpoint:
                 return json_object(reply.body())
 
         # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
-        return self._retrying(once, SHORT_CALL_S, SHORT_CALL_S, lambda: None)
+        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
+        try:
+            return self._retrying(once, wait_s, wait_s, lambda: None, Strikes())
+        except CallDeadline as error:
+            if not self.own:
+                raise
+            # Counting takes no time: it stands still, and its supervisor will find out.
+            raise ModelUnavailable(
+                f"the model server did not count within {wait_s:.0f} s", where=self._url
+            ) from error
 
     def _post(
         self,
@@ -159,11 +209,12 @@ class Endpoint:
         deadline_s: float,
         busy_s: float,
         progress: Callable[[], None],
+        strikes: Strikes,
     ) -> T:
         """Call `once` until it answers, fails for good, or the wait is over."""
         down = wire.Deadline(self._clock, deadline_s)  # unreachable for as long as a call may take
         full = wire.Deadline(self._clock, busy_s)
-        pause, bad = RETRY_FIRST_S, 0
+        pause = RETRY_FIRST_S
         while True:
             self._wire.check()
             over = down
@@ -171,6 +222,9 @@ class Endpoint:
             try:
                 self._address = self._address or self._find()
                 self._url = self._address.url
+                strikes.found(self._address)
+                if strikes.bad >= BAD_ANSWERS_MAX:
+                    raise BadAnswer("the model server crashes over this call")
                 return once(self._address, wire.Deadline(self._clock, deadline_s))
             except wire.Passed as error:
                 raise CallDeadline(
@@ -190,8 +244,12 @@ class Endpoint:
                     raise
                 problem, wait = error, pause
             except BadAnswer as error:
-                bad += 1
-                if bad >= BAD_ANSWERS_MAX:
+                if self.own and isinstance(error, BrokenOff) and self._address is not None:
+                    strikes.broke_off(self._address)
+                else:
+                    strikes.bad += 1
+                if strikes.bad >= BAD_ANSWERS_MAX:
+                    strikes.bad = 0  # another session may try the same
                     raise ModelError(
                         str(error), where=self._url, hint="see the model server's log"
                     ) from error
@@ -201,7 +259,9 @@ class Endpoint:
                 raise ModelUnavailable(
                     f"the model server cannot be used: {problem}",
                     where=self._url,
-                    hint="`agentd status` shows whether it runs" if self.own else "is it running?",
+                    hint="`agentd status` shows whether it runs"
+                    if self.own
+                    else network_hint(problem) or "is it running?",
                 ) from problem
             self._pause(wait * random.uniform(0.8, 1.2), progress)
             pause = min(RETRY_MAX_S, pause * 2)
@@ -222,9 +282,10 @@ class NotThere(ModelUnavailable):
 def _own_address(paths: Paths) -> Address:
     try:
         data = json.loads(paths.model_address.read_text())
-        return Address(
-            str(data["url"]).rstrip("/"), str(data["model"]), paths.token.read_text().strip()
-        )
+        token = paths.token.read_text().strip()
+        crashes = int(data.get("crashes", 0))
+        url = str(data["url"]).rstrip("/")
+        return Address(url, str(data["model"]), token, data.get("pid"), crashes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotThere(
             "the model server has not said yet where it is",

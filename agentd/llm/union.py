@@ -91,6 +91,10 @@ class Union:
         wanted = set(names)
         return json_schema.union_schema({n: s for n, s in self._schemas.items() if n in wanted})
 
+    def tool(self, name: str) -> str:
+        """Return the tool's name of a class, as answers write it."""
+        return str(self._schemas[name]["properties"]["tool"]["const"])
+
     def frame(self, given: Mapping[str, Any]) -> list[Message]:
         """Return the rendered messages up to the place of the log.
 

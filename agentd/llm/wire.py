@@ -9,19 +9,23 @@ import io
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from agentd.clock import Clock
-from agentd.errors import Stopped
+from agentd.errors import ModelError, Stopped
 
+LATE_S = 2.0  # a wait that ends this late: this process was stopped meanwhile (SIGSTOP)
 CONNECT_S = 5.0  # a loopback server answers at once; a name lookup cannot be interrupted
 BODY_BYTES_MAX = 8_000_000  # of an answer; more is no answer to a decision
 LINE_BYTES_MAX = 1_000_000  # of one line of an event stream
 
 BROKEN = (OSError, http.client.HTTPException)  # refused, reset, cut off, not HTTP
 HTTPException = http.client.HTTPException
+
+# Set by the test kit: the only servers that this process may call.
+only: Container[tuple[str, int]] | None = None
 
 
 class Deadline:
@@ -34,6 +38,19 @@ class Deadline:
     def restart(self, seconds: float) -> None:
         """Count `seconds` from now."""
         self._at = self._clock.monotonic() + seconds
+        self._armed: tuple[float, float] | None = None
+
+    def arm(self) -> float:
+        """Return the seconds left for a wait that begins now; 0 or less when it has passed.
+
+        No wait takes longer than what was left when it began. If the last one did, this process was
+        stopped in it, and the time counts anew: the other side may have answered long ago.
+        """
+        now = self._clock.monotonic()
+        if self._armed is not None and now - self._armed[0] > self._armed[1] + LATE_S:
+            self._at = now + self._armed[1]
+        self._armed = (now, self._at - now)
+        return self._armed[1]
 
     def left(self) -> float:
         """Return the seconds left; negative when it has passed."""
@@ -55,11 +72,12 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        _arm(self._sock, self._deadline)
-        try:
-            return self._sock.recv_into(buffer)
-        except TimeoutError as error:
-            raise Passed from error
+        while True:
+            _arm(self._sock, self._deadline)
+            try:
+                return self._sock.recv_into(buffer)
+            except TimeoutError:
+                continue  # it has passed, or this process was stopped: `_arm` knows
 
 
 class _Socket:
@@ -81,7 +99,7 @@ class _Socket:
 
 
 def _arm(sock: socket.socket, deadline: Deadline) -> None:
-    left = deadline.left()
+    left = deadline.arm()
     if left <= 0:
         raise Passed
     sock.settimeout(left)
@@ -148,6 +166,7 @@ class Wire:
 
         Raises:
             Stopped: `cut` was called.
+            ModelError: a test may not call it.
             Passed: the deadline has passed.
             OSError, HTTPException: refused, reset, or not HTTP.
         """
@@ -155,6 +174,11 @@ class Wire:
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
         self.check()
+        if only is not None and (host, port) not in only:
+            raise ModelError(
+                f"no model may be called here, and {host}:{port} is no fake server",
+                hint="use the doubles of agentd.testing, or mark the test agentd_online",
+            )
         sock = socket.create_connection(
             (host, port), timeout=max(0.01, min(CONNECT_S, deadline.left()))
         )

@@ -7,18 +7,21 @@ port or a file cannot be used, 70 the engine broke, 69 the engine stood still.
 
 import argparse
 import asyncio
+import gc
+import ipaddress
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd import log, models, paths, process
 from agentd.config import load_daemon
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.model_server import blas
+from agentd.model_server import blas, heap
 from agentd.states import Exit
 
 if TYPE_CHECKING:
@@ -29,10 +32,13 @@ STOP_S = 3.0  # from SIGTERM to the end
 BEAT_S = 5.0
 PROMISE_S = 30.0
 BACKLOG = 256
+TRIM_S = 30.0
+LOOPBACK = "127.0.0.1"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
+    heap.keep_together()
     heart = process.child_side()
     heart.beat(PROMISE_S, "starting")
     options = _options(argv)
@@ -51,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found = blas.speed_up()  # before anything imports MLX
         port = sock.getsockname()[1]
+        _warn_if_exposed(sock, logger)
         logger.info("model.starting", model=options.model, port=port, blas=found)
-        code = asyncio.run(_serve(options, folder, token, sock, found, logger, heart))
+        code = asyncio.run(_serve(options, home, folder, token, sock, found, logger, heart))
         logger.info("model.stopped", code=code)
         return code
     finally:
@@ -84,36 +91,50 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="what requests call the model (default: as --model)")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--fd", type=int, help="an inherited listening socket")
-    place.add_argument("--port", type=int, default=0, help="loopback port; 0 picks a free one")
+    place.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    parser.add_argument("--host", help=f"address to listen on; default {LOOPBACK}")
     parser.add_argument("--token-file", type=Path, help="default: run/model.token of this home")
     parser.add_argument("--queue", type=int, default=64, help="calls that may wait")
     parser.add_argument("--call-deadline", type=float, default=120.0, help="seconds in a slot")
     parser.add_argument("--stall", type=float, default=120.0, help="seconds without a step")
     parser.add_argument("--load-limit", type=float, default=900.0, help="seconds to load a model")
     parser.add_argument("--cache-bytes", type=int, help="of prompt caches; default 1/8 of memory")
+    parser.add_argument("--unload-after", type=float, help="idle seconds; default: never")
     parser.add_argument("--window", type=int, help="tokens; default: the model's own")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.fd is not None and options.host:
+        parser.error("--host: the socket of --fd listens already")
+    options.host = options.host or LOOPBACK
+    return options
 
 
 def _socket(options: argparse.Namespace) -> socket.socket:
     try:
         if options.fd is not None:
             return socket.socket(fileno=options.fd)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", options.port))
-        sock.listen(BACKLOG)
-        return sock
-    except OSError as error:
-        where = f"fd {options.fd}" if options.fd is not None else f"127.0.0.1:{options.port}"
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        where = f"fd {options.fd}" if options.fd is not None else f"{options.host}:{options.port}"
+        why = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"cannot listen: {error.strerror}", where=where, hint="choose another [model] port"
+            f"cannot listen: {why}", where=where, hint="choose another [model] port"
         ) from error
+
+
+def _warn_if_exposed(sock: socket.socket, logger: log.Logger) -> None:
+    """Say that others than this machine's own programs can connect."""
+    address = str(sock.getsockname()[0])
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        logger.warning(
+            "model.exposed", address=address, hint="the token is sent in clear; --host 127.0.0.1"
+        )
 
 
 async def _serve(
     options: argparse.Namespace,
+    home: paths.Paths,
     folder: Path,
     token: str,
     sock: socket.socket,
@@ -138,7 +159,13 @@ async def _serve(
         from agentd.model_server.mlx_engine import MlxEngine  # 2 s, in the engine's thread
 
         fast = found in ("system", "numpy")
-        return MlxEngine(folder, language, fast_blas=fast, cache_bytes=options.cache_bytes)
+        return MlxEngine(
+            folder,
+            language,
+            fast_blas=fast,
+            cache_bytes=options.cache_bytes,
+            saved=home.prompt_caches,
+        )
 
     runner = Runner(
         lambda: ModelLanguage(folder, window=options.window),
@@ -146,6 +173,7 @@ async def _serve(
         logger,
         queue_size=options.queue,
         on_end=end,
+        unload_after_s=options.unload_after,
     )
 
     def stalled(seconds: float) -> None:
@@ -178,8 +206,10 @@ async def _serve(
     beating = asyncio.ensure_future(_beat(heart, runner))
     await http.serve(sockets=[sock])
     beating.cancel()
+    await asyncio.to_thread(runner.stop, STOP_S)  # it may be saving the prompt caches
     watchdog.stop()
     if not ended:
+        heart.beat(PROMISE_S, process.STOPPING)
         return Exit.OK
     if isinstance(ended[0], AgentdError):
         return _report(ended[0], heart)
@@ -188,7 +218,17 @@ async def _serve(
 
 async def _beat(heart: process.Heart, runner: "Runner") -> None:
     """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
+    trimmed, frozen = time.monotonic(), False
     while True:
+        if runner.progress.ready and not frozen:
+            # What is loaded stays: the collector need not look at it, and so looks at the rest far
+            # more often. A failed request's frames hold its tokens until then.
+            gc.collect()
+            gc.freeze()
+            frozen = True
+        if time.monotonic() - trimmed > TRIM_S:
+            await asyncio.to_thread(heap.trim)
+            trimmed = time.monotonic()
         progress = runner.progress
         state = "loading" if not progress.ready else "busy" if progress.busy else "idle"
         heart.beat(PROMISE_S, state, waiting=runner.waiting(), running=runner.running())

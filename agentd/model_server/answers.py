@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,21 +15,62 @@ from starlette.types import Receive, Scope, Send
 from agentd.model_server import api
 from agentd.model_server.calls import Call, Piece, Refused
 from agentd.model_server.runner import Runner
+from agentd.model_server.tools import CallReader, Form, Part
 
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
 
 
+class Pieces:
+    """A call's progress on its way from the engine's thread to the event loop.
+
+    What nobody has fetched yet is joined into one piece, so that a slow reader costs no more
+    memory than its answer's text.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._some = asyncio.Event()
+        self._text: list[str] = []
+        self._admitted = False
+        self._last: Piece | None = None
+
+    def emit(self, piece: Piece) -> None:
+        """Add a piece; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+            self._loop.call_soon_threadsafe(self._add, piece)
+
+    async def get(self) -> Piece:
+        """Wait for what is new."""
+        await self._some.wait()
+        self._some.clear()
+        text, admitted, last = "".join(self._text), self._admitted, self._last
+        self._text, self._admitted = [], False
+        if last is None:
+            return Piece(text, admitted)
+        return Piece(text, admitted, last.finish, last.error, last.cancelled)
+
+    def _add(self, piece: Piece) -> None:
+        self._text.append(piece.text)
+        self._admitted = self._admitted or piece.admitted
+        self._last = piece if piece.last else self._last
+        self._some.set()
+
+
 class Answer:
-    """One call's answer on its way to the client."""
+    """One call's answer on its way to the client.
+
+    `form` says how tool calls are written in it, if it may have one.
+    """
 
     def __init__(
         self,
         runner: Runner,
         call: Call,
-        pieces: "asyncio.Queue[Piece]",
+        pieces: Pieces,
         body: api.Chat,
         model: str,
         request: Request,
+        form: Form | None = None,
     ) -> None:
         self._runner = runner
         self._call = call
@@ -37,6 +79,8 @@ class Answer:
         self._request = request
         self._usage_wanted = bool(body.stream_options and body.stream_options.include_usage)
         self._created = int(time.time())
+        self._reader = CallReader(form)
+        self._call_id = f"call_{secrets.token_hex(12)}"
 
     async def whole(self) -> Response:
         """Wait for the whole answer; a client that hangs up meanwhile cancels it."""
@@ -46,12 +90,11 @@ class Answer:
             await asyncio.wait({gone, collected}, return_when=asyncio.FIRST_COMPLETED)
             if not collected.done():
                 raise ClientDisconnect
-            text, reason = collected.result()
+            message, reason = collected.result()
         finally:
             gone.cancel()
             collected.cancel()
             self._runner.cancel(self._call)  # of no effect once it is finished
-        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return JSONResponse(
             {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
@@ -75,10 +118,11 @@ class Answer:
                 return
             if piece.admitted:
                 yield b": admitted\n\n"
-            if piece.text:
-                yield self._chunk({"content": piece.text})
+            part = self._reader.feed(piece.text, last=piece.finish is not None)
+            for delta in self._deltas(part):
+                yield self._chunk(delta)
             if piece.finish:
-                yield self._chunk({}, piece.finish)
+                yield self._chunk({}, self._reason(piece.finish))
                 break
         if self._usage_wanted:
             head = self._head("chat.completion.chunk")
@@ -89,17 +133,42 @@ class Answer:
         """Stop generating."""
         self._runner.cancel(self._call)
 
-    async def _collect(self) -> tuple[str, str]:
-        text = []
+    async def _collect(self) -> tuple[dict[str, Any], str]:
+        """Return the whole message and why it ended."""
+        content, arguments = [], []
         while True:
             piece = await self._pieces.get()
-            text.append(piece.text)
             if piece.error is not None:
                 raise piece.error
             if piece.cancelled:
                 raise ClientDisconnect
+            part = self._reader.feed(piece.text, last=piece.finish is not None)
+            content.append(part.content)
+            arguments.append(part.arguments)
             if piece.finish:
-                return "".join(text), piece.finish
+                break
+        text: str | None = "".join(content)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if self._reader.name is not None:
+            message["content"] = text or None
+            message["tool_calls"] = [self._tool_call(self._reader.name, "".join(arguments))]
+        return message, self._reason(piece.finish)
+
+    def _deltas(self, part: Part) -> Iterator[dict[str, Any]]:
+        """Yield what a part of the answer adds to the message, in OpenAI's shape."""
+        if part.content:
+            yield {"content": part.content}
+        if part.name is not None:
+            yield {"tool_calls": [{"index": 0, **self._tool_call(part.name, "")}]}
+        if part.arguments:
+            yield {"tool_calls": [{"index": 0, "function": {"arguments": part.arguments}}]}
+
+    def _tool_call(self, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {"id": self._call_id, "type": "function", "function": function}
+
+    def _reason(self, finish: str) -> str:
+        return "tool_calls" if finish == "stop" and self._reader.name is not None else finish
 
     async def hung_up(self) -> None:
         """Return when the client is gone."""
@@ -114,7 +183,7 @@ class Answer:
             "model": self._model,
         }
 
-    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
 
@@ -161,17 +230,6 @@ class EventStream(Response):
         async for data in self._answer.stream():
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def into(pieces: "asyncio.Queue[Piece]") -> Any:
-    """Return a function for the engine's thread that puts pieces into the event loop's queue."""
-    loop = asyncio.get_running_loop()
-
-    def emit(piece: Piece) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-    return emit
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -1,10 +1,11 @@
 """The HTTP side: authentication, bodies, and answers in OpenAI's shapes."""
 
 import asyncio
+import functools
 import hmac
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,14 +15,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentd.model_server import api
-from agentd.model_server.answers import Answer, EventStream, error_body, into
-from agentd.model_server.calls import Call, Full, Piece, Refused
-from agentd.model_server.engine import Language
+from agentd.model_server import api, conversation
+from agentd.model_server.answers import Answer, EventStream, Pieces, error_body
+from agentd.model_server.calls import Call, Full, Mask, Refused
+from agentd.model_server.engine import Language, Prompt
 from agentd.model_server.runner import Runner
+from agentd.model_server.tools import Choice, Tool
 
 BODY_BYTES_MAX = 8_000_000
+TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more
 BODY_S = 30.0  # a body that takes longer to arrive is given up
+COMPILING_MAX = 16  # requests that wait for a schema's compilation at a time
 STALE_S = 30.0  # a busy engine without a step for this long is not ready
 
 
@@ -48,15 +52,18 @@ class Server:
         self._call_deadline_s = call_deadline_s
         self._body_bytes_max = body_bytes_max
         self._started = int(time.time())
+        # Threads of their own: who waits for a compilation must not keep prompts from being read.
+        self._compiling = ThreadPoolExecutor(COMPILING_MAX, "masks")
 
     def build(self) -> Starlette:
         """Return the ASGI application."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/ready", self._ready),
                 Route("/metrics", self._metrics),
                 Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._one_model),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ],
@@ -68,6 +75,8 @@ class Server:
                 Exception: _broken,
             },
         )
+        app.router.redirect_slashes = False  # to where the request's own Host header says
+        return app
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -77,31 +86,34 @@ class Server:
         stuck = self._quiet_s() > STALE_S
         stopping = self._runner.stopping
         if progress.ready and not stuck and not stopping:
-            return JSONResponse({"status": "ready", "model": self._name})
+            loaded = self._runner.loaded  # else it is when the next call comes
+            return JSONResponse({"status": "ready", "model": self._name, "loaded": loaded})
         status = "stopping" if stopping else "stalled" if progress.ready else "loading"
         return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": "1"})
 
     async def _metrics(self, request: Request) -> Response:
-        text = self._runner.metrics.render(
-            waiting=self._runner.waiting(),
-            running=self._runner.running(),
-            cache_bytes=self._runner.cache_bytes(),
-        )
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(self._runner.report(), media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._about()]})
+
+    async def _one_model(self, request: Request) -> Response:
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._about())
+
+    def _about(self) -> dict[str, object]:
         language = self._runner.language
-        model = {
+        return {
             "id": self._name,
             "object": "model",
             "created": self._started,
             "owned_by": "agentd",
             "max_model_len": language.window if language else None,
         }
-        return JSONResponse({"object": "list", "data": [model]})
 
     async def _tokenize(self, request: Request) -> Response:
-        body: api.Tokenize = api.parse(await self._body(request), api.Tokenize)
+        data = await self._body(request, min(TOKENIZE_BYTES_MAX, self._body_bytes_max))
+        body = await asyncio.to_thread(api.parse, data, api.Tokenize)
         if body.model is not None:
             self._check_model(body.model)
         language = self._language()
@@ -109,8 +121,9 @@ class Server:
         if (body.messages is None) == (text is None):
             raise Refused("give either messages, or content (also called prompt)")
         if body.messages is not None:
-            messages = [message.plain() for message in body.messages]
-            tokens = await asyncio.to_thread(language.encode_chat, messages)
+            messages = conversation.plain(body.messages)
+            tools = conversation.plain_tools(body.tools or [])
+            tokens = (await asyncio.to_thread(language.encode_chat, messages, tools)).tokens
         else:
             tokens = await asyncio.to_thread(language.encode, text or "")
         return JSONResponse(
@@ -119,52 +132,62 @@ class Server:
 
     async def _chat(self, request: Request) -> Response:
         caller = api.caller(request.headers)
-        body: api.Chat = api.parse(await self._body(request), api.Chat)
+        data = await self._body(request, self._body_bytes_max)
+        body = await asyncio.to_thread(api.parse, data, api.Chat)
         self._check_model(body.model)
         language = self._language()
-        pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        call = await asyncio.to_thread(self._call, body, caller, language, into(pieces))
-        self._runner.submit(call)
-        answer = Answer(self._runner, call, pieces, body, self._name, request)
-        if body.stream:
-            return EventStream(answer)
-        return await answer.whole()
-
-    def _call(self, body: api.Chat, caller: api.Caller, language: Language, emit: Any) -> Call:
-        """Tokenise and compile; up to some 10 ms, so not on the event loop."""
-        prompt = language.encode_chat(body.plain_messages())
-        room = language.window - len(prompt)
-        if room < 1:
-            raise Refused(
-                f"the prompt has {len(prompt)} tokens, the model's window is {language.window}",
-                code="context_length_exceeded",
-                param="messages",
-            )
-        schema = body.answer_schema()
-        if schema is not None and body.stops():
-            raise Refused("stop: would cut the JSON that response_format asks for", param="stop")
-        return Call(
-            prompt=prompt,
-            emit=emit,
+        tools = conversation.plain_tools(body.tools or [])
+        choice = conversation.choice(body.tool_choice, tools)
+        prompt = await asyncio.to_thread(_prompt, body, tools, language)
+        mask = await self._mask(body, tools, choice, language)
+        pieces = Pieces()
+        call = Call(
+            prompt=prompt.tokens,
+            checkpoints=prompt.checkpoints,
+            emit=pieces.emit,
             agent=caller.agent,
             session=caller.session,
             priority=caller.priority,
             weight=caller.weight,
-            max_tokens=min(body.limit(), room),
+            max_tokens=min(body.limit(), language.window - len(prompt.tokens)),
             deadline_s=min(caller.deadline or self._call_deadline_s, self._call_deadline_s),
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=body.top_p or 1.0,
             top_k=body.top_k or 0,
             min_p=body.min_p or 0.0,
             seed=body.seed,
-            stop=body.stops(),
-            mask=language.mask(schema) if schema is not None else None,
+            stop=tuple(body.stop or ()),
+            mask=mask,
+            continues=body.answer_schema() is None,  # an agent's log holds results, not decisions
         )
+        self._runner.submit(call)
+        form = language.form if choice.names else None
+        answer = Answer(self._runner, call, pieces, body, self._name, request, form)
+        if body.stream:
+            return EventStream(answer)
+        return await answer.whole()
+
+    async def _mask(
+        self, body: api.Chat, tools: Sequence[Tool], choice: Choice, language: Language
+    ) -> Mask | None:
+        """Return the answer's grammar, if it has one. Waits for its compilation."""
+        schema = body.answer_schema()
+        if body.stop and (schema is not None or choice.names):
+            what = "JSON that response_format asks for" if schema is not None else "tool's call"
+            raise Refused(f"stop: would cut the {what}", param="stop")
+        loop = asyncio.get_running_loop()
+        if tools:
+            make = functools.partial(language.call_mask, tools, choice, schema)
+        elif schema is not None:
+            make = functools.partial(language.mask, schema)
+        else:
+            return None
+        return await loop.run_in_executor(self._compiling, make)
 
     def _check_model(self, name: str) -> None:
         if name != self._name:
             raise Refused(
-                f"the model {name!r} is not served here; {self._name!r} is",
+                f"the model {name[:200]!r} is not served here; {self._name!r} is",
                 status=404,
                 code="model_not_found",
                 param="model",
@@ -175,8 +198,7 @@ class Server:
             raise Full("the model is loading", retry_after_s=1, code="loading")
         return self._runner.language
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._body_bytes_max
+    async def _body(self, request: Request, limit: int) -> bytes:
         too_large = Refused(f"a body may have {limit} bytes", status=413, code="body_too_large")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
@@ -194,17 +216,32 @@ class Server:
         return bytes(body)
 
 
+def _prompt(body: api.Chat, tools: Sequence[Tool], language: Language) -> Prompt:
+    """Tokenise; up to some 10 ms as a rule, so not on the event loop."""
+    messages = conversation.plain(body.messages)
+    prompt = language.encode_chat(messages, tools, limit=language.window)
+    size = len(prompt.tokens)
+    if size >= language.window:
+        raise Refused(
+            f"the prompt has {size} tokens, the model's window is {language.window}",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    return prompt
+
+
 class _Authenticated:
     """Lets requests through that carry the token; /health needs none."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/health":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            known = hmac.compare_digest(given.strip(), self._token)
+            if not known or scheme.lower() != b"bearer":
                 refusal = Refused(
                     "a wrong or missing bearer token", status=401, code="unauthorized"
                 )
@@ -218,6 +255,8 @@ def _refused(request: Request | None, error: Exception) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 

@@ -85,11 +85,15 @@ class Call:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     mask: Mask | None = None
+    continues: bool = True  # a later prompt may go on behind the answer, as conversations do
+    # Positions in the prompt where a later one may go on: ends of its fixed part and of events.
+    checkpoints: tuple[int, ...] = ()
     cancelled: bool = False  # set by the HTTP side, read by the engine's thread
     number: int = field(default_factory=lambda: next(_numbers))
     queued_at: float = 0.0
     admitted_at: float | None = None
     first_token_at: float | None = None
+    last_token_at: float | None = None
     cached_tokens: int = 0
     completion_tokens: int = 0
 
@@ -117,3 +121,9 @@ class Advance:
     call: Call
     tokens: tuple[int, ...] = ()  # generated, forced ones included; none while prefilling
     finish: FinishReason | None = None
+    error: Exception | None = None  # this call failed, and has lost its slot
+
+    @property
+    def last(self) -> bool:
+        """Whether the call has lost its slot."""
+        return self.finish is not None or self.error is not None

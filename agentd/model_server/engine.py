@@ -3,13 +3,24 @@
 Tests use `agentd.testing_model.ScriptedEngine`, which needs no MLX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from agentd.model_server.calls import Advance, Call, Mask
+from agentd.model_server.tools import Choice, Form, Tool
 
-Message = dict[str, str]  # role and content
+Message = dict[str, Any]  # role and content; where they apply tool_calls, tool_call_id and name
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised conversation."""
+
+    tokens: list[int]
+    # Where a later prompt may go on: the ends of the messages and of a log's events.
+    checkpoints: tuple[int, ...]
 
 
 class Language(Protocol):
@@ -17,21 +28,32 @@ class Language(Protocol):
 
     window: int  # tokens of prompt and answer together
     end_tokens: AbstractSet[int]  # each of them ends an answer
+    form: Form  # how the model writes tool calls
 
     def encode(self, text: str) -> list[int]:
         """Tokenise plain text: what looks like a special token is text."""
         ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        limit: int | None = None,
+    ) -> "Prompt":
         """Tokenise a conversation through the chat template, up to where the answer begins.
 
         Raises:
-            Refused: the template does not take these messages.
+            Refused: the template does not take these messages, or they have clearly more than
+                `limit` tokens.
         """
         ...
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """Return the bytes of generated tokens; special tokens have none."""
+        """Return the bytes of generated tokens.
+
+        A special token has none, or if tool calls are written with it, those of a noncharacter.
+        """
         ...
 
     def mask(self, schema: object) -> Mask:
@@ -42,20 +64,36 @@ class Language(Protocol):
         """
         ...
 
+    def call_mask(
+        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+    ) -> Mask:
+        """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
+
+        Raises:
+            Refused: a schema cannot be honoured.
+        """
+        ...
+
 
 class Engine(Protocol):
     """A loaded model that advances admitted calls step by step. Used by one thread only."""
 
-    slots: int  # calls that may be admitted at a time
+    def fits(self, call: Call) -> bool:
+        """Whether there is a slot, and memory, for this call now.
+
+        Raises:
+            Refused: there will never be.
+        """
+        ...
 
     def admit(self, call: Call) -> None:
         """Give a call a slot."""
         ...
 
     def step(self) -> list[Advance]:
-        """Advance every admitted call by one short piece of prefill or one decoding step.
+        """Advance the admitted calls: those that decode by a token, one other by some prefill.
 
-        A finished call has lost its slot. When it raises, no call's state can be relied on.
+        A call that finished or failed has lost its slot. When it raises, no state can be relied on.
         """
         ...
 
@@ -63,10 +101,29 @@ class Engine(Protocol):
         """Take a call's slot away, in whatever phase it is."""
         ...
 
-    def reset(self) -> None:
-        """Forget all admitted calls and their state, after `step` raised."""
+    def recover(self, error: Exception) -> list[Advance]:
+        """Begin the admitted calls again from their tokens, after `step` raised.
+
+        Calls that were in too many failed steps are given up with `error`.
+        """
         ...
 
     def cache_bytes(self) -> int:
         """Return the bytes that prompt caches take."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """Return more counters (`..._total`) and gauges for /metrics. Called from any thread."""
+        ...
+
+    def save(self) -> None:
+        """Write down what makes the next start faster.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of all memory. The engine is not used any more."""
         ...

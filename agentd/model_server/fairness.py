@@ -1,5 +1,7 @@
 """The bounded queue: by class, then weight, then round-robin over agents. Not thread-safe."""
 
+from collections import OrderedDict
+
 from agentd.model_server.calls import Call, Full
 from agentd.states import Priority
 
@@ -18,33 +20,40 @@ class FairQueue:
         self.size = size
         self._waiting: list[Call] = []
         self._turns = 0
-        self._last_turn: dict[str, int] = {}
+        self._last_turn: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, call: Call, *, retry_after_s: int = 2) -> None:
-        """Add a call.
+    def put(self, call: Call, *, retry_after_s: int = 2) -> Call | None:
+        """Add a call; in a full queue it takes the place of the last one of a lower class.
+
+        Returns the call that lost its place.
 
         Raises:
-            Full: `size` calls wait already.
+            Full: `size` calls of this class or a higher one wait already.
         """
+        displaced = None
         if len(self._waiting) >= self.size:
-            raise Full(f"{self.size} calls wait already", retry_after_s=retry_after_s)
+            displaced = max(self._waiting, key=self._order)
+            if RANK[displaced.priority] <= RANK[call.priority]:
+                raise Full(f"{self.size} calls wait already", retry_after_s=retry_after_s)
+            self._waiting.remove(displaced)
         self._waiting.append(call)
+        return displaced
 
-    def take(self) -> Call | None:
-        """Remove and return the call whose turn it is."""
-        if not self._waiting:
-            return None
-        call = min(self._waiting, key=self._order)
+    def next(self) -> Call | None:
+        """Return the call whose turn it is. It stays in the queue until it is taken."""
+        return min(self._waiting, key=self._order, default=None)
+
+    def take(self, call: Call) -> None:
+        """Remove a call: its agent has had its turn."""
         self._waiting.remove(call)
         self._turns += 1
         self._last_turn.pop(call.agent, None)
         self._last_turn[call.agent] = self._turns
         if len(self._last_turn) > AGENTS_REMEMBERED:
-            del self._last_turn[next(iter(self._last_turn))]
-        return call
+            self._last_turn.popitem(last=False)
 
     def remove_cancelled(self) -> list[Call]:
         """Remove and return the calls that nobody waits for any more."""

@@ -1,12 +1,17 @@
 """uvicorn, set up for this server."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
-HEADER_BYTES_MAX = 32_768
+from agentd.model_server.connection import Connection
+from agentd.model_server.guard import HEAD_BYTES_MAX, Guard
+
+IDLE_S = 30  # between two requests; longer than HTTP clients keep an idle connection for reuse
+TICKS_PER_SWEEP = 10  # uvicorn ticks every 0.1 s
 
 
 class _Http(uvicorn.Server):
@@ -16,6 +21,15 @@ class _Http(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Give up the connections that are held open for too long; True: the server must end."""
+        if counter % TICKS_PER_SWEEP == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
+        return await super().on_tick(counter)
+
 
 def http_server(app: ASGIApp, *, stop_s: float) -> uvicorn.Server:
     """Return a server for `serve(sockets=[...])`.
@@ -24,15 +38,16 @@ def http_server(app: ASGIApp, *, stop_s: float) -> uvicorn.Server:
     answers that are under way.
     """
     config = uvicorn.Config(
-        app,
+        Guard(app),
         lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         date_header=False,
         ws="none",
-        http="h11",
+        http=Connection,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=max(1, int(stop_s) - 1),
-        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
     )
     return _Http(config)

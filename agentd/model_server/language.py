@@ -1,28 +1,35 @@
 """A model folder's tokenizer, chat template and grammars, without MLX and transformers.
 
-What a person, a file or a web page says can look like the template's own markers, such as
-`<|im_end|>`. Here it cannot become one: the template is rendered with placeholders, its own parts
-are tokenised with special tokens, and the contents by a second tokenizer that has none.
+The template's own parts are tokenised with special tokens, all else by a second tokenizer that has
+none: see `template.py`.
 """
 
 import json
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
 from tokenizers import Tokenizer
 
 from agentd.errors import ConfigError
 from agentd.model_server.calls import Mask, Refused
-from agentd.model_server.engine import Message
+from agentd.model_server.engine import Message, Prompt
 from agentd.model_server.grammar import Grammars
+from agentd.model_server.template import Piece, Template
+from agentd.model_server.template_form import explained, learn, takes_system
+from agentd.model_server.tools import Choice, Tool
 
 DEFAULT_WINDOW = 4096  # tokens, where config.json says nothing
+# Where an event of a log ends or begins. Some templates put instructions and log into one message:
+# the first event's beginning is the fixed part's end.
+EVENT_SEAM = re.compile(r"(?<=</event>\n)(?=.)|(?=<event type=)", re.DOTALL)
+CHECKPOINT_TOKENS = 16  # between two; each costs a copy of the state of layers that cannot be cut
+SLICE = 50_000  # characters that are tokenised at once to see whether a text is too long
+SEAM = 16  # tokens that a slice may have more than the same text within the whole
 
 
 class ModelLanguage:
@@ -57,72 +64,135 @@ class ModelLanguage:
             or self._marked.get_vocab_size(with_added_tokens=True)
         )
         self.vocabulary = max(self.vocabulary, self._marked.get_vocab_size(with_added_tokens=True))
-        self._special = {
-            number
-            for number, token in self._marked.get_added_tokens_decoder().items()
-            if token.special
-        }
-        self._names = {
+        added = self._marked.get_added_tokens_decoder()
+        self._markers = {number for number, token in added.items() if token.content.strip()}
+        names = {
             key: _content(settings.get(key))
             for key in ("bos_token", "eos_token", "unk_token", "pad_token")
             if settings.get(key)
         }
-        self.end_tokens: AbstractSet[int] = self._find_end_tokens(config, text_config)
-        self._template = _compile_template(folder, settings)
-        self.grammars = Grammars(_renamed_special(data), self.vocabulary, sorted(self.end_tokens))
+        self.end_tokens: AbstractSet[int] = self._find_end_tokens(
+            names.get("eos_token"), config, text_config
+        )
+        self._template = _template(folder, settings, names)
+        self._takes_system = takes_system(self._template)
+        specials = {token.content: number for number, token in added.items() if token.special}
+        self.form, marks = learn(self._template, specials)
+        self.grammars = Grammars(
+            _renamed(data),
+            self.vocabulary,
+            sorted(self.end_tokens),
+            markers={
+                number: marks.get(number, "") if token.special else token.content
+                for number, token in added.items()
+                if _is_marker(token.content, token.special)
+            },
+        )
 
     def encode(self, text: str) -> list[int]:
         """Tokenise plain text: what looks like a special token is text."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        # Unlike `encode` this gives the interpreter to other threads: 1 MB takes seconds.
+        return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        limit: int | None = None,
+    ) -> Prompt:
         """Tokenise a conversation through the chat template, up to where the answer begins.
 
+        A log's events are tokenised one by one: a log that has grown begins with the same tokens.
+
         Raises:
-            Refused: the template does not take these messages.
+            Refused: the template does not take these messages, or they have clearly more than
+                `limit` tokens.
         """
-        # Random, so that no content can contain it; private use, so that no template changes it.
-        nonce = secrets.token_hex(8)
-        marks = [f"\ue000{nonce}.{number}\ue001" for number in range(len(messages))]
-        hidden = [
-            {**message, "content": mark} for message, mark in zip(messages, marks, strict=True)
-        ]
-        try:
-            rendered = self._template.render(
-                messages=hidden, add_generation_prompt=True, enable_thinking=False, **self._names
-            )
-        except jinja2.TemplateError as error:
-            raise Refused(
-                f"the model's chat template refuses: {error}", param="messages"
-            ) from error
+        if not self.form.native:
+            messages, tools = explained(messages, tools, system=self._takes_system), ()
+        elif self.form.text_arguments:
+            messages = [_with_text_arguments(message) for message in messages]
         tokens: list[int] = []
-        while rendered:
-            places = [(at, n) for n, mark in enumerate(marks) if (at := rendered.find(mark)) >= 0]
-            at, number = min(places, default=(len(rendered), -1))
-            if at:
-                tokens += self._marked.encode(rendered[:at], add_special_tokens=False).ids
-            if number < 0:
-                break
-            tokens += self.encode(messages[number]["content"])
-            rendered = rendered[at + len(marks[number]) :]
-        return tokens
+        ends = [0]
+
+        def add(run: str) -> None:
+            for part in EVENT_SEAM.split(run):
+                tokens.extend(self._encode_within(part, limit, len(tokens)))
+                if len(tokens) - ends[-1] >= CHECKPOINT_TOKENS:
+                    ends.append(len(tokens))
+
+        run = ""
+        for part in self._split(self._template.render(messages, tools)):
+            if isinstance(part, str):
+                run += part
+                continue
+            add(run)
+            tokens.append(part)
+            run = ""
+        add(run)
+        return Prompt(tokens, tuple(ends[1:]))
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """Return the bytes of generated tokens; special tokens have none."""
-        kept = [token for token in tokens if token not in self._special]
-        return bytes(self.grammars.tokenizer.decode_bytes(kept))
+        """Return the bytes of generated tokens.
+
+        A special token has none, or if tool calls are written with it, those of a noncharacter.
+        """
+        return b"".join(map(self.grammars.bytes_of, tokens))
 
     def mask(self, schema: object) -> Mask:
         """Return a fresh mask for one answer. Raises Refused."""
         return self.grammars.mask(schema)
 
-    def _find_end_tokens(self, *configs: dict[str, Any]) -> set[int]:
+    def call_mask(
+        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+    ) -> Mask:
+        """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
+
+        Raises:
+            Refused: a schema cannot be honoured.
+        """
+        return self.grammars.call_mask(self.form, tools, choice, schema)
+
+    def _split(self, pieces: Iterable[Piece]) -> Iterable[str | int]:
+        """Yield what was rendered as plain text and the template's own markers as tokens.
+
+        Text on both sides of a piece's end is tokenised together, as the model learned it.
+        """
+        for text, own in pieces:
+            if not own:
+                yield text
+                continue
+            at = 0
+            found = self._marked.encode(text, add_special_tokens=False)
+            for number, (start, end) in zip(found.ids, found.offsets, strict=True):
+                if number in self._markers:
+                    yield text[at:start]
+                    yield number
+                    at = end
+            yield text[at:]
+
+    def _encode_within(self, text: str, limit: int | None, used: int) -> list[int]:
+        """Tokenise, unless it is soon clear that it is too long: 8 MB take up to a minute."""
+        if limit is not None:
+            for at in range(0, len(text) if len(text) > SLICE else 0, SLICE):
+                used += len(self.encode(text[at : at + SLICE])) - SEAM
+                if used > limit:
+                    break
+            if used > limit:
+                raise Refused(
+                    f"the prompt has far more tokens than the model's window of {limit}",
+                    code="context_length_exceeded",
+                    param="messages",
+                )
+        return self.encode(text) if text else []
+
+    def _find_end_tokens(self, name: str | None, *configs: dict[str, Any]) -> set[int]:
         generation = _read_json(self._folder / "generation_config.json", missing={})
         found: set[int] = set()
         for config in (*configs, generation):
             value = config.get("eos_token_id")
             found.update([value] if isinstance(value, int) else value or [])
-        name = self._names.get("eos_token")
         if name and (number := self._marked.token_to_id(name)) is not None:
             found.add(number)
         if not found:
@@ -130,14 +200,44 @@ class ModelLanguage:
         return found
 
 
+def _with_text_arguments(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        text = json.dumps(function["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**function, "arguments": text}})
+    return {**message, "tool_calls": calls}
+
+
 def _without_special(data: dict[str, Any]) -> dict[str, Any]:
     """Return a tokenizer that knows no markers: only added tokens of pure whitespace stay."""
     added = [token for token in data.get("added_tokens") or [] if not token["content"].strip()]
-    return {**data, "added_tokens": added, "post_processor": None}
+    return {
+        **data,
+        "added_tokens": added,
+        "post_processor": None,
+        "pre_tokenizer": _within(data.get("pre_tokenizer")),
+    }
 
 
-def _renamed_special(data: dict[str, Any]) -> str:
-    """Return a tokenizer whose markers have names that no schema can contain.
+def _within(step: Any) -> Any:
+    """Return a pre-tokenizer that puts no space before what it sees: it is never the beginning."""
+    if not isinstance(step, dict):
+        return step
+    if isinstance(inner := step.get("pretokenizers"), list):
+        return {**step, "pretokenizers": [_within(one) for one in inner]}
+    return {**step, "prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
+
+
+def _is_marker(content: str, special: bool) -> bool:
+    """Say whether an added token is no part of any text: `<think>` is none, though not special."""
+    return special or bool(re.fullmatch(r"<\S+>|\[\S+\]", content))
+
+
+def _renamed(data: dict[str, Any]) -> str:
+    """Return a tokenizer whose markers are special and have names that no schema can contain.
 
     With its own, an enum value that spells `<|im_end|>` would be forced as that token.
     """
@@ -145,10 +245,12 @@ def _renamed_special(data: dict[str, Any]) -> str:
     names = {
         token["content"]: f"\ue000{nonce}.{token['id']}\ue001"
         for token in data.get("added_tokens") or []
-        if token["special"]
+        if _is_marker(token["content"], token["special"])
     }
     added = [
-        {**token, "content": names.get(token["content"], token["content"])}
+        {**token, "content": names[token["content"]], "special": True}
+        if token["content"] in names
+        else token
         for token in data.get("added_tokens") or []
     ]
     model = dict(data["model"])
@@ -162,7 +264,7 @@ def _renamed_special(data: dict[str, Any]) -> str:
     return json.dumps({**data, "added_tokens": added, "model": model, "post_processor": None})
 
 
-def _compile_template(folder: Path, settings: dict[str, Any]) -> jinja2.Template:
+def _template(folder: Path, settings: dict[str, Any], names: dict[str, str]) -> Template:
     path = folder / "chat_template.jinja"
     source = _read(path) if path.is_file() else settings.get("chat_template")
     if isinstance(source, list):  # several, by name
@@ -170,19 +272,8 @@ def _compile_template(folder: Path, settings: dict[str, Any]) -> jinja2.Template
         source = named.get("default")
     if not isinstance(source, str):
         raise _bad(path, "no chat template", "choose an instruct model, not a base model")
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    # The settings that Hugging Face's own renderer uses.
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, **_options: json.dumps(value, ensure_ascii=False)
     try:
-        return environment.from_string(source)
+        return Template(source, names)
     except jinja2.TemplateError as error:
         raise _bad(path, f"is no template: {error}") from error
 

@@ -1,50 +1,69 @@
-"""The real engine: one model on MLX, one call at a time."""
+"""The real engine: one model on MLX that decodes all admitted calls together.
 
+A step is one forward pass for all decoding rows, then one piece of one row's prefill. Rows are
+prefilled one at a time, in their own caches, so that nothing is padded and a prompt that breaks
+breaks its own call. Then they join the batch.
+"""
+
+import gc
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server.cache import Key, Layers, PromptCaches
-from agentd.model_server.calls import Advance, Call, FinishReason
+from agentd.model_server import cache_file, memory
+from agentd.model_server.batch import Batch, Row, batches_rightly
+from agentd.model_server.cache import Layers, PromptCaches
+from agentd.model_server.calls import Advance, Call, FinishReason, Refused
 from agentd.model_server.engine import Language
-from agentd.model_server.sampling import Sampler
-from agentd.model_server.weights import load_weights, memory_bytes
+from agentd.model_server.fairness import RANK
+from agentd.model_server.sampling import Sampler, choose
+from agentd.model_server.weights import load_weights
+from agentd.states import Priority
 
-# One prefill step; a cancelled call holds its slot no longer than this. Shorter steps read all the
-# weights for fewer tokens: on a CPU 64 tokens at a time are prefilled twice as fast as 16.
-PREFILL_STEP_S = 0.4
-PREFILL_TOKENS_MAX = 2048
-CACHE_SHARE = 8  # prompt caches may take one part in this many of the machine's memory
-BUFFER_BYTES_MAX = 256 * 1024 * 1024  # freed buffers that MLX may keep for reuse
+SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes to wait
+STEP_S = 0.25  # a decoding step of all rows; a machine that needs longer for them has fewer slots
+KEPT_FOR_PERSONS = 1  # slots, where there are more than a few
+FEW_SLOTS = 4
+# Prompts in prefill: a long one and one that overtakes it. More of them wait in the fair queue,
+# where a person still goes first and no deadline runs.
+PREFILLING_MAX = 2
+# A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
+# itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
+# it may take as long as two steps.
+PIECE_S = 0.1
+PIECE_STEPS = 2.0
+# While nobody decodes; a cancelled call holds its slot no longer than this. On a CPU 64 tokens at
+# a time are prefilled twice as fast as 16.
+PIECE_ALONE_S = 0.4
+PIECE_TOKENS_MAX = 2048
+QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
+ALONE_AFTER = 2  # failed steps, after which rows decode alone
+RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 WARM_UP_TOKENS = 8
+TRIAL_TOKENS = 24
+PATIENCE_S = 10.0  # of a prompt in prefill; for each of these it counts as one class higher
+GOOD_STEPS = 8  # after which a row is no suspect any more
+MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of its last events
 
 
-@dataclass
-class _Row:
-    """The call that has the slot."""
-
-    call: Call
-    layers: Layers
-    sampler: Sampler
-    fed: list[int]  # what `layers` hold
-    pending: list[int]  # to be fed next
-    unsent: list[int] = field(default_factory=list)  # forced before the first sampled token
+Faults = dict[int, Exception]  # by a row's place: its grammar failed
 
 
 class MlxEngine:
     """Runs a model folder. See `engine.Engine` for the methods.
 
     Making one loads the weights and generates a token, so that the first call finds all warm.
+    `cache_bytes` is the prompt caches' ceiling. They are read from the file `saved` at the start,
+    and written to it by `save`.
 
     Raises:
         ConfigError: the folder holds no model that mlx_lm can run.
     """
-
-    slots = 1
 
     def __init__(
         self,
@@ -53,124 +72,416 @@ class MlxEngine:
         *,
         fast_blas: bool,
         cache_bytes: int | None = None,
+        saved: Path | None = None,
+        slots: int = SLOTS_MAX,
+        pipelined: bool = True,
     ) -> None:
-        mx.set_cache_limit(BUFFER_BYTES_MAX)
+        self._pipelined = pipelined
         if mx.default_device() == mx.cpu:
             # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
             # files in the temporary folder, for nothing that can be measured in a step.
             mx.disable_compile()
+        total = memory.set_limits()
         self._language = language
-        self._model = load_weights(folder, fast_blas=fast_blas)
-        self._caches = PromptCaches(cache_bytes or memory_bytes() // CACHE_SHARE)
-        self._row: _Row | None = None
-        self._prefill_tokens = WARM_UP_TOKENS
-        tokens = (self._language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
-        layers = make_prompt_cache(self._model)
-        self._feed(layers, tokens)  # slow the first time: memory is touched
-        layers = make_prompt_cache(self._model)
-        self._timed_feed(layers, tokens)
-        mx.eval(mx.argmax(self._logits(layers, tokens[:1])))
-        mx.clear_cache()
+        self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
+        self._batch = Batch(self._model)
+        self._ahead: mx.array | None = (
+            None  # the rows' next tokens, being computed; see _look_ahead
+        )
+        self._prefilling: list[Row] = []
+        self._lost: list[Advance] = []  # to be told with the next step's
+        self._piece_tokens = {True: WARM_UP_TOKENS, False: WARM_UP_TOKENS}  # by: others decode
+        self._step_s = 0.0  # of a decoding step, smoothed
+        self._counts = dict.fromkeys(COUNTERS, 0.0)
+        self._best_rate = 0.0  # tokens a second that this machine can prefill
+        self._warm_up()
+        self.budget = memory.share_out(total, cache_bytes)
+        trial = (self._language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
+        together = slots > 1 and batches_rightly(self._model, self._layers, trial)
+        self._slots_max = slots if together else 1
+        self._caches = PromptCaches(self.budget.caches, self._layers)
+        self._saved, self._identity = saved, cache_file.identity(folder)
+        if saved is not None:
+            cache_file.load(self._caches, saved, self._identity, prefill_rate=self._best_rate)
+
+    @property
+    def slots(self) -> int:
+        """Rows that this machine decodes in a step of a bearable length."""
+        return max(1, min(self._slots_max, int(self._best_rate * STEP_S)))
+
+    def fits(self, call: Call) -> bool:
+        """Whether there is a slot and memory: a batch pads, so rows count as the longest does.
+
+        Raises:
+            Refused: it would not fit if it were alone.
+        """
+        length = len(call.prompt) + call.max_tokens
+        if self._row_bytes(length) > self.budget.batch:
+            raise Refused(
+                f"{length} tokens of prompt and answer take more memory than the "
+                f"{self.budget.batch / 1e9:.1f} GB that there is for them",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        rows = [row.call for row in (*self._batch.rows, *self._prefilling)]
+        longest = max([length, *(len(other.prompt) + other.max_tokens for other in rows)])
+        before = sum(RANK[row.call.priority] <= RANK[call.priority] for row in self._prefilling)
+        kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
+        slots = self.slots - (0 if call.priority is Priority.PERSON else kept)
+        wanted = (len(rows) + 1) * self._row_bytes(longest)
+        return len(rows) < slots and before < PREFILLING_MAX and wanted <= self.budget.batch
 
     def admit(self, call: Call) -> None:
-        """Give the call the slot, with the longest cached beginning of its prompt."""
-        found = self._caches.take(_key(call), call.prompt)
-        layers, reused = found or (make_prompt_cache(self._model), 0)
-        call.cached_tokens = reused
+        """Give the call a slot."""
         forced = call.mask.forced() if call.mask else []
-        self._row = _Row(
-            call=call,
-            layers=layers,
-            sampler=Sampler(call),
-            fed=list(call.prompt[:reused]),
-            pending=[*call.prompt[reused:], *forced],
-            unsent=forced,
-        )
+        row = Row(call, Sampler(call), tokens=[*call.prompt, *forced], unsent=forced)
+        marks = [] if self._caches.whole else sorted(set(call.checkpoints))
+        row.marks = marks if len(marks) <= MARKS_MAX else [marks[0], *marks[1 - MARKS_MAX :]]
+        row.prefill_since = time.monotonic()
+        # As many turns as the others had: a newcomer goes before long prompts, but not for ever.
+        row.quanta = min((other.quanta for other in self._prefilling), default=0)
+        self._prefilling.append(row)
 
     def step(self) -> list[Advance]:
-        """Prefill a piece, or generate a token and what the grammar forces after it."""
-        row = self._row
-        if row is None:
-            return []
-        if row.call.mask is not None and row.call.mask.finished:  # a grammar with one answer only
-            row.call.completion_tokens += len(row.unsent)
-            return self._finished(row, row.unsent, "stop")
-        if len(row.pending) > self._prefill_tokens:
-            self._prefill(row)
-            return [Advance(row.call)]
-        pending, row.pending = row.pending, []
-        logits = self._logits(row.layers, pending)
-        allowed = row.call.mask.allowed() if row.call.mask else None
-        token = row.sampler(logits, allowed)
-        row.fed += pending
-        return self._sampled(row, token)
+        """Decode one token of each row, then prefill a piece of one prompt, or of short ones."""
+        advances, self._lost = self._lost, []
+        advances += self._decode() if self._batch.rows else []
+        began, share = time.perf_counter(), 1.0
+        while (row := self._next_prefill()) is not None:
+            advances += self._prefill(row, share)
+            left_s = self._piece_s() - (time.perf_counter() - began)
+            # A few tokens more would take the others as much time as a step.
+            if row in self._prefilling or left_s < self._step_s:
+                break
+            share = left_s / self._piece_s()
+        return advances
 
     def remove(self, call: Call) -> None:
         """Free the slot; what was prefilled is kept for the session."""
-        if self._row is not None and self._row.call is call:
-            self._keep(self._row)
+        for row in self._prefilling:
+            if row.call is call:
+                self._prefilling.remove(row)
+                self._keep(row)
+                return
+        self._lost += self._leave([row for row in self._batch.rows if row.call is call])
 
-    def reset(self) -> None:
-        """Forget the call in the slot and its cache, which may be half written."""
-        self._row = None
+    def recover(self, error: Exception) -> list[Advance]:
+        """Begin again from the rows' tokens, after `step` raised: a half-done step spoils them all.
+
+        A call that was in too many failed steps is given up with `error`.
+        """
+        rows, self._batch, self._ahead = self._batch.rows, Batch(self._model), None
+        lost = []
+        for row in rows:
+            row.recoveries += 1
+            row.layers, row.fed, row.states, row.good_steps = None, 0, {}, 0
+            row.prefill_since = time.monotonic()
+            if row.recoveries > RECOVERIES_MAX:
+                lost.append(Advance(row.call, error=error))
+            else:
+                self._prefilling.append(row)
         mx.clear_cache()
+        return lost
 
     def cache_bytes(self) -> int:
         """Return the bytes that prompt caches take."""
         return self._caches.bytes
 
-    def _sampled(self, row: _Row, token: int) -> list[Advance]:
+    def counters(self) -> Mapping[str, float]:
+        """Return counters and gauges by name, for /metrics."""
+        return {
+            **self._counts,
+            "slots": self.slots,
+            "cache_tokens": self._caches.tokens,
+            "cache_limit_bytes": self.budget.caches,
+            "batch_limit_bytes": self.budget.batch,
+            "decoding": len(self._batch),
+            "prefilling": len(self._prefilling),
+            "active_memory_bytes": mx.get_active_memory(),
+            "peak_memory_bytes": mx.get_peak_memory(),
+        }
+
+    def save(self) -> None:
+        """Write the prompt caches down, for the next start, if there are new ones."""
+        if self._saved is not None and self._caches.changed:
+            cache_file.save(self._caches, self._saved, self._identity)
+
+    def close(self) -> None:
+        """Let go of all memory. The engine cannot be used any more."""
+        self._caches.clear()
+        del self._model, self._batch, self._caches
+        gc.unfreeze()
+        gc.collect()  # model and caches refer to each other
+        mx.clear_cache()
+
+    # -- decoding -------------------------------------------------------------------------------
+
+    def _decode(self) -> list[Advance]:
+        started = time.perf_counter()
+        tokens, rows, faults = self._ahead, list(self._batch.rows), Faults()
+        if tokens is None:
+            logits = self._batch.feed()
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # masks are computed meanwhile
+            ready = [at for at, row in enumerate(rows) if not row.pending]
+            if len(ready) < len(rows):
+                rows, logits = [rows[at] for at in ready], logits[mx.array(ready)]
+            tokens, faults = self._choose(rows, logits)
+        self._ahead = self._look_ahead(rows, tokens)
+        advances = self._accept(rows, tokens, faults)
+        took = time.perf_counter() - started
+        self._step_s += (took - self._step_s) / 8 if self._step_s else took
+        self._counts["decode_steps_total"] += 1
+        self._counts["decode_seconds_total"] += took
+        self._counts["decode_rows_total"] += len(self._batch)
+        for row in rows if len(self._batch) > 1 else ():
+            row.good_steps += 1
+            if row.good_steps >= GOOD_STEPS:
+                row.recoveries = 0
+        ended = {advance.call.number for advance in advances if advance.last}
+        return advances + self._leave([r for r in self._batch.rows if r.call.number in ended])
+
+    def _look_ahead(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
+        """Start the next step before this one's tokens are read, so that MLX never waits for us.
+
+        A mask needs to know the tokens, a row that joins needs all others to stand still.
+        """
+        last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
+        masked = any(row.call.mask is not None for row in self._batch.rows)
+        if not self._pipelined or last or masked or self._prefilling:
+            return None
+        logits = self._batch.feed(tokens)
+        positions = [row.call.completion_tokens + 1 for row in rows]
+        ahead = choose(logits, [row.sampler for row in rows], positions, [None] * len(rows))
+        mx.async_eval(ahead)  # type: ignore[no-untyped-call]
+        return ahead
+
+    def _choose(self, rows: Sequence[Row], logits: mx.array) -> "tuple[mx.array, Faults]":
+        """Return each row's next token, not yet computed, and the rows whose grammars failed."""
+        started = time.perf_counter()
+        masks: list[bytes | None] = []
+        faults = Faults()
+        for at, row in enumerate(rows):
+            try:  # one answer's grammar must not be the others' fault
+                masks.append(row.call.mask.allowed() if row.call.mask else None)
+            except Exception as error:
+                faults[at] = error
+                masks.append(None)
+        self._count_masks(sum(mask is not None for mask in masks), started)
+        positions = [row.call.completion_tokens for row in rows]
+        return choose(logits, [row.sampler for row in rows], positions, masks), faults
+
+    def _accept(self, rows: Sequence[Row], tokens: mx.array, faults: "Faults") -> list[Advance]:
+        """Give each row its token, and what its grammar forces after it."""
+        numbers: Any = tokens.tolist()
+        advances = []
+        for at, (row, token) in enumerate(zip(rows, numbers, strict=True)):
+            try:
+                if at in faults:
+                    raise faults[at]
+                advances.append(self._sampled(row, token))
+            except Exception as error:
+                advances.append(Advance(row.call, error=error))
+        return advances
+
+    def _sampled(self, row: Row, token: int) -> Advance:
         call, mask = row.call, row.call.mask
         sent, row.unsent = row.unsent, []
         call.completion_tokens += len(sent)
         if token in self._language.end_tokens:
-            return self._finished(row, sent, "stop")
+            row.tokens.append(token)  # its caches may hold it already
+            return Advance(call, tuple(sent), "stop")
         new = [token]
         if mask is not None:
+            started = time.perf_counter()
             mask.accept(token)
             new += mask.forced()
+            self._count_masks(0, started)
         call.completion_tokens += len(new)
-        row.pending = new
+        row.tokens += new
         sent = [*sent, *new]
+        reason: FinishReason | None = None
         if mask is not None and mask.finished:
-            return self._finished(row, sent, "stop")
-        if call.completion_tokens >= call.max_tokens:
-            closing = mask.close() if mask is not None else []
-            return self._finished(row, [*sent, *closing], "length")
-        return [Advance(call, tuple(sent))]
+            reason = "stop"
+        elif call.completion_tokens >= call.max_tokens:
+            sent += mask.close() if mask is not None else []
+            reason = "length"
+        return Advance(call, tuple(sent), reason)
 
-    def _finished(self, row: _Row, tokens: Sequence[int], reason: FinishReason) -> list[Advance]:
-        self._keep(row)
-        return [Advance(row.call, tuple(tokens), reason)]
+    def _count_masks(self, count: int, started: float) -> None:
+        self._counts["mask_total"] += count
+        self._counts["mask_seconds_total"] += time.perf_counter() - started
 
-    def _keep(self, row: _Row) -> None:
-        self._row = None
-        self._caches.put(_key(row.call), row.fed, row.layers)
+    def _leave(self, rows: Sequence[Row]) -> list[Advance]:
+        try:
+            if self._ahead is not None and rows:
+                keep = [at for at, row in enumerate(self._batch.rows) if row not in rows]
+                self._ahead = self._ahead[mx.array(keep)] if keep else None
+            self._batch.leave(rows)
+        except Exception as error:  # their last tokens are chosen, and will be delivered
+            self._batch.rows = [row for row in self._batch.rows if row not in rows]
+            return self.recover(error)
+        for row in rows:
+            if row.call.continues:
+                self._keep(row)
+        return []
 
-    def _prefill(self, row: _Row) -> None:
-        count = self._prefill_tokens
-        piece, row.pending = row.pending[:count], row.pending[count:]
-        self._timed_feed(row.layers, piece)
-        row.fed += piece
+    # -- prefill --------------------------------------------------------------------------------
 
-    def _timed_feed(self, layers: Layers, tokens: Sequence[int]) -> None:
-        """Feed, and choose how many tokens the next step takes."""
-        count = len(tokens)
+    def _next_prefill(self) -> Row | None:
+        """Return the prompt whose turn it is: by class, then by turns had, then the oldest.
+
+        A prompt that had its quantum waits for those that had fewer, so that one of 8,000 tokens
+        holds up short ones for a second and not for a minute. None starves: its deadline runs.
+        """
+        if not self._prefilling:
+            return None
+        both = (*self._batch.rows, *self._prefilling)
+        if self._batch.rows and any(row.recoveries >= ALONE_AFTER for row in both):
+            return None  # which of them is it that breaks the step? One row at a time shows it
+        now = time.monotonic()
+
+        def order(row: Row) -> tuple[int, int, int, int]:
+            patience = int((now - row.prefill_since) / PATIENCE_S)
+            rank = max(0, RANK[row.call.priority] - patience)
+            weight = 0 if patience else row.call.weight
+            return rank, row.quanta, weight, row.call.number
+
+        return min(self._prefilling, key=order)
+
+    def _piece_s(self) -> float:
+        """Return how long a step may prefill."""
+        return max(PIECE_S, PIECE_STEPS * self._step_s) if self._batch.rows else PIECE_ALONE_S
+
+    def _prefill(self, row: Row, share: float) -> list[Advance]:
+        """Prefill a piece, or a `share` of one; a row that is ready joins the batch."""
+        call = row.call
+        try:
+            if call.mask is not None and call.mask.finished and row.unsent:  # one legal answer only
+                call.completion_tokens += len(row.unsent)
+                advance = Advance(call, tuple(row.unsent), "stop")
+            elif row.layers is None and self._begin(row):
+                return self._join(row, Advance(call))
+            else:
+                advance = self._prefill_piece(row, share)
+        except Exception as error:  # in its own caches: no other row is touched
+            advance = Advance(call, error=error)
+        if advance.last:
+            self._prefilling.remove(row)
+        elif advance.tokens:
+            return self._join(row, advance)
+        return [advance]
+
+    def _join(self, row: Row, advance: Advance) -> list[Advance]:
+        self._prefilling.remove(row)
+        try:
+            self._batch.join(row)
+        except Exception as error:  # its first token is chosen, and will be delivered
+            self._batch.rows.append(row)
+            return [advance, *self.recover(error)]
+        return [advance]
+
+    def _begin(self, row: Row) -> bool:
+        """Take what is known of the prompt; return whether the row can join the batch at once.
+
+        That is where others decode and one token is left: its own pass for that would cost the
+        others as much as a step.
+        """
+        row.layers, row.fed = self._take(row.tokens)
+        if not row.recoveries:
+            row.call.cached_tokens = min(row.fed, len(row.call.prompt))
+        row.marks = [mark for mark in row.marks if mark > row.fed]
+        joins = bool(self._batch.rows) and row.fed > 0 and row.pending == 1 and not row.marks
+        self._counts["prefill_tokens_total"] += joins
+        return joins
+
+    def _prefill_piece(self, row: Row, share: float) -> Advance:
+        call = row.call
+        busy = bool(self._batch.rows)
+        count = min(max(1, int(self._piece_tokens[busy] * share)), row.pending)
+        if row.marks:
+            count = min(count, row.marks[0] - row.fed)
         started = time.perf_counter()
-        self._feed(layers, tokens)
-        rate = count / (time.perf_counter() - started)
-        # Four times as many at most: one fast step must not lead to a very long one.
-        wanted = min(round(rate * PREFILL_STEP_S), 4 * count, PREFILL_TOKENS_MAX)
-        self._prefill_tokens = max(1, wanted)
+        piece = row.tokens[row.fed : row.fed + count]
+        logits = self._model(mx.array([piece]), cache=row.layers)[:, -1]
+        last = count == row.pending
+        # The output layer of a piece in the middle is never computed.
+        mx.eval([layer.state for layer in row.layers or ()], logits if last else [])
+        row.fed += count
+        self._pieced(row, count, time.perf_counter() - started, busy)
+        if row.marks and row.fed == row.marks[0]:
+            row.states[row.marks.pop(0)] = self._caches.checkpoint(row.layers or [])
+        if not last:
+            return Advance(call)
+        self._keep(row)
+        return self._accept([row], *self._choose([row], logits))[0]
 
-    def _feed(self, layers: Layers, tokens: Sequence[int]) -> None:
-        self._model(mx.array([*tokens])[None], cache=layers)
-        mx.eval([layer.state for layer in layers])  # the output layer is never computed
+    def _pieced(self, row: Row, count: int, took: float, busy: bool) -> None:
+        """Count a piece, and choose the next one's length."""
+        self._counts["prefill_tokens_total"] += count
+        self._counts["prefill_seconds_total"] += took
+        self._best_rate = max(self._best_rate, count / took)
+        row.quantum_s += took
+        if row.quantum_s >= QUANTUM_S:
+            row.quanta, row.quantum_s = row.quanta + 1, 0.0
+        if count < self._piece_tokens[busy] and count < WARM_UP_TOKENS:
+            return  # says nothing of longer ones
+        # Twice as many at most: one fast piece must not lead to a very long one.
+        wanted = min(
+            round(count / took * self._piece_s()), 2 * max(count, self._piece_tokens[busy])
+        )
+        self._piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
 
-    def _logits(self, layers: Layers, tokens: Sequence[int]) -> mx.array:
-        logits: mx.array = self._model(mx.array([*tokens])[None], cache=layers)[0, -1]
-        return logits
+    def _keep(self, row: Row) -> None:
+        if row.layers is None or not row.fed:
+            return
+        try:
+            self._caches.put(row.tokens[: row.fed], row.layers, row.states)
+        except Exception:  # no memory, as a rule: a cache is worth time and no answer
+            self._caches.clear()
+            self._counts["cache_failures_total"] += 1
+        row.states = {}
+
+    def _take(self, tokens: Sequence[int]) -> tuple[Layers, int]:
+        """Return the longest known beginning, computed: it may still lie in the file."""
+        try:
+            layers, size = self._caches.take(tokens)
+            mx.eval([layer.state for layer in layers] if size else [])
+        except Exception:  # the file cannot be read any more
+            self._caches.clear()
+            self._counts["cache_failures_total"] += 1
+            return self._layers(), 0
+        return layers, size
+
+    def _layers(self) -> Layers:
+        layers: Layers = make_prompt_cache(self._model)
+        return layers
+
+    def _warm_up(self) -> None:
+        """Run a few tokens through the model, and see how fast it is."""
+        tokens = (self._language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
+        took = 0.0
+        for _ in range(2):  # slow the first time: memory is touched
+            layers = self._layers()
+            started = time.perf_counter()
+            self._model(mx.array([tokens]), cache=layers)
+            mx.eval([layer.state for layer in layers])
+            took = time.perf_counter() - started
+        self._best_rate = WARM_UP_TOKENS / took
+        self._row_bytes = memory.RowBytes(layers)
+        for busy, seconds in ((True, PIECE_S), (False, PIECE_ALONE_S)):
+            wanted = round(self._best_rate * seconds)
+            self._piece_tokens[busy] = max(1, min(wanted, 4 * WARM_UP_TOKENS))
+        mx.eval(mx.argmax(self._model(mx.array([tokens[:1]]), cache=layers)[0, -1]))
+        mx.clear_cache()
 
 
-def _key(call: Call) -> Key:
-    return (call.agent, call.session if call.session is not None else f"#{call.number}")
+COUNTERS = (
+    "decode_steps_total",
+    "decode_seconds_total",
+    "decode_rows_total",
+    "prefill_tokens_total",
+    "prefill_seconds_total",
+    "mask_total",
+    "mask_seconds_total",
+    "cache_failures_total",
+)

@@ -13,7 +13,8 @@ from agentd.model_server.metrics import Metrics
 from agentd.model_server.text import TextStream
 from agentd.model_server.watchdog import Progress
 
-FAILURES_MAX = 3  # engine steps that raise in a row before the engine is given up
+ASLEEP_S = 10.0  # between two looks at busy calls, far above a step: this process was stopped
+FAILURES_MAX = 5  # failures of steps or calls, without a token in between, and it is given up
 
 
 class Log(Protocol):
@@ -44,14 +45,15 @@ class Runner:
         *,
         queue_size: int = 64,
         on_end: Callable[[BaseException], None],
-        metrics: Metrics | None = None,
+        unload_after_s: float | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._load_language = load_language
         self._load_engine = load_engine
         self.language: Language | None = None  # None until the tokenizer is read
         self.progress = Progress()
-        self.metrics = metrics or Metrics()
+        self._metrics = Metrics()
+        self._unload_after_s = unload_after_s
         self._log = log
         self._clock = clock or SystemClock()
         self._queue = FairQueue(queue_size)
@@ -61,6 +63,7 @@ class Runner:
         self._engine: Engine | None = None
         self._active: dict[int, tuple[Call, TextStream]] = {}
         self._failures = 0
+        self._looked_at = 0.0  # monotonic: at the deadlines of calls
         self._pace_s = 5.0  # smoothed seconds of a call in its slot, for Retry-After
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -73,7 +76,7 @@ class Runner:
         with self._wake:
             self._stopping = True
             waiting = self._queue.clear()  # the engine's thread may be loading for minutes
-            self._wake.notify()
+            self._wake.notify_all()
         self._refuse(waiting)
         self._thread.join(timeout_s)
 
@@ -88,8 +91,12 @@ class Runner:
                 raise Full("the server is stopping", retry_after_s=5, code="stopping")
             call.queued_at = self._clock.monotonic()
             # Room for a few more calls will be there when a few have ended.
-            self._queue.put(call, retry_after_s=max(1, min(30, round(self._pace_s))))
-            self._wake.notify()
+            retry_after_s = max(1, min(30, round(self._pace_s)))
+            displaced = self._queue.put(call, retry_after_s=retry_after_s)
+            self._wake.notify_all()
+        if displaced is not None:
+            full = Full("the queue is full of others that go first", retry_after_s=retry_after_s)
+            self._finish(displaced, Piece(error=full))
 
     def cancel(self, call: Call) -> None:
         """Say that nobody waits for this call any more. Its slot is free within a step."""
@@ -97,7 +104,7 @@ class Runner:
             call.cancelled = True
             # At once: while the model loads, or in a long step, it would keep others out.
             gone = self._queue.remove_cancelled()
-            self._wake.notify()
+            self._wake.notify_all()
         for waiting in gone:
             self._finish(waiting, Piece(cancelled=True))
 
@@ -114,24 +121,42 @@ class Runner:
         """Return how many calls have a slot."""
         return len(self._active)
 
-    def cache_bytes(self) -> int:
-        """Return the bytes that prompt caches take."""
-        return self._engine.cache_bytes() if self._engine is not None else 0
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._engine is not None
+
+    def report(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        engine = self._engine
+        return self._metrics.render(
+            {
+                "queue_length": self.waiting(),
+                "running": self.running(),
+                "loaded": float(engine is not None),
+                "cache_bytes": engine.cache_bytes() if engine is not None else 0,
+                **(engine.counters() if engine is not None else {}),
+            }
+        )
 
     # -- the engine's thread --------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            engine = self._load()
-            while self._turn(engine):
-                pass
+            while not self._stopping:
+                engine = self._load()
+                while self._turn(engine):
+                    pass
+                self._unload(engine)
+                del engine  # and with it the weights
+                self._wait_for_work()
         except BaseException as error:  # the top of this thread: whatever it is ends the process
             self._end(error)
 
     def _load(self) -> Engine:
-        self.progress.busy = True
+        self.progress.ready, self.progress.busy = False, True  # loading has a limit of its own
         started = self._clock.monotonic()
-        self.language = self._load_language()
+        self.language = self.language or self._load_language()
         self.progress.step()
         engine = self._engine = self._load_engine(self.language)
         self.progress.step()
@@ -140,41 +165,69 @@ class Runner:
         return engine
 
     def _turn(self, engine: Engine) -> bool:
-        """Do one round: admissions, one engine step, deliveries. False: stop."""
-        with self._wake:
-            while not (self._stopping or self._active or len(self._queue)):
-                self.progress.busy = False
-                self._wake.wait()
-            if self._stopping:
-                self._drop_all()
-                return False
-            self.progress.busy = True
-            admitted: list[Call] = []
-            while len(self._active) + len(admitted) < engine.slots:
-                call = self._queue.take()
-                if call is None:
-                    break
-                admitted.append(call)
-        for call in admitted:
-            self._admit(engine, call)
+        """Do one round: admissions, one engine step, deliveries. False: stop, or unload."""
+        if not self._active and not self._wait_for_work(self._unload_after_s):
+            return False
+        if self._stopping:
+            self._drop_all()
+            return False
+        self.progress.busy = True
+        while self._admit_next(engine):
+            pass
         self._check_active(engine)
         if self._active:
             self._step(engine)
         return True
 
-    def _admit(self, engine: Engine, call: Call) -> None:
+    def _wait_for_work(self, timeout_s: float | None = None) -> bool:
+        """Return when a call waits or the server stops; False when neither came in time."""
+        with self._wake:
+            self.progress.busy = False
+            return self._wake.wait_for(lambda: self._stopping or len(self._queue) > 0, timeout_s)
+
+    def _unload(self, engine: Engine) -> None:
+        """Let go of the model and what it computed, the latter kept on disk."""
+        self._engine = None
+        try:
+            engine.save()
+        except Exception as error:  # a start without them is only slower
+            self._log.error("cache.not_saved", what=str(error), exc_info=error)
+        if not self._stopping:
+            engine.close()
+            self._log.info("model.unloaded")
+
+    def _admit_next(self, engine: Engine) -> bool:
+        """Give the next call a slot, if there is one for it."""
+        with self._wake:
+            call = self._queue.next()
+            if call is None:
+                return False
+            try:
+                fits: bool | Exception = engine.fits(call)
+            except Refused as error:
+                fits = error
+            if fits is False:
+                return False
+            self._queue.take(call)
         call.admitted_at = self._clock.monotonic()
         self._active[call.number] = (call, TextStream(call.stop))
+        if isinstance(fits, Exception):
+            self._fail(call, fits)
+            return True
         call.emit(Piece(admitted=True))
         try:
             engine.admit(call)
         except Exception as error:  # this call's own fault must not be the others'
             self._fail(call, error)
+        return True
 
     def _check_active(self, engine: Engine) -> None:
         """Take away the slots of calls that are cancelled or too late."""
-        now = self._clock.monotonic()
+        now, before = self._clock.monotonic(), self._looked_at
+        self._looked_at = now
         for call, _ in list(self._active.values()):
+            if now - before > ASLEEP_S and call.admitted_at and call.admitted_at <= before:
+                call.admitted_at += now - before  # nobody's deadline passes in a stopped process
             if call.cancelled:
                 engine.remove(call)
                 self._finish(call, Piece(cancelled=True))
@@ -192,16 +245,12 @@ class Runner:
             advances = engine.step()
         except EngineBroken:
             raise
-        except Exception as error:  # a failed step spoils all calls in it, nothing else
-            # A refusal is the call's own fault: any number of them says nothing about the engine.
-            self._failures += not isinstance(error, Refused)
-            for call, _ in list(self._active.values()):
-                self._fail(call, error)
-            engine.reset()
-            if self._failures >= FAILURES_MAX:
-                raise EngineBroken(f"{FAILURES_MAX} steps in a row failed") from error
-            return
-        self.progress.step()
+        except Exception as error:  # a failed step spoils all rows in it: they begin again
+            self._failed(error)
+            self._log.error("step.failed", calls=len(self._active), exc_info=error)
+            advances = engine.recover(error)
+        else:
+            self.progress.step()
         for advance in advances:
             self._deliver(engine, advance)
 
@@ -211,9 +260,18 @@ class Runner:
         if entry is None or self.language is None:
             return
         text_stream = entry[1]
+        if advance.error is not None:
+            self._fail(call, advance.error)
+            if not isinstance(advance.error, Refused):
+                self._failed(advance.error)
+            return
         if advance.tokens:
             self._failures = 0
-            call.first_token_at = call.first_token_at or self._clock.monotonic()
+            now = self._clock.monotonic()
+            if call.last_token_at is not None:
+                self._metrics.decode_gap.observe(now - call.last_token_at)
+            call.first_token_at = call.first_token_at or now
+            call.last_token_at = now
         data = self.language.decode(advance.tokens) if advance.tokens else b""
         text = text_stream.feed(data, last=advance.finish is not None)
         if text_stream.stopped and advance.finish is None:
@@ -224,6 +282,12 @@ class Runner:
             self._finish(call, Piece(text, finish=reason))
         elif text:
             call.emit(Piece(text))
+
+    def _failed(self, error: Exception) -> None:
+        """Count a failure of the engine's. Raises EngineBroken when there is nothing else."""
+        self._failures += 1
+        if self._failures >= FAILURES_MAX:
+            raise EngineBroken(f"{FAILURES_MAX} failures and not a token in between") from error
 
     def _fail(self, call: Call, error: Exception) -> None:
         if isinstance(error, Refused):
@@ -243,7 +307,7 @@ class Runner:
             self._pace_s += (in_slot - self._pace_s) / 8
         outcome = piece.finish or ("cancelled" if piece.cancelled else "error")
         first = call.first_token_at
-        self.metrics.finished(call, outcome)
+        self._metrics.finished(call, outcome, now)
         self._log.info(
             "request.finished",
             agent=call.agent or "model",

@@ -1,4 +1,6 @@
-"""From logits to one token: the mask, temperature, top-p, top-k, min-p, seed."""
+"""From logits to tokens: the masks, temperature, top-p, top-k, min-p, seed."""
+
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -6,6 +8,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from agentd.model_server.calls import Call
 
+KEY_STEP = 0x9E3779B97F4A7C15  # odd, so that no two positions of an answer share a key
 GREEDY_BELOW = 1e-4  # a lower temperature would overflow float32, and means the same
 
 
@@ -15,15 +18,18 @@ class Sampler:
     def __init__(self, call: Call) -> None:
         self._call = call
         seed = call.seed if call.seed is not None else int.from_bytes(np.random.bytes(4), "little")
-        self._key = mx.random.key(seed % 2**64)
+        self._seed = seed % 2**64
 
-    def __call__(self, logits: mx.array, allowed: bytes | None) -> int:
-        """Return the token for `logits` of one position."""
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self._call.temperature < GREEDY_BELOW
+
+    def __call__(self, logits: mx.array, position: int) -> mx.array:
+        """Return the answer's token at `position` for its logits [V], not yet computed."""
         call = self._call
-        if allowed is not None:
-            logits = mask_logits(logits, allowed)
-        if call.temperature < GREEDY_BELOW:
-            return _number(mx.argmax(logits))
+        if self.greedy:
+            return mx.argmax(logits)
         scores = logits.astype(mx.float32)[None]
         scores = scores - mx.logsumexp(scores, keepdims=True)
         if 0 < call.top_p < 1:
@@ -32,29 +38,44 @@ class Sampler:
             scores = apply_min_p(scores, call.min_p, 1)
         if 0 < call.top_k < scores.shape[-1]:
             scores = apply_top_k(scores, call.top_k)
-        self._key, key = mx.random.split(self._key)
-        return _number(mx.random.categorical(scores * (1 / call.temperature), key=key)[0])
+        # Of the position and not of the last key: a step that failed is made again with the same.
+        key = mx.random.key((self._seed + position * KEY_STEP) % 2**64)
+        return mx.random.categorical(scores * (1 / call.temperature), key=key)[0]
 
 
-def _number(token: mx.array) -> int:
-    value = token.item()
-    assert isinstance(value, int)
-    return value
+def choose(
+    logits: mx.array,
+    samplers: Sequence[Sampler],
+    positions: Sequence[int],
+    masks: Sequence[bytes | None],
+) -> mx.array:
+    """Return the rows' tokens, not yet computed.
+
+    `logits` are [rows, V]; a token's position is counted in its answer; a mask of None allows all.
+    """
+    if any(mask is not None for mask in masks):
+        logits = mask_logits(logits, masks)
+    if all(sampler.greedy for sampler in samplers):
+        return mx.argmax(logits, axis=-1)
+    each = zip(samplers, logits, positions, strict=True)
+    return mx.stack([sampler(row, position) for sampler, row, position in each])
 
 
-def mask_logits(logits: mx.array, allowed: bytes) -> mx.array:
-    """Set what the grammar forbids to minus infinity.
+def mask_logits(logits: mx.array, masks: Sequence[bytes | None]) -> mx.array:
+    """Set what the grammars forbid to minus infinity.
 
-    llguidance's own kernel is Metal only. Logits beyond the mask are padding of the vocabulary.
+    llguidance's own kernel is Metal only. Logits beyond a mask are padding of the vocabulary.
     """
     size = logits.shape[-1]
+    length = max(len(mask) for mask in masks if mask is not None)
+    everything = b"\xff" * length
+    data = np.frombuffer(b"".join(mask or everything for mask in masks), np.uint8)
     if mx.metal.is_available():
         from llguidance.mlx import apply_token_bitmask
 
-        words = np.frombuffer(allowed, dtype=np.int32)
-        masked: mx.array = apply_token_bitmask(logits[None], words)[0]
+        masked: mx.array = apply_token_bitmask(logits, data.view(np.int32).reshape(len(masks), -1))
         return masked
-    bits = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[:size]
-    if len(bits) < size:
-        bits = np.pad(bits, (0, size - len(bits)))
+    bits = np.unpackbits(data.reshape(len(masks), length), axis=1, bitorder="little")[:, :size]
+    if bits.shape[1] < size:
+        bits = np.pad(bits, ((0, 0), (0, size - bits.shape[1])))
     return mx.where(mx.array(bits.view(np.bool_)), logits, -mx.inf)

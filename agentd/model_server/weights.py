@@ -13,7 +13,6 @@ quantised. float16 and bfloat16 are slower than both on a CPU, so activations ar
 """
 
 import importlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from agentd.errors import ConfigError
+from agentd.model_server.memory import physical_bytes
 
 MEMORY_SHARE = 0.4  # of the machine's memory that widened weights may take
 
@@ -36,13 +36,13 @@ def load_weights(folder: Path, *, fast_blas: bool) -> nn.Module:
     forbid_wiring()
     try:
         model, _config = mlx_lm.utils.load_model(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # what a config can be wrong about is every model's own
         raise ConfigError(
             f"the model cannot be loaded: {error}",
             where=str(folder),
             hint="pull it again, or choose a model in MLX format",
         ) from error
-    if not mx.metal.is_available():
+    if mx.default_device() == mx.cpu:
         _widen(model, fast_blas)
     _answer_last_position(model)
     model.eval()
@@ -61,13 +61,8 @@ def forbid_wiring() -> None:
         vars(importlib.import_module(module))["maybe_set_recommended_wired_limit"] = lambda: None
 
 
-def memory_bytes() -> int:
-    """Return the machine's physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _widen(model: nn.Module, fast_blas: bool) -> None:
-    if fast_blas and _float32_bytes(model) < MEMORY_SHARE * memory_bytes():
+    if fast_blas and _float32_bytes(model) < MEMORY_SHARE * physical_bytes():
         _dequantize(model)
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())

@@ -1,0 +1,167 @@
+"""Rows that decode together: one forward pass gives each of them its next token.
+
+Built on the batch caches of mlx_lm that its BatchGenerator uses too (`merge`, `extend`, `filter`,
+`extract`), and not on that class, for three reasons. A grammar often forces several tokens in a
+row (keys, punctuation, the rest of an enum): one row, the most common case on a laptop, takes them
+in one pass, where BatchGenerator feeds one token a step. BatchGenerator computes the step after an
+answer's last token before it looks at that token, so every answer pays for one step more. And
+masks are computed outside of the step, so what raises there cannot spoil other rows.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from agentd.model_server.cache import Layers, States
+from agentd.model_server.calls import Call
+from agentd.model_server.sampling import Sampler
+
+LENGTHS_TRIED = 4
+FAR = 0.1  # standard deviations of the logits; rounding is 1e-5 (float32) to 0.05 (bfloat16)
+
+
+@dataclass(eq=False)
+class Row:
+    """An admitted call: its tokens, and how many of them its caches hold."""
+
+    call: Call
+    sampler: Sampler
+    tokens: list[int]  # the prompt and all that came after it
+    unsent: list[int]  # forced by the grammar before the first sampled token
+    layers: Layers | None = None  # its own caches while it is not in a batch
+    fed: int = 0  # tokens that the caches hold
+    marks: list[int] = field(default_factory=list)  # where checkpoints are due, the next one first
+    states: dict[int, States] = field(default_factory=dict)  # the checkpoints taken
+    quanta: int = 0  # of prefill that it had; see MlxEngine._next_prefill
+    quantum_s: float = 0.0
+    recoveries: int = 0  # steps that failed with it in them, and no good ones since
+    good_steps: int = 0  # in a row, in a batch with others
+    prefill_since: float = 0.0  # monotonic seconds
+
+    @property
+    def pending(self) -> int:
+        """Return how many tokens are still to be fed."""
+        return len(self.tokens) - self.fed
+
+
+class Batch:
+    """The decoding rows and their caches. With one row these are the row's own, without padding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._layers: Layers = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def join(self, row: Row) -> None:
+        """Take in a row whose prompt is prefilled."""
+        assert row.layers is not None
+        own, row.layers = row.layers, None
+        if not self.rows:
+            self._layers = own
+        for at, (layer, other) in enumerate(zip(self._layers, own, strict=True)):
+            if len(self.rows) == 1:
+                self._layers[at] = _merged([layer, other])
+            elif self.rows:
+                layer.extend(_merged([other]))
+            own[at] = self._layers[at]  # not the row's any more: no second copy of it lives on
+            mx.eval(self._layers[at].state)  # layer by layer: a copy of one at a time, not of all
+        self.rows.append(row)
+
+    def leave(self, leaving: Sequence[Row]) -> None:
+        """Let rows go; those with an answer that a prompt may continue take their caches along."""
+        if not leaving:
+            return
+        keep = [at for at, row in enumerate(self.rows) if row not in leaving]
+        for at, row in enumerate(self.rows):
+            if row in leaving and row.call.continues:
+                row.layers = self._extracted(at)
+        if len(keep) == 1 and len(self.rows) > 1:
+            self._layers = self._extracted(keep[0])
+        elif not keep:
+            self._layers = []
+        elif len(keep) < len(self.rows):
+            for layer in self._layers:
+                layer.filter(keep)
+                mx.eval(layer.state)
+        self.rows = [self.rows[at] for at in keep]
+
+    def feed(self, chosen: mx.array | None = None) -> mx.array:
+        """Feed every row as many tokens as all of them have pending; return logits [rows, V].
+
+        One, as a rule: rows with more wait for those that have to sample. Nothing is padded.
+        `chosen` are the rows' next tokens, chosen but not yet known to Python.
+        """
+        width = 1 if chosen is not None else min(row.pending for row in self.rows)
+        tokens = (
+            mx.array([row.tokens[row.fed : row.fed + width] for row in self.rows])
+            if chosen is None
+            else chosen[:, None]
+        )
+        logits: mx.array = self._model(tokens, cache=self._layers)[:, -1]
+        for row in self.rows:
+            row.fed += width
+        return logits
+
+    def _extracted(self, at: int) -> Layers:
+        if len(self.rows) == 1:
+            return self._layers
+        found = []
+        for layer in self._layers:
+            found.append(layer.extract(at))
+            mx.eval(found[-1].state)
+        return found
+
+
+def batches_rightly(
+    model: nn.Module, make_layers: Callable[[], Layers], tokens: Sequence[int]
+) -> bool:
+    """Whether rows of different lengths get the logits together that each gets alone.
+
+    mlx_lm has models that do not: with Gemma 2 the padding's mask meets the wrong dimension, and
+    where there are as many rows as key-value heads nothing is raised (ml-explore/mlx-lm#1903). So
+    two, four and eight rows are tried.
+    """
+    try:
+        rows = [_prefilled(model, make_layers(), tokens, at) for at in range(LENGTHS_TRIED)]
+        alone = [model(mx.array([row.tokens[-1:]]), cache=_copy(row))[0, -1] for row in rows]
+        tries = ([0, 3], [0, 1, 2, 3], [0, 1, 2, 3] * 2)
+        return all(
+            _same(model, [rows[n] for n in t], mx.stack([alone[n] for n in t])) for t in tries
+        )
+    except Exception:  # whatever it raises in a batch: such a model takes one row at a time
+        return False
+
+
+def _prefilled(model: nn.Module, layers: Layers, tokens: Sequence[int], at: int) -> Row:
+    """Return a row that has one token left to feed; the `at`-th is longer than those before."""
+    call = Call(tokens, lambda piece: None)
+    prompt = list(tokens[: 2 + at * (len(tokens) - 3) // (LENGTHS_TRIED - 1)])
+    model(mx.array([prompt]), cache=layers)
+    mx.eval([layer.state for layer in layers])
+    return Row(call, Sampler(call), [*prompt, tokens[-1]], [], layers, len(prompt))
+
+
+def _same(model: nn.Module, rows: Sequence[Row], alone: mx.array) -> bool:
+    batch = Batch(model)
+    for row in rows:
+        batch.join(replace(row, layers=_copy(row)))
+    wanted = alone.astype(mx.float32)
+    far = mx.abs(batch.feed().astype(mx.float32) - wanted).max(axis=-1) / mx.std(wanted, axis=-1)
+    furthest: Any = far.max().item()
+    return bool(furthest < FAR)  # also where it is no number
+
+
+def _copy(row: Row) -> Layers:
+    assert row.layers is not None
+    return copy.deepcopy(row.layers)
+
+
+def _merged(layers: list[Any]) -> Any:
+    return type(layers[0]).merge(layers)

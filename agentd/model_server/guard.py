@@ -1,0 +1,75 @@
+"""Requests that are refused before anybody looks at them, and bodies that nobody has read."""
+
+import asyncio
+import contextlib
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentd.model_server.answers import error_body
+from agentd.model_server.calls import Refused
+
+HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
+DRAIN_S = 1.0
+DRAIN_BYTES_MAX = 64_000_000
+
+
+class Guard:
+    """Refuses odd HTTP, and lets an early refusal arrive.
+
+    A client that is still sending its body does not read an answer, and a connection closed with
+    bytes unread loses it. So the rest of the body is read for a moment, and what does not end then
+    loses its connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = dict(scope["headers"])
+        ended = b"transfer-encoding" not in headers and not int(headers.get(b"content-length", 0))
+
+        async def tracked() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = ended or not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            total = 0
+            while not ended and total < DRAIN_BYTES_MAX:
+                total += len((await tracked()).get("body", b""))
+
+        async def polite(message: Message) -> None:
+            if message["type"] == "http.response.start" and not ended:
+                if b"expect" not in headers:  # who waits for our leave to send has sent nothing
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(drain(), DRAIN_S)
+                if not ended:
+                    message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        refusal = _odd(scope, headers)
+        if refusal is None:
+            await self._app(scope, tracked, polite)
+            return
+        response = JSONResponse(
+            error_body(refusal), status_code=refusal.status, headers={"Connection": "close"}
+        )
+        await response(scope, tracked, polite)
+
+
+def _odd(scope: Scope, headers: dict[bytes, bytes]) -> Refused | None:
+    if scope["http_version"] not in ("1.0", "1.1"):
+        return Refused("only HTTP/1.1 is spoken here", status=505, code="http_version")
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    if fields + len(scope["raw_path"]) + len(scope["query_string"]) > HEAD_BYTES_MAX:
+        # The parser's own limit holds only for a head that comes in several pieces.
+        return Refused(
+            f"a request's head may have {HEAD_BYTES_MAX} bytes", status=431, code="head_too_large"
+        )
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        # Which of them a proxy would believe is anybody's guess: RFC 9112, 6.1.
+        return Refused("both Transfer-Encoding and Content-Length", code="ambiguous_length")
+    return None

@@ -1,0 +1,219 @@
+"""One answer's place in its grammar: what may follow, what must, and how it is closed."""
+
+import codecs
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from llguidance import LLMatcher, LLTokenizer
+
+from agentd.model_server.calls import Refused
+from agentd.model_server.schema_parts import Schema
+from agentd.model_server.tools import CallReader, Form
+
+NUMBER_TOKENS_MAX = 24
+CLOSING_TOKENS_MAX = 2000  # of a schema's shortest answer; one that needs more is refused
+CUT_TOKENS_MAX = 20_000  # to close an answer that was cut: it may have begun something longer
+
+# Which character leads to the end soonest, outside and inside of strings. What opens something
+# comes last. Between digits and letters: null, true, false are each forced after one letter.
+CLOSERS = '}],:0123456789ntf"abcdefghijklmopqrsuvwxyz-. _{['
+STRING_CLOSERS = '"a@.:/-0bcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ123456789 _,'
+
+SAME_MAX = 8  # tokens of a string before its closing tries one character after another
+
+
+@dataclass
+class Compiled:
+    """A grammar, to be copied for each answer."""
+
+    matcher: LLMatcher
+    string_tokens: int  # that one string may take
+    schema: Schema = field(default_factory=dict)  # where it is one schema's
+    text: bytes | None = None  # the mask of free text, once one was needed
+
+
+class AnswerMask:
+    """The grammar of one answer at its present place. Implements `calls.Mask`.
+
+    `single` are the tokens of single characters, `bytes_of` gives a token's bytes.
+    """
+
+    def __init__(
+        self, compiled: Compiled, single: Mapping[str, int], bytes_of: Callable[[int], bytes]
+    ) -> None:
+        self._matcher = compiled.matcher.deep_copy()
+        self._single = single
+        self._bytes_of = bytes_of
+        self._runs = RunLengths()
+        # Normal text has fewer tokens than characters; only a model gone astray needs more.
+        self._string_tokens = compiled.string_tokens
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete and nothing may follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def forced(self) -> list[int]:
+        """Take the tokens that must come next: keys, punctuation, the rest of an enum."""
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        for token in tokens:
+            self.accept(token)
+        return tokens
+
+    def allowed(self) -> bytes:
+        """Return one bit per token of the vocabulary, least significant bit first.
+
+        Raises:
+            Refused: the compiler hit one of its limits inside this answer.
+        """
+        bits: bytes = self._matcher.compute_bitmask()
+        if self._matcher.is_error() or bits.count(0) == len(bits):
+            raise self._too_complex()
+        limit = self._string_tokens if self._runs.in_string else NUMBER_TOKENS_MAX
+        if self._runs.length >= limit:
+            for closer in '"' if self._runs.in_string else ",}]":
+                token = self._single.get(closer)
+                if token is not None and _bit(bits, token):
+                    only = bytearray(len(bits))
+                    only[token // 8] = 1 << (token % 8)
+                    return bytes(only)
+        return bits
+
+    def accept(self, token: int) -> None:
+        """Step over a sampled token.
+
+        Raises:
+            Refused: as for `allowed`.
+        """
+        if not self._matcher.consume_token(token):
+            raise self._too_complex()
+        self._follow(token)
+
+    def close(self, most: int = CUT_TOKENS_MAX) -> list[int]:
+        """Return the tokens that complete the answer, about `most` of them.
+
+        Takes what is forced, else the character that closes soonest. [] if that finds no end.
+        """
+        tokens: list[int] = []
+        while not self.finished and len(tokens) < most:
+            forced = self.forced()
+            if forced:
+                tokens += forced
+                continue
+            if self.finished or self._matcher.is_accepting():
+                break
+            token = self._closest(self._matcher.compute_bitmask())
+            if token is None:
+                return []
+            self.accept(token)
+            tokens.append(token)
+        return tokens if self.finished or self._matcher.is_accepting() else []
+
+    def _follow(self, token: int) -> None:
+        """Note what a token that was taken says."""
+        self._runs.feed(self._bytes_of(token))
+
+    def _too_complex(self) -> Refused:
+        reason = (self._matcher.get_error() or "nothing is legal").splitlines()[0]
+        return Refused(f"the schema became too complex: {reason}", code="unsupported_schema")
+
+    def _closest(self, bits: bytes) -> int | None:
+        closers = CLOSERS
+        if self._runs.in_string:
+            # In a long string another character each time: a pattern may wait for one of them.
+            at = 1 + max(0, self._runs.length - SAME_MAX) % (len(STRING_CLOSERS) - 1)
+            closers = STRING_CLOSERS[0] + STRING_CLOSERS[at:] + STRING_CLOSERS[1:at]
+        for character in closers:
+            token = self._single.get(character)
+            if token is not None and _bit(bits, token):
+                return token
+        for at, byte in enumerate(bits):  # inside a character of several bytes, or a pattern
+            if byte:
+                return at * 8 + (byte & -byte).bit_length() - 1
+        return None
+
+
+class CallMask(AnswerMask):
+    """As AnswerMask, for an answer that is free text, or fits a schema, or calls a tool.
+
+    Only JSON has its strings and numbers bounded. Where nothing but text is going on, its mask is
+    computed once for all answers: that takes 100 us, and it is always the same.
+    """
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        single: Mapping[str, int],
+        bytes_of: Callable[[int], bytes],
+        form: Form,
+        *,
+        json_answer: bool,
+    ) -> None:
+        super().__init__(compiled, single, bytes_of)
+        self._compiled = compiled
+        self._json_answer = json_answer
+        self._reader = CallReader(form)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def allowed(self) -> bytes:
+        """Return one bit per token of the vocabulary, least significant bit first.
+
+        Raises:
+            Refused: the compiler hit one of its limits inside this answer.
+        """
+        if self._json_answer or not self._reader.plain or self._utf8.getstate()[0]:
+            return super().allowed()
+        if self._compiled.text is None:
+            self._compiled.text = super().allowed()
+        return self._compiled.text
+
+    def close(self, most: int = CUT_TOKENS_MAX) -> list[int]:
+        """Return the tokens that complete the answer; text needs none, wherever it is cut."""
+        return super().close(most) if self._json_answer or self._reader.begun else []
+
+    def _follow(self, token: int) -> None:
+        data = self._bytes_of(token)
+        part = self._reader.feed(self._utf8.decode(data))
+        if self._json_answer:
+            self._runs.feed(data)
+        elif part.arguments:
+            self._runs.feed(part.arguments.encode())
+
+
+class RunLengths:
+    """Follows compact JSON and counts the tokens of the string or number it is in."""
+
+    def __init__(self) -> None:
+        self.in_string = False
+        self._escaped = False
+        self.length = 0
+
+    def feed(self, data: bytes) -> None:
+        """Step over one token's bytes."""
+        self.length += 1
+        for byte in data:
+            if self.in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif byte == 0x5C:  # backslash
+                    self._escaped = True
+                elif byte == 0x22:  # quote
+                    self.in_string, self.length = False, 0
+            elif byte == 0x22:
+                self.in_string, self.length = True, 0
+            elif byte in b"{}[],:":
+                self.length = 0
+
+
+def _bit(bits: bytes, token: int) -> bool:
+    return token // 8 < len(bits) and bool(bits[token // 8] >> (token % 8) & 1)
+
+
+def single_tokens(tokenizer: LLTokenizer) -> dict[str, int]:
+    """Return the token of each character that has one of its own."""
+    found = {}
+    for character in sorted(set(CLOSERS + STRING_CLOSERS)):
+        tokens = tokenizer.tokenize_str(character)
+        if len(tokens) == 1 and tokenizer.decode_bytes(tokens) == character.encode():
+            found[character] = tokens[0]
+    return found

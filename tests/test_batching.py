@@ -1,0 +1,553 @@
+"""Many calls in one batch: answers as if alone, fair prefill, nothing spoiled by a failure."""
+
+import json
+import random
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.model_server.calls import Call, Refused
+from agentd.model_server.language import ModelLanguage
+from agentd.model_server.mlx_engine import MlxEngine
+from agentd.states import Priority
+from tests import tiny_models
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "tool": {"const": "answer"},
+        "text": {"type": "string", "maxLength": 12},
+        "level": {"enum": ["low", "middle", "high"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 999},
+    },
+    "required": ["tool", "text", "level", "count"],
+}
+KINDS = ["llama", *tiny_models.CONFIGS]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    kind: str = request.param
+    if kind == "llama":
+        return tiny_model
+    return tiny_models.make(kind, tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> tuple[Path, ModelLanguage]:
+    return tiny_model, ModelLanguage(tiny_model)
+
+
+@pytest.fixture
+def engine(tiny: tuple[Path, ModelLanguage]) -> MlxEngine:
+    return MlxEngine(tiny[0], tiny[1], fast_blas=True)
+
+
+class Run:
+    """Steps an engine and keeps what each call got."""
+
+    def __init__(self, engine: MlxEngine) -> None:
+        self.engine = engine
+        self.tokens: dict[int, list[int]] = {}
+        self.ends: dict[int, str] = {}
+        self.errors: dict[int, Exception] = {}
+        self.order: list[int] = []  # calls, as their first tokens came
+        self.failed_steps = 0
+
+    def admit(self, call: Call) -> Call:
+        self.engine.admit(call)
+        self.tokens[call.number] = []
+        return call
+
+    def step(self) -> None:
+        try:
+            advances = self.engine.step()
+        except Exception as error:
+            self.failed_steps += 1
+            advances = self.engine.recover(error)
+        for advance in advances:
+            number = advance.call.number
+            if advance.tokens and not self.tokens[number]:
+                self.order.append(number)
+            self.tokens[number] += advance.tokens
+            if advance.error is not None:
+                self.errors[number] = advance.error
+            elif advance.finish:
+                self.ends[number] = advance.finish
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(3000):
+            if condition():
+                return
+            self.step()
+        raise AssertionError("never came to pass")
+
+    def over(self, *calls: Call) -> Callable[[], bool]:
+        return lambda: all(c.number in self.ends or c.number in self.errors for c in calls)
+
+
+def call_of(prompt: list[int], **more: Any) -> Call:
+    return Call(prompt, lambda piece: None, **{"max_tokens": 24, **more})
+
+
+def chat(language: ModelLanguage, *contents: str) -> dict[str, Any]:
+    roles = ["user"] if len(contents) == 1 else ["system", "user"]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
+    prompt = language.encode_chat(messages)
+    return {"prompt": prompt.tokens, "checkpoints": prompt.checkpoints}
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_the_same_answers_alone_and_in_a_batch(folder: Path, pipelined: bool) -> None:
+    """Rows that join, leave and are cancelled at random answer as each does alone, cold."""
+    choose = random.Random(7)
+    language = ModelLanguage(folder)
+    alone = MlxEngine(folder, language, fast_blas=True, cache_bytes=1, slots=1)
+    together = Run(MlxEngine(folder, language, fast_blas=True, slots=6, pipelined=pipelined))
+    words = ["alpha ", "beta ", "</event>\n", "gamma ", "delta 12 "]
+    waiting = []
+    for number in range(24):
+        fixed = f"You are agent {number % 4}. " * 6
+        log = "".join(choose.choices(words, k=choose.randrange(1, 20)))
+        given: dict[str, Any] = {
+            **chat(language, fixed, log),
+            "max_tokens": choose.randrange(2, 30),
+            "temperature": choose.choice([0, 0, 0.8]),
+            "seed": number,
+        }
+        masked = choose.random() < (0.15 if pipelined else 0.5)
+        waiting.append((given, masked, choose.random() < 0.2))
+    running: list[tuple[Call, dict[str, Any], bool, int]] = []
+    finished: list[tuple[Call, dict[str, Any], bool]] = []
+    while waiting or running:
+        if waiting and len(running) < 6 and choose.random() < 0.4:
+            given, masked, cancelled = waiting.pop()
+            mask = language.mask(SCHEMA) if masked else None
+            call = together.admit(call_of(**given, mask=mask))
+            running.append((call, given, masked, choose.randrange(1, 9) if cancelled else 10**6))
+        together.step()
+        still = []
+        for call, given, masked, left in running:
+            if call.number in together.ends:
+                finished.append((call, given, masked))
+            elif left == 0:
+                together.engine.remove(call)
+            else:
+                still.append((call, given, masked, left - 1))
+        running = still
+    assert not together.errors
+    assert not together.failed_steps
+    assert len(finished) > 15
+    for call, given, masked in finished:
+        own = Run(alone)
+        again = own.admit(call_of(**given, mask=language.mask(SCHEMA) if masked else None))
+        own.until(own.over(again))
+        assert own.tokens[again.number] == together.tokens[call.number], given
+        assert own.ends[again.number] == together.ends[call.number]
+        if masked:
+            assert json.loads(language.decode(together.tokens[call.number]))["tool"] == "answer"
+    assert sum(call.cached_tokens for call, _given, _masked in finished) > 200
+
+
+def test_a_growing_log_prefills_only_what_is_new(folder: Path) -> None:
+    """Over eight turns, what is prefilled is what was not there before, whatever the caches."""
+    language = ModelLanguage(folder)
+    run = Run(MlxEngine(folder, language, fast_blas=True))
+    fixed, log, before = "These are the instructions. " * 8, "", 0
+    for turn in range(8):
+        log += f'<event type="result" ts="{turn}">\n{{"line": "{turn * 7} and so on"}}\n</event>\n'
+        call = run.admit(call_of(**chat(language, fixed, log), max_tokens=4))
+        run.until(run.over(call))
+        tail = len(language.encode_chat([{"role": "user", "content": ""}]).tokens)
+        assert call.cached_tokens >= before - tail
+        before = len(call.prompt)
+    # Another agent with the same fixed part begins behind it, in the same tokens.
+    other = run.admit(call_of(**chat(language, fixed, "something else"), max_tokens=4))
+    run.until(run.over(other))
+    assert other.cached_tokens >= len(language.encode(fixed))
+
+
+def test_others_decode_while_a_long_prompt_arrives(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Between two pieces of a cold prompt's prefill every decoding row gets its token."""
+    language = tiny[1]
+    run = Run(engine)
+    short = [run.admit(call_of(**chat(language, f"hello {n}"), max_tokens=400)) for n in range(3)]
+    run.until(lambda: all(run.tokens[call.number] for call in short))
+    long = run.admit(call_of(language.encode("A long story. " * 90), max_tokens=2))
+    pieces = 0
+    while not run.tokens[long.number] and len(run.ends) < 3:
+        engine._piece_tokens[True] = 32
+        counts = {c.number: len(run.tokens[c.number]) for c in short if c.number not in run.ends}
+        run.step()
+        pieces += 1
+        for number, count in counts.items():
+            assert len(run.tokens[number]) == count + 1 or number in run.ends
+    assert pieces > 5
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """A prompt that had its quantum of prefill lets others go first, and is not starved by them."""
+    language = tiny[1]
+    run = Run(engine)
+    long = run.admit(call_of(language.encode("A long story. " * 90), max_tokens=2))
+    row = engine._prefilling[0]
+    engine._piece_tokens[False] = 16
+    run.step()
+    row.quanta += 1  # as after a second
+    short = run.admit(call_of(**chat(language, "hello"), max_tokens=1))
+    later = run.admit(call_of(**chat(language, "hello again"), max_tokens=1))
+    # Newcomers start where the least served is, so the long one's second turn comes before theirs.
+    assert [other.quanta for other in engine._prefilling] == [1, 1, 1]
+    row.quanta += 1
+    run.until(run.over(long, short, later))
+    assert run.order == [short.number, later.number, long.number]
+
+
+def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Its last token goes with the next step; the answer is what it is alone."""
+    language = tiny[1]
+    run = Run(engine)
+    alone = run.admit(call_of(**chat(language, "once more"), max_tokens=8))
+    run.until(run.over(alone))
+    other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
+    run.until(lambda: bool(run.tokens[other.number]))
+    engine._model = Breaks(engine._model, lambda tokens: True)  # what prefills
+    again = run.admit(call_of(**chat(language, "once more"), max_tokens=8))
+    run.until(run.over(again))
+    assert run.tokens[again.number] == run.tokens[alone.number]
+    assert again.cached_tokens == len(again.prompt) - 1
+
+
+def test_short_prompts_share_a_step(tiny: tuple[Path, ModelLanguage], engine: MlxEngine) -> None:
+    """Prompts that end before the time of a piece is over are prefilled in one step."""
+    language = tiny[1]
+    run = Run(engine)
+    calls = [run.admit(call_of(language.encode(text), max_tokens=9)) for text in ("a b", "b c")]
+    run.step()
+    assert all(len(run.tokens[call.number]) == 1 for call in calls)
+
+
+def test_a_person_is_prefilled_before_a_schedule(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Among admitted prompts the class decides, then who came first."""
+    language = tiny[1]
+    run = Run(engine)
+    calls = {
+        priority: run.admit(
+            call_of(language.encode(f"{priority} " * 9), priority=priority, max_tokens=1)
+        )
+        for priority in (Priority.SCHEDULE, Priority.EVENT, Priority.PERSON)
+    }
+    run.until(run.over(*calls.values()))
+    assert run.order == [
+        calls[priority].number for priority in (Priority.PERSON, Priority.EVENT, Priority.SCHEDULE)
+    ]
+
+
+class Breaks:
+    """Stands before a model: raises in chosen forward passes, else is the model."""
+
+    def __init__(self, model: Any, when: Callable[[Any], bool]) -> None:
+        self.model = model
+        self.when = when
+        self.layers = model.layers
+
+    def __call__(self, tokens: Any, cache: Any) -> Any:
+        logits = self.model(tokens, cache=cache)
+        if self.when(tokens):
+            raise RuntimeError("the step broke")  # with the caches half written
+        return logits
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_a_broken_step_spoils_no_answer(tiny: tuple[Path, ModelLanguage], pipelined: bool) -> None:
+    """Rows begin again from their tokens: all answers are what they are without the failure."""
+    folder, language = tiny
+    given = [chat(language, f"row {n} " * (n + 1)) for n in range(4)]
+
+    def calls(run: Run) -> list[Call]:
+        made = [call_of(**one, max_tokens=30) for one in given]
+        mask = None if pipelined else language.mask(SCHEMA)
+        made.append(call_of(**given[0], mask=mask, temperature=1, seed=5, max_tokens=60))
+        return [run.admit(call) for call in made]
+
+    calm = Run(MlxEngine(folder, language, fast_blas=True))
+    engine = MlxEngine(folder, language, fast_blas=True, pipelined=pipelined)
+    wanted = calls(calm)
+    calm.until(calm.over(*wanted))
+    failures = iter([True, False, False, True])
+    run = Run(engine)
+    found = calls(run)
+    run.until(lambda: len(engine._batch) == 5)
+    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(lambda: not len(engine._batch))
+    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(run.over(*found))
+    assert not run.errors
+    assert next(failures, None) is None
+    assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
+
+
+def test_the_call_that_breaks_steps_is_found_and_given_up(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """One call that breaks every step it is in fails alone; the others finish."""
+    language = tiny[1]
+    run = Run(engine)
+    good = [run.admit(call_of(**chat(language, f"row {n}"), max_tokens=12)) for n in range(3)]
+    bad = run.admit(call_of(**chat(language, "poison"), max_tokens=12))
+
+    def poisoned(tokens: Any) -> bool:
+        return any(row.call is bad for row in engine._batch.rows)
+
+    for _ in range(200):
+        engine._batch._model = Breaks(engine._model, poisoned)
+        run.step()
+        if run.over(*good, bad)():
+            break
+    assert set(run.errors) == {bad.number}
+    assert all(call.number in run.ends for call in good)
+
+
+def test_a_failing_mask_is_one_calls_fault(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """A grammar that hits its limits in the middle of an answer ends that answer alone."""
+
+    class Broken:
+        finished = False
+
+        def forced(self) -> list[int]:
+            return []
+
+        def allowed(self) -> bytes:
+            raise Refused("the schema became too complex", code="unsupported_schema")
+
+        def accept(self, token: int) -> None:
+            raise AssertionError
+
+        def close(self) -> list[int]:
+            return []
+
+    language = tiny[1]
+    run = Run(engine)
+    good = run.admit(call_of(**chat(language, "fine"), max_tokens=12))
+    bad = run.admit(call_of(**chat(language, "not fine"), mask=Broken()))
+    run.until(run.over(good, bad))
+    assert isinstance(run.errors[bad.number], Refused)
+    assert run.ends[good.number]
+
+
+def test_a_prompt_that_breaks_breaks_its_own_call(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Prefill happens in the row's own caches: the rows that decode do not even notice."""
+    language = tiny[1]
+    run = Run(engine)
+    good = run.admit(call_of(**chat(language, "fine"), max_tokens=40))
+    run.until(lambda: bool(run.tokens[good.number]))
+    whole = engine._model
+    engine._model = Breaks(whole, lambda tokens: tokens.shape[1] > 1)
+    bad = run.admit(call_of(**chat(language, "not fine")))
+    run.step()
+    engine._model = whole
+    assert list(run.errors) == [bad.number]
+    run.until(run.over(good))
+    assert len(run.tokens[good.number]) == 40 or run.ends[good.number] == "stop"
+
+
+def test_admission_counts_rows_times_the_longest(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """One long row beside short ones makes all of them long: what would not fit waits."""
+    language = tiny[1]
+    run = Run(engine)
+    size = engine._row_bytes(512)
+    engine.budget = type(engine.budget)(size, size, batch=4 * size)
+    short = language.encode("short ")
+    for _ in range(4):
+        run.admit(call_of(short, max_tokens=200))
+    long = call_of(language.encode("long " * 80), max_tokens=100)
+    assert 256 < len(long.prompt) + long.max_tokens <= 512
+    assert not engine.fits(long)  # five rows of 512
+    run.until(lambda: not engine._prefilling)
+    assert engine.fits(call_of(short, max_tokens=8))  # five rows of 256
+    with pytest.raises(Refused) as refused:
+        engine.fits(call_of(short, max_tokens=4000))
+    assert refused.value.code == "context_length_exceeded"
+    engine.remove(engine._batch.rows[0].call)
+    assert engine.fits(long)
+    run.admit(long)
+    engine.remove(engine._batch.rows[0].call)
+    assert engine.fits(call_of(short, max_tokens=8))  # four rows of 512
+    run.admit(call_of(short, max_tokens=8))
+    assert not engine.fits(call_of(short, max_tokens=8))  # the short fifth would take 512 as well
+
+
+def test_slots_bound_the_rows(tiny: tuple[Path, ModelLanguage]) -> None:
+    """No more rows than slots, whatever the memory."""
+    engine = MlxEngine(*tiny, fast_blas=True, slots=2)
+    run = Run(engine)
+    first = run.admit(call_of([5, 6, 7], max_tokens=30))
+    run.admit(call_of([5, 6, 8], max_tokens=30))
+    run.until(lambda: len(engine._batch) == 2)
+    assert not engine.fits(call_of([5]))
+    engine.remove(first)
+    assert engine.fits(call_of([5]))
+
+
+def test_a_person_finds_a_slot_and_a_place_in_prefill(
+    tiny: tuple[Path, ModelLanguage],
+) -> None:
+    """Events wait in the fair queue behind two prompts in prefill; a person's call does not."""
+    engine = MlxEngine(*tiny, fast_blas=True, slots=6)
+    engine._best_rate = 10**6
+    run = Run(engine)
+    event, person = call_of([5, 6, 7]), call_of([5, 6, 7], priority=Priority.PERSON)
+    for _ in range(2):
+        run.admit(call_of([5, 6, 7], max_tokens=200))
+    assert not engine.fits(event)
+    assert engine.fits(person)
+    for _ in range(3):
+        run.admit(call_of([5, 6, 7], max_tokens=200))
+    run.until(lambda: len(engine._batch) == 5)
+    assert not engine.fits(event)  # the sixth slot is kept
+    assert engine.fits(person)
+
+
+def test_a_slow_machine_has_fewer_slots(tiny: tuple[Path, ModelLanguage]) -> None:
+    """Where a step of many rows would take long, fewer are admitted: their deadlines run."""
+    engine = MlxEngine(*tiny, fast_blas=True)
+    for rate, slots in ((1, 1), (8, 2), (40, 10), (10**5, 16)):
+        engine._best_rate = rate
+        assert engine.slots == slots
+
+
+def test_caches_are_read_again_after_a_restart(folder: Path, tmp_path: Path) -> None:
+    """What one process prefilled the next one does not; the file is private; answers are equal."""
+    language = ModelLanguage(folder)
+    saved = tmp_path / "caches.safetensors"
+    given = chat(language, "These are the instructions. " * 8, "one event\n</event>\n")
+    first = Run(MlxEngine(folder, language, fast_blas=True, saved=saved))
+    cold = first.admit(call_of(**given))
+    first.until(first.over(cold))
+    first.engine.save()
+    assert saved.stat().st_mode & 0o077 == 0
+    assert [path.name for path in tmp_path.iterdir()] == [saved.name]
+    second = Run(MlxEngine(folder, language, fast_blas=True, saved=saved))
+    assert second.engine.counters()["cache_tokens"] == first.engine.counters()["cache_tokens"]
+    assert second.engine.cache_bytes() == first.engine.cache_bytes()
+    warm = second.admit(call_of(**given))
+    second.until(second.over(warm))
+    assert warm.cached_tokens > len(cold.prompt) - 20
+    assert second.tokens[warm.number] == first.tokens[cold.number]
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "other model", "empty"])
+def test_a_useless_cache_file_is_removed(
+    tiny: tuple[Path, ModelLanguage], tmp_path: Path, damage: str
+) -> None:
+    """A damaged file, or one of another model, costs a cold start and nothing else."""
+    saved = tmp_path / "caches.safetensors"
+    run = Run(MlxEngine(*tiny, fast_blas=True, saved=saved))
+    call = run.admit(call_of(**chat(tiny[1], "Remember this. " * 9)))
+    run.until(run.over(call))
+    if damage == "other model":
+        run.engine._identity = "another"
+    run.engine.save()
+    data = saved.read_bytes()
+    saved.write_bytes(
+        {"cut": data[: len(data) // 2], "garbage": b"x" * 99, "empty": b""}.get(damage, data)
+    )
+    again = MlxEngine(*tiny, fast_blas=True, saved=saved)
+    assert again.cache_bytes() == 0
+    assert not saved.exists()
+
+
+def test_a_model_that_is_wrong_in_a_batch_takes_one_row(tmp_path: Path) -> None:
+    """What mlx_lm cannot batch rightly is found at the start, not in somebody's answers."""
+    folder = tiny_models.make("gemma2", tmp_path)
+    assert MlxEngine(folder, ModelLanguage(folder), fast_blas=True).slots == 1
+
+
+def test_the_models_that_can_batch_do(folder: Path) -> None:
+    """The check at the start is no obstacle to those that are right."""
+    engine = MlxEngine(folder, ModelLanguage(folder), fast_blas=True)
+    engine._best_rate = 10**6
+    assert engine.slots == 16
+
+
+def test_checkpoints_of_a_long_log_are_few(tmp_path: Path) -> None:
+    """A log of many events leaves its fixed part's end and its last ones, whoever prefilled it."""
+    folder = tiny_models.make("qwen3_5", tmp_path)
+    language = ModelLanguage(folder)
+    run = Run(MlxEngine(folder, language, fast_blas=True))
+    log = ""
+    for turn in range(12):
+        log += f'<event type="result" ts="{turn}">\n{{"line": "{turn * 7} and so on"}}\n</event>\n'
+        call = run.admit(call_of(**chat(language, "Do this. " * 5, log), max_tokens=2))
+        assert len(run.engine._prefilling[0].marks) <= 3
+        run.until(run.over(call))
+    nodes = run.engine._caches.nodes()
+    assert sum(node.states is not None for node in nodes) <= 4
+    again = run.admit(call_of(**chat(language, "Do this. " * 5, log), max_tokens=2))
+    run.until(run.over(again))
+    assert again.cached_tokens >= again.checkpoints[-2]
+
+
+def test_a_cache_that_fails_costs_time_only(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be kept or found again is computed; no call notices."""
+    language = tiny[1]
+    calm = Run(MlxEngine(tiny[0], language, fast_blas=True))
+    wanted = calm.admit(call_of(**chat(language, "hello")))
+    calm.until(calm.over(wanted))
+
+    def fail(*_args: object) -> None:
+        raise RuntimeError("[malloc] Unable to allocate")
+
+    for part in ("put", "take"):
+        monkeypatch.setattr(engine._caches, part, fail)
+    run = Run(engine)
+    calls = [run.admit(call_of(**chat(language, "hello"))) for _ in range(3)]
+    run.until(run.over(*calls))
+    assert not run.errors and not run.failed_steps
+    assert all(run.tokens[call.number] == calm.tokens[wanted.number] for call in calls)
+    assert engine.counters()["cache_failures_total"] > 0
+
+
+def test_a_prompt_in_prefill_is_not_starved(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline runs: with time a schedule's prompt goes before new events."""
+    language = tiny[1]
+    run = Run(engine)
+    schedule = run.admit(
+        call_of(language.encode("x " * 40), priority=Priority.SCHEDULE, max_tokens=1)
+    )
+    event = run.admit(call_of(language.encode("y " * 40), max_tokens=1))
+    engine._prefilling[0].prefill_since -= 11
+    run.until(run.over(schedule, event))
+    assert run.order == [schedule.number, event.number]
+
+
+def test_a_closed_engine_holds_no_memory(tiny: tuple[Path, ModelLanguage]) -> None:
+    """Unloading frees the weights and the caches at once, not when Python comes to it."""
+    engine = MlxEngine(*tiny, fast_blas=True)
+    run = Run(engine)
+    call = run.admit(call_of(**chat(tiny[1], "hello")))
+    run.until(run.over(call))
+    model = weakref.ref(engine._model)
+    engine.close()
+    assert model() is None
