@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentd.events import Event, NewEvent
+from agentd.stop import Cancel
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -41,7 +42,12 @@ class Result:
 
 
 class Tools(Protocol):
-    """The shared tools, bound to one agent's permissions."""
+    """The shared tools, bound to one agent's permissions.
+
+    `cancel` passes an orderly stop on: what an agent's own code runs should end with it, too.
+    """
+
+    cancel: Cancel
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -91,6 +97,12 @@ class Agent(Generic[P]):
     arguments: ClassVar[Mapping[str, type[BaseModel]]] = {}
     # Own decision classes whose handler may run again after it was cut off in the middle.
     idempotent: ClassVar[frozenset[str]] = frozenset()
+    # Own decision classes whose handler changes nothing: it may always run again, a replay runs it
+    # too. Of all others a replay takes the recorded result.
+    reads: ClassVar[frozenset[str]] = frozenset()
+    # Fields that differ from run to run, such as times: "DecisionClass.field" of a result,
+    # "event.type.field" of a payload. A replay takes their recorded values.
+    volatile: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, params: P, kit: Kit) -> None:
         self.params = params
@@ -114,11 +126,13 @@ class Agent(Generic[P]):
         """Get to know the session, before all else; a resumed one comes with its results so far.
 
         An instance serves one attempt at one session. Must not raise over the payload: `opening`
-        does that.
+        does that. Must have no effects: it runs again when the session is recorded or replayed.
         """
 
     def opening(self, event: Event) -> Result:
         """Return the session's first event as the model sees it. Default: the payload, untrusted.
+
+        Must have no effects: it runs again when the session is recorded or replayed.
 
         Raises:
             EventRefused: the payload makes no sense to this agent; it becomes a dead letter.
@@ -147,6 +161,7 @@ class Agent(Generic[P]):
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Turn `Done` into what is published and remembered. `results`: the session's tool results.
 
-        `Result.value` is kept as the session's outcome.
+        `Result.value` is kept as the session's outcome. Must have no effects besides: it runs again
+        when the session is recorded or replayed. What has effects is a decision's `dispatch`.
         """
         return Result(done.model_dump(mode="json", exclude={"tool"}))

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from agentd.agent import Agent, Result
 from agentd.clock import Clock
 from agentd.context import Context, LogEvent
-from agentd.errors import EventRefused, PermissionRefused, SessionFailed, ToolError
+from agentd.errors import (
+    EventRefused,
+    ModelError,
+    ModelUnavailable,
+    PermissionRefused,
+    SessionFailed,
+    Stopped,
+    ToolError,
+)
 from agentd.events import NewEvent
 from agentd.guards import DONE, Guards, Turn
 from agentd.llm.decision import LLM, Decision
@@ -62,8 +70,9 @@ class Loop:
         self.call_deadline_s = call_deadline_s
         self.clock, self.log, self.beat = clock, log, beat
         self.guards = Guards(self.limits, llm.names, clock, session.spent_s)
+        self._tokens: Callable[[str], int] = llm.count
         self.context = Context(
-            llm.count,
+            self._count,
             fixed=llm.fixed_tokens(),
             window=llm.window(),
             share=self.limits.context_share,
@@ -92,9 +101,11 @@ class Loop:
     def open(self) -> Decision | None:
         """Fill the log, and return a recorded decision that is still to be carried out."""
         event = self.session.event
+        # First what was cut off in the middle is told: the agent has to know of it, too.
+        pending = self._resume() if self.session.steps else None
         self.agent.begin(event, self._results())
         if self.session.steps:
-            return self._resume()
+            return pending
         model = self.agent.accepts.get(event.event_type)
         if model is not None:
             try:
@@ -137,12 +148,15 @@ class Loop:
                     self.session,
                     decision.name,
                     decision.args,
-                    idempotent=decision.name in self.idempotent,
+                    idempotent=decision.name in (DONE, *self.idempotent),
                     prompt_tokens=decision.prompt_tokens,
                     cached_tokens=decision.cached_tokens,
                     completion_tokens=decision.completion_tokens,
                     duration_ms=decision.duration_ms,
                     raw=decision.raw,
+                    allowed=allowed,
+                    finish_reason=decision.finish_reason,
+                    context_tokens=self.context.tokens,
                 )
                 if refused is None or shown is None:
                     return decision
@@ -168,8 +182,21 @@ class Loop:
         return result
 
     def append(self, decision: Decision, result: Result) -> None:
-        """Record the result, staged events included, and append it to the log."""
-        self._record(result, *self._shown(decision, result))
+        """Record the result, staged events included, and append it to the log.
+
+        What was done is recorded even if the tokenizer cannot be asked: else it would be done
+        again, or told as interrupted. Then a byte counts as a token, of which it is never less.
+        """
+        asked = len(self.session.counted)
+        try:
+            shown = self._shown(decision, result)
+        except (ModelError, ModelUnavailable, Stopped) as error:
+            self.log.warning("turn.uncounted", turn=self.guards.turns, error=str(error))
+            del self.session.counted[asked:]
+            self._tokens = _bytes
+            shown = self._shown(decision, result)
+            self._tokens = self.llm.count
+        self._record(result, *shown)
 
     def _shown(self, decision: Decision, result: Result) -> tuple[LogEvent, int]:
         """Return the result as the log will show it, and its tokens.
@@ -203,6 +230,12 @@ class Loop:
         result = self.agent.finish(done.value, self.session.event, self._results())
         self._check_declared(result.publish)
         return result
+
+    def _count(self, text: str) -> int:
+        """Ask the tokenizer, and keep what it said: a replay has none."""
+        tokens = self._tokens(text)
+        self.session.counted.append(tokens)
+        return tokens
 
     def _promise(self) -> None:
         """Let the agent's own code work for as long as a turn may record nothing."""
@@ -309,6 +342,10 @@ class Loop:
 def snake_case(name: str) -> str:
     """Return the log's event type of a decision class: ReadFile -> read_file."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
 
 
 def _first(error: ValidationError) -> str:

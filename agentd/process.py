@@ -4,6 +4,7 @@ Three things pass from parent to child, as inherited file descriptors:
 
 * the *lifeline*, a pipe that the parent never writes to. When the parent dies, however it dies, the
   child reads end-of-file and kills its own process group. Works on macOS, which has no prctl.
+  `guardian` reads it, too, for a child that is stopped, or killed in the same moment.
 * the *heart*, a pipe for the child's beats. A beat is a promise, one JSON line: the next one comes
   within `promise_s`. Through a pipe and not the database: a full disk must not look like a hang.
 * the *lock*, a file locked (flock) by the parent before the child starts and held by the child
@@ -26,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd import guardian
 from agentd.clock import Clock, SystemClock
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError, AlreadyRunning, DamagedDatabase
 from agentd.lockfile import LockFile
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ HEART_VARIABLE = "AGENTD_HEART_FD"
 LOCK_VARIABLE = "AGENTD_LOCK_FD"
 VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE)
 
+STOPPING = "stopping"  # the last beat's state of a process that was asked to stop
 BEAT_BYTES_MAX = 16_000  # of one beat; fits an empty pipe everywhere
 TEXT_MAX = 400  # characters of one text in a beat
 READ_BYTES = 65_536
@@ -65,8 +68,14 @@ class Heart:
 
     def problem(self, error: AgentdError) -> None:
         """Say why this process is about to exit; `status` shows it. Costs no promise."""
-        text = {"what": error.what, "where": error.where, "hint": error.hint}
-        self._send({"problem": {key: value[:TEXT_MAX] for key, value in text.items()}})
+        message: dict[str, Any] = {"problem": _problem(error)}
+        if isinstance(error, DamagedDatabase):
+            message["damaged"] = True  # that concerns everybody
+        self._send(message)
+
+    def waits(self, error: AgentdError, promise_s: float) -> None:
+        """Beat, and say what this process waits for: something that will pass."""
+        self.beat(promise_s, "waits", problem=_problem(error))
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._fd is None:
@@ -82,6 +91,11 @@ class Heart:
             os.write(self._fd, line)
 
 
+def _problem(error: AgentdError) -> dict[str, str]:
+    text = {"what": error.what, "where": error.where, "hint": error.hint}
+    return {key: value[:TEXT_MAX] for key, value in text.items()}
+
+
 def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     """Set up this process as a supervisor's child. Every child calls it first, once.
 
@@ -93,6 +107,7 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
+        guardian.watch(lifeline)
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
     if heart is not None:
@@ -279,6 +294,17 @@ class Child:
             os.close(self._lifeline)
             self._lifeline = -1
         return code
+
+    def suspended(self) -> bool:
+        """Say whether it is stopped by a signal (SIGSTOP)."""
+        if self.poll() is not None:
+            return False
+        # Popen never asks for stopped children, so the report of the last stop is still there.
+        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+        if pid and not os.WIFSTOPPED(status):  # it died this moment; Popen must know
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            return False
+        return bool(pid)
 
     def terminate(self) -> None:
         """Ask it to stop in order: SIGTERM to the child alone, and SIGCONT in case it is stopped.

@@ -1,13 +1,19 @@
 """Runs an agent's sessions: its module, its BAML client, its tools and its model, loaded once."""
 
+import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from agentd.admission.version import Accepted, load_version
-from agentd.agent import Kit
+from agentd import __version__
+from agentd.admission.version import Accepted, Version, load_version
+from agentd.agent import Agent, Kit
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config import DaemonConfig
+from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, types_of
 from agentd.llm.endpoint import Endpoint
 from agentd.log import Logger
@@ -43,6 +49,7 @@ class Runner:
         self._bus = bus
         self._clock = clock
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
+        self._model = daemon.model.name
         self._version = version = load_version(accepted.folder)
         self._types = types_of(version.client_dir)
         self._tools = Toolbox(
@@ -54,14 +61,14 @@ class Runner:
                 paths.database.with_name(paths.database.name + "-wal"),
                 paths.database.with_name(paths.database.name + "-shm"),
                 paths.run,
+                paths.sockets,
                 *([daemon.model.api_key_file.expanduser()] if daemon.model.api_key_file else []),
             ),
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.
             protected=(paths.config, paths.agents, paths.baml_src, paths.versions, paths.models),
             clock=clock,
         )
-        agent = self._agent()
-        self._idempotent = agent.idempotent | {n for n in version.uses if REGISTRY[n].idempotent}
+        self._idempotent = repeatable(version)
         self._llm = BamlLLM(
             version.client_dir,
             version.function,
@@ -69,7 +76,7 @@ class Runner:
             agent=accepted.name,
             done=accepted.config.done,
             weight=accepted.config.priority,
-            fixed=agent.prompt_arguments(),
+            fixed=self._agent({}).prompt_arguments(),
             arguments=version.arguments,
             members=version.members,
             clock=clock,
@@ -84,9 +91,11 @@ class Runner:
     ) -> Ending:
         """Run one session; see `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
+        facts = self._bus.facts(self._name)
+        self._note_basis(session, sessions, facts)
         loop = Loop(
             session,
-            self._agent(),
+            self._agent(facts),
             self._llm,
             sessions,
             idempotent=self._idempotent,
@@ -104,8 +113,56 @@ class Runner:
         self._tools.close()
         self._llm.close()
 
-    def _agent(self) -> Any:
-        """Return the agent with what it remembers now."""
-        memory = Facts(self._bus.facts(self._name))
-        kit = Kit(self._name, self._config.done, self._tools, memory, self._types)
+    def _note_basis(self, session: Session, sessions: Sessions, facts: Mapping[str, Any]) -> None:
+        """Note what the session depends on besides its event, for a replay."""
+        if not session.basis:
+            session.basis = {
+                "agentd": __version__,
+                "version": self._version.accepted.hash,
+                "config": self._config.model_dump(mode="json", exclude_defaults=True),
+                "prompt": self._llm.prompt(""),
+                "model": self._model,
+                "window": self._llm.window(),
+                "fixed_tokens": self._llm.fixed_tokens(),
+                "facts": [[session.attempt, facts]],
+            }  # written with the opening
+        elif session.basis["facts"][-1][1] != facts:  # another session came in between
+            session.basis["facts"].append([session.attempt, facts])
+            sessions.note_basis(session, session.basis)
+
+    def _agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
+        kit = Kit(self._name, self._config.done, self._tools, Facts(facts), self._types)
         return self._version.agent(self._version.params, kit)
+
+
+def use_scratch(folder: Path) -> None:
+    """Let this process's temporary files lie in a folder of its own, emptied first.
+
+    What a killed worker left is gone with its next start, and never fills the system's own folder.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a full disk: then the system's own it is
+        folder.mkdir(0o700, parents=True)
+        tempfile.tempdir = str(folder)
+
+
+def repeatable(version: Version) -> frozenset[str]:
+    """Return the decision classes whose handlers may run again after they were cut off."""
+    agent = version.agent
+    return agent.idempotent | agent.reads | {n for n in version.uses if REGISTRY[n].idempotent}
+
+
+def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
+    """Bring a session to rest as its run of the loop ended: closed, or parked on its question.
+
+    Raises:
+        EventRefused, SessionFailed, LostLane: nothing was written; the session still runs.
+    """
+    if ending.question is None:
+        result = ending.result
+        sessions.close(
+            session, publish=result.publish, remember=result.remember, outcome=result.value
+        )
+        return
+    asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
+    sessions.park(session, ending.question, publish=[asked])

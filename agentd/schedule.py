@@ -6,19 +6,22 @@ that jumped all look the same to it. The moment last handled stands in the `sche
 moves in the same transaction as the event.
 """
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from agentd.bus import Bus
 from agentd.clock import Clock, iso
-from agentd.config import AgentConfig, Cron, Every, duration_text
+from agentd.config import AgentConfig, Cron, Every
+from agentd.crontab import Crontab, local_zone
+from agentd.durations import written
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.log import Logger
@@ -26,8 +29,12 @@ from agentd.log import Logger
 # Python's monotonic clock stands still while a Mac sleeps (cpython#86273), so a long wait wakes
 # late: look at the wall clock at least this often.
 RECONCILE_S = 30
+DUE, LATE = "due", "late"  # the job of the due times, and that of a late run that waits
 # A run at most this late is not "missed": the reconciling look above may be what found it.
 ON_TIME = timedelta(seconds=60)
+# When a machine wakes, or starts in the morning, fifty agents may be late at once: each waits for a
+# while of its own, up to this long.
+SPREAD_S = 30.0
 # Windows in which to look for the latest due time, growing: keeps a minutely cron from being
 # walked minute by minute over the months a machine was off.
 WINDOWS = (
@@ -51,17 +58,17 @@ class Due:
 class Timetable:
     """When one agent's schedule is due. Pure: every moment is an argument."""
 
-    def __init__(self, agent: str, schedule: Every | Cron) -> None:
+    def __init__(self, agent: str, schedule: Every | Cron, zone: tzinfo | None = None) -> None:
         self.agent = agent
         self.schedule = schedule
-        self._cron = CronTrigger.from_crontab(schedule.cron) if isinstance(schedule, Cron) else None
+        self._cron = Crontab(schedule.cron, zone) if isinstance(schedule, Cron) else None
 
     @property
     def name(self) -> str:
         """The schedule's key in the `schedules` table: another text is another schedule."""
         if isinstance(self.schedule, Cron):
             return f"cron {self.schedule.cron}"
-        return f"every {duration_text(self.schedule.every)}"
+        return f"every {written(self.schedule.every)}"
 
     def latest(self, last: datetime, now: datetime) -> Due | None:
         """Return the latest run due after `last` and not after `now`, or None."""
@@ -84,33 +91,34 @@ class Timetable:
     def trigger(self, last: datetime) -> Any:
         """Return the APScheduler trigger; an interval is anchored to the last due time."""
         if self._cron is not None:
-            return self._cron
+            return self._cron.trigger
         assert isinstance(self.schedule, Every)
         return IntervalTrigger(
             seconds=self.schedule.every.total_seconds(), start_date=last + self.schedule.every
         )
 
+    def in_zone(self, zone: tzinfo) -> "Timetable | None":
+        """Return the same in another zone; None where that makes no difference."""
+        if self._cron is None or str(zone) == str(self._cron.zone):
+            return None
+        return Timetable(self.agent, self.schedule, zone)
+
     def _after(self, moment: datetime) -> datetime | None:
         """Return the cron's first moment strictly after `moment`, in UTC."""
         assert self._cron is not None
-        following = self._cron.get_next_fire_time(None, moment + timedelta(microseconds=1))
+        following = self._cron.trigger.get_next_fire_time(None, moment + timedelta(microseconds=1))
         return None if following is None else following.astimezone(UTC)
 
     def _due(self, moment: datetime) -> Due:
-        """Key a run by its UTC time; a cron with a fixed hour by local time.
+        """Key a run by its UTC time; a cron that names hour and minute by local time.
 
         When the clocks go back, 01:30 comes twice and must run once; every 15 minutes must not
         lose the second hour's runs.
         """
         key = iso(moment)
-        if self._cron is not None and self._fixed_hour():
-            key = moment.astimezone(self._cron.timezone).strftime("%Y-%m-%dT%H:%M local")
+        if self._cron is not None and self._cron.fixed:
+            key = moment.astimezone(self._cron.zone).strftime("%Y-%m-%dT%H:%M local")
         return Due(moment, f"schedule:{self.agent}:{self.name}:{key}")
-
-    def _fixed_hour(self) -> bool:
-        assert isinstance(self.schedule, Cron)
-        hour = self.schedule.cron.split()[1]
-        return all(part.isdigit() for part in hour.split(","))
 
 
 def wanted(due: Due, now: datetime, missed: str | timedelta) -> bool:
@@ -121,36 +129,65 @@ def wanted(due: Due, now: datetime, missed: str | timedelta) -> bool:
     return missed == "once" or late <= ON_TIME
 
 
+class Spread:
+    """Lets a run that is late wait for a moment, once; `chance` returns numbers in [0, 1)."""
+
+    def __init__(self, clock: Clock, chance: Callable[[], float] = random.random) -> None:
+        self._clock, self._chance = clock, chance
+        self._key, self._until = "", 0.0
+
+    def chose(self, due: Due) -> bool:
+        """Whether this run waits already: by then it was wanted."""
+        return due.key == self._key
+
+    def wait_s(self, due: Due) -> float:
+        """Return for how long the run still waits; 0 or less: no longer."""
+        now = self._clock.monotonic()
+        if due.key != self._key:
+            self._key, self._until = due.key, now + self._chance() * SPREAD_S
+        return self._until - now
+
+
 def reconcile(
-    bus: Bus, timetable: Timetable, missed: str | timedelta, now: datetime, log: Logger
-) -> None:
+    bus: Bus,
+    timetable: Timetable,
+    missed: str | timedelta,
+    now: datetime,
+    log: Logger,
+    spread: Spread | None = None,
+) -> float:
     """Append the event of the latest run due by `now`, if there is one and it is still wanted.
 
     Does nothing while the schedule's previous event is unanswered: the run is then late, and
-    `missed` decides once it is answered. Several missed runs are one.
+    `missed` decides once it is answered. Several missed runs are one. Returns in how many seconds
+    to look again, because a late run waits by `spread`; 0: no earlier than usual.
     """
     last = bus.last_run(timetable.agent, timetable.name)
     if last is None:  # a new schedule counts from now
         bus.note_schedule(timetable.agent, timetable.name, now)
-        return
+        return 0.0
     if last.due > now:
         # The clock was set back. Going on from here cannot run anything twice: keys are unique.
         log.warning("schedule.clock_back", last_due=iso(last.due))
         bus.note_schedule(timetable.agent, timetable.name, now)
-        return
+        return 0.0
     due = timetable.latest(last.due, now)
     if due is None or last.unanswered:
-        return
+        return 0.0
     late_s = round((now - due.at).total_seconds(), 3)
-    if not wanted(due, now, missed):
+    waits = spread is not None and spread.chose(due)
+    if not waits and not wanted(due, now, missed):
         bus.note_schedule(timetable.agent, timetable.name, due.at)
         log.info("schedule.skipped", schedule=timetable.name, due=iso(due.at), late_s=late_s)
-        return
+        return 0.0
+    if spread is not None and now - due.at > ON_TIME and (wait_s := spread.wait_s(due)) > 0:
+        return wait_s
     payload = {"schedule": timetable.name, "due": iso(due.at), "late_s": late_s}
     event = NewEvent("schedule.fired", payload, target=timetable.agent, dedup_key=due.key)
     event_id = bus.fire_schedule(timetable.agent, timetable.name, due.at, event)
     if event_id is not None:
         log.info("schedule.fired", event_id=event_id, **payload)
+    return 0.0
 
 
 class Scheduler:
@@ -172,6 +209,7 @@ class Scheduler:
         self._clock = clock
         self._log = log
         self._look_at = float("-inf")  # monotonic
+        self._spread = Spread(clock)
         self._thread_buses = threading.local()
         # The defaults lose runs on a laptop that slept: no grace limit, one run for many missed.
         # One thread: the looks come one after another, on one bus connection.
@@ -186,7 +224,7 @@ class Scheduler:
         self.look(bus)
         last = bus.last_run(self._timetable.agent, self._timetable.name)
         anchor = last.due if last is not None else self._clock.now()
-        self._scheduler.add_job(self._look, self._timetable.trigger(anchor))
+        self._scheduler.add_job(self._look, self._timetable.trigger(anchor), id=DUE)
         self._scheduler.add_job(self._look, IntervalTrigger(seconds=RECONCILE_S, timezone=UTC))
         self._scheduler.start()
 
@@ -197,7 +235,7 @@ class Scheduler:
         """
         if self._clock.monotonic() >= self._look_at:
             self._look_at = self._clock.monotonic() + RECONCILE_S
-            reconcile(bus, self._timetable, self._missed, self._clock.now(), self._log)
+            self._reconcile(bus)
 
     def stop(self) -> None:
         """Stop waiting; a look in progress ends first."""
@@ -208,7 +246,28 @@ class Scheduler:
         try:
             if bus is None:
                 bus = self._thread_buses.bus = self._open_bus()
-            reconcile(bus, self._timetable, self._missed, self._clock.now(), self._log)
+            self._reconcile(bus)
         except StorageError as error:
             # Nothing is lost: the next look finds the same run still due.
             self._log.error("schedule.storage", error=str(error), retry_s=RECONCILE_S)
+
+    def _reconcile(self, bus: Bus) -> None:
+        now = self._clock.now()
+        self._follow_zone(now)
+        wait_s = reconcile(bus, self._timetable, self._missed, now, self._log, self._spread)
+        if wait_s > 0:
+            again = now + timedelta(seconds=wait_s)
+            self._scheduler.add_job(self._look, DateTrigger(again), id=LATE, replace_existing=True)
+
+    def _follow_zone(self, now: datetime) -> None:
+        """Count in the zone that the machine is in by now."""
+        if not isinstance(self._timetable.schedule, Cron):
+            return
+        try:
+            moved = self._timetable.in_zone(local_zone())
+        except (ValueError, LookupError):
+            return  # being written, perhaps; what held holds on
+        if moved is not None:
+            self._timetable = moved
+            if self._scheduler.running:
+                self._scheduler.reschedule_job(DUE, trigger=moved.trigger(now))

@@ -1,9 +1,10 @@
-"""An orderly stop of a process: a signal that interrupts whatever waits."""
+"""An orderly stop of a process: a signal that interrupts whatever waits or runs."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class Stop:
@@ -47,3 +48,34 @@ class Stop:
         os.write(self._asked_write, b"\0")
         for callback in callbacks:
             callback()
+
+
+class Cancel:
+    """Passes one stop on to whatever is running. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Interrupt running calls, and refuse further ones."""
+        with self._lock:
+            self.stopped = True
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    @contextmanager
+    def watching(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback`, from another thread, if the stop comes inside the block."""
+        with self._lock:
+            self._callbacks.append(callback)
+            stopped = self.stopped
+        try:
+            if stopped:
+                callback()
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.remove(callback)

@@ -7,11 +7,13 @@ module are imported at the first event: an idle worker stays small.
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentd import crash
 from agentd import log as logs
 from agentd.admission.version import Accepted, read_version
-from agentd.bus import Bus
+from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
 from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import (
@@ -23,16 +25,17 @@ from agentd.errors import (
     Stopped,
     StorageError,
 )
-from agentd.events import Lane, NewEvent
+from agentd.events import Lane
+from agentd.failure import summary
 from agentd.log import Logger
 from agentd.paths import Paths, discover
-from agentd.process import Heart, child_side
+from agentd.patience import Patience
+from agentd.process import STOPPING, Heart, child_side
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.states import DeadReason, Exit
 from agentd.stop import Stop
 
 if TYPE_CHECKING:
-    from agentd.loop import Ending
     from agentd.runner import Runner
 
 # Beyond the poll, before an idle worker that does not beat counts as hung: each lane may wait for
@@ -54,6 +57,7 @@ class Worker:
         heart: Heart,
         log: Logger,
         clock: Clock | None = None,
+        crashed: crash.Crash | None = None,
     ) -> None:
         self.accepted = accepted
         self.config = accepted.config
@@ -63,21 +67,27 @@ class Worker:
         self.log = log
         self.clock = clock or SystemClock()
         self.poll_s = daemon.bus.poll.total_seconds()
-        self.bus = self._open_bus()
+        self.stop = Stop()
+        self.patiently = Patience(heart, self.stop, log, IDLE_GRACE_S)
+        self.bus = self.patiently(self._open_bus)
         self.sessions = Sessions(self.bus)
         name = accepted.name
         self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
         self.waker = self.bus.waker(name)
-        self.stop = Stop()
+        self._owed: Session | None = None  # cut by a storage fault; its attempt was none
         self._runner: Runner | None = None
+        self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
         self._told_wait: dict[str, str] = {}  # by lane, while it waits
+        # Before the first beat, after which the supervisor forgets it.
+        if crashed is not None and self.sessions.crashed(name, crashed):
+            log.warning("attempt.crashed", why=crashed.why, pid=crashed.pid)
 
     def run(self) -> None:
         """Answer events until a stop.
 
         Raises:
             LostLane: another worker of this name is alive.
-            StorageError: the database cannot be used.
+            DamagedDatabase: only a repair helps. Anything else that the storage has is waited for.
             ConfigError: nothing will help until a person changes something.
         """
         scheduler = None
@@ -86,15 +96,22 @@ class Worker:
 
             name = self.accepted.name
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
-            scheduler.start(self.bus)
+            self.patiently(lambda: scheduler.start(self.bus))
+
+        def round() -> float:
+            if not self.patiently.waiting:  # else its beats say why
+                self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
+            if scheduler is not None:
+                scheduler.look(self.bus)
+            return self.work()
+
         try:
             while not self.stop.asked:
-                self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
-                if scheduler is not None:
-                    scheduler.look(self.bus)
-                wait_s = self.work()
+                wait_s = self.patiently(round)
                 if wait_s > 0:
                     self._wait(min(wait_s, self.poll_s))
+        except Stopped:  # while it waited for the storage
+            return
         finally:
             if scheduler is not None:
                 scheduler.stop()
@@ -103,6 +120,7 @@ class Worker:
 
     def work(self) -> float:
         """Answer at most one event; return the seconds to wait before looking again."""
+        self._refund(self._owed)
         wait_s = self.poll_s
         for lane in self.lanes:
             event = self.bus.next(lane)
@@ -134,16 +152,22 @@ class Worker:
         self._beat(LOAD_PROMISE_S)
         try:
             ending = self._load().run(session, self.sessions, log, self._beat)
-            self._close(session, ending)
+            from agentd.runner import settle  # loaded by now
+
+            settle(self.sessions, session, ending)
         except Stopped:
-            self.sessions.refund(session)
+            self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
         except ModelUnavailable as error:
-            self.sessions.refund(session)
+            self._refund(session)
             log.warning("session.cut", reason="model unavailable", error=str(error))
             return MODEL_WAIT_S
-        except (LostLane, StorageError):
+        except LostLane:
+            raise
+        except StorageError:
+            self._owed = session
+            log.warning("session.cut", reason="storage")
             raise
         except ConfigError:
             self.sessions.refund(session)
@@ -157,8 +181,10 @@ class Worker:
             self._fail(session, str(error), log)
         except Exception as error:  # an agent's own code may raise anything
             log.exception("session.raised")
-            self._fail(session, f"{type(error).__name__}: {error}", log)
+            self._fail(session, summary(error), log)
         else:
+            if session.recovered:
+                log.info("breaker.closed")
             log.info(
                 "session.parked" if ending.question is not None else "session.ended",
                 turns=sum(step.kind == "decision" for step in session.steps),
@@ -166,24 +192,23 @@ class Worker:
             )
         return 0
 
+    def _refund(self, session: Session | None) -> None:
+        """Take an attempt back; where the storage does not let us, before the next one begins."""
+        self._owed = session
+        if session is not None:
+            self.sessions.refund(session)
+            self._owed = None
+
     def _load(self) -> "Runner":
         """Return what a session needs, loaded at the first event."""
         if self._runner is None:
-            from agentd.runner import Runner
+            from agentd.runner import Runner, use_scratch
 
+            if self.scratch is not None:
+                use_scratch(self.scratch)
             self._runner = Runner(self.accepted, self.paths, self.daemon, self.bus, self.clock)
             self.stop.also(self._runner.interrupt)
         return self._runner
-
-    def _close(self, session: Session, ending: "Ending") -> None:
-        if ending.question is None:
-            result = ending.result
-            self.sessions.close(
-                session, publish=result.publish, remember=result.remember, outcome=result.value
-            )
-            return
-        asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
-        self.sessions.park(session, ending.question, publish=[asked])
 
     def _fail(
         self, session: Session, error: str, log: Logger, reason: DeadReason | None = None
@@ -193,6 +218,8 @@ class Worker:
             self._log_dead(outcome, session.event.id)
         else:
             log.warning("session.failed", error=error, retry_s=round(outcome.seconds, 3))
+            if outcome.why == "breaker":
+                log.error("breaker.opened", error=error, retry_s=round(outcome.seconds, 3))
 
     def _log_dead(self, dead: Dead, event_id: int) -> None:
         self.log.error(
@@ -221,12 +248,14 @@ class Worker:
             self.waker.drain()
 
     def _open_bus(self) -> Bus:
-        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake)
+        opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
+        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
     heart = child_side()
+    crashed = crash.take()
     match sys.argv[1:] if argv is None else argv:
         case [name, "--version", version]:
             pass
@@ -239,10 +268,14 @@ def main(argv: list[str] | None = None) -> int:
         daemon = load_daemon(paths.daemon_file)
         log = logs.configure(name, paths, daemon.logs)
         accepted = read_version(paths.versions / name / version)
-        worker = Worker(accepted, paths, daemon, heart, log)
+        worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)
+        worker.scratch = paths.scratch / name
         log.info("worker.started", version=accepted.hash, pid=os.getpid())
         worker.run()
+        heart.beat(BUSY_GRACE_S, STOPPING)
         log.info("worker.stopped")
+        return Exit.OK
+    except Stopped:
         return Exit.OK
     except AgentdError as error:
         heart.problem(error)

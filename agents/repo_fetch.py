@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from agentd.agent import Agent, Result
 from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
-from agentd.tools.git import Commit, FileChange, changed_files, head, is_repository, new_commits
+from agentd.tools.git import (
+    Commit,
+    FileChange,
+    changed_files,
+    head,
+    is_repository,
+    new_commits,
+    stopped_by,
+)
 
 LAST_COMMIT = "last_commit"  # the remembered fact: the newest commit that was published
 COMMITS_LISTED = 20  # in one event; more are counted
@@ -76,7 +84,7 @@ class RepoFetch(Agent[FetchParams]):
     Params = FetchParams
     function = "RepoFetch"
     publishes: ClassVar[Mapping[str, type[BaseModel]]] = {"repo.changed": RepoChanged}
-    idempotent = frozenset({"FetchRepo"})  # it only reads; its events are staged
+    reads = frozenset({"FetchRepo"})  # its events are staged
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Note whether this session has looked already."""
@@ -117,6 +125,10 @@ class RepoFetch(Agent[FetchParams]):
         return result
 
     def _look(self) -> Result:
+        with stopped_by(self.kit.tools.cancel):
+            return self._news()
+
+    def _news(self) -> Result:
         repo, seen = Path(self.params.repo), self._last()
         tip = head(repo, self.params.branch)
         if tip is None or tip == seen:

@@ -128,7 +128,7 @@ class RepoReview(Agent[ReviewParams]):
         "review.done": ReviewDone,
     }
     arguments: ClassVar[Mapping[str, type[BaseModel]]] = {"Finding": FindingArgs}
-    idempotent = frozenset({"Finding"})  # it only reads; its event is staged
+    reads = frozenset({"Finding"})  # its event is staged
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Number the files, those with most changed lines first; note which have their finding."""

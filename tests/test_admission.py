@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentd.admission import admit as admission
 from agentd.admission.admit import Waiting, admit, load_version
+from agentd.admission.prune import prune
 from agentd.errors import ConfigError, StorageError
 from agentd.llm.baml import load_client
 from agentd.paths import Paths, discover
@@ -146,14 +146,18 @@ def test_what_a_cut_session_can_resume_in(
     assert (after.code_hash == before.code_hash) is resumable
 
 
-def test_the_last_versions_are_kept(paths: Paths) -> None:
-    """A worker may still run the one before; older ones go."""
+def test_the_last_versions_and_those_in_use_are_kept(paths: Paths) -> None:
+    """Checking prunes nothing: only the supervisor knows what runs, however old that is."""
     hashes = []
-    for number in range(4):
+    for number in range(6):
         drop(paths, toml=TOML + f"# {number}\n")
         hashes.append(admit("greeter", paths).hash)
         os.utime(paths.versions / "greeter" / hashes[-1], (number, number))
-    assert versions(paths) == sorted(hashes[-3:])
+    assert versions(paths) == sorted(hashes)
+    (paths.versions / "greeter" / ".build-1").mkdir()
+    prune(paths.versions / "greeter", {hashes[0], "unknown", ""})
+    assert versions(paths) == sorted([".build-1", hashes[0], *hashes[-3:]])
+    prune(paths.versions / "nobody", set())
 
 
 def test_a_toml_that_arrives_first_waits(paths: Paths) -> None:
@@ -316,4 +320,3 @@ def test_admitting_imports_no_baml_when_nothing_changed(paths: Paths) -> None:
         timeout=30,
     )
     assert done.returncode == 0, done.stderr
-    assert admission.VERSIONS_KEPT >= 2

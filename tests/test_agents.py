@@ -18,11 +18,12 @@ from agentd.admission.version import Version, load_version
 from agentd.agent import Kit
 from agentd.bus import Bus
 from agentd.config import load_agent, load_daemon
-from agentd.errors import ConfigError, ToolError
+from agentd.errors import ConfigError, Stopped, ToolError
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.baml import types_of
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, discover, shipped
+from agentd.runner import repeatable
 from agentd.sessions.sessions import Session, Sessions
 from agentd.states import Priority
 from agentd.testing import ManualClock, ScriptedLLM
@@ -79,7 +80,7 @@ class Home:
             version.agent(version.params, kit),
             ScriptedLLM(script(types), names=("FetchRepo", "ReadFile", "Finding", "Done")),
             sessions,
-            idempotent=version.agent.idempotent | frozenset(version.uses),
+            idempotent=repeatable(version),
             call_deadline_s=5,
             clock=ManualClock(),
             log=structlog.get_logger(),
@@ -186,6 +187,21 @@ def test_a_broken_repository_fails_the_session(home: Home) -> None:
     with pytest.raises(ToolError, match="git rev-parse failed"):
         home.fetch()
     assert home.events("repo.changed") == []
+
+
+def test_a_stop_ends_a_look_at_the_repository(home: Home) -> None:
+    """git may take its 20 s, several times over: the worker's stop reaches it."""
+    home.repo.commit("start")
+    version = home.version("repo_fetch")
+    tools = Toolbox(version.accepted.config.permissions)
+    types = types_of(version.client_dir)
+    kit = Kit("repo_fetch", "", tools, home.facts("repo_fetch"), types)
+    agent = version.agent(version.params, kit)
+    home.publish("agent.trigger", {}, target="repo_fetch")
+    agent.begin(home.events("agent.trigger")[0], [])
+    tools.close()
+    with pytest.raises(Stopped):
+        agent.dispatch(types.FetchRepo(tool="fetch_repo"))
 
 
 def test_an_empty_repository_is_quiet(home: Home) -> None:
@@ -458,7 +474,10 @@ def test_the_daemons_file_shows_every_default(tmp_path: Path) -> None:
     shown = {line[2:].split(" =")[0] for line in lines if line.startswith("# ") and " = " in line}
     keys = {key for table in type(plain).model_fields for key in getattr(plain, table).model_dump()}
     assert shown == keys
-    optional = ("# url", "# api_key_file", "# context_window")
+    optional = (
+        *("# url", "# api_key_file", "# context_window"),
+        *("# cache_bytes", "# unload_after"),
+    )
     text = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith(optional) else line
         for line in lines

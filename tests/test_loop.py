@@ -13,6 +13,8 @@ from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
 from agentd.config import Limits
 from agentd.errors import (
+    AgentdError,
+    CallDeadline,
     EventRefused,
     ModelUnavailable,
     PermissionRefused,
@@ -23,8 +25,9 @@ from agentd.errors import (
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice, Decision
 from agentd.loop import Ending, Loop, snake_case
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.sessions import Dead, Session, Sessions
 from agentd.sessions.steps import StepKind
+from agentd.states import DeadReason
 from agentd.testing import ManualClock, ScriptedLLM
 
 LANE = Lane("reader", False, ("file.changed",))
@@ -321,6 +324,46 @@ def test_resume_asks_and_runs_nothing_again(bus: Bus) -> None:
     assert len(bus.events(event_type="note.written")) == 2, "what was staged before the cut counts"
 
 
+@pytest.mark.parametrize("error", [ModelUnavailable, CallDeadline, Stopped])
+def test_what_was_done_is_recorded_without_a_tokenizer(bus: Bus, error: type[AgentdError]) -> None:
+    """A model server that goes away while a tool works costs no result, and no second run."""
+
+    class Away(ScriptedLLM):
+        def count(self, text: str) -> int:
+            if agent.calls:
+                raise error("gone")
+            return super().count(text)
+
+    agent = Reader()
+    away = Away([("WriteFile", {"path": "b"}), ModelUnavailable("gone")], names=NAMES)
+    with pytest.raises(ModelUnavailable):
+        loop(bus, begin(bus), agent, away).run()
+    resumed = begin(bus)
+    assert resumed.steps[-1].payload == {"path": "b"}
+    llm = ScriptedLLM([DONE], names=NAMES)
+    loop(bus, resumed, agent, llm).run()
+    assert agent.calls == ["WriteFile b"]
+    assert "interrupted" not in llm.asked[0][0]
+
+
+@pytest.mark.parametrize("path", ["broken", "undeclared", "nan"])
+def test_what_breaks_after_an_effect_is_not_tried_again(bus: Bus, path: str) -> None:
+    """A tool that raised, or whose result is refused, may have done its work: a person decides."""
+
+    class Sender(Reader):
+        def dispatch(self, decision: Choice) -> Result:
+            if path == "nan":
+                return Result({"ms": float("nan")})
+            return super().dispatch(Choice("Send", decision.args))
+
+    session, sessions = begin(bus), Sessions(bus)
+    llm = ScriptedLLM([("Send", {"path": path}), DONE], names={"Send", "Done"})
+    with pytest.raises((SessionFailed, ArithmeticError, ValueError)) as raised:
+        loop(bus, session, Sender(), llm).run()
+    dead = sessions.fail(session, str(raised.value))
+    assert isinstance(dead, Dead) and dead.reason is DeadReason.PARTIAL_EFFECTS
+
+
 @pytest.mark.parametrize("name", ["ReadFile", "WriteFile"])
 def test_tool_cut_in_the_middle(bus: Bus, name: str) -> None:
     """An unfinished tool runs again only if that is harmless; else the model is told."""
@@ -335,6 +378,23 @@ def test_tool_cut_in_the_middle(bus: Bus, name: str) -> None:
     loop(bus, resumed, agent, llm).run()
     assert agent.calls == (["ReadFile a"] if idempotent else [])
     assert ("interrupted" in llm.asked[0][0]) is not idempotent
+
+
+def test_the_agent_knows_what_was_cut_off(bus: Bus) -> None:
+    """An agent that lets a tool be decided once must not let it be decided again after a kill."""
+    seen: list[Mapping[str, Any]] = []
+
+    class Once(Reader):
+        def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
+            seen.extend(results)
+
+    session, sessions = begin(bus), Sessions(bus)
+    sessions.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
+    raw = '{"tool":"WriteFile","path":"a"}'
+    sessions.record_decision(session, "WriteFile", {"path": "a"}, idempotent=False, raw=raw)
+    loop(bus, begin(bus), Once(), ScriptedLLM([DONE], names=NAMES)).run()
+    (result,) = seen
+    assert result["path"] == "a" and "interrupted" in result["error"]
 
 
 def test_recorded_done_is_not_asked_again(bus: Bus) -> None:

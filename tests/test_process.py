@@ -103,6 +103,32 @@ def test_it_dies_when_its_parent_is_killed(locks: Path) -> None:
     wait_for(lambda: not any(map(alive, pids)), "child and grandchild are gone")
 
 
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_nothing_of_a_child_outlives_its_parent(locks: Path, how: signal.Signals) -> None:
+    """Not when the child is stopped, nor what its tools started when it is killed just before."""
+    code = CHILD + (
+        "tool = subprocess.Popen(['sleep', '600'])\n"
+        "heart.beat(5, 'idle', tool=tool.pid)\n"
+        "threading.Event().wait()\n"
+    )
+    locks.mkdir()
+    parent = (
+        "import os, signal, sys, threading; from pathlib import Path\n"
+        "from agentd.process import Child\n"
+        f"child = Child.spawn('one', [sys.executable, '-c', {code!r}], Path({str(locks)!r}))\n"
+        "found = {}\n"
+        "while 'tool' not in found:\n"
+        "    for beat in child.beats() or (): found = beat\n"
+        f"os.kill(child.pid, {int(how)})\n"
+        "print(child.pid, found['tool'], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
+    wait_for(lambda: not any(map(alive, pids)), "the group is gone")
+
+
 def test_a_stopped_orphan_is_killed_before_its_successor_starts(locks: Path) -> None:
     """A SIGSTOPped worker reads no lifeline: its held lock betrays it. Never two copies."""
     first = spawn(locks)
@@ -177,6 +203,22 @@ def test_an_unheld_lock_kills_nobody(locks: Path) -> None:
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def test_a_stopped_child_is_told_from_a_hanging_one(child: Child) -> None:
+    """And asking never takes an exit code away from who waits for it."""
+    wait_beat(child)
+    assert not child.suspended()
+    suspend(child.pid)
+    assert child.suspended()
+    os.kill(child.pid, signal.SIGCONT)
+    wait_for(lambda: not child.suspended(), "it goes on")
+    suspend(child.pid)
+    assert child.suspended()
+    os.kill(child.pid, signal.SIGKILL)
+    wait_for(lambda: child.suspended() or child.poll() is not None, "it is dead")
+    assert child.poll() == -signal.SIGKILL
+    assert not child.suspended()
 
 
 def test_terminate_reaches_a_stopped_child(child: Child) -> None:

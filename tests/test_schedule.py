@@ -1,5 +1,7 @@
 """Schedules: what is due, what a missed run means, and nothing twice."""
 
+import contextlib
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +10,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import structlog
-from apscheduler.triggers.cron import CronTrigger
 
 from agentd.bus import Bus
 from agentd.config import AgentConfig, Cron, Every
@@ -48,8 +49,7 @@ def bus(tmp_path: Path, clock: Clock) -> Iterator[Bus]:
 
 def in_berlin(expression: str) -> Timetable:
     """Return a timetable whose cron counts in a zone with daylight saving."""
-    table = Timetable("digest", Cron(cron=expression))
-    table._cron = CronTrigger.from_crontab(expression, timezone=ZoneInfo("Europe/Berlin"))
+    table = Timetable("digest", Cron(cron=expression), ZoneInfo("Europe/Berlin"))
     return table
 
 
@@ -116,6 +116,53 @@ def test_quarter_hours_lose_no_run_when_clocks_go_back() -> None:
         assert due is not None and due.at == moment
         keys.add(due.key)
     assert len(keys) == 8
+
+
+@pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        ("0 9 * * 1-5", "Mon Tue Wed Thu Fri"),
+        ("0 9 * * mon-fri", "Mon Tue Wed Thu Fri"),
+        ("0 9 * * 0", "Sun"),
+        ("0 9 * * 7", "Sun"),
+        ("0 9 * * SUN", "Sun"),
+        ("0 9 * * 5-7", "Fri Sat Sun"),
+        ("0 9 * * sat-sun", "Sat Sun"),
+        ("0 9 * * 6,1", "Mon Sat"),
+        ("0 9 * * */2", "Tue Thu Sat Sun"),
+        ("0 9 * * 1-5/2", "Mon Wed Fri"),
+        ("0 9 3 * *", "Wed"),  # 3 June 2026
+        ("0 9 3 * 5", "Wed Fri"),
+        ("0 9 */2 * 1", "Mon"),
+    ],
+)
+def test_days_are_those_of_cron(expression: str, days: str) -> None:
+    """Sunday is 0 or 7; a day of the month and a weekday mean either of them."""
+    table = in_berlin(expression)
+    monday = datetime(2026, 6, 1, tzinfo=UTC)
+    starts = [monday + timedelta(days=day) for day in range(7)]
+    runs = [table.latest(start, start + timedelta(days=1)) for start in starts]
+    assert " ".join(due.at.strftime("%a") for due in runs if due is not None) == days
+
+
+@pytest.mark.parametrize("field", ["8", "-1", "5-1", "mon-", "x", "1-5/0", "", "1,,2", "2nd"])
+def test_a_weekday_that_is_none_is_refused(field: str) -> None:
+    """A typing mistake is an error of the configuration, and not some other day."""
+    with pytest.raises(ValueError, match="not a crontab expression"):
+        Cron(cron=f"0 9 * * {field}")
+
+
+def test_a_range_of_hours_runs_once_when_clocks_go_back() -> None:
+    """Only what has a star for its minute or hour runs in both of the hours: see crontab(5)."""
+    night = datetime(2026, 10, 24, 22, tzinfo=UTC)  # midnight in Berlin
+    for expression, runs in (("30 1-3 * * *", 3), ("*/30 2 * * *", 4), ("30 * * * *", 6)):
+        table = in_berlin(expression)
+        dues = {}
+        for quarter in range(24):
+            start = night + timedelta(minutes=15 * quarter)
+            if (due := table.latest(start, start + timedelta(minutes=15))) is not None:
+                dues[due.key] = due.at
+        assert len(dues) == runs, expression
 
 
 def test_skipped_hour_still_runs_when_clocks_go_forward() -> None:
@@ -224,24 +271,56 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
         bus.close()
 
 
+@contextlib.contextmanager
+def scheduled(
+    folder: Path, clock: ManualClock, schedule: Cron | Every
+) -> Iterator[tuple[Bus, Scheduler]]:
+    """A worker's scheduler at work, and a bus to look at what it publishes."""
+
+    def open_bus() -> Bus:
+        return Bus(folder / "agentd.db", clock=clock)
+
+    config = AgentConfig(agent="task", done="something is done", schedule=schedule)
+    with contextlib.closing(open_bus()) as bus:
+        bus.accept("digest", "v1")
+        scheduler = Scheduler("digest", config, open_bus, clock, LOG)
+        scheduler.start(bus)
+        try:
+            yield bus, scheduler
+        finally:
+            scheduler.stop()
+
+
+@pytest.fixture
+def _zone_restored() -> Iterator[None]:
+    yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_zone_restored")
+def test_a_laptop_that_travels_takes_its_crons_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine o'clock is nine where the machine is by now, not where the worker was started."""
+    clock = ManualClock(datetime(2026, 6, 1, 12, tzinfo=UTC))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    with scheduled(tmp_path, clock, Cron(cron="0 9 * * *")) as (bus, scheduler):
+        monkeypatch.setenv("TZ", "America/New_York")
+        for _ in range(49):
+            clock.advance(30 * 60)
+            scheduler.look(bus)
+            if bus.next(LANE) is not None:
+                answer(bus)
+        due = [event.payload["due"] for event in fired(bus)]
+        assert due == ["2026-06-01T13:00:00.000Z"]
+
+
 def test_a_clock_set_back_does_not_stop_the_schedule(tmp_path: Path) -> None:
     """APScheduler alone would sleep until the wall clock is where it was."""
     clock = ManualClock()
-
-    def open_bus() -> Bus:
-        return Bus(tmp_path / "agentd.db", clock=clock)
-
-    bus = open_bus()
-    bus.accept("digest", "v1")
-    config = AgentConfig(agent="task", done="something is done", schedule=Every(every="1h"))
-    scheduler = Scheduler("digest", config, open_bus, clock, LOG)
-    scheduler.start(bus)
-    try:
+    with scheduled(tmp_path, clock, Every(every="1h")) as (bus, scheduler):
         clock.set(clock.now() - timedelta(days=400))
         for _ in range(2 * 60 + 1):
             clock.advance(30)
             scheduler.look(bus)
         assert len(fired(bus)) == 1
-    finally:
-        scheduler.stop()
-        bus.close()

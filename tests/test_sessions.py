@@ -1,6 +1,7 @@
 """Sessions: cut and resumed, failed and tried again, parked and answered, counted and bounded."""
 
 import math
+import os
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.config import Limits
+from agentd.crash import Crash
 from agentd.errors import EventRefused, LostLane, SessionFailed, UsageError
 from agentd.events import Event, Lane, NewEvent
 from agentd.sessions import attempts
@@ -247,30 +249,85 @@ def test_a_cut_session_of_changed_code_is_not_repeated_after_an_effect(
     assert (letter.session_id, letter.reason) == (session.id, DeadReason.PARTIAL_EFFECTS)
 
 
-def test_attempts_that_record_nothing_are_limited(
+def test_a_tool_cut_in_the_middle_of_changed_code_is_not_repeated(
+    bus: Bus, sessions: Sessions
+) -> None:
+    """It may have happened: a new session would do it again without a word about that."""
+    decide(sessions, begin(bus, sessions), idempotent=False)
+    dead = sessions.begin(LANE, head(bus), V2, LIMITS)
+    assert isinstance(dead, Dead) and dead.reason is DeadReason.PARTIAL_EFFECTS
+    assert "in the middle of Tool" in dead.error
+
+
+def crash(sessions: Sessions, why: str = "killed by SIGSEGV") -> bool:
+    """What the next worker is told of this process."""
+    return sessions.crashed("worker", Crash(os.getpid(), why))
+
+
+def test_crashes_that_record_nothing_are_limited(
     bus: Bus, sessions: Sessions, clock: ManualClock
 ) -> None:
-    """An event that kills its worker each time is given up: counted before the work."""
-    for _ in range(attempts.IN_A_ROW_MAX):
+    """An event that crashes its worker each time is given up, and the letter says how it died."""
+    for number in range(attempts.CRASHES_IN_A_ROW_MAX):
         begin(bus, sessions)
+        assert crash(sessions, f"crash {number}")
+        clock.advance(attempts.CUT_MAX_S)
     dead = sessions.begin(LANE, head(bus), V1, LIMITS)
     assert isinstance(dead, Dead) and dead.reason is DeadReason.CRASHED
+    assert "5 times in a row" in dead.error and "the last: crash 4" in dead.error
     assert bus.next(LANE) is None
     assert states(sessions) == [SessionState.FAILED]
+    assert bus.dead.list()[0].session_id == dead.session_id
 
 
-def test_a_recorded_step_starts_the_count_anew(bus: Bus, sessions: Sessions) -> None:
-    """A kill alone makes no dead letter, as long as the work goes on; there is a hard cap."""
-    for _ in range(attempts.TOTAL_MAX):
+def test_a_kill_alone_never_makes_a_dead_letter(
+    bus: Bus, sessions: Sessions, clock: ManualClock
+) -> None:
+    """Nobody saw a crash: it was killed, alone or with its supervisor, however often."""
+    waits = []
+    for _ in range(100):
+        outcome = sessions.begin(LANE, head(bus), V1, LIMITS)
+        if isinstance(outcome, Wait):
+            assert outcome.why == "cut_off"
+            waits.append(outcome.seconds)
+            clock.advance(outcome.seconds + 0.001)
+            outcome = sessions.begin(LANE, head(bus), V1, LIMITS)
+        assert isinstance(outcome, Session)
+    assert len(waits) == 100 - attempts.CUT_FREE, "the first few begin again at once"
+    assert waits[0] <= attempts.CUT_FIRST_S and waits == sorted(waits)
+    assert waits[-1] <= attempts.CUT_MAX_S, "the rate of what may be poison all the same is bounded"
+    assert bus.dead.list() == []
+
+
+def test_a_crash_is_counted_once_and_only_against_its_own_work(
+    bus: Bus, sessions: Sessions, clock: ManualClock
+) -> None:
+    """The next worker may be told twice; a worker that was idle crashed of no event."""
+    assert not crash(sessions), "it had begun nothing"
+    begin(bus, sessions)
+    assert not sessions.crashed("worker", Crash(os.getpid() + 1, "another process"))
+    assert not sessions.crashed("other", Crash(os.getpid(), "another agent"))
+    assert crash(sessions) and not crash(sessions)
+    assert bus.db.run("SELECT crashes, total_crashes FROM deliveries") == [(1, 1)]
+    sessions.refund(begin(bus, sessions))
+    assert not crash(sessions), "it had given its attempt back"
+
+
+def test_a_recorded_step_starts_the_count_anew(
+    bus: Bus, sessions: Sessions, clock: ManualClock
+) -> None:
+    """As long as the work goes on; there is a hard cap."""
+    for _ in range(attempts.CRASHES_MAX):
         run_tool(sessions, begin(bus, sessions))
+        crash(sessions)
     dead = sessions.begin(LANE, head(bus), V1, LIMITS)
     assert isinstance(dead, Dead) and dead.reason is DeadReason.CRASHED
-    assert str(attempts.TOTAL_MAX) in dead.error
+    assert str(attempts.CRASHES_MAX) in dead.error
 
 
 def test_an_orderly_stop_costs_no_attempt(bus: Bus, sessions: Sessions) -> None:
     """Neither does a model server that is away, for however long."""
-    for _ in range(3 * attempts.TOTAL_MAX):
+    for _ in range(50):
         sessions.refund(begin(bus, sessions))
     assert begin(bus, sessions).resumed
 
@@ -285,11 +342,13 @@ def test_a_note_before_an_orderly_stop_is_kept(bus: Bus, sessions: Sessions) -> 
 
 def test_the_next_event_starts_with_fresh_counts(bus: Bus, sessions: Sessions) -> None:
     """Attempts are an event's, not an agent's."""
-    for _ in range(attempts.IN_A_ROW_MAX):
+    for _ in range(attempts.CUT_FREE):
         session = begin(bus, sessions)
+        crash(sessions)
     sessions.close(session)
     bus.publish("person", NewEvent("repo.changed"))
     assert begin(bus, sessions).attempt == 1
+    assert bus.db.run("SELECT attempts, crashes FROM deliveries") == [(1, 0)]
 
 
 # --- failed
@@ -355,15 +414,25 @@ def test_a_failed_session_is_not_repeated_after_an_effect(bus: Bus, sessions: Se
     assert bus.next(LANE) is None
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_tool_that_did_nothing_is_no_effect(bus: Bus, sessions: Sessions, finished: bool) -> None:
-    """Refused, or started and never finished: the session is tried again."""
+def test_a_tool_that_did_nothing_is_no_effect(bus: Bus, sessions: Sessions) -> None:
+    """Refused: the session is tried again."""
     session = begin(bus, sessions)
-    if finished:
-        run_tool(sessions, session, idempotent=False, effect=False)
-    else:
-        decide(sessions, session, idempotent=False)
+    run_tool(sessions, session, idempotent=False, effect=False)
     assert isinstance(sessions.fail(session, "boom"), Wait)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_tool_that_broke_off_may_have_done_something(
+    bus: Bus, sessions: Sessions, idempotent: bool
+) -> None:
+    """It raised, or its result could not be recorded: it is tried again only if it may be."""
+    session = begin(bus, sessions)
+    decide(sessions, session, idempotent=idempotent)
+    found = sessions.fail(session, "boom")
+    if idempotent:
+        assert isinstance(found, Wait)
+    else:
+        assert isinstance(found, Dead) and found.reason is DeadReason.PARTIAL_EFFECTS
 
 
 def test_an_event_that_makes_no_sense_is_given_up_at_once(bus: Bus, sessions: Sessions) -> None:

@@ -164,6 +164,64 @@ def test_the_bus_is_never_opened(folder: Path) -> None:
     assert tools.call("SearchText", {"path": ".", "text": "x"}).value["found"] == []
 
 
+def test_a_search_stays_out_of_what_is_forbidden(folder: Path) -> None:
+    """The model server's token is not found by searching the folder around it."""
+    run = folder / "agentd" / "run"
+    run.mkdir(parents=True)
+    (run / "model.token").write_text("secret")
+    value = toolbox(folder, forbidden=(run,)).call("SearchText", {"path": "", "text": "e"}).value
+    assert [found.partition(":")[0] for found in value["found"]] == ["a.txt", "a.txt"]
+
+
+@pytest.fixture
+def caseless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files be found as on a Mac, whose file system takes `Run` for `run`."""
+    listdir = os.listdir
+
+    def found(path: Any, folder: int | None) -> Any:
+        if not isinstance(path, str | os.PathLike):
+            return path  # a descriptor
+        at, parts = ("", [os.fspath(path)]) if folder is not None else ("/", Path(path).parts[1:])
+        for part in parts:
+            try:
+                names = listdir(folder if folder is not None else at or "/")
+            except OSError:
+                names = []
+            same = (name for name in names if name.lower() == str(part).lower())
+            at = os.path.join(at, next(same, str(part)))  # noqa: PTH118
+        return at
+
+    def caselessly(function: Any) -> Any:
+        def call(path: Any, *args: Any, dir_fd: int | None = None, **more: Any) -> Any:
+            return function(found(path, dir_fd), *args, dir_fd=dir_fd, **more)
+
+        return call
+
+    for name in ("open", "stat", "lstat"):
+        monkeypatch.setattr(os, name, caselessly(getattr(os, name)))
+
+
+@pytest.mark.usefixtures("caseless")
+def test_another_spelling_opens_no_forbidden_door(folder: Path) -> None:
+    """Where `RUN` is `run`, neither the token is read by that name nor an agent's file written."""
+    for name in ("run", "config"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("secret")
+    tools = toolbox(folder, forbidden=(folder / "run",), protected=(folder / "config",))
+    assert tools.call("ReadFile", {"path": "CONFIG/file"}).value["text"] == "secret"
+    for tool, path in (
+        ("ReadFile", "RUN/file"),
+        ("ListFiles", "Run"),
+        ("SearchText", "Run"),
+        ("WriteFile", "RUN/new"),
+        ("WriteFile", "CONFIG/file"),
+        ("WriteFile", "Config/new"),
+    ):
+        more = {"WriteFile": {"text": "mine"}, "SearchText": {"text": "e"}}.get(tool, {})
+        with pytest.raises(PermissionRefused):
+            tools.call(tool, {"path": path, **more})
+
+
 def test_list(folder: Path) -> None:
     """Folders end with a slash, files carry their size, names that are not UTF-8 can be read."""
     (folder / "sub").mkdir()

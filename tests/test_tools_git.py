@@ -2,11 +2,14 @@
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from agentd.errors import ToolError
+from agentd.errors import Stopped, ToolError
+from agentd.stop import Cancel
+from agentd.testing import wait_for
 from agentd.tools import git
 from tests.repository import Repository
 
@@ -261,3 +264,29 @@ def test_a_slow_git_is_killed(
     monkeypatch.setattr(git, "DEADLINE_S", 0.2)
     with pytest.raises(ToolError, match="longer than"):
         git.head(repo.path)
+
+
+def test_a_stop_ends_a_running_git(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orderly stop does not wait for the deadline of a command, and starts no further one."""
+    fake, started = tmp_path / "bin", tmp_path / "started"
+    fake.mkdir()
+    (fake / "git").write_text(f"#!/bin/sh\necho $$ >> {started}\nexec sleep 60\n")
+    (fake / "git").chmod(0o755)
+    monkeypatch.setattr(git, "PROGRAM_PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
+    cancel = Cancel()
+
+    def stop() -> None:
+        wait_for(started.exists, what="git runs")
+        cancel.stop()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with git.stopped_by(cancel):
+        with pytest.raises(Stopped):
+            git.head(repo.path)
+        thread.join()
+        with pytest.raises(Stopped):
+            git.head(repo.path)
+    assert len(started.read_text().split()) == 1

@@ -1,5 +1,6 @@
 """How a dropped file becomes an accepted version of an agent.
 
-`admit.py` checks and builds, `compile.py` runs BAML's generator, `version.py` reads what was built.
+`look.py` refuses what needs no closer look, `admit.py` checks and builds, `compile.py` runs BAML's
+generator, `version.py` reads what was built, `prune.py` removes what is old.
 Nothing is imported here: a worker needs `version` alone.
 """

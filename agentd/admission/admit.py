@@ -18,6 +18,7 @@ from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.look import Waiting, find, first
 from agentd.admission.version import (
     FORMAT,
     MANIFEST,
@@ -32,21 +33,17 @@ from agentd.admission.version import (
     user_error,
 )
 from agentd.agent import Kit
-from agentd.config import AgentConfig, check_agent_name, load_agent
+from agentd.config import check_agent_name, load_agent
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.paths import Paths, discover, shipped
+from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 
 __all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
 
-VERSIONS_KEPT = 3  # per agent, newest first
 BUILD_PREFIX = ".build-"
+SOURCE_BYTES_MAX = 2_000_000  # of one module or .baml file
 SHARED_BAML = ("clients.baml", "tools.baml")
-
-
-class Waiting(ConfigError):
-    """The module or the .baml file that the configuration names is not there yet."""
 
 
 def admit(name: str, paths: Paths) -> Accepted:
@@ -60,7 +57,7 @@ def admit(name: str, paths: Paths) -> Accepted:
     toml = paths.agents_d / f"{name}.toml"
     check_agent_name(name, where=str(toml))
     config = load_agent(toml)
-    sources = [_read(toml, "agent.toml"), *_find(config, paths, toml)]
+    sources = [_read(toml, "agent.toml"), *find_sources(config.agent, paths, str(toml))]
     digest = digest_of(
         FORMAT, __version__, BAML_VERSION, name, *[(s.place, s.data) for s in sources]
     )
@@ -69,30 +66,21 @@ def admit(name: str, paths: Paths) -> Accepted:
         if (accepted := intact(folder)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             accepted = _build(name, digest, sources, folder, toml)
-        os.utime(folder)
-        _prune(folder.parent)
+        os.utime(folder)  # the newest ones are kept, see prune.py
     return accepted
 
 
-def _find(config: AgentConfig, paths: Paths, toml: Path) -> list[Source]:
-    """Read the module and the .baml files; a person's own go before the shipped ones."""
-    module = _first(f"{config.agent}.py", paths.agents, "agents")
-    prompt = _first(f"{config.agent}.baml", paths.baml_src, "baml_src")
-    for missing, file, own in (
-        (module is None, f"{config.agent}.py", paths.agents),
-        (prompt is None, f"{config.agent}.baml", paths.baml_src),
-    ):
-        if missing:
-            raise Waiting(
-                f'agent = "{config.agent}" has no {own.name}/{file} yet',
-                where=str(toml),
-                hint=f"put {file} into {own}, or correct the name; "
-                f"there are {', '.join(_known(paths))}",
-            )
-    assert module is not None and prompt is not None
+def find_sources(agent: str, paths: Paths, where: str) -> list[Source]:
+    """Read the module and the .baml files; a person's own go before the shipped ones.
+
+    Raises:
+        Waiting: the module or its .baml file is not there; `where` names who wants it.
+        ConfigError: a file cannot be read.
+    """
+    module, prompt = find(agent, paths, where)
     sources = [_read(module, "agent.py"), _read(prompt, f"baml_src/{prompt.name}")]
     for shared in SHARED_BAML:
-        found = _first(shared, paths.baml_src, "baml_src")
+        found = first(shared, paths.baml_src, "baml_src")
         if found is None:
             raise ConfigError("is missing", where=shared, hint="install agentd again")
         if prompt.name != shared:
@@ -100,22 +88,19 @@ def _find(config: AgentConfig, paths: Paths, toml: Path) -> list[Source]:
     return sources
 
 
-def _first(file: str, own: Path, kind: str) -> Path | None:
-    return next((p for p in (own / file, shipped() / kind / file) if p.is_file()), None)
-
-
-def _known(paths: Paths) -> list[str]:
-    folders = (paths.agents, shipped() / "agents")
-    return sorted({f.stem for d in folders if d.is_dir() for f in d.glob("[a-z]*.py")})
-
-
 def _read(path: Path, place: str) -> Source:
     try:
-        return Source(path, place, path.read_bytes())
+        with path.open("rb") as file:
+            data = file.read(SOURCE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
         ) from error
+    if len(data) > SOURCE_BYTES_MAX:
+        raise ConfigError(
+            f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
+        )
+    return Source(path, place, data)
 
 
 def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Path) -> Accepted:
@@ -219,9 +204,10 @@ def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Pa
             where=str(module),
             hint=f"write `uses = ({', '.join(map(repr, unlisted))}, ...)`",
         )
-    if unknown := sorted({*agent.arguments, *agent.idempotent} - union):
+    if unknown := sorted({*agent.arguments, *agent.idempotent, *agent.reads} - union):
         raise ConfigError(
-            f"`arguments` or `idempotent` names {', '.join(unknown)}, which is not in its union",
+            f"`arguments`, `idempotent` or `reads` names {', '.join(unknown)}, "
+            "which is not in its union",
             where=str(module),
             hint=f"the union has {', '.join(sorted(union))}",
         )
@@ -246,14 +232,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def _prune(folder: Path) -> None:
-    """Keep the newest versions; a running worker may be one behind, not more."""
-    versions = [p for p in folder.iterdir() if p.is_dir()]
-    versions.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in versions[VERSIONS_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def main(argv: list[str]) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentd.agent import Agent
-from agentd.config import AgentConfig, config_error, load_agent
+from agentd.config import AgentConfig, load_agent
 from agentd.errors import ConfigError
+from agentd.toml_file import config_error
 
 FORMAT = 1  # of a version folder; a change builds all of them anew
 MANIFEST = "manifest.json"

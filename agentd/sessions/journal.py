@@ -1,6 +1,6 @@
 """The journal: every decision and every result is written as it happens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentd.bus import Bus, sql
@@ -8,7 +8,7 @@ from agentd.bus.database import Transaction
 from agentd.events import NewEvent
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.session import Session, lost
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import Step, StepKind, encode
 
 
 class Journal:
@@ -40,6 +40,9 @@ class Journal:
         completion_tokens: int | None = None,
         duration_ms: float | None = None,
         raw: str | None = None,
+        allowed: Iterable[str] | None = None,
+        finish_reason: str = "stop",
+        context_tokens: int | None = None,
         later: bool = False,
     ) -> Step:
         """Append a step, durably, and return it.
@@ -69,7 +72,13 @@ class Journal:
             duration_ms,
             raw,
             session.spent_s + self._clock.monotonic() - session.began,
+            session.attempt,
+            tuple(session.counted),
+            None if allowed is None else tuple(sorted(allowed)),
+            finish_reason,
+            context_tokens,
         )
+        session.counted.clear()
         if later:
             session.unwritten.append(step)
         else:
@@ -80,8 +89,19 @@ class Journal:
     def record_opening(
         self, session: Session, type: str, payload: Mapping[str, Any], *, trusted: bool
     ) -> Step:
-        """Record what the session was opened with; see `record`."""
-        return self.record(session, StepKind.OPENING, type, payload, trusted=trusted)
+        """Record what the session was opened with, and what it depends on; see `record`."""
+        with self.transaction():
+            self.note_basis(session, session.basis)
+            return self.record(session, StepKind.OPENING, type, payload, trusted=trusted)
+
+    def note_basis(self, session: Session, basis: Mapping[str, Any]) -> None:
+        """Write down what the session depends on, for a replay.
+
+        Raises:
+            SessionFailed: it is not JSON.
+        """
+        if basis:
+            self._db.run(sql.SET_BASIS, (encode(basis, "the basis"), session.id))
 
     def record_decision(
         self,
@@ -95,6 +115,9 @@ class Journal:
         completion_tokens: int | None = None,
         duration_ms: float | None = None,
         raw: str | None = None,
+        allowed: Iterable[str] | None = None,
+        finish_reason: str = "stop",
+        context_tokens: int | None = None,
     ) -> Step:
         """Record a decision before it is carried out; see `record`."""
         return self.record(
@@ -108,6 +131,9 @@ class Journal:
             completion_tokens=completion_tokens,
             duration_ms=duration_ms,
             raw=raw,
+            allowed=allowed,
+            finish_reason=finish_reason,
+            context_tokens=context_tokens,
         )
 
     def record_result(

@@ -1,6 +1,7 @@
 """A session as it is worked on, and as people list it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from agentd.clock import parse_iso
 from agentd.config import Limits
 from agentd.errors import LostLane
-from agentd.events import Event, Lane
+from agentd.events import PERSON, Event, Lane
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 
@@ -34,7 +35,11 @@ class Session:
     settled_effect: bool = False
     began: float = 0.0  # monotonic
     progressed: bool = False  # this attempt recorded a step
+    recovered: bool = False  # its end closed its agent's breaker
     unwritten: list[Step] = field(default_factory=list)  # they go with what is next
+    # What a replay needs besides the steps: configuration, facts, model. Written with the opening.
+    basis: dict[str, Any] = field(default_factory=dict)
+    counted: list[int] = field(default_factory=list)  # tokens, for the next step's `counts`
 
     @property
     def priority(self) -> Priority:
@@ -48,13 +53,20 @@ class Session:
             step.kind is StepKind.RESULT and not step.idempotent for step in self.steps
         )
 
+    @property
+    def interrupted(self) -> str | None:
+        """The decision that was cut off in the middle and must not be carried out twice."""
+        last = next((s for s in reversed(self.steps) if s.kind is not StepKind.NOTE), None)
+        cut = last is not None and last.kind is StepKind.DECISION and not last.idempotent
+        return last.type if last is not None and cut else None
+
 
 @dataclass(frozen=True)
 class Wait:
     """Not now: try the lane's event again after `seconds`. `why` is a stable name."""
 
     seconds: float
-    why: str  # "backoff" or "sessions_per_hour"
+    why: str  # "backoff", "cut_off", "breaker" or "sessions_per_hour"
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,16 @@ class Dead:
     reason: DeadReason
     error: str
     session_id: int | None
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is kept of a session. `event` is None where it was pruned."""
+
+    row: "SessionRow"
+    event: Event | None
+    steps: Sequence[Step]
+    basis: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,11 @@ class SessionRow:
     turns: int
     prompt_tokens: int
     completion_tokens: int
+
+
+def asked_by_person(lane: Lane, event: Event) -> bool:
+    """Say whether a person asked for it; nobody else can be a `person`."""
+    return lane.direct and event.agent == PERSON
 
 
 def lost(session: Session) -> LostLane:

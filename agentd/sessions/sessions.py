@@ -4,21 +4,31 @@ A session found RUNNING when its lane's worker begins was *cut* (kill, stop, mod
 goes on where it was; one that *failed* is tried again from the start, as a new session.
 """
 
+import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from agentd.bus import Bus, sql
-from agentd.bus.dead import short_error
 from agentd.clock import iso, parse_iso
 from agentd.config import Limits
+from agentd.crash import Crash
 from agentd.errors import UsageError
-from agentd.events import PERSON, Event, Lane, NewEvent
+from agentd.events import PERSON, Event, Lane
 from agentd.sessions import steps
 from agentd.sessions.attempts import Attempts
-from agentd.sessions.journal import Journal
-from agentd.sessions.session import Dead, Session, SessionRow, Wait, lost, session_row
+from agentd.sessions.breaker import Breaker
+from agentd.sessions.closing import Closing
+from agentd.sessions.session import (
+    Dead,
+    History,
+    Session,
+    SessionRow,
+    Wait,
+    asked_by_person,
+    session_row,
+)
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, SessionState
 
@@ -28,13 +38,18 @@ HOUR = timedelta(hours=1)
 ANSWER = "person.answer"  # {"session": id, "answer": ...}: resumes a parked session
 
 
-class Sessions(Journal):
+class Sessions(Closing):
     """The sessions of one bus. `jitter` returns numbers in [0, 1)."""
 
     def __init__(self, bus: Bus, *, jitter: Callable[[], float] = random.random) -> None:
-        super().__init__(bus, Attempts(bus.db, bus.clock, jitter))
+        attempts = Attempts(bus.db, bus.clock, jitter)
+        super().__init__(bus, attempts, Breaker(bus.db, bus.clock, jitter))
 
     # --- beginning
+
+    def crashed(self, agent: str, crash: Crash) -> bool:
+        """Note how the worker before this one crashed; False: it was working on nothing."""
+        return self._attempts.crashed(agent, crash)
 
     def begin(
         self, lane: Lane, event: Event, version: str, limits: Limits
@@ -51,24 +66,32 @@ class Sessions(Journal):
         tried = self._attempts.of(lane, event)
         wait_s = self._attempts.wait_s(tried)
         if wait_s > 0:
-            return Wait(wait_s, "backoff")
+            return Wait(wait_s, tried.why)
         with self._bus.transaction():
             self._bus.hold(lane)
             last = self._last_session(lane, event, limits)
-            if tried.crashes is not None:
-                return self._bury(lane, event, last, DeadReason.CRASHED, tried.crashes)
+            # What a person asks for is tried all the same; nobody else can be a `person`.
+            asked = asked_by_person(lane, event)
+            if tried.poison is not None:
+                if not asked:
+                    self._note_failure(lane.agent, event, tried.last_crash or tried.poison)
+                return self._bury(lane, event, last, DeadReason.CRASHED, tried.poison)
+            wait_s = 0.0 if asked else self.breaker.wait_s(lane.agent)
+            if wait_s > 0:
+                return Wait(wait_s, "breaker")
             if last is not None and last.state is SessionState.RUNNING:
                 if last.version == version:
                     return self._resume(last, lane, event)
                 error = "the agent's code or prompt changed while it was cut off"
-                if last.partial:
+                if last.interrupted is not None:
+                    error += f" in the middle of {last.interrupted}"
+                if last.partial or last.interrupted is not None:
                     return self._bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
                 self._rest(last, SessionState.FAILED, error=error)
                 return self._open(lane, last.event, event, version, limits)
             if lane.direct and event.event_type == ANSWER:
                 return self._answered(lane, event, last, version, limits)
-            # A storm of events must not keep a person waiting; nobody else can be a `person`.
-            asked = lane.direct and event.agent == PERSON
+            # A storm of events must not keep a person waiting.
             wait_s = 0.0 if asked else self._rate_wait_s(lane.agent, limits.sessions_per_hour)
             if wait_s > 0:
                 return Wait(wait_s, "sessions_per_hour")
@@ -175,6 +198,7 @@ class Sessions(Journal):
             settled_seq=row[11],
             settled_effect=bool(row[12]),
             began=self._clock.monotonic(),
+            basis=json.loads(row[17]) if row[17] else {},
         )
 
     def _event_of(self, row: Any, delivery: Event) -> Event:
@@ -182,151 +206,6 @@ class Sessions(Journal):
             return steps.event_from_json(row[16])
         # Of a session at rest, which nobody works on, the event may be pruned by now.
         return self._bus.event(row[3]) or delivery
-
-    # --- coming to rest
-
-    def close(
-        self,
-        session: Session,
-        *,
-        publish: Sequence[NewEvent] = (),
-        remember: Mapping[str, Any] | None = None,
-        outcome: Mapping[str, Any] | None = None,
-    ) -> Sequence[int | None]:
-        """End the session: in one transaction publish, remember, and step the lane.
-
-        What its steps staged comes first. Returns the new events' ids (see `Bus.publish`).
-
-        Raises:
-            EventRefused, SessionFailed, LostLane: nothing was written; the session still runs.
-        """
-        return self._settle(session, SessionState.ENDED, publish, remember, outcome=outcome)
-
-    def park(
-        self,
-        session: Session,
-        question: str,
-        *,
-        publish: Sequence[NewEvent] = (),
-        remember: Mapping[str, Any] | None = None,
-    ) -> Sequence[int | None]:
-        """Let the session wait for a person's answer, and step the lane; else as `close`."""
-        return self._settle(session, SessionState.PARKED, publish, remember, question=question)
-
-    def _settle(
-        self,
-        session: Session,
-        state: SessionState,
-        publish: Sequence[NewEvent],
-        remember: Mapping[str, Any] | None,
-        *,
-        question: str | None = None,
-        outcome: Mapping[str, Any] | None = None,
-    ) -> Sequence[int | None]:
-        staged = session.steps[session.settled_seq :]
-        events = [*(event for step in staged for event in step.publish), *publish]
-        facts: dict[str, Any] = {}
-        for step in staged:
-            facts.update(step.remember)
-        facts.update(remember or {})
-        effect = session.settled_effect or bool(events or facts)
-        with self._bus.transaction():
-            for step in session.unwritten:
-                self._insert(session, step)
-            self._rest(session, state, question=question, outcome=outcome, effect=effect)
-            ids = self._bus.finish(
-                session.lane,
-                session.delivery,
-                publish=events,
-                remember=facts,
-                cause=session.event,
-            )
-        session.unwritten.clear()
-        session.state = state
-        session.settled_seq, session.settled_effect = len(session.steps), effect
-        return ids
-
-    def fail(
-        self, session: Session, error: str, *, reason: DeadReason | None = None
-    ) -> Wait | Dead:
-        """Close the session as failed: its event is tried again after a wait, or is given up.
-
-        `reason` gives it up at once. Nothing that was staged is published.
-
-        Raises:
-            LostLane: somebody else took this session up, or stepped its lane.
-        """
-        lane, event = session.lane, session.delivery
-        with self._bus.transaction():
-            tried = self._attempts.of(lane, event)
-            if reason is None and session.partial:
-                reason = DeadReason.PARTIAL_EFFECTS
-            if reason is None and tried.failures + 1 >= session.limits.attempts:
-                reason = DeadReason.FAILED
-            if reason is not None:
-                return self._bury(lane, event, session, reason, error)
-            self._rest(session, SessionState.FAILED, error=error)
-            wait_s = self._attempts.failed(lane, event, tried, session.limits.attempts)
-        session.state = SessionState.FAILED
-        return Wait(wait_s, "backoff")
-
-    def refund(self, session: Session) -> None:
-        """Take the attempt back: an orderly stop, or no model server. The session stays cut."""
-        with self._bus.transaction():
-            for step in session.unwritten:
-                self._insert(session, step)
-            self._attempts.refund(session.lane, session.delivery)
-        session.unwritten.clear()
-
-    def _rest(
-        self,
-        session: Session,
-        state: SessionState,
-        *,
-        question: str | None = None,
-        outcome: Mapping[str, Any] | None = None,
-        error: str | None = None,
-        effect: bool = False,
-    ) -> None:
-        kept = steps.event_json(session.event) if state is SessionState.PARKED else None
-        settled = len(session.steps) if error is None else session.settled_seq
-        self._db.run(
-            sql.CLOSE_SESSION,
-            (
-                *(
-                    state.value,
-                    iso(self._clock.now()),
-                    settled,
-                    int(effect or session.settled_effect),
-                    question,
-                ),
-                None if outcome is None else steps.encode(outcome, "the outcome"),
-                None if error is None else short_error(error),
-                *(kept, session.id, session.attempt),
-            ),
-        )
-        if self._db.connection.changes() != 1:
-            raise lost(session)
-
-    def _bury(
-        self, lane: Lane, event: Event, session: Session | None, reason: DeadReason, error: str
-    ) -> Dead:
-        """Give the event up: close its session, write the letter, step the lane."""
-        with self._bus.transaction():
-            if session is not None and session.state in (SessionState.RUNNING, SessionState.PARKED):
-                self._rest(session, SessionState.FAILED, error=error)
-            session_id = None if session is None else session.id
-            letter_id = self._bus.dead.add(
-                lane.agent,
-                reason,
-                error,
-                event if session is None else session.event,
-                session_id=session_id,
-            )
-            self._bus.step(lane, event)
-        if session is not None:
-            session.state = SessionState.FAILED
-        return Dead(letter_id, reason, error, session_id)
 
     # --- reading
 
@@ -358,3 +237,14 @@ class Sessions(Journal):
             raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
         recorded = [steps.from_row(row) for row in self._db.run(sql.STEPS, (session_id,))]
         return session_row(rows[0]), recorded
+
+    def history(self, session_id: int) -> History:
+        """Return all that is kept of a session.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        row, recorded = self.show(session_id)
+        (full,) = self._db.run(sql.SESSION, (session_id,))
+        kept = steps.event_from_json(full[16]) if full[16] else self._bus.event(full[3])
+        return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})

@@ -1,7 +1,7 @@
 """Steps: a session's durable log, one row per event that the model saw or decision it took."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -47,6 +47,14 @@ class Step:
     duration_ms: float | None = None
     raw: str | None = None
     active_s: float = 0.0  # the session's active time when it was recorded
+    attempt: int = 1
+    # What the model's tokenizer said since the step before, in the order it was asked.
+    counts: tuple[int, ...] = ()
+    # Of a decision: what the turn allowed (None: every class of the union), how the answer ended,
+    # and the tokens of the prompt by the loop's own count.
+    allowed: tuple[str, ...] | None = None
+    finish_reason: str = "stop"
+    context_tokens: int | None = None
 
     def row(self) -> tuple[Any, ...]:
         """Return the step as its row, from `seq` on.
@@ -56,8 +64,7 @@ class Step:
         """
         staged = None
         if self.publish or self.remember:
-            events = [[e.event_type, e.payload, e.target, e.dedup_key] for e in self.publish]
-            staged = encode({"publish": events, "remember": dict(self.remember)}, self.type)
+            staged = encode(settled(self.publish, self.remember), self.type)
         return (
             self.seq,
             self.kind.value,
@@ -73,7 +80,29 @@ class Step:
             self.duration_ms,
             None if self.raw is None else self.raw.encode("utf-8", "replace").decode(),
             int(self.active_s * 1000),
+            self._basis(),
         )
+
+    def _basis(self) -> str | None:
+        """Return what the step depended on as JSON, without what is as usual."""
+        basis: dict[str, Any] = {}
+        if self.attempt > 1:
+            basis["attempt"] = self.attempt
+        if self.counts:
+            basis["counts"] = self.counts
+        if self.allowed is not None:
+            basis["allowed"] = self.allowed
+        if self.finish_reason != "stop":
+            basis["finish_reason"] = self.finish_reason
+        if self.context_tokens is not None:
+            basis["context_tokens"] = self.context_tokens
+        return compact(basis) if basis else None
+
+
+def settled(publish: Iterable[NewEvent], remember: Mapping[str, Any]) -> dict[str, Any]:
+    """Return events to publish and facts to remember as plain JSON."""
+    events = [[e.event_type, e.payload, e.target, e.dedup_key] for e in publish]
+    return {"publish": events, "remember": dict(remember)}
 
 
 def from_row(row: Any) -> Step:
@@ -92,7 +121,10 @@ def from_row(row: Any) -> Step:
         *row[8:13],
         row[13] / 1000,
     )
-    return Step(*fields)
+    basis = json.loads(row[14]) if row[14] else {}
+    for key in basis.keys() & {"counts", "allowed"}:
+        basis[key] = tuple(basis[key])
+    return Step(*fields, **basis)
 
 
 def encode(value: Mapping[str, Any], where: str) -> str:

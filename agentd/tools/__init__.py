@@ -3,7 +3,9 @@
 Each tool is a BAML class of the same name and fields in baml_src/tools.baml.
 """
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config import Permissions
 from agentd.errors import PermissionRefused, ToolError
+from agentd.stop import Cancel
 from agentd.tools import files, http, person, shell
-from agentd.tools.base import DEADLINE_S, Call, Cancel, Tool
+from agentd.tools.base import DEADLINE_S, Call, Tool
 
-__all__ = ["REGISTRY", "Call", "Cancel", "Tool", "Toolbox"]
+__all__ = ["REGISTRY", "Call", "Tool", "Toolbox"]
 
 REGISTRY: Mapping[str, Tool] = {
     tool.name: tool for tool in (*files.TOOLS, *http.TOOLS, *shell.TOOLS, *person.TOOLS)
@@ -27,7 +30,8 @@ class Toolbox:
     """One agent's tools; an `agent.Tools`.
 
     `forbidden` names files and folders that no tool opens, such as the bus; `protected` folders
-    that no tool writes. A call may take `deadline_s`.
+    that no tool writes. A call may take `deadline_s`. `connect` opens connections in the network's
+    place, `programs` answers for programs in theirs.
     """
 
     def __init__(
@@ -37,14 +41,18 @@ class Toolbox:
         forbidden: tuple[Path, ...] = (),
         protected: tuple[Path, ...] = (),
         deadline_s: float = DEADLINE_S,
+        connect: Callable[[str], AbstractContextManager[socket.socket]] | None = None,
+        programs: Callable[[Sequence[str]], shell.Output] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions
         self._forbidden = forbidden
         self._protected = protected
         self._deadline_s = deadline_s
+        self._connect = connect
+        self._programs = programs
         self._clock = clock or SystemClock()
-        self._cancel = Cancel()
+        self.cancel = Cancel()
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -70,7 +78,9 @@ class Toolbox:
             forbidden=self._forbidden,
             protected=self._protected,
             deadline_s=self._deadline_s,
-            cancel=self._cancel,
+            connect=self._connect,
+            programs=self._programs,
+            cancel=self.cancel,
             clock=self._clock,
         )
         call.check()
@@ -78,7 +88,7 @@ class Toolbox:
 
     def close(self) -> None:
         """Interrupt a running call, from another thread, for good: it raises `Stopped`."""
-        self._cancel.stop()
+        self.cancel.stop()
 
 
 def _told(error: ValidationError) -> str:

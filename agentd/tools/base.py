@@ -2,11 +2,12 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +15,12 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config import Permissions
 from agentd.errors import Stopped, ToolError
+from agentd.stop import Cancel
+
+if TYPE_CHECKING:
+    import socket
+
+    from agentd.tools.shell import Output
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
 DEADLINE_S = 30.0  # of one call
@@ -26,37 +33,6 @@ class Args(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Cancel:
-    """Passes one stop on to whatever is running. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Interrupt running calls, and refuse further ones."""
-        with self._lock:
-            self.stopped = True
-            callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback()
-
-    @contextmanager
-    def watching(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call `callback`, from another thread, if the stop comes inside the block."""
-        with self._lock:
-            self._callbacks.append(callback)
-            stopped = self.stopped
-        try:
-            if stopped:
-                callback()
-            yield
-        finally:
-            with self._lock:
-                self._callbacks.remove(callback)
-
-
 @dataclass
 class Call:
     """One call's surroundings: what it may touch, and how long it may take."""
@@ -67,6 +43,10 @@ class Call:
     forbidden: tuple[Path, ...] = ()
     protected: tuple[Path, ...] = ()  # folders that no tool writes: what agents are made of
     deadline_s: float = DEADLINE_S
+    # What opens a connection for a URL in the network's place, as a replay does.
+    connect: "Callable[[str], AbstractContextManager[socket.socket]] | None" = None
+    # What answers for programs in their place, by their arguments, as in a test.
+    programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)
     clock: Clock = field(default_factory=SystemClock)
     _started: float = field(init=False)
@@ -92,7 +72,7 @@ class Call:
             Stopped, ToolError: in the place of what the interrupted block raises.
         """
         once = _Once(callback)
-        timer = threading.Timer(self.left_s, once)
+        timer = _Timer(self.left_s, once)
         timer.daemon = True
         with self.cancel.watching(once):
             timer.start()
@@ -111,6 +91,21 @@ class Call:
         if self.cancel.stopped:
             return Stopped("the tool was stopped")
         return ToolError(f"took longer than {self.deadline_s:g} s and was stopped")
+
+
+class _Timer(threading.Timer):
+    """A timer that a Mac's sleep does not cut short.
+
+    Timed waits for locks follow the wall clock there (cpython#112606), which goes on in its sleep;
+    the monotonic clock stands still.
+    """
+
+    def run(self) -> None:
+        until = time.monotonic() + self.interval
+        while (left_s := until - time.monotonic()) > 0:
+            if self.finished.wait(left_s):
+                return
+        self.function(*self.args, **self.kwargs)
 
 
 class _Once:

@@ -14,6 +14,7 @@ from secrets import token_hex
 
 from pydantic import Field
 
+from agentd import privacy
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown, unshown
@@ -94,7 +95,7 @@ def locate(path: str, roots: Sequence[str], forbidden: Sequence[Path] = ()) -> P
     for candidate in candidates:
         real = os.path.realpath(candidate)
         place = next((found for top in tops if (found := _below(real, top))), None)
-        if place is not None and not any(_below(real, os.path.realpath(no)) for no in forbidden):
+        if place is not None and not _touches(real, forbidden):
             inside.append(place)
     if not inside:
         raise PermissionRefused(f"{path!r} is outside of what may be touched: {_names(roots)}")
@@ -111,13 +112,25 @@ def _names(roots: Sequence[str]) -> str:
 
 def _below(real: str, top: str) -> Place | None:
     if real == top:
-        if Path(top).is_dir():
+        if privacy.is_folder(top):
             return Place(top, (), real)
         return Place(str(Path(top).parent), (Path(top).name,), real)
     prefix = top.rstrip("/") + "/"
     if not real.startswith(prefix):
         return None
     return Place(top, tuple(real[len(prefix) :].split("/")), real)
+
+
+def _touches(real: str, forbidden: Sequence[Path]) -> bool:
+    """Whether a path is one of these files and folders or lies in one, however it is spelled.
+
+    A Mac's file system takes `Run` for `run` and either form of an umlaut, and every file of its
+    data volume has a second name below /System/Volumes/Data, which is no link. The inode is one.
+    """
+    if any(_below(real, os.path.realpath(path)) for path in forbidden):
+        return True
+    found = _inodes(forbidden)
+    return bool(found and found & _inodes((Path(real), *Path(real).parents)))
 
 
 @contextmanager
@@ -137,9 +150,9 @@ def folder_of(place: Place, parts: Sequence[str], *, create: bool = False) -> It
         os.close(descriptor)
 
 
-def _forbidden_inodes(forbidden: Sequence[Path]) -> frozenset[tuple[int, int]]:
+def _inodes(paths: Sequence[Path]) -> frozenset[tuple[int, int]]:
     found = set()
-    for path in forbidden:
+    for path in paths:
         with suppress(OSError):
             status = path.stat()
             found.add((status.st_dev, status.st_ino))
@@ -198,7 +211,7 @@ def _told(place: Place) -> Iterator[None]:
             raise
         raise type(error)(f"{place.name} {error.what}") from error
     except OSError as error:
-        raise ToolError(f"{place.name}: {error.strerror or error}") from error
+        raise ToolError(f"{place.name}: {privacy.described(Path(place.path), error)}") from error
 
 
 def list_files(args: ListFiles, call: Call) -> Result:
@@ -237,7 +250,7 @@ def read_file(args: ReadFile, call: Call) -> Result:
         if not place.parts:
             raise ToolError("is a folder; use ListFiles")
         with folder_of(place, place.parts[:-1]) as folder:
-            forbidden = _forbidden_inodes(call.forbidden)
+            forbidden = _inodes(call.forbidden)
             data = read_bytes(place.parts[-1], folder, limit=READ_BYTES, forbidden=forbidden)
         lines = decode(data).split("\n")
         if lines[-1] == "":
@@ -285,18 +298,22 @@ def _page(lines: Sequence[str], start: int) -> tuple[str, int]:
 def search_text(args: SearchText, call: Call) -> Result:
     """Give the lines that contain the text, as `path:line: text`, in order of path."""
     place = locate(args.path, call.permissions.read, call.forbidden)
-    forbidden = _forbidden_inodes(call.forbidden)
+    forbidden = _inodes(call.forbidden)
     found: list[str] = []
+    closed: list[OSError] = []  # folders that could not be opened
     searched = skipped = more = 0
     with _told(place):
-        for folder, inner, name in _files(place, call):
+        for folder, inner, name in _files(place, call, forbidden, closed):
             if searched + skipped >= SEARCH_FILES:
                 more += 1
                 break
             try:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if privacy.not_downloaded(status):  # a search must not fetch a whole cloud
+                    raise ToolError("is not downloaded")
                 data = read_bytes(name, folder, limit=SEARCH_BYTES, forbidden=forbidden)
                 text = decode(data)
-            except (ToolError, OSError):  # binary, large, special or unreadable: counted
+            except (ToolError, OSError):  # binary, large, special, unreadable, absent: counted
                 skipped += 1
                 continue
             searched += 1
@@ -309,19 +326,31 @@ def search_text(args: SearchText, call: Call) -> Result:
     value: dict[str, object] = {"path": place.name, "found": found[:MATCHES], "files": searched}
     if skipped:
         value["skipped"] = skipped  # binary, large or unreadable
+    if closed:
+        where = Path(place.path) / str(closed[0].filename)
+        value["closed"] = f"{len(closed)} folders: {privacy.described(where, closed[0])}"
     if more or len(found) > MATCHES:
         value["more"] = "the search stopped here; search a smaller folder or a rarer text"
     return Result(value, trusted=False)
 
 
-def _files(place: Place, call: Call) -> Iterator[tuple[int, str, str]]:
-    """Give (folder's descriptor, path below `place`, name) of each file, following no link."""
+def _files(
+    place: Place, call: Call, forbidden: frozenset[tuple[int, int]], closed: list[OSError]
+) -> Iterator[tuple[int, str, str]]:
+    """Give (folder's descriptor, path below `place`, name) of each file, following no link.
+
+    Why a folder could not be opened is added to `closed`.
+    """
     if place.parts and not Path(place.path).is_dir():
         with folder_of(place, place.parts[:-1]) as folder:
             yield folder, place.parts[-1], place.parts[-1]
         return
     with folder_of(place, place.parts) as top:
-        for inner, folders, names, folder in os.fwalk(".", dir_fd=top):
+        for inner, folders, names, folder in os.fwalk(".", dir_fd=top, onerror=closed.append):
+            status = os.fstat(folder)
+            if (status.st_dev, status.st_ino) in forbidden:
+                folders.clear()
+                continue
             depth = inner.count("/")
             folders[:] = sorted(set(folders) - SKIPPED_FOLDERS) if depth < SEARCH_DEPTH else []
             for name in sorted(names):
@@ -341,7 +370,7 @@ def write_file(args: WriteFile, call: Call) -> Result:
             mode = 0o644
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                _regular(status, _forbidden_inodes(call.forbidden))
+                _regular(status, _inodes(call.forbidden))
                 mode = stat.S_IMODE(status.st_mode)
             _replace(folder, name, data, mode)
     return Result({"path": place.name, "bytes": len(data)})

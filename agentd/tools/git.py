@@ -7,15 +7,19 @@ the working tree is touched, and nothing is fetched.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from agentd import privacy, standin
 from agentd.errors import ToolError
+from agentd.stop import Cancel
 from agentd.tools.base import Call, shown
-from agentd.tools.shell import PROGRAM_PATH, Output, execute
+from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute
 
 DEADLINE_S = 20.0  # of one git command
 OUTPUT_BYTES = 16_000_000
@@ -42,6 +46,8 @@ SWITCHED_OFF = (
     # The person named this repository; an owner other than the daemon's user is then no surprise.
     "safe.directory=*",
 )
+_cancel: ContextVar[Cancel | None] = ContextVar("cancel", default=None)  # see `stopped_by`
+
 DIFF = ("-r", "-M", f"-l{RENAMES_LIMIT}", "--no-ext-diff", "--no-textconv", "--no-color")
 
 Status = Literal["added", "changed", "deleted", "renamed", "copied", "submodule"]
@@ -123,19 +129,48 @@ def environment(repo: Path) -> dict[str, str]:
     }
 
 
-def _git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
+@contextmanager
+def stopped_by(cancel: Cancel) -> Iterator[None]:
+    """Let a stop end the git commands that run inside the block: they raise Stopped."""
+    token = _cancel.set(cancel)
+    try:
+        yield
+    finally:
+        _cancel.reset(token)
+
+
+def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
+    """Run one git command in `repo`, with all that it could be made to run switched off.
+
+    Raises:
+        ToolError: there is no such folder, or git cannot be started or takes too long.
+    """
+    call = Call(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel())
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
-    call = Call(deadline_s=DEADLINE_S)
-    argv = ["git", "--no-pager", *switches, *args]
-    if not repo.is_dir():
+    if not privacy.is_folder(repo):
         raise ToolError(f"{repo} is not there")
+    program = standin.which("git", PROGRAM_PATH)
+    if program is None:
+        raise ToolError(f"git is not installed{NOT_INSTALLED}")
     env = environment(repo)
-    return execute(argv, call, env=env, cwd=repo, errors=False, given=given, limit=limit)
+    argv = ["git", "--no-pager", *switches, *args]
+    return execute(
+        argv,
+        call,
+        program=program,
+        env=env,
+        cwd=repo,
+        errors=False,
+        given=given,
+        limit=limit,
+    )
 
 
 def _answer(repo: Path, *args: str, given: bytes = b"") -> bytes:
-    output = _git(repo, *args, given=given)
+    output = git(repo, *args, given=given)
     if output.code != 0:
+        if (found := privacy.kept_out([repo])) is not None:
+            raise ToolError(f"macOS keeps agentd out of {repo}; a person must allow it: {found[1]}")
         raise ToolError(f"git {args[0]} failed in {repo} (exit {output.code})")
     if output.dropped:
         raise ToolError(f"git {args[0]} wrote more than {OUTPUT_BYTES} bytes in {repo}")
@@ -145,7 +180,7 @@ def _answer(repo: Path, *args: str, given: bytes = b"") -> bytes:
 def _commit(repo: Path, revision: str) -> str | None:
     """Return the id of the commit that `revision` names, or None."""
     args = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    text = _git(repo, *args).data.decode("ascii", "replace").strip()
+    text = git(repo, *args).data.decode("ascii", "replace").strip()
     return text if OBJECT_ID.fullmatch(text) else None
 
 
@@ -180,7 +215,7 @@ def new_commits(repo: Path, tip: str, since: str | None, limit: int, *, first: i
     else:
         base, span = known, [f"{known}..{tip}"]
     rewritten = since is not None and (
-        known is None or _git(repo, "merge-base", "--is-ancestor", known, tip).code != 0
+        known is None or git(repo, "merge-base", "--is-ancestor", known, tip).code != 0
     )
     total = int(_answer(repo, "rev-list", "--count", *span))
     form = ("-z", "--format=%H %s", f"--max-count={limit}", "--no-show-signature")
@@ -245,7 +280,7 @@ class _Entry:
 
 def _raw_changes(repo: Path, start: str, tip: str) -> bytes:
     form = ("diff-tree", *DIFF, "-z", "--no-abbrev", "--raw")
-    counted = _git(repo, *form, "--numstat", start, tip)
+    counted = git(repo, *form, "--numstat", start, tip)
     if counted.code == 0 and not counted.dropped:
         return counted.data
     # A partial clone lacks old contents, and nothing is fetched: say what changed, uncounted.
@@ -285,7 +320,7 @@ def _sizes(repo: Path, blobs: list[str]) -> dict[str, int]:
     if not blobs:
         return {}
     given = "".join(f"{blob}\n" for blob in blobs).encode("ascii")
-    output = _git(repo, "cat-file", "--batch-check", given=given)  # fails at the first missing one
+    output = git(repo, "cat-file", "--batch-check", given=given)  # fails at the first missing one
     found = {}
     for line in output.data.decode("ascii", "replace").splitlines():
         words = line.split()
@@ -299,7 +334,7 @@ def _first_lines(repo: Path, start: str, tip: str) -> list[tuple[int, int]]:
 
     What does not fit the output's limit is missing at the end: these are hints, no counts.
     """
-    output = _git(repo, "diff-tree", *DIFF, "-p", "-U0", start, tip)
+    output = git(repo, "diff-tree", *DIFF, "-p", "-U0", start, tip)
     # Lines of content begin with +, -, a space or a backslash: only headers begin with "diff".
     patches = re.split(rb"^diff --git .*\n", output.data, flags=re.MULTILINE)[1:]
     found = []

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
+from agentd.privacy import network_hint
 from agentd.tools.base import Args, Call, Tool, cut_text
 
 BODY_BYTES = 1_000_000
@@ -142,6 +143,10 @@ def _public(address: Address) -> bool:
 @contextmanager
 def _connected(target: Target, listed: Sequence[str], call: Call) -> Iterator[socket.socket]:
     """Connect to a checked address; a stop or the deadline shuts the socket down."""
+    if call.connect is not None:
+        with call.connect(target.url) as given:
+            yield given
+        return
     error: OSError | None = None
     plain = None
     for address in addresses(target, listed):
@@ -152,7 +157,9 @@ def _connected(target: Target, listed: Sequence[str], call: Call) -> Iterator[so
         except OSError as problem:
             error = problem
     if plain is None:
-        raise ToolError(f"{target.url} cannot be reached: {error}") from error
+        hint = network_hint(error)
+        told = f"{error} ({hint})" if hint else error
+        raise ToolError(f"{target.url} cannot be reached: {told}") from error
 
     def shut() -> None:
         with suppress(OSError):

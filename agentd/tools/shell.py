@@ -7,8 +7,8 @@ itself is killed, and what it left running ends with the worker.
 
 import os
 import selectors
-import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from agentd import standin
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools.base import Args, Call, Tool, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
 PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
+NOT_INSTALLED = f"; a person may have to run {standin.HINT}" if sys.platform == "darwin" else ""
 OUTPUT_BYTES = 200_000  # kept of a program's output; it may write more, and that is dropped
 CHUNK_BYTES = 65_536
 LAST_READS = 16  # more than a pipe holds; without a bound, a child left behind could write for ever
@@ -55,10 +57,12 @@ def execute(
     limit: int = OUTPUT_BYTES,
     errors: bool = True,
     given: bytes = b"",
+    program: str | None = None,
 ) -> Output:
     """Run a program to its end, a stop or the deadline, and return its output.
 
     With `errors` what it writes to stderr comes too, in between. `given` is what it may read.
+    `program`: its path, if that is not the first word.
 
     Raises:
         ToolError: it cannot be started, or ran past the deadline.
@@ -71,6 +75,7 @@ def execute(
             stdin.seek(0)
             process = subprocess.Popen(
                 argv,
+                executable=program,
                 env=dict(env),
                 cwd=cwd,
                 stdin=stdin,
@@ -133,16 +138,20 @@ def find_program(program: str, listed: Sequence[str]) -> str:
         PermissionRefused: the list does not have it.
         ToolError: it is listed and not installed.
     """
+    entry = _listed(program, listed)
+    found = standin.which(str(Path(entry).expanduser()), PROGRAM_PATH)
+    if found is None:
+        raise ToolError(f"{entry} is not installed{NOT_INSTALLED}")
+    return found
+
+
+def _listed(program: str, listed: Sequence[str]) -> str:
     for entry in listed:
         path = Path(entry).expanduser()
         if program not in (entry, str(path), path.name):
             continue
-        if "/" in entry and not path.is_absolute():
-            continue
-        found = shutil.which(str(path), path=PROGRAM_PATH)
-        if found is None:
-            raise ToolError(f"{entry} is not installed")
-        return found
+        if "/" not in entry or path.is_absolute():
+            return entry
     raise PermissionRefused(f"{program!r} may not be run; only {', '.join(listed) or 'nothing'}")
 
 
@@ -153,15 +162,27 @@ def clean_environment(home: str) -> dict[str, str]:
 
 def run_command(args: RunCommand, call: Call) -> Result:
     """Run the program in an empty folder of its own; give its exit code and output."""
-    program = find_program(args.program, call.permissions.run)
     if any("\0" in arg for arg in args.args):
         raise ToolError("an argument holds no NUL")
-    with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as folder:
-        output = execute([program, *args.args], call, env=clean_environment(folder), cwd=folder)
+    if call.programs is None:
+        output = _run(args, call)
+    else:
+        _listed(args.program, call.permissions.run)
+        output = call.programs([args.program, *args.args])
     text = cut_text(output.data.decode("utf-8", "replace").replace("\0", "\ufffd"))
     if output.dropped:
         text += f"\n...[cut {output.dropped} bytes]"
     return Result({"exit": output.code, "output": text}, trusted=False)
+
+
+def _run(args: RunCommand, call: Call) -> Output:
+    program = find_program(args.program, call.permissions.run)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True)
+    except OSError as error:  # a full disk
+        raise ToolError(f"no folder to run it in: {error}") from error
+    with scratch as folder:
+        return execute([program, *args.args], call, env=clean_environment(folder), cwd=folder)
 
 
 TOOLS = (Tool("RunCommand", RunCommand, "run", idempotent=False, trusted=False, run=run_command),)

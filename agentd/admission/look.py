@@ -1,0 +1,80 @@
+"""A first look at an agent's file, in the supervisor itself: most wrong files need no process.
+
+Nothing of a person's code is run or imported here, and nothing is waited for: whatever lies in the
+folder under a name that ends in .toml, it is a small text file that fits, or it is refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentd.config import check_agent_name, validate_agent
+from agentd.errors import ConfigError
+from agentd.paths import Paths, shipped
+from agentd.toml_file import read_toml
+
+
+class Waiting(ConfigError):
+    """The module or the .baml file that the configuration names is not there yet."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look came to: nothing, or why the file cannot be admitted as it is."""
+
+    module: str = ""  # its `agent = ...`, "" where that cannot be told
+    enabled: bool = True
+    problem: ConfigError | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is not wrong, only incomplete."""
+        return isinstance(self.problem, Waiting)
+
+
+def look(name: str, paths: Paths) -> Look:
+    """Look at agents.d/NAME.toml. Never raises for what it finds there."""
+    toml = paths.agents_d / f"{name}.toml"
+    module, enabled = "", True
+    try:
+        check_agent_name(name, where=str(toml))
+        table = read_toml(toml)
+        enabled = table.get("enabled") is not False
+        if isinstance(table.get("agent"), str):
+            module = table["agent"]
+        schedule = table.get("schedule")
+        if isinstance(schedule, dict) and schedule.keys() == {"cron"}:
+            # Checking a crontab imports APScheduler, which the supervisor has no use for.
+            table = {key: value for key, value in table.items() if key != "schedule"}
+        find(validate_agent(table, toml).agent, paths, str(toml))
+    except ConfigError as error:
+        return Look(module, enabled, error)
+    return Look(module, enabled)
+
+
+def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
+    """Return the module and the .baml file; a person's own go before the shipped ones.
+
+    Raises:
+        Waiting: one is not there yet; `where` names who wants it.
+    """
+    module = first(f"{agent}.py", paths.agents, "agents")
+    prompt = first(f"{agent}.baml", paths.baml_src, "baml_src")
+    if module is not None and prompt is not None:
+        return module, prompt
+    missing, folder = (".py", paths.agents) if module is None else (".baml", paths.baml_src)
+    raise Waiting(
+        f'agent = "{agent}" has no {folder.name}/{agent}{missing} yet',
+        where=where,
+        hint=f"put {agent}{missing} into {folder}, or correct the name; "
+        f"there are {', '.join(_known(paths))}",
+    )
+
+
+def first(file: str, own: Path, kind: str) -> Path | None:
+    """Return a person's own file of this name, else the shipped one, else None."""
+    return next((p for p in (own / file, shipped() / kind / file) if p.is_file()), None)
+
+
+def _known(paths: Paths) -> list[str]:
+    folders = (paths.agents, shipped() / "agents")
+    return sorted({f.stem for d in folders if d.is_dir() for f in d.glob("[a-z]*.py")})

@@ -1,0 +1,190 @@
+"""How sessions come to rest: ended, parked, failed, given up, or only cut off."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentd.bus import Bus, sql
+from agentd.bus.dead import short_error
+from agentd.clock import iso
+from agentd.events import DAEMON, Event, Lane, NewEvent
+from agentd.sessions import steps
+from agentd.sessions.attempts import Attempts
+from agentd.sessions.breaker import Breaker, Tripped
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Dead, Session, Wait, asked_by_person, lost
+from agentd.states import DeadReason, SessionState
+
+
+class Closing(Journal):
+    """The part of `Sessions` that brings them to rest, with what that means for their event."""
+
+    def __init__(self, bus: Bus, attempts: Attempts, breaker: Breaker) -> None:
+        super().__init__(bus, attempts)
+        self.breaker = breaker
+
+    def close(
+        self,
+        session: Session,
+        *,
+        publish: Sequence[NewEvent] = (),
+        remember: Mapping[str, Any] | None = None,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> Sequence[int | None]:
+        """End the session: in one transaction publish, remember, and step the lane.
+
+        What its steps staged comes first. Returns the new events' ids (see `Bus.publish`).
+
+        Raises:
+            EventRefused, SessionFailed, LostLane: nothing was written; the session still runs.
+        """
+        return self._settle(session, SessionState.ENDED, publish, remember, outcome=outcome)
+
+    def park(
+        self,
+        session: Session,
+        question: str,
+        *,
+        publish: Sequence[NewEvent] = (),
+        remember: Mapping[str, Any] | None = None,
+    ) -> Sequence[int | None]:
+        """Let the session wait for a person's answer, and step the lane; else as `close`."""
+        return self._settle(session, SessionState.PARKED, publish, remember, question=question)
+
+    def _settle(
+        self,
+        session: Session,
+        state: SessionState,
+        publish: Sequence[NewEvent],
+        remember: Mapping[str, Any] | None,
+        *,
+        question: str | None = None,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> Sequence[int | None]:
+        staged = session.steps[session.settled_seq :]
+        events = [*(event for step in staged for event in step.publish), *publish]
+        facts: dict[str, Any] = {}
+        for step in staged:
+            facts.update(step.remember)
+        facts.update(remember or {})
+        effect = session.settled_effect or bool(events or facts)
+        basis = dict(session.basis)
+        if basis:  # what the steps staged stands there
+            now = steps.settled(publish, remember or {})
+            basis["settled"] = [*basis.get("settled", ()), now]
+        with self._bus.transaction():
+            self.note_basis(session, basis)
+            for step in session.unwritten:
+                self._insert(session, step)
+            self._rest(session, state, question=question, outcome=outcome, effect=effect)
+            session.recovered = self.breaker.ended(session.agent)
+            ids = self._bus.finish(
+                session.lane,
+                session.delivery,
+                publish=events,
+                remember=facts,
+                cause=session.event,
+            )
+        session.unwritten.clear()
+        session.state, session.basis = state, basis
+        session.settled_seq, session.settled_effect = len(session.steps), effect
+        return ids
+
+    def fail(
+        self, session: Session, error: str, *, reason: DeadReason | None = None
+    ) -> Wait | Dead:
+        """Close the session as failed: its event is tried again after a wait, or is given up.
+
+        `reason` gives it up at once. Nothing that was staged is published. Where it is the agent
+        that fails and not the event, the event waits; see `agentd.sessions.breaker`.
+
+        Raises:
+            LostLane: somebody else took this session up, or stepped its lane.
+        """
+        lane, event = session.lane, session.delivery
+        with self._bus.transaction():
+            tried = self._attempts.of(lane, event)
+            if reason is None and (session.partial or session.interrupted is not None):
+                reason = DeadReason.PARTIAL_EFFECTS
+            tripped = None
+            if reason is not DeadReason.INVALID and not asked_by_person(lane, event):
+                tripped = self._note_failure(session.agent, event, error)
+            if reason is None and tripped is not None:
+                self._rest(session, SessionState.FAILED, error=error)
+                self._attempts.refund(lane, event)
+                session.state = SessionState.FAILED
+                return Wait(self.breaker.wait_s(lane.agent), "breaker")
+            if reason is None and tried.failures + 1 >= session.limits.attempts:
+                reason = DeadReason.FAILED
+            if reason is not None:
+                return self._bury(lane, event, session, reason, error)
+            self._rest(session, SessionState.FAILED, error=error)
+            wait_s = self._attempts.failed(lane, event, tried, session.limits.attempts)
+        session.state = SessionState.FAILED
+        return Wait(wait_s, "backoff")
+
+    def _note_failure(self, agent: str, event: Event, error: str) -> Tripped | None:
+        """Note it against the agent; announce it when its breaker trips for the first time."""
+        tripped = self.breaker.failed(agent, event.id, error)
+        if tripped is not None and tripped.pauses == 1:
+            told = {"reason": tripped.reason, "until": iso(tripped.until)}
+            parked = NewEvent("agent.parked", {"agent": agent, **told})
+            self._bus.publish(DAEMON, parked, system=True)
+        return tripped
+
+    def refund(self, session: Session) -> None:
+        """Take the attempt back: an orderly stop, or no model server. The session stays cut."""
+        with self._bus.transaction():
+            for step in session.unwritten:
+                self._insert(session, step)
+            self._attempts.refund(session.lane, session.delivery)
+        session.unwritten.clear()
+
+    def _rest(
+        self,
+        session: Session,
+        state: SessionState,
+        *,
+        question: str | None = None,
+        outcome: Mapping[str, Any] | None = None,
+        error: str | None = None,
+        effect: bool = False,
+    ) -> None:
+        kept = steps.event_json(session.event) if state is SessionState.PARKED else None
+        settled = len(session.steps) if error is None else session.settled_seq
+        self._db.run(
+            sql.CLOSE_SESSION,
+            (
+                *(
+                    state.value,
+                    iso(self._clock.now()),
+                    settled,
+                    int(effect or session.settled_effect),
+                    question,
+                ),
+                None if outcome is None else steps.encode(outcome, "the outcome"),
+                None if error is None else short_error(error),
+                *(kept, session.id, session.attempt),
+            ),
+        )
+        if self._db.connection.changes() != 1:
+            raise lost(session)
+
+    def _bury(
+        self, lane: Lane, event: Event, session: Session | None, reason: DeadReason, error: str
+    ) -> Dead:
+        """Give the event up: close its session, write the letter, step the lane."""
+        with self._bus.transaction():
+            if session is not None and session.state in (SessionState.RUNNING, SessionState.PARKED):
+                self._rest(session, SessionState.FAILED, error=error)
+            session_id = None if session is None else session.id
+            letter_id = self._bus.dead.add(
+                lane.agent,
+                reason,
+                error,
+                event if session is None else session.event,
+                session_id=session_id,
+            )
+            self._bus.step(lane, event)
+        if session is not None:
+            session.state = SessionState.FAILED
+        return Dead(letter_id, reason, error, session_id)
