@@ -6,6 +6,7 @@ and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C e
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,19 @@ COMMANDS = (
     Command("check", "check", "Check the configuration and all agents, or one file."),
     Command("model", "model", "List models, fetch one, or show what the model server does."),
     Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
+    Command("record", "record", "Write a session as a file that can be replayed."),
+    Command("replay", "replay", "Run recorded sessions again without a model, and compare."),
+    Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
     Command("dead", "dead", "List dead letters, show, retry or drop one."),
+    Command("new", "new", "Write a new agent's files from a template."),
+    Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
+    Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
+    Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
+    Command("install", "service", "Start the daemon now and at each login (macOS)."),
+    Command("start", "service", "Start the installed daemon (macOS)."),
+    Command("stop", "service", "Stop the installed daemon until `start` or a login (macOS)."),
+    Command("restart", "service", "Stop the installed daemon and start it again (macOS)."),
+    Command("uninstall", "service", "Stop the daemon and start it no more at login (macOS)."),
     Command("paths", "paths", "Show where configuration, data and logs live."),
     Command("plist", "plist", "Print a LaunchAgent that starts `agentd run` at login (macOS)."),
 )
@@ -115,9 +128,20 @@ def _dispatch(name: str, words: list[str]) -> int:
         parser.parse_args(words)  # --help and --version leave here, and so does a wrong word
         parser.print_help()
         return Exit.USAGE
+    if name == "run":
+        _stop_at_once()
     module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
     args = command_parser(command, module).parse_args(words[1:])
     return module.run(args)
+
+
+def _stop_at_once() -> None:
+    """Until the daemon is there, nothing has to be stopped in order; its modules take a while.
+
+    Without it a stop in the first moments would look like a crash to what started us.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(Exit.OK))
 
 
 def overview() -> argparse.ArgumentParser:

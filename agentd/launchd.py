@@ -6,17 +6,18 @@ read it.
 
 import os
 import plistlib
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentd import privacy
 from agentd.errors import AgentdError, AlreadyRunning
+from agentd.launchctl import LABEL
 from agentd.paths import HOME_VARIABLE, Paths
 from agentd.states import Exit
 
-LABEL = "local.agentd"
-LAUNCHD_VARIABLE = "AGENTD_LAUNCHD"  # set in the plist: so we know who started us
 THROTTLE_S = 10  # between two starts; launchd's own default, made explicit
 EXIT_TIMEOUT_S = 20  # from SIGTERM to launchd's SIGKILL; above our own 10 s, or orphans stay
 OPEN_FILES = 4096  # four descriptors per child; launchd's default is 256
@@ -29,6 +30,19 @@ def program() -> list[str]:
     return [sys.executable, "-P", "-m", "agentd", "run"]
 
 
+def kept_from(paths: Paths) -> tuple[Path, str] | None:
+    """Return a folder that macOS keeps services out of and ours needs, with what to do.
+
+    It cannot start without Python, our code and the home; it would not even say so.
+    """
+    needed = Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, paths.user, paths.data
+    for folder in needed:
+        if privacy.guarded(folder):
+            program = privacy.program({privacy.LAUNCHD_VARIABLE: "1"})
+            return folder, f"move it elsewhere, or {privacy.SETTINGS}: allow {program}"
+    return None
+
+
 def job(program: list[str], *, home: Path | None, user_home: Path) -> dict[str, Any]:
     """Return the LaunchAgent as plain data. `home`: the AGENTD_HOME to run in, if any.
 
@@ -37,7 +51,7 @@ def job(program: list[str], *, home: Path | None, user_home: Path) -> dict[str, 
     """
     if not Path(program[0]).is_absolute() or not user_home.is_absolute():
         raise ValueError("launchd knows no PATH and no working folder: paths must be absolute")
-    environment = {"PATH": PATH, LAUNCHD_VARIABLE: "1"}
+    environment = {"PATH": PATH, privacy.LAUNCHD_VARIABLE: "1"}
     if home is not None:
         environment[HOME_VARIABLE] = str(home)
     return {
@@ -54,6 +68,8 @@ def job(program: list[str], *, home: Path | None, user_home: Path) -> dict[str, 
         "ProcessType": "Interactive",  # unset means throttled CPU and I/O
         "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},
         "Umask": 0o077,
+        # Unset, reading what iCloud Drive has not downloaded fails: EDEADLK.
+        "MaterializeDatalessFiles": True,
         # launchd never rotates these files. Our own logs are bounded.
         "StandardOutPath": os.devnull,
         "StandardErrorPath": os.devnull,
@@ -70,6 +86,13 @@ def render(paths: Paths, program: list[str], environ: Mapping[str, str] = os.env
     return plistlib.dumps(data, sort_keys=False).decode()
 
 
+def systemd_run(program: list[str]) -> str:
+    """Return the command that runs it as a service where there is systemd instead."""
+    # 78 is a configuration that only a person can mend.
+    options = "--user --unit=agentd -p Restart=on-failure -p RestartPreventExitStatus=78"
+    return f"systemd-run {options} {shlex.join(program)}"
+
+
 def sample() -> str:
     """Return the plist that ships in launchd/: an example to read, with paths to fill in."""
     example = Path("/Users/YOU")
@@ -79,7 +102,7 @@ def sample() -> str:
 
 def under_launchd(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether our LaunchAgent started this process."""
-    return environ.get(LAUNCHD_VARIABLE) == "1"
+    return environ.get(privacy.LAUNCHD_VARIABLE) == "1"
 
 
 def exit_code(error: AgentdError) -> int:

@@ -7,7 +7,7 @@ import json
 import socket
 from typing import Any
 
-from agentd.errors import NotRunning, StorageError
+from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.paths import Paths
 
 ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or broken
@@ -46,9 +46,16 @@ def query(paths: Paths, timeout_s: float = ANSWER_S) -> dict[str, Any]:
 def not_running(paths: Paths) -> NotRunning:
     """Return the error for a home without a supervisor, with the last one's reason, if any."""
     hint = "start it with `agentd run`"
-    try:
-        failure = json.loads((paths.run / "failed.json").read_bytes())
-        hint += f"; the last start failed: {failure['error']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if (failure := last_failure(paths)) is not None:
+        reason = AgentdError(failure["what"], where=failure["where"], hint=failure["hint"])
+        hint += f"; the last run failed: {reason}"
     return NotRunning("agentd is not running", where=str(paths.user), hint=hint)
+
+
+def last_failure(paths: Paths) -> dict[str, str] | None:
+    """Return why the last run gave up: what, where, hint; None where it did not."""
+    try:
+        found = json.loads((paths.run / "failed.json").read_bytes())
+        return {key: str(found[key]) for key in ("what", "where", "hint")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 DEADLINE_S = 30  # of one command
@@ -22,13 +21,6 @@ def agentd(
         timeout=DEADLINE_S,
         check=False,
     )
-
-
-def timed(home: Path, *words: str) -> float:
-    """Return the wall seconds of one command."""
-    began = time.monotonic()
-    agentd(home, *words)
-    return time.monotonic() - began
 
 
 HELLO = """agent = "task"

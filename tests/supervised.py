@@ -20,13 +20,17 @@ from typing import Any
 
 import apsw
 
-from agentd.config import load_daemon
+from agentd import crash
+from agentd.admission.look import Look
+from agentd.config import check_agent_name, load_daemon
 from agentd.errors import AgentdError, ConfigError, NotRunning
 from agentd.paths import Paths, discover
-from agentd.process import Heart, child_side
+from agentd.process import STOPPING, Heart, child_side
 from agentd.status import query
+from agentd.toml_file import read_toml
 
 FILE = Path(__file__).resolve()
+LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -169,14 +173,17 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 
 def _run() -> int:
-    from agentd.supervisor import Commands, run
+    from agentd.supervisor import Commands, housekeeping, run
 
     child_side()  # as `agentd run` does, for the demo
+    if look_s := os.environ.get(LOOK_VARIABLE):
+        housekeeping.LOOK_S = float(look_s)
     here = [sys.executable, str(FILE)]
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],
         model_server=lambda fd, config: [*here, "model", str(fd)],
         admission=lambda name: [*here, "admission", name],
+        look=_look,
     )
     try:
         run(discover(), commands=commands)
@@ -184,6 +191,18 @@ def _run() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _look(name: str, paths: Paths) -> Look:
+    """As the real one, but for the keys: what a fake worker does is none of an agent's."""
+    path = paths.agents_d / f"{name}.toml"
+    enabled = True
+    try:
+        check_agent_name(name, where=str(path))
+        enabled = read_toml(path).get("enabled") is not False
+    except ConfigError as error:
+        return Look(enabled=enabled, problem=error)
+    return Look(name, enabled)
 
 
 def _admission(name: str) -> int:
@@ -228,6 +247,12 @@ def _worker(name: str, version: str) -> int:
     if does == "break its promise":
         heart.beat(0.1)
         stop.wait()
+    if does == "promise little":
+        number = 0
+        while not stop.wait(0.1):
+            number += 1
+            heart.beat(0.5, "idle", number=number)
+        return 0
     if does == "read agentd.toml":
         try:
             load_daemon(discover().daemon_file)
@@ -237,7 +262,11 @@ def _worker(name: str, version: str) -> int:
     if does == "wrong":
         heart.problem(ConfigError("params.repo: no such folder", where="x.toml", hint="write it"))
         return 78
-    heart.beat(5, "idle", version=version)
+    before = crash.take()
+    told = [before.pid, before.why] if before else None
+    heart.beat(5, "idle", version=version, crashed=told)
+    if does == "tell how the one before died":
+        print("its last words", flush=True)
     if does == "say half a character":
         heart.problem(ConfigError("half: \ud800"))
         return 78
@@ -255,7 +284,8 @@ def _worker(name: str, version: str) -> int:
             os.write(1, block * 1000)
             heart.beat(5)
     while not stop.wait(1):
-        heart.beat(5)
+        heart.beat(5, version=version, crashed=told)
+    heart.beat(5, STOPPING)
     return 0
 
 

@@ -16,7 +16,7 @@ from agentd.config import Limits
 from agentd.events import Lane, NewEvent
 from agentd.sessions.sessions import Session, Sessions
 from agentd.states import DeadReason
-from tests.commandline import DEADLINE_S, agentd, timed
+from tests.commandline import DEADLINE_S, agentd
 
 
 def test_status_without_a_home(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_a_damaged_database_is_one_error(tmp_path: Path) -> None:
     assert done.returncode == 1 and "newer" in done.stderr
 
 
-def test_status_is_fast(bus: Bus, tmp_path: Path) -> None:
-    """`status` loads none of the heavy libraries, which cost seconds together."""
+def test_status_loads_nothing_heavy(bus: Bus, tmp_path: Path) -> None:
+    """It is asked for often, and the heavy libraries cost seconds together."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "agentd", "status"],
         env={**os.environ, "AGENTD_HOME": str(tmp_path)},
@@ -271,6 +271,4 @@ def test_status_is_fast(bus: Bus, tmp_path: Path) -> None:
     )
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     heavy = {"pydantic", "baml_py", "mlx", "mlx_lm", "apscheduler", "structlog", "uvicorn", "numpy"}
-    assert not loaded & heavy
-    fastest = min(timed(tmp_path, "status") for _ in range(3))
-    assert fastest < 0.3
+    assert "apsw" in loaded and not loaded & heavy

@@ -37,6 +37,39 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 process.kill()
 
 
+STOPS_AT_IMPORT = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            print(name, flush=True)
+            sys.stdin.read()
+sys.meta_path.insert(0, Finder())
+from agentd.cli import main
+sys.exit(main(["run"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["agentd.commands.run", "agentd.supervisor.shell"])
+def test_a_stop_in_the_first_moments_is_a_clean_one(
+    tmp_path: Path, module: str, number: signal.Signals
+) -> None:
+    """launchd starts again whatever does not exit with 0, and nothing has begun yet."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPS_AT_IMPORT, module],
+        env={**os.environ, "AGENTD_HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().strip() == module
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == 0
+
+
 def state_of(home: Path, name: str) -> str:
     """Return an agent's state as `status` shows it."""
     done = agentd(home, "status", "--json")

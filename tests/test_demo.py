@@ -238,6 +238,7 @@ def test_only_words_are_quoted(note: str, shown: bool) -> None:
     assert words({"kind": "bug", "note": note}) == said
 
 
+@pytest.mark.agentd_online  # fetches the model, once
 @pytest.mark.timeout(600)
 def test_the_demo_on_the_bundled_model(repo: Repository, place: Path, smollm2: Path) -> None:
     """The real model server and model end every session with a legal Done, within the budget.

@@ -33,6 +33,7 @@ KEYS: dict[str, type] = {
     "ProcessType": str,
     "SoftResourceLimits": dict,
     "Umask": int,
+    "MaterializeDatalessFiles": bool,
     "StandardOutPath": str,
     "StandardErrorPath": str,
 }
@@ -50,6 +51,7 @@ def check(job: dict[str, Any]) -> None:
     assert job["SoftResourceLimits"].keys() == {"NumberOfFiles"}
     assert type(job["SoftResourceLimits"]["NumberOfFiles"]) is int
     assert job["ProcessType"] in PROCESS_TYPES
+    assert job["MaterializeDatalessFiles"] is True  # else files of iCloud Drive cannot be read
     # launchd knows neither our PATH nor our folder.
     for path in (job["ProgramArguments"][0], job["WorkingDirectory"]):
         assert Path(path).is_absolute()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import watchfiles
@@ -83,6 +83,35 @@ def test_a_change_before_the_watcher_stands_is_noticed(folder: Path) -> None:
             return found
 
     assert asyncio.run(scene()) == {path}
+
+
+def test_a_folder_that_comes_just_after_the_start_stops_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watcher that is given up for it sets its stop event: that is not the daemon's."""
+    monkeypatch.setattr(reload, "STANDS_S", 0.05)
+    late, awatch = folder / "late", watchfiles.awatch
+
+    def started(*paths: Path, **options: Any) -> Any:
+        if not late.exists():  # the first watcher is about to start without it
+            late.mkdir()
+            _write(late / "one.toml")
+        return awatch(*paths, **options)
+
+    monkeypatch.setattr(watchfiles, "awatch", started)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        async with aclosing(changes([folder, late], {}, stop)) as stream:
+            assert await anext(stream) == {late / "one.toml"}
+            second = asyncio.ensure_future(anext(stream))
+            await asyncio.wait({second}, timeout=0.5)
+            assert not stop.is_set()
+            _write(late / "two.toml")
+            assert await asyncio.wait_for(second, DEADLINE_S) == {late / "two.toml"}
+            stop.set()
+
+    asyncio.run(run())
 
 
 def test_a_missed_event_is_found_by_the_slow_look(

@@ -1,9 +1,23 @@
 """The restart rules, walked through with a clock in hand."""
 
+import asyncio
+import errno
 import random
+import signal
+from pathlib import Path
+from typing import Any
 
-from agentd.config import SupervisorConfig
+import pytest
+import structlog
+
+from agentd.config import DaemonConfig, ModelConfig, SupervisorConfig
+from agentd.errors import AgentdError
+from agentd.paths import discover
+from agentd.process import Child
 from agentd.states import WorkerState
+from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.model import PARKED_S, ModelHost
 from agentd.supervisor.restart import BEAT_GRACE_S, START_S, Due, Ended, Life, Rules
 from agentd.testing import ManualClock
 
@@ -69,6 +83,53 @@ def test_a_passing_fault_never_parks() -> None:
         assert life.exited(75) is Ended.CRASHED
         life.spawned()
     assert life.state is WorkerState.STARTING
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP])
+def test_a_kill_from_outside_never_parks_and_is_no_crash(code: int) -> None:
+    """Who is killed did nothing wrong; the growing backoff bounds what the system kills itself."""
+    clock = ManualClock()
+    life = running(clock)
+    for _ in range(50):
+        assert life.exited(code) is Ended.CRASHED
+        assert life.own_doing == ""
+        life.spawned()
+        life.beat(10)
+    assert life.exited(code) is Ended.CRASHED
+    assert life.deadline is not None and life.deadline - clock.monotonic() > 6
+    assert life.reason.startswith("killed by SIG")
+
+
+def test_what_a_process_did_itself_is_evidence() -> None:
+    """A crash, an exit and a hang are; a kill, a passing fault and an order to stop are not."""
+    clock = ManualClock()
+    for code, own in ((-11, True), (-6, True), (3, True), (0, True), (75, False), (-9, False)):
+        life = running(clock)
+        life.exited(code, "its words")
+        assert (life.own_doing != "") is own, code
+        assert not own or life.own_doing.endswith("its words")
+    life = running(clock)
+    life.exited(0, in_order=True)
+    assert life.own_doing == "", "somebody else sent it SIGTERM"
+    life = running(clock)
+    life.stop(WorkerState.STOPPED)
+    life.exited(-9)
+    assert life.own_doing == "", "we killed it, because it did not stop in time"
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_a_hang_is_its_own_doing_unless_somebody_stopped_it(suspended: bool) -> None:
+    """SIGSTOP looks like a hang from here; its supervisor asks the system which it is."""
+    clock = ManualClock()
+    life = running(clock, promise_s=10)
+    clock.advance(20)
+    assert life.due() is Due.HUNG
+    if suspended:
+        life.suspended()
+    assert life.exited(-9) is Ended.CRASHED
+    assert life.crashes == (0 if suspended else 1)
+    assert (life.own_doing == "") is suspended
+    assert ("stopped by a signal" in life.reason) is suspended
 
 
 def test_a_bad_configuration_is_parked_at_once() -> None:
@@ -167,6 +228,58 @@ def test_a_child_that_cannot_be_started_backs_off() -> None:
     life = Life(RULES, ManualClock(), random.Random(1))
     assert life.unstartable("Too many open files") is Ended.CRASHED
     assert life.reason == "cannot be started: Too many open files"
+
+
+def test_an_interpreter_that_is_being_upgraded_parks_nobody() -> None:
+    """`brew upgrade` and `uv tool upgrade` take it away for a while; a child is tried on."""
+
+    def spawn() -> Child:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "python3")
+
+    async def tries() -> Life:
+        clock = ManualClock()
+        life = Life(RULES, clock, random.Random(1))
+        log: Any = structlog.get_logger()
+        child = Managed("a", spawn, life, Reaper(clock), lambda *_: None, log=log, clock=clock)
+        for _ in range(2 * RULES.crashes):
+            child.start()
+        return life
+
+    life = asyncio.run(tries())
+    assert (life.state, life.crashes) == (WorkerState.BACKOFF, 0)
+    assert "No such file" in life.reason
+
+
+def test_a_model_server_that_was_given_up_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Mac another program may have taken the GPU's memory: all agents would wait for ever."""
+    clock, tried = ManualClock(), []
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    (tmp_path / "config.json").touch()  # a model, as far as it is looked at
+    config = DaemonConfig(model=ModelConfig(name=str(tmp_path)))
+    life = Life(RULES, clock, random.Random(1))
+    log: Any = structlog.get_logger()
+    reaper = Reaper(clock)
+    host = ModelHost(paths, config, Commands(), life, reaper, lambda *_: None, log=log, clock=clock)
+
+    def spawn() -> Child:
+        tried.append(clock.monotonic())
+        raise AgentdError("aborted")
+
+    monkeypatch.setattr(host.managed, "_spawn", spawn)
+    for _ in range(RULES.crashes):
+        life.unstartable("aborted")
+    assert life.state is WorkerState.PARKED
+    for _ in range(2):
+        host.look_again()
+        clock.advance(PARKED_S - 1)
+        host.look_again()
+        clock.advance(1)
+        before = len(tried)
+        host.look_again()
+        assert len(tried) == before + 1
+        assert life.state is WorkerState.PARKED, "one try, not a whole loop"
 
 
 def test_the_rules_come_from_the_configuration() -> None:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """List, show, retry or drop."""
     if bool(args.ids) == (args.action == "list"):
         args.fail("list takes no ID" if args.ids else f"{args.action} needs an ID")
-    bus = open_bus(discover())
+    bus = open_bus(discover(), writes=args.action in ("retry", "drop"))
     if args.action == "list":
         _list(bus.dead.list(args.agent, limit=args.limit), as_json=args.json)
     for letter_id in args.ids:

@@ -1,22 +1,28 @@
 """What several commands need: the bus of this home, and whether a supervisor runs in it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from agentd.bus import AgentRow, Bus
-from agentd.errors import AgentdError, NotRunning
+from agentd.bus import AgentRow, Bus, Opening
+from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.events import Event
+from agentd.lockfile import LockFile
 from agentd.paths import Paths
 from agentd.status import query
 
+BUSY_MS = 10_000  # for a lock that another program holds on the database
 STATUS_S = 2.0  # for a living supervisor to answer
 
 
-def open_bus(paths: Paths) -> Bus:
+def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
     """Open the home's bus; a command that reads or sends never creates one.
+
+    `writes`: what it acknowledges is to be as safe as agentd.toml wants it.
 
     Raises:
         NotRunning: there is no database yet.
-        StorageError: it cannot be used.
+        DamagedDatabase, NewerDatabase, StorageError: it cannot be used.
     """
     if not paths.database.exists():
         raise NotRunning(
@@ -24,7 +30,17 @@ def open_bus(paths: Paths) -> Bus:
             where=str(paths.database),
             hint="start the daemon once with `agentd run`, or set AGENTD_HOME to its home",
         )
-    return Bus(paths.database, wake=paths.wake)
+    opening = Opening(create=False, busy_ms=BUSY_MS, full_sync=writes and _full_sync(paths))
+    return Bus(paths.database, wake=paths.wake, opening=opening)
+
+
+def _full_sync(paths: Paths) -> bool:
+    from agentd.config import load_daemon
+
+    try:
+        return load_daemon(paths.daemon_file).bus.fullfsync
+    except ConfigError:
+        return False  # as the daemon itself, which goes on with what it had
 
 
 def supervisor(paths: Paths) -> dict[str, Any] | None:
@@ -37,6 +53,31 @@ def supervisor(paths: Paths) -> dict[str, Any] | None:
         return query(paths, STATUS_S)
     except NotRunning:
         return None
+
+
+@contextmanager
+def home_alone(paths: Paths) -> Iterator[None]:
+    """Hold the home, so that no daemon starts in it meanwhile.
+
+    Raises:
+        AgentdError: a daemon runs here.
+    """
+    lock = LockFile(paths.lock)
+    try:
+        paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = lock.acquire()
+    except OSError as error:
+        raise StorageError(f"cannot be opened: {error.strerror}", where=str(paths.lock)) from error
+    if not free:
+        raise AgentdError(
+            f"agentd is running (pid {lock.holder().get('pid', 'unknown')})",
+            where=str(paths.user),
+            hint="stop it first: `agentd stop`, or Ctrl-C where it was started",
+        )
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def find_agent(bus: Bus, name: str) -> AgentRow:

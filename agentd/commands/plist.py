@@ -2,7 +2,8 @@
 
 import argparse
 
-from agentd.launchd import LABEL, program, render
+from agentd.launchctl import LABEL
+from agentd.launchd import program, render
 from agentd.paths import discover
 from agentd.states import Exit
 

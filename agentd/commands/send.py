@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Publish the event with a person's priority."""
     payload = _payload(sys.stdin.read() if args.json == "-" else args.json)
     paths = discover()
-    bus = open_bus(paths)
+    bus = open_bus(paths, writes=True)
     if args.to is not None:
         find_agent(bus, args.to)
     publish(bus, paths, NewEvent(args.type, payload, target=args.to))

@@ -1,7 +1,7 @@
 """`agentd sessions`: what the agents did, session by session, and turn by turn."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.clock import iso
@@ -9,7 +9,6 @@ from agentd.commands.home import open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import (
     BOLD,
-    DIM,
     colour,
     compact,
     duration,
@@ -18,7 +17,10 @@ from agentd.commands.output import (
     print_json,
     print_table,
 )
+from agentd.commands.timeline import print_timeline
+from agentd.errors import UsageError
 from agentd.paths import discover
+from agentd.sessions.session import History
 from agentd.sessions.sessions import SessionRow, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Exit, SessionState
@@ -26,6 +28,7 @@ from agentd.states import Exit, SessionState
 EXAMPLES = """example:
   agentd sessions --agent repo_review --state failed
   agentd sessions show 7
+  agentd sessions show 7 --turn 2     # the exact prompt of that turn
 
 A session is one run of an agent's loop for one event. A running one that no process holds was
 cut off, and is resumed. A parked one waits for a person's answer:
@@ -34,7 +37,8 @@ cut off, and is resumed. A parked one waits for a person's answer:
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,
 parked), attempt, started_at, ended_at (UTC), question, outcome, error, turns, prompt_tokens,
 completion_tokens; for `show` one such object with steps: seq, kind (opening, decision, result,
-note), type, payload, ts, trusted, idempotent, tokens, duration_ms, raw (the model's answer)."""
+note), type, payload, ts, trusted, idempotent, tokens, duration_ms, raw (the model's answer),
+context_tokens, allowed; with --turn the list of messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -44,6 +48,9 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "action", nargs="?", choices=("list", "show"), default="list", help="default: list"
     )
     parser.add_argument("id", nargs="?", type=whole, metavar="ID", help="show: the session's id")
+    parser.add_argument(
+        "--turn", type=count, metavar="N", help="show: print the exact prompt of that turn"
+    )
     parser.add_argument("--agent", metavar="NAME", help="list: only this agent's")
     parser.add_argument("--state", choices=states, help="list: only those in this state")
     parser.add_argument("--limit", type=count, default=20, metavar="N", help="list: at most N (20)")
@@ -55,13 +62,18 @@ def run(args: argparse.Namespace) -> int:
     """List sessions, or show one."""
     if (args.id is None) == (args.action == "show"):
         args.fail("show needs an ID" if args.id is None else "list takes no ID")
+    if args.turn is not None and args.action != "show":
+        args.fail("--turn is for show")
     sessions = Sessions(open_bus(discover()))
     if args.action == "show":
-        row, steps = sessions.show(args.id)
-        if args.json:
-            print_json({**document(row), "steps": [_step_document(step) for step in steps]})
+        history = sessions.history(args.id)
+        row, steps = history.row, history.steps
+        if args.turn is not None:
+            _prompt(history, args.turn, as_json=args.json)
+        elif args.json:
+            print_json({**document(row), "steps": [step_document(step) for step in steps]})
         else:
-            _show(row, steps)
+            _show(row, steps, history.basis)
         return Exit.OK
     state = SessionState(args.state) if args.state else None
     rows = sessions.list(agent=args.agent, state=state, limit=args.limit)
@@ -74,6 +86,25 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _prompt(history: History, turn: int, *, as_json: bool) -> None:
+    """Print the exact messages that the model was asked with at a turn."""
+    from agentd.replay.recording import prompt_at, texts_of
+
+    where = f"session {history.row.id}: turn {turn}"
+    turns = sum(step.kind is StepKind.DECISION for step in history.steps)
+    if not 1 <= turn <= turns:
+        raise UsageError(f"it has turns 1 to {turns}" if turns else "it has no turns", where=where)
+    if not history.basis:
+        raise UsageError("its prompt is not kept: it ran on an older agentd", where=where)
+    messages = prompt_at(turn, history.basis["prompt"], history.steps, texts_of(history.steps))
+    if as_json:
+        print_json(messages)
+        return
+    for message in messages:
+        print(colour(f"[{message['role']}]", BOLD))
+        print("\n".join(map(plain, message["content"].split("\n"))))
+
+
 def document(row: SessionRow) -> dict[str, Any]:
     """Return a session as --json shows it."""
     return {
@@ -84,7 +115,8 @@ def document(row: SessionRow) -> dict[str, Any]:
     }
 
 
-def _step_document(step: Step) -> dict[str, Any]:
+def step_document(step: Step) -> dict[str, Any]:
+    """Return a step as --json shows it."""
     publish = [{"event_type": e.event_type, "payload": e.payload} for e in step.publish]
     return {**vars(step), "kind": step.kind.value, "ts": iso(step.ts), "publish": publish}
 
@@ -123,32 +155,14 @@ def _outcome(row: SessionRow) -> str | None:
     return None if row.outcome is None else compact(row.outcome)
 
 
-def _show(row: SessionRow, steps: Sequence[Step]) -> None:
+def _show(row: SessionRow, steps: Sequence[Step], basis: Mapping[str, Any]) -> None:
     print(
         colour(f"session {row.id}", BOLD)
         + f" of {row.agent}: {row.state.value}, attempt {row.attempt}"
     )
     print(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
     print(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
-    turn = 0
-    for step in steps:
-        turn += step.kind is StepKind.DECISION
-        head = f"turn {turn} decision" if step.kind is StepKind.DECISION else step.kind.value
-        facts = [] if step.trusted else ["untrusted"]
-        if step.prompt_tokens is not None:
-            facts.append(
-                f"{step.prompt_tokens} prompt tokens, {step.cached_tokens or 0} of them cached,"
-                f" {step.completion_tokens} decided"
-            )
-        if step.duration_ms is not None:
-            facts.append(duration(step.duration_ms / 1000))
-        aside = colour(f"  ({'; '.join(facts)})", DIM) if facts else ""
-        print(f"\n{colour(head, BOLD)}  {local(step.ts)}  {plain(step.type)}{aside}")
-        print(f"  {compact(step.payload)}")
-        for event in step.publish:
-            print(f"  publishes {plain(event.event_type)} {compact(event.payload)}")
-        if step.remember:
-            print(f"  remembers {compact(step.remember)}")
+    print_timeline(steps, basis)
     if steps and (row.error or row.question or row.outcome is not None):
         print(f"\n{colour(row.state.value, BOLD)}: {plain(_outcome(row) or '')}")
     if row.question is not None:

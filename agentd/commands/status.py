@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from agentd.bus import AgentRow, Bus, sql
+from agentd.bus import AgentRow, Bus, Opening, sql
+from agentd.clock import iso
 from agentd.commands.home import supervisor
 from agentd.commands.output import (
     BOLD,
@@ -22,7 +23,9 @@ from agentd.commands.output import (
 from agentd.errors import AgentdError, StorageError
 from agentd.events import Lane
 from agentd.paths import Paths, discover
+from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
+from agentd.status import last_failure
 
 EXAMPLES = """example:
   agentd status
@@ -33,13 +36,28 @@ WAITING counts the events that wait for an agent: addressed to it + by subscript
 Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
 does not answer and for an unknown NAME.
 
---json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml),
-model {name, url, state, reason, problem, ...}, last_event_id, dead_letters, and agents: name,
-state, pid, since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe,
-waiting {direct, subscribed}, last_session (null or {id, state, started_at, ended_at}),
-dead_letters, and while the daemon runs also version, enabled, beat and more. Times are UTC."""
+--json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml,
+or of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one),
+failure (why the last run ended, if it failed), storage {problem, database_bytes, wal_bytes,
+free_bytes}, model {name, url, state, reason, problem, ...}, refused_unshown (wrong files beyond
+those listed), last_event_id, dead_letters, and agents: name, state, pid, since, restarts, reason,
+problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
+last_session (null or {id, state, started_at, ended_at}), dead_letters, held (null or {reason,
+until, hint}: why it does not get on), and while the daemon runs also version, enabled, beat and
+more. Times are UTC."""
 
-DAEMON_KEYS = ("pid", "since", "version", "problem", "model")
+DAEMON_KEYS = (
+    *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
+    "refused_unshown",
+)
+BUSY_MS = 1_000  # for a lock on the database; what the daemon itself says is worth more
+UNKNOWN: dict[str, Any] = {
+    "paused": False,
+    "subscribe": [],
+    "waiting": {"direct": 0, "subscribed": 0},
+    "last_session": None,
+    "dead_letters": 0,
+}
 COLOURS = {
     WorkerState.RUNNING: GREEN,
     WorkerState.PARKED: RED,
@@ -90,6 +108,7 @@ def state(paths: Paths) -> dict[str, Any]:
         "answers": daemon is not None,
         "home": str(paths.user),
         **{key: daemon and daemon.get(key) for key in DAEMON_KEYS},
+        "failure": None if daemon or silent else last_failure(paths),
         "last_event_id": 0,
         "dead_letters": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
@@ -97,14 +116,18 @@ def state(paths: Paths) -> dict[str, Any]:
     try:
         _add_facts(document, paths)
     except StorageError as error:  # the supervisor's own view is worth showing all the same
-        note(str(error))
+        seen = {"what": error.what, "where": error.where, "hint": error.hint}
+        said = document["storage"] or {}
+        document["storage"] = {**said, "problem": said.get("problem") or seen}
+    for agent in document["agents"]:  # what the database would have told of it
+        agent.update({key: agent.get(key, value) for key, value in UNKNOWN.items()})
     return document
 
 
 def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
-    bus = Bus(paths.database)
+    bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
     rows = {row.name: row for row in bus.agents() if row.removed_at is None}
     letters: dict[str, int] = dict(bus.db.run(sql.LETTER_COUNTS))
     known = {agent["name"] for agent in document["agents"]}
@@ -116,16 +139,34 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     for agent in document["agents"]:
         name = agent["name"]
         agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
+        _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
     document["last_event_id"] = bus.last_id()
     document["dead_letters"] = sum(letters.values())
     bus.close()
 
 
+def _add_trouble(agent: dict[str, Any], bus: Bus) -> None:
+    """Say why an agent that runs does not get on."""
+    found = trouble(bus.db, agent["name"])
+    agent["held"] = None
+    if found is None:
+        return
+    until = iso(found.until) if found.until else None
+    agent["held"] = {"reason": found.reason, "until": until, "hint": found.hint}
+    if agent["state"] == WorkerState.RUNNING:
+        agent["state"] = found.state.value
+        agent["reason"] = found.reason
+        agent["problem"] = agent["problem"] or {
+            "what": found.reason + (f"; next try at {local(until)}" if until else ""),
+            "where": "",
+            "hint": found.hint,
+        }
+
+
 def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
-    if row is None:  # never accepted
-        waiting = {"direct": 0, "subscribed": 0}
-        return {"paused": False, "subscribe": [], "waiting": waiting, "last_session": None}
+    if row is None:
+        return dict(UNKNOWN)  # never accepted
     found = bus.db.run(sql.LAST_SESSION, (name,))
     keys = ("id", "state", "started_at", "ended_at")
     return {
@@ -147,14 +188,19 @@ def _print(document: Mapping[str, Any]) -> None:
         print(colour("agentd runs but does not answer", RED))
     else:
         print(f"{colour('agentd is not running', YELLOW)}: start it with `agentd run`")
+    if document["failure"]:
+        print(colour("the last run failed", RED))
+        _print_problem(document["failure"])
     print(f"home   {document['home']}")
     if document["problem"]:
-        print(colour("agentd.toml is wrong, the configuration before it holds on", YELLOW))
+        print(colour("the configuration cannot be used, the one before it holds on", YELLOW))
         _print_problem(document["problem"])
+    _print_problem(document["refused_folder"])
     if document["model"]:
         print(f"model  {_model(document['model'])}")
         _print_problem(document["model"].get("problem"))
-    print(f"bus    {document['last_event_id']} events, {document['dead_letters']} dead letters")
+    print(f"bus    {_bus(document)}")
+    _print_problem((document["storage"] or {}).get("problem"))
     if not document["agents"]:
         print("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
         return
@@ -176,6 +222,9 @@ def _print(document: Mapping[str, Any]) -> None:
             for agent in document["agents"]
         ),
     )
+    if document["refused_unshown"]:
+        more = f"and {document['refused_unshown']} more files that are refused: `agentd check`"
+        print(colour(more, YELLOW))
     for agent in document["agents"]:
         if agent["problem"] and agent.get("enabled", True):
             print(f"\n{colour(agent['name'], BOLD)}")
@@ -219,6 +268,16 @@ def _session(session: Mapping[str, Any] | None) -> str | None:
     return (
         f"{session['id']} {session['state']} {local(session['ended_at'] or session['started_at'])}"
     )
+
+
+def _bus(document: Mapping[str, Any]) -> str:
+    parts = [f"{document['last_event_id']} events", f"{document['dead_letters']} dead letters"]
+    storage = document["storage"] or {}
+    if size := storage.get("database_bytes"):
+        parts.append(f"{(size + storage['wal_bytes']) / 1e6:.1f} MB")
+    if storage.get("problem"):
+        parts.append(colour("has a problem:", RED))
+    return ", ".join(parts)
 
 
 def _model(model: Mapping[str, Any]) -> str:

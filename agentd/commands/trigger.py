@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Publish the trigger."""
     paths = discover()
-    bus = open_bus(paths)
+    bus = open_bus(paths, writes=True)
     find_agent(bus, args.name)
     publish(bus, paths, NewEvent("agent.trigger", {}, target=args.name), system=True)
     return Exit.OK

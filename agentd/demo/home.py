@@ -45,7 +45,7 @@ def temporary_home(keep: bool) -> Iterator[Paths]:
             print(f"kept {root}: try `{HOME_VARIABLE}={root} agentd status` (also: events, logs)")
         else:
             shutil.rmtree(root, ignore_errors=True)
-            shutil.rmtree(home.run, ignore_errors=True)  # outside where the path is too long
+            shutil.rmtree(home.sockets, ignore_errors=True)  # outside where the path is too long
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Has an agent's file checked, in a process of its own: user code runs there, and may hang."""
 
 import asyncio
+import contextlib
 import json
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,17 +41,55 @@ def refused(what: str, where: str = "", hint: str = "", **more: Any) -> Verdict:
     return Verdict(ok=False, problem={"what": what, "where": where, "hint": hint}, **more)
 
 
+class Gate:
+    """Lets a few through at a time: those that go first in their order, then the latest comer.
+
+    The latest first: a good file that is dropped beside thousands of wrong ones is soon reached.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._first: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, *, first: bool) -> None:
+        """Wait for a place."""
+        if self._free:
+            self._free -= 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        (self._first if first else self._others).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.leave()  # it was given one in the same moment
+            raise
+
+    def leave(self) -> None:
+        """Give the place to the next one."""
+        while self._first or self._others:
+            place = self._first.popleft() if self._first else self._others.pop()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
 class Admissions:
     """Runs checks, `AT_ONCE` at a time."""
 
     def __init__(self, paths: Paths, commands: Commands, reaper: Reaper, clock: Clock) -> None:
         self._paths, self._commands, self._reaper, self._clock = paths, commands, reaper, clock
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._gate = Gate(AT_ONCE)
 
-    async def check(self, name: str) -> Verdict:
-        """Check agents.d/NAME.toml with all that it names. Never raises for what it finds."""
-        await self._slots.acquire()
-        slot = asyncio.get_running_loop().call_later(SLOT_S, self._slots.release)
+    async def check(self, name: str, *, first: bool) -> Verdict:
+        """Check agents.d/NAME.toml with all that it names. Never raises for what it finds.
+
+        `first`: it goes before all that are not: an agent that runs before one that never did.
+        """
+        await self._gate.enter(first=first)
+        slot = asyncio.get_running_loop().call_later(SLOT_S, self._gate.leave)
         try:
             child = Child.spawn(
                 f"{name}.admission",
@@ -64,7 +104,9 @@ class Admissions:
         finally:
             if slot.when() > asyncio.get_running_loop().time():  # not released yet
                 slot.cancel()
-                self._slots.release()
+                self._gate.leave()
+            with contextlib.suppress(OSError):  # else one for every file that was ever dropped
+                (self._paths.locks / f"{name}.admission.lock").unlink()
         where = str(self._paths.agents_d / f"{name}.toml")
         if code is None:
             hint = "something runs at import time in its module: move it into a method"

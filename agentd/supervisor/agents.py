@@ -1,27 +1,31 @@
 """The agents that should run, against those that do: files in agents.d, versions, workers."""
 
 import asyncio
+import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentd.admission.look import Look
+from agentd.admission.prune import prune
 from agentd.clock import Clock
-from agentd.config import check_agent_name, read_toml
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import StorageError
 from agentd.log import Logger
 from agentd.paths import Paths
 from agentd.process import Child
 from agentd.states import WorkerState
-from agentd.supervisor.admissions import Admissions, Problem, Verdict
+from agentd.supervisor.admissions import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.model import child_environment, describe
 from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules
+from agentd.supervisor.sift import Sifter
 
-RETRY_S = 5.0  # until a check that failed for a passing reason is made again
+SUFFIX = ".toml"
+RETRY_S = 5.0  # until a check or a look that failed for a passing reason is made again
 
 
 @dataclass
@@ -59,27 +63,61 @@ class Agents:
     ) -> None:
         self.slots: dict[str, Slot] = {}
         self.rules = rules
+        self.problem: Problem | None = None  # of the folder itself
         self._paths, self._commands, self._records = paths, commands, records
         self._admissions, self._reaper, self._changed = admissions, reaper, changed
         self._log, self._clock = log, clock
         self._chance = random.Random()
         self._closing = False
+        self._scan_again: asyncio.TimerHandle | None = None
         self._leaving: dict[str, tuple[Slot, asyncio.Task[None]]] = {}  # removals under way
+        self._sifter = Sifter(self._look, self._known, self._admit, log=log, clock=clock)
 
     def scan(self) -> None:
-        """Bring slots in line with the files that are there; check the new ones."""
-        files = {path.stem: path for path in self._paths.agents_d.glob("*.toml")}
-        present = {name for name in files if not name.startswith(".")}
+        """Bring slots in line with the files that are there; look at the new ones."""
+        if self._scan_again is not None:
+            self._scan_again.cancel()
+            self._scan_again = None
+        present = self._present()
+        if present is None:
+            self._scan_again = asyncio.get_running_loop().call_later(RETRY_S, self.scan)
+            return
         for name in self.slots.keys() - present:
             self._remove(self.slots.pop(name))
-        for name in sorted(present - self.slots.keys()):
-            self.slots[name] = self._new(name)
-            self._check_soon(self.slots[name])
+        self._sifter.drop(self._sifter.names - present)
+        self._sifter.add(sorted(present - self.slots.keys() - self._sifter.names))
+
+    def _present(self) -> set[str] | None:
+        """Return the agents that have a file; None where that cannot be told now."""
+        folder = self._paths.agents_d
+        try:
+            # There may be thousands, again and again: pathlib takes ten times as long.
+            names = [entry.name for entry in os.scandir(folder)]
+        except (FileNotFoundError, NotADirectoryError):
+            names = []  # somebody moved it away
+        except OSError as error:  # no descriptor left, no permission, a failing disk
+            problem = {
+                "what": f"cannot be read: {error.strerror}",
+                "where": str(folder),
+                "hint": "until it can, the agents go on as they are",
+            }
+            if problem != self.problem:
+                self._log.error("agents.unreadable", **problem)
+            self.problem = problem
+            return None
+        self.problem = None
+        return {
+            name.removesuffix(SUFFIX)
+            for name in names
+            if name.endswith(SUFFIX) and not name.startswith(".")
+        }
 
     async def forget(self) -> None:
         """Note that agents are gone whose files were removed while no supervisor ran."""
+        while (present := self._present()) is None:
+            await asyncio.sleep(RETRY_S)  # ends by cancellation
         try:
-            for name in (await self._records.agents()).keys() - self.slots.keys():
+            for name in (await self._records.agents()).keys() - present:
                 await self._records.remove(name)
                 self._log.info("agent.removed", agent=name)
         except StorageError as error:
@@ -97,8 +135,10 @@ class Agents:
             # A file that is no agent's own is shared, or a helper: it may concern everyone. The
             # version's hash decides who is restarted.
             concerned |= own or self.slots.keys()
+            concerned |= self._sifter.about(path.stem)
         for name in concerned & self.slots.keys():
             self._check_soon(self.slots[name])
+        self._sifter.add(sorted(concerned & self._sifter.names))
 
     def set_rules(self, rules: Rules) -> None:
         """Apply changed restart rules, from the next crash or stop on."""
@@ -115,6 +155,8 @@ class Agents:
             if slot.managed.life.state is WorkerState.PARKED:
                 self._restart(slot)
             self._check_soon(slot)
+        wanted = self._sifter.names
+        self._sifter.add(sorted(wanted if name is None else wanted & {name}))
 
     def configured(self, *, everyone: bool) -> None:
         """Start again what was given up: agentd.toml may have been why. `everyone`: all workers.
@@ -150,6 +192,7 @@ class Agents:
             elif slot.managed.life.stopping:
                 slot.managed.restart()
             await self._records.set_paused(name, False)
+            await self._records.forgive(name)
 
     def restart(self, name: str) -> None:
         """Stop an agent in order and start it again."""
@@ -160,6 +203,9 @@ class Agents:
     async def stop(self, grace_s: float) -> None:
         """Stop all workers at once, and return when they are gone."""
         self._closing = True
+        if self._scan_again is not None:
+            self._scan_again.cancel()
+        await self._sifter.close()
         for slot in self.slots.values():
             if slot.task is not None:
                 slot.task.cancel()
@@ -176,7 +222,7 @@ class Agents:
 
     def document(self) -> list[dict[str, Any]]:
         """Return every agent's state for `status`, by name."""
-        return [
+        slots = [
             {
                 "name": slot.name,
                 **describe(slot.managed),
@@ -187,16 +233,33 @@ class Agents:
                 "checking": slot.task is not None,
                 "problem": slot.problem or slot.managed.problem,
             }
-            for _, slot in sorted(self.slots.items())
+            for slot in self.slots.values()
         ]
+        return sorted([*slots, *self._sifter.document()], key=lambda agent: str(agent["name"]))
+
+    @property
+    def unshown(self) -> int:
+        """How many refused files `document` leaves out."""
+        return self._sifter.unshown
+
+    def _look(self, name: str) -> Look:
+        return self._commands.look(name, self._paths)
+
+    async def _known(self) -> Set[str]:
+        return (await self._records.agents()).keys()
+
+    def _admit(self, name: str) -> None:
+        self.slots[name] = self._new(name)
+        self._check_soon(self.slots[name])
 
     def _new(self, name: str) -> Slot:
         def spawn() -> Child:
+            crash = slot.managed.crash
             return Child.spawn(
                 name,
                 self._commands.worker(name, slot.version),
                 self._paths.locks,
-                env=child_environment(),
+                env=child_environment() | (crash.environment() if crash else {}),
                 cwd=self._paths.data,
                 clock=self._clock,
             )
@@ -239,18 +302,15 @@ class Agents:
 
     async def _check_once(self, slot: Slot) -> bool:
         """Check the file and act on it. False: it must be checked again later."""
-        path = self._paths.agents_d / f"{slot.name}.toml"
-        module, wanted = _glance(path)
-        slot.module = module or slot.module
+        seen = await asyncio.to_thread(self._look, slot.name)
+        slot.module = seen.module or slot.module
         if leaving := self._leaving.get(slot.name):
             await asyncio.shield(leaving[1])  # a file that came back: its last worker goes first
-        try:
-            check_agent_name(slot.name, where=str(path))
-        except ConfigError as error:
-            problem = {"what": error.what, "where": error.where, "hint": error.hint}
-            verdict = Verdict(ok=False, problem=problem)
+        if (error := seen.problem) is not None:
+            verdict = refused(error.what, error.where, error.hint, waiting=seen.waiting)
         else:
-            slot.checking = asyncio.create_task(self._admissions.check(slot.name))
+            checking = self._admissions.check(slot.name, first=bool(slot.version))
+            slot.checking = asyncio.create_task(checking)
             try:
                 verdict = await slot.checking
             except asyncio.CancelledError:
@@ -264,7 +324,7 @@ class Agents:
         try:
             if verdict.ok:
                 await self._accept(slot, verdict)
-            elif wanted:
+            elif seen.enabled:
                 await self._refuse(slot, verdict)
             else:
                 slot.problem = verdict.problem  # worth showing; but nobody wants it to run
@@ -289,7 +349,7 @@ class Agents:
         slot.paused, slot.recorded = slot.paused or (stored and not slot.recorded), True
         if slot.paused is not stored:
             await self._records.set_paused(slot.name, slot.paused)
-        same = slot.version == verdict.version
+        same, before = slot.version == verdict.version, slot.version
         slot.version = verdict.version
         if slot.paused:
             slot.managed.stop(WorkerState.PAUSED, "paused by a person")
@@ -297,6 +357,8 @@ class Agents:
             self._log.info("agent.accepted", agent=slot.name, version=verdict.version)
             slot.managed.life.forgive()
             slot.managed.restart()
+        in_use = {before, slot.version}  # the old worker may still have to read its version
+        await asyncio.to_thread(prune, self._paths.versions / slot.name, in_use)
 
     async def _disable(self, slot: Slot) -> None:
         slot.enabled, slot.version = False, ""
@@ -343,13 +405,3 @@ class Agents:
         self._log.info("agent.removed", agent=slot.name)
         if self._leaving[slot.name][0] is slot:
             del self._leaving[slot.name]
-
-
-def _glance(path: Path) -> tuple[str, bool]:
-    """Return the module that a file names, "" where that cannot be told, and if it is enabled."""
-    try:
-        table = read_toml(path)
-    except ConfigError:
-        return "", True
-    agent = table.get("agent")
-    return agent if isinstance(agent, str) else "", table.get("enabled") is not False

@@ -2,27 +2,40 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 from collections.abc import Callable
 from typing import Any
 
 from agentd.clock import Clock
-from agentd.errors import AgentdError
+from agentd.crash import Crash
+from agentd.errors import AgentdError, StorageError
 from agentd.log import Logger
-from agentd.process import Child
+from agentd.process import STOPPING, Child
 from agentd.states import WorkerState
+from agentd.supervisor.awake import Awake
 from agentd.supervisor.output import Output
 from agentd.supervisor.restart import Due, Ended, Life
 
-LATE_S = 2.0  # a timer this late means that the supervisor itself was stopped or asleep
+KILLED_S = 2.0  # for a killed child to be gone
 PROMISE_MAX_S = 3600.0  # a longer promise counts as this one: it would switch the watch off
+# What a child cannot be started for, and is none of its fault: a full or read-only disk, limits of
+# the machine, an interpreter that is away while it is upgraded. Such an error parks nobody.
+PASSING = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOENT")
+)
 DRAIN_READS = 16  # of a dead child's pipes, 64 KiB each; more than the kernel holds
 
 
 class Reaper:
-    """Tells everyone concerned that some child has died. One SIGCHLD may stand for many."""
+    """Tells everyone concerned that some child has died. One SIGCHLD may stand for many.
 
-    def __init__(self) -> None:
+    `awake` knows whether this process stood still, so that no child seems to have.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.awake = Awake(clock)
         self._watchers: set[Callable[[], None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,7 +77,9 @@ class Managed:
         self.life = life
         self.beat: dict[str, Any] = {}  # the last one: state, promise_s and what else it tells
         self.problem: dict[str, str] | None = None  # the child's own: what, where, hint
+        self.damaged = False  # the child found the database damaged
         self.code: int | None = None  # of the last exit
+        self.crash: Crash | None = None  # how the process before crashed; the next one is told
         self._spawn = spawn
         self._reaper = reaper
         self._changed = changed
@@ -85,13 +100,15 @@ class Managed:
         """Start it, unless a process exists already."""
         if self._child is not None:
             return
-        self.beat, self.problem, self.code = {}, None, None
+        self.beat, self.problem, self.damaged, self.code = {}, None, False, None
         try:
             child = self._spawn()
         except (OSError, AgentdError) as error:
             if isinstance(error, AgentdError):
                 self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
-            ended = self.life.unstartable(getattr(error, "what", None) or str(error))
+            passing = isinstance(error, StorageError) or getattr(error, "errno", None) in PASSING
+            why = getattr(error, "what", None) or str(error)
+            ended = self.life.unstartable(why, passing=passing)
             self._arm()
             self._changed(self, ended)
             return
@@ -153,7 +170,9 @@ class Managed:
         self._child, self.code = None, code
         last_line = self._output.end()
         said = self.problem["what"] if self.problem else last_line
-        ended = self.life.exited(code, said)
+        ended = self.life.exited(code, said, in_order=self.beat.get("state") == STOPPING)
+        if self.life.own_doing:
+            self.crash = Crash(child.pid, self.life.own_doing)
         self._arm()
         self._gone.set()
         self._changed(self, ended)
@@ -169,14 +188,18 @@ class Managed:
     def _take_beats(self, child: Child) -> bool | None:
         messages = child.beats()
         for message in messages or ():
-            problem = message.get("problem")
+            problem = message.pop("problem", None)
             if isinstance(problem, dict):
                 self.problem = {key: str(problem.get(key, "")) for key in ("what", "where", "hint")}
+                self.damaged = message.get("damaged") is True
             promise = message.get("promise_s")
             if not isinstance(promise, int | float) or not promise > 0:
                 continue
+            if problem is None:
+                self.problem = None  # it goes on: what it told of is over
             self.beat = message
             if self.life.beat(min(float(promise), PROMISE_MAX_S)):
+                self.crash = None  # it has written that down, before its first beat
                 self._changed(self, None)
         self._arm()
         return None if messages is None else bool(messages)
@@ -208,15 +231,19 @@ class Managed:
         return asyncio.get_running_loop().time() - self._clock.monotonic()
 
     def _on_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        late = asyncio.get_running_loop().time() - (timer.when() if timer else 0.0)
-        if timer and late > LATE_S and self.life.alive and not self.life.stopping:
-            self.life.late(late)
+        self._timer = None
+        if (slept_s := self._reaper.awake.look()) and self.life.alive and not self.life.stopping:
+            self.life.late(slept_s)
         match self.life.due():
             case Due.START:
                 self.start()
             case Due.HUNG:
-                self._log.warning("worker.hung", agent=self.name, pid=self.pid, beat=self.beat)
+                stopped = self._child is not None and self._child.suspended()
+                if stopped:
+                    self.life.suspended()
+                self._log.warning(
+                    "worker.hung", agent=self.name, pid=self.pid, beat=self.beat, stopped=stopped
+                )
                 self.kill()
             case Due.KILL:
                 self._log.warning("worker.killed", agent=self.name, pid=self.pid)
@@ -259,7 +286,7 @@ async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[i
     finally:
         child.kill()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), LATE_S)
+            await asyncio.wait_for(done.wait(), KILLED_S)
         reaper.discard(look)
         for _ in range(DRAIN_READS):
             if not read():

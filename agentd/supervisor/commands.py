@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentd.admission.look import Look, look
 from agentd.config import DaemonConfig
+from agentd.paths import Paths
 from agentd.process import python
 
 
@@ -16,6 +18,10 @@ def _model_server(fd: int, config: DaemonConfig) -> list[str]:
     options = ["--fd", str(fd), "--model", model.name, "--log-level", config.logs.level]
     options += ["--queue", str(model.queue)]
     options += ["--call-deadline", f"{model.call_deadline.total_seconds():g}"]
+    if model.cache_bytes is not None:
+        options += ["--cache-bytes", str(model.cache_bytes)]
+    if model.unload_after is not None:
+        options += ["--unload-after", f"{model.unload_after.total_seconds():g}"]
     if model.context_window is not None:
         options += ["--window", str(model.context_window)]
     return python("agentd.model_server", *options)
@@ -33,3 +39,4 @@ class Commands:
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     admission: Callable[[str], list[str]] = _admission  # agent's name
+    look: Callable[[str, Paths], Look] = look  # agent's name; before its admission, without a child

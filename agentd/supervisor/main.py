@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 
 from agentd import launchd, log
 from agentd.clock import Clock, SystemClock
 from agentd.config import DaemonConfig, load_daemon
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError, AlreadyRunning, StorageError
 from agentd.events import DAEMON
 from agentd.lockfile import LockFile
 from agentd.paths import Paths
@@ -32,7 +33,7 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
     lock = LockFile(paths.lock)
     try:
         paths.create()
-        if not lock.acquire():
+        if not _acquire(lock):
             pid = lock.holder().get("pid", "unknown")
             raise AlreadyRunning(
                 f"another supervisor is running (pid {pid})",
@@ -51,6 +52,17 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
         lock.close()
 
 
+def _acquire(lock: LockFile) -> bool:
+    try:
+        return lock.acquire()
+    except OSError as error:
+        raise StorageError(
+            f"cannot be opened: {error.strerror}",
+            where=str(lock.path),
+            hint="free some disk space, or make its folder writable",
+        ) from error
+
+
 def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
     config = load_daemon(paths.daemon_file)
     logger = log.configure(DAEMON, paths, config.logs, clock=clock)
@@ -59,9 +71,14 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
         if LockFile(path).holder().get("pid") == os.getpid():
             continue  # ours, from whoever started us as a child of its own
         child_lock, killed = take_over(path)
+        with contextlib.suppress(OSError):
+            path.unlink()  # the next start of this child makes a new one; its agent may be gone
         child_lock.close()
         if killed is not None:
             logger.warning("worker.took_over", agent=path.stem, killed_group=killed)
+    for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
+        socket.unlink(missing_ok=True)
+    shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
     asyncio.run(Supervisor(paths, config, commands, clock, logger).run())
 
 
@@ -71,4 +88,5 @@ def _record_failure(paths: Paths, error: AgentdError) -> None:
     logger.error("supervisor.failed", what=error.what, where=error.where, hint=error.hint)
     # The home itself may be what is wrong; the error then still reaches the caller.
     with contextlib.suppress(OSError):
-        (paths.run / "failed.json").write_text(json.dumps({"error": str(error)}))
+        failure = {"what": error.what, "where": error.where, "hint": error.hint}
+        (paths.run / "failed.json").write_text(json.dumps(failure))

@@ -29,6 +29,9 @@ NAME = "model"
 HOST = "127.0.0.1"
 BACKLOG = 128
 TOKEN_BYTES = 32
+# From a crash loop to one more try: a GPU without memory aborts MLX (ml-explore/mlx#3224), and what
+# took it, another program as a rule, ends some time.
+PARKED_S = 900.0
 
 
 class ModelHost:
@@ -51,6 +54,7 @@ class ModelHost:
         self._socket: socket.socket | None = None  # bound, not yet handed to a server
         self._daemon = config
         self._port = config.model.port
+        self._parked_at: float | None = None  # monotonic: since then it has been seen parked
         self.managed = Managed(NAME, self._spawn, life, reaper, changed, log=log, clock=clock)
 
     @property
@@ -89,8 +93,17 @@ class ModelHost:
         self.managed.start()
 
     def look_again(self) -> None:
-        """Start it if what it waited for has come."""
+        """Start it if what it waited for has come, or it was given up for long: all need it."""
         if self.waiting:
+            self.start()
+        life, now = self.managed.life, self._clock.monotonic()
+        if life.state is not WorkerState.PARKED:
+            self._parked_at = None
+        elif self._parked_at is None:
+            self._parked_at = now
+        elif now - self._parked_at >= PARKED_S:
+            self._parked_at = None
+            life.try_once()  # not as often as for a person
             self.start()
 
     @property
@@ -180,7 +193,9 @@ class ModelHost:
             self._socket = None
 
     def _write_address(self, url: str, pid: int | None) -> None:
-        document = {"url": url, "model": self.config.name, "pid": pid}
+        # Workers whose answer broke off learn from it whether the server crashed or was killed.
+        crashes = self.managed.life.crashes_total
+        document = {"url": url, "model": self.config.name, "pid": pid, "crashes": crashes}
         _write_private(self._paths.model_address, json.dumps(document))
 
 

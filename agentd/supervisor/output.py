@@ -4,6 +4,7 @@ from agentd.clock import Clock
 from agentd.log import Logger
 
 LINE_BYTES_MAX = 2_000  # a longer printed line is cut
+LAST_BYTES = 16_000  # in which its last words are looked for; a fault's report has many lines
 BURST_LINES = 100  # that are logged at once
 LINES_PER_S = 2.0  # that are logged for ever
 
@@ -23,7 +24,7 @@ class Output:
     def feed(self, data: bytes) -> None:
         """Take what the child printed; it is always taken, so that the child never blocks."""
         self._refill()
-        self._last = (self._last + data[-LINE_BYTES_MAX:])[-2 * LINE_BYTES_MAX :]
+        self._last = (self._last + data[-LAST_BYTES:])[-LAST_BYTES:]
         if self._credit < 1:
             self._lost_bytes += len(data)
             self._rest, self._skipping = b"", not data.endswith(b"\n")
@@ -41,13 +42,14 @@ class Output:
             self._rest, self._skipping = b"", True
 
     def end(self) -> str:
-        """The child is gone: log what is left and return its last line, "" if it said nothing."""
+        """The child is gone: log what is left and return its last words, "" if it said nothing."""
         if self._rest:
             self._line(self._rest)
         self._tell_lost()
         lines = [line.strip() for line in _text(self._last).splitlines() if line.strip()]
         self._rest, self._last, self._skipping = b"", b"", False
-        return lines[-1][:300] if lines else ""
+        words = _fault(lines) or (lines[-1] if lines else "")
+        return words[:300]
 
     def _line(self, line: bytes) -> None:
         if not line.strip():
@@ -70,6 +72,19 @@ class Output:
         now = self._clock.monotonic()
         self._credit = min(BURST_LINES, self._credit + (now - self._at) * LINES_PER_S)
         self._at = now
+
+
+def _fault(lines: list[str]) -> str:
+    """Return what faulthandler wrote of a fatal error, and where it was; "" if it wrote nothing.
+
+    Its last line is a list of modules, which says nothing to anybody.
+    """
+    fatal = [n for n, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    if not fatal:
+        return ""
+    current = [n for n in range(fatal[-1], len(lines)) if lines[n].startswith("Current thread")]
+    place = lines[current[0] + 1 :][:1] if current else []
+    return ", ".join([lines[fatal[-1]], *place])
 
 
 def _text(data: bytes) -> str:

@@ -10,28 +10,37 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from agentd.bus import AgentRow, Bus
+from agentd.bus import AgentRow, Bus, Opening
 from agentd.clock import Clock
-from agentd.errors import AgentdError, StorageError
+from agentd.errors import AgentdError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.log import Logger
 from agentd.paths import Paths
+from agentd.storage import copies
 
 T = TypeVar("T")
+Problem = dict[str, str]  # what, where, hint
 
 LANE = Lane(DAEMON, True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 
 
+def problem_of(error: AgentdError) -> Problem:
+    """Return an error as `status` shows it."""
+    return {"what": error.what, "where": error.where, "hint": error.hint}
+
+
 class BusThread:
     """A daemon thread that owns a Bus: a locked database never delays the process's exit."""
 
-    def __init__(self, paths: Paths, clock: Clock) -> None:
-        self._paths, self._clock = paths, clock
+    def __init__(self, paths: Paths, clock: Clock, opening: Opening) -> None:
+        self._paths, self._clock, self._opening = paths, clock, opening
         self._calls: queue.SimpleQueue[Callable[[Bus], None] | None] = queue.SimpleQueue()
+        self._ended: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
         """Open the database, creating or migrating it.
@@ -39,7 +48,9 @@ class BusThread:
         Raises:
             NewerDatabase, StorageError: it cannot be used.
         """
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+        self._ended = loop.create_future()
         thread = threading.Thread(target=self._run, args=(opened,), name="bus", daemon=True)
         thread.start()
         await opened
@@ -63,9 +74,16 @@ class BusThread:
         """Let the thread finish its calls and end. Does not wait for it."""
         self._calls.put(None)
 
+    async def closed(self) -> None:
+        """Close, and return when the database is closed."""
+        self.close()
+        if self._ended is not None:
+            await self._ended
+
     def _run(self, opened: asyncio.Future[None]) -> None:
         try:
-            bus = Bus(self._paths.database, clock=self._clock, wake=self._paths.wake)
+            path, wake = self._paths.database, self._paths.wake
+            bus = Bus(path, clock=self._clock, wake=wake, opening=self._opening)
         except AgentdError as error:
             _settle(opened, None, error)
             return
@@ -73,6 +91,8 @@ class BusThread:
         while (call := self._calls.get()) is not None:
             call(bus)
         bus.close()
+        if self._ended is not None:
+            _settle(self._ended, None, None)
 
 
 def _settle(future: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
@@ -91,11 +111,19 @@ def _settle(future: "asyncio.Future[Any]", result: object, error: Exception | No
 class Records:
     """What the supervisor writes to and reads from the bus."""
 
-    def __init__(self, paths: Paths, clock: Clock, log: Logger) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        clock: Clock,
+        log: Logger,
+        opening: Opening,
+        failed: Callable[[AgentdError], None],
+    ) -> None:
         self.lost = 0  # events given up because too many waited
-        self.error = ""  # the last failure, "" once writing works again
-        self._thread = BusThread(paths, clock)
+        self.problem: Problem | None = None  # the last failure, None once writing works again
+        self._thread = BusThread(paths, clock, opening)
         self._log = log
+        self._failed = failed  # told of what no later try can mend
         self._waiting: deque[NewEvent] = deque()
         self._new = asyncio.Event()
         self._writing = asyncio.Lock()  # a batch that is being written is not written again
@@ -160,6 +188,19 @@ class Records:
         """
         await self._thread.call(lambda bus: bus.set_paused(name, paused))
 
+    async def forgive(self, *names: str) -> None:
+        """Let agents try again that gave up because all their events failed alike.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+
+        def work(bus: Bus) -> None:
+            for name in names:
+                bus.forgive(name)
+
+        await self._thread.call(work)
+
     async def agents(self) -> dict[str, AgentRow]:
         """Return the present agents as the bus knows them.
 
@@ -186,8 +227,20 @@ class Records:
 
         return await self._thread.call(work)
 
-    async def close(self, deadline_s: float) -> None:
-        """Write what still waits, for at most `deadline_s` seconds, and close the bus."""
+    async def copy(self, target: Path) -> None:
+        """Copy the database, as it is now, to a file of another name.
+
+        Raises:
+            DamagedDatabase, StorageError: it cannot be read, or the copy not be written.
+        """
+        await self._thread.call(lambda bus: copies.copy(bus.db.connection, target))
+
+    async def closed(self) -> None:
+        """Return when the database is closed."""
+        await self._thread.closed()
+
+    async def flush(self, deadline_s: float) -> None:
+        """Write what still waits, for at most `deadline_s` seconds; the last words come next."""
         if self._sender is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -196,7 +249,11 @@ class Records:
                     await self._write()
         self._sender.cancel()
         if self._waiting:
-            self._log.error("events.lost", count=len(self._waiting), error=self.error)
+            error = self.problem["what"] if self.problem else "no time was left"
+            self._log.error("events.lost", count=len(self._waiting), error=error)
+
+    def close(self) -> None:
+        """Close the bus, without waiting for it."""
         self._thread.close()
 
     async def _send(self) -> None:
@@ -215,11 +272,13 @@ class Records:
             try:
                 await self._thread.call(lambda bus: bus.publish_many(DAEMON, batch, system=True))
             except StorageError as error:
-                if not self.error:
+                if self.problem is None:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
-                self.error = error.what
+                self.problem = problem_of(error)
+                if isinstance(error, DamagedDatabase):
+                    self._failed(error)
                 return False
-            self.error = ""
+            self.problem = None
             written = {id(event) for event in batch}
             while self._waiting and id(self._waiting[0]) in written:
                 self._waiting.popleft()

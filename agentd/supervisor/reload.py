@@ -7,9 +7,11 @@ of one save come out as one change.
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import watchfiles
 
@@ -17,6 +19,7 @@ SUFFIXES = (".toml", ".py", ".baml")
 DEBOUNCE_MS = 200  # to gather the events of one save
 STEP_MS = 100  # watchfiles looks so often, at 0.06 % of a core; a quiet step ends the gathering
 LOOK_AGAIN_S = 30.0  # the safety net behind lost events
+STANDS_S = 1.0  # until a new watcher surely notices changes
 UNWATCHED_S = 1.5  # between looks where no watcher can be had
 
 Stamp = tuple[int, int, int, int]  # modified ns, changed ns, size, inode
@@ -30,17 +33,17 @@ def stamps(folders: Sequence[Path]) -> dict[Path, Stamp]:
     found: dict[Path, Stamp] = {}
     for folder in folders:
         try:
-            paths = list(folder.iterdir())
+            entries = list(os.scandir(folder))
         except OSError:
             continue  # not there yet, or gone
-        for path in paths:
-            if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
                 continue
             try:
-                status = path.stat()
+                status = entry.stat()
             except OSError:
                 continue  # gone in between, or a dangling link
-            found[path] = (
+            found[Path(entry.path)] = (
                 status.st_mtime_ns,
                 status.st_ctime_ns,
                 status.st_size,
@@ -73,16 +76,17 @@ async def changes(
             await _wait(stop, LOOK_AGAIN_S)
             continue
         try:
-            async for _ in watchfiles.awatch(
+            woken = watchfiles.awatch(
                 *watched,
                 watch_filter=_interesting,
                 debounce=DEBOUNCE_MS,
                 step=STEP_MS,
                 rust_timeout=int(LOOK_AGAIN_S * 1000),
                 yield_on_timeout=True,
-                stop_event=stop,
+                stop_event=cast("Any", _End(stop)),
                 recursive=False,
-            ):
+            )
+            async for _ in _also_soon(woken):
                 new = stamps(folders)
                 if changed := differences(known, new):
                     yield changed
@@ -93,6 +97,44 @@ async def changes(
             # A folder went at this moment; the system has no watcher left for us (128 a user on
             # Linux); a file's name is not UTF-8. The last two are RuntimeErrors. Look ourselves.
             await _wait(stop, UNWATCHED_S)
+
+
+class _End:
+    """Ends one watcher at the stop; watchfiles sets it too, for a watcher that is cancelled.
+
+    That must not be the stop itself: a folder that was replaced just after the start ended the
+    daemon, in order and without a word.
+    """
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop, self._over = stop, False
+
+    def is_set(self) -> bool:
+        """Whether the watcher is to end."""
+        return self._over or self._stop.is_set()
+
+    def set(self) -> None:
+        """End this watcher, and nothing else."""
+        self._over = True
+
+
+async def _also_soon(woken: AsyncGenerator[object, None]) -> AsyncGenerator[None, None]:
+    """Wake up as `woken` does, and once a moment after its start.
+
+    What changed between the last stamps and the moment when the watcher stood, nobody tells.
+    """
+    first = asyncio.ensure_future(anext(woken, None))
+    try:
+        await asyncio.wait({first}, timeout=STANDS_S)
+        yield
+        if await first is None:
+            return
+    finally:
+        first.cancel()
+        await asyncio.wait({first})
+    yield
+    async for _ in woken:
+        yield
 
 
 def _inodes(folders: Sequence[Path]) -> dict[Path, int]:

@@ -21,6 +21,11 @@ from agentd.states import Exit, WorkerState
 START_S = 60.0  # from spawn to the first beat
 BEAT_GRACE_S = 5.0  # that a promise may be broken by: a loaded machine is not a hung child
 JITTER = 0.2  # share of a backoff that is left to chance, so that fifty agents do not march in step
+# What people, a closing terminal, a system that stops and one without memory send. Whoever dies of
+# these was killed; of any other signal, of its own bug.
+FROM_OUTSIDE = frozenset(
+    {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+)
 RESTING = frozenset(
     {
         WorkerState.PARKED,
@@ -45,7 +50,7 @@ class Ended(Enum):
 
     STOPPED = "stopped"  # as asked
     AGAIN = "again"  # as asked, and to be started again at once
-    CRASHED = "crashed"  # starts again after its backoff
+    CRASHED = "crashed"  # or was killed; starts again after its backoff
     PARKED = "parked"  # will not start again by itself
 
 
@@ -80,16 +85,20 @@ class Life:
         self.since: datetime = clock.now()
         self.reason = ""  # why it is in this state, for people; "" where the state says it all
         self.restarts = 0  # unasked ones, since the supervisor began
-        self.crashes = 0  # in a row
+        self.crashes = 0  # in a row, by its own doing; a kill is none
+        self.crashes_total = 0  # since the supervisor began
+        self.own_doing = ""  # how its last process ended by its own doing; "" after any other end
         self.deadline: float | None = None  # monotonic; what then: `due`
         self.alive = False  # a process exists
         self._clock = clock
         self._chance = chance
-        self._faults = 0  # passing faults in a row: they lengthen the backoff and never park
+        # Kills and passing faults in a row: they lengthen the backoff and never park.
+        self._faults = 0
         self._running_since: float | None = None
         self._promise_s = START_S
         self._asked: WorkerState | None = None  # the state to rest in once it has exited
         self._hung = ""
+        self._suspended = False  # it hung because somebody stopped it
 
     @property
     def stopping(self) -> bool:
@@ -106,6 +115,7 @@ class Life:
     def spawned(self) -> None:
         """A process was started."""
         self.alive, self._asked, self._hung, self._running_since = True, None, "", None
+        self._suspended, self.own_doing = False, ""
         # After a crash the reason stays in sight until the first beat.
         reason = self.reason if self.state is WorkerState.BACKOFF else ""
         self._enter(WorkerState.STARTING, reason, self._clock.monotonic() + START_S)
@@ -152,6 +162,15 @@ class Life:
         """Start counting crashes anew: something has changed."""
         self.crashes = self._faults = 0
 
+    def try_once(self) -> None:
+        """Let it be started once more: its next crash parks it again."""
+        self.crashes, self._faults = self.rules.crashes - 1, 0
+
+    def suspended(self) -> None:
+        """It broke its promise because it is stopped (SIGSTOP): nothing that it did itself."""
+        self._suspended = True
+        self._hung += ", stopped by a signal"
+
     def due(self) -> Due | None:
         """Return what is to be done now, or None while the deadline is ahead."""
         if self.deadline is None or self._clock.monotonic() < self.deadline:
@@ -167,8 +186,11 @@ class Life:
             self._hung = f"hung: broke its promise to beat within {self._promise_s:g} s"
         return Due.HUNG
 
-    def exited(self, code: int, said: str = "") -> Ended:
-        """The process is gone: exit `code`, negative for a signal. `said`: its own last reason."""
+    def exited(self, code: int, said: str = "", *, in_order: bool = False) -> Ended:
+        """The process is gone: exit `code`, negative for a signal. `said`: its own last reason.
+
+        `in_order`: it said that it was asked to stop, by somebody else than its supervisor.
+        """
         self.alive = False
         if self._asked is not None:
             rest, self._asked = self._asked, None
@@ -178,14 +200,19 @@ class Life:
             self._enter(rest, self.reason, None)
             return Ended.STOPPED
         how = self._hung or describe(code)
-        return self._failed(code, f"{how}: {said}" if said else how)
+        if self._hung:
+            own = not self._suspended
+        else:
+            own = not in_order and code != Exit.TEMPORARY and -code not in FROM_OUTSIDE
+        return self._failed(code, f"{how}: {said}" if said else how, own)
 
-    def unstartable(self, why: str) -> Ended:
-        """The process could not even be started. Counts as a crash."""
+    def unstartable(self, why: str, *, passing: bool = False) -> Ended:
+        """The process could not even be started. Counts as a crash, unless the cause will pass."""
         self.alive = False
-        return self._failed(Exit.FAILED, f"cannot be started: {why}")
+        code = Exit.TEMPORARY if passing else Exit.FAILED
+        return self._failed(code, f"cannot be started: {why}", not passing)
 
-    def _failed(self, code: int, reason: str) -> Ended:
+    def _failed(self, code: int, reason: str, own: bool) -> Ended:
         now = self._clock.monotonic()
         began, self._running_since = self._running_since, None
         if began is not None and now - began >= self.rules.healthy_after_s:
@@ -193,12 +220,14 @@ class Life:
         if code == Exit.CONFIG and not self._hung:
             self._enter(WorkerState.PARKED, reason, None)
             return Ended.PARKED
-        if code == Exit.TEMPORARY and not self._hung:
-            self._faults += 1
-        else:
+        if own:
             self.crashes += 1
+            self.crashes_total += 1
+            self.own_doing = reason
+        else:
+            self._faults += 1
         self.restarts += 1
-        if self.crashes >= self.rules.crashes:
+        if own and self.crashes >= self.rules.crashes:
             loop = f"crash loop: {self.crashes} crashes in a row, the last: {reason}"
             self._enter(WorkerState.PARKED, loop, None)
             return Ended.PARKED

@@ -7,22 +7,26 @@ import os
 import random
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 from agentd import __version__, log
+from agentd.bus import Opening
 from agentd.bus.dead import short_error
 from agentd.bus.wake import Waker
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, load_daemon
-from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event
 from agentd.paths import Paths, shipped
 from agentd.states import WorkerState
 from agentd.supervisor.admissions import Admissions, Problem
 from agentd.supervisor.agents import Agents
+from agentd.supervisor.awake import TICK_S
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
+from agentd.supervisor.consent import Consent
+from agentd.supervisor.files import Files
+from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import NAME as MODEL
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
@@ -58,8 +62,14 @@ class Supervisor:
         self._signals = 0
         self._obeying = asyncio.Lock()
         self._work: set[asyncio.Task[None]] = set()
-        self._reaper = Reaper()
-        self._records = Records(paths, clock, logger)
+        self._reaper = Reaper(clock)
+        opening = Opening(full_sync=config.bus.fullfsync)
+        self._records = Records(paths, clock, logger, opening, self._fail)
+        self._housekeeping = Housekeeping(
+            paths, config, self._records.announce, log=logger, clock=clock
+        )
+        self._files = Files(paths, clock)
+        self._consent = Consent(paths, logger)
         rules = Rules.of(config.supervisor)
         self._agents = Agents(
             paths,
@@ -97,6 +107,7 @@ class Supervisor:
         self._reaper.attach(loop)
         self._model.prepare()
         await self._records.open()
+        self._files.remember()
         waker = Waker(self._paths.wake, DAEMON)
         server = await self._serve_status()
         with contextlib.suppress(FileNotFoundError):
@@ -107,15 +118,21 @@ class Supervisor:
         self._model.start()
         self._agents.scan()
         self._spawn(self._agents.forget())
-        for job in (self._watch(known), self._poll(), self._look_for_model(), self._guard()):
+        jobs = (self._watch(known), self._poll(), self._look_for_model(), self._guard())
+        for job in (*jobs, self._stay_awake()):
             self._spawn(job)
+        self._spawn(self._housekeeping.run())
+        self._consent.start()
         await self._stop.wait()
         self._log.info("supervisor.stopping")
         loop.remove_reader(waker.fileno())
         await self._stop_children()
         server.close()  # until here, `status` could say that it stops
         await self._end_work()
-        await self._records.close(RECORDS_STOP_S)
+        await self._records.flush(RECORDS_STOP_S)
+        if self._files.database_gone:
+            self._failure = await self._files.rescue(self._records, self._housekeeping)
+        self._records.close()
         waker.close()
         self._model.close()
         with contextlib.suppress(FileNotFoundError):
@@ -167,6 +184,8 @@ class Supervisor:
         write("worker.state", agent=name, state=state.value, restarts=life.restarts, **shown)
         if name == MODEL:
             return
+        if ended is Ended.PARKED and managed.damaged and managed.problem:
+            self._fail(DamagedDatabase(**managed.problem))
         if state is WorkerState.RUNNING and ended is None:
             slot = self._agents.slots.get(name)
             version = slot.version if slot else ""
@@ -194,6 +213,14 @@ class Supervisor:
         self._reload_config()
         self._model.retry()
         self._agents.reload(name)
+        self._spawn(self._forgive(*([name] if name else self._agents.slots)))
+
+    async def _forgive(self, *names: str) -> None:
+        """Let agents try again whose breaker tripped: a person, or another model, may help."""
+        try:
+            await self._records.forgive(*names)
+        except StorageError as error:
+            self._log.error("agent.not_recorded", what=error.what)
 
     def _on_wake(self, waker: Waker) -> None:
         waker.drain()
@@ -210,23 +237,17 @@ class Supervisor:
             await asyncio.sleep(MODEL_LOOK_S)  # ends by cancellation
             self._model.look_again()
 
-    async def _guard(self) -> None:
-        """Give up when somebody removes the run folder or the database.
+    async def _stay_awake(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)  # ends by cancellation
+            self._reaper.awake.look()
 
-        Without our lock's file a second supervisor could start here; and what this one writes into
-        a database that has no name any more is lost when it stops.
-        """
-        files = (self._paths.lock, self._paths.database)
-        ours = {path: _inode(path) for path in files}
+    async def _guard(self) -> None:
+        """Give up when somebody removes the run folder or the database."""
         while True:
             await asyncio.sleep(GUARD_S)  # ends by cancellation
-            for path, inode in ours.items():
-                if _inode(path) != inode:
-                    raise StorageError(
-                        "this file was removed or replaced while agentd ran",
-                        where=str(path),
-                        hint="stop agentd before you touch its folders, and start it again",
-                    )
+            if (error := self._files.look()) is not None:
+                raise error
 
     async def _watch(self, known: dict[Any, Any]) -> None:
         async for files in changes(self._watched(), known, self._stop):
@@ -234,6 +255,7 @@ class Supervisor:
             if self._paths.daemon_file in files:
                 self._reload_config()
             self._agents.files_changed(files - {self._paths.daemon_file})
+            self._consent.look_again()
 
     def _watched(self) -> list[Any]:
         paths = self._paths
@@ -248,6 +270,8 @@ class Supervisor:
                 while (event := await self._records.next_command()) is not None:
                     if not self._stop.is_set():
                         await self._obey(event)
+        except DamagedDatabase:
+            raise
         except StorageError as error:
             self._log.error("commands.delayed", error=error.what)
 
@@ -291,9 +315,11 @@ class Supervisor:
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(old, key)]
         if repaired or changed:
             self._agents.configured(everyone="model" in changed)
+            self._spawn(self._forgive(*self._agents.slots))
         if not changed:
             return
         log.set_limits(new.logs)
+        self._housekeeping.configure(new)
         self._agents.set_rules(Rules.of(new.supervisor))
         self._model.managed.life.rules = Rules.of(new.supervisor)
         # Workers and model server read these tables when they start.
@@ -333,13 +359,19 @@ class Supervisor:
             "since": iso(self._since),
             "home": str(self._paths.user),
             "stopping": self._stop.is_set(),
-            "problem": self._problem,
+            "problem": self._problem or self._agents.problem,
+            "refused_folder": self._consent.problem,
             "model": self._model.document(),
             "agents": self._agents.document(),
+            "refused_unshown": self._agents.unshown,
             "events": {
                 "waiting": self._records.waiting,
                 "lost": self._records.lost,
-                "error": self._records.error,
+                "error": self._records.problem["what"] if self._records.problem else "",
+            },
+            "storage": {
+                "problem": self._records.problem or self._housekeeping.problem,
+                **self._housekeeping.document(),
             },
             "log_lines_dropped": log.dropped(),
         }
@@ -355,12 +387,9 @@ class Supervisor:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, AgentdError):
                 self._log.critical("supervisor.broken", exc_info=error)
-            self._failure = error
-            self._stop.set()
+            self._fail(error)
 
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
+    def _fail(self, error: BaseException) -> None:
+        """Stop everything in order, for a reason that `run` raises in the end."""
+        self._failure = self._failure or error
+        self._stop.set()

@@ -1,0 +1,139 @@
+"""`agentd eval`: an agent on labelled cases, for one or several models."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from agentd.commands.output import note, print_json, print_table
+from agentd.commands.progress import ProgressLine
+from agentd.errors import NotRunning
+from agentd.paths import Paths, discover
+from agentd.states import Exit
+
+if TYPE_CHECKING:
+    from agentd.evaluate.run import Row
+    from agentd.llm.endpoint import Endpoint
+
+EXAMPLES = """example:
+  agentd eval                              # the shipped agents' cases, all
+  agentd eval task my-cases.toml
+  agentd eval --model smollm2-135m --model mlx-community/Qwen3-4B-Instruct-2507-4bit
+  agentd eval task --fill 20,40,60         # how does a window that is filled so far do?
+  agentd eval task --no-mask               # the same without the schema's mask
+
+Runs against the model of the running daemon. Where none runs, or with --model, it starts a model
+server of its own. Cases are TOML files, or the names of those that come with agentd (repo_fetch,
+repo_review, task); agentd/evaluate/cases.py says what stands in them.
+
+Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of which the tool was
+right; ARGS those of which the arguments were right too; ENDED sessions that came to Done by
+themselves; TURNS, TOKENS (decided) and SECONDS per case.
+
+--json prints a list of model, agent, mask, fill (% of the window), score (counts; x of x_of), wrong
+(names of cases)."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("cases", nargs="*", metavar="CASES", help="TOML files, or shipped names")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME", help="in a server of its own"
+    )
+    parser.add_argument(
+        "--fill", type=_shares, default=(), metavar="20,40", help="also with so much of the window"
+    )
+    parser.add_argument("--no-mask", action="store_true", help="let the model answer anything")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the cases with each model, and print the table."""
+    from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
+    from agentd.evaluate.run import Setting, evaluate
+    from agentd.replay.code import Workshop
+
+    files = {path.stem: load_cases(path) for path in map(find_cases, args.cases or shipped_cases())}
+    paths = discover()
+    rows: list[Row] = []
+    progress = ProgressLine(unit="cases")
+    try:
+        with Workshop() as workshop:
+            for name in args.model or [None]:
+                with _endpoint(name, paths, progress) as (endpoint, model, deadline_s):
+                    setting = Setting(endpoint, model, paths, workshop, deadline_s)
+                    options = {"mask": not args.no_mask, "fills": args.fill}
+                    for row in evaluate(files, setting, **options, progress=progress):
+                        rows.append(row)
+    finally:  # what was measured before something went wrong took its time
+        progress.done()
+        if args.json:
+            print_json([row.document() for row in rows])
+        elif rows:
+            _print(rows)
+    return Exit.OK
+
+
+def _shares(text: str) -> tuple[int, ...]:
+    shares = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not 1 <= int(part) <= 80:
+            raise argparse.ArgumentTypeError("write per cents from 1 to 80: 20,40,60")
+        shares.append(int(part))
+    return tuple(shares)
+
+
+@contextmanager
+def _endpoint(
+    name: str | None, paths: Paths, progress: ProgressLine
+) -> "Iterator[tuple[Endpoint, str, float]]":
+    """Yield the model to ask: of the running daemon, or of a server of our own."""
+    from agentd.config import load_daemon
+    from agentd.evaluate.server import CALL_DEADLINE, own_server
+    from agentd.llm.endpoint import Endpoint
+    from agentd.status import query
+
+    config = load_daemon(paths.daemon_file)
+    deadline_s = config.model.call_deadline.total_seconds()
+    if name is None:
+        try:
+            if config.model.url is None:
+                query(paths)
+            endpoint = Endpoint.discover(paths, config.model)
+            yield endpoint, config.model.name, deadline_s
+            return
+        except NotRunning:
+            name = config.model.name
+            note(f"no daemon runs: {name} gets a server of its own")
+    deadline_s = max(deadline_s, CALL_DEADLINE.total_seconds())
+    with own_server(name, config, paths, lambda: progress.say(f"loading {name}")) as address:
+        progress.clear()
+        yield Endpoint(lambda: address, own=True), name, deadline_s
+
+
+def _print(rows: "Sequence[Row]") -> None:
+    print_table(
+        (
+            *("MODEL", "AGENT", "MASK", "FILL", "CASES", "LEGAL", "TOOL", "ARGS", "ENDED"),
+            *("TURNS", "TOKENS", "SECONDS"),
+        ),
+        (
+            (
+                row.model,
+                row.agent,
+                "yes" if row.mask else "no",
+                f"{row.fill} %" if row.fill else "-",
+                row.score.cases,
+                *(_share(row, name) for name in ("legal", "tool", "args", "ended")),
+                f"{row.score.turns / row.score.cases:.1f}",
+                f"{row.score.tokens / row.score.cases:.0f}",
+                f"{row.score.seconds / row.score.cases:.1f}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _share(row: "Row", name: str) -> str | None:
+    share = row.score.share(name)
+    return None if share is None else f"{100 * share:.0f} %"

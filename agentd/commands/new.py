@@ -1,0 +1,175 @@
+"""`agentd new NAME`: a new agent's files, from a template that passes `agentd check` as it is."""
+
+import argparse
+from pathlib import Path
+from string import Template
+
+from agentd.config import check_agent_name
+from agentd.errors import StorageError, UsageError
+from agentd.paths import Paths, discover, shipped
+from agentd.states import Exit
+
+EXAMPLES = """example:
+  agentd new reading_list           # configuration alone: config/agents.d/reading_list.toml
+  agentd new word_count --code      # also agents/word_count.py and baml_src/word_count.baml
+
+Writes files that are right as they stand, and disabled: edit them, set `enabled` to true, and save.
+A file that is there already is never overwritten; exit 2."""
+
+BY_CONFIGURATION = """\
+#:schema ../agent.schema.json
+enabled = false # true: it runs as soon as this file is saved
+agent = "task" # made of configuration alone
+description = "What it is for, in a line for people."
+done = "The text is summed up in one sentence." # what done looks like; the prompt carries it
+subscribe = ["request.$name"]
+# schedule = { every = "1h" } # or { cron = "0 9 * * 1-5" }
+
+[params]
+instructions = "Sum up the text of the event in one sentence."
+tools = [] # such as "ReadFile"; each needs its permission below
+publish = "answer.$name"
+
+[permissions] # nothing is allowed unless listed
+# read = ["~/notes"]
+"""
+
+BY_CODE = """\
+#:schema ../agent.schema.json
+enabled = false # true: it runs as soon as this file is saved
+agent = "$name" # agents/$name.py and baml_src/$name.baml
+description = "What it is for, in a line for people."
+done = "The text was looked at and is labelled." # what done looks like; the prompt carries it
+subscribe = ["request.$name"]
+# schedule = { every = "1h" } # or { cron = "0 9 * * 1-5" }
+
+[permissions] # nothing is allowed unless listed
+# read = ["~/notes"]
+"""
+
+PYTHON = '''\
+"""$name: what it is for, in a line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentd.agent import Agent, Result
+from agentd.events import Event, NewEvent
+
+
+class Asked(BaseModel):
+    """What it accepts: the payload of request.$name."""
+
+    text: str
+
+
+class Answered(BaseModel):
+    """What it publishes: the payload of answer.$name."""
+
+    label: str
+    words: int
+
+
+class $camel(Agent):
+    """Looks at the text once, then labels it."""
+
+    function = "$camel"
+    accepts = {"request.$name": Asked}
+    publishes = {"answer.$name": Answered}
+    idempotent = frozenset({"${camel}Look"})  # may run again after it was cut off
+
+    def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
+        """Take what every turn needs; `results` holds what was done before a restart."""
+        self.text = str(event.payload.get("text", ""))
+
+    def opening(self, event: Event) -> Result:
+        """Return what the model sees of the event. It came from outside: not trusted."""
+        return Result({"text": self.text[:400]}, trusted=False)
+
+    def dispatch(self, decision: Any) -> Result:
+        """Carry out one decision."""
+        match decision:
+            case self.kit.types.${camel}Look():
+                return Result({"words": len(self.text.split())})
+        return super().dispatch(decision)
+
+    def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
+        """Turn Done into an event; it is published when the session closes."""
+        answer = Answered(label=done.label, words=len(self.text.split())).model_dump()
+        return Result(answer, publish=[NewEvent("answer.$name", answer)])
+'''
+
+BAML = """\
+// What $name may decide, and the prompt that asks for one of it.
+class ${camel}Look {
+  tool "look"
+}
+
+class Done {
+  tool "done"
+  label "short" | "long"
+}
+
+function $camel(context: string, done: string) -> ${camel}Look | Done {
+  client Local
+  prompt #"
+    {{ _.role("system") }}
+    Look at the text, then label it. Done: {{ done }}
+    Answer:
+    {{ Decisions() }}
+    {{ _.role("user") }}
+    {{ context }}
+  "#
+}
+"""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _")
+    parser.add_argument("--code", action="store_true", help="with a module and a prompt of its own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and say what comes next."""
+    check_agent_name(args.name, where="NAME")
+    paths = discover()
+    if args.code and (shipped() / "agents" / f"{args.name}.py").exists():
+        raise UsageError(
+            f"an agent of agentd is called {args.name!r}", hint="choose another name for yours"
+        )
+    written = write(args.name, paths, code=args.code)
+    for path in written:
+        print(f"wrote {path}")
+    print(f"check it: agentd check {written[-1]}")
+    print("then set `enabled = true` in it, and try it:")
+    print(f"""  agentd send request.{args.name} '{{"text": "..."}}'""")
+    return Exit.OK
+
+
+def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
+    """Write a new agent's files; the configuration, which makes it one, comes last.
+
+    Raises:
+        UsageError: one of them is there already; nothing was written.
+        StorageError: a file cannot be written.
+    """
+    camel = "".join(word.capitalize() for word in name.split("_")) + "Agent"
+    files = {paths.agents_d / f"{name}.toml": BY_CODE if code else BY_CONFIGURATION}
+    if code:
+        own = {paths.agents / f"{name}.py": PYTHON, paths.baml_src / f"{name}.baml": BAML}
+        files = {**own, **files}
+    if there := [str(path) for path in files if path.exists()]:
+        raise UsageError("is there already", where=", ".join(there), hint="choose another name")
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x") as file:
+                file.write(Template(text).substitute(name=name, camel=camel))
+        except OSError as error:
+            raise StorageError(
+                f"cannot be written: {error.strerror}", where=str(path), hint="make it writable"
+            ) from error
+    return list(files)

@@ -1,0 +1,213 @@
+"""`agentd replay`: run recorded sessions again, without a model, and say where they differ."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentd.commands.home import open_bus
+from agentd.commands.numbers import count, whole
+from agentd.commands.output import print_json
+from agentd.commands.progress import ProgressLine
+from agentd.errors import NotRunning, UsageError
+from agentd.paths import Paths, discover
+from agentd.states import Exit
+
+if TYPE_CHECKING:
+    from agentd.llm.endpoint import Endpoint
+    from agentd.replay.code import Workshop
+    from agentd.replay.many import Source
+    from agentd.sessions.sessions import Sessions
+
+EXAMPLES = """example:
+  agentd replay review.recording
+  agentd replay 7                          # a session, with its agent as it is configured now
+  agentd replay --all --since 7d           # after a change of agent, prompt or model
+  agentd replay 7 --model live             # where does the running model decide otherwise?
+  agentd replay 7 --from 3 --model live    # go on from turn 3 with the running model
+
+Runs the real loop, agent and tools with the recorded decisions in the model's place. Model and
+network are off; nothing is published, no cursor steps, no database is written. Reading tools run on
+the recording's fixture, and their results are compared; of all others the recorded result is taken.
+Stops at the first difference. Exits 0 when all are identical, 1 when one is not.
+
+--json prints a list of name, agent, result (identical, diverged, failed), turns, given (results
+taken as recorded), notes, difference (null, or turn, what, recorded, now, hint), live (turns of a
+model asked again: turn, recorded, now, same, tokens, duration_ms, error), error. With --from one
+object: turn, steps, outcome, published, question, stopped."""
+
+KNOWN_MAX = 1_000  # sessions whose agents are named where another one was meant
+
+Load = Callable[[], "Source"]
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "targets", nargs="*", type=_target, metavar="FILE|SESSION", help="what to replay"
+    )
+    parser.add_argument("--all", action="store_true", help="every session that is kept")
+    parser.add_argument("--since", type=_ago, metavar="7d", help="--all: only those begun since")
+    parser.add_argument("--agent", metavar="NAME", help="--all: only this agent's")
+    parser.add_argument(
+        "--tools",
+        choices=("fixture", "recorded"),
+        default="fixture",
+        help="recorded: take all results as recorded, compare prompts and decisions",
+    )
+    parser.add_argument(
+        "--live-effects",
+        action="store_true",
+        help="carry out also what changes something: only for recordings that you trust",
+    )
+    parser.add_argument(
+        "--model",
+        choices=("recorded", "live"),
+        default="recorded",
+        help="live: ask the model of the running daemon again",
+    )
+    parser.add_argument(
+        "--from", dest="turn", type=count, metavar="N", help="fork: let the live model go on here"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(fail=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, and print a verdict, or a table of several."""
+    from agentd.commands.replayed import print_fork, print_one, print_table_of
+    from agentd.replay.code import Workshop
+    from agentd.replay.many import replay_all
+
+    _check(args)
+    paths = discover()
+    options = {"tools": args.tools, "live_effects": args.live_effects}
+    with Workshop() as workshop, _progress(args) as progress:
+        sources = list(_sources(args, paths, workshop))
+        if args.turn is not None:
+            endpoint, call = _endpoint(paths)
+            fork = sources[0][1]().fork(workshop, args.turn, endpoint, **call, **options)
+            progress.done()
+            print_fork(fork, as_json=args.json)
+            return Exit.OK if fork.stopped is None else Exit.FAILED
+        live: dict[str, Any] = {}
+        if args.model == "live":
+            endpoint, call = _endpoint(paths)
+            label = partial(progress, label="asked at turn")
+            live = {"endpoint": endpoint, **call}
+            if len(sources) == 1:
+                live["asked"] = lambda turn, turns: label(turn, turns)
+        verdicts = []
+        for verdict in replay_all(sources, workshop, **live, **options):
+            verdicts.append(verdict)
+            if len(sources) > 1:
+                progress(len(verdicts), len(sources), "replayed")
+    if args.json:
+        print_json([verdict.document() for verdict in verdicts])
+    elif len(verdicts) == 1 and not args.all:
+        print_one(verdicts[0])
+    elif not verdicts:
+        print("no sessions to replay")
+    else:
+        print_table_of(verdicts)
+    return Exit.OK if all(verdict.word == "identical" for verdict in verdicts) else Exit.FAILED
+
+
+def _target(text: str) -> str:
+    if text.isdecimal():
+        whole(text)
+    return text
+
+
+def _ago(text: str) -> timedelta:
+    from agentd import durations
+
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        told = 'write it as "7d", "12h" or "30m", at most ten years'
+        raise argparse.ArgumentTypeError(told) from error
+
+
+def _check(args: argparse.Namespace) -> None:
+    if bool(args.targets) == args.all:
+        args.fail("name files or sessions, or use --all")
+    if (args.since or args.agent) and not args.all:
+        args.fail("--since and --agent are for --all")
+    if args.live_effects and args.tools == "recorded":
+        args.fail("--live-effects carries tools out, --tools recorded none: choose one")
+    if args.turn is not None and (args.model != "live" or args.all or len(args.targets) != 1):
+        args.fail("--from goes with --model live and one recording")
+
+
+@contextmanager
+def _progress(args: argparse.Namespace) -> Iterator[ProgressLine]:
+    progress = ProgressLine(unit="turns" if len(args.targets) == 1 else "recordings")
+    try:
+        yield progress
+    finally:
+        progress.done()
+
+
+def _sources(
+    args: argparse.Namespace, paths: Paths, workshop: "Workshop"
+) -> "Iterator[tuple[str, Load]]":
+    from agentd.clock import SystemClock
+    from agentd.replay.many import of_file, of_session, recorded_sessions
+    from agentd.sessions.sessions import Sessions
+
+    named: Sequence[str] = args.targets
+    numbers = [name for name in named if name.isdecimal() and not Path(name).exists()]
+    sessions = Sessions(open_bus(paths)) if numbers or args.all else None
+    if args.all:
+        assert sessions is not None
+        if args.agent is not None:
+            _check_agent(args.agent, sessions)
+        since = SystemClock().now() - args.since if args.since else None
+        numbers = list(map(str, recorded_sessions(sessions, since=since, agent=args.agent)))
+    for name in numbers if args.all else named:
+        if sessions is not None and name in numbers:
+            yield (
+                f"session {name}",
+                partial(of_session, int(name), sessions, paths, workshop),
+            )
+        elif name.startswith("-"):
+            raise UsageError("is neither a file nor a session", where=name)
+        else:
+            yield name, partial(of_file, Path(name), paths, workshop)
+
+
+def _check_agent(name: str, sessions: "Sessions") -> None:
+    known = sorted({row.agent for row in sessions.list(limit=KNOWN_MAX)})
+    if name not in known and not sessions.list(agent=name, limit=1):
+        raise UsageError(
+            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}",
+            where=name,
+        )
+
+
+def _endpoint(paths: Paths) -> "tuple[Endpoint, dict[str, float]]":
+    """Return the running daemon's model, and how long a call may take.
+
+    Raises:
+        NotRunning: no daemon runs, and no other server is configured.
+    """
+    from agentd.config import load_daemon
+    from agentd.llm.endpoint import Endpoint
+    from agentd.status import query
+
+    config = load_daemon(paths.daemon_file).model
+    if config.url is None:
+        try:
+            query(paths)
+        except NotRunning as error:
+            raise NotRunning(
+                "a live model is that of the running daemon, and none runs",
+                where=error.where,
+                hint="`agentd run`, or set [model] url",
+            ) from error
+    endpoint = Endpoint.discover(paths, config)
+    return endpoint, {"call_deadline_s": config.call_deadline.total_seconds()}

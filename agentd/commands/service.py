@@ -1,0 +1,141 @@
+"""`agentd install`, `start`, `stop`, `restart`, `uninstall`: the LaunchAgent (macOS)."""
+
+import argparse
+import os
+import threading
+import time
+from pathlib import Path
+
+from agentd import launchd
+from agentd.commands.output import note
+from agentd.errors import AgentdError, NotRunning, StorageError
+from agentd.launchctl import Service
+from agentd.paths import Paths, discover
+from agentd.states import Exit
+from agentd.status import last_failure, query
+
+ANSWERS_S = 30.0  # for a started daemon to answer, a stopped one to be gone
+STEP_S = 0.1
+
+EXAMPLES = """example:
+  agentd install      # starts it now and at each login; again after an update
+  agentd restart
+  agentd stop         # until `agentd start`, or the next login
+  agentd uninstall    # stops it and removes it; your files and the database stay
+
+On macOS, by launchd. Each waits until it is done, and succeeds where there is nothing to do.
+Elsewhere run `agentd run`, in the foreground or under the system's own service manager."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options: none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Drive launchd, wait until the daemon is as it should be, and say so."""
+    paths = discover()
+    service = Service(
+        Path.home(),
+        launchd.render(paths, launchd.program()),
+        foreground=launchd.systemd_run(launchd.program()),
+    )
+    before = _pid(paths)
+    if before is not None and args.command in ("install", "restart") and not service.loaded():
+        raise AgentdError(
+            f"agentd runs already, started by hand (pid {before})",
+            hint=f"stop it first: Ctrl-C there, or `kill -TERM {before}`",
+        )
+    match args.command:
+        case "install":
+            _warn_if_guarded(paths)
+            service.install()
+            print(f"installed {service.plist}")
+        case "start":
+            if before is not None:
+                print(f"agentd runs already, pid {before}")
+                return Exit.OK
+            _warn_if_changed(service)
+            service.start()
+        case "restart":
+            _warn_if_changed(service)
+            service.restart()
+        case "stop":
+            service.stop()
+        case _:
+            print("uninstalled" if service.uninstall() else "was not installed")
+    if args.command in ("stop", "uninstall"):
+        _wait_stopped(paths, before)
+    else:
+        _wait_started(paths, None if args.command == "start" else before)
+    return Exit.OK
+
+
+def _warn_if_changed(service: Service) -> None:
+    if service.installed and not service.current:
+        note(f"{service.plist} is from another version or place: `agentd install` renews it")
+
+
+def _warn_if_guarded(paths: Paths) -> None:
+    """Say that launchd's Python may not even be able to read itself; nobody else would."""
+    if (found := launchd.kept_from(paths)) is not None:
+        note(f"{found[0]}: macOS keeps services out of this folder")
+        note(found[1])
+
+
+def _pid(paths: Paths) -> int | None:
+    try:
+        return int(query(paths, 2.0)["pid"])
+    except (NotRunning, StorageError):
+        return None
+
+
+def _living(pid: int | None) -> int | None:
+    """Return the pid of a process of this user that has not ended, else None."""
+    try:
+        if pid is not None:
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    return pid
+
+
+def _wait_started(paths: Paths, before: int | None) -> None:
+    """Wait until a daemon other than `before` answers.
+
+    Raises:
+        AgentdError: it gave up, and says why; or it does not answer in time.
+    """
+    began, pause = time.time(), threading.Event()
+    deadline = time.monotonic() + ANSWERS_S
+    failed = paths.run / "failed.json"
+    while time.monotonic() < deadline:
+        pid = _pid(paths)
+        if pid is not None and pid != before:
+            print(f"agentd runs, pid {pid}")
+            return
+        if failed.exists() and failed.stat().st_mtime >= began - 1 and (why := last_failure(paths)):
+            raise AgentdError(why["what"], where=why["where"], hint=why["hint"])
+        pause.wait(STEP_S)
+    raise AgentdError(
+        f"agentd does not answer within {ANSWERS_S:g} s of its start",
+        hint="see `agentd status` and `agentd logs agentd`; does `agentd run` start here?",
+    )
+
+
+def _wait_stopped(paths: Paths, before: int | None) -> None:
+    """Wait until the daemon `before` is gone: not its answers alone, its process.
+
+    To launchd a job lives until its process has ended, and a start before that does nothing.
+
+    Raises:
+        AgentdError: it is not in time; or it was not launchd that started it.
+    """
+    pause, deadline = threading.Event(), time.monotonic() + ANSWERS_S
+    while (pid := _pid(paths) or _living(before)) is not None:
+        if time.monotonic() > deadline:
+            raise AgentdError(
+                f"agentd still runs, pid {pid}",
+                hint=f"was it started by hand? Ctrl-C there, or `kill -TERM {pid}`",
+            )
+        pause.wait(STEP_S)
+    print("agentd is stopped" if before is not None else "agentd was not running")

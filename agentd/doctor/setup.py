@@ -1,0 +1,100 @@
+"""What a person wrote, pulled and started: configuration, model, daemon, LaunchAgent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentd import launchctl, launchd, models
+from agentd.config import DaemonConfig, load_agent, load_daemon
+from agentd.doctor.finding import Finding, ok, problem, warning
+from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
+from agentd.paths import Paths
+from agentd.status import last_failure, query
+
+STATUS_S = 3.0
+
+
+def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
+    """Return the configuration in force, how many agents there are, and what is wrong with them."""
+    findings = []
+    try:
+        config = load_daemon(paths.daemon_file)
+    except ConfigError as error:
+        config = DaemonConfig()
+        findings.append(problem("configuration", f"{error.where}: {error.what}", error.hint))
+    files = sorted(paths.agents_d.glob("[!.]*.toml"))
+    for file in files:
+        try:
+            load_agent(file)
+        except ConfigError as error:
+            findings.append(problem("configuration", f"{error.where}: {error.what}", error.hint))
+    if not findings:
+        hint = "`agentd check` also looks at their modules and prompts"
+        findings.append(ok("configuration", f"agentd.toml and {len(files)} agents are right", hint))
+    return config, len(files), findings
+
+
+def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
+    """Look whether the model is there."""
+    if config.model.url is not None:
+        yield ok("model", f"an external server is used: {config.model.url}")
+        return
+    try:
+        folder = models.resolve(config.model.name, paths.models)
+    except ConfigError as error:
+        yield problem("model", error.what, error.hint)
+    else:
+        yield ok("model", f"{config.model.name} is in {folder}")
+
+
+def daemon(paths: Paths) -> Iterator[Finding]:
+    """Look whether the daemon runs, and what it says of itself."""
+    try:
+        document = query(paths, STATUS_S)
+    except NotRunning:
+        failure = last_failure(paths)
+        if failure is None:
+            yield ok("daemon", "is not running", "`agentd run`, or `agentd start`")
+        else:
+            yield problem("daemon", f"the last run failed: {failure['what']}", failure["hint"])
+        return
+    except StorageError as error:
+        yield problem("daemon", error.what, error.hint)
+        return
+    yield ok("daemon", f"runs, pid {document['pid']}")
+    for name, found in (
+        ("configuration", document.get("problem")),
+        ("privacy", document.get("refused_folder")),
+        ("storage", document.get("storage", {}).get("problem")),
+        ("model", document["model"].get("problem")),
+    ):
+        if found:
+            yield problem(name, f"{found['where']}: {found['what']}", found["hint"])
+    resting = [agent for agent in document["agents"] if agent["state"] in ("PARKED", "INVALID")]
+    for agent in resting:
+        hint = f"`agentd status {agent['name']}` tells more; then `agentd resume {agent['name']}`"
+        yield warning("agents", f"{agent['name']} is {agent['state']}: {agent['reason']}", hint)
+
+
+def agent_file(paths: Paths) -> Iterator[Finding]:
+    """Look at the LaunchAgent, where there is launchd."""
+    if not launchctl.available():
+        return
+    text = launchd.render(paths, launchd.program())
+    try:
+        service = launchctl.Service(Path.home(), text, foreground="")
+        installed, loaded = service.installed, service.loaded()
+    except AgentdError as error:
+        yield warning("launchd", error.what, error.hint)
+        return
+    if installed and (found := launchd.kept_from(paths)) is not None:
+        folder, hint = found
+        yield warning("privacy", f"{folder}: macOS keeps services out of this folder", hint)
+    if not installed:
+        yield ok("launchd", "is not set up to start agentd", "`agentd install`")
+    elif not service.current:
+        hint = "`agentd install` renews it"
+        yield warning("launchd", f"{service.plist} is from another version or place", hint)
+    elif not loaded:
+        yield warning("launchd", f"{service.plist} is not loaded", "`agentd start`")
+    else:
+        yield ok("launchd", f"starts agentd at login: {service.plist}")

@@ -1,0 +1,143 @@
+"""The database's file as seen from outside: its size, its write-ahead log, who holds it.
+
+Nothing here opens one of its files: closing a descriptor of them drops this process's own locks.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentd.bus.schema import JOURNAL_SIZE_LIMIT_BYTES
+
+# The log is cut back to that after a burst; more than this beside it is a reader's doing.
+WAL_MUCH_BYTES = JOURNAL_SIZE_LIMIT_BYTES + 16 * 1024 * 1024
+FREE_LOW_BYTES = 20_000_000  # less free disk than this is worth a word before it runs out
+LSOF_S = 10.0
+
+# Bytes of the -shm file that SQLite locks (https://sqlite.org/walformat.html#locks).
+LOCK_WRITE, LOCK_READ_FIRST, LOCK_READ_LAST = 120, 123, 127
+
+
+def wal_of(database: Path) -> Path:
+    """Return the write-ahead log beside a database."""
+    return database.with_name(f"{database.name}-wal")
+
+
+def shm_of(database: Path) -> Path:
+    """Return the log's index beside a database."""
+    return database.with_name(f"{database.name}-shm")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes on disk. `free` is what this user may still write there."""
+
+    database: int
+    wal: int
+    free: int
+
+
+def sizes(database: Path) -> Sizes:
+    """Return the sizes of the database, its log, and the free disk beside them.
+
+    Raises:
+        OSError: the folder is not there.
+    """
+    return Sizes(_size(database), _size(wal_of(database)), shutil.disk_usage(database.parent).free)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Processes that use the database now, by pid. Only Linux tells who reads and who writes."""
+
+    open: frozenset[int] = frozenset()
+    writing: frozenset[int] = frozenset()  # in a transaction that holds the write lock
+    reading: frozenset[int] = field(default_factory=frozenset)  # in a transaction that reads
+
+
+def holders(database: Path) -> Holders:
+    """Return who has the database open, as far as this user may see it."""
+    if sys.platform == "linux":
+        writing, reading = _locks(shm_of(database))
+        return Holders(_open_linux(database), writing, reading)
+    return Holders(_open_lsof(database))
+
+
+def _open_linux(database: Path) -> frozenset[int]:
+    wanted = str(database.resolve())
+    found = set()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            links = list((process / "fd").iterdir())
+        except OSError:
+            continue  # another user's, or gone meanwhile
+        for link in links:
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue
+            if target.removesuffix(" (deleted)") == wanted:
+                found.add(int(process.name))
+                break
+    return frozenset(found)
+
+
+def _open_lsof(database: Path) -> frozenset[int]:
+    try:
+        done = subprocess.run(
+            ["lsof", "-t", "--", str(database)],
+            capture_output=True,
+            text=True,
+            timeout=LSOF_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    return frozenset(int(word) for word in done.stdout.split() if word.isdigit())
+
+
+def _locks(shm: Path) -> tuple[frozenset[int], frozenset[int]]:
+    """Return who holds the write lock, and who holds a reader's mark: from /proc/locks."""
+    writing, reading = set(), set()
+    try:
+        status = shm.stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return frozenset(), frozenset()
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in lines:
+        # 1: POSIX  ADVISORY  WRITE 4242 fd:00:131 120 120
+        words = line.split()
+        if len(words) < 8 or words[5] != place or not words[4].isdigit():
+            continue
+        first, last, pid = int(words[6]), words[7], int(words[4])
+        end = int(last) if last.isdigit() else first
+        if words[3] == "WRITE" and first <= LOCK_WRITE <= end:
+            writing.add(pid)
+        elif words[3] == "READ" and first <= LOCK_READ_LAST and end >= LOCK_READ_FIRST:
+            reading.add(pid)
+    return frozenset(writing), frozenset(reading)
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command line for people, "" where it cannot be seen."""
+    done = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        timeout=LSOF_S,
+        check=False,
+    )
+    return done.stdout.strip()

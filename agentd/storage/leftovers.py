@@ -1,0 +1,30 @@
+"""What processes leave in the data folder that were killed: half copies, half builds."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from agentd.paths import Paths
+from agentd.storage.copies import PARTIAL
+
+PRUNE_PREFIX = ".prune-"  # of the folder in which a dry run prunes a copy
+
+
+def leftovers(paths: Paths) -> list[Path]:
+    """Return files and folders that somebody is writing, or has left; their age says which."""
+    found = [*paths.data.glob(f"{PRUNE_PREFIX}*"), *paths.data.glob(f".*{PARTIAL}")]
+    found += paths.backups.glob(f".*{PARTIAL}")
+    for word in ("repaired", "restored"):  # new databases that did not get their place
+        found += paths.data.glob(f"{paths.database.name}.{word}-*")
+    found += paths.models.glob(".pull-*/")
+    found += paths.versions.glob("*/.build-*")
+    return found
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

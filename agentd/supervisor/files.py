@@ -1,0 +1,93 @@
+"""The files that must stay where they are while we run: the home's lock and the database.
+
+Without the lock's file a second supervisor could start here. What we write into a database that has
+no name any more is lost when the last of us closes it: so it is copied out first.
+"""
+
+import asyncio
+from pathlib import Path
+
+from agentd.clock import Clock
+from agentd.errors import AgentdError, StorageError
+from agentd.paths import Paths
+from agentd.storage import copies
+from agentd.storage.health import shm_of, wal_of
+from agentd.supervisor.housekeeping import Housekeeping
+from agentd.supervisor.records import Records
+
+RESCUE_S = 60.0  # for a copy of a large database
+CLOSE_S = 5.0  # for our own connections, before anything is put in the old one's place
+HINT = "stop agentd before you touch its folders"
+
+
+class Files:
+    """Which files they were when we began."""
+
+    def __init__(self, paths: Paths, clock: Clock) -> None:
+        self.database_gone = False
+        self._paths, self._clock = paths, clock
+        self._ours: dict[Path, int | None] = {}
+        self._beside: dict[Path, int | None] = {}  # the database's log and its index
+
+    def remember(self) -> None:
+        """Note which files these are; once all are there."""
+        database = self._paths.database
+        self._ours = {path: _inode(path) for path in (self._paths.lock, database)}
+        self._beside = {path: _inode(path) for path in (wal_of(database), shm_of(database))}
+
+    def look(self) -> StorageError | None:
+        """Return what is wrong, None while all is in its place."""
+        for path, inode in self._ours.items():
+            if _inode(path) != inode:
+                self.database_gone = path == self._paths.database
+                return StorageError(
+                    "this file was removed or replaced while agentd ran",
+                    where=str(path),
+                    hint=f"{HINT}, and start it again",
+                )
+        if self._ours:
+            self._beside = {path: _inode(path) for path in self._beside}
+        return None
+
+    async def rescue(self, records: Records, housekeeping: Housekeeping) -> StorageError:
+        """Save what the removed database held; return what to stop with.
+
+        Its name is given to the copy if it is free; a file that somebody put there stays, and the
+        copy lies beside it. All workers must be gone by now.
+        """
+        database = self._paths.database
+        copy = copies.stamped(database, "rescued", self._clock.now())
+        try:
+            async with asyncio.timeout(RESCUE_S):
+                await records.copy(copy)
+            async with asyncio.timeout(CLOSE_S):
+                await housekeeping.closed()
+                await records.closed()
+            self._clear()
+            try:
+                database.hardlink_to(copy)
+            except FileExistsError:
+                done = f"what it held until then is in {copy}"
+            else:
+                copy.unlink()
+                done = "what it held was saved and put back"
+        except (AgentdError, OSError, TimeoutError) as error:
+            done = f"what it held could not be saved: {error}"
+        return StorageError(
+            "this file was removed or replaced while agentd ran",
+            where=str(database),
+            hint=f"{done}; {HINT}",
+        )
+
+    def _clear(self) -> None:
+        """Remove the old database's log: it would be replayed into whatever has the name now."""
+        for path, inode in self._beside.items():
+            if inode is not None and _inode(path) == inode:
+                path.unlink(missing_ok=True)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,194 @@
+"""Keeps the home bounded and watches the database's health, in a thread of its own.
+
+Every look: what is too old or too much goes, a few rows at a time, between other people's writes; a
+full disk, a lock that is held for long, a log that a stuck reader keeps from shrinking become a
+problem that `agentd status` shows. Each goes away by itself when its cause does.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from agentd.bus import Bus, Opening
+from agentd.clock import Clock
+from agentd.config import DaemonConfig
+from agentd.errors import DamagedDatabase, StorageError
+from agentd.log import Logger
+from agentd.paths import Paths
+from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
+from agentd.storage.retention import Pruned, Retention
+from agentd.supervisor.records import BusThread, Problem, problem_of
+from agentd.supervisor.sweep import keep, sweep
+
+LOOK_S = 15.0  # between looks at the database
+SWEEP_S = 3600.0  # between looks at the folders
+BUSY_MS = 2_000  # housekeeping is never urgent; a lock that is held for longer is worth a word
+PAUSE_S = 0.01  # between two steps, at least: others want to write as well
+# The clock of a machine that has just started or woken may be wrong, and is set right in minutes:
+# until then nothing is too old.
+JUMP_S = 60.0
+TRUST_S = 600.0
+STUCK_LOOKS = 2  # in which a reader kept the log from being written back
+
+
+class Housekeeping:
+    """Prunes, checks and cleans for one supervisor."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: DaemonConfig,
+        announce: Callable[[str, dict[str, Any]], None],
+        *,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self.problem: Problem | None = None
+        self._paths, self._announce, self._log, self._clock = paths, announce, log, clock
+        self._rules = config.retention
+        self._thread: BusThread | None = None
+        self._retention: Retention | None = None
+        self._sizes = Sizes(0, 0, 0)
+        self._stuck = 0  # looks in a row
+        self._seen = (clock.now(), clock.monotonic())
+        self._trusted_at = clock.monotonic() + TRUST_S
+        self._sweep_at = clock.monotonic()
+
+    def configure(self, config: DaemonConfig) -> None:
+        """Apply changed rules, from the next look on."""
+        self._rules, self._retention = config.retention, None
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled.
+
+        Raises:
+            DamagedDatabase: nothing but a repair will help.
+        """
+        try:
+            while True:
+                try:
+                    problem = await self._look()
+                except DamagedDatabase:
+                    raise
+                except StorageError as error:
+                    problem = problem_of(error)
+                self._tell(problem)
+                await asyncio.sleep(LOOK_S)  # ends by cancellation
+        finally:
+            if self._thread is not None:
+                self._thread.close()
+
+    async def closed(self) -> None:
+        """Return when the database is closed."""
+        if self._thread is not None:
+            await self._thread.closed()
+
+    def document(self) -> dict[str, Any]:
+        """Return the sizes, in bytes, for `status`."""
+        return {
+            "database_bytes": self._sizes.database,
+            "wal_bytes": self._sizes.wal,
+            "free_bytes": self._sizes.free,
+        }
+
+    def _tell(self, problem: Problem | None) -> None:
+        if problem is not None and problem != self.problem:
+            self._log.warning("storage.problem", **problem)
+        elif problem is None and self.problem is not None:
+            self._log.info("storage.well")
+        self.problem = problem
+
+    async def _look(self) -> Problem | None:
+        with contextlib.suppress(OSError):
+            self._sizes = sizes(self._paths.database)
+        keep(self._paths)
+        if self._thread is None:
+            thread = BusThread(self._paths, self._clock, Opening(create=False, busy_ms=BUSY_MS))
+            await thread.open()
+            self._thread = thread
+        await self._thread.call(_write_nothing)
+        retention, rules = self._retention, self._rules
+        if retention is None:
+            retention = await self._thread.call(lambda bus: Retention(bus, rules))
+            self._retention = retention
+        await self._prune(self._thread, retention)
+        stuck = await self._thread.call(self._checkpoint)
+        if self._clock.monotonic() >= self._sweep_at:
+            self._sweep_at = self._clock.monotonic() + SWEEP_S
+            known = await self._thread.call(lambda bus: {row.name for row in bus.agents()})
+            now = self._clock.now()
+            await asyncio.to_thread(sweep, self._paths, known, now, self._rules.removed)
+        return self._judge(retention.over, stuck)
+
+    async def _prune(self, thread: BusThread, retention: Retention) -> None:
+        by_age, done = self._trusts_clock(), Counter[tuple[str, str | None]]()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                began = loop.time()
+                step = await thread.call(lambda bus: retention.step(by_age=by_age))
+                if step is None:
+                    return
+                done[step.what, step.agent] += step.count
+                await asyncio.sleep(max(PAUSE_S, loop.time() - began))
+        finally:
+            for (what, agent), count in done.items():
+                self._report(Pruned(what, count, agent))
+
+    def _report(self, done: Pruned) -> None:
+        lost = done.what in ("expired", "unanswered")
+        write = self._log.warning if lost else self._log.info
+        write("retention.pruned", what=done.what, count=done.count, of=done.agent)
+        if lost:  # in the dead letters, each with its reason
+            keys = {"agent": done.agent, "reason": done.what, "events": done.count}
+            self._announce("agent.expired", keys)
+
+    def _trusts_clock(self) -> bool:
+        """Whether the wall clock has gone on like the monotonic one for long enough."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        before, since = self._seen
+        self._seen = (now, monotonic)
+        jump_s = (now - before).total_seconds() - (monotonic - since)
+        if abs(jump_s) > JUMP_S:
+            self._trusted_at = monotonic + TRUST_S
+        return monotonic >= self._trusted_at
+
+    def _checkpoint(self, bus: Bus) -> bool:
+        """Write a large log back; return whether somebody who reads keeps it from that."""
+        if self._sizes.wal <= WAL_MUCH_BYTES:
+            self._stuck = 0
+            return False
+        frames, written = bus.db.checkpoint()
+        self._stuck = self._stuck + 1 if written < frames else 0
+        return self._stuck >= STUCK_LOOKS
+
+    def _judge(self, over: bool, stuck: bool) -> Problem | None:
+        where = str(self._paths.database)
+        if self._sizes.free < FREE_LOW_BYTES:
+            return {
+                "what": f"the disk is nearly full: {self._sizes.free // 1_000_000} MB are free",
+                "where": str(self._paths.data),
+                "hint": "free some disk space",
+            }
+        if stuck:
+            return {
+                "what": "a program that reads the database and does not end keeps its log from"
+                f" shrinking: {self._sizes.wal // 1_000_000} MB by now",
+                "where": where,
+                "hint": "`agentd doctor` says which one; end it",
+            }
+        if over:
+            return {
+                "what": "the database is above its size limit, and nothing more may go",
+                "where": where,
+                "hint": "raise [retention] database_bytes; the last hour's sessions are kept",
+            }
+        return None
+
+
+def _write_nothing(bus: Bus) -> None:
+    """Take the write lock for a moment: does anybody keep it, may we write at all?"""
+    with bus.transaction():
+        pass

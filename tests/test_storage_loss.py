@@ -1,0 +1,147 @@
+"""What happens to the whole when its database goes: deleted, replaced, damaged.
+
+The daemon, its workers and commands are the real ones; only the model is a double.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from agentd.bus import Bus
+from agentd.events import NewEvent
+from tests.commandline import agentd
+from tests.livehome import Home, a_home
+
+PAGE = 4096
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with a_home(tmp_path / "home") as home:
+        yield home
+
+
+# --- files that go
+
+
+def test_a_deleted_database_is_put_back(home: Home) -> None:
+    """What was acknowledged lives in the open file: it is saved before it goes for good."""
+    home.start()
+    sent = [int(home.send().stdout.split()[1]) for _ in range(3)]
+    home.until(lambda: home.answered() == sent, "all is answered")
+    last = home.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")
+    home.paths.database.unlink()
+    code, said = home.ended()
+    assert code == 75
+    assert "removed or replaced" in said and "put back" in said and "Traceback" not in said
+    shown = agentd(home.root, "status")
+    assert shown.returncode == 3 and "put back" in shown.stdout
+    assert home.answered() == sent
+    assert home.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'") >= last
+    assert [p.name for p in home.root.glob("agentd.db*")] == ["agentd.db"]
+    home.start()
+    again = int(home.send().stdout.split()[1])
+    home.until(lambda: home.answered() == [*sent, again], "it goes on, and repeats nothing")
+    home.stop()
+
+
+def test_a_replaced_database_stays_and_the_old_one_is_kept(home: Home) -> None:
+    """A copy moved over it is what a person wants; the old log must not be replayed into it."""
+    home.start()
+    assert home.send().returncode == 0
+    home.until(lambda: len(home.answered()) == 1, "it is answered")
+    copy = home.root / "other.db"
+    assert agentd(home.root, "backup", str(copy)).returncode == 0
+    for _ in range(3):
+        home.send("later")
+    home.until(lambda: len(home.answered()) == 4, "all is answered")
+    copy.replace(home.paths.database)
+    code, said = home.ended()
+    assert code == 75 and "rescued" in said
+    (rescued,) = home.root.glob("agentd.db.rescued-*")
+    with contextlib.closing(apsw.Connection(str(rescued))) as db:
+        count = "SELECT count(*) FROM outbox WHERE event_type = 'greeting.written'"
+        assert db.execute(count).fetchall() == [(4,)]
+    assert len(home.answered()) == 1
+    assert home.rows("PRAGMA integrity_check") == [("ok",)]
+    home.start()
+    home.send("again")
+    home.until(lambda: len(home.answered()) == 2, "it goes on from the copy")
+    assert home.rows("PRAGMA integrity_check") == [("ok",)]
+    home.stop()
+
+
+# --- damage
+
+
+def damage(database: Path, event_id: int) -> None:
+    """Overwrite the page that holds an event's row, as a failing disk does."""
+    with contextlib.closing(apsw.Connection(str(database))) as db:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    data = bytearray(database.read_bytes())
+    place = data.index(f"mark {event_id}".encode()) // PAGE * PAGE
+    data[place : place + PAGE] = os.urandom(PAGE)
+    database.write_bytes(data)
+
+
+def test_a_damaged_page_stops_the_daemon_and_is_repaired(home: Home) -> None:
+    """One permanent error; the old file is kept, what is missing is listed, and all goes on."""
+    home.start()
+    assert agentd(home.root, "pause", "hello").returncode == 0
+    bus = Bus(home.paths.database)
+    first = bus.last_id() + 1
+    for n in range(first, first + 60):
+        bus.publish("person", NewEvent("note.added", {"mark": f"mark {n} ", "x": "y" * 400}))
+    last = bus.last_id()
+    bus.close()
+    home.stop()
+    damage(home.paths.database, first + 30)
+    inode = home.paths.database.stat().st_ino
+    home.launch()
+    home.until(lambda: home.agent().get("state") == "PAUSED", "it runs: nobody has met the page")
+    agentd(home.root, "resume", "hello")
+    code, said = home.ended()
+    assert code == 78
+    assert "damaged" in said and "doctor --repair" in said and "Traceback" not in said
+    shown = agentd(home.root, "status")
+    assert shown.returncode == 3 and "damaged" in shown.stdout and "--repair" in shown.stdout
+    assert home.paths.database.stat().st_ino == inode, "the file is left where it is"
+    looked = agentd(home.root, "doctor", "--json")
+    findings = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
+    assert looked.returncode == 1 and findings["database"]["level"] == "problem"
+
+    done = agentd(home.root, "doctor", "--repair", "--json")
+    document = json.loads(done.stdout)
+    repaired = document["repaired"]
+    missing = [int(text.split()[0]) for text in repaired["missing"]["outbox"]]
+    assert first + 30 in missing and len(missing) < 20
+    kept = Path(repaired["kept"])
+    assert kept.stat().st_ino == inode
+    assert json.loads(kept.with_name(f"{kept.name}.json").read_text())["missing"]
+    assert home.rows("PRAGMA integrity_check") == [("ok",)]
+    home.start()
+    wanted = [n for n in range(first, last + 1) if n not in missing]
+    home.until(lambda: set(home.answered()) >= set(wanted[:3]), "it goes on")
+    home.until(lambda: home.answered() == wanted, "every event that is left is answered, once")
+    sent = int(home.send().stdout.split()[1])
+    assert sent > last, "no id is given again"
+    home.stop()
+
+
+def test_what_is_no_database_is_permanent(home: Home) -> None:
+    """Trying again is of no use: 78, and under launchd 0, so that it is not tried for ever."""
+    home.root.mkdir(parents=True)
+    home.paths.database.write_bytes(b"no database at all, but long enough" * 100)
+    done = agentd(home.root, "run")
+    assert done.returncode == 78 and "--restore" in done.stderr
+    assert agentd(home.root, "run", AGENTD_LAUNCHD="1").returncode == 0
+    assert "no database at all" in home.paths.database.read_text()
+    shown = agentd(home.root, "status", "--json")
+    assert json.loads(shown.stdout)["failure"]["where"] == str(home.paths.database)
+    repaired = agentd(home.root, "doctor", "--repair")
+    assert repaired.returncode == 1 and "--restore" in repaired.stderr
