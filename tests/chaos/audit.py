@@ -1,0 +1,319 @@
+"""What a run left: read from the database and from the tools' own journal alone.
+
+Nothing here uses agentd: an audit that shares the code under test shares its mistakes.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+CLOCK_S = 0.002  # a step's time is written in milliseconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """An event of the outbox."""
+
+    id: int
+    agent: str
+    kind: str
+    payload: dict[str, Any]
+    target: str | None
+    cause: int | None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A session with its steps: kind, type, payload, time."""
+
+    id: int
+    agent: str
+    event: int
+    version: str
+    state: str
+    began: float
+    steps: "tuple[Step, ...]"
+
+    def results(self, name: str) -> "list[Step]":
+        """Return the results of one tool."""
+        return [step for step in self.steps if (step.kind, step.name) == ("result", name)]
+
+
+class Step(NamedTuple):
+    """A step of a session."""
+
+    kind: str
+    name: str
+    payload: dict[str, Any]
+    at: float
+
+
+@dataclass
+class Left:
+    """All that a run left behind."""
+
+    integrity: list[str]
+    events: dict[int, Row]
+    cursors: dict[str, int]
+    subscriptions: dict[str, list[str]]  # by agent
+    sessions: list[Ran]
+    letters: list[tuple[str, str, str, int]]  # agent, reason, error, event
+    facts: dict[tuple[str, str], Any]
+    resumed: int
+    journal: list[dict[str, Any]]
+
+
+@dataclass
+class Report:
+    """The audit's findings; no problem means that the promise was kept."""
+
+    problems: list[str]
+    counts: dict[str, int]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{number} {what}" for what, number in self.counts.items())
+        shown = "".join(f"\n  {problem}" for problem in self.problems[:40])
+        return f"{counts}; {len(self.problems)} problems{shown}"
+
+
+def audit(database: Path, journal: Path, outputs: dict[str, str]) -> Report:
+    """Look for what was lost, done twice, out of order, stuck or damaged.
+
+    `outputs` names, by agent, the event type with which it answers an event.
+    """
+    try:
+        left = read(database, journal)
+    except apsw.CorruptError as error:
+        return Report([f"damaged: {error}"], {})
+    problems = [
+        *_damaged(left),
+        *_unanswered(left),
+        *_published(left, outputs),
+        *_out_of_order(left, outputs),
+        *_steps(left),
+        *_memory(left),
+        *_side_effects(left),
+        *_letters(left),
+        *_acknowledged(left),
+    ]
+    counts = {
+        "events": len(left.events),
+        "sessions": len(left.sessions),
+        "resumed": left.resumed,
+        "side effects": sum(line["what"] == "effect" for line in left.journal),
+        "dead letters": len(left.letters),
+    }
+    return Report(problems, counts)
+
+
+def read(database: Path, journal: Path) -> Left:
+    """Read everything in one snapshot."""
+    with closing(apsw.Connection(str(database))) as db:
+        db.set_busy_timeout(30_000)
+        db.execute("BEGIN")
+
+        def table(query: str) -> list[Any]:
+            return db.execute(query).fetchall()
+
+        events = table("SELECT id, agent, event_type, payload, target, cause_id FROM outbox")
+        facts = table("SELECT agent, key, value FROM facts")
+        return Left(
+            integrity=[str(row[0]) for row in table("PRAGMA integrity_check")],
+            events={row[0]: _event(*row) for row in events},
+            cursors=dict(table("SELECT consumer, last_seen_id FROM cursors")),
+            subscriptions={
+                name: json.loads(kinds)
+                for name, kinds in table("SELECT name, subscribe FROM agents")
+            },
+            sessions=_sessions(table),
+            letters=table("SELECT agent, reason, error, event_id FROM dead_letters"),
+            facts={(agent, key): json.loads(value) for agent, key, value in facts},
+            resumed=table("SELECT coalesce(sum(attempt - 1), 0) FROM sessions")[0][0],
+            journal=_lines(journal),
+        )
+
+
+def _sessions(table: Callable[[str], list[Any]]) -> list[Ran]:
+    steps = defaultdict(list)
+    for session, kind, name, payload, ts in table(
+        "SELECT session_id, kind, type, payload, ts FROM steps ORDER BY session_id, seq"
+    ):
+        steps[session].append(Step(kind, name, json.loads(payload), _seconds(ts)))
+    rows = table("SELECT id, agent, event_id, version, state, started_at FROM sessions ORDER BY id")
+    return [
+        Ran(number, agent, event, version, state, _seconds(began), tuple(steps[number]))
+        for number, agent, event, version, state, began in rows
+    ]
+
+
+def _event(
+    number: int, agent: str, kind: str, payload: str, target: str | None, cause: int | None
+) -> Row:
+    return Row(number, agent, kind, json.loads(payload), target, cause)
+
+
+def _lines(journal: Path) -> list[dict[str, Any]]:
+    text = journal.read_text() if journal.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _seconds(iso: str) -> float:
+    return datetime.fromisoformat(iso.replace("Z", "+00:00")).timestamp()
+
+
+# --- the checks
+
+
+def _damaged(left: Left) -> Iterator[str]:
+    if left.integrity != ["ok"]:
+        yield f"damaged: {left.integrity[:5]}"
+
+
+def _wanted(left: Left) -> Iterator[tuple[str, Row, int]]:
+    """Yield every event that an agent has to answer, with the cursor of its lane."""
+    for agent, kinds in left.subscriptions.items():
+        for event in left.events.values():
+            if event.target == agent:
+                yield agent, event, left.cursors[f"{agent}/direct"]
+            elif event.target is None and event.kind in kinds and event.agent != agent:
+                yield agent, event, left.cursors[agent]
+
+
+def _unanswered(left: Left) -> Iterator[str]:
+    """Every event is answered by one ended session, or stands in the dead letters."""
+    ended = Counter((s.agent, s.event) for s in left.sessions if s.state == "ended")
+    dead = Counter((agent, event) for agent, _, _, event in left.letters)
+    for agent, event, cursor in _wanted(left):
+        answers = ended[agent, event.id] + dead[agent, event.id]
+        name = f"event {event.id} ({event.kind}) for {agent}"
+        if answers == 0:
+            yield f"lost: {name}" if cursor >= event.id else f"stuck: {name}"
+        elif answers > 1:
+            yield f"twice: {name} was answered {answers} times"
+        elif cursor < event.id:
+            yield f"stuck: {name} is answered and its lane was not stepped"
+    for session in left.sessions:
+        if session.state == "running":
+            yield f"stuck: session {session.id} of {session.agent} still runs"
+
+
+def _published(left: Left, outputs: dict[str, str]) -> Iterator[str]:
+    """Every ended session published its answer once, and nobody else published anything."""
+    published = Counter((e.agent, e.cause, e.kind) for e in left.events.values())
+    ended = {(s.agent, s.event): s for s in left.sessions if s.state == "ended"}
+    for (agent, event), session in ended.items():
+        shipped = any("shipped" in step.payload for step in session.steps)
+        for kind, expected in ((outputs[agent], 1), ("parcel.shipped", int(shipped))):
+            found = published[agent, event, kind]
+            if found != expected:
+                word = "lost" if found < expected else "twice"
+                yield f"{word}: {agent} published {kind} {found} times for event {event}"
+    for row in left.events.values():
+        if row.agent in outputs and (row.agent, row.cause or 0) not in ended:
+            yield f"out of nothing: event {row.id} ({row.kind}) of {row.agent}"
+
+
+def _out_of_order(left: Left, outputs: dict[str, str]) -> Iterator[str]:
+    """In each lane, answers come in the order of what they answer."""
+    last: dict[tuple[str, bool], int] = {}
+    for event in sorted(left.events.values(), key=lambda event: event.id):
+        if outputs.get(event.agent) != event.kind or event.cause is None:
+            continue
+        lane = event.agent, left.events[event.cause].target is not None
+        if event.cause <= last.get(lane, 0):
+            yield f"out of order: event {event.id} answers {event.cause} after {last[lane]}"
+        last[lane] = event.cause
+
+
+def _steps(left: Left) -> Iterator[str]:
+    """A decision is followed by its result, and none is asked for again."""
+    for session in left.sessions:
+        open_decision = False
+        for step in session.steps:
+            if step.kind == "decision":
+                if open_decision:
+                    yield f"asked again: session {session.id} decided {step.name} before a result"
+                open_decision = True
+            elif step.kind == "result":
+                open_decision = False
+        openings = sum(step.kind == "opening" for step in session.steps)
+        if session.state == "ended" and openings != 1:
+            yield f"session {session.id} was opened {openings} times"
+
+
+def _memory(left: Left) -> Iterator[str]:
+    """What an agent counted is what it ended."""
+    ended = Counter(s.agent for s in left.sessions if s.state == "ended")
+    for agent in left.subscriptions:
+        counted = left.facts.get((agent, "count"), 0)
+        if counted != ended[agent]:
+            yield f"memory: {agent} counted {counted} of {ended[agent]} sessions"
+
+
+def _side_effects(left: Left) -> Iterator[str]:
+    """Tools ran once; again only when cut off, and what must not run twice is told instead."""
+    by_event: dict[tuple[str, int], list[Ran]] = defaultdict(list)
+    for session in left.sessions:
+        by_event[session.agent, session.event].append(session)
+    runs: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in left.journal:
+        if line["what"] != "placed":
+            runs[line["agent"], line["event"], line["tool"]].append(line)
+    for (agent, event, tool), lines in runs.items():
+        where = f"{tool} of {agent} for event {event}"
+        starts = [line for line in lines if line["what"] == "start"]
+        if len({line["pid"] for line in starts}) != len(starts):
+            yield f"twice: {where} in one process"
+        for session in by_event[agent, event]:
+            later = [s.began for s in by_event[agent, event] if s.id > session.id]
+            end = min(later, default=float("inf"))
+            for result in session.results(tool)[:1]:
+                if any(result.at + CLOCK_S < line["at"] < end for line in starts):
+                    yield f"twice: {where} ran again after its result was recorded"
+        if tool == "ship":
+            yield from _shipped(where, lines, by_event[agent, event])
+
+
+def _shipped(where: str, lines: list[dict[str, Any]], sessions: list[Ran]) -> Iterator[str]:
+    counts = Counter(line["what"] for line in lines)
+    if counts["start"] > 1 or counts["effect"] > 1:
+        yield f"twice: {where} happened {counts['effect']} times in {counts['start']} runs"
+    for session in sessions:
+        results = [step.payload for step in session.results("ship")]
+        if session.state != "ended":
+            continue
+        if len(results) != 1:
+            yield f"{where} has {len(results)} results in session {session.id}"
+        elif "error" not in results[0] and counts["finish"] != 1:
+            yield f"{where} is said to have happened, and did not"
+        elif "error" in results[0] and counts["finish"] and counts["effect"] != 1:
+            yield f"{where} finished without its effect"
+
+
+def _letters(left: Left) -> Iterator[str]:
+    """A kill alone makes no dead letter; a changed prompt after an effect does."""
+    versions = defaultdict(set)
+    for session in left.sessions:
+        versions[session.agent].add(session.version)
+    for agent, reason, error, event in left.letters:
+        changed = reason == "partial effects" and "changed" in error
+        if not changed or len(versions[agent]) < 2:
+            yield f"dead letter of {agent} for event {event}: {reason}: {error}"
+
+
+def _acknowledged(left: Left) -> Iterator[str]:
+    """What was acknowledged to its sender is on the bus, once."""
+    numbers = Counter(e.payload.get("n") for e in left.events.values() if e.kind == "order.placed")
+    for line in left.journal:
+        if line["what"] != "placed":
+            continue
+        event = left.events.get(line["event"])
+        if event is None or event.payload["n"] != line["n"] or numbers[line["n"]] != 1:
+            yield f"lost: order {line['n']} was acknowledged as event {line['event']}"

@@ -1,0 +1,387 @@
+"""Kills processes of a running pipeline at random instants, and keeps the pipeline going.
+
+Between two kills it waits for progress (or for a process to appear), never for a time. It is the
+launchd of this test: a supervisor that is gone is started again.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+import psutil
+
+from agentd.bus import Bus
+from agentd.errors import AgentdError
+from agentd.events import PERSON, NewEvent
+from agentd.status import query
+from tests.chaos.home import AGENTS, PIPELINE, PLACED, TICKER, Home
+
+PROGRESS_S = 120.0  # without any progress for this long the pipeline counts as stuck
+DRAIN_S = 300.0  # for everything to be answered once nobody kills any more
+STOPPED_S = 1.0  # a SIGSTOP holds until others made progress, or this long if they cannot
+GONE_S = 5.0  # for a killed process to be gone
+BACKLOG = 6  # orders under way, so that there is always something to interrupt
+MARKS = {"agentd.worker": "worker", "agentd.model_server": "model", "agentd.admission": "admission"}
+# What is hit, by weight; what is not there at the moment is drawn again.
+TARGETS = {"worker": 66, "supervisor": 9, "model": 7, "child": 9, "admission": 5, "all": 4}
+SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
+# Rows of progress to wait for before the next kill: 0 is a burst.
+PAUSES = (0, 0, 0, 1, 1, 2, 3, 6)
+
+
+class Stuck(AssertionError):
+    """Nothing moves any more."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A process and what it is: worker NAME, model, admission, supervisor, child (of a tool)."""
+
+    process: psutil.Process
+    kind: str
+    name: str = ""
+
+
+class Havoc:
+    """One run: `kills` signals, then peace, then a stop in order."""
+
+    def __init__(
+        self,
+        home: Home,
+        seed: int,
+        *,
+        edits: bool = True,
+        hang: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
+        command: list[str] | None = None,
+    ) -> None:
+        self.home = home
+        self.random = random.Random(seed)
+        self.edits, self.hang, self.tell = edits, hang, tell
+        self.command = command or [sys.executable, "-m", "agentd", "run"]
+        self.done: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.placed = 0
+        self.supervisor: subprocess.Popen[bytes] | None = None
+        self._asked: set[int] = set()  # supervisors that were told to stop, or killed
+        self._tick = threading.Event()
+        self._bus: Bus | None = None
+
+    def run(self, kills: int) -> None:
+        """Start, kill, drain, stop.
+
+        Raises:
+            Stuck: nothing moves any more.
+        """
+        try:
+            self.keep()
+            self.wait_for(self._all_there, "all agents have started once")
+            number = 0
+            while number < kills:
+                number += self._strike()
+                self._between()
+                if number % 50 == 0:
+                    self.tell(f"{number} kills, {self.placed} orders, {self.progress()} rows")
+            self.drain()
+        finally:
+            self.end()
+
+    # --- one kill
+
+    def _strike(self) -> int:
+        victims = self.victims()
+        names = list(TARGETS)
+        target = self.random.choices(names, [TARGETS[name] for name in names])[0]
+        chosen = victims if target == "all" else [v for v in victims if v.kind == target]
+        if target != "all" and chosen:
+            chosen = [self.random.choice(chosen)]
+        if not chosen:
+            return 0
+        names = list(SIGNALS)
+        name = self.random.choices(names, [SIGNALS[name] for name in names])[0]
+        self.done[f"{name} {target}"] += 1
+        if name == "SIGSTOP":
+            self._suspend(chosen)
+        else:
+            self._send(chosen, signal.Signals[name])
+        self._check_copies()
+        return 1
+
+    def _send(self, victims: list[Victim], number: signal.Signals) -> None:
+        for victim in victims:
+            if victim.kind == "supervisor" and number != signal.SIGCONT:
+                self._asked.add(victim.process.pid)
+            with suppress(psutil.NoSuchProcess):
+                victim.process.send_signal(number)
+
+    def _suspend(self, victims: list[Victim]) -> None:
+        asked = set(self._asked)
+        self._send(victims, signal.SIGSTOP)
+        self._asked = asked
+        if self.hang and self.random.random() < 0.05 and victims[0].kind != "supervisor":
+            self.done["left stopped"] += 1
+            return  # its supervisor has to find out
+        before, until = self.progress(), time.monotonic() + STOPPED_S
+        more = self.random.choice((1, 2, 4))
+        while self.progress() < before + more and time.monotonic() < until:
+            self._pause()
+        self._send(victims, signal.SIGCONT)
+
+    def _between(self) -> None:
+        """Wait until something has moved, or a killed process is there again."""
+        if self.edits and self.random.random() < 0.06:
+            name = self.random.choice(AGENTS)
+            code = self.random.random() < 0.2
+            self.home.edit(name, code=code)
+            self.done["edit of a prompt" if code else "edit"] += 1
+        self.keep()
+        if self.random.random() < 0.15:  # in the middle of its start
+            name = self.random.choice([*AGENTS, "model"])
+            before = {v.process.pid for v in self.victims()}
+            self.wait_for(
+                lambda: any(v.name == name for v in self.victims()), f"{name} is there", step=0.05
+            )
+            if {v.process.pid for v in self.victims()} != before:
+                return
+        rows = self.random.choice(PAUSES)
+        if rows:
+            self.wait_progress(rows)
+
+    # --- what goes on meanwhile
+
+    def keep(self) -> None:
+        """Start a supervisor if there is none, and keep orders coming."""
+        if self.supervisor is None or self.supervisor.poll() is not None:
+            if self.supervisor is not None:
+                self._judge(self.supervisor)
+            output = (self.home.root / "supervisor.out").open("ab")
+            self.supervisor = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.home.environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            output.close()
+        if self.placed - self._billed() < BACKLOG:
+            self._place()
+
+    def _judge(self, supervisor: "subprocess.Popen[bytes]") -> None:
+        """A supervisor ends because it was asked to or killed, and for no other reason."""
+        code = supervisor.returncode
+        if supervisor.pid not in self._asked or code not in (0, -signal.SIGKILL, -signal.SIGTERM):
+            tail = (self.home.root / "supervisor.out").read_text()[-2000:]
+            self.problems.append(f"the supervisor ended by itself with {code}: {tail}")
+
+    def _place(self) -> None:
+        if self._bus is None:
+            with suppress(AgentdError):
+                self._bus = Bus(self.home.paths.database, wake=self.home.paths.wake)
+        if self._bus is None or len(self._bus.agents()) < len(AGENTS):
+            return  # an order to an agent that has no lane yet would be nobody's
+        self.placed += 1
+        target = "intake" if self.placed % 5 == 0 else None
+        event = NewEvent(PLACED, {"n": self.placed, "path": []}, target)
+        event_id = self._bus.publish(PERSON, event)
+        line = {"what": "placed", "n": self.placed, "event": event_id}
+        with self.home.journal.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def wait_progress(self, rows: int) -> None:
+        """Wait for `rows` more events and steps.
+
+        Raises:
+            Stuck: there are none.
+        """
+        goal = self.progress() + rows
+        self.wait_for(lambda: self.progress() >= goal, f"{rows} rows of progress")
+
+    def wait_for(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        seconds: float = PROGRESS_S,
+        step: float = 0,
+    ) -> None:
+        """Wait for a condition while everything is kept going.
+
+        Raises:
+            Stuck: it does not come true.
+        """
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                raise Stuck(f"waited {seconds:.0f} s in vain: {what}\n{self.describe()}")
+            self.keep()
+            self._pause(step)
+
+    def _pause(self, least: float = 0.0) -> None:
+        self._tick.wait(least + self.random.uniform(0.002, 0.03))
+
+    # --- looking
+
+    def victims(self) -> list[Victim]:
+        """Return the supervisor and all that lives below it."""
+        if self.supervisor is None or self.supervisor.poll() is not None:
+            return []
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.supervisor.pid)
+            found.append(Victim(top, "supervisor"))
+            for process in top.children(recursive=True):
+                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    found.append(_victim(process))
+        return found
+
+    def _check_copies(self) -> None:
+        """Never two workers of one name, nor two model servers."""
+        until = time.monotonic() + GONE_S
+        while twice := [name for name, number in self._copies().items() if number > 1]:
+            if time.monotonic() > until:
+                self.problems.append(f"two copies of {twice}")
+                return
+            self._pause()
+
+    def _copies(self) -> Counter[str]:
+        return Counter(v.name for v in self.everywhere() if v.kind in ("worker", "model"))
+
+    def everywhere(self) -> list[Victim]:
+        """Return every living process of this home, also without a supervisor."""
+        found = []
+        home = self.home.environment["AGENTD_HOME"]
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                victim = _victim(process)
+                if victim.kind == "child" or process.environ().get("AGENTD_HOME") != home:
+                    continue
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(victim)
+        return found
+
+    def progress(self) -> int:
+        """Return how many events and steps there are."""
+        return self._number(
+            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
+            " + (SELECT count(*) FROM steps)"
+        )
+
+    def _billed(self) -> int:
+        return self._number(
+            "SELECT (SELECT count(*) FROM outbox WHERE event_type = 'order.billed')"
+            " + (SELECT count(*) FROM dead_letters)"
+        )
+
+    def _number(self, query: str) -> int:
+        try:
+            with closing(apsw.Connection(str(self.home.paths.database))) as db:
+                db.set_busy_timeout(30_000)
+                for (number,) in db.execute(query):
+                    return int(number)
+        except (apsw.CantOpenError, apsw.SQLError):
+            pass  # it is not there yet
+        return 0
+
+    def _all_there(self) -> bool:
+        return self._number("SELECT count(DISTINCT agent) FROM sessions") == len(AGENTS)
+
+    def describe(self) -> str:
+        """Return what status and logs say, for who has to find out why nothing moves."""
+        try:
+            document: Any = query(self.home.paths)
+            shown = json.dumps(
+                {
+                    "model": document["model"],
+                    "agents": document["agents"],
+                    "events": document["events"],
+                },
+                indent=1,
+            )
+        except AgentdError as error:
+            shown = str(error)
+        lines = []
+        for path in sorted(self.home.paths.logs.glob("*.jsonl")):
+            lines += [f"--- {path.name}", *path.read_text().splitlines()[-8:]]
+        return "\n".join([shown, *lines])
+
+    # --- the end
+
+    def drain(self) -> None:
+        """Let everything be answered that was placed.
+
+        Raises:
+            Stuck: it is not.
+        """
+        self.tell("no more kills; waiting for the rest")
+        for name in AGENTS:
+            self.home.configure(name, description="no more kills")
+        placed, until = self.placed, time.monotonic() + DRAIN_S
+        self.done["orders"] = placed
+        while self._billed() < placed or self._open():
+            if time.monotonic() > until:
+                raise Stuck(f"not drained within {DRAIN_S:.0f} s\n{self.describe()}")
+            if self.supervisor is None or self.supervisor.poll() is not None:
+                self.keep()
+            self._pause(0.05)
+
+    def _open(self) -> int:
+        """Return how many events still wait for a pipeline's agent, or are being worked on."""
+        return self._number(
+            "SELECT (SELECT count(*) FROM sessions WHERE state = 'running')"
+            + "".join(
+                f" + (SELECT count(*) FROM outbox WHERE event_type = '{reads}' AND target IS NULL"
+                f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}'))"
+                f" + (SELECT count(*) FROM outbox WHERE target = '{name}'"
+                f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}/direct'))"
+                for name, (reads, _) in PIPELINE.items()
+            )
+        )
+
+    def end(self) -> None:
+        """Stop in order, and see that nothing is left behind."""
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+        if self.supervisor is None:
+            return
+        (self.home.paths.agents_d / f"{TICKER}.toml").unlink(missing_ok=True)
+        if self.supervisor.poll() is None:
+            self.supervisor.send_signal(signal.SIGCONT)
+            self.supervisor.send_signal(signal.SIGTERM)
+            try:
+                code = self.supervisor.wait(30)
+            except subprocess.TimeoutExpired:
+                self.supervisor.kill()
+                code = self.supervisor.wait(30)
+            if code != 0:
+                self.problems.append(f"the supervisor stopped with {code}")
+        until = time.monotonic() + GONE_S
+        while left := self.everywhere():
+            if time.monotonic() > until:
+                self.problems.append(f"left behind: {[v.name or v.kind for v in left]}")
+                for victim in left:
+                    with suppress(psutil.Error):
+                        victim.process.kill()
+                break
+            self._pause()
+
+
+def _victim(process: psutil.Process) -> Victim:
+    words = process.cmdline()
+    for mark, kind in MARKS.items():
+        if mark in words:
+            following = words[words.index(mark) + 1 :]
+            name = "model" if kind == "model" else following[0] if following else ""
+            return Victim(process, kind, name if kind != "admission" else "")
+    return Victim(process, "child")

@@ -1,0 +1,86 @@
+"""The chaos test's home: four agents in a row, a tiny model with random weights, quick restarts."""
+
+import shutil
+from pathlib import Path
+
+from agentd.paths import Paths, discover
+from agentd.testing_model import make_tiny
+
+HERE = Path(__file__).parent
+JOURNAL = "journal.jsonl"
+PLACED = "order.placed"
+# name: what it reads, what it passes on
+PIPELINE = {
+    "intake": (PLACED, "order.checked"),
+    "packer": ("order.checked", "order.packed"),
+    "biller": ("order.packed", "order.billed"),
+}
+TICKER = "ticker"  # answers its own schedule alone, on its direct lane
+AGENTS = (*PIPELINE, TICKER)
+
+# Backoffs are short: the test is about what is lost, and not about how long one may wait.
+DAEMON = """\
+[model]
+name = "{model}"
+[supervisor]
+backoff_first = "50ms"
+backoff_max = "500ms"
+[bus]
+poll = "1s"
+"""
+AGENT = """\
+agent = "station"
+description = "{description}"
+done = "The order is checked and shipped{words}."
+start = "beginning"
+{reads}
+[params]
+journal = "{journal}"
+publish = "{publish}"
+[limits]
+sessions_per_hour = 1000000
+"""
+
+
+class Home:
+    """A home under `root`, with everything in it that the pipeline needs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
+        self.journal = root / JOURNAL
+        self.environment = {"AGENTD_HOME": str(root / "home")}
+        self._edits = 0
+
+    def create(self) -> None:
+        """Write model, agents and configuration."""
+        self.paths.create()
+        model = make_tiny(self.root / "tiny", window=4096)
+        self.paths.daemon_file.write_text(DAEMON.format(model=model))
+        for name, folder in (("station.py", "agents"), ("station.baml", "baml_src")):
+            target = self.paths.user / folder / name
+            shutil.copyfile(HERE / "agents" / name, target)
+        for name in AGENTS:
+            self.configure(name)
+
+    def configure(self, name: str, description: str = "", words: str = "") -> None:
+        """Write an agent's file in one step; other `words` make another prompt of it."""
+        reads, publish = PIPELINE.get(name, ("", "tick.counted"))
+        text = AGENT.format(
+            description=description,
+            words=words,
+            reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),
+            journal=self.journal,
+            publish=publish,
+        )
+        half = self.paths.agents_d / f"{name}.new"
+        half.write_text(text)
+        half.replace(self.paths.agents_d / f"{name}.toml")
+
+    def edit(self, name: str, *, code: bool) -> None:
+        """Change an agent's file: its prompt, so that it does not resume, or nothing of that."""
+        self._edits += 1
+        if code:
+            self.configure(name, words=f", {self._edits} times over")
+        else:
+            self.configure(name, description=f"edit {self._edits}")
