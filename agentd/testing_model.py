@@ -4,12 +4,13 @@ A mask makes any model answer legally, so a random one is enough wherever the wo
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from agentd.model_server.calls import Advance, Call, Mask, Refused
-from agentd.model_server.engine import Message
+from agentd.model_server.engine import Message, Prompt
+from agentd.model_server.tools import OWN_FORM, Choice, Tool
 from agentd.smollm2 import write_byte_level_bpe
 
 CHAT_TEMPLATE = (
@@ -18,10 +19,10 @@ CHAT_TEMPLATE = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 256  # ScriptedLanguage's one end token
-WIDTH, HEADS, LAYERS, INNER = 32, 2, 2, 64
+WIDTH, HEADS, LAYERS = 32, 2, 2
 
 
-def make_tiny(folder: Path, *, seed: int = 0, window: int = 2048) -> Path:
+def make_tiny(folder: Path, *, seed: int = 0, window: int = 2048, width: int = WIDTH) -> Path:
     """Write a llama of 2 layers with random weights and a byte-level tokenizer; return `folder`.
 
     Takes milliseconds and 200 KB, and needs no MLX. The same seed gives the same model.
@@ -45,9 +46,9 @@ def make_tiny(folder: Path, *, seed: int = 0, window: int = 2048) -> Path:
     )
     config = {
         "model_type": "llama",
-        "hidden_size": WIDTH,
+        "hidden_size": width,
         "num_hidden_layers": LAYERS,
-        "intermediate_size": INNER,
+        "intermediate_size": 2 * width,
         "num_attention_heads": HEADS,
         "num_key_value_heads": 1,
         "vocab_size": len(tokens),
@@ -58,19 +59,19 @@ def make_tiny(folder: Path, *, seed: int = 0, window: int = 2048) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     random = np.random.default_rng(seed)
-    half = WIDTH // HEADS
-    shapes = {"model.embed_tokens.weight": (len(tokens), WIDTH), "model.norm.weight": (WIDTH,)}
+    half, inner = width // HEADS, 2 * width
+    shapes = {"model.embed_tokens.weight": (len(tokens), width), "model.norm.weight": (width,)}
     for layer in range(LAYERS):
         for name, shape in {
-            "input_layernorm": (WIDTH,),
-            "post_attention_layernorm": (WIDTH,),
-            "self_attn.q_proj": (WIDTH, WIDTH),
-            "self_attn.k_proj": (half, WIDTH),
-            "self_attn.v_proj": (half, WIDTH),
-            "self_attn.o_proj": (WIDTH, WIDTH),
-            "mlp.gate_proj": (INNER, WIDTH),
-            "mlp.up_proj": (INNER, WIDTH),
-            "mlp.down_proj": (WIDTH, INNER),
+            "input_layernorm": (width,),
+            "post_attention_layernorm": (width,),
+            "self_attn.q_proj": (width, width),
+            "self_attn.k_proj": (half, width),
+            "self_attn.v_proj": (half, width),
+            "self_attn.o_proj": (width, width),
+            "mlp.gate_proj": (inner, width),
+            "mlp.up_proj": (inner, width),
+            "mlp.down_proj": (width, inner),
         }.items():
             shapes[f"model.layers.{layer}.{name}.weight"] = shape
     weights = {
@@ -89,14 +90,22 @@ class ScriptedLanguage:
     def __init__(self, window: int = 10_000) -> None:
         self.window = window
         self.end_tokens: AbstractSet[int] = frozenset({END})
+        self.form = OWN_FORM
 
     def encode(self, text: str) -> list[int]:
         """Return the text's bytes."""
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        limit: int | None = None,
+    ) -> Prompt:
         """Return the bytes of `role: content` lines."""
-        return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages))
+        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        return Prompt(self.encode(text), ())
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes."""
@@ -105,6 +114,12 @@ class ScriptedLanguage:
     def mask(self, schema: object) -> Mask:
         """Refuse: a scripted answer fits or does not."""
         raise Refused("a scripted engine honours no schema", code="unsupported_schema")
+
+    def call_mask(
+        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+    ) -> Mask:
+        """Refuse, as `mask` does."""
+        return self.mask(schema)
 
 
 class ScriptedEngine:
@@ -124,8 +139,14 @@ class ScriptedEngine:
         self._answer = answer
         self._before_step = before_step
         self._rows: dict[int, tuple[Call, list[int]]] = {}
+        self._failed: dict[int, int] = {}
         self.order: list[str] = []  # agents, as their calls were admitted
-        self.resets = 0
+        self.recoveries = 0
+        self.saves = 0
+
+    def fits(self, call: Call) -> bool:
+        """Whether there is a slot."""
+        return len(self._rows) < self.slots
 
     def admit(self, call: Call) -> None:
         """Take the call in."""
@@ -153,11 +174,28 @@ class ScriptedEngine:
         """Forget the call."""
         self._rows.pop(call.number, None)
 
-    def reset(self) -> None:
-        """Forget all calls."""
-        self.resets += 1
-        self._rows.clear()
+    def recover(self, error: Exception) -> list[Advance]:
+        """Go on with the same calls; give up those that were in two failed steps."""
+        self.recoveries += 1
+        lost = []
+        for call, _ in list(self._rows.values()):
+            self._failed[call.number] = self._failed.get(call.number, 0) + 1
+            if self._failed[call.number] > 1:
+                lost.append(Advance(call, error=error))
+                del self._rows[call.number]
+        return lost
 
     def cache_bytes(self) -> int:
         """Return 0: there is no cache."""
         return 0
+
+    def counters(self) -> Mapping[str, float]:
+        """Return how often it recovered."""
+        return {"recoveries_total": self.recoveries}
+
+    def save(self) -> None:
+        """Count."""
+        self.saves += 1
+
+    def close(self) -> None:
+        """Hold nothing."""

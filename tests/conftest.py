@@ -1,10 +1,17 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import platformdirs
 import pytest
 
 from agentd import models, testing_model
+
+# Examples that take long on a busy machine are no failure of what they test.
+hypothesis.settings.register_profile(
+    "agentd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("agentd")
 
 
 @pytest.fixture(scope="session")

@@ -1,182 +1,18 @@
-"""Doubles for testing agents: a scripted model, a fake model server, a clock set by hand.
-
-Everything else of agentd runs for real in a test: SQLite, processes, HTTP. Only the model is
-replaced, either at the loop's edge (`ScriptedLLM`) or behind real HTTP (`FakeModelServer`).
-"""
+"""A fake model server: real HTTP on loopback, scripted answers, and every fault of a real one."""
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pydantic import BaseModel
+from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
+from agentd.testing.waiting import WAIT_S
 
-from agentd.errors import ModelError, Stopped
-from agentd.llm.decision import Choice, Decision, Message
-from agentd.states import Priority
-
-BYTES_PER_TOKEN = 4  # what both doubles count; no tokenizer is at hand
-WINDOW = 8192  # tokens
-WAIT_S = 10.0  # a wait_for that is not met fails after this long
-POLL_S = 0.005
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = WAIT_S, what: str = "") -> Any:
-    """Return the condition's first true value.
-
-    Raises:
-        AssertionError: it did not come true in `seconds`.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        threading.Event().wait(POLL_S)
-
-
-class ManualClock:
-    """A clock that moves only when told to."""
-
-    def __init__(self, start: datetime = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)) -> None:
-        self._now = start
-        self._monotonic = 1000.0
-
-    def now(self) -> datetime:
-        """Return the wall time, in UTC."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Return the monotonic seconds."""
-        return self._monotonic
-
-    def advance(self, seconds: float) -> None:
-        """Move both clocks on."""
-        self._now += timedelta(seconds=seconds)
-        self._monotonic += seconds
-
-    def set(self, now: datetime) -> None:
-        """Set the wall clock alone, as a person or a time server does."""
-        self._now = now
-
-
-# One scripted answer: a decision, a typed value, a (name, fields) pair, or an error to raise.
-Scripted = Decision | BaseModel | tuple[str, Mapping[str, Any]] | Exception
-Script = Iterable[Scripted] | Callable[[str], Scripted]
-
-
-class ScriptedLLM:
-    """An `LLM` that answers from a script: a list, or a function of the log.
-
-    `asked` keeps each call's log and `allowed`. A decision that was not allowed is an
-    AssertionError: a real mask could not have produced it.
-    """
-
-    def __init__(
-        self,
-        script: Script,
-        *,
-        names: Iterable[str] = (),
-        window: int = WINDOW,
-        fixed: int = 50,
-        typed: Mapping[str, type[BaseModel]] | None = None,
-    ) -> None:
-        self._function = script if callable(script) else None
-        self._script = [] if callable(script) else list(script)
-        self._typed = typed or {}
-        given = {_name(item) for item in self._script if not isinstance(item, Exception)}
-        self._names = frozenset(names) or frozenset(given | {"Done", *self._typed})
-        self._window = window
-        self._fixed = fixed
-        self._stopped = threading.Event()
-        self.asked: list[tuple[str, frozenset[str] | None]] = []
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The classes of the union: as given, else those of the script."""
-        return self._names
-
-    def window(self) -> int:
-        """Return the tokens of the pretended window."""
-        return self._window
-
-    def fixed_tokens(self) -> int:
-        """Return the tokens of the pretended instructions."""
-        return self._fixed
-
-    def count(self, text: str) -> int:
-        """Return a quarter of the bytes."""
-        return -(-len(text.encode()) // BYTES_PER_TOKEN)
-
-    def prompt(self, log: str) -> list[Message]:
-        """Return plausible messages."""
-        return [{"role": "system", "content": "scripted"}, {"role": "user", "content": log}]
-
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
-        """Return the script's next decision, or raise its next error."""
-        if self._stopped.is_set():
-            raise Stopped("the scripted model was closed")
-        self.asked.append((log, allowed))
-        progress()
-        if self._function is not None:
-            item = self._function(log)
-        elif self._script:
-            item = self._script.pop(0)
-        else:
-            raise ModelError("the script has no further answer", hint="script one more decision")
-        if isinstance(item, Exception):
-            raise item
-        decision = self._decision(item)
-        if allowed is not None and decision.name not in allowed:
-            raise AssertionError(f"scripted {decision.name}, but only {sorted(allowed)} may be")
-        return decision
-
-    def restore(self, raw: str) -> Decision:
-        """Return a recorded decision from its text, which this double wrote."""
-        args = json.loads(raw)
-        return self._decision((args.pop("tool"), args))
-
-    def close(self) -> None:
-        """Refuse further calls."""
-        self._stopped.set()
-
-    def _decision(self, item: Decision | BaseModel | tuple[str, Mapping[str, Any]]) -> Decision:
-        if isinstance(item, Decision):
-            return item
-        value: Any
-        if isinstance(item, tuple):
-            name, args = item[0], dict(item[1])
-            model = self._typed.get(name)
-            value = model.model_validate(args) if model else Choice(name, args)
-        else:
-            name, args = type(item).__name__, item.model_dump(mode="json", exclude={"tool"})
-            value = item
-        raw = json.dumps({"tool": name, **args}, separators=(",", ":"))
-        return Decision(name, args, value, raw, completion_tokens=self.count(raw))
-
-
-def _name(item: Any) -> str:
-    if isinstance(item, tuple):
-        return str(item[0])
-    return item.name if isinstance(item, Decision) else type(item).__name__
+RUNNING: set[tuple[str, int]] = set()  # the fake servers of this process, the only models of tests
 
 
 @dataclass(frozen=True)
@@ -189,6 +25,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     queued: int = 0  # `: queued` comments before the answer
     pieces: int = 4  # the text arrives in so many chunks
+    pause_s: float = 0.0  # before each chunk: a slow model
     cut: bool = False  # the connection breaks in the middle of the answer
     hang: bool = False  # nothing further comes after the headers, until the caller goes away
     garbage: bytes | None = None  # the whole body instead
@@ -239,6 +76,7 @@ class FakeModelServer:
         self.gone = threading.Semaphore(0)  # released once per hanging caller that went away
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.fake = self
+        RUNNING.add(self._address)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.02,), daemon=True
         )
@@ -268,8 +106,13 @@ class FakeModelServer:
             return item
         return Reply(item if isinstance(item, str) else json.dumps(item, separators=(",", ":")))
 
+    @property
+    def _address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._server.server_address[1]
+
     def close(self) -> None:
         """Stop serving; hanging calls end."""
+        RUNNING.discard(self._address)
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -355,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hang()
         size = max(1, -(-len(reply.text) // max(1, reply.pieces)))
         for start in range(0, len(reply.text), size):
+            if self.server.fake.closing.wait(reply.pause_s):
+                return None
             self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
             if reply.cut:
                 return None

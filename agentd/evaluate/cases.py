@@ -1,0 +1,161 @@
+"""Labelled cases, read from TOML: an agent, events, and the decisions that would be right.
+
+    [agent]                      # as in agents.d/NAME.toml
+    agent = "task"
+    done = "The question is answered."
+    [agent.params]
+    instructions = "Answer the question from the notes."
+    tools = ["ReadFile"]
+    [agent.permissions]
+    read = ["/project"]
+
+    [[case]]
+    name = "reads the file that is named"
+    event = "question.asked"
+    payload = { path = "/project/a.txt" }
+    files = { "a.txt" = "The answer is 4." }
+    expect = [
+      { tool = "ReadFile", args = { path = "/project/a.txt" } },
+      { tool = "Done", args = { result = { contains = "4" } } },
+    ]
+
+`/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
+argument is right if it equals the label, is in the labelled list, or contains the labelled text.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from agentd.config import AgentConfig, Strict
+from agentd.errors import ConfigError
+from agentd.events import EVENT_TYPE
+from agentd.paths import shipped
+from agentd.toml_file import config_error, read_toml
+from agentd.tools.shell import PROGRAM_PATH
+
+PROJECT = "/project"
+GIT_S = 30.0
+GIT = {
+    "PATH": PROGRAM_PATH,
+    "HOME": "/dev/null",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.invalid",
+    "GIT_AUTHOR_DATE": "2026-01-15T10:00:00Z",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.invalid",
+    "GIT_COMMITTER_DATE": "2026-01-15T10:00:00Z",
+}
+
+
+class Expected(Strict):
+    """A decision that would be right. `args` are those that are looked at."""
+
+    tool: str
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class Commit(Strict):
+    """A commit of the case's repository."""
+
+    subject: str
+    files: dict[str, str]
+
+
+class Case(Strict):
+    """One case: an event, what lies in the project's folder, and the right decisions in order."""
+
+    name: str
+    event: str
+    payload: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    commits: tuple[Commit, ...] = ()
+    facts: dict[str, Any] = Field(default_factory=dict)
+    expect: tuple[Expected, ...] = Field(min_length=1)
+
+    @field_validator("event")
+    @classmethod
+    def _is_type(cls, value: str) -> str:
+        if not EVENT_TYPE.fullmatch(value):
+            raise ValueError(f'{value!r} is no event type; write "note.changed"')
+        return value
+
+
+class CaseFile(Strict):
+    """A file of cases for one agent."""
+
+    agent: AgentConfig
+    case: tuple[Case, ...] = Field(min_length=1)
+
+
+def find_cases(name: str) -> Path:
+    """Return a file of cases: a path, or the name of those that come with agentd.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    own = shipped_cases()
+    if name in own:
+        return own[name]
+    raise ConfigError(
+        "there are no such cases", where=name, hint=f"name a TOML file, or one of {', '.join(own)}"
+    )
+
+
+def shipped_cases() -> dict[str, Path]:
+    """Return the cases that come with agentd, by name."""
+    return {path.stem: path for path in sorted((shipped() / "config" / "eval").glob("*.toml"))}
+
+
+def load_cases(path: Path) -> CaseFile:
+    """Read a file of cases.
+
+    Raises:
+        ConfigError: naming file, line or key, and the next step.
+    """
+    try:
+        return CaseFile.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise config_error(error, path, model=CaseFile) from error
+
+
+def write_project(case: Case, folder: Path) -> None:
+    """Write the case's commits and files into its folder.
+
+    Raises:
+        ConfigError: a path leads out of the folder, or git fails.
+    """
+    folder.mkdir()
+    if case.commits:
+        _git(folder, "init", "-q", "-b", "main")
+    for commit in case.commits:
+        _write(commit.files, folder)
+        _git(folder, "add", "-A")
+        _git(folder, "commit", "-q", "--allow-empty", f"--message={commit.subject}")
+    _write(case.files, folder)
+
+
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    for name, text in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or ".git" in path.parts:
+            raise ConfigError("leads out of the project's folder", where=f"files: {name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _git(folder: Path, *args: str) -> None:
+    try:
+        subprocess.run(
+            ["git", *args], cwd=folder, env=GIT, check=True, capture_output=True, timeout=GIT_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(f"git {args[0]} failed: {error}", where="commits") from error

@@ -1,0 +1,122 @@
+"""A model server of one's own, for an evaluation while no daemon runs or with another model."""
+
+import http.client
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from agentd import models
+from agentd.config import DaemonConfig
+from agentd.errors import ConfigError
+from agentd.llm.endpoint import Address
+from agentd.paths import HOME_VARIABLE, Paths, discover
+from agentd.process import Child
+from agentd.supervisor.commands import Commands
+from agentd.supervisor.model import child_environment
+
+# A window that is half full may take a slow machine minutes to read.
+CALL_DEADLINE = timedelta(minutes=15)
+LOAD_S = 900.0  # for a large model to be read from the disk
+LOOK_S = 0.1
+STOP_S = 10.0
+ANSWER_S = 5.0
+QUEUE = 4
+
+
+@contextmanager
+def own_server(
+    name: str, config: DaemonConfig, paths: Paths, waiting: Callable[[], None]
+) -> Iterator[Address]:
+    """Run a model server for this model until the block ends; yield where it is.
+
+    `waiting` is called now and then while the model is loaded. Its log goes with it.
+
+    Raises:
+        ConfigError: the model is not here, or cannot be loaded.
+    """
+    models.resolve(name, paths.models)
+    home = discover({HOME_VARIABLE: tempfile.mkdtemp(prefix="agentd-eval-")})
+    paths.models.mkdir(parents=True, exist_ok=True)
+    home.models.symlink_to(paths.models)
+    try:
+        home.create()
+        home.token.touch(0o600)
+        home.token.write_text(secrets.token_urlsafe(32))
+        deadline = max(config.model.call_deadline, CALL_DEADLINE)
+        model = config.model.model_copy(update={"name": name, "call_deadline": deadline})
+        child = _spawn(home, config.model_copy(update={"model": model}))
+        try:
+            url = f"http://127.0.0.1:{child[1]}/v1"
+            address = Address(url, name, home.token.read_text())
+            _wait(child[0], address, waiting)
+            yield address
+        finally:
+            _stop(child[0])
+    finally:
+        shutil.rmtree(home.data, ignore_errors=True)
+        shutil.rmtree(home.sockets, ignore_errors=True)  # outside where the path is too long
+
+
+def _spawn(home: Paths, config: DaemonConfig) -> tuple[Child, int]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(QUEUE)
+        fd = listening.fileno()
+        child = Child.spawn(
+            "model",
+            Commands().model_server(fd, config),
+            home.locks,
+            env={**child_environment(), HOME_VARIABLE: str(home.data)},
+            cwd=home.data,
+            pass_fds=(fd,),
+        )
+        return child, listening.getsockname()[1]
+
+
+def _wait(child: Child, address: Address, waiting: Callable[[], None]) -> None:
+    """Return when the server has generated a token, or raise what it said before it died."""
+    pause, deadline = threading.Event(), time.monotonic() + LOAD_S
+    while not _ready(address):
+        said = Child.read(child.output_fd) or b""
+        if child.poll() is not None:
+            text = said.decode("utf-8", "replace").strip()
+            raise ConfigError(
+                f"the model server ended: {text or 'it said nothing'}",
+                where=address.model,
+                hint="`agentd model list` shows the models that are here",
+            )
+        if time.monotonic() > deadline:
+            raise ConfigError(f"was not loaded within {LOAD_S:.0f} s", where=address.model)
+        child.beats()  # nobody else empties the pipe
+        waiting()
+        pause.wait(LOOK_S)
+
+
+def _ready(address: Address) -> bool:
+    parts = urlsplit(address.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", "/ready", headers={"Authorization": f"Bearer {address.key}"})
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False  # still starting, or gone: the caller looks
+    finally:
+        connection.close()
+
+
+def _stop(child: Child) -> None:
+    """Ask it to stop; kill it if it does not."""
+    child.terminate()
+    pause, deadline = threading.Event(), time.monotonic() + STOP_S
+    while child.poll() is None:
+        if time.monotonic() > deadline:
+            child.kill()
+        pause.wait(LOOK_S)
+    child.close()

@@ -1,0 +1,271 @@
+"""Captures what a session's read-only tools saw: files, listings, repositories, pages.
+
+The session runs once more, with its recorded decisions and results, while its reading tools are
+watched on the real folders. So the fixture holds just what they open, capped; nothing is changed.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from agentd.agent import Result
+from agentd.config import AgentConfig
+from agentd.errors import AgentdError, ToolError
+from agentd.replay import gitpack
+from agentd.replay.actor import Chosen, runs
+from agentd.replay.code import Code, Workshop
+from agentd.replay.difference import Diverged
+from agentd.replay.offline import add_hook
+from agentd.replay.places import Places
+from agentd.replay.recording import Fixture, Listing, Page, Recording, Repository, Root
+from agentd.replay.results import recorded_result
+from agentd.replay.run import Replay
+from agentd.sessions.steps import StepKind
+from agentd.tools import Toolbox
+from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS, locate
+from agentd.tools.git import OBJECT_ID, is_repository
+
+FILE_BYTES_MAX = 256_000  # of one file or page
+FILES_BYTES_MAX = 2_000_000  # of all together
+FILES_MAX = 500
+ENTRIES_MAX = 2_000  # of one folder
+PATH_MAX = 1_024  # characters; a longer text is no path
+
+
+def find_roots(recording: Recording) -> list[Root]:
+    """Return what the session knew by its absolute path: folders, or files, permitted or named."""
+    config = recording.config
+    named = [*config.permissions.read, *config.permissions.write]
+    for text in _texts([config.params, recording.head.event.payload, recording.facts(1)]):
+        if _absolute(text) and Path(text).exists():
+            named.append(text)
+    roots: dict[str, list[str]] = {}
+    for name in dict.fromkeys(named):
+        path = os.path.realpath(Path(name).expanduser())
+        if path != "/" and Path(name).expanduser().is_absolute():
+            roots.setdefault(path, [])
+            if name != path:
+                roots[path].append(name)
+    outer = [path for path in roots if not any(path.startswith(f"{up}/") for up in roots)]
+    kept = [path for path in roots if path in outer or roots[path]]
+    return [Root(path=path, spellings=roots[path]) for path in kept]
+
+
+def _absolute(text: str) -> bool:
+    return text.startswith("/") and len(text) < PATH_MAX and "\0" not in text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+class Capture(Replay):
+    """Runs a session's reading tools on the real folders, and keeps what they read."""
+
+    def __init__(self, recording: Recording, code: Code, workshop: Workshop, where: str) -> None:
+        super().__init__(recording, code, workshop, where=where)
+        self._seen: list[tuple[str, dict[str, Any]]] = []
+        self._collector = _Collector(recording.head.volatile.paths)
+
+    def fixture(self) -> Fixture:
+        """Run, and return what was read.
+
+        Raises:
+            ConfigError: the code does not take the recorded configuration.
+        """
+        with self._staged():
+            # What was read before it went wrong is worth having.
+            with suppress(Diverged, AgentdError), _opened(self._collector):
+                self._play()
+            for name, args in self._seen:
+                with suppress(ToolError, OSError):
+                    self._collect(name, args)
+        pages = dict(filter(None, map(self._page, self.recording.steps)))
+        collector = self._collector
+        return Fixture(collector.files, collector.folders, self._repositories(), pages)
+
+    def _find_places(self, stage: Path) -> Places:
+        return Places([], stage)  # the real folders
+
+    def _confined(self, config: AgentConfig) -> AgentConfig:
+        return config
+
+    def _check_messages(self) -> None:
+        """There is nothing to compare yet."""
+
+    def _make_toolbox(self) -> Toolbox:
+        return _Watched(self.config, self._seen)
+
+    def _choose(self, name: str) -> Chosen:
+        self.tape.check_cut()
+        step = self.tape.coming
+        if step is None or step.kind is not StepKind.RESULT:
+            return Chosen(run=False)
+        self.llm.given()
+        run = runs(name, self.version.agent, live_effects=False)
+        return Chosen(run, recorded_result(self.recording, step))
+
+    def _settle(self, name: str, result: Result) -> Result:
+        return result
+
+    def _collect(self, name: str, args: Mapping[str, Any]) -> None:
+        if name not in ("ReadFile", "ListFiles", "SearchText"):
+            return
+        path = Path(locate(str(args.get("path", "")), self.config.permissions.read).path)
+        if not path.is_dir():
+            self._collector.file(path)
+        elif name == "SearchText":
+            self._collector.tree(path)
+        else:
+            self._collector.folder(path)
+
+    def _page(self, step: Any) -> tuple[str, Page] | None:
+        """Return the page that a result of HttpGet shows, by the URL that was asked for."""
+        value = step.payload
+        if step.kind is not StepKind.RESULT or step.type != "http_get" or "text" not in value:
+            return None
+        asked = self.recording.steps[step.seq - 2].payload.get("url")
+        return str(asked), Page(str(value.get("url")), str(value["text"]))
+
+    def _repositories(self) -> dict[str, Repository]:
+        recording = self.recording
+        everything = [
+            recording.head.model_dump(mode="json"),
+            *(step.payload for step in recording.steps),
+            *(event.payload for step in recording.steps for event in step.publish),
+            *(step.remember for step in recording.steps),
+        ]
+        texts = list(_texts(everything))
+        ids = [text for text in texts if OBJECT_ID.fullmatch(text)]
+        branches = list(_texts(recording.head.config.get("params", {})))
+        found: dict[str, Repository] = {}
+        for text in dict.fromkeys([*(root.path for root in self._collector.roots), *texts]):
+            if not _absolute(text) or not is_repository(Path(text)):
+                continue
+            name = self._collector.name(Path(os.path.realpath(text)))
+            if name is None or name in found:
+                continue
+            found[name] = gitpack.capture(Path(text), ids, branches)
+        return found
+
+
+class _Watched(Toolbox):
+    """Notes each call of a reading tool; nothing is changed and nothing fetched."""
+
+    def __init__(self, config: AgentConfig, seen: list[tuple[str, dict[str, Any]]]) -> None:
+        super().__init__(config.permissions)
+        self._seen = seen
+
+    def call(self, name: str, args: Mapping[str, Any]) -> Result:
+        """Run a reading tool; refuse all others."""
+        if name not in ("ReadFile", "ListFiles", "SearchText"):
+            raise ToolError(f"{name} is not run while a session is recorded")
+        self._seen.append((name, dict(args)))
+        return super().call(name, args)
+
+
+class _Collector:
+    """Files and listings below the roots, within the caps."""
+
+    def __init__(self, roots: list[Root]) -> None:
+        self.roots = roots
+        self.files: dict[str, bytes] = {}
+        self.folders: dict[str, Listing] = {}
+        self._bytes = 0
+
+    def name(self, path: Path) -> str | None:
+        """Return a resolved path as the fixture names it, None outside of every root."""
+        for number, root in enumerate(self.roots):
+            if path.is_relative_to(root.path) and ".git" not in path.relative_to(root.path).parts:
+                inner = path.relative_to(root.path).as_posix()
+                return str(number) if inner == "." else f"{number}/{inner}"
+        return None
+
+    def file(self, path: Path) -> None:
+        """Keep a file's content, unless it is too large."""
+        name = self.name(path)
+        if name is None or name in self.files or len(self.files) >= FILES_MAX:
+            return
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
+            return
+        if self._bytes + status.st_size > FILES_BYTES_MAX:
+            return
+        data = path.read_bytes()
+        self._bytes += len(data)
+        self.files[name] = data
+
+    def folder(self, path: Path) -> None:
+        """Keep a folder's listing."""
+        name = self.name(path)
+        if name is None or name in self.folders:
+            return
+        entries: dict[str, int | str | None] = {}
+        for entry in sorted(os.scandir(path), key=lambda e: e.name)[:ENTRIES_MAX]:
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if entry.name == ".git" and not stat.S_ISDIR(mode):
+                continue  # of a worktree: it points elsewhere
+            if stat.S_ISREG(mode):
+                entries[entry.name] = entry.stat(follow_symlinks=False).st_size
+            elif stat.S_ISDIR(mode):
+                entries[entry.name] = None
+            else:
+                entries[entry.name] = "link" if stat.S_ISLNK(mode) else "special"
+        self.folders[name] = Listing(entries)
+
+    def tree(self, path: Path) -> None:
+        """Keep what a search looks at."""
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
+            for name in sorted(names):
+                if len(self.files) >= FILES_MAX:
+                    return
+                with suppress(OSError):
+                    if (Path(folder) / name).lstat().st_size <= SEARCH_BYTES:
+                        self.file(Path(folder) / name)
+
+
+class _Watch(threading.local):
+    collector: "_Collector | None" = None
+
+
+_watch = _Watch()
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    """Keep what an agent's own code opens or lists by itself."""
+    collector = _watch.collector
+    if collector is None or event not in ("open", "os.listdir", "os.scandir"):
+        return
+    if not isinstance(args[0], str) or not _absolute(args[0]):
+        return
+    writing = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+    _watch.collector = None  # what is opened here is no news
+    try:
+        path = Path(os.path.realpath(args[0]))
+        if not writing and path.exists():
+            with suppress(OSError):
+                collector.file(path) if event == "open" else collector.folder(path)
+    finally:
+        _watch.collector = collector
+
+
+@contextmanager
+def _opened(collector: _Collector) -> Iterator[None]:
+    add_hook(_hook)
+    _watch.collector = collector
+    try:
+        yield
+    finally:
+        _watch.collector = None

@@ -1,0 +1,207 @@
+"""Replays many recordings, of files and of sessions, and says of each how it went."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agentd.config import AgentConfig, load_agent
+from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError
+from agentd.llm.endpoint import Endpoint
+from agentd.paths import Paths
+from agentd.replay import text
+from agentd.replay.code import Code, Workshop, as_now
+from agentd.replay.live import AskAgain, Fork, ForkAt, LiveTurn
+from agentd.replay.recording import Recording
+from agentd.replay.run import Outcome, Replay
+from agentd.replay.take import captured, checked, described
+from agentd.sessions.sessions import Sessions
+from agentd.states import SessionState
+
+SESSIONS_MAX = 100_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to replay: its name for people, its recording, and the agent's code for it.
+
+    `config` is the configuration as it is now, None where the recorded one holds. `notes` go before
+    those of a replay; `done` is the outcome of a plain one, where that is known.
+    """
+
+    name: str
+    recording: Recording
+    code: Code
+    config: AgentConfig | None = None
+    notes: tuple[str, ...] = ()
+    done: Outcome | None = None
+
+    def replay(self, workshop: Workshop, **options: Any) -> Outcome:
+        """Replay it; see `Replay` for the options and what it raises."""
+        plain = options.get("tools", "fixture") == "fixture" and not options.get("live_effects")
+        outcome = self.done if plain else None
+        if outcome is None:
+            outcome = Replay(self.recording, self.code, workshop, **self._with(options)).run()
+        return self._noted(outcome)
+
+    def ask_again(
+        self, workshop: Workshop, endpoint: Endpoint, **options: Any
+    ) -> tuple[Outcome, Sequence[LiveTurn]]:
+        """Replay it, asking a model at each turn; see `AskAgain`."""
+        given = self._with(options)
+        replay = AskAgain(self.recording, self.code, workshop, endpoint=endpoint, **given)
+        return self._noted(replay.run()), replay.turns
+
+    def fork(self, workshop: Workshop, turn: int, endpoint: Endpoint, **options: Any) -> Fork:
+        """Let a model go on from a turn; see `ForkAt`."""
+        given = {"turn": turn, "endpoint": endpoint, **self._with(options)}
+        return ForkAt(self.recording, self.code, workshop, **given).fork()
+
+    def _noted(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, notes=(*self.notes, *outcome.notes))
+
+    def _with(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"config": self.config, "where": self.name, **options}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one replay went: an outcome, or the error that kept it from being one.
+
+    `live` are the turns of a model that was asked again.
+    """
+
+    name: str
+    agent: str
+    outcome: Outcome | None = None
+    error: AgentdError | None = None
+    live: Sequence[LiveTurn] = ()
+
+    @property
+    def word(self) -> str:
+        """ "identical", "diverged" (or decided otherwise) or "failed"."""
+        if self.outcome is None:
+            return "failed"
+        same = self.outcome.identical and all(turn.same for turn in self.live)
+        return "identical" if same else "diverged"
+
+    @property
+    def where(self) -> str:
+        """Where it diverged or why it failed, in a line; empty for an identical one."""
+        if self.error is not None:
+            return str(self.error).splitlines()[0]
+        difference = self.outcome.difference if self.outcome else None
+        if difference is not None:
+            return f"turn {difference.turn}: {difference.what}"
+        other = [turn.turn for turn in self.live if not turn.same]
+        return f"decides otherwise at turn {', '.join(map(str, other))}" if other else ""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as --json shows it."""
+        outcome = self.outcome
+        difference = outcome.difference if outcome else None
+        return {
+            "name": self.name,
+            "agent": self.agent,
+            "result": self.word,
+            "turns": outcome.turns if outcome else None,
+            "given": outcome.given if outcome else None,
+            "notes": list(outcome.notes) if outcome else [],
+            "difference": difference.document() if difference else None,
+            "live": [dict(vars(turn)) for turn in self.live],
+            "error": str(self.error) if self.error else None,
+        }
+
+
+def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
+    """Return a recording's file, with the agent's code as it is now and the recorded configuration.
+
+    Raises:
+        RecordingError: the file cannot be read, or its agent is gone.
+        ConfigError: the agent's prompts do not compile.
+    """
+    recording = text.load(path)
+    try:
+        agent = recording.config.agent
+    except RecordingError as error:
+        error.where = str(path)
+        raise
+    return Source(str(path), recording, workshop.current(agent, paths, str(path)))
+
+
+def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Workshop) -> Source:
+    """Return a session of the database, with the agent's code and configuration as they are now.
+
+    Raises:
+        UsageError, RecordingError, ConfigError: see `take`.
+        RecordingError: it replays neither so nor with the code that it ran on.
+    """
+    name = f"session {session_id}"
+    recording, ran_on = captured(sessions, session_id, paths, workshop)
+    file = paths.agents_d / f"{recording.head.agent}.toml"
+    config, notes = recording.config, tuple[str, ...]()
+    if file.exists():
+        config = as_now(config, load_agent(file))
+    else:
+        notes = (f"{file.name} is gone: the recorded configuration holds",)
+    now = workshop.current(config.agent, paths, name)
+    outcome = Replay(recording, now, workshop, config=config, where=name).run()
+    if outcome.identical and now.sources == ran_on.sources:
+        return Source(name, recording, now, config, notes, outcome)
+    # Which results the fixture does not reproduce is found out with the code that it ran on.
+    recording = described(recording, ran_on, workshop, name)
+    if not outcome.identical:
+        recording, first = checked(recording, ran_on, workshop, name)
+        if first.difference is not None and ran_on.hash:
+            raise RecordingError(
+                "does not replay with the code that it ran on either: "
+                f"turn {first.difference.turn}: {first.difference.what} differs",
+                where=name,
+                hint=f"`agentd record {session_id}` shows how",
+            )
+    return Source(name, recording, now, config, notes)
+
+
+def recorded_sessions(
+    sessions: Sessions, *, since: datetime | None = None, agent: str | None = None
+) -> list[int]:
+    """Return the ids of all sessions at rest that took a decision, oldest first."""
+    rows = sessions.list(agent=agent, limit=SESSIONS_MAX)
+    return [
+        row.id
+        for row in reversed(rows)
+        if row.state is not SessionState.RUNNING
+        and row.turns
+        and (since is None or row.started_at >= since)
+    ]
+
+
+def replay_all(
+    names: Iterable[tuple[str, Callable[[], Source]]],
+    workshop: Workshop,
+    *,
+    endpoint: Endpoint | None = None,
+    **options: Any,
+) -> Iterator[Verdict]:
+    """Replay one after the other; an error of one is its verdict, not the end.
+
+    With `endpoint` its model is asked again at each turn.
+
+    Raises:
+        StorageError, ModelUnavailable: of what concerns all of them.
+    """
+    for name, load in names:
+        agent = ""
+        try:
+            source = load()
+            agent = source.recording.head.agent
+            if endpoint is None:
+                yield Verdict(name, agent, source.replay(workshop, **options))
+            else:
+                outcome, live = source.ask_again(workshop, endpoint, **options)
+                yield Verdict(name, agent, outcome, live=live)
+        except (StorageError, ModelUnavailable):
+            raise
+        except AgentdError as error:
+            yield Verdict(name, agent, error=error)

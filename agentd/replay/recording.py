@@ -1,0 +1,290 @@
+"""A recording: one session with all that it depended on, so that it can run again anywhere."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentd.config import AgentConfig
+from agentd.context import LogEvent, render
+from agentd.errors import RecordingError
+from agentd.events import Event, NewEvent
+from agentd.llm.decision import Message
+from agentd.sessions.sessions import ANSWER
+from agentd.sessions.steps import Step, StepKind, settled
+from agentd.states import Priority, SessionState
+from agentd.toml_file import config_error
+from agentd.tools import REGISTRY
+
+ASKED = "person.asked"  # what a parking publishes
+FORMAT = 1  # of the file; a reader refuses any other
+TITLE = "agentd recording, format "  # its first line, before the number
+INTEGER_MAX = 2**63 - 1  # SQLite's; a replay has a database, too
+MARK = re.compile(r"\\*===")  # what begins a section, or a line that could be taken for one
+
+
+Whole = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
+
+
+class Part(BaseModel):
+    """Base of what stands in a recording's head: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SessionHead(Part):
+    """How the session ended."""
+
+    id: Whole
+    state: SessionState
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: dict[str, Any] | None = None
+    error: str | None = None
+    question: str | None = None
+
+
+class EventHead(Part):
+    """The event that the session answers."""
+
+    id: Whole
+    agent: str
+    event_type: str
+    payload: dict[str, Any]
+    created_at: datetime
+    target: str | None = None
+    priority: Priority = Priority.EVENT
+    cause_id: Whole | None = None
+    depth: Whole = 0
+    dedup_key: str | None = None
+
+    def event(self) -> Event:
+        """Return it as the loop reads it."""
+        return Event(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class ModelHead(Part):
+    """The model as the loop saw it. Tokens."""
+
+    name: str
+    window: int
+    fixed_tokens: int  # of the prompt without the log
+
+
+class VersionHead(Part):
+    """The code that ran: digests of its sources by their place, and of the decisions' schema."""
+
+    hash: str
+    sources: dict[str, str] = Field(default_factory=dict)
+    union: str = ""  # of the JSON Schema that the mask enforced
+    tools: dict[str, str] = Field(default_factory=dict)  # of each shared tool's arguments
+
+
+class Facts(Part):
+    """What the agent remembered, from the session's attempt of this number on."""
+
+    attempt: int
+    facts: dict[str, Any]
+
+
+class Publication(Part):
+    """An event to publish."""
+
+    type: str
+    payload: dict[str, Any]
+    target: str | None = None
+    key: str | None = None
+
+    def new(self) -> NewEvent:
+        """Return it as it is published."""
+        return NewEvent(self.type, self.payload, self.target, self.key)
+
+    @classmethod
+    def of(cls, event: NewEvent) -> "Publication":
+        """Return an event as a recording has it."""
+        payload = dict(event.payload)
+        return cls(type=event.event_type, payload=payload, target=event.target, key=event.dedup_key)
+
+
+class Settled(Part):
+    """What came at the session's closing or parking, besides what its steps had staged."""
+
+    publish: list[Publication] = Field(default_factory=list)
+    remember: dict[str, Any] = Field(default_factory=dict)
+
+
+class Root(Part):
+    """A folder that the session knew by its absolute path; it lies elsewhere in a replay.
+
+    `spellings` are the other ways in which it was written, such as `~/notes`.
+    """
+
+    path: str
+    spellings: list[str] = Field(default_factory=list)
+
+
+class Volatile(Part):
+    """What may differ between a session and its replay, and is mapped before it is compared.
+
+    `times`: set from the recording, so that the log is the same. `paths`: the folders of the
+    fixture stand for them. `fields`: as the agent's `volatile` declares; recorded values are taken.
+    """
+
+    times: list[str] = ["ts", "active_s", "duration_ms"]
+    paths: list[Root] = Field(default_factory=list)
+    fields: list[str] = Field(default_factory=list)
+
+
+class Head(Part):
+    """A recording's head."""
+
+    agent: str  # the agent's name
+    agentd: str  # the version that ran it
+    session: SessionHead
+    event: EventHead
+    config: dict[str, Any]  # of agents.d/NAME.toml, without what is as by default
+    facts: list[Facts] = Field(default_factory=list)
+    model: ModelHead
+    version: VersionHead
+    settled: list[Settled] = Field(default_factory=list)
+    volatile: Volatile = Field(default_factory=Volatile)
+    redacted: dict[str, int] = Field(default_factory=dict)  # places changed, by rule
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder's entries: sizes of files in bytes, None for folders, "link" and "special"."""
+
+    entries: Mapping[str, int | str | None]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What a session saw of a git repository: the objects it needs, as a pack."""
+
+    head: str  # what HEAD says: a branch's full name or a commit
+    refs: Mapping[str, str]
+    shallow: tuple[str, ...]  # commits whose parents are left out
+    pack: bytes
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a URL answered: the address it came from in the end, and its text."""
+
+    url: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """What the read-only tools saw. Keys are `N/path` below the N-th of the volatile paths."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    folders: Mapping[str, Listing] = field(default_factory=dict)
+    repositories: Mapping[str, Repository] = field(default_factory=dict)
+    pages: Mapping[str, Page] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One session."""
+
+    head: Head
+    messages: tuple[Message, ...]  # the prompt up to the log
+    steps: tuple[Step, ...]
+    texts: Mapping[int, str]  # of the log's events, by step, exactly as the model saw them
+    given: frozenset[int] = frozenset()  # results, by step, that the fixture does not reproduce
+    fixture: Fixture = field(default_factory=Fixture)
+
+    @property
+    def config(self) -> AgentConfig:
+        """The agent's configuration.
+
+        Raises:
+            RecordingError: this agentd does not know it.
+        """
+        try:
+            return AgentConfig.model_validate(self.head.config)
+        except ValidationError as error:
+            what = config_error(error, "", model=AgentConfig).what
+            raise RecordingError(
+                f"its configuration is not one of this agentd: {what}",
+                hint="record the session again with this agentd",
+            ) from error
+
+    @property
+    def turns(self) -> int:
+        """Decisions."""
+        return sum(step.kind is StepKind.DECISION for step in self.steps)
+
+    def log(self, before: int | None = None) -> str:
+        """Return the event log exactly as the model saw it, before step `before` or to the end."""
+        return "".join(t for seq, t in self.texts.items() if before is None or seq < before)
+
+    def prompt(self, turn: int) -> list[Message]:
+        """Return the exact messages that the model was asked with at a turn; 1 is the first."""
+        return prompt_at(turn, self.messages, self.steps, self.texts)
+
+    def settled(self, rest: int) -> dict[str, Any] | None:
+        """Return what came at the session's `rest`-th closing or parking; 0 is the first."""
+        if rest >= len(self.head.settled):
+            return None
+        item = self.head.settled[rest]
+        return settled((event.new() for event in item.publish), item.remember)
+
+    def published(self, rest: int) -> list[NewEvent]:
+        """Return what the `rest`-th closing or parking published."""
+        known = self.head.settled
+        return [event.new() for event in known[rest].publish] if rest < len(known) else []
+
+    def question_after(self, seq: int) -> str | None:
+        """Return the question on which the session was parked after this step, if it was."""
+        answers = [step.seq for step in self.steps if step.type == ANSWER]
+        parked = answers.index(seq + 1) if seq + 1 in answers else len(answers)
+        last = seq == self.steps[-1].seq and self.head.session.question is not None
+        if not last and seq + 1 not in answers:
+            return None
+        asked = self.head.settled[parked].publish if parked < len(self.head.settled) else ()
+        questions = [e.payload.get("question") for e in asked if e.type == ASKED]
+        return str(questions[-1]) if questions else self.head.session.question
+
+    def facts(self, attempt: int) -> dict[str, Any]:
+        """Return what the agent remembered at an attempt."""
+        known = [item.facts for item in self.head.facts if item.attempt <= attempt]
+        return known[-1] if known else {}
+
+
+def prompt_at(
+    turn: int, messages: Sequence[Message], steps: Iterable[Step], texts: Mapping[int, str]
+) -> list[Message]:
+    """Return the messages of a turn: those before the log, with the log up to its decision."""
+    decisions = [step.seq for step in steps if step.kind is StepKind.DECISION]
+    log = "".join(text for seq, text in texts.items() if seq < decisions[turn - 1])
+    *before, last = messages
+    return [*before, {**last, "content": last["content"] + log}]
+
+
+def texts_of(steps: Iterable[Step]) -> dict[int, str]:
+    """Return the events of the log that steps make, by step."""
+    return {
+        step.seq: render(LogEvent(step.type, step.ts, step.payload, step.trusted))
+        for step in steps
+        if step.kind is not StepKind.DECISION
+    }
+
+
+def digest(value: Any) -> str:
+    """Return a short digest of text or JSON; the order of keys counts, as it does for the mask."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def tool_digest(name: str) -> str:
+    """Return a short digest of a shared tool's arguments and their bounds."""
+    return digest(REGISTRY[name].args.model_json_schema())

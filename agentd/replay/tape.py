@@ -1,0 +1,271 @@
+"""The recorded steps, played in order: they answer for the model, and every new step is compared.
+
+One tape serves one replay. It knows where the session stands by the steps that it has recorded.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from agentd.bus import Bus
+from agentd.errors import ModelError, RecordingError
+from agentd.llm.decision import Decision, Message
+from agentd.loop import NO_ROOM
+from agentd.replay.difference import Difference, Diverged, shown
+from agentd.replay.recording import Recording
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind, settled
+from agentd.states import Priority
+
+BYTES_PER_TOKEN = 3
+MONOTONIC_S = 1000.0  # where the replay's monotonic clock begins
+
+
+class Cut(Exception):
+    """Here the recorded session was cut off, and resumed by another attempt."""
+
+
+class RecordedEnd(ModelError):
+    """The recorded session failed for want of a further decision, and so does its replay."""
+
+
+class Tape:
+    """The recording, and how far the replay has come. Also the replay's clock."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.done = 0  # steps recorded so far
+        self.attempt = 1
+        self.decided = False  # the coming decision's call has come back
+        self._held: float | None = 0.0  # active seconds, while no step is under way
+
+    @property
+    def turn(self) -> int:
+        """Decisions so far."""
+        steps = self.recording.steps[: self.done]
+        return sum(step.kind is StepKind.DECISION for step in steps)
+
+    @property
+    def coming(self) -> Step | None:
+        """The recorded step that comes next, in whichever attempt."""
+        steps = self.recording.steps
+        return steps[self.done] if self.done < len(steps) else None
+
+    def check_cut(self) -> None:
+        """Raise Cut where the recorded session's attempt ended."""
+        if self.coming is not None and self.coming.attempt > self.attempt:
+            raise Cut
+
+    def diverged(self, what: str, recorded: Any, now: Any, hint: str = "") -> Diverged:
+        """Return the difference at this turn as what is to be raised."""
+        turn = self.turn + (self.coming is not None and self.coming.kind is StepKind.DECISION)
+        return Diverged(Difference(turn, what, shown(recorded), shown(now), hint))
+
+    def compare(self, step: Step, of: str) -> None:
+        """Hold a new step against the recorded one; `of` is the decision that a result is of.
+
+        Raises:
+            Diverged: it is another one.
+        """
+        expected = self.coming
+        # A note is written with the step after it: never, where the call in between failed.
+        failed = self.recording.head.session.error is not None
+        if expected is None and step.kind is StepKind.NOTE and failed:
+            return
+        if expected is None:
+            raise self.diverged(f"{step.kind.value} beyond the recorded end", "", _text(step))
+        if _text(step) != _text(expected):
+            after = f" of {of}" if step.kind is StepKind.RESULT else ""
+            raise self.diverged(f"{step.kind.value}{after}", _text(expected), _text(step))
+        self.done += 1
+        self.decided = False
+
+    # --- the clock
+
+    def hold(self) -> None:
+        """Let no time pass between two attempts."""
+        self._held = self.recording.steps[self.done - 1].active_s if self.done else 0.0
+
+    def release(self) -> None:
+        """Let time pass as recorded."""
+        self._held = None
+
+    def now(self) -> datetime:
+        """Return the wall time at which the coming step was recorded."""
+        step = self.coming or self.recording.steps[-1]
+        return (
+            step.ts if self.done or self._held is None else self.recording.head.session.started_at
+        )
+
+    def monotonic(self) -> float:
+        """Return the session's active seconds then, from a fixed start; before a call, without it.
+
+        So the guards see the deadline pass at the same turn.
+        """
+        if self._held is not None:
+            return MONOTONIC_S + self._held
+        step = self.coming or self.recording.steps[-1]
+        took = 0.0
+        if step is self.coming and step.kind is StepKind.DECISION and not self.decided:
+            took = (step.duration_ms or 0.0) / 1000
+        before = self.recording.steps[self.done - 1].active_s if self.done else 0.0
+        return MONOTONIC_S + max(before, step.active_s - took)
+
+
+class TapedSessions(Sessions):
+    """Sessions on a replay's own bus: every step is compared with the recorded one."""
+
+    def __init__(self, bus: Bus, tape: Tape) -> None:
+        super().__init__(bus, jitter=lambda: 0.0)
+        self._tape = tape
+
+    def record(
+        self, session: Session, kind: StepKind, type: str, payload: Mapping[str, Any], **more: Any
+    ) -> Step:
+        """Record a step; see `Journal.record`.
+
+        Raises:
+            Diverged: it is not the recorded one.
+            Cut: the recorded session was cut off before it.
+        """
+        self._tape.check_cut()
+        step = super().record(session, kind, type, payload, **more)
+        self._tape.compare(step, self._last_decision(session))
+        return step
+
+    @staticmethod
+    def _last_decision(session: Session) -> str:
+        names = [step.type for step in session.steps if step.kind is StepKind.DECISION]
+        return names[-1] if names else "nothing"
+
+
+def _text(step: Step) -> str:
+    """Return what counts of a step."""
+    value: dict[str, Any] = {"kind": step.kind.value, "type": step.type}
+    value |= {"payload": dict(step.payload), "trusted": step.trusted}
+    if step.publish or step.remember:
+        value |= settled(step.publish, step.remember)
+    return shown(value)
+
+
+Parse = Callable[[str, frozenset[str]], tuple[str, dict[str, Any], Any]]
+
+
+class RecordedLLM:
+    """An `LLM` that gives the recorded decisions, and has no model to ask.
+
+    `messages` is the prompt without the log as it is now; `parse` reads an answer's text.
+    """
+
+    def __init__(
+        self, tape: Tape, names: Iterable[str], messages: list[Message], parse: Parse
+    ) -> None:
+        self.tape = tape
+        self._names = frozenset(names)
+        self._messages = messages
+        self.parse = parse
+        self._counts: list[int] = []  # left of those of the coming step
+        self._counts_of = -1
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The classes of the union, as it is now."""
+        return self._names
+
+    def window(self) -> int:
+        """Return the recorded window."""
+        return self.tape.recording.head.model.window
+
+    def fixed_tokens(self) -> int:
+        """Return the recorded tokens of the prompt without the log."""
+        return self.tape.recording.head.model.fixed_tokens
+
+    def given(self) -> None:
+        """Prepare to count a result that is given as it was recorded: cut already."""
+        step = self.tape.coming
+        if step is not None:
+            # What found no room was counted twice, and its substitute last.
+            kept = 2 if step.payload == NO_ROOM else 1
+            self._counts, self._counts_of = list(step.counts[-kept:]), self.tape.done
+
+    def count(self, text: str) -> int:
+        """Return what the model's tokenizer said at this place; an estimate where it said nothing.
+
+        The estimate only serves what has left the recording already.
+        """
+        if self._counts_of != self.tape.done:
+            step = self.tape.coming
+            self._counts, self._counts_of = list(step.counts if step else ()), self.tape.done
+        if self._counts:
+            return self._counts.pop(0)
+        return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return the messages of a call."""
+        *before, last = self._messages
+        return [*before, {**last, "content": last["content"] + log}]
+
+    def decide(
+        self,
+        log: str,
+        *,
+        allowed: frozenset[str] | None = None,
+        max_tokens: int,
+        deadline_s: float,
+        priority: Priority,
+        session: int,
+        progress: Callable[[], None],
+    ) -> Decision:
+        """Return the recorded decision, if this is the recorded call.
+
+        Raises:
+            Diverged: another log or other allowed decisions than recorded.
+            Cut, RecordedEnd: as it was recorded.
+        """
+        tape = self.tape
+        tape.check_cut()
+        step = tape.coming
+        if step is None:
+            if tape.recording.head.session.error is not None:
+                raise RecordedEnd(tape.recording.head.session.error)
+            raise tape.diverged("the end", "no further decision", "asks for one more decision")
+        if step.kind is not StepKind.DECISION:
+            raise tape.diverged("what comes next", _text(step), "asks for a decision")
+        recorded = tape.recording.log(step.seq)
+        if log != recorded:
+            raise tape.diverged("the log before the decision", recorded, log)
+        names = None if allowed is None else sorted(allowed)
+        expected = None if step.allowed is None else sorted(step.allowed)
+        if names != expected:
+            raise tape.diverged("what may be decided", expected or "all", names or "all")
+        tape.decided = True
+        return self._decision(step, self._names if allowed is None else self._names & allowed)
+
+    def restore(self, raw: str) -> Decision:
+        """Return a recorded decision of an earlier attempt."""
+        name, args, value = self.parse(raw, self._names)
+        return Decision(name, args, value, raw)
+
+    def close(self) -> None:
+        """There is no call to end."""
+
+    def _decision(self, step: Step, names: frozenset[str]) -> Decision:
+        raw = step.raw or ""
+        if step.type not in self._names:
+            raise RecordingError(
+                f"turn {self.tape.turn + 1} decided {step.type}, which the agent's union has not",
+                hint=f"it has {', '.join(sorted(self._names))}; record the session again",
+            )
+        name, args, value = self.parse(raw, names)
+        return Decision(
+            name,
+            args,
+            value,
+            raw,
+            step.finish_reason,
+            step.prompt_tokens or 0,
+            step.cached_tokens or 0,
+            step.completion_tokens or 0,
+            step.duration_ms or 0.0,
+        )

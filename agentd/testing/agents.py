@@ -1,0 +1,224 @@
+"""Runs one agent on one event, for a test: its real module, prompt, tools, bus and loop."""
+
+import atexit
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from agentd.clock import Clock
+from agentd.config import validate_agent
+from agentd.errors import ModelError, Stopped, ToolError
+from agentd.events import NewEvent
+from agentd.llm.decision import LLM, Decision, Message
+from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.union import Malformed
+from agentd.paths import discover
+from agentd.replay.code import Workshop
+from agentd.replay.fixture import Pages
+from agentd.replay.offline import offline
+from agentd.replay.recording import Page
+from agentd.replay.stage import Cast, Performance, perform
+from agentd.replay.text import load
+from agentd.replay.told import ToldLLM
+from agentd.sessions.steps import StepKind
+from agentd.states import Priority
+from agentd.testing.random_model import RandomModel
+from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
+from agentd.testing.server import FakeModelServer
+from agentd.testing.waiting import WAIT_S, ManualClock
+from agentd.toml_file import read_toml
+from agentd.tools.shell import Output
+
+# One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
+Answer = tuple[str, Mapping[str, Any]] | Mapping[str, Any] | str | Exception
+Model = Iterable[Answer] | Callable[[str], Answer] | RandomModel | FakeModelServer
+
+default_home: Path | None = None  # set by the pytest plugin; None: the working folder
+
+
+def run_agent(
+    agent: str,
+    event: NewEvent,
+    model: Model,
+    *,
+    name: str | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    pages: Mapping[str, str] | None = None,
+    programs: Mapping[str, str | tuple[int, str]] | None = None,
+    answers: Sequence[Any] = (),
+    home: str | Path | None = None,
+    window: int = WINDOW,
+    clock: Clock | None = None,
+    call_deadline_s: float = WAIT_S,
+) -> Performance:
+    """Let `agent` answer `event`, with `model` in the model's place, and return how it went.
+
+    `agent` is a module below `home`/agents, or one that agentd ships. The default home is that of
+    the pytest plugin; without it, the working folder.
+    `config` is its TOML file or that file's content, without `agent`. `model` is a list of
+    decisions, a function of the log, a `RandomModel`, or a `FakeModelServer` (then over HTTP).
+    `facts` is what it remembers; `pages` is the whole web, by URL; `programs` is
+    what all programs of `RunCommand` say, by command line: output, or exit code and output; none
+    runs for real. `answers` come from a person.
+    A server that does not answer, or is full, for `call_deadline_s` fails the session. There is no
+    network.
+
+    Raises:
+        ConfigError: the configuration does not fit the agent.
+        RecordingError: there is no such agent.
+    """
+    where = str(config) if isinstance(config, str | Path) else f"config of {agent}"
+    given = read_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    given = {"done": "The test is satisfied.", **given, "agent": agent}
+    settings = validate_agent(given, Path(where))
+    workshop = _workshop()
+    paths = discover({"AGENTD_HOME": str(Path(home or default_home or "").resolve())})
+    code = workshop.current(agent, paths, f"run_agent({agent!r})")
+    cast = Cast.of(code, name or agent, settings, where)
+    web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
+    with workshop.stage() as folder, offline(loopback=isinstance(model, FakeModelServer)):
+        return perform(
+            cast,
+            event,
+            _llm(model, cast, window, call_deadline_s),
+            folder,
+            clock=clock or ManualClock(),
+            facts=facts,
+            answers=answers,
+            connect=web.connect,
+            programs=partial(_program, programs or {}),
+            call_deadline_s=call_deadline_s,
+        )
+
+
+def recorded(path: str | Path) -> list[str]:
+    """Return the answers of a recording's file, to be given to `run_agent` in a model's place.
+
+    Raises:
+        RecordingError: it cannot be read.
+    """
+    return [step.raw or "" for step in load(Path(path)).steps if step.kind is StepKind.DECISION]
+
+
+def _program(known: Mapping[str, str | tuple[int, str]], argv: Sequence[str]) -> Output:
+    line = shlex.join(argv)
+    if line not in known:
+        raise ToolError(f"`{line}` is not among the programs of this test, and does not run")
+    said = known[line]
+    code, text = (0, said) if isinstance(said, str) else said
+    return Output(code, text.encode(), 0)
+
+
+@cache
+def _workshop() -> Workshop:
+    """Return this process's one workshop: an agent's prompts are compiled once."""
+    workshop = Workshop()
+    atexit.register(workshop.close)
+    return workshop
+
+
+def _llm(model: Model, cast: Cast, window: int, wait_s: float) -> LLM:
+    if not isinstance(model, FakeModelServer):
+        return UnionLLM(cast, model, window=window)
+    address = Address(model.url, model.model, model.token)
+    endpoint = Endpoint(lambda: address, own=True, queue_wait_s=wait_s)
+    return ToldLLM(cast.version, cast.messages, endpoint)
+
+
+class UnionLLM:
+    """An `LLM` in this process that answers for an agent's real union: its schema, its parser.
+
+    An answer that the union or the turn does not allow is an AssertionError: a mask could not have
+    produced it. `asked` keeps each call's log and what it allowed.
+    """
+
+    def __init__(
+        self,
+        cast: Cast,
+        model: Iterable[Answer] | Callable[[str], Answer] | RandomModel,
+        *,
+        window: int = WINDOW,
+    ) -> None:
+        self._cast = cast
+        self._model = model if isinstance(model, RandomModel) or callable(model) else iter(model)
+        self._window = window
+        self._closed = False
+        self.asked: list[tuple[str, frozenset[str] | None]] = []
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The classes of the union."""
+        return frozenset(self._cast.union.members)
+
+    def window(self) -> int:
+        """Return the tokens of the pretended window."""
+        return self._window
+
+    def fixed_tokens(self) -> int:
+        """Return the pretended tokens of the instructions."""
+        return sum(self.count(message["content"]) for message in self._cast.messages)
+
+    def count(self, text: str) -> int:
+        """Return a quarter of the bytes."""
+        return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return the real messages."""
+        *before, last = self._cast.messages
+        return [*before, {**last, "content": last["content"] + log}]
+
+    def decide(
+        self,
+        log: str,
+        *,
+        allowed: frozenset[str] | None = None,
+        max_tokens: int,
+        deadline_s: float,
+        priority: Priority,
+        session: int,
+        progress: Callable[[], None],
+    ) -> Decision:
+        """Return the next answer as a decision, or raise its error."""
+        if self._closed:
+            raise Stopped("the model was closed")
+        self.asked.append((log, allowed))
+        names = self.names if allowed is None else self.names & allowed
+        raw = self._answer(log, names)
+        try:
+            return self._decision(raw, names)
+        except Malformed as error:
+            raise AssertionError(
+                f"the model answered {raw}, but only {sorted(names)} may be: {error}"
+            ) from error
+
+    def restore(self, raw: str) -> Decision:
+        """Return a recorded decision from its text."""
+        return self._decision(raw, self.names)
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self._closed = True
+
+    def _answer(self, log: str, names: frozenset[str]) -> str:
+        union = self._cast.union
+        if isinstance(self._model, RandomModel):
+            return self._model.answer(union.schema(names))
+        item = self._model(log) if callable(self._model) else next(self._model, None)
+        if item is None:
+            raise ModelError("the script has no further answer", hint="script one more decision")
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, tuple):
+            name, args = item
+            if name not in union.members:
+                raise AssertionError(f"the model answered {name}, but only {sorted(names)} may be")
+            item = {"tool": union.tool(name), **args}
+        return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+
+    def _decision(self, raw: str, names: frozenset[str]) -> Decision:
+        name, args, value = self._cast.union.parse(raw, names)
+        return Decision(name, args, value, raw, completion_tokens=self.count(raw))

@@ -1,0 +1,125 @@
+"""A scripted model at the loop's edge: no prompt, no parser, values as the test gives them."""
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentd.errors import ModelError, Stopped
+from agentd.llm.decision import Choice, Decision, Message
+from agentd.states import Priority
+
+BYTES_PER_TOKEN = 4  # what the doubles count; no tokenizer is at hand
+WINDOW = 8192  # tokens
+
+# One scripted answer: a decision, a typed value, a (name, fields) pair, or an error to raise.
+Scripted = Decision | BaseModel | tuple[str, Mapping[str, Any]] | Exception
+Script = Iterable[Scripted] | Callable[[str], Scripted]
+
+
+class ScriptedLLM:
+    """An `LLM` that answers from a script: a list, or a function of the log.
+
+    `asked` keeps each call's log and `allowed`. A decision that was not allowed is an
+    AssertionError: a real mask could not have produced it.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        names: Iterable[str] = (),
+        window: int = WINDOW,
+        fixed: int = 50,
+        typed: Mapping[str, type[BaseModel]] | None = None,
+    ) -> None:
+        self._function = script if callable(script) else None
+        self._script = [] if callable(script) else list(script)
+        self._typed = typed or {}
+        given = {_name(item) for item in self._script if not isinstance(item, Exception)}
+        self._names = frozenset(names) or frozenset(given | {"Done", *self._typed})
+        self._window = window
+        self._fixed = fixed
+        self._stopped = threading.Event()
+        self.asked: list[tuple[str, frozenset[str] | None]] = []
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The classes of the union: as given, else those of the script."""
+        return self._names
+
+    def window(self) -> int:
+        """Return the tokens of the pretended window."""
+        return self._window
+
+    def fixed_tokens(self) -> int:
+        """Return the tokens of the pretended instructions."""
+        return self._fixed
+
+    def count(self, text: str) -> int:
+        """Return a quarter of the bytes."""
+        return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return plausible messages."""
+        return [{"role": "system", "content": "scripted"}, {"role": "user", "content": log}]
+
+    def decide(
+        self,
+        log: str,
+        *,
+        allowed: frozenset[str] | None = None,
+        max_tokens: int,
+        deadline_s: float,
+        priority: Priority,
+        session: int,
+        progress: Callable[[], None],
+    ) -> Decision:
+        """Return the script's next decision, or raise its next error."""
+        if self._stopped.is_set():
+            raise Stopped("the scripted model was closed")
+        self.asked.append((log, allowed))
+        progress()
+        if self._function is not None:
+            item = self._function(log)
+        elif self._script:
+            item = self._script.pop(0)
+        else:
+            raise ModelError("the script has no further answer", hint="script one more decision")
+        if isinstance(item, Exception):
+            raise item
+        decision = self._decision(item)
+        if allowed is not None and decision.name not in allowed:
+            raise AssertionError(f"scripted {decision.name}, but only {sorted(allowed)} may be")
+        return decision
+
+    def restore(self, raw: str) -> Decision:
+        """Return a recorded decision from its text, which this double wrote."""
+        args = json.loads(raw)
+        return self._decision((args.pop("tool"), args))
+
+    def close(self) -> None:
+        """Refuse further calls."""
+        self._stopped.set()
+
+    def _decision(self, item: Decision | BaseModel | tuple[str, Mapping[str, Any]]) -> Decision:
+        if isinstance(item, Decision):
+            return item
+        value: Any
+        if isinstance(item, tuple):
+            name, args = item[0], dict(item[1])
+            model = self._typed.get(name)
+            value = model.model_validate(args) if model else Choice(name, args)
+        else:
+            name, args = type(item).__name__, item.model_dump(mode="json", exclude={"tool"})
+            value = item
+        raw = json.dumps({"tool": name, **args}, separators=(",", ":"))
+        return Decision(name, args, value, raw, completion_tokens=self.count(raw))
+
+
+def _name(item: Any) -> str:
+    if isinstance(item, tuple):
+        return str(item[0])
+    return item.name if isinstance(item, Decision) else type(item).__name__

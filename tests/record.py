@@ -1,0 +1,163 @@
+"""Makes the recordings of tests/recordings/ anew: `uv run python -m tests.record`.
+
+The real daemon, its model server with the bundled model, and the shipped agents work on a small
+repository in a folder of a neutral name. To be run after a change of a shipped agent or prompt;
+takes a few minutes. The model has 135M parameters: what it says means little, and is legal.
+"""
+
+import os
+import shutil
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from agentd import models
+from agentd.bus import Bus
+from agentd.demo.home import running_daemon, until, write_toml
+from agentd.events import PERSON, Lane, NewEvent
+from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
+from agentd.replay import text
+from agentd.replay.code import Workshop
+from agentd.replay.take import take
+from agentd.sessions.sessions import Sessions
+from agentd.states import Priority, WorkerState
+from agentd.status import query
+from tests.repository import ENVIRONMENT, Repository
+
+FOLDER = Path(__file__).parent / "recordings"
+SAMPLE = Path("/tmp/agentd-sample")  # stands in the recordings
+MODEL = "smollm2-135m"
+START_S, WORK_S = 300.0, 900.0
+DATE = "2026-01-15T10:00:00Z"
+LONG = "".join(f"def step_{n}():\n    return {n}\n\n\n" for n in range(40))
+NOTES = {
+    "agent": "task",
+    "done": "The notes were looked at and one sentence says what they are about.",
+    "subscribe": ["note.changed"],
+    "params": {
+        "instructions": "Read the note of the event, then say in one sentence what it is about.",
+        "tools": ["ReadFile", "SearchText"],
+        "publish": "note.read",
+    },
+    "limits": {"turns": 5, "decision_tokens": 64, "result_tokens": 200},
+    "permissions": {"read": [str(SAMPLE / "notes")]},
+}
+
+
+def main() -> int:
+    """Run the agents, record their sessions, and say which."""
+    shutil.rmtree(SAMPLE, ignore_errors=True)
+    home = discover({HOME_VARIABLE: str(SAMPLE / "home")})
+    try:
+        home.create()
+        models_folder = Path(
+            os.environ.get("AGENTD_TEST_CACHE")
+            or platformdirs.user_cache_dir("agentd-tests", appauthor=False)
+        )
+        models.pull(MODEL, models_folder)
+        shutil.rmtree(home.models)
+        home.models.symlink_to(models_folder)
+        with running_daemon(home):
+            _configure(home)
+            _work(home)
+        for path in FOLDER.glob(f"*{text.SUFFIX}"):
+            path.unlink()
+        return _record(home)
+    finally:
+        shutil.rmtree(SAMPLE, ignore_errors=True)
+        shutil.rmtree(home.sockets, ignore_errors=True)
+
+
+def sample() -> Repository:
+    """Make the repository and the notes that the agents look at, the same every time."""
+    ENVIRONMENT.update(GIT_AUTHOR_DATE=DATE, GIT_COMMITTER_DATE=DATE)
+    repository = Repository(SAMPLE / "project")
+    repository.commit("Start", README__md="A small project.\n", app__py="print('hello')\n")
+    notes = SAMPLE / "notes"
+    notes.mkdir()
+    (notes / "today.md").write_text("Water the plants.\nCall the plumber about the kitchen.\n")
+    (notes / "long.md").write_text("The garden in spring.\n" * 80)
+    return repository
+
+
+def _configure(home: Paths) -> None:
+    repository = sample()
+    for name in ("repo_fetch", "repo_review", "digest"):
+        path = shipped() / "config" / "agents.d" / f"{name}.toml"
+        config: dict[str, Any] = _shipped(path, repository)
+        write_toml(home.agents_d / f"{name}.toml", config)
+    write_toml(home.agents_d / "notes.toml", NOTES)
+
+
+def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
+    config = tomllib.loads(path.read_text())
+    config["enabled"] = True
+    config.pop("schedule", None)
+    config["params"] = dict(config["params"])
+    if path.stem == "repo_fetch":
+        config["params"]["repo"] = str(repository.path)
+    else:
+        config["permissions"] = {"read": [str(repository.path)]}
+    return config
+
+
+def _work(home: Paths) -> None:
+    """Let every agent answer what there is for it, in two rounds."""
+    bus = Bus(home.database, wake=home.wake)
+    for _ in until(START_S, "the agents did not start"):
+        states = {agent["name"]: agent["state"] for agent in query(home)["agents"]}
+        if list(states.values()) == [WorkerState.RUNNING] * 4:
+            break
+    repository = Repository(SAMPLE / "project", init=False)
+    _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
+    _ask(bus, NewEvent("note.changed", {"path": str(SAMPLE / "notes" / "today.md")}))
+    _settled(bus)
+    repository.commit(
+        "Print a greeting by name", app__py="import sys\nprint('hello', sys.argv[1])\n"
+    )
+    repository.commit("Add the steps and their test", steps__py=LONG, **{"test_app__py": "1\n"})
+    _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
+    _ask(bus, NewEvent("note.changed", {"path": str(SAMPLE / "notes" / "long.md")}))
+    _settled(bus)
+    _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
+    _settled(bus)
+    bus.close()
+
+
+def _ask(bus: Bus, event: NewEvent) -> None:
+    bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
+
+
+def _settled(bus: Bus) -> None:
+    rows = bus.agents()
+    lanes = [Lane(row.name, direct, row.subscribe) for row in rows for direct in (True, False)]
+    for _ in until(WORK_S, "the agents did not come to an end"):
+        if not sum(bus.waiting(lane) for lane in lanes):
+            return
+
+
+def _record(home: Paths) -> int:
+    bus = Bus(home.database)
+    sessions, failed = Sessions(bus), 0
+    with Workshop() as workshop:
+        for row in reversed(sessions.list(limit=1000)):
+            began = time.monotonic()
+            recording, outcome = take(sessions, row.id, home, workshop, scrub=True)
+            path = FOLDER / f"{row.agent}-{row.id}{text.SUFFIX}"
+            text.save(recording, path)
+            path.chmod(0o644)
+            seconds = time.monotonic() - began
+            print(f"{path.name}: {row.turns} turns, {len(recording.given)} given, {seconds:.1f} s")
+            if outcome.difference is not None:
+                failed += 1
+                print(outcome.difference)
+    bus.close()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

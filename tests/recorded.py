@@ -1,0 +1,156 @@
+"""Sessions for replay tests: run by the worker's code in this process, on a fake model server."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from agentd.admission.admit import admit
+from agentd.bus import Bus
+from agentd.config import load_daemon
+from agentd.events import Event, NewEvent
+from agentd.log import Logger
+from agentd.paths import discover, shipped
+from agentd.process import Heart
+from agentd.replay.code import Workshop
+from agentd.replay.recording import Recording
+from agentd.replay.run import Outcome, Replay
+from agentd.replay.stage import Quiet
+from agentd.replay.take import take
+from agentd.sessions.sessions import Sessions
+from agentd.states import Priority
+from agentd.testing import FakeModelServer, Request
+from agentd.worker import Worker
+from tests.repository import Repository
+
+PLACEHOLDER = "/path/to/your/repository"
+Answers = Sequence[Mapping[str, Any]] | Callable[[Request], Any]
+
+
+class World:
+    """A home with a repository, a folder of notes, and agents that run to order."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = discover({"AGENTD_HOME": str(root / "home")})
+        self.paths.create()
+        self.bus = Bus(self.paths.database)
+        self.sessions = Sessions(self.bus)
+        self.repo = Repository(root / "repo")
+        self.notes = root / "notes"
+        self.notes.mkdir()
+        self.workshop = Workshop()
+
+    def close(self) -> None:
+        self.bus.close()
+        self.workshop.close()
+
+    def write(self, name: str, toml: str) -> None:
+        (self.paths.agents_d / f"{name}.toml").write_text(toml)
+
+    def shipped(self, name: str, **changes: str) -> None:
+        """Configure a shipped agent for this world's repository."""
+        toml = (shipped() / "config" / "agents.d" / f"{name}.toml").read_text()
+        toml = toml.replace(PLACEHOLDER, str(self.repo.path)).replace("enabled = false", "")
+        for old, new in changes.items():
+            toml = toml.replace(old, new)
+        self.write(name, toml)
+
+    def publish(self, kind: str, payload: Mapping[str, Any], target: str | None = None) -> None:
+        event = NewEvent(kind, payload, target=target)
+        self.bus.publish("person", event, priority=Priority.PERSON, system=True)
+
+    def run(self, name: str, answers: Answers, *, window: int = 8192) -> int:
+        """Answer the agent's next event; return its session's id."""
+        accepted = admit(name, self.paths)
+        self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
+        given = answers if callable(answers) else list(map(json.dumps, answers))
+        with FakeModelServer(given, window=window) as server:
+            server.write_address(self.paths.run)
+            self.requests = server.requests
+            daemon = load_daemon(self.paths.daemon_file)
+            log = cast(Logger, Quiet())
+            self.worker = worker = Worker(accepted, self.paths, daemon, Heart(None), log)
+            try:
+                worker.work()
+            finally:
+                worker.waker.close()
+                worker.bus.close()
+        return self.sessions.list(agent=name)[0].id
+
+    def cut(self) -> None:
+        """End the running call to the model, as an orderly stop does."""
+        assert self.worker._runner is not None
+        self.worker._runner.interrupt()
+
+    def take(self, session: int) -> tuple[Recording, Outcome]:
+        return take(self.sessions, session, self.paths, self.workshop)
+
+    def replay(self, recording: Recording, **options: Any) -> Outcome:
+        """Replay with the agent's code as it is in this home."""
+        code = self.workshop.current(recording.config.agent, self.paths, "test")
+        return Replay(recording, code, self.workshop, **options).run()
+
+    def events(self, kind: str) -> list[Event]:
+        return self.bus.events(event_type=kind)
+
+
+READER = """agent = "task"
+done = "The note that was asked for is read."
+subscribe = ["note.changed"]
+[params]
+instructions = "Read the note."
+tools = ["ListFiles", "ReadFile", "SearchText", "WriteFile", "HttpGet", "RunCommand", "AskPerson"]
+publish = "note.read"
+[limits]
+attempts = 1
+turns = {turns}
+[permissions]
+read = ["{folder}"]
+write = ["{folder}"]
+net = ["{host}"]
+run = ["date", "true"]
+"""
+FETCH = {"tool": "fetch_repo"}
+FETCHED = [FETCH, {"tool": "done", "kind": "code"}]
+
+
+def done(result: str = "read") -> dict[str, str]:
+    return {"tool": "done", "result": result}
+
+
+def read(path: str, start: int | None = None) -> dict[str, Any]:
+    return {"tool": "read_file", "path": path, "start": start}
+
+
+def reader(world: World, answers: Answers, *, host: str = "localhost:1", turns: int = 8) -> int:
+    """Run a task agent that reads notes; return its session."""
+    world.write("reader", READER.format(folder=world.notes, host=host, turns=turns))
+    world.publish("note.changed", {"path": "a.txt"}, target="reader")
+    return world.run("reader", answers)
+
+
+def finding(note: str, kind: str = "none") -> dict[str, str]:
+    return {"tool": "finding", "note": note, "kind": kind}
+
+
+def fetch(world: World) -> int:
+    """Run repo_fetch once over two commits; return its session."""
+    world.repo.commit("start", a__py="1\n", b__md="x\n")
+    world.repo.commit("more", a__py="1\n2\n", c__py="3\n")
+    world.shipped("repo_fetch")
+    world.publish("agent.trigger", {}, target="repo_fetch")
+    return world.run("repo_fetch", FETCHED)
+
+
+def review(world: World) -> int:
+    """Run repo_review on what repo_fetch published; return its session."""
+    world.shipped("repo_review")
+    return world.run(
+        "repo_review",
+        [
+            finding("Adds a line to the file."),
+            finding("Adds the new file here.", "test"),
+            {"tool": "done", "risk": "low"},
+        ],
+    )
