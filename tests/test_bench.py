@@ -13,6 +13,8 @@ AIMED = {
     "latency: p99",
     "idle: CPU of 20 workers together",
     "memory: idle worker",
+    "replay: 10 turns",
+    "replay: 100 recordings",
     "turn: scripted model",
     "turn: BAML client",
 }
@@ -21,6 +23,7 @@ EXPLAINED = {
     "idle: memory of a worker among others",
     "memory: idle worker with a schedule",
     "memory: worker after its first event",
+    "replay: the command",
     "start: 10 workers wait on their lanes",
     "start: agentd run, 10 new agents",
     "turn:   of which durable records",
@@ -62,3 +65,29 @@ def test_table_says_what_falls_short() -> None:
     assert sum(line.startswith("bus: ") for line in lines) == 5
     short = any(" short " in line for line in lines[2:-2])
     assert lines[-1].endswith("short: none") is not short
+
+
+def test_long_life_says_whether_anything_grows(tmp_path: Path) -> None:
+    """The real daemon with idle agents: a line a sample, then a verdict for each figure."""
+    file = tmp_path / "samples.json"
+    command = [
+        "-m",
+        "tests.bench.longlife",
+        "--minutes",
+        "0.2",
+        "--agents",
+        "2",
+        "--json",
+        str(file),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=110
+    )
+    assert "verdict: " in done.stdout, done.stderr
+    document = json.loads(file.read_text())
+    assert len(document["samples"]) >= 2
+    figures = {figure["name"]: figure for figure in document["figures"]}
+    assert figures["fds"]["verdict"] == figures["threads"]["verdict"] == "flat"
+    assert figures["pss_mb"]["last"] > 40 and figures["cpu"]["last"] > 0
+    grows = any(figure["verdict"] == "grows" for figure in figures.values())
+    assert done.returncode == int(grows)

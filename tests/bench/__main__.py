@@ -1,6 +1,7 @@
 """Measures everything and prints one table. No network, no model.
 
 uv run python -m tests.bench [--quick] [--only NAME] [--json]
+uv run python -m tests.bench model ...   the model server beside stock mlx_lm.server
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from . import bus, idle, latency, memory, start, turn
+from . import bus, idle, latency, memory, replay, start, turn
 from .home import Home
 from .table import Figure, render
 
@@ -21,11 +22,16 @@ MODULES: dict[str, Callable[[bool, Home], Iterable[Figure]]] = {
     "memory": memory.measure,
     "start": start.measure,
     "turn": turn.measure,
+    "replay": replay.measure,
 }
 
 
 def main() -> int:
     """Run what was asked for; exit code 0 whatever the figures say."""
+    if sys.argv[1:2] == ["model"]:
+        from .model.command import main as measure_model
+
+        return measure_model(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", choices=MODULES, action="append", help="these figures alone")
     parser.add_argument("--quick", action="store_true", help="rough figures, in 20 s")

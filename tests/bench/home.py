@@ -116,7 +116,7 @@ class Home:
         """Leave nothing behind."""
         self.stop(list(self.workers))
         shutil.rmtree(self.root, ignore_errors=True)
-        shutil.rmtree(self.paths.run, ignore_errors=True)
+        shutil.rmtree(self.paths.sockets, ignore_errors=True)
 
 
 def wait_idle(worker: Child) -> None:

@@ -20,6 +20,7 @@ class Figure:
     against: str = ""  # what the baseline is
     ratio_at_least: float | None = None
     at_most: float | None = None
+    at_least: float | None = None
     note: str = ""
 
     @property
@@ -32,7 +33,9 @@ class Figure:
         """The aim as text."""
         if self.ratio_at_least is not None:
             return f"ratio >= {self.ratio_at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g} {self.unit}"
+        if self.at_least is not None:
+            return f">= {self.at_least:g} {self.unit}".rstrip()
+        return "" if self.at_most is None else f"<= {self.at_most:g} {self.unit}".rstrip()
 
     @property
     def verdict(self) -> str:
@@ -41,6 +44,8 @@ class Figure:
             return "ok" if self.ratio is not None and self.ratio >= self.ratio_at_least else "short"
         if self.at_most is not None:
             return "ok" if self.ours <= self.at_most else "short"
+        if self.at_least is not None:
+            return "ok" if self.ours >= self.at_least else "short"
         return ""
 
     def document(self) -> dict[str, Any]:
@@ -56,8 +61,8 @@ def line(figure: Figure) -> tuple[str, ...]:
     ratio = figure.ratio
     return (
         figure.name,
-        f"{number(figure.ours)} {figure.unit}",
-        "" if figure.baseline is None else f"{number(figure.baseline)} {figure.unit}",
+        f"{number(figure.ours)} {figure.unit}".rstrip(),
+        "" if figure.baseline is None else f"{number(figure.baseline)} {figure.unit}".rstrip(),
         "" if ratio is None else number(ratio),
         figure.aim,
         figure.verdict,

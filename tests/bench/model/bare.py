@@ -1,0 +1,114 @@
+"""mlx_lm by itself, in a process of its own: what a model gives without a server around it.
+
+Reads one JSON request a line, writes one JSON answer a line.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bench.home import ROOT
+from tests.bench.stock import level_field
+
+MASKS = 300
+
+
+class Bare:
+    """The process, and what it can be asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.model.bare", str(folder)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def pace(self, prompt: list[int], tokens: int) -> float:
+        """Return the tokens a second of `stream_generate`, prefill not counted."""
+        return float(self._ask({"prompt": prompt, "tokens": tokens})["pace"])
+
+    def mask_us(self, schema: object) -> float:
+        """Return the microseconds that computing and applying one mask take here."""
+        return float(self._ask({"schema": schema})["us"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process that runs mlx_lm by itself ended; see its error above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def main(folder: Path) -> None:
+    """Answer until the input ends."""
+    level_field()
+    import mlx_lm
+    from mlx_lm.sample_utils import make_sampler
+
+    from agentd.model_server.weights import forbid_wiring
+
+    forbid_wiring()
+    model, tokenizer = mlx_lm.load(str(folder))
+
+    def pace(prompt: list[int], tokens: int) -> float:
+        moments = [
+            time.perf_counter()
+            for _ in mlx_lm.stream_generate(
+                model, tokenizer, prompt, max_tokens=tokens, sampler=make_sampler(temp=0.0)
+            )
+        ]
+        return (len(moments) - 1) / (moments[-1] - moments[0])
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "schema" in request:
+            print(json.dumps({"us": _mask_us(folder, request["schema"])}), flush=True)
+        else:
+            found = pace(request["prompt"], request["tokens"])
+            print(json.dumps({"pace": found}), flush=True)
+
+
+def _mask_us(folder: Path, schema: object) -> float:
+    """Time a mask's bits and its product with random logits, less the bare choice of a token."""
+    import mlx.core as mx
+    import numpy as np
+
+    from agentd.model_server.language import ModelLanguage
+
+    language = ModelLanguage(folder)
+    mask = language.mask(schema)
+    mask.forced()
+    rows = mx.random.normal((MASKS, language.vocabulary))
+    mx.eval(rows)
+    masked = plain = 0.0
+    for row in rows:
+        mx.eval(row)
+        began = time.perf_counter()
+        mx.argmax(row).item()
+        plain += time.perf_counter() - began
+        began = time.perf_counter()
+        bits = np.unpackbits(np.frombuffer(mask.allowed(), dtype=np.uint8), bitorder="little")
+        allowed = mx.array(bits[: row.size].view(np.bool_))
+        token = mx.argmax(mx.where(allowed, row, -mx.inf)).item()
+        mask.accept(int(token))  # type: ignore[arg-type]
+        masked += time.perf_counter() - began
+        if mask.finished:
+            mask = language.mask(schema)
+            mask.forced()
+    return (masked - plain) / MASKS * 1e6
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
