@@ -12,11 +12,11 @@ IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},
     "mlx_lm": {"agentd/model_server"},
     "llguidance": {"agentd/model_server"},
-    "apscheduler": {"agentd/schedule.py", "agentd/config.py"},  # config: does a crontab parse?
+    "apscheduler": {"agentd/schedule.py", "agentd/crontab.py"},
     "plistlib": {"agentd/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
     "structlog": {"agentd/log.py"},
-    "apsw": {"agentd/bus", "agentd/sessions"},
+    "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/hub.py"},
     "platformdirs": {"agentd/paths.py"},
 }

@@ -3,6 +3,8 @@
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,26 @@ def test_agent_by_code(paths: Paths) -> None:
     version = load_version(admit("word_count", paths).folder)
     assert version.function == "WordCount"
     assert list(version.publishes) == ["text.counted"]
+
+
+def test_agents_test(tmp_path: Path) -> None:
+    """The example of the test kit passes as it stands, beside the example agent's files."""
+    for name, text in (
+        ("agents/word_count.py", blocks("python")[0]),
+        ("baml_src/word_count.baml", blocks("baml")[0]),
+        ("test_word_count.py", blocks("python")[1]),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "21 passed" in done.stdout, done.stdout
 
 
 def test_query_on_the_bus(paths: Paths) -> None:
