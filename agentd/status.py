@@ -14,15 +14,15 @@ ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or br
 READ_BYTES = 65_536
 
 
-def query(paths: Paths, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+def query(paths: Paths) -> dict[str, Any]:
     """Return the supervisor's state: pid, since, version, home, model, agents, events.
 
     Raises:
         NotRunning: no supervisor answers in this home; says why the last one gave up, if it did.
-        StorageError: one is there and did not answer within `timeout_s` seconds.
+        StorageError: one is there and did not answer within `ANSWER_S` seconds.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(timeout_s)
+        client.settimeout(ANSWER_S)
         try:
             client.connect(str(paths.status_socket))
             answer = bytearray()
@@ -30,7 +30,7 @@ def query(paths: Paths, timeout_s: float = ANSWER_S) -> dict[str, Any]:
                 answer += data
         except TimeoutError as error:
             raise StorageError(
-                f"the supervisor did not answer within {timeout_s:g} s",
+                f"the supervisor did not answer within {ANSWER_S:g} s",
                 where=str(paths.status_socket),
                 hint="it may be stopped (SIGSTOP) or overloaded; see `agentd logs agentd`",
             ) from error

@@ -12,7 +12,6 @@ from agentd.paths import Paths
 from agentd.status import query
 
 BUSY_MS = 10_000  # for a lock that another program holds on the database
-STATUS_S = 2.0  # for a living supervisor to answer
 
 
 def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
@@ -50,7 +49,7 @@ def supervisor(paths: Paths) -> dict[str, Any] | None:
         StorageError: one runs and does not answer.
     """
     try:
-        return query(paths, STATUS_S)
+        return query(paths)
     except NotRunning:
         return None
 

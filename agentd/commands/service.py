@@ -84,7 +84,7 @@ def _warn_if_guarded(paths: Paths) -> None:
 
 def _pid(paths: Paths) -> int | None:
     try:
-        return int(query(paths, 2.0)["pid"])
+        return int(query(paths)["pid"])
     except (NotRunning, StorageError):
         return None
 

@@ -10,8 +10,6 @@ from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths
 from agentd.status import last_failure, query
 
-STATUS_S = 3.0
-
 
 def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
     """Return the configuration in force, how many agents there are, and what is wrong with them."""
@@ -49,7 +47,7 @@ def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
 def daemon(paths: Paths) -> Iterator[Finding]:
     """Look whether the daemon runs, and what it says of itself."""
     try:
-        document = query(paths, STATUS_S)
+        document = query(paths)
     except NotRunning:
         failure = last_failure(paths)
         if failure is None:
