@@ -1,5 +1,7 @@
 """The model server as the supervisor runs it: a process, signals, exit codes, the real model."""
 
+import asyncio
+import gc
 import json
 import os
 import shutil
@@ -17,7 +19,8 @@ import pytest
 
 from agentd import paths
 from agentd.model_server import __main__ as server_main
-from agentd.model_server.watchdog import EXIT_STALLED
+from agentd.model_server.watchdog import EXIT_STALLED, Progress
+from agentd.process import Heart
 from agentd.states import Exit
 from tests.serving import ListLog, Serving, wait_for
 
@@ -200,6 +203,51 @@ def test_smollm2_decides_legally(home: Path, smollm2: Path) -> None:
     assert json.loads(answer["choices"][0]["message"]["content"])["risk"] in ("low", "high")
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] <= 24
+
+
+def test_a_model_that_comes_back_is_out_of_the_collectors_way_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each full collection walks through the whole model, after the first idle time."""
+    monkeypatch.setattr(server_main, "BEAT_S", 0.001)
+
+    class Loaded:
+        loaded, beats = True, 0
+        progress = Progress()
+
+        def waiting(self) -> int:
+            self.beats += 1
+            return 0
+
+        def running(self) -> int:
+            return 0
+
+    runner: Any = Loaded()
+
+    async def frozen() -> None:
+        while gc.get_freeze_count() == 0:
+            await asyncio.sleep(0)
+
+    async def another_beat() -> None:
+        before = runner.beats
+        while runner.beats < before + 2:
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        beating = asyncio.ensure_future(server_main._beat(Heart(None), runner))
+        await asyncio.wait_for(frozen(), 20)
+        runner.loaded = False
+        gc.unfreeze()  # as an engine does that lets go of its memory
+        await asyncio.wait_for(another_beat(), 20)
+        assert gc.get_freeze_count() == 0
+        runner.loaded = True
+        await asyncio.wait_for(frozen(), 20)
+        beating.cancel()
+
+    try:
+        asyncio.run(run())
+    finally:
+        gc.unfreeze()
 
 
 def test_it_listens_on_loopback_unless_told_otherwise() -> None:

@@ -220,12 +220,12 @@ async def _beat(heart: process.Heart, runner: "Runner") -> None:
     """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
     trimmed, frozen = time.monotonic(), False
     while True:
-        if runner.progress.ready and not frozen:
+        if runner.loaded and not frozen:
             # What is loaded stays: the collector need not look at it, and so looks at the rest far
             # more often. A failed request's frames hold its tokens until then.
             gc.collect()
             gc.freeze()
-            frozen = True
+        frozen = runner.loaded  # an engine that goes thaws it
         if time.monotonic() - trimmed > TRIM_S:
             await asyncio.to_thread(heap.trim)
             trimmed = time.monotonic()
