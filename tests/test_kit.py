@@ -193,7 +193,7 @@ def test_an_agent_over_http_with_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        ({"answers": [Reply(hang=True)]}, "did not answer within 0 s"),
+        ({"answers": [Reply(hang=True)]}, "did not answer within 1 s"),
         ({"answers": [Reply(status=503, headers={"Retry-After": "1"})]}, "cannot be used"),
         ({"loading": True}, "the model server cannot be used"),
     ],
@@ -201,9 +201,9 @@ def test_an_agent_over_http_with_faults(tmp_path: Path) -> None:
 def test_a_fault_that_lasts_costs_no_more_than_a_test_says(
     fault: dict[str, Any], error: str, tmp_path: Path
 ) -> None:
-    """A hanging, a full and a loading server: the next try in a second would be beyond 0.3."""
+    """A hanging, a full and a loading server: the next try in a second would be beyond 0.9."""
     with FakeModelServer(**fault) as server:
-        run = run_agent("task", EVENT, server, config=config(tmp_path), call_deadline_s=0.3)
+        run = run_agent("task", EVENT, server, config=config(tmp_path), call_deadline_s=0.9)
     assert run.state is SessionState.FAILED and error in str(run.error)
     assert len(server.requests) == (0 if server.loading else 1)
     assert len(server.tokenized) == 1 or not server.loading

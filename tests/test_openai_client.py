@@ -351,7 +351,7 @@ def test_a_client_that_waits_no_longer_frees_the_slot() -> None:
     engine = ScriptedEngine(before_step=hold)
     with serving(lambda _language: engine) as server:
         with (
-            openai.OpenAI(**options(server, timeout=0.2)) as client,
+            openai.OpenAI(**options(server, timeout=1)) as client,
             pytest.raises(openai.APITimeoutError),
         ):
             client.chat.completions.create(model=NAME, messages=say("hello"))

@@ -317,7 +317,7 @@ def test_time_passes_as_recorded(world: World) -> None:
 
     def answer(request: Request) -> Any:
         if len(world.requests) == 2:
-            return Reply('{"tool":"read_file","path":"a.txt","start":2}', pause_s=0.2)
+            return Reply('{"tool":"read_file","path":"a.txt","start":2}', pause_s=0.6)
         return read("a.txt") if len(world.requests) == 1 else done()
 
     session = world.run("slow", answer)
@@ -335,7 +335,7 @@ subscribe = ["note.changed"]
 instructions = "Read the note."
 tools = ["ReadFile"]
 [limits]
-deadline = "700ms"
+deadline = "2s"
 [permissions]
 read = ["{folder}"]
 """

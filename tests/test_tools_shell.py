@@ -91,10 +91,10 @@ def test_a_child_left_behind_does_not_hold_the_call(tmp_path: Path) -> None:
     """The call ends with the program, even if its child keeps the pipe open and writes to it."""
     code = (
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c',"
-        "'import os, time\\nfor _ in range(20):\\n os.write(1, b\"x\"); time.sleep(0.1)']);"
+        "'import os, time\\nfor _ in range(200):\\n os.write(1, b\"x\"); time.sleep(0.1)']);"
         "print('gone', flush=True)"
     )
-    value = python(toolbox(tmp_path, PYTHON, deadline_s=1.5), code)
+    value = python(toolbox(tmp_path, PYTHON, deadline_s=10), code)
     assert value["exit"] == 0 and "gone" in value["output"]
 
 

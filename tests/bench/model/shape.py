@@ -23,6 +23,6 @@ class Shape:
 
 
 TINY = Shape(folders.tiny, (1, 5, 20, 50), 8, 64, 200, 60, 3, 8000, 60.0)
-SMOLLM2 = Shape(folders.smollm2, (1, 5), 4, 32, 24, 8, 2, 1500, 90.0)
+SMOLLM2 = Shape(folders.smollm2, (1, 5), 4, 32, 24, 16, 2, 1500, 90.0)
 QUICK = Shape(folders.tiny, (1, 3), 2, 64, 40, 16, 1, 1500, 60.0)
 SHAPES = {"tiny": TINY, "smollm2": SMOLLM2}
