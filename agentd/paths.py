@@ -74,6 +74,11 @@ class Paths:
         return self.data / "versions"
 
     @property
+    def accepted_daemon_file(self) -> Path:
+        """A copy of the last agentd.toml that was right."""
+        return self.data / "agentd.toml"
+
+    @property
     def backups(self) -> Path:
         """Folder of the copies that `agentd backup` writes by itself."""
         return self.data / "backups"

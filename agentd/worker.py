@@ -15,7 +15,7 @@ from agentd import log as logs
 from agentd.admission.version import Accepted, read_version
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
-from agentd.config import DaemonConfig, load_daemon
+from agentd.config import DaemonConfig
 from agentd.errors import (
     AgentdError,
     ConfigError,
@@ -27,6 +27,7 @@ from agentd.errors import (
 )
 from agentd.events import Lane
 from agentd.failure import summary
+from agentd.in_force import in_force
 from agentd.log import Logger
 from agentd.paths import Paths, discover
 from agentd.patience import Patience
@@ -265,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = discover()
     log: Logger | None = None
     try:
-        daemon = load_daemon(paths.daemon_file)
+        daemon = in_force(paths)
         log = logs.configure(name, paths, daemon.logs)
         accepted = read_version(paths.versions / name / version)
         worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)

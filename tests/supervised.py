@@ -22,8 +22,9 @@ import apsw
 
 from agentd import crash
 from agentd.admission.look import Look
-from agentd.config import check_agent_name, load_daemon
+from agentd.config import check_agent_name
 from agentd.errors import AgentdError, ConfigError, NotRunning
+from agentd.in_force import in_force
 from agentd.paths import Paths, discover
 from agentd.process import STOPPING, Heart, child_side
 from agentd.status import query
@@ -255,7 +256,7 @@ def _worker(name: str, version: str) -> int:
         return 0
     if does == "read agentd.toml":
         try:
-            load_daemon(discover().daemon_file)
+            in_force(discover())
         except ConfigError as error:
             heart.problem(error)
             return error.exit_code

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from agentd import paths
+from agentd.in_force import keep
 from agentd.model_server import __main__ as server_main
 from agentd.model_server.watchdog import EXIT_STALLED, Progress
 from agentd.process import Heart
@@ -108,7 +109,13 @@ def answered(server: Serving, body: dict[str, object]) -> Any:
 
 
 def test_a_restart_keeps_what_was_prefilled(home: Path, tiny_model: Path) -> None:
-    """After an orderly stop the next process finds the prompt caches; kill -9 loses new ones."""
+    """After an orderly stop the next process finds the prompt caches; kill -9 loses new ones.
+
+    Also while agentd.toml is wrong: the last one that was right counts.
+    """
+    places = paths.discover({paths.HOME_VARIABLE: str(home)})
+    keep(places)
+    places.daemon_file.write_text("half a fi")
     body = {
         "model": "scripted",
         "messages": [{"role": "user", "content": "remember this " * 9}],

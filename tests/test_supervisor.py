@@ -21,6 +21,7 @@ from agentd.bus import Bus
 from agentd.errors import NotRunning
 from agentd.events import DAEMON, PERSON, NewEvent
 from agentd.paths import discover
+from agentd.privacy import LAUNCHD_VARIABLE
 from agentd.process import Child
 from agentd.states import Priority
 from agentd.status import query
@@ -713,13 +714,63 @@ def test_a_wrong_agentd_toml_keeps_the_old_one(supervisor: Daemon) -> None:
     assert wait_for(lambda: supervisor.log("config.reloaded"))[0]["changed"] == ["logs"]
 
 
-def test_a_repaired_agentd_toml_starts_what_it_parked(supervisor: Daemon) -> None:
-    """A worker that starts while agentd.toml is wrong is parked; nobody has to name it."""
+def test_a_worker_can_start_while_agentd_toml_is_wrong(supervisor: Daemon) -> None:
+    """It reads the last one that was right, as the daemon itself goes on with it."""
     supervisor.drop("one", "read agentd.toml")
     supervisor.start()
     first = supervisor.wait_state("one", "RUNNING")
     supervisor.configure("half a fi")
     wait_for(lambda: supervisor.status()["problem"], "it is found wrong")
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_for(lambda: supervisor.agent("one")["restarts"] == 1, "it is noticed")
+    supervisor.wait_state("one", "RUNNING")
+    assert supervisor.status()["problem"]
+
+
+def test_a_wrong_agentd_toml_does_not_keep_the_daemon_from_its_start_at_login(
+    tmp_path: Path,
+) -> None:
+    """Nobody is there to read an error: it goes on with the last right one, and status tells."""
+    url = "[model]\nurl = 'http://127.0.0.1:9/v1'\n"
+    with daemon(tmp_path, {LAUNCHD_VARIABLE: "1"}) as one:
+        one.configure(QUICK + url)
+        one.start()
+        assert one.stop() == 0
+        one.configure(QUICK + url + "queue = 'many'\n")
+        status = one.start().status()
+        assert "model.queue" in status["problem"]["what"] and status["model"]["external"]
+        one.configure(QUICK)
+        wait_for(lambda: one.status()["problem"] is None, "it is repaired")
+        assert not one.status()["model"]["external"]
+        assert one.stop() == 0
+        one.configure("half a fi")
+        one.paths.accepted_daemon_file.unlink()
+        one.start(wait=False)
+        assert one.process is not None and one.process.wait(DEADLINE_S) == 0
+        with pytest.raises(NotRunning, match="is not valid TOML"):
+            query(one.paths)
+
+
+def test_a_wrong_agentd_toml_is_an_error_in_a_terminal(supervisor: Daemon) -> None:
+    """The person who starts it reads it; an earlier one that was right hides nothing."""
+    supervisor.start()
+    assert supervisor.stop() == 0
+    supervisor.configure("half a fi")
+    supervisor.start(wait=False)
+    assert supervisor.process is not None
+    _, errors = supervisor.process.communicate(timeout=DEADLINE_S)
+    assert supervisor.process.returncode == 78
+    assert "agentd.toml: is not valid TOML" in errors
+
+
+def test_a_repaired_agentd_toml_starts_what_it_parked(supervisor: Daemon) -> None:
+    """A worker that cannot start while agentd.toml is wrong is parked; nobody has to name it."""
+    supervisor.drop("one", "read agentd.toml")
+    supervisor.start()
+    first = supervisor.wait_state("one", "RUNNING")
+    supervisor.configure("half a fi")
+    wait_for(lambda: supervisor.status()["problem"], "it is found wrong")
+    supervisor.paths.accepted_daemon_file.unlink()  # it could not be kept: the disk was full, say
     os.kill(first["pid"], signal.SIGKILL)
     supervisor.wait_state("one", "PARKED")
     supervisor.configure()
@@ -790,6 +841,24 @@ def test_a_port_in_use_is_one_clear_error(supervisor: Daemon) -> None:
     assert "Traceback" not in errors
     with pytest.raises(NotRunning, match=f"port {port} is in use"):
         query(supervisor.paths)
+
+
+def test_a_port_in_use_at_login_is_waited_for(tmp_path: Path) -> None:
+    """Agents run meanwhile, status knows the reason, and the server comes when the port is free."""
+    with daemon(tmp_path, {LAUNCHD_VARIABLE: "1"}) as one:
+        pull_model(one)
+        one.drop("agent")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            rules = "[supervisor]\nbackoff_max = '50ms'\nbackoff_first = '50ms'\ncrashes = 10000\n"
+            one.configure(f"{rules}[model]\nport = {port}\n")
+            one.start()
+            one.wait_state("agent", "RUNNING")
+            model = one.status()["model"]
+            assert (model["state"], model["pid"]) == ("BACKOFF", None)
+            assert f"port {port} is in use" in model["problem"]["what"]
+        wait_for(lambda: one.status()["model"]["state"] == "RUNNING", "the model server runs")
+        assert one.status()["model"]["url"] == f"http://127.0.0.1:{port}/v1"
 
 
 def test_an_external_server_needs_no_process(supervisor: Daemon) -> None:

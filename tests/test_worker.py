@@ -14,6 +14,7 @@ import pytest
 from agentd.admission.admit import admit
 from agentd.bus import Bus
 from agentd.events import Event, NewEvent
+from agentd.in_force import keep
 from agentd.paths import Paths, discover
 from agentd.sessions.sessions import Sessions
 from agentd.states import Exit, Priority, SessionState
@@ -114,6 +115,16 @@ def test_event_in_event_out(home: Home) -> None:
     assert (row.state, row.turns) == (SessionState.ENDED, 2)
     assert [line["decision"] for line in home.log("turn.decided")] == ["ReadFile", "Done"]
     assert "buy milk" not in (home.paths.logs / "reader.jsonl").read_text(), "content in the log"
+
+
+def test_a_wrong_agentd_toml_stops_no_worker(home: Home) -> None:
+    """It works on with the last one that was right."""
+    keep(home.paths)
+    home.paths.daemon_file.write_text("half a fi")
+    with serve(home, reads_then_done(home)):
+        home.start()
+        home.ask()
+        wait_for(lambda: home.events("note.read"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -34,12 +34,12 @@ def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
 
 
 def _full_sync(paths: Paths) -> bool:
-    from agentd.config import load_daemon
+    from agentd.in_force import in_force
 
     try:
-        return load_daemon(paths.daemon_file).bus.fullfsync
+        return in_force(paths).bus.fullfsync
     except ConfigError:
-        return False  # as the daemon itself, which goes on with what it had
+        return False
 
 
 def supervisor(paths: Paths) -> dict[str, Any] | None:

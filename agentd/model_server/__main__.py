@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd import log, models, paths, process
-from agentd.config import load_daemon
 from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.in_force import in_force
 from agentd.model_server import blas, heap
 from agentd.states import Exit
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     home = paths.discover()
     try:
         home.create()
-        config = load_daemon(home.daemon_file).logs
+        config = in_force(home).logs
         if options.log_level:
             config = config.model_copy(update={"level": options.log_level})
         logger = log.configure("model", home, config)

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from agentd.config import load_daemon
 from agentd.errors import ConfigError, RecordingError
+from agentd.in_force import in_force
 from agentd.paths import Paths
 from agentd.replay import gitpack
 from agentd.replay.capture import Capture, find_roots
@@ -88,7 +88,7 @@ def _own_secrets(paths: Paths) -> list[str]:
     """Return the daemon's own token and key, which stand in no recording."""
     files = [paths.token]
     with suppress(ConfigError):
-        key = load_daemon(paths.daemon_file).model.api_key_file
+        key = in_force(paths).model.api_key_file
         files += [key.expanduser()] if key else []
     found = []
     for file in files:

@@ -9,8 +9,9 @@ import shutil
 from agentd import launchd, log
 from agentd.clock import Clock, SystemClock
 from agentd.config import DaemonConfig, load_daemon
-from agentd.errors import AgentdError, AlreadyRunning, StorageError
+from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
 from agentd.events import DAEMON
+from agentd.in_force import last_right
 from agentd.lockfile import LockFile
 from agentd.paths import Paths
 from agentd.process import take_over
@@ -21,12 +22,12 @@ from agentd.supervisor.shell import Supervisor
 def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None = None) -> None:
     """Supervise this home until SIGTERM or SIGINT; returns when everything has stopped in order.
 
-    Under launchd, an error that trying again cannot mend is recorded and the call returns, since
-    launchd would try again for ever.
+    Under launchd, where nobody sees an error, it goes on with the last agentd.toml that was right.
+    One that trying again cannot mend is recorded and the call returns: launchd would try for ever.
 
     Raises:
         AlreadyRunning: another supervisor holds this home.
-        ConfigError: agentd.toml is wrong, or its port is in use.
+        ConfigError: agentd.toml is wrong, or, in a terminal, its port is in use.
         StorageError: a folder or the database cannot be used.
     """
     clock = clock or SystemClock()
@@ -64,7 +65,7 @@ def _acquire(lock: LockFile) -> bool:
 
 
 def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
-    config = load_daemon(paths.daemon_file)
+    config, problem = _configuration(paths)
     logger = log.configure(DAEMON, paths, config.logs, clock=clock)
     # What a supervisor that was killed may have left, before anything new starts.
     for path in sorted(paths.locks.glob("*.lock")):
@@ -79,7 +80,17 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
     for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
         socket.unlink(missing_ok=True)
     shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
-    asyncio.run(Supervisor(paths, config, commands, clock, logger).run())
+    asyncio.run(Supervisor(paths, config, commands, clock, logger, problem).run())
+
+
+def _configuration(paths: Paths) -> tuple[DaemonConfig, ConfigError | None]:
+    """Return what to start with, and what is wrong with agentd.toml."""
+    try:
+        return load_daemon(paths.daemon_file), None
+    except ConfigError as error:
+        if not launchd.under_launchd() or (last := last_right(paths)) is None:
+            raise
+        return last, error
 
 
 def _record_failure(paths: Paths, error: AgentdError) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd import models
+from agentd import launchd, models
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
@@ -65,12 +65,15 @@ class ModelHost:
     def prepare(self) -> None:
         """Write the token, and take the port.
 
+        Under launchd nobody reads an error, and what holds the port may let it go: there the server
+        is begun again and again, as after a crash.
+
         Raises:
             ConfigError: the configured port is in use.
             StorageError: the token cannot be written.
         """
         write_token(self._paths.token)
-        if self.config.url is None:
+        if self.config.url is None and not launchd.under_launchd():
             self._bind()
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event
+from agentd.in_force import keep
 from agentd.paths import Paths, shipped
 from agentd.states import WorkerState
 from agentd.supervisor.admissions import Admissions, Problem
@@ -53,10 +54,12 @@ class Supervisor:
         commands: Commands,
         clock: Clock,
         logger: log.Logger,
+        problem: ConfigError | None = None,
     ) -> None:
         self._paths, self._config, self._clock, self._log = paths, config, clock, logger
         self._since = clock.now()
         self._problem: Problem | None = None  # of agentd.toml as it is now
+        self._accept(problem)
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None  # a bug in a background job
         self._signals = 0
@@ -307,11 +310,11 @@ class Supervisor:
             new = load_daemon(self._paths.daemon_file)
             self._model.reconfigure(new)
         except (ConfigError, StorageError) as error:
-            self._problem = {"what": error.what, "where": error.where, "hint": error.hint}
-            self._log.error("config.refused", **self._problem)
+            self._accept(error)
             return
         repaired = self._problem is not None
-        old, self._config, self._problem = self._config, new, None
+        old, self._config = self._config, new
+        self._accept(None)
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(old, key)]
         if repaired or changed:
             self._agents.configured(everyone="model" in changed)
@@ -325,6 +328,18 @@ class Supervisor:
         # Workers and model server read these tables when they start.
         later = [key for key in changed if key in ("logs", "bus")]
         self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)
+
+    def _accept(self, problem: AgentdError | None) -> None:
+        """Keep agentd.toml for the children and the next start, or say what is wrong with it."""
+        if problem is not None:
+            self._problem = {"what": problem.what, "where": problem.where, "hint": problem.hint}
+            self._log.error("config.refused", **self._problem)
+            return
+        self._problem = None
+        try:
+            keep(self._paths)
+        except OSError as error:  # tried again at the next start; until then an older one is kept
+            self._log.error("config.not_kept", what=str(error))
 
     # --- status
 

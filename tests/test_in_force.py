@@ -1,0 +1,67 @@
+"""Which agentd.toml counts: the one that is there, or the last one that was right."""
+
+from pathlib import Path
+
+import pytest
+
+from agentd.config import DaemonConfig
+from agentd.errors import ConfigError
+from agentd.in_force import in_force, keep, last_right
+from agentd.paths import Paths, discover
+
+RIGHT, WRONG = "[bus]\npoll = '7s'\n", "[bus]\npol = '7s'\n"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    found = discover({"AGENTD_HOME": str(tmp_path)})
+    found.create()
+    return found
+
+
+def test_the_last_right_one_counts_while_it_is_wrong(paths: Paths) -> None:
+    """Until there was a right one its error is the answer."""
+    paths.daemon_file.write_text(WRONG)
+    keep(paths)
+    with pytest.raises(ConfigError, match=r"bus\.pol: unknown key"):
+        in_force(paths)
+    paths.daemon_file.write_text(RIGHT)
+    keep(paths)
+    right = in_force(paths)
+    assert right.bus.poll.total_seconds() == 7
+    paths.daemon_file.write_text(WRONG)
+    keep(paths)
+    assert in_force(paths) == right
+    paths.daemon_file.write_text(RIGHT.replace("7", "9"))
+    assert in_force(paths).bus.poll.total_seconds() == 9
+
+
+def test_a_removed_one_stands_for_the_defaults(paths: Paths) -> None:
+    """Also later, when a wrong one takes its place."""
+    paths.daemon_file.write_text(RIGHT)
+    keep(paths)
+    paths.daemon_file.unlink()
+    keep(paths)
+    paths.daemon_file.write_text(WRONG)
+    assert in_force(paths) == DaemonConfig()
+
+
+def test_a_kept_one_that_this_version_does_not_know_is_none(paths: Paths) -> None:
+    """After an update the error of the file itself is what helps."""
+    paths.accepted_daemon_file.write_text(WRONG)
+    paths.daemon_file.write_text("half a fi")
+    assert last_right(paths) is None
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        in_force(paths)
+
+
+def test_what_cannot_be_kept_leaves_the_one_before(paths: Paths) -> None:
+    """A folder in its way, as a full disk would be; the caller is told."""
+    paths.daemon_file.write_text(RIGHT)
+    keep(paths)
+    paths.accepted_daemon_file.with_suffix(".new").mkdir()
+    paths.daemon_file.write_text(RIGHT.replace("7", "9"))
+    with pytest.raises(OSError):
+        keep(paths)
+    paths.daemon_file.write_text(WRONG)
+    assert in_force(paths).bus.poll.total_seconds() == 7
