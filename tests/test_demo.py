@@ -135,7 +135,9 @@ def test_a_strange_repository_is_no_problem(repo: Repository, place: Path) -> No
     assert code == 0, output
     assert "303 changed files" in output
     assert "\x1b" not in output
-    assert "283 smaller changes left out" in output
+    # 20 are shown, or 3 where the machine was slow just when the demo measured it.
+    left = 300 if "it is to review 1 file" in output else 283
+    assert f"{left} smaller changes left out" in output
 
 
 def test_a_repository_below_the_folder_is_found(repo: Repository, place: Path) -> None:
