@@ -76,7 +76,7 @@ class Paths:
     @property
     def accepted_daemon_file(self) -> Path:
         """A copy of the last agentd.toml that was right."""
-        return self.data / "agentd.toml"
+        return self.data / "accepted-agentd.toml"
 
     @property
     def backups(self) -> Path:
