@@ -168,6 +168,8 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
         yield one
     finally:
         one.end()
+        if (log := one.paths.logs / "agentd.jsonl").exists():
+            print(log.read_text()[-6000:])  # pytest shows it where the test failed
 
 
 # --- the children --------------------------------------------------------------------------------
