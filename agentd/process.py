@@ -99,11 +99,13 @@ def _problem(error: AgentdError) -> dict[str, str]:
 def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     """Set up this process as a supervisor's child. Every child calls it first, once.
 
-    Starts the thread that watches the lifeline, keeps the inherited descriptors from being
+    Starts the thread that watches the lifeline, keeps every inherited descriptor from being
     inherited further, and removes their variables, so that tools' children know nothing of them.
     Without a supervisor (started by hand) it returns a Heart that does nothing.
     """
-    lifeline, heart, _lock = (_inherited(environ, name) for name in VARIABLES)
+    lifeline, heart, lock = (_inherited(environ, name) for name in VARIABLES)
+    if lock is not None:
+        _keep_descriptors()
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
@@ -119,8 +121,19 @@ def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
     number = environ.pop(name, None)
     if number is None:
         return None
-    os.set_inheritable(int(number), False)
     return int(number)
+
+
+def _keep_descriptors() -> None:
+    """Let nobody inherit what we did: a guardian that held the model server's socket outlived it.
+
+    For a moment only, but in that moment callers were let in whom nobody would answer, and the
+    next server found its port in use.
+    """
+    for entry in Path("/dev/fd").iterdir():  # on macOS a real folder, on Linux a link into /proc
+        with contextlib.suppress(OSError):  # the listing's own
+            if int(entry.name) > 2:  # its output may be shared
+                os.set_inheritable(int(entry.name), False)
 
 
 def _watch(lifeline: int) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from agentd.clock import SystemClock
 from agentd.errors import AlreadyRunning, ConfigError
 from agentd.lockfile import LockFile
 from agentd.process import BEAT_BYTES_MAX, Child, Heart, child_side, kill_group, take_over
-from tests.supervised import DEADLINE_S, alive, suspend, wait_for
+from tests.supervised import DEADLINE_S, alive, state, suspend, wait_for
 
 CHILD = """
 import os, signal, subprocess, sys, threading
@@ -173,6 +174,24 @@ def test_a_tools_child_does_not_inherit_the_lock_or_the_pipes(locks: Path) -> No
     finally:
         os.kill(stray, signal.SIGKILL)
         child.close()
+
+
+def test_a_dead_child_leaves_no_socket_open(locks: Path) -> None:
+    """Callers are refused from its death on, also before the supervisor has noticed it."""
+    locks.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        server = [sys.executable, "-c", FOR_EVER]
+        child = Child.spawn("one", server, locks, pass_fds=(listening.fileno(),))
+    try:
+        wait_beat(child)
+        socket.create_connection(address).close()
+        os.kill(child.pid, signal.SIGKILL)
+        wait_for(lambda: state(child.pid) == "Z", "it is dead, and nobody has noticed")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+    finally:
+        end(child)
 
 
 def test_a_held_lock_without_a_record_is_an_error(
