@@ -9,8 +9,9 @@ import pytest
 
 from agentd.config import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
-from agentd.testing import wait_for
+from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox, http
+from agentd.tools.base import Call
 
 SEEN: list[tuple[str, dict[str, str]]] = []
 
@@ -199,6 +200,15 @@ def test_a_slow_server_meets_the_deadline(server: str) -> None:
     """A server that dribbles is cut off at the call's deadline."""
     with pytest.raises(ToolError, match=r"longer than 0\.3 s"):
         get(server, f"http://{server}/slow", deadline_s=0.3)
+
+
+def test_a_socket_that_is_late_first_is_the_deadline_too() -> None:
+    """The socket's own time ends with the call's; either may be the first to say so."""
+    clock = ManualClock()
+    call = Call(deadline_s=60, clock=clock)
+    with pytest.raises(ToolError, match="longer than 60 s"), call.interrupting(lambda: None):
+        clock.advance(61)
+        raise TimeoutError("timed out")
 
 
 def test_a_stop_interrupts(server: str) -> None:

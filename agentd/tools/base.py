@@ -79,7 +79,9 @@ class Call:
             try:
                 yield
             except Exception as error:
-                if once.called:
+                # A socket's own time is over in the same moment, and may be the first to say so.
+                late = isinstance(error, TimeoutError) and self.left_s <= 0
+                if once.called or late:
                     raise self._reason() from error
                 raise
             finally:
