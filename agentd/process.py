@@ -103,12 +103,11 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     inherited further, and removes their variables, so that tools' children know nothing of them.
     Without a supervisor (started by hand) it returns a Heart that does nothing.
     """
-    lifeline, heart, lock = (_inherited(environ, name) for name in VARIABLES)
-    if lock is not None:
-        _keep_descriptors()
+    lifeline, heart, _lock = (_inherited(environ, name) for name in VARIABLES)
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
+        _keep_descriptors()
         guardian.watch(lifeline)
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
@@ -119,9 +118,7 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
 
 def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
     number = environ.pop(name, None)
-    if number is None:
-        return None
-    return int(number)
+    return None if number is None else int(number)
 
 
 def _keep_descriptors() -> None:

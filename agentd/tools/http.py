@@ -197,7 +197,7 @@ def http_get(args: HttpGet, call: Call) -> Result:
 
 def _get(connected: socket.socket, target: Target, call: Call) -> Result | str:
     """Return the page, or where it redirects to."""
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=call.left_s)
+    connection = http.client.HTTPConnection(target.host, target.port)
     connection.sock = connected  # never connects by itself: no proxy, no second look-up
     connection.auto_open = 0
     host = target.url.split("/")[2]
