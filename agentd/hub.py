@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.whole import write_whole
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all (0: not known), and what is being done."""
@@ -76,7 +77,7 @@ def pull(name: str, models: Path, progress: Progress) -> Path:
         ) from error
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{name} has no config.json", hint="choose a model in MLX format")
-    (folder / COMPLETE).write_text(json.dumps({"name": name, "revision": info.sha}))
+    write_whole(folder / COMPLETE, json.dumps({"name": name, "revision": info.sha}), mode=None)
     progress(total, total, f"{name} is ready")
     return folder
 

@@ -9,6 +9,10 @@ import contextlib
 from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import ConfigError
 from agentd.paths import Paths
+from agentd.whole import write_whole
+
+# What is kept for an agentd.toml that is missing or empty: an empty copy is what a crash leaves.
+DEFAULTS = b"# every default holds\n"
 
 
 def in_force(paths: Paths) -> DaemonConfig:
@@ -26,11 +30,10 @@ def in_force(paths: Paths) -> DaemonConfig:
 
 
 def last_right(paths: Paths) -> DaemonConfig | None:
-    """Return the configuration that was kept; None without one."""
-    if not paths.accepted_daemon_file.exists():
-        return None
-    with contextlib.suppress(ConfigError):  # written by another version
-        return load_daemon(paths.accepted_daemon_file)
+    """Return the configuration that was kept; None without one, or where a crash emptied it."""
+    with contextlib.suppress(OSError, ConfigError):  # unreadable, or written by another version
+        if paths.accepted_daemon_file.stat().st_size:
+            return load_daemon(paths.accepted_daemon_file)
     return None
 
 
@@ -40,16 +43,18 @@ def keep(paths: Paths) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    kept = paths.accepted_daemon_file
-    try:
-        data = paths.daemon_file.read_bytes()
-    except FileNotFoundError:
-        data = b""
+    data = _content(paths)
     with contextlib.suppress(FileNotFoundError):
-        if kept.read_bytes() == data:
+        if paths.accepted_daemon_file.read_bytes() == data:
             return
-    new = kept.with_suffix(".new")
-    new.write_bytes(data)
     with contextlib.suppress(ConfigError):  # changed this moment: the next look tells of it
-        load_daemon(new)
-        new.replace(kept)
+        load_daemon(paths.daemon_file)
+        if _content(paths) == data:
+            write_whole(paths.accepted_daemon_file, data)
+
+
+def _content(paths: Paths) -> bytes:
+    try:
+        return paths.daemon_file.read_bytes() or DEFAULTS
+    except FileNotFoundError:
+        return DEFAULTS

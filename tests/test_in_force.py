@@ -1,5 +1,6 @@
 """Which agentd.toml counts: the one that is there, or the last one that was right."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,43 @@ def test_a_kept_one_that_this_version_does_not_know_is_none(paths: Paths) -> Non
         in_force(paths)
 
 
-def test_what_cannot_be_kept_leaves_the_one_before(paths: Paths) -> None:
-    """A folder in its way, as a full disk would be; the caller is told."""
+def test_an_empty_copy_is_none(paths: Paths) -> None:
+    """It is what a crash leaves of a file that was not brought to the disk: no default counts."""
     paths.daemon_file.write_text(RIGHT)
     keep(paths)
-    paths.accepted_daemon_file.with_suffix(".new").mkdir()
+    paths.daemon_file.write_text(WRONG)
+    for torn in (b"", b"\0" * 40):
+        paths.accepted_daemon_file.write_bytes(torn)
+        assert last_right(paths) is None
+        with pytest.raises(ConfigError, match=r"bus\.pol: unknown key"):
+            in_force(paths)
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_every_default_can_be_kept(paths: Paths, content: bytes | None) -> None:
+    """A person may have none, or an empty one: that is told from what a crash leaves."""
+    if content is not None:
+        paths.daemon_file.write_bytes(content)
+    keep(paths)
+    paths.daemon_file.write_text(WRONG)
+    assert in_force(paths) == DaemonConfig()
+    assert paths.accepted_daemon_file.stat().st_size
+
+
+def test_what_cannot_be_kept_leaves_the_one_before(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk; the caller is told, and nothing is left beside it."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths.daemon_file.write_text(RIGHT)
+    keep(paths)
     paths.daemon_file.write_text(RIGHT.replace("7", "9"))
+    monkeypatch.setattr("agentd.whole.os.fsync", full)
     with pytest.raises(OSError):
         keep(paths)
+    assert not list(paths.data.glob(".*"))
     paths.daemon_file.write_text(WRONG)
     assert in_force(paths).bus.poll.total_seconds() == 7

@@ -364,12 +364,12 @@ def test_a_backup_onto_a_disk_without_links(
     """Most USB disks; there as well it overwrites nothing that came meanwhile."""
     target = tmp_path / "copy.db"
 
-    def no_links(self: Path, other: Path) -> None:
+    def no_links(*_: object, **__: object) -> None:
         if raced:
             target.write_text("somebody was faster")
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    monkeypatch.setattr("agentd.whole.os.link", no_links)
     if raced:
         with pytest.raises(UsageError, match="there already"):
             copies.backup(whole, target)

@@ -38,6 +38,7 @@ from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
+from agentd.whole import put_in_place
 
 __all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
 
@@ -136,7 +137,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
             "files": {str(p.relative_to(build)): file_digest(p) for p in files},
         }
         (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        build.rename(folder)
+        put_in_place(build, folder)
     except BaseException as error:
         shutil.rmtree(build, ignore_errors=True)
         if isinstance(error, OSError):

@@ -8,6 +8,7 @@ from agentd.config import check_agent_name
 from agentd.errors import StorageError, UsageError
 from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit
+from agentd.whole import write_whole
 
 EXAMPLES = """example:
   agentd new reading_list           # configuration alone: config/agents.d/reading_list.toml
@@ -166,8 +167,8 @@ def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x") as file:
-                file.write(Template(text).substitute(name=name, camel=camel))
+            content = Template(text).substitute(name=name, camel=camel)
+            write_whole(path, content, mode=None, new=True)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(path), hint="make it writable"

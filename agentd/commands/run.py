@@ -1,7 +1,6 @@
 """`agentd run`: the daemon in the foreground. What launchd, a terminal and the demo start."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 from agentd import process
@@ -9,6 +8,7 @@ from agentd.commands.output import note
 from agentd.errors import StorageError
 from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit
+from agentd.whole import write_whole
 
 EXAMPLES = """example:
   agentd run
@@ -51,7 +51,7 @@ def seed(paths: Paths) -> list[Path]:
         target = paths.config / file.relative_to(source)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            write_whole(target, file.read_bytes(), mode=None)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(target), hint="make it writable"

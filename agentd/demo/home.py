@@ -20,6 +20,7 @@ from agentd.commands.output import duration, plain
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover
 from agentd.status import query
+from agentd.whole import write_whole
 
 START_S = 60.0  # for the daemon to answer
 STOP_S = 15.0  # above the daemon's own 10 s
@@ -69,9 +70,7 @@ def write_toml(path: Path, data: Mapping[str, Any]) -> None:
     for name, table in data.items():
         if isinstance(table, Mapping):
             scalars += ["", f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items())]
-    half = path.with_suffix(".new")
-    half.write_text("\n".join(scalars) + "\n", encoding="utf-8")
-    half.replace(path)
+    write_whole(path, "\n".join(scalars) + "\n", mode=None)
 
 
 def _toml(value: Any) -> str:

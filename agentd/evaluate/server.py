@@ -20,6 +20,7 @@ from agentd.paths import HOME_VARIABLE, Paths, discover
 from agentd.process import Child
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.model import child_environment
+from agentd.whole import write_whole
 
 # A window that is half full may take a slow machine minutes to read.
 CALL_DEADLINE = timedelta(minutes=15)
@@ -47,8 +48,7 @@ def own_server(
     home.models.symlink_to(paths.models)
     try:
         home.create()
-        home.token.touch(0o600)
-        home.token.write_text(secrets.token_urlsafe(32))
+        write_whole(home.token, secrets.token_urlsafe(32))
         deadline = max(config.model.call_deadline, CALL_DEADLINE)
         model = config.model.model_copy(update={"name": name, "call_deadline": deadline})
         child = _spawn(home, config.model_copy(update={"model": model}))

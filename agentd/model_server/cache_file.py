@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from agentd.model_server.cache import Node, PromptCaches, Slices
+from agentd.whole import put_in_place
 
 FORMAT = 1
 # A stop must not take long: an old laptop's disk writes this in two seconds.
@@ -68,10 +69,7 @@ def save(caches: PromptCaches, path: Path, identity: str) -> int:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         metadata = {"identity": identity, "bytes": str(total), "nodes": json.dumps(listed)}
         mx.save_safetensors(str(temporary), arrays, metadata)
-        # Without it a power cut may leave the name with zeros behind it, and those would be read.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
         caches.changed = False
     except RuntimeError as error:  # mlx's way to say that a disk is full
         raise OSError(f"cannot be written: {error}") from error

@@ -17,14 +17,13 @@ A section's text ends before the next line that begins with `===`; such a line i
 written with a backslash before it. The file ends with `=== end`, so that a cut one is noticed.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
 from agentd.errors import RecordingError
 from agentd.replay.reader import read
 from agentd.replay.recording import Recording
 from agentd.replay.writer import write
+from agentd.whole import write_whole
 
 __all__ = ["SUFFIX", "load", "read", "save", "write"]
 
@@ -62,16 +61,7 @@ def save(recording: Recording, path: Path) -> None:
     read(content, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, half = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(half).replace(path)
-        except BaseException:
-            Path(half).unlink(missing_ok=True)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise RecordingError(
             f"cannot be written: {error.strerror}", where=str(path), hint="choose another with -o"

@@ -5,7 +5,6 @@ the write-ahead log, and SQLite's backup API starts anew at every write and neve
 """
 
 import contextlib
-import errno
 import glob
 import os
 import shutil
@@ -23,12 +22,10 @@ from agentd.bus import schema, sql
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, StorageError, UsageError
 from agentd.storage.health import shm_of, wal_of
+from agentd.whole import PARTIAL, put_in_place
 
-PARTIAL = ".partial"  # ends the name of a copy that is being written
 PARTIAL_OLD_S = 3600.0  # what is older was left by a process that was killed
 EXCLUSIVE_MS = 2_000  # for others to be done with a database that is to be replaced
-# A disk that has no hard links (exFAT, FAT): most USB sticks.
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -86,12 +83,7 @@ def copy(source: apsw.Connection, target: Path, *, force: bool = False) -> Copy:
             source.execute("VACUUM INTO ?", (str(partial),)).fetchall()
         last_event_id = check(partial)
         size = partial.stat().st_size
-        _flush(partial)
-        if force:
-            partial.replace(target)
-        else:
-            _name(partial, target)
-        _flush(target.parent)
+        put_in_place(partial, target, new=not force)
         return Copy(target, size, last_event_id)
     except FileExistsError:
         raise
@@ -213,9 +205,7 @@ def replace(database: Path, new: Path, kept: Path | None) -> None:
         # A log that was left lying here would be replayed into the new file.
         wal_of(database).unlink(missing_ok=True)
         shm_of(database).unlink(missing_ok=True)
-        _flush(new)
-        new.replace(database)
-        _flush(database.parent)
+        put_in_place(new, database)
     except OSError as error:
         raise StorageError(
             f"cannot be put in its place: {error.strerror}", where=str(database), hint=str(new)
@@ -232,35 +222,12 @@ def stamped(path: Path, what: str, now: datetime) -> Path:
     return found
 
 
-def _name(partial: Path, target: Path) -> None:
-    """Give a copy its name, unless somebody else was faster: FileExistsError."""
-    try:
-        target.hardlink_to(partial)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        target.touch(mode=0o600, exist_ok=False)
-        try:
-            partial.replace(target)
-        except OSError:
-            target.unlink()
-            raise
-
-
 def _sweep(target: Path) -> None:
     """Remove what copies of this name left that were killed."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > PARTIAL_OLD_S:
                 left.unlink()
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

@@ -5,15 +5,17 @@ import shutil
 from pathlib import Path
 
 from agentd.paths import Paths
-from agentd.storage.copies import PARTIAL
+from agentd.whole import PARTIAL
 
 PRUNE_PREFIX = ".prune-"  # of the folder in which a dry run prunes a copy
 
 
 def leftovers(paths: Paths) -> list[Path]:
     """Return files and folders that somebody is writing, or has left; their age says which."""
-    found = [*paths.data.glob(f"{PRUNE_PREFIX}*"), *paths.data.glob(f".*{PARTIAL}")]
-    found += paths.backups.glob(f".*{PARTIAL}")
+    found = list(paths.data.glob(f"{PRUNE_PREFIX}*"))
+    own = paths.data, paths.run, paths.backups, paths.config, paths.agents_d
+    for folder in (*own, paths.agents, paths.baml_src):
+        found += folder.glob(f".*{PARTIAL}")
     for word in ("repaired", "restored"):  # new databases that did not get their place
         found += paths.data.glob(f"{paths.database.name}.{word}-*")
     found += paths.models.glob(".pull-*/")

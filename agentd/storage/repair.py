@@ -17,6 +17,7 @@ from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
 from agentd.storage.salvage import Saved, salvage
+from agentd.whole import write_whole
 
 LOST_STEPS = "its steps were lost with a damaged page: what it did already is not known"
 LOST_FATE = "it had failed: whether it was to be tried again was lost with a damaged page"
@@ -73,8 +74,7 @@ def repair(database: Path, clock: Clock) -> Repaired:
 
 def _write_list(path: Path, done: Repaired) -> None:
     try:
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(done.document(), indent=2))
+        write_whole(path, json.dumps(done.document(), indent=2))
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}", where=str(path), hint="make room"

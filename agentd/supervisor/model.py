@@ -24,6 +24,7 @@ from agentd.states import WorkerState
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.restart import RESTING, Ended, Life
+from agentd.whole import write_whole
 
 NAME = "model"
 HOST = "127.0.0.1"
@@ -234,14 +235,8 @@ def write_token(path: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file as a whole; readers see the old or the new one, other users neither."""
-    temporary = path.with_name(f"{path.name}.new")
     try:
-        temporary.unlink(missing_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        temporary.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}",

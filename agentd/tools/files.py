@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 
 from pydantic import Field
 
@@ -18,6 +17,7 @@ from agentd import privacy
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown, unshown
+from agentd.whole import write_whole
 
 PATH_CHARACTERS = 200
 READ_BYTES = 8_000_000  # a larger file is refused
@@ -372,25 +372,8 @@ def write_file(args: WriteFile, call: Call) -> Result:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 _regular(status, _inodes(call.forbidden))
                 mode = stat.S_IMODE(status.st_mode)
-            _replace(folder, name, data, mode)
+            write_whole(name, data, mode=mode, dir_fd=folder)
     return Result({"path": place.name, "bytes": len(data)})
-
-
-def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
-    temporary = f".agentd-{token_hex(8)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, mode, dir_fd=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
 
 
 TOOLS = (

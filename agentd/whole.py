@@ -1,0 +1,108 @@
+"""Files that are there whole or not at all, whenever the power goes.
+
+Written beside their place, brought to the disk, renamed into it. Without the first sync a power cut
+may leave the new name with nothing behind it; without the second the old file.
+"""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from secrets import token_hex
+
+PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
+# A disk that has no hard links (exFAT, FAT): most USB sticks.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def write_whole(
+    path: Path | str,
+    data: bytes | str,
+    *,
+    mode: int | None = 0o600,
+    new: bool = False,
+    dir_fd: int | None = None,
+) -> None:
+    """Write a file in one step: who reads it, at any time, finds the old one or the new one.
+
+    `mode`: exactly; None: as the umask says. `new`: it must not be there yet. `dir_fd`: the open
+    folder that `path`, then a bare name, is taken from. A link in its place is replaced, not
+    followed.
+
+    Raises:
+        FileExistsError: `new`, and there is something of that name; it was left as it is.
+        OSError: it cannot be written; what was there is left as it was.
+    """
+    folder, name = os.path.split(path)
+    half = os.path.join(folder, f".agentd-{token_hex(8)}{PARTIAL}")  # noqa: PTH118 - dir_fd
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(half, flags, 0o666 if mode is None else mode, dir_fd=dir_fd)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if mode is not None:
+                os.fchmod(fd, mode)
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(fd)
+        _name(half, os.path.join(folder, name), new=new, dir_fd=dir_fd)  # noqa: PTH118 - dir_fd
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(half, dir_fd=dir_fd)
+        raise
+    _flush(folder or ".", dir_fd)
+
+
+def put_in_place(half: Path, place: Path, *, new: bool = False) -> None:
+    """Give what was written beside its place, a file or a folder with files, its name.
+
+    `new`: as for `write_whole`. A folder's place must be free, or an empty folder.
+
+    Raises:
+        OSError: it cannot be done; `half` is still there.
+    """
+    if half.is_dir():
+        for folder, _, files in os.walk(half):
+            for name in files:
+                flush(Path(folder) / name)
+            flush(Path(folder))
+    else:
+        flush(half)
+    _name(half, place, new=new)
+    _flush(place.parent)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    _flush(path)
+
+
+def _flush(path: Path | str, dir_fd: int | None = None) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _name(half: Path | str, place: Path | str, *, new: bool, dir_fd: int | None = None) -> None:
+    if not new or os.path.isdir(half):  # noqa: PTH112 - never with dir_fd
+        os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        return
+    try:
+        os.link(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # Taken first, so that nobody else's file is replaced.
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
+        try:
+            os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        except OSError:
+            os.unlink(place, dir_fd=dir_fd)
+            raise
+    else:
+        os.unlink(half, dir_fd=dir_fd)
