@@ -14,6 +14,7 @@ with lean.later("tempfile"):  # and with it shutil and the compression libraries
     import platformdirs
 
 HOME_VARIABLE = "AGENTD_HOME"
+HOME_HINT = f"set {HOME_VARIABLE} to a folder's absolute path"
 SOCKET_PATH_MAX = 104  # bytes of sun_path on macOS, its closing NUL included; Linux has 108
 LONGEST_SOCKET_NAME = 60  # "w/" + an agent's name (48 at most) + ".sock", with some room
 
@@ -104,6 +105,11 @@ class Paths:
         return self.run / "agentd.lock"
 
     @property
+    def sockets_apart(self) -> bool:
+        """Whether the sockets have a folder of their own, away from the home."""
+        return os.path.realpath(self.sockets) != os.path.realpath(self.run)
+
+    @property
     def status_socket(self) -> Path:
         """Stream socket on which the supervisor answers its state as JSON."""
         return self.sockets / "status.sock"
@@ -126,8 +132,22 @@ class Paths:
         """
         own = (self.config, self.agents_d, self.agents, self.baml_src)
         kept = (self.data, self.models, self.versions, self.logs)
+        self._create(*own, *kept, own=own)
+        self.create_private()
+
+    def create_private(self) -> None:
+        """Create the folders of locks and sockets alone: what somebody may remove as we run.
+
+        Raises:
+            StorageError: a folder cannot be created or written.
+        """
         private = (self.run, self.locks, self.sockets, self.wake)
-        for folder in (*own, *kept, *private):
+        self._create(*private, private=private)
+
+    def _create(
+        self, *folders: Path, own: tuple[Path, ...] = (), private: tuple[Path, ...] = ()
+    ) -> None:
+        for folder in folders:
             try:
                 folder.mkdir(0o777 if folder in own else 0o700, parents=True, exist_ok=True)
                 if folder == self.sockets and not _is_ours(folder):
@@ -155,25 +175,38 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
     `~/Library/Application Support/agentd` and `~/Library/Logs/agentd`.
 
     Raises:
-        ConfigError: `AGENTD_HOME` is relative.
+        ConfigError: `AGENTD_HOME`, or what stands for it, is no absolute path in UTF-8.
     """
     home = environ.get(HOME_VARIABLE)
-    if home:
-        root = Path(home).expanduser()
-        if not root.is_absolute():
-            raise ConfigError("must be an absolute path", where=f"{HOME_VARIABLE}={home}")
-        run = root / "run"
-        return Paths(root, root, root / "logs", run, _short(run, _temporary(run)))
-    dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
-    data = Path(dirs.user_data_dir)
-    run = data / "run"
-    return Paths(
-        user=Path(dirs.user_config_dir),
-        data=data,
-        logs=Path(dirs.user_log_dir),
-        run=run,
-        sockets=_short(run, Path.home() / ".agentd", _temporary(run)),
-    )
+    try:
+        if home:
+            root = _usable(Path(home).expanduser(), f"{HOME_VARIABLE}={home}")
+            run = root / "run"
+            return Paths(root, root, root / "logs", run, _short(run))
+        dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
+        data, user, logs = (
+            _usable(Path(folder), folder)
+            for folder in (dirs.user_data_dir, dirs.user_config_dir, dirs.user_log_dir)
+        )
+        run = data / "run"
+        return Paths(user, data, logs, run, _short(run, Path.home() / ".agentd"))
+    except RuntimeError as error:  # pathlib's own word for a user without a home
+        where = f"{HOME_VARIABLE}={home}" if home else "HOME"
+        raise ConfigError("no such home folder", where=_shown(where), hint=HOME_HINT) from error
+
+
+def _usable(path: Path, where: str) -> Path:
+    if not path.is_absolute():
+        raise ConfigError("must be an absolute path", where=_shown(where), hint=HOME_HINT)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # no configuration, log or database could name it
+        raise ConfigError("is not UTF-8", where=_shown(where), hint=HOME_HINT) from error
+    return path
+
+
+def _shown(where: str) -> str:
+    return where.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def longest_socket(folder: Path) -> int:
@@ -182,13 +215,20 @@ def longest_socket(folder: Path) -> int:
 
 
 def _short(run: Path, *others: Path) -> Path:
-    """Return `run`, or the first of the others where a socket's path would not fit there.
+    """Return `run`, or the first other folder in which a socket's path fits.
 
+    The same one however `run` is spelt (links, `..`): daemon and commands must meet there.
     It never does under macOS's `~/Library/Application Support`. Only sockets lie elsewhere: a lock
     in a folder for temporary files would be gone after three days (`dirhelper`, `tmp_cleaner`).
     """
-    fitting = (path for path in (run, *others) if longest_socket(path) < SOCKET_PATH_MAX)
-    return next(fitting, others[-1])
+    real = Path(os.path.realpath(run))
+    if not _fits(real):
+        return next(filter(_fits, others), _temporary(real))
+    return run if _fits(run) else real
+
+
+def _fits(folder: Path) -> bool:
+    return longest_socket(folder) < SOCKET_PATH_MAX
 
 
 def _temporary(run: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 
 from agentd import log
 from agentd.bus import Bus
@@ -111,3 +112,57 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
     asyncio.run(looks())
     waker.close()
     assert fresh == [[True] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    "home",
+    [
+        "~there-is-no-such-user/x",
+        "agents",
+        "./agents",
+        "~there-is-no-such-user",
+        "/tmp/caf\udce9",
+    ],
+)
+def test_a_home_that_is_none_is_one_error(home: str) -> None:
+    """A person's mistake, or another machine's encoding: named in text that any terminal takes."""
+    with pytest.raises(ConfigError) as caught:
+        discover({"AGENTD_HOME": home})
+    assert caught.value.where.startswith("AGENTD_HOME=") and caught.value.hint
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("variable", ["XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"])
+def test_folders_of_the_system_are_looked_at_too(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Nothing that agentd writes could name such a folder."""
+    monkeypatch.setattr("agentd.paths.platformdirs.PlatformDirs", Unix)
+    monkeypatch.setenv(variable, "/tmp/caf\udce9")
+    with pytest.raises(ConfigError, match="is not UTF-8") as caught:
+        discover({})
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("deep", ["short", "long" * 30])
+def test_one_home_has_one_folder_for_sockets(tmp_path: Path, deep: str) -> None:
+    """However it is spelt; else a daemon and who asks for it would not meet."""
+    home = tmp_path / deep
+    home.mkdir()
+    (tmp_path / "link").symlink_to(home)
+    (tmp_path / ("l" * 60)).symlink_to("link")
+    spellings = [
+        str(home),
+        f"{home}/",
+        f"{home}//",
+        f"{home}/../{deep}",
+        f"{home}/./.",
+        str(tmp_path / "link"),
+        str(tmp_path / ("l" * 60)),
+    ]
+    found = {os.path.realpath(discover({"AGENTD_HOME": home}).sockets) for home in spellings}
+    assert len(found) == 1
+    assert all(
+        len(os.fsencode(socket_path(discover({"AGENTD_HOME": home}).wake, LONGEST_NAME))) < 104
+        for home in spellings
+    )
