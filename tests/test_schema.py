@@ -1,12 +1,13 @@
 """The database file: opening it, its contract tables, and its migrations."""
 
+import contextlib
 from pathlib import Path
 
 import apsw
 import pytest
 
 from agentd.bus import Bus, schema
-from agentd.errors import NewerDatabase, StorageError
+from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 from agentd.events import NewEvent
 from agentd.states import Exit
 
@@ -102,7 +103,7 @@ def test_a_migration_that_fails_leaves_the_version_before(
         db.execute("CREATE TABLE outbox (n)")
 
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
-    with pytest.raises(apsw.SQLError):
+    with pytest.raises(DamagedDatabase, match="table outbox already exists"):
         schema.connect(tmp_path / "a.db")
     db = apsw.Connection(str(tmp_path / "a.db"))
     assert db.pragma("user_version") == len(schema.MIGRATIONS) - 1
@@ -158,3 +159,41 @@ def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> No
     bus.db.connection.pragma("max_page_count", 1_000_000)
     assert bus.events() == []
     assert bus.publish("person", NewEvent("a.b", {"n": 1})) == 1
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Whatever it holds and whatever version it gives itself: one error, and not a byte changes."""
+    outbox = "CREATE TABLE outbox (id INTEGER PRIMARY KEY, recipient TEXT)"
+    cases: list[tuple[int, str]] = [
+        (0, "CREATE TABLE x (a)"),
+        (0, outbox),
+        (0, "CREATE VIEW outbox AS SELECT 1 AS id"),
+        (1, outbox),
+        (2, "CREATE TABLE x (a)"),
+        (2, f"{outbox}; CREATE TABLE cursors (a); CREATE TABLE sessions (a)"),
+        (len(schema.MIGRATIONS), "CREATE TABLE x (a)"),
+        (len(schema.MIGRATIONS) + 90, "CREATE TABLE x (a)"),
+        (-1, outbox),
+        (2, ""),
+    ]
+    for number, (version, script) in enumerate(cases):
+        path = tmp_path / f"{number}.db"
+        with contextlib.closing(apsw.Connection(str(path))) as db:
+            db.execute(script)
+            db.pragma("user_version", version)
+        before = path.read_bytes(), path.stat().st_mode
+        with pytest.raises(DamagedDatabase, match="is no database of agentd") as caught:
+            schema.connect(path)
+        assert caught.value.exit_code is Exit.CONFIG and caught.value.hint
+        assert (path.read_bytes(), path.stat().st_mode) == before, (version, script)
+
+
+def test_a_table_that_somebody_dropped_is_one_error(tmp_path: Path) -> None:
+    """Not a fault of ours, with a traceback; also while we run."""
+    bus = Bus(tmp_path / "a.db")
+    bus.db.run("DROP TABLE facts")
+    with pytest.raises(DamagedDatabase, match="no such table: facts"):
+        bus.facts("me")
+    bus.close()
+    with pytest.raises(DamagedDatabase, match="lacks the table facts"):
+        Bus(tmp_path / "a.db")

@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from agentd.bus import schema, sql
+from agentd.bus import ours, schema, sql
 from agentd.errors import DamagedDatabase
 
 # A longer text goes on over other pages, which no checksum guards. In a shorter one what is no text
@@ -78,6 +78,10 @@ class Database:
             return self.connection.execute(statement, arguments).fetchall()
         except schema.OPERATIONAL as error:
             raise schema.storage_error(error, self.path) from error
+        except apsw.SQLError as error:
+            if not ours.LACKS.match(str(error)):
+                raise
+            raise ours.foreign(self.path, str(error)) from error
         except UnicodeDecodeError as error:
             kind = Undecodable if len(error.object) < PAGE_BYTES else DamagedDatabase
             raise kind(

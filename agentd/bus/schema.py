@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from agentd.bus import sql
+from agentd.bus import ours, sql
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -258,6 +258,7 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
         db = apsw.Connection(str(path), flags=flags)
         try:
             db.set_busy_timeout(opening.busy_ms)
+            ours.check(db, path, len(MIGRATIONS))
             _check_version(db, path)
             if _version(db) == 0:
                 path.chmod(0o600)  # events are private; SQLite gives -wal and -shm the same mode
@@ -269,6 +270,8 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
             raise
     except OPERATIONAL as error:
         raise storage_error(error, path) from error
+    except apsw.SQLError as error:
+        raise ours.foreign(path, str(error)) from error
     except OSError as error:
         raise StorageError(f"cannot be made private: {error.strerror}", where=str(path)) from error
     return db

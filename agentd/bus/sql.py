@@ -371,6 +371,13 @@ LETTER_COUNTS = "SELECT agent, count(*) FROM dead_letters GROUP BY agent"
 # --- retention
 
 # Pages in the file, those of them that are free, and the bytes of one.
+# The schema's version, and the names of all tables and views, in one snapshot.
+SCHEMA = """
+SELECT user_version, (SELECT json_group_array(name) FROM sqlite_schema
+                      WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite|_%' ESCAPE '|')
+FROM pragma_user_version
+"""
+
 SIZE = "SELECT page_count, freelist_count, page_size FROM " + ", ".join(
     f"pragma_{name}" for name in ("page_count", "freelist_count", "page_size")
 )
