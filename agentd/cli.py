@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from agentd import __version__
 from agentd.errors import AgentdError
 from agentd.states import Exit
+from agentd.stop import ends_on_hangup
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader (`| head`) had enough
@@ -142,6 +143,8 @@ def _stop_at_once() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(Exit.OK))
+    if not ends_on_hangup():  # then it is a wish to reload, and all is read just now
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def overview() -> argparse.ArgumentParser:

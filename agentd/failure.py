@@ -1,6 +1,9 @@
 """A failure in words: where it was raised, and what makes it the same as another one."""
 
+import os
 import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 FRAMES = 3  # of a traceback, the innermost ones; the log has all
@@ -22,6 +25,21 @@ def summary(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in reversed(frames)]
     return f"{type(error).__name__}: {error} ({', '.join(places)})"
+
+
+def end_with_threads(tell: Callable[[BaseException], None]) -> None:
+    """End this process, as crashed, when one of its threads does: what waits for it would hang.
+
+    `tell` is called before, with the error that nobody caught.
+    """
+
+    def end(ended: threading.ExceptHookArgs) -> None:
+        try:
+            tell(ended.exc_value or ended.exc_type())
+        finally:
+            os._exit(1)
+
+    threading.excepthook = end
 
 
 def without_places(text: str) -> str:

@@ -86,10 +86,14 @@ def pull(name: str, models: Path, progress: Progress) -> Path:
 def _polled(folder: Path, total: int, label: str, progress: Progress) -> Iterator[None]:
     """Report the folder's growing size from a thread meanwhile."""
     stop = threading.Event()
+    failed: list[BaseException] = []
 
     def report() -> None:
-        while not stop.wait(POLL_SECONDS):
-            progress(min(folder_bytes(folder), total), total, label)
+        try:
+            while not stop.wait(POLL_SECONDS):
+                progress(min(folder_bytes(folder), total), total, label)
+        except BaseException as error:  # nobody reads any more what it prints, say
+            failed.append(error)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -98,6 +102,8 @@ def _polled(folder: Path, total: int, label: str, progress: Progress) -> Iterato
     finally:
         stop.set()
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def folder_bytes(folder: Path) -> int:

@@ -24,6 +24,8 @@ class LockFile:
     def acquire(self) -> bool:
         """Take the lock and clear the record. False: another process holds it.
 
+        Again, where somebody removed the file: the one that has its name now.
+
         Raises:
             OSError: the file cannot be opened.
         """
@@ -34,8 +36,31 @@ class LockFile:
             os.close(fd)
             return False
         os.truncate(fd, 0)
+        self.close()
         self.fd = fd
         return True
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file of this name is still the one that is locked."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+        except OSError:
+            return False
+
+    def held(self) -> bool:
+        """Whether some process holds the lock; nothing is changed."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def record(self, pid: int, *, clock: Clock) -> None:
         """Write who holds the lock. On a full disk the record stays empty; the lock still holds."""

@@ -209,6 +209,7 @@ class Scheduler:
         self._clock = clock
         self._log = log
         self._look_at = float("-inf")  # monotonic
+        self._failed: BaseException | None = None  # what a look raised in the scheduler's thread
         self._spread = Spread(clock)
         self._thread_buses = threading.local()
         # The defaults lose runs on a laptop that slept: no grace limit, one run for many missed.
@@ -232,7 +233,10 @@ class Scheduler:
         """Look on the caller's thread and bus, now and then; cheap to call often.
 
         APScheduler waits for moments of the wall clock: set back by a day, it sleeps for a day.
+        What a look of its own raised, it would only log; it is raised here.
         """
+        if self._failed is not None:
+            raise self._failed
         if self._clock.monotonic() >= self._look_at:
             self._look_at = self._clock.monotonic() + RECONCILE_S
             self._reconcile(bus)
@@ -250,6 +254,8 @@ class Scheduler:
         except StorageError as error:
             # Nothing is lost: the next look finds the same run still due.
             self._log.error("schedule.storage", error=str(error), retry_s=RECONCILE_S)
+        except BaseException as error:  # told to the worker's own thread
+            self._failed = error
 
     def _reconcile(self, bus: Bus) -> None:
         now = self._clock.now()

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from agentd.errors import AgentdError, NotRunning, StorageError
+from agentd.lockfile import LockFile
 from agentd.paths import Paths
 
 ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or broken
@@ -44,12 +45,25 @@ def query(paths: Paths) -> dict[str, Any]:
 
 
 def not_running(paths: Paths) -> NotRunning:
-    """Return the error for a home without a supervisor, with the last one's reason, if any."""
+    """Return the error for a home in which none answers, with the last one's reason, if any."""
+    if (pid := unreachable(paths)) is not None:
+        return NotRunning(
+            f"agentd runs, pid {pid}, and does not answer",
+            where=str(paths.status_socket),
+            hint="it starts or stops just now, or makes a removed socket again: try in a moment",
+        )
     hint = "start it with `agentd run`"
     if (failure := last_failure(paths)) is not None:
         reason = AgentdError(failure["what"], where=failure["where"], hint=failure["hint"])
         hint += f"; the last run failed: {reason}"
     return NotRunning("agentd is not running", where=str(paths.user), hint=hint)
+
+
+def unreachable(paths: Paths) -> int | None:
+    """Return the pid of the supervisor that holds this home, where none answers; None: no such."""
+    lock = LockFile(paths.lock)
+    pid = lock.holder().get("pid")
+    return pid if isinstance(pid, int) and lock.held() else None
 
 
 def last_failure(paths: Paths) -> dict[str, str] | None:

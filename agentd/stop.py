@@ -4,7 +4,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+
+def ends_on_hangup() -> bool:
+    """Whether SIGHUP means that this process's terminal was closed, and not a wish to reload.
+
+    It has a terminal, and was not started by `nohup`, which lets it live on.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:  # ENXIO: there is none
+        return False
+    return True
 
 
 class Stop:
@@ -46,8 +60,7 @@ class Stop:
             self.asked = True
             callbacks = list(self._callbacks)
         os.write(self._asked_write, b"\0")
-        for callback in callbacks:
-            callback()
+        _call_all(callbacks)
 
 
 class Cancel:
@@ -63,8 +76,7 @@ class Cancel:
         with self._lock:
             self.stopped = True
             callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback()
+        _call_all(callbacks)
 
     @contextmanager
     def watching(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -79,3 +91,10 @@ class Cancel:
         finally:
             with self._lock:
                 self._callbacks.remove(callback)
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    """Call each, also where one before it raised; that is raised in the end."""
+    with ExitStack() as stack:
+        for callback in reversed(callbacks):
+            stack.callback(callback)

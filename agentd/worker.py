@@ -26,7 +26,7 @@ from agentd.errors import (
     StorageError,
 )
 from agentd.events import Lane
-from agentd.failure import summary
+from agentd.failure import end_with_threads, summary
 from agentd.in_force import in_force
 from agentd.log import Logger
 from agentd.paths import Paths, discover
@@ -79,6 +79,7 @@ class Worker:
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
         self._told_wait: dict[str, str] = {}  # by lane, while it waits
+        self._told_deaf = False  # that the wake-up socket is gone
         # Before the first beat, after which the supervisor forgets it.
         if crashed is not None and self.sessions.crashed(name, crashed):
             log.warning("attempt.crashed", why=crashed.why, pid=crashed.pid)
@@ -102,6 +103,7 @@ class Worker:
         def round() -> float:
             if not self.patiently.waiting:  # else its beats say why
                 self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
+            self._listen()
             if scheduler is not None:
                 scheduler.look(self.bus)
             return self.work()
@@ -248,6 +250,22 @@ class Worker:
         if self.waker.fileno() in ready:
             self.waker.drain()
 
+    def _listen(self) -> None:
+        """Make the wake-up socket again where somebody removed it; until then the poll serves."""
+        if self.waker.in_place:
+            self._told_deaf = False
+            return
+        try:
+            waker = self.bus.waker(self.accepted.name)
+        except StorageError as error:  # its folder is gone as well: the supervisor makes that
+            if not self._told_deaf:
+                self.log.warning("socket.removed", path=str(self.waker.path), why=error.what)
+            self._told_deaf = True
+            return
+        self.waker.close()
+        self.waker = waker
+        self.log.warning("socket.made_again", path=str(waker.path))
+
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
         return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
@@ -267,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
     log: Logger | None = None
     try:
         daemon = in_force(paths)
-        log = logs.configure(name, paths, daemon.logs)
+        log = logger = logs.configure(name, paths, daemon.logs)
+        end_with_threads(lambda error: _raised(error, heart, logger))
         accepted = read_version(paths.versions / name / version)
         worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)
         worker.scratch = paths.scratch / name
@@ -286,11 +305,15 @@ def main(argv: list[str] | None = None) -> int:
             log.error("worker.failed", error=str(error), exit=int(error.exit_code))
         return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY
     except Exception as error:  # the top of the process: its traceback belongs in the log
-        heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
-        (log or logs.get_logger()).exception("worker.raised")
+        _raised(error, heart, log or logs.get_logger())
         return Exit.FAILED  # counts as a crash: a bug that stays is parked
     finally:
         logs.close()
+
+
+def _raised(error: BaseException, heart: Heart, log: Logger) -> None:
+    heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
+    log.error("worker.raised", exc_info=error)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import apsw
 from agentd import crash
 from agentd.admission.look import Look
 from agentd.config import check_agent_name
-from agentd.errors import AgentdError, ConfigError, NotRunning
+from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.in_force import in_force
 from agentd.paths import Paths, discover
 from agentd.process import STOPPING, Heart, child_side
@@ -82,6 +82,7 @@ class Daemon:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # without a terminal: SIGHUP is then a reload
         )
         if wait:
             wait_for(lambda: self.pid == self.status().get("pid"), "the supervisor answers")
@@ -95,7 +96,7 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         try:
             return query(self.paths)
-        except NotRunning:
+        except (NotRunning, StorageError):  # not yet, or too busy to answer in time
             assert self.process is not None
             assert self.process.poll() is None, self.process.communicate()
             return {}
@@ -145,9 +146,14 @@ class Daemon:
 
     def log(self, event: str, name: str = "agentd") -> list[dict[str, Any]]:
         """Return the lines of one event."""
+        return [entry for entry in self.lines(name) if entry["event"] == event]
+
+    def lines(self, name: str = "agentd") -> list[dict[str, Any]]:
+        """Return all whole lines of a log."""
         path = self.paths.logs / f"{name}.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+        text = path.read_text() if path.exists() else ""
+        lines = text.split("\n")[:-1]  # the last one may be being written just now
+        return [json.loads(line) for line in lines]
 
     def events(self, event_type: str) -> list[dict[str, Any]]:
         """Return the payloads of one type of event, by way of SQL as anybody would."""
@@ -181,6 +187,8 @@ def _run() -> int:
     child_side()  # as `agentd run` does, for the demo
     if look_s := os.environ.get(LOOK_VARIABLE):
         housekeeping.LOOK_S = float(look_s)
+    if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
+        housekeeping.Housekeeping._look = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],
@@ -194,6 +202,10 @@ def _run() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+async def _broken(*_: object) -> None:
+    raise RuntimeError("broken for a test")
 
 
 def _look(name: str, paths: Paths) -> Look:

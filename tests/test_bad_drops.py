@@ -12,11 +12,12 @@ import pytest
 import structlog
 
 from agentd.admission.look import Look, look
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover
 from agentd.states import WorkerState
 from agentd.supervisor import sift
 from agentd.supervisor.admissions import Gate
+from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.sift import Sifter
 from agentd.testing import ManualClock
 from agentd.toml_file import BYTES_MAX, read_toml
@@ -88,8 +89,10 @@ class Files:
         self.admitted: list[str] = []
         self.locked = 0  # times that the database cannot be read
         self.looked: list[str] = []
+        self.failed: list[AgentdError] = []
+        jobs = Jobs(LOG, self.failed.append)
         self.sifter = Sifter(
-            self.look, self.accepted, self.admitted.append, log=LOG, clock=ManualClock()
+            self.look, self.accepted, self.admitted.append, jobs, log=LOG, clock=ManualClock()
         )
 
     def look(self, name: str) -> Look:
@@ -106,7 +109,7 @@ class Files:
     async def settle(self) -> None:
         until = time.monotonic() + 20
         while self.sifter.busy:
-            assert time.monotonic() < until
+            assert time.monotonic() < until and not self.failed
             await asyncio.sleep(0)
 
 

@@ -14,6 +14,7 @@ from agentd.bus import Bus
 from agentd.cli import main
 from agentd.clock import SystemClock
 from agentd.config import load_daemon
+from agentd.lockfile import LockFile
 from agentd.paths import Paths, discover
 from agentd.process import Heart
 from agentd.supervisor import Commands
@@ -75,7 +76,8 @@ def test_a_supervisor(paths: Paths, wanted: bool) -> None:
     daemon = load_daemon(paths.daemon_file)
 
     async def run() -> bool:
-        records = Supervisor(paths, daemon, Commands(), SystemClock(), LOG)._records
+        lock = LockFile(paths.lock)
+        records = Supervisor(paths, daemon, Commands(), SystemClock(), LOG, lock)._records
         await records.open()
         try:
             return await records._thread.call(of)

@@ -21,6 +21,7 @@ from agentd.storage.inspect import sound
 from agentd.storage.repair import repair
 from agentd.storage.salvage import unreadable
 from agentd.testing import ManualClock
+from agentd.whole import PARTIAL
 
 READER = Lane("reader", False, ("repo.*",))
 LIMITS = Limits.model_validate({"sessions_per_hour": 100_000})
@@ -383,7 +384,7 @@ def test_a_backup_onto_a_disk_without_links(
 
 def test_what_a_killed_backup_left_goes_with_the_next(whole: Path, tmp_path: Path) -> None:
     """Its half copy has another name, and is old by then."""
-    left = tmp_path / f".copy.db.1{copies.PARTIAL}"
+    left = tmp_path / f".copy.db.1{PARTIAL}"
     left.write_bytes(b"half")
     os.utime(left, (1, 1))
     copies.backup(whole, tmp_path / "copy.db")

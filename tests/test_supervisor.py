@@ -249,7 +249,9 @@ def test_a_supervisor_that_starts_waits_for_a_folder_that_cannot_be_read(
     unused: Any = None
     records: Any = Records()
     agents = Agents(
-        *(paths, unused, unused, records, unused, unused, unused), log=log, clock=ManualClock()
+        *(paths, unused, unused, records, unused, unused, unused, unused),
+        log=log,
+        clock=ManualClock(),
     )
 
     async def run() -> None:
@@ -287,14 +289,17 @@ def test_no_descriptor_left_removes_nobody(supervisor: Daemon) -> None:
     assert supervisor.log("agent.removed") == []
 
 
-@pytest.mark.parametrize("file", ["lock", "database"])
-def test_a_home_that_is_removed_stops_the_supervisor(supervisor: Daemon, file: str) -> None:
-    """Without its lock a second one could start; into a removed database events only vanish."""
+@pytest.mark.parametrize("what", ["database", "home"])
+def test_a_home_that_is_removed_stops_the_supervisor(supervisor: Daemon, what: str) -> None:
+    """Into a removed database events only vanish."""
     supervisor.drop("one")
     supervisor.start()
     pid = supervisor.wait_state("one", "RUNNING")["pid"]
-    path: Path = getattr(supervisor.paths, file)
-    path.unlink()
+    path = supervisor.paths.database
+    if what == "home":
+        supervisor.home.rename(supervisor.home.with_name("away"))
+    else:
+        path.unlink()
     assert supervisor.process is not None
     _, error = supervisor.process.communicate(timeout=20)
     assert supervisor.process.returncode == 75

@@ -42,6 +42,14 @@ class Waker:
                 hint="make its folder writable, and its path shorter than 104 bytes",
             ) from error
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a ring still reaches it; somebody may have removed its file."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select` and event loops."""
         return self._socket.fileno()
@@ -64,9 +72,8 @@ class Waker:
     def close(self) -> None:
         """Close the socket and remove its file, unless a successor has put its own there."""
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
+        if self.in_place:
+            self.path.unlink(missing_ok=True)
 
 
 class Bell:

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd import launchctl, launchd, models
+from agentd.bus.wake import socket_path
 from agentd.config import DaemonConfig, load_agent, load_daemon
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
+from agentd.events import DAEMON
 from agentd.paths import Paths
-from agentd.status import last_failure, query
+from agentd.status import last_failure, query, unreachable
 
 
 def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
@@ -48,7 +50,10 @@ def daemon(paths: Paths) -> Iterator[Finding]:
     """Look whether the daemon runs, and what it says of itself."""
     try:
         document = query(paths)
-    except NotRunning:
+    except NotRunning as error:
+        if unreachable(paths) is not None:
+            yield problem("daemon", f"{error.where}: {error.what}", error.hint)
+            return
         failure = last_failure(paths)
         if failure is None:
             yield ok("daemon", "is not running", "`agentd run`, or `agentd start`")
@@ -67,6 +72,11 @@ def daemon(paths: Paths) -> Iterator[Finding]:
     ):
         if found:
             yield problem(name, f"{found['where']}: {found['what']}", found["hint"])
+    running = [agent["name"] for agent in document["agents"] if agent["state"] == "RUNNING"]
+    sockets = {name: socket_path(paths.wake, name) for name in (DAEMON, *running)}
+    if deaf := [name for name, path in sockets.items() if not path.is_socket()]:
+        hint = "made again within seconds; until then events are found at the next poll"
+        yield warning("wake-up", f"removed sockets in {paths.wake}: {', '.join(deaf)}", hint)
     resting = [agent for agent in document["agents"] if agent["state"] in ("PARKED", "INVALID")]
     for agent in resting:
         hint = f"`agentd status {agent['name']}` tells more; then `agentd resume {agent['name']}`"

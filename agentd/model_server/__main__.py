@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from agentd import log, models, paths, process
 from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.failure import end_with_threads
 from agentd.in_force import in_force
 from agentd.model_server import blas, heap
 from agentd.states import Exit
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.log_level:
             config = config.model_copy(update={"level": options.log_level})
         logger = log.configure("model", home, config)
+        end_with_threads(lambda error: _raised(error, logger, heart))
         token = read_token(options.token_file or home.token)
         folder = models.resolve(options.model, home.models)
         sock = _socket(options)
@@ -62,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         code = asyncio.run(_serve(options, home, folder, token, sock, found, logger, heart))
         logger.info("model.stopped", code=code)
         return code
+    except Exception as error:  # the top of the process: its traceback belongs in the log
+        _raised(error, logger, heart)
+        return Exit.FAILED
     finally:
         log.close()
 
@@ -203,7 +208,14 @@ async def _serve(
         loop.add_signal_handler(number, stop)
     runner.start()
     watchdog.start()
-    beating = asyncio.ensure_future(_beat(heart, runner))
+
+    def beaten(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _raised(error, logger, heart)
+            end(error)
+
+    beating = asyncio.create_task(_beat(heart, runner))
+    beating.add_done_callback(beaten)
     await http.serve(sockets=[sock])
     beating.cancel()
     await asyncio.to_thread(runner.stop, STOP_S)  # it may be saving the prompt caches
@@ -233,6 +245,11 @@ async def _beat(heart: process.Heart, runner: "Runner") -> None:
         state = "loading" if not progress.ready else "busy" if progress.busy else "idle"
         heart.beat(PROMISE_S, state, waiting=runner.waiting(), running=runner.running())
         await asyncio.sleep(BEAT_S)
+
+
+def _raised(error: BaseException, logger: log.Logger, heart: process.Heart) -> None:
+    heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
+    logger.error("model.raised", exc_info=error)
 
 
 def _report(error: AgentdError, heart: process.Heart) -> int:

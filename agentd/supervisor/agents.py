@@ -19,6 +19,7 @@ from agentd.states import WorkerState
 from agentd.supervisor.admissions import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
+from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.model import child_environment, describe
 from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules
@@ -57,6 +58,7 @@ class Agents:
         admissions: Admissions,
         reaper: Reaper,
         changed: Callable[[Managed, Ended | None], None],
+        jobs: Jobs,
         *,
         log: Logger,
         clock: Clock,
@@ -66,12 +68,12 @@ class Agents:
         self.problem: Problem | None = None  # of the folder itself
         self._paths, self._commands, self._records = paths, commands, records
         self._admissions, self._reaper, self._changed = admissions, reaper, changed
-        self._log, self._clock = log, clock
+        self._log, self._clock, self._jobs = log, clock, jobs
         self._chance = random.Random()
         self._closing = False
         self._scan_again: asyncio.TimerHandle | None = None
         self._leaving: dict[str, tuple[Slot, asyncio.Task[None]]] = {}  # removals under way
-        self._sifter = Sifter(self._look, self._known, self._admit, log=log, clock=clock)
+        self._sifter = Sifter(self._look, self._known, self._admit, jobs, log=log, clock=clock)
 
     def scan(self) -> None:
         """Bring slots in line with the files that are there; look at the new ones."""
@@ -284,7 +286,7 @@ class Agents:
         if slot.checking is not None:
             slot.checking.cancel()  # of a file that is another by now; it may even hang
         if slot.task is None and not self._closing:
-            slot.task = asyncio.create_task(self._check(slot), name=f"check {slot.name}")
+            slot.task = self._jobs.start(self._check(slot), f"check {slot.name}")
 
     async def _check(self, slot: Slot) -> None:
         try:
@@ -302,7 +304,7 @@ class Agents:
 
     async def _check_once(self, slot: Slot) -> bool:
         """Check the file and act on it. False: it must be checked again later."""
-        seen = await asyncio.to_thread(self._look, slot.name)
+        seen = await in_thread(self._look, slot.name)
         slot.module = seen.module or slot.module
         if leaving := self._leaving.get(slot.name):
             await asyncio.shield(leaving[1])  # a file that came back: its last worker goes first
@@ -358,7 +360,7 @@ class Agents:
             slot.managed.life.forgive()
             slot.managed.restart()
         in_use = {before, slot.version}  # the old worker may still have to read its version
-        await asyncio.to_thread(prune, self._paths.versions / slot.name, in_use)
+        await in_thread(prune, self._paths.versions / slot.name, in_use)
 
     async def _disable(self, slot: Slot) -> None:
         slot.enabled, slot.version = False, ""
@@ -388,7 +390,7 @@ class Agents:
 
     def _remove(self, slot: Slot) -> None:
         _, before = self._leaving.get(slot.name, (None, None))
-        task = asyncio.create_task(self._leave(slot, before), name=f"remove {slot.name}")
+        task = self._jobs.start(self._leave(slot, before), f"remove {slot.name}")
         self._leaving[slot.name] = slot, task
 
     async def _leave(self, slot: Slot, before: "asyncio.Task[None] | None") -> None:

@@ -1,14 +1,17 @@
 """The files that must stay where they are while we run: the home's lock and the database.
 
-Without the lock's file a second supervisor could start here. What we write into a database that has
-no name any more is lost when the last of us closes it: so it is copied out first.
+A removed lock is taken anew, else a second supervisor could start here. What we write into a
+database that has no name any more is lost when the last of us closes it: so it is copied out first.
 """
 
 import asyncio
+import os
 from pathlib import Path
 
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
+from agentd.lockfile import LockFile
+from agentd.log import Logger
 from agentd.paths import Paths
 from agentd.storage import copies
 from agentd.storage.health import shm_of, wal_of
@@ -23,34 +26,53 @@ HINT = "stop agentd before you touch its folders"
 class Files:
     """Which files they were when we began."""
 
-    def __init__(self, paths: Paths, clock: Clock) -> None:
+    def __init__(self, paths: Paths, lock: LockFile, clock: Clock, log: Logger) -> None:
         self.database_gone = False
-        self._paths, self._clock = paths, clock
-        self._ours: dict[Path, int | None] = {}
+        self._paths, self._lock, self._clock, self._log = paths, lock, clock, log
+        self._database: int | None = None
         self._beside: dict[Path, int | None] = {}  # the database's log and its index
 
     def remember(self) -> None:
         """Note which files these are; once all are there."""
         database = self._paths.database
-        self._ours = {path: _inode(path) for path in (self._paths.lock, database)}
+        self._database = _inode(database)
         self._beside = {path: _inode(path) for path in (wal_of(database), shm_of(database))}
 
     def look(self) -> StorageError | None:
         """Return what is wrong, None while all is in its place."""
-        for path, inode in self._ours.items():
-            if _inode(path) != inode:
-                self.database_gone = path == self._paths.database
-                return StorageError(
-                    "this file was removed or replaced while agentd ran",
-                    where=str(path),
-                    hint=f"{HINT}, and start it again",
-                )
-        if self._ours:
-            self._beside = {path: _inode(path) for path in self._beside}
-        return None
+        if _inode(self._paths.database) != self._database:
+            self.database_gone = True
+            return StorageError(
+                "this file was removed or replaced while agentd ran",
+                where=str(self._paths.database),
+                hint=f"{HINT}, and start it again",
+            )
+        self._beside = {path: _inode(path) for path in self._beside}
+        return None if self._lock.in_place else self._lock_again()
 
-    async def rescue(self, records: Records, housekeeping: Housekeeping) -> StorageError:
-        """Save what the removed database held; return what to stop with.
+    def _lock_again(self) -> StorageError | None:
+        path = self._paths.lock
+        try:
+            self._paths.create_private()
+            if self._lock.acquire():
+                self._lock.record(os.getpid(), clock=self._clock)
+                self._log.warning("lock.made_again", path=str(path))
+                return None
+        except StorageError as error:
+            return error
+        except OSError as error:
+            what = f"was removed while agentd ran, and cannot be made again: {error.strerror}"
+            return StorageError(what, where=str(path), hint=HINT)
+        return StorageError(
+            "this file was removed while agentd ran, and another supervisor has taken its place",
+            where=str(path),
+            hint=HINT,
+        )
+
+    async def rescue(
+        self, records: Records, housekeeping: Housekeeping, hurry: asyncio.Event
+    ) -> StorageError:
+        """Save what the removed database held; return what to stop with. Given up at `hurry`.
 
         Its name is given to the copy if it is free; a file that somebody put there stays, and the
         copy lies beside it. All workers must be gone by now.
@@ -58,8 +80,15 @@ class Files:
         database = self._paths.database
         copy = copies.stamped(database, "rescued", self._clock.now())
         try:
-            async with asyncio.timeout(RESCUE_S):
-                await records.copy(copy)
+            copying = asyncio.ensure_future(records.copy(copy))
+            hurrying = asyncio.ensure_future(hurry.wait())
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait({copying, hurrying}, timeout=RESCUE_S, return_when=first)
+            hurrying.cancel()
+            if not copying.done():
+                copying.cancel()
+                raise TimeoutError("it took too long, or a second signal came")
+            copying.result()
             async with asyncio.timeout(CLOSE_S):
                 await housekeeping.closed()
                 await records.closed()

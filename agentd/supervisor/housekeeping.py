@@ -19,6 +19,7 @@ from agentd.log import Logger
 from agentd.paths import Paths
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
+from agentd.supervisor.jobs import in_thread
 from agentd.supervisor.records import BusThread, Problem, problem_of
 from agentd.supervisor.sweep import keep, sweep
 
@@ -119,7 +120,7 @@ class Housekeeping:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
             known = await self._thread.call(lambda bus: {row.name for row in bus.agents()})
             now = self._clock.now()
-            await asyncio.to_thread(sweep, self._paths, known, now, self._rules.removed)
+            await in_thread(sweep, self._paths, known, now, self._rules.removed)
         return self._judge(retention.over, stuck)
 
     async def _prune(self, thread: BusThread, retention: Retention) -> None:

@@ -16,7 +16,10 @@ from agentd.lockfile import LockFile
 from agentd.paths import Paths
 from agentd.process import take_over
 from agentd.supervisor.commands import Commands
+from agentd.supervisor.jobs import fault
 from agentd.supervisor.shell import Supervisor
+from agentd.supervisor.sockets import clear
+from agentd.whole import write_whole
 
 
 def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None = None) -> None:
@@ -29,6 +32,7 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
         AlreadyRunning: another supervisor holds this home.
         ConfigError: agentd.toml is wrong, or, in a terminal, its port is in use.
         StorageError: a folder or the database cannot be used.
+        AgentdError: a fault of our own, whose traceback stands in the log.
     """
     clock = clock or SystemClock()
     lock = LockFile(paths.lock)
@@ -42,7 +46,15 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
                 hint="stop that one first, or set AGENTD_HOME to another folder",
             )
         lock.record(os.getpid(), clock=clock)
-        _supervise(paths, commands or Commands(), clock)
+        try:
+            _supervise(paths, commands or Commands(), clock, lock)
+        except AgentdError:
+            raise
+        except Exception as error:  # the top of the process: its traceback belongs in the log
+            log.get_logger().critical("supervisor.broken", exc_info=error)
+            raise fault(error) from error
+        finally:
+            clear(paths)
     except AgentdError as error:
         if not isinstance(error, AlreadyRunning):
             _record_failure(paths, error)
@@ -64,7 +76,7 @@ def _acquire(lock: LockFile) -> bool:
         ) from error
 
 
-def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
+def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -> None:
     config, problem = _configuration(paths)
     logger = log.configure(DAEMON, paths, config.logs, clock=clock)
     # What a supervisor that was killed may have left, before anything new starts.
@@ -80,7 +92,7 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock) -> None:
     for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
         socket.unlink(missing_ok=True)
     shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
-    asyncio.run(Supervisor(paths, config, commands, clock, logger, problem).run())
+    asyncio.run(Supervisor(paths, config, commands, clock, logger, lock, problem).run())
 
 
 def _configuration(paths: Paths) -> tuple[DaemonConfig, ConfigError | None]:
@@ -100,4 +112,4 @@ def _record_failure(paths: Paths, error: AgentdError) -> None:
     # The home itself may be what is wrong; the error then still reaches the caller.
     with contextlib.suppress(OSError):
         failure = {"what": error.what, "where": error.where, "hint": error.hint}
-        (paths.run / "failed.json").write_text(json.dumps(failure))
+        write_whole(paths.run / "failed.json", json.dumps(failure))

@@ -55,6 +55,7 @@ class ModelHost:
         self._socket: socket.socket | None = None  # bound, not yet handed to a server
         self._daemon = config
         self._port = config.model.port
+        self._token = self._address = ""  # what stands in their files, once they are written
         self._parked_at: float | None = None  # monotonic: since then it has been seen parked
         self.managed = Managed(NAME, self._spawn, life, reaper, changed, log=log, clock=clock)
 
@@ -71,11 +72,31 @@ class ModelHost:
 
         Raises:
             ConfigError: the configured port is in use.
-            StorageError: the token cannot be written.
+            StorageError: the token cannot be written or read.
         """
         write_token(self._paths.token)
+        try:
+            self._token = self._paths.token.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(
+                f"cannot be read: {error}", where=str(self._paths.token), hint="remove it"
+            ) from error
         if self.config.url is None and not launchd.under_launchd():
             self._bind()
+
+    def restore(self) -> list[Path]:
+        """Write token and address again where somebody removed them; return which.
+
+        The same token: server and workers have it.
+
+        Raises:
+            StorageError: one cannot be written.
+        """
+        wanted = {self._paths.token: self._token, self._paths.model_address: self._address}
+        missing = [path for path, text in wanted.items() if text and not path.exists()]
+        for path in missing:
+            _write_private(path, wanted[path])
+        return missing
 
     def start(self) -> None:
         """Start the server, or wait for its model, or point to the external one.
@@ -145,6 +166,7 @@ class ModelHost:
     def close(self) -> None:
         """Forget the address: nobody answers there any more."""
         self._release()
+        self._address = ""
         with contextlib.suppress(OSError):
             self._paths.model_address.unlink()
 
@@ -200,7 +222,8 @@ class ModelHost:
         # Workers whose answer broke off learn from it whether the server crashed or was killed.
         crashes = self.managed.life.crashes_total
         document = {"url": url, "model": self.config.name, "pid": pid, "crashes": crashes}
-        _write_private(self._paths.model_address, json.dumps(document))
+        self._address = json.dumps(document)
+        _write_private(self._paths.model_address, self._address)
 
 
 def _listen(port: int) -> socket.socket:

@@ -20,6 +20,7 @@ from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.log import Logger
 from agentd.paths import Paths
 from agentd.storage import copies
+from agentd.supervisor.jobs import Jobs, settle
 
 T = TypeVar("T")
 Problem = dict[str, str]  # what, where, hint
@@ -46,10 +47,10 @@ class BusThread:
         """Open the database, creating or migrating it.
 
         Raises:
-            NewerDatabase, StorageError: it cannot be used.
+            DamagedDatabase, NewerDatabase, StorageError: it cannot be used.
         """
         loop = asyncio.get_running_loop()
-        opened: asyncio.Future[None] = loop.create_future()
+        opened: asyncio.Future[Bus] = loop.create_future()
         self._ended = loop.create_future()
         thread = threading.Thread(target=self._run, args=(opened,), name="bus", daemon=True)
         thread.start()
@@ -60,12 +61,7 @@ class BusThread:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def work(bus: Bus) -> None:
-            try:
-                result = function(bus)
-            except Exception as error:  # the caller's to judge, whatever it is
-                _settle(future, None, error)
-            else:
-                _settle(future, result, None)
+            settle(future, function, bus)
 
         self._calls.put(work)
         return await future
@@ -80,32 +76,23 @@ class BusThread:
         if self._ended is not None:
             await self._ended
 
-    def _run(self, opened: asyncio.Future[None]) -> None:
-        try:
+    def _run(self, opened: "asyncio.Future[Bus]") -> None:
+        assert self._ended is not None
+        settle(self._ended, self._serve, opened)
+
+    def _serve(self, opened: "asyncio.Future[Bus]") -> None:
+        bus: Bus | None = None
+
+        def open_it() -> Bus:
+            nonlocal bus
             path, wake = self._paths.database, self._paths.wake
             bus = Bus(path, clock=self._clock, wake=wake, opening=self._opening)
-        except AgentdError as error:
-            _settle(opened, None, error)
-            return
-        _settle(opened, None, None)
-        while (call := self._calls.get()) is not None:
-            call(bus)
-        bus.close()
-        if self._ended is not None:
-            _settle(self._ended, None, None)
+            return bus
 
-
-def _settle(future: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
-    def settle() -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-        future.get_loop().call_soon_threadsafe(settle)
+        if settle(opened, open_it) and bus is not None:
+            while (call := self._calls.get()) is not None:
+                call(bus)
+            bus.close()
 
 
 class Records:
@@ -117,13 +104,13 @@ class Records:
         clock: Clock,
         log: Logger,
         opening: Opening,
-        failed: Callable[[AgentdError], None],
+        jobs: Jobs,
     ) -> None:
         self.lost = 0  # events given up because too many waited
         self.problem: Problem | None = None  # the last failure, None once writing works again
         self._thread = BusThread(paths, clock, opening)
         self._log = log
-        self._failed = failed  # told of what no later try can mend
+        self._jobs = jobs
         self._waiting: deque[NewEvent] = deque()
         self._new = asyncio.Event()
         self._writing = asyncio.Lock()  # a batch that is being written is not written again
@@ -142,7 +129,7 @@ class Records:
         """
         await self._thread.open()
         await self._thread.call(lambda bus: bus.open_lane(LANE))
-        self._sender = asyncio.create_task(self._send(), name="announce")
+        self._sender = self._jobs.start(self._send(), "announce", last=True)
 
     def announce(self, event_type: str, payload: dict[str, Any]) -> None:
         """Publish an event of the system as soon as the database allows. Never blocks."""
@@ -276,7 +263,7 @@ class Records:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
                 self.problem = problem_of(error)
                 if isinstance(error, DamagedDatabase):
-                    self._failed(error)
+                    self._jobs.tell(error)  # no later try can mend it
                 return False
             self.problem = None
             written = {id(event) for event in batch}

@@ -6,20 +6,20 @@ import json
 import os
 import random
 import signal
-from collections.abc import Coroutine
 from typing import Any
 
 from agentd import __version__, log
 from agentd.bus import Opening
 from agentd.bus.dead import short_error
-from agentd.bus.wake import Waker
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError
-from agentd.events import DAEMON, Event
+from agentd.events import Event
 from agentd.in_force import keep
+from agentd.lockfile import LockFile
 from agentd.paths import Paths, shipped
 from agentd.states import WorkerState
+from agentd.stop import ends_on_hangup
 from agentd.supervisor.admissions import Admissions, Problem
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.awake import TICK_S
@@ -28,11 +28,13 @@ from agentd.supervisor.commands import Commands
 from agentd.supervisor.consent import Consent
 from agentd.supervisor.files import Files
 from agentd.supervisor.housekeeping import Housekeeping
+from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.model import NAME as MODEL
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
 from agentd.supervisor.reload import changes, stamps
 from agentd.supervisor.restart import Ended, Life, Rules
+from agentd.supervisor.sockets import Sockets
 
 COMMAND_MAX_AGE_S = 60.0  # an older command is nobody's wish any more
 GUARD_S = 2.0  # between looks whether this home is still ours
@@ -54,6 +56,7 @@ class Supervisor:
         commands: Commands,
         clock: Clock,
         logger: log.Logger,
+        lock: LockFile,
         problem: ConfigError | None = None,
     ) -> None:
         self._paths, self._config, self._clock, self._log = paths, config, clock, logger
@@ -61,17 +64,19 @@ class Supervisor:
         self._problem: Problem | None = None  # of agentd.toml as it is now
         self._accept(problem)
         self._stop = asyncio.Event()
-        self._failure: BaseException | None = None  # a bug in a background job
-        self._signals = 0
+        self._hurry = asyncio.Event()  # asked to stop again while it stops
+        self._started = self._reload_asked = False
+        self._failure: AgentdError | None = None
         self._obeying = asyncio.Lock()
-        self._work: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(logger, self._fail)
         self._reaper = Reaper(clock)
         opening = Opening(full_sync=config.bus.fullfsync)
-        self._records = Records(paths, clock, logger, opening, self._fail)
+        self._records = Records(paths, clock, logger, opening, self._jobs)
         self._housekeeping = Housekeeping(
             paths, config, self._records.announce, log=logger, clock=clock
         )
-        self._files = Files(paths, clock)
+        self._files = Files(paths, lock, clock, logger)
+        self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         self._consent = Consent(paths, logger)
         rules = Rules.of(config.supervisor)
         self._agents = Agents(
@@ -82,6 +87,7 @@ class Supervisor:
             Admissions(paths, commands, self._reaper, clock),
             self._reaper,
             self._changed,
+            self._jobs,
             log=logger,
             clock=clock,
         )
@@ -97,59 +103,67 @@ class Supervisor:
         )
 
     async def run(self) -> None:
-        """Start, wait for a signal, stop.
+        """Start, wait for a signal, stop. Signals are heeded from here to the end.
 
         Raises:
             ConfigError: the model server's port is in use.
             StorageError: the database cannot be used, or was removed while we ran.
+            AgentdError: a fault of our own, whose traceback stands in the log.
         """
         loop = asyncio.get_running_loop()
+        self._jobs.watch(loop)
+        hangup = self._on_stop_signal if ends_on_hangup() else self._on_reload
+        loop.add_signal_handler(signal.SIGHUP, hangup)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         self._reaper.attach(loop)
-        self._model.prepare()
-        await self._records.open()
-        self._files.remember()
-        waker = Waker(self._paths.wake, DAEMON)
-        server = await self._serve_status()
-        with contextlib.suppress(FileNotFoundError):
-            (self._paths.run / "failed.json").unlink()
-        self._log.info("supervisor.started", pid=os.getpid(), version=__version__)
-        known = stamps(self._watched())
-        loop.add_reader(waker.fileno(), self._on_wake, waker)
-        self._model.start()
-        self._agents.scan()
-        self._spawn(self._agents.forget())
-        jobs = (self._watch(known), self._poll(), self._look_for_model(), self._guard())
-        for job in (*jobs, self._stay_awake()):
-            self._spawn(job)
-        self._spawn(self._housekeeping.run())
-        self._consent.start()
+        starting = self._jobs.start(self._start(), "start")
         await self._stop.wait()
+        starting.cancel()  # it may wait for the database
+        await asyncio.wait({starting})
         self._log.info("supervisor.stopping")
-        loop.remove_reader(waker.fileno())
-        await self._stop_children()
-        server.close()  # until here, `status` could say that it stops
-        await self._end_work()
-        await self._records.flush(RECORDS_STOP_S)
-        if self._files.database_gone:
-            self._failure = await self._files.rescue(self._records, self._housekeeping)
-        self._records.close()
-        waker.close()
-        self._model.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._paths.status_socket.unlink()
+        await self._end()
         self._log.info("supervisor.stopped")
         if self._failure is not None:
             raise self._failure
 
+    async def _start(self) -> None:
+        self._model.prepare()
+        await self._records.open()
+        self._files.remember()
+        await self._sockets.open()
+        with contextlib.suppress(FileNotFoundError):
+            (self._paths.run / "failed.json").unlink()
+        self._log.info("supervisor.started", pid=os.getpid(), version=__version__)
+        known = stamps(self._watched())
+        self._model.start()
+        self._agents.scan()
+        jobs = (self._watch(known), self._poll(), self._look_for_model(), self._guard())
+        for job in (*jobs, self._stay_awake(), self._agents.forget(), self._housekeeping.run()):
+            self._jobs.start(job)
+        self._consent.start()
+        self._started = True
+        if self._reload_asked:
+            self._on_reload()
+
+    async def _end(self) -> None:
+        self._sockets.deaf()
+        await self._stop_children()
+        self._sockets.close()  # until here, `status` could say that it stops
+        await self._jobs.end()
+        await self._records.flush(RECORDS_STOP_S)
+        if self._files.database_gone:
+            self._failure = await self._files.rescue(self._records, self._housekeeping, self._hurry)
+        self._records.close()
+        self._model.close()
+
     # --- stopping
 
     def _on_stop_signal(self) -> None:
-        self._signals += 1
+        again = self._stop.is_set()
         self._stop.set()
-        if self._signals > 1:
+        if again:
+            self._hurry.set()
             self._log.warning("supervisor.killing")
             self._agents.kill()
             self._model.managed.kill()
@@ -169,11 +183,6 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MODEL_STOP_S + KILLED_S):
                 await managed.gone()
-
-    async def _end_work(self) -> None:
-        for task in self._work:
-            task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
 
     # --- reacting
 
@@ -212,11 +221,14 @@ class Supervisor:
     def _on_reload(self, name: str | None = None) -> None:
         if self._stop.is_set():
             return  # it would start again what has just stopped
+        if not self._started:
+            self._reload_asked = True
+            return
         self._log.info("supervisor.reloading")
         self._reload_config()
         self._model.retry()
         self._agents.reload(name)
-        self._spawn(self._forgive(*([name] if name else self._agents.slots)))
+        self._jobs.start(self._forgive(*([name] if name else self._agents.slots)))
 
     async def _forgive(self, *names: str) -> None:
         """Let agents try again whose breaker tripped: a person, or another model, may help."""
@@ -225,9 +237,8 @@ class Supervisor:
         except StorageError as error:
             self._log.error("agent.not_recorded", what=error.what)
 
-    def _on_wake(self, waker: Waker) -> None:
-        waker.drain()
-        self._spawn(self._take_commands())
+    def _on_wake(self) -> None:
+        self._jobs.start(self._take_commands())
 
     async def _poll(self) -> None:
         """The safety net behind the wake-up socket."""
@@ -246,11 +257,21 @@ class Supervisor:
             self._reaper.awake.look()
 
     async def _guard(self) -> None:
-        """Give up when somebody removes the run folder or the database."""
+        """Make again what somebody removed of our files; give up without the database."""
+        told = ""
         while True:
             await asyncio.sleep(GUARD_S)  # ends by cancellation
             if (error := self._files.look()) is not None:
                 raise error
+            try:
+                await self._sockets.look()
+                for path in self._model.restore():
+                    self._log.warning("file.made_again", path=str(path))
+                told = ""
+            except StorageError as trouble:  # a full disk, say: the next look tries again
+                if str(trouble) != told:
+                    self._log.error("files.not_made", what=trouble.what, where=trouble.where)
+                told = str(trouble)
 
     async def _watch(self, known: dict[Any, Any]) -> None:
         async for files in changes(self._watched(), known, self._stop):
@@ -318,7 +339,7 @@ class Supervisor:
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(old, key)]
         if repaired or changed:
             self._agents.configured(everyone="model" in changed)
-            self._spawn(self._forgive(*self._agents.slots))
+            self._jobs.start(self._forgive(*self._agents.slots))
         if not changed:
             return
         log.set_limits(new.logs)
@@ -342,21 +363,6 @@ class Supervisor:
             self._log.error("config.not_kept", what=str(error))
 
     # --- status
-
-    async def _serve_status(self) -> asyncio.Server:
-        path = self._paths.status_socket
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # a dead supervisor's: we hold the lock
-        try:
-            server = await asyncio.start_unix_server(self._answer_status, path)
-            path.chmod(0o600)
-        except OSError as error:
-            raise StorageError(
-                f"cannot make the status socket: {error}",
-                where=str(path),
-                hint="make its folder writable, and its path shorter than 104 bytes",
-            ) from error
-        return server
 
     async def _answer_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A reader that never reads is dropped: the document fits the socket's buffer or waits.
@@ -391,20 +397,7 @@ class Supervisor:
             "log_lines_dropped": log.dropped(),
         }
 
-    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(job)
-        self._work.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        """A background job ended. An error stops the daemon; if it is a bug, it is logged here."""
-        self._work.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, AgentdError):
-                self._log.critical("supervisor.broken", exc_info=error)
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: AgentdError) -> None:
         """Stop everything in order, for a reason that `run` raises in the end."""
         self._failure = self._failure or error
         self._stop.set()

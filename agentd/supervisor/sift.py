@@ -14,6 +14,7 @@ from agentd.clock import Clock, iso
 from agentd.errors import StorageError
 from agentd.log import Logger
 from agentd.states import WorkerState
+from agentd.supervisor.jobs import Jobs, in_thread
 
 AT_ONCE = 20  # files looked at between two breaths
 LOGGED = 20  # refusals of one round that are logged one by one
@@ -65,12 +66,13 @@ class Sifter:
         look: Callable[[str], Look],
         known: Callable[[], Awaitable[Set[str]]],
         admit: Callable[[str], None],
+        jobs: Jobs,
         *,
         log: Logger,
         clock: Clock,
     ) -> None:
         self.refused: dict[str, Refused] = {}
-        self._look, self._known, self._admit = look, known, admit
+        self._look, self._known, self._admit, self._jobs = look, known, admit, jobs
         self._log, self._clock = log, clock
         self._waiting: dict[str, None] = {}  # in the order in which they came
         self._looking: set[str] = set()
@@ -94,7 +96,7 @@ class Sifter:
         """Look at these files soon, perhaps again."""
         self._waiting.update(dict.fromkeys(names))
         if self._waiting and self._task is None:
-            self._task = asyncio.create_task(self._sift(), name="sift")
+            self._task = self._jobs.start(self._sift(), "sift")
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget files that are gone."""
@@ -126,7 +128,7 @@ class Sifter:
                 for name in names:
                     del self._waiting[name]
                 self._looking = set(names)
-                looks = await asyncio.to_thread(self._look_at, names)
+                looks = await in_thread(self._look_at, names)
                 try:
                     wrong = any(seen.problem is not None for seen in looks)
                     known = await self._known() if wrong else set()

@@ -97,8 +97,10 @@ def _collect(process: subprocess.Popen[bytes], call: Call, limit: int) -> tuple[
     ended, end = os.pipe()
 
     def reap() -> None:
-        process.wait()
-        os.close(end)  # wakes the selector
+        try:
+            process.wait()
+        finally:
+            os.close(end)  # wakes the selector
 
     def read() -> int:
         nonlocal dropped

@@ -1,0 +1,113 @@
+"""The sockets on which a running supervisor is asked and woken; made again where they are removed.
+
+Programs that clean folders for temporary files do that, to sockets that nobody touched for days.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agentd.bus.wake import Waker
+from agentd.errors import StorageError
+from agentd.events import DAEMON
+from agentd.log import Logger
+from agentd.paths import Paths
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Sockets:
+    """The status socket and the supervisor's own wake-up socket."""
+
+    def __init__(
+        self, paths: Paths, answer: Answer, woken: Callable[[], None], log: Logger
+    ) -> None:
+        self._paths, self._answer, self._woken, self._log = paths, answer, woken, log
+        self._server: asyncio.Server | None = None
+        self._inode = 0  # the status socket's
+        self._waker: Waker | None = None
+
+    async def open(self) -> None:
+        """Make both.
+
+        Raises:
+            StorageError: one of them cannot be made.
+        """
+        await self._serve()
+        self._listen()
+
+    async def look(self) -> None:
+        """Make again what is gone, with the folders of all sockets and locks.
+
+        Raises:
+            StorageError: something cannot be made now.
+        """
+        self._paths.create_private()
+        if self._server is not None and not _is(self._paths.status_socket, self._inode):
+            await self._serve()
+            self._log.warning("socket.made_again", path=str(self._paths.status_socket))
+        if self._waker is not None and not self._waker.in_place:
+            self._listen()
+            self._woken()  # who rang meanwhile was not heard
+            self._log.warning("socket.made_again", path=str(self._waker.path))
+
+    def deaf(self) -> None:
+        """Hear no more commands; `status` is still answered."""
+        if self._waker is not None:
+            asyncio.get_running_loop().remove_reader(self._waker.fileno())
+            self._waker.close()
+            self._waker = None
+
+    def close(self) -> None:
+        """Answer no more."""
+        self.deaf()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if _is(self._paths.status_socket, self._inode):
+                self._paths.status_socket.unlink(missing_ok=True)
+
+    async def _serve(self) -> None:
+        path = self._paths.status_socket
+        if self._server is not None:
+            self._server.close()
+        try:
+            path.unlink(missing_ok=True)  # a dead supervisor's: we hold the lock
+            self._server = await asyncio.start_unix_server(self._answer, path)
+            path.chmod(0o600)
+            self._inode = path.stat().st_ino
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the status socket: {error}",
+                where=str(path),
+                hint="make its folder writable, and its path shorter than 104 bytes",
+            ) from error
+
+    def _listen(self) -> None:
+        waker = Waker(self._paths.wake, DAEMON)
+        self.deaf()
+        self._waker = waker
+        asyncio.get_running_loop().add_reader(waker.fileno(), self._ring, waker)
+
+    def _ring(self, waker: Waker) -> None:
+        waker.drain()
+        self._woken()
+
+
+def clear(paths: Paths) -> None:
+    """Remove the folder that a home's sockets have elsewhere; nobody of this home runs any more."""
+    if not paths.sockets_apart:
+        return
+    with contextlib.suppress(OSError):  # not empty: something of it is none of ours
+        for socket in (paths.status_socket, *paths.wake.glob("*.sock")):
+            socket.unlink(missing_ok=True)
+        paths.wake.rmdir()
+        paths.sockets.rmdir()
+
+
+def _is(path: Path, inode: int) -> bool:
+    try:
+        return path.lstat().st_ino == inode
+    except OSError:
+        return False
