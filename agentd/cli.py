@@ -6,7 +6,6 @@ and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C e
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Protocol, cast
 from agentd import __version__
 from agentd.errors import AgentdError
 from agentd.states import Exit
-from agentd.stop import ends_on_hangup
+from agentd.stop import stop_at_once
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader (`| head`) had enough
@@ -130,21 +129,11 @@ def _dispatch(name: str, words: list[str]) -> int:
         parser.print_help()
         return Exit.USAGE
     if name == "run":
-        _stop_at_once()
+        # Its modules take a while, in which a stop would look like a crash to what started us.
+        stop_at_once()
     module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
     args = command_parser(command, module).parse_args(words[1:])
     return module.run(args)
-
-
-def _stop_at_once() -> None:
-    """Until the daemon is there, nothing has to be stopped in order; its modules take a while.
-
-    Without it a stop in the first moments would look like a crash to what started us.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(Exit.OK))
-    if not ends_on_hangup():  # then it is a wish to reload, and all is read just now
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def overview() -> argparse.ArgumentParser:

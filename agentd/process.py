@@ -203,6 +203,7 @@ class Child:
     _process: "subprocess.Popen[bytes]"
     _lifeline: int
     _buffer: bytearray = field(default_factory=bytearray)
+    _stopped: bool = False  # as last reported
 
     @classmethod
     def spawn(
@@ -309,12 +310,13 @@ class Child:
         """Say whether it is stopped by a signal (SIGSTOP)."""
         if self.poll() is not None:
             return False
-        # Popen never asks for stopped children, so the report of the last stop is still there.
-        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-        if pid and not os.WIFSTOPPED(status):  # it died this moment; Popen must know
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            return False
-        return bool(pid)
+        # Each report comes once: a stop when all threads have stopped, then that it goes on.
+        while (report := os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED))[0]:
+            self._stopped = os.WIFSTOPPED(report[1])
+            if not self._stopped and not os.WIFCONTINUED(report[1]):  # it died this moment
+                self._process.returncode = os.waitstatus_to_exitcode(report[1])
+                return False
+        return self._stopped
 
     def terminate(self) -> None:
         """Ask it to stop in order: SIGTERM to the child alone, and SIGCONT in case it is stopped.

@@ -7,6 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 
+def stop_at_once() -> None:
+    """Let a signal end this process where nothing has to be stopped in order: not yet, or no more.
+
+    It exits 0, as after a stop in order.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    if not ends_on_hangup():  # then it is a wish to reload, and all is read just now
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def ends_on_hangup() -> bool:
     """Whether SIGHUP means that this process's terminal was closed, and not a wish to reload.
 

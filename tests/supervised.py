@@ -54,15 +54,25 @@ def state(pid: int) -> str:
     return found.stdout.strip()[:1]
 
 
+def _threads(pid: int) -> list[str]:
+    """The letters of all its threads; of the process where there is no telling (not on Linux)."""
+    tasks = Path(f"/proc/{pid}/task")
+    if not tasks.exists():
+        return [state(pid)]
+    # The state stands behind the name, which may hold anything.
+    stats = [(task / "stat").read_text() for task in tasks.iterdir()]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
+
+
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     return state(pid) not in ("", "Z")
 
 
 def suspend(pid: int) -> None:
-    """SIGSTOP a process and wait until it stands still, which takes it a moment."""
+    """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: state(pid) == "T", "it stands still")
+    wait_for(lambda: set(_threads(pid)) == {"T"}, "it stands still")
 
 
 class Daemon:

@@ -228,14 +228,16 @@ def test_a_stopped_child_is_told_from_a_hanging_one(child: Child) -> None:
     """And asking never takes an exit code away from who waits for it."""
     wait_beat(child)
     assert not child.suspended()
-    suspend(child.pid)
-    assert child.suspended()
-    os.kill(child.pid, signal.SIGCONT)
-    wait_for(lambda: not child.suspended(), "it goes on")
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGSTOP)
+        wait_for(child.suspended, "all its threads stand still")
+        assert child.suspended(), "it still does"
+        os.kill(child.pid, signal.SIGCONT)
+        wait_for(lambda: not child.suspended(), "it goes on")
     suspend(child.pid)
     assert child.suspended()
     os.kill(child.pid, signal.SIGKILL)
-    wait_for(lambda: child.suspended() or child.poll() is not None, "it is dead")
+    wait_for(lambda: not child.suspended(), "it is dead")
     assert child.poll() == -signal.SIGKILL
     assert not child.suspended()
 

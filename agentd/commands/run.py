@@ -16,7 +16,7 @@ EXAMPLES = """example:
 
 The first run in an empty home writes the shipped configuration there, its agents disabled: edit
 agents.d/NAME.toml, and the agent starts when you save. SIGTERM and Ctrl-C stop everything in
-order, SIGHUP reloads. Exits 0 after a stop, 1 when another daemon holds the home, 75 when trying
+order; so does closing its terminal. Without a terminal, or under nohup, SIGHUP reloads. Exits 0 after a stop, 1 when another daemon holds the home, 75 when trying
 again later may help, 78 when only a change of the configuration does."""
 
 

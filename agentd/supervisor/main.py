@@ -15,6 +15,7 @@ from agentd.in_force import last_right
 from agentd.lockfile import LockFile
 from agentd.paths import Paths
 from agentd.process import take_over
+from agentd.stop import stop_at_once
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.jobs import fault
 from agentd.supervisor.shell import Supervisor
@@ -92,7 +93,11 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -
     for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
         socket.unlink(missing_ok=True)
     shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
-    asyncio.run(Supervisor(paths, config, commands, clock, logger, lock, problem).run())
+    supervisor = Supervisor(paths, config, commands, clock, logger, lock, problem)
+    try:
+        asyncio.run(supervisor.run())
+    finally:
+        stop_at_once()  # all is over: the loop's own handlers are gone
 
 
 def _configuration(paths: Paths) -> tuple[DaemonConfig, ConfigError | None]:
