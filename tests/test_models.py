@@ -221,6 +221,18 @@ def test_the_hub_offline_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
             models.pull("org/name", tmp_path)
 
 
+def test_what_the_progress_raises_reaches_who_pulls(tmp_path: Path) -> None:
+    """Nobody reads what is printed any more (`| head`), say: the thread alone would end."""
+
+    def gone(*_: object) -> None:
+        told.set()
+        raise BrokenPipeError
+
+    told = threading.Event()
+    with pytest.raises(BrokenPipeError), hub._polled(tmp_path, 1, "fetching", gone):
+        assert told.wait(10)
+
+
 def test_smollm2_is_converted_with_its_tokenizer(smollm2: Path) -> None:
     """The rebuilt tokenizer splits digits, keeps words whole and knows its markers."""
     language = ModelLanguage(smollm2)

@@ -15,7 +15,7 @@ from agentd.bus import Bus
 from agentd.config import AgentConfig, Cron, Every
 from agentd.events import Event, Lane
 from agentd.schedule import Scheduler, Timetable, reconcile, wanted
-from agentd.testing import ManualClock
+from agentd.testing import ManualClock, wait_for
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LANE = Lane("digest", True)
@@ -268,6 +268,32 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
     finally:
         scheduler.stop()
         waker.close()
+        bus.close()
+
+
+def test_what_its_thread_raises_reaches_the_worker(tmp_path: Path) -> None:
+    """APScheduler would log it and go on, and the schedule would never be due again."""
+    bus = Bus(tmp_path / "agentd.db")
+    bus.accept("digest", "v1")
+    config = AgentConfig(agent="task", done="something is done", schedule=Every(every="100ms"))
+
+    def broken() -> Bus:
+        raise RuntimeError("a bug")
+
+    scheduler = Scheduler("digest", config, broken, bus.clock, LOG)
+    scheduler.start(bus)
+
+    def raised() -> bool:
+        try:
+            scheduler.look(bus)
+        except RuntimeError as error:
+            return str(error) == "a bug"
+        return False
+
+    try:
+        wait_for(raised, seconds=10, what="the worker's own thread hears of it")
+    finally:
+        scheduler.stop()
         bus.close()
 
 

@@ -21,7 +21,10 @@ import structlog
 from agentd.bus import Bus, Opening
 from agentd.clock import SystemClock
 from agentd.errors import AgentdError, StorageError
+from agentd.lockfile import LockFile
 from agentd.paths import discover
+from agentd.stop import Cancel
+from agentd.supervisor.files import Files
 from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.records import BusThread
 from tests.supervised import DEADLINE_S, FILE, Daemon, daemon, wait_for
@@ -172,6 +175,43 @@ def test_signals_at_any_moment_of_the_start_end_it(tmp_path: Path) -> None:
         assert code in (0, -signal.SIGTERM) and "Traceback" not in said, (turn, code, said)
 
 
+def test_a_start_that_waits_for_a_child_of_before_can_be_stopped(tmp_path: Path) -> None:
+    """It cannot be killed, for nobody wrote down who holds its lock: 5 s are waited."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    paths.create()
+    held = LockFile(paths.locks / "somebody.lock")
+    assert held.acquire()
+    one = real(tmp_path)
+    wait_for(lambda: LockFile(paths.lock).holder(), "it has the home")
+    began = time.monotonic()
+    assert one.process is not None
+    one.process.terminate()
+    code, said = ended(one)
+    assert time.monotonic() - began < 4
+    assert code == 0 and "Traceback" not in said
+    held.close()
+
+
+def test_a_second_signal_ends_the_rescue_of_a_removed_database(tmp_path: Path) -> None:
+    """A copy that never ends must not keep the daemon from its end."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    paths.create()
+
+    class Stuck:
+        async def copy(self, _: Path) -> None:
+            await asyncio.Event().wait()
+
+    async def run() -> StorageError:
+        hurry = asyncio.Event()
+        unused: Any = None
+        stuck: Any = Stuck()
+        files = Files(paths, LockFile(paths.lock), SystemClock(), unused)
+        asyncio.get_running_loop().call_soon(hurry.set)
+        return await asyncio.wait_for(files.rescue(stuck, unused, hurry), DEADLINE_S)
+
+    assert "a second signal came" in asyncio.run(run()).hint
+
+
 def test_a_reload_that_is_asked_for_too_early_comes_later(supervisor: Daemon) -> None:
     """Not in the middle of the start, and not never."""
     supervisor.paths.create()
@@ -318,6 +358,14 @@ def test_a_person_s_error_is_told_as_it_is() -> None:
 
     asyncio.run(run())
     assert [error.what for error in told] == ["the disk is full"]
+
+
+def test_every_one_hears_of_a_stop() -> None:
+    """Also where what was told before raised: a call or a tool would go on to its deadline."""
+    cancel, heard = Cancel(), list[int]()
+    with cancel.watching(boom), cancel.watching(lambda: heard.append(1)), pytest.raises(Boom):
+        cancel.stop()
+    assert heard == [1] and cancel.stopped
 
 
 def test_a_thread_that_breaks_ends_its_process() -> None:

@@ -15,9 +15,10 @@ EXAMPLES = """example:
   AGENTD_HOME=/tmp/second agentd run
 
 The first run in an empty home writes the shipped configuration there, its agents disabled: edit
-agents.d/NAME.toml, and the agent starts when you save. SIGTERM and Ctrl-C stop everything in
-order; so does closing its terminal. Without a terminal, or under nohup, SIGHUP reloads. Exits 0 after a stop, 1 when another daemon holds the home, 75 when trying
-again later may help, 78 when only a change of the configuration does."""
+agents.d/NAME.toml, and the agent starts when you save. SIGTERM, Ctrl-C and the end of its terminal
+stop everything in order; without a terminal, or under nohup, SIGHUP reloads. Exits 0 after a stop,
+1 when another daemon holds the home, 75 when trying again later may help, 78 when only a change of
+the configuration does."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
