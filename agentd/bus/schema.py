@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import sql
+from agentd.bus.strict import strict
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -226,6 +227,7 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _trouble,
     _fired,
     _ages,
+    strict,
 )
 
 

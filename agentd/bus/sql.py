@@ -138,9 +138,8 @@ REMOVE = "UPDATE agents SET removed_at = ? WHERE name = ? AND removed_at IS NULL
 SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 
 # Every agent ever accepted.
-AGENTS = (
-    "SELECT name, version, subscribe, paused, accepted_at, removed_at FROM agents ORDER BY name"
-)
+AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
+AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
 # What the present agents subscribe to.
 SUBSCRIPTIONS = "SELECT name, subscribe FROM agents WHERE removed_at IS NULL"
@@ -366,7 +365,7 @@ ORDER BY started_at DESC LIMIT 1
 """
 
 # How many dead letters each agent has.
-LETTER_COUNTS = "SELECT agent, count(*) FROM dead_letters GROUP BY agent"
+LETTER_COUNTS = "SELECT agent, count(*) AS letters FROM dead_letters GROUP BY agent"
 
 # --- retention
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from agentd.bus import Bus
 from agentd.commands.home import event_document, open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import DIM, colour, compact, local, plain, print_json, shorten
+from agentd.commands.output import DIM, colour, compact, local, note, plain, print_json, shorten
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.states import Exit
@@ -40,6 +40,13 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the events asked for, and go on with new ones if asked to."""
     bus = open_bus(discover())
+    told: dict[int, str] = {}
+
+    def odd(event_id: int, why: str) -> None:
+        if event_id not in told:
+            told[event_id] = why
+            note(f"event {event_id} cannot be read: {why}")
+
     after = bus.last_id() if args.since_id is None else args.since_id
     found = bus.events(
         after=args.since_id or 0,
@@ -47,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
         event_type=args.type,
         limit=args.limit,
         newest=args.since_id is None,
+        odd=odd,
     )
     _print(found, args.json)
     while args.follow:
-        after = max([after, *(event.id for event in found)])
-        found = bus.events(after=after, agent=args.agent, event_type=args.type)
+        after = max([after, *(event.id for event in found), *told])
+        found = bus.events(after=after, agent=args.agent, event_type=args.type, odd=odd)
         _print(found, args.json)
         if not found:
             _pause()

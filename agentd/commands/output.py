@@ -43,10 +43,16 @@ def shorten(text: str, length: int) -> str:
 
 
 def local(moment: datetime | str | None, now: datetime | None = None) -> str:
-    """Render a moment in local time: the time alone when it is today's, else with its date."""
+    """Render a moment in local time: the time alone when it is today's, else with its date.
+
+    What a person wrote by SQL, and is no time, is shown as it is.
+    """
     if moment is None:
         return "-"
-    when = (parse_iso(moment) if isinstance(moment, str) else moment).astimezone()
+    try:
+        when = (moment if isinstance(moment, datetime) else parse_iso(moment)).astimezone()
+    except ValueError:
+        return plain(str(moment))
     today = (now or datetime.now(UTC)).astimezone().date()
     return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
 
