@@ -115,7 +115,9 @@ def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> "Recording
     if file_path.suffix != SUFFIX:
         return None
     if not _is_ours(file_path):
-        what = f"{file_path.name} is no recording of agentd, and not replayed"
+        from agentd.terminal import plain
+
+        what = f"{plain(file_path.name)} is no recording of agentd, and not replayed"
         parent.warn(pytest.PytestCollectionWarning(what))
         return None
     return RecordingFile.from_parent(parent, path=file_path)
@@ -161,14 +163,17 @@ class RecordingItem(pytest.Item):
         """Return the difference, or the error, without a traceback of ours."""
         from agentd.errors import AgentdError
         from agentd.replay.difference import Diverged
+        from agentd.terminal import plain_lines
 
         if isinstance(excinfo.value, Diverged | AgentdError):
-            return str(excinfo.value)
+            return plain_lines(str(excinfo.value))
         return str(super().repr_failure(excinfo))
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Return how the test is called."""
-        return self.path, None, f"replay of {self.path.name}"
+        from agentd.terminal import plain
+
+        return self.path, None, f"replay of {plain(self.path.name)}"
 
 
 _KEY: "pytest.StashKey[Workshop]" = pytest.StashKey()

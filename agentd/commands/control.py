@@ -10,6 +10,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import open_bus
+from agentd.commands.output import say
 from agentd.errors import AgentdError
 from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
@@ -53,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
     _wait(bus, paths, args.command, args.name)
     if args.name is None:
-        print("reloaded")
+        say("reloaded")
     else:
         agent = _agents(query(paths)).get(args.name, {})
-        print(f"{args.name} {agent.get('state', 'is gone')}")
+        say(f"{args.name} {agent.get('state', 'is gone')}")
     return Exit.OK
 
 

@@ -8,7 +8,7 @@ from agentd.bus.dead import DeadLetter
 from agentd.clock import iso
 from agentd.commands.home import open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import compact, local, plain, print_json, print_table
+from agentd.commands.output import compact, local, print_json, print_table, say
 from agentd.paths import discover
 from agentd.states import Exit
 
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            print(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
+            say(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
         else:
             bus.dead.drop(letter_id)
-            print(f"dropped {letter_id}")
+            say(f"dropped {letter_id}")
     return Exit.OK
 
 
@@ -62,7 +62,7 @@ def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     if as_json:
         print_json([document(letter) for letter in letters])
     elif not letters:
-        print("no dead letters")
+        say("no dead letters")
     else:
         print_table(
             ("ID", "DIED", "AGENT", "REASON", "EVENT", "ERROR"),
@@ -88,5 +88,8 @@ def _show(letter: DeadLetter, *, as_json: bool) -> None:
         if key == "dead_at" or key == "created_at":
             text = local(value)
         else:
-            text = compact(value) if isinstance(value, dict) else plain(str(value))
-        print(f"{key:10}  {'-' if value is None else text}")
+            text = compact(value) if isinstance(value, dict) else str(value)
+        first, *more = ("-" if value is None else text).split("\n")
+        say(f"{key:10}  {first}")
+        for line in more:
+            say(f"{'':10}  {line}")

@@ -9,7 +9,17 @@ from collections.abc import Iterable
 from agentd.bus import Bus
 from agentd.commands.home import event_document, open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import DIM, colour, compact, local, note, plain, print_json, shorten
+from agentd.commands.output import (
+    DIM,
+    colour,
+    compact,
+    local,
+    note,
+    plain,
+    print_json,
+    say,
+    shorten,
+)
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.states import Exit
@@ -64,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if not found:
             _pause()
     if not found and not args.json:
-        print(_nothing(bus, args))
+        say(_nothing(bus, args))
     return Exit.OK
 
 
@@ -85,7 +95,7 @@ def _print(found: Iterable[Event], as_json: bool) -> None:
         if as_json:
             print_json(event_document(event), indent=None)
         else:
-            print(line(event, width), flush=True)
+            say(line(event, width), flush=True)
 
 
 def _pause() -> None:

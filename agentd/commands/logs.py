@@ -2,12 +2,10 @@
 
 import argparse
 import itertools
-import os
-import sys
 from collections import deque
 
 from agentd.commands.numbers import count
-from agentd.commands.output import note
+from agentd.commands.output import note, print_json, say, say_lines
 from agentd.errors import NotRunning
 from agentd.logview import parse, read, render
 from agentd.paths import discover
@@ -42,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
         raise NotRunning(
             "there are no logs yet", where=str(paths.logs), hint="start the daemon: `agentd run`"
         )
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     last: deque[str] = deque(maxlen=args.lines)
     count = 0
     for line in read(paths, args.names):
@@ -54,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     more = itertools.islice(read(paths, args.names, follow=True), count, None)
     for line in itertools.chain(last, more if args.follow else ()):
         if not args.json:
-            print(render(line, colour=colour), flush=args.follow)
-        elif parse(line):  # a line torn by a crash is no JSON
-            print(line, flush=args.follow)
+            say_lines(render(line), flush=args.follow)
+        elif entry := parse(line):  # a line torn by a crash is no JSON
+            if line.isprintable():
+                say(line, flush=args.follow)
+            else:  # the same object, without what a terminal would obey
+                print_json(entry, indent=None)
     return Exit.OK

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import fields
 
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
@@ -29,13 +29,13 @@ def run(args: argparse.Namespace) -> int:
     if args.name:
         if args.name not in found:
             args.fail(f"no path is called {args.name!r}; there are: {', '.join(found)}")
-        print(found[args.name])
+        say(found[args.name])
     elif args.json:
         print_json(found)
     else:
         width = max(map(len, found))
         for name, path in found.items():
-            print(f"{name:{width}}  {path}")
+            say(f"{name:{width}}  {path}")
     return Exit.OK
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from agentd.commands.output import say_lines
 from agentd.launchctl import LABEL
 from agentd.launchd import program, render
 from agentd.paths import discover
@@ -20,5 +21,5 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plist."""
-    print(render(discover(), program()), end="")
+    say_lines(render(discover(), program()).rstrip("\n"))
     return Exit.OK

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.commands.home import open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.commands.progress import ProgressLine
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     elif len(verdicts) == 1 and not args.all:
         print_one(verdicts[0])
     elif not verdicts:
-        print("no sessions to replay")
+        say("no sessions to replay")
     else:
         print_table_of(verdicts)
     return Exit.OK if all(verdict.word == "identical" for verdict in verdicts) else Exit.FAILED

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import find_agent, open_bus, supervisor
-from agentd.commands.output import note
+from agentd.commands.output import note, say
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent
 from agentd.paths import Paths, discover
@@ -44,7 +44,7 @@ def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) ->
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
     event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
-    print(f"event {event_id}")
+    say(f"event {event_id}")
     rows = {row.name: row for row in bus.agents() if row.removed_at is None}
     if supervisor(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")

@@ -16,6 +16,8 @@ from agentd.commands.output import (
     plain,
     print_json,
     print_table,
+    say,
+    say_lines,
 )
 from agentd.commands.timeline import print_timeline
 from agentd.errors import UsageError
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([document(row) for row in rows])
     elif not rows:
-        print("no sessions")
+        say("no sessions")
     else:
         _list(rows)
     return Exit.OK
@@ -101,8 +103,8 @@ def _prompt(history: History, turn: int, *, as_json: bool) -> None:
         print_json(messages)
         return
     for message in messages:
-        print(colour(f"[{message['role']}]", BOLD))
-        print("\n".join(map(plain, message["content"].split("\n"))))
+        say(colour(f"[{message['role']}]", BOLD))
+        say_lines(message["content"])
 
 
 def document(row: SessionRow) -> dict[str, Any]:
@@ -156,15 +158,16 @@ def _outcome(row: SessionRow) -> str | None:
 
 
 def _show(row: SessionRow, steps: Sequence[Step], basis: Mapping[str, Any]) -> None:
-    print(
+    say(
         colour(f"session {row.id}", BOLD)
         + f" of {row.agent}: {row.state.value}, attempt {row.attempt}"
     )
-    print(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
-    print(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
+    say(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
+    say(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
     print_timeline(steps, basis)
     if steps and (row.error or row.question or row.outcome is not None):
-        print(f"\n{colour(row.state.value, BOLD)}: {plain(_outcome(row) or '')}")
+        say()
+        say(f"{colour(row.state.value, BOLD)}: {_outcome(row) or ''}")
     if row.question is not None:
         answer = f"""'{{"session": {row.id}, "answer": "..."}}'"""
-        print(f"answer it: agentd send person.answer {answer} --to {row.agent}")
+        say(f"answer it: agentd send person.answer {answer} --to {row.agent}")

@@ -23,6 +23,7 @@ from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.in_force import in_force
 from agentd.model_server import blas, heap
 from agentd.states import Exit
+from agentd.terminal import say_lines
 
 if TYPE_CHECKING:
     from agentd.model_server.engine import Engine, Language
@@ -86,7 +87,9 @@ def read_token(path: Path) -> str:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="agentd.model_server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="agentd.model_server", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="bundled or Hugging Face name, or a folder")
     parser.add_argument("--name", help="what requests call the model (default: as --model)")
     place = parser.add_mutually_exclusive_group()
@@ -236,7 +239,7 @@ async def _beat(heart: process.Heart, runner: "Runner") -> None:
 
 
 def _report(error: AgentdError, heart: process.Heart) -> int:
-    print(error, file=sys.stderr)
+    say_lines(str(error), file=sys.stderr)
     heart.problem(error)
     return error.exit_code
 
