@@ -39,7 +39,7 @@ def read(
     tails: dict[str, _Tail] = {}
     stop = stop or threading.Event()
     while True:
-        for name in _files(paths.logs):
+        for name in log_names(paths.logs):
             if not names or name in names or name == DAEMON:
                 tails.setdefault(name, _Tail(paths.logs, name))
         streams = (_wanted(tail, names) for tail in tails.values())
@@ -48,7 +48,8 @@ def read(
             return
 
 
-def _files(folder: Path) -> list[str]:
+def log_names(folder: Path) -> list[str]:
+    """Return whose log files there are."""
     if not folder.is_dir():
         return []
     found = set()

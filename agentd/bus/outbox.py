@@ -21,6 +21,7 @@ from agentd.states import DeadReason, Priority
 NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
 SUBSCRIPTIONS_S = 1.0  # how long the table of subscriptions is trusted when choosing whom to wake
 PREFIX_END = "/"  # the character after "."
+TYPES_END = "{"  # the character after "z", with which a type may begin
 UNREADABLE = (ValueError, TypeError, RecursionError)  # a row that somebody wrote by hand
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
@@ -230,6 +231,11 @@ class Outbox:
             return self._read(rows[0]) if rows else None
         except UNREADABLE:
             return None
+
+    def types(self) -> list[str]:
+        """Return the event types that the outbox holds, by an index."""
+        rows = self.db.read(sql.TYPES_BETWEEN, ("", TYPES_END), "name")
+        return [name for (name,) in rows if isinstance(name, str)]
 
     def last_id(self) -> int:
         """Return the highest id ever given."""

@@ -219,6 +219,11 @@ CREATE INDEX dead_letters_age ON dead_letters (dead_at);
 """)
 
 
+def _newest(db: apsw.Connection) -> None:
+    """An agent's session with the highest id: times do not tell which was begun last."""
+    db.execute("CREATE INDEX sessions_newest ON sessions (agent)")  # and the id, as every index
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -228,6 +233,7 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _fired,
     _ages,
     strict,
+    _newest,
 )
 
 

@@ -358,10 +358,10 @@ AND NOT EXISTS (SELECT 1 FROM agents WHERE name = ?1 AND version = ?2)
 
 # --- status
 
-# An agent's newest session.
+# An agent's newest session: the one begun last, and not the one whose clock was furthest ahead.
 LAST_SESSION = """
-SELECT id, state, started_at, ended_at FROM sessions WHERE agent = ?
-ORDER BY started_at DESC LIMIT 1
+SELECT id, state, started_at, ended_at FROM sessions WHERE id = (
+  SELECT max(id) FROM sessions WHERE agent = ?)
 """
 
 # How many dead letters each agent has.

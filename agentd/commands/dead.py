@@ -6,9 +6,10 @@ from typing import Any
 
 from agentd.bus.dead import DeadLetter
 from agentd.clock import iso
-from agentd.commands.home import open_bus
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import compact, local, print_json, print_table, say
+from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
 
@@ -39,9 +40,13 @@ def run(args: argparse.Namespace) -> int:
     """List, show, retry or drop."""
     if bool(args.ids) == (args.action == "list"):
         args.fail("list takes no ID" if args.ids else f"{args.action} needs an ID")
-    bus = open_bus(discover(), writes=args.action in ("retry", "drop"))
+    paths = discover()
+    bus = open_bus(paths, writes=args.action in ("retry", "drop"))
     if args.action == "list":
-        _list(bus.dead.list(args.agent, limit=args.limit), as_json=args.json)
+        letters = bus.dead.list(args.agent, limit=args.limit)
+        if args.agent is not None and not letters:  # of a loop, it is who published it
+            check_known(args.agent, paths, bus, PERSON, DAEMON)
+        _list(letters, as_json=args.json)
     for letter_id in args.ids:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)

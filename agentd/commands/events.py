@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 
 from agentd.bus import Bus
-from agentd.commands.home import event_document, open_bus
+from agentd.commands.home import check_known, event_document, known_types, open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import (
     DIM,
@@ -20,9 +20,10 @@ from agentd.commands.output import (
     say,
     shorten,
 )
-from agentd.events import Event
+from agentd.events import DAEMON, PERSON, Event
 from agentd.paths import discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 FOLLOW_S = 0.2  # between two looks at the outbox; a look costs microseconds
 
@@ -49,7 +50,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the events asked for, and go on with new ones if asked to."""
-    bus = open_bus(discover())
+    paths = discover()
+    bus = open_bus(paths)
     told: dict[int, str] = {}
 
     def odd(event_id: int, why: str) -> None:
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
             note(f"event {event_id} cannot be read: {why}")
 
     after = bus.last_id() if args.since_id is None else args.since_id
+    if args.agent is not None and not bus.events(agent=args.agent, limit=1):
+        check_known(args.agent, paths, bus, PERSON, DAEMON)
     found = bus.events(
         after=args.since_id or 0,
         agent=args.agent,
@@ -105,4 +109,6 @@ def _pause() -> None:
 def _nothing(bus: Bus, args: argparse.Namespace) -> str:
     if bus.last_id() == 0:
         return "no events yet"
-    return "no such events" if args.agent or args.type or args.since_id else "no events"
+    if args.type:
+        return f"no such events{did_you_mean(args.type, known_types(bus))}"
+    return "no such events" if args.agent or args.since_id else "no events"

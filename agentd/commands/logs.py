@@ -4,12 +4,16 @@ import argparse
 import itertools
 from collections import deque
 
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count
 from agentd.commands.output import note, print_json, say, say_lines
-from agentd.errors import NotRunning
-from agentd.logview import parse, read, render
-from agentd.paths import discover
+from agentd.errors import NotRunning, StorageError
+from agentd.events import DAEMON
+from agentd.logview import log_names, parse, read, render
+from agentd.paths import Paths, discover
 from agentd.states import Exit
+
+MODEL = "model"  # what the model server is called in the logs
 
 EXAMPLES = """example:
   agentd logs -f
@@ -40,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
         raise NotRunning(
             "there are no logs yet", where=str(paths.logs), hint="start the daemon: `agentd run`"
         )
+    for name in args.names:
+        if name not in log_names(paths.logs):
+            _check_name(name, paths)
     last: deque[str] = deque(maxlen=args.lines)
     count = 0
     for line in read(paths, args.names):
@@ -58,3 +65,16 @@ def run(args: argparse.Namespace) -> int:
             else:  # the same object, without what a terminal would obey
                 print_json(entry, indent=None)
     return Exit.OK
+
+
+def _check_name(name: str, paths: Paths) -> None:
+    """Make sure that somebody of this name might log, who has not yet.
+
+    Raises:
+        AgentdError: nobody does.
+    """
+    try:
+        bus = open_bus(paths)
+    except (NotRunning, StorageError):  # logs are read where all else is broken
+        bus = None
+    check_known(name, paths, bus, DAEMON, MODEL)

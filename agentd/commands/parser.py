@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from agentd.suggest import did_you_mean
@@ -40,10 +39,3 @@ class Parser(argparse.ArgumentParser):
         # The words of a person, or of a script with a file's name, stand in it.
         if message:
             say_lines(message.removesuffix("\n"), file=file)
-
-
-def unknown_agent(name: str, known: Iterable[str]) -> str:
-    """Return what to say of a name that is no agent's: which there are, and which may be meant."""
-    names = list(known)
-    there = ", ".join(names) or "none"
-    return f"no agent is called {name!r}; there are: {there}{did_you_mean(name, names)}"

@@ -6,6 +6,7 @@ from dataclasses import fields
 from agentd.commands.output import print_json, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 EXAMPLES = """example:
   agentd paths
@@ -28,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     found = _paths(discover())
     if args.name:
         if args.name not in found:
-            args.fail(f"no path is called {args.name!r}; there are: {', '.join(found)}")
+            there = f"{', '.join(found)}{did_you_mean(args.name, found)}"
+            args.fail(f"no path is called {args.name!r}; there are: {there}")
         say(found[args.name])
     elif args.json:
         print_json(found)

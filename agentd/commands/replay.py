@@ -15,6 +15,7 @@ from agentd.commands.progress import ProgressLine
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
@@ -184,7 +185,8 @@ def _check_agent(name: str, sessions: "Sessions") -> None:
     known = sorted({row.agent for row in sessions.list(limit=KNOWN_MAX)})
     if name not in known and not sessions.list(agent=name, limit=1):
         raise UsageError(
-            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}",
+            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}"
+            f"{did_you_mean(name, known)}",
             where=name,
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.clock import iso
-from agentd.commands.home import open_bus
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import (
     BOLD,
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         args.fail("show needs an ID" if args.id is None else "list takes no ID")
     if args.turn is not None and args.action != "show":
         args.fail("--turn is for show")
-    sessions = Sessions(open_bus(discover()))
+    paths = discover()
+    bus = open_bus(paths)
+    sessions = Sessions(bus)
     if args.action == "show":
         history = sessions.history(args.id)
         row, steps = history.row, history.steps
@@ -79,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     state = SessionState(args.state) if args.state else None
     rows = sessions.list(agent=args.agent, state=state, limit=args.limit)
+    if args.agent is not None and not rows and not sessions.list(agent=args.agent, limit=1):
+        check_known(args.agent, paths, bus)
     if args.json:
         print_json([document(row) for row in rows])
     elif not rows:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import supervisor
+from agentd.commands.home import no_such_agent, supervisor
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -21,7 +21,7 @@ from agentd.commands.output import (
     print_table,
     say,
 )
-from agentd.errors import AgentdError, StorageError
+from agentd.errors import StorageError
 from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
@@ -80,10 +80,7 @@ def run(args: argparse.Namespace) -> int:
     document = state(discover())
     agents = {agent["name"]: agent for agent in document["agents"]}
     if args.name is not None and args.name not in agents:
-        raise AgentdError(
-            f"no agent is called {args.name!r}; there are: {', '.join(agents) or 'none'}",
-            hint="`agentd check` looks at files that are not running",
-        )
+        raise no_such_agent(args.name, agents)
     if args.json:
         print_json(document if args.name is None else agents[args.name])
     elif args.name is not None:

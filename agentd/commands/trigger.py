@@ -26,6 +26,6 @@ def run(args: argparse.Namespace) -> int:
     """Publish the trigger."""
     paths = discover()
     bus = open_bus(paths, writes=True)
-    find_agent(bus, args.name)
+    find_agent(bus, paths, args.name)
     publish(bus, paths, NewEvent("agent.trigger", {}, target=args.name), system=True)
     return Exit.OK
