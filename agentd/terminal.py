@@ -61,8 +61,13 @@ def rewrite(line: str, file: TextIO) -> None:
 
 def _shown(line: str) -> str:
     first, *rest = line.split(_MARK)
-    parts = [plain(first)]
+    parts = [_tabbed(first)]
     for part in rest:
         code, _, after = part.partition("m")
-        parts.append(f"\x1b[{code}m{plain(after)}")
+        parts.append(f"\x1b[{code}m{_tabbed(after)}")
     return "".join(parts)
+
+
+def _tabbed(text: str) -> str:
+    """A tab drives nothing, and files that are printed have some."""
+    return "\t".join(map(plain, text.split("\t")))

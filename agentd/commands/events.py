@@ -107,8 +107,9 @@ def _pause() -> None:
 
 
 def _nothing(bus: Bus, args: argparse.Namespace) -> str:
+    hint = did_you_mean(args.type, known_types(bus)) if args.type else ""
     if bus.last_id() == 0:
-        return "no events yet"
+        return f"no events yet{hint}"
     if args.type:
-        return f"no such events{did_you_mean(args.type, known_types(bus))}"
+        return f"no such events{hint}"
     return "no such events" if args.agent or args.since_id else "no events"

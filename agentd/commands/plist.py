@@ -21,5 +21,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plist."""
-    say_lines(render(discover(), program()).rstrip("\n"))
+    # As references, which mean the same: a terminal obeys none of them, a parser reads all.
+    text = render(discover(), program()).encode("ascii", "xmlcharrefreplace").decode()
+    say_lines(text.removesuffix("\n"))
     return Exit.OK
