@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 # Years that can be converted to every zone: `datetime` ends at 1 and 9999.
 YEAR_MIN, YEAR_MAX = 2, 9998
+EPOCH = datetime.fromtimestamp(0, UTC)  # for a time that cannot be read
 
 
 class Clock(Protocol):

@@ -8,10 +8,11 @@ import pytest
 
 from agentd.bus import Bus, schema, sql
 from agentd.cli import main
-from agentd.config import RetentionConfig
+from agentd.config import Limits, RetentionConfig
 from agentd.errors import AgentdError, SessionFailed
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover
+from agentd.sessions.sessions import Session, Sessions
 from agentd.states import DeadReason
 from agentd.storage.retention import Retention
 from agentd.testing import ManualClock
@@ -287,3 +288,34 @@ def test_what_cannot_be_read_is_told(home: Path, capsys: pytest.CaptureFixture[s
     bus.db.run(_with("created_at", "'yesterday'"))
     assert main(["events"]) == 0
     assert "event 1 cannot be read: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE sessions SET started_at = 5, ended_at = 'x', outcome = '{', error = x'00'",
+        "UPDATE sessions SET started_at = '', basis = '[', event = '{'",
+        "UPDATE steps SET payload = '{', ts = 5, basis = '[1]'",
+        "INSERT INTO breakers VALUES ('reader', 1, 'x', 'y', 3, 1, 5)",
+        "UPDATE deliveries SET next_at = 'soon', attempts = 9",
+    ],
+)
+def test_odd_rows_of_sessions_end_in_no_traceback(
+    change: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is asked to write there, but a person may."""
+    bus = Bus(discover().database)
+    bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
+    bus.publish("fetch", NewEvent("note.added"))
+    event = bus.next(READER)
+    assert event is not None
+    sessions = Sessions(bus)
+    session = sessions.begin(READER, event, "v", Limits.model_validate({}))
+    assert isinstance(session, Session)
+    sessions.record_opening(session, "note.added", {}, trusted=True)
+    bus.db.run(change)
+    read_all(home)
+    assert main(["sessions", "show", "1"]) in (0, 1)
+    assert main(["status", "reader"]) == 3
+    assert main(["prune"]) == 0
+    assert "Traceback" not in "".join(capsys.readouterr())

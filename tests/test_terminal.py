@@ -147,7 +147,12 @@ READS = (
     *(("record", "1"), ("record", "1", "-o", "/no\x1b/where"), ("backup", "/no\x1b/where")),
     *(("backup",), ("model", "pull", "no\x1b[2J"), ("events", "--no\x1b"), ("send", "a.bc", "{}")),
     *(("demo", "--repo", "/no\x1b[2J"), ("sessions", "no\x1b"), ("paths", "no\x1b"), ("run",)),
-    *(("events", "--limit", "\x1b"), ("replay", "--all", "--agent", "\x1b"), ("doctor", "--json")),
+    *(
+        ("events", "--limit", "\x1b"),
+        ("replay", "--all", "--agent", "\x1b"),
+        ("doctor", "--json"),
+        ("doctor",),
+    ),
 )
 
 

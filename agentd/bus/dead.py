@@ -3,18 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from agentd.bus import sql
 from agentd.bus.database import REFUSED, Database
 from agentd.bus.json_text import read_json
-from agentd.clock import Clock, iso, moment_or
+from agentd.clock import EPOCH, Clock, iso, moment_or
 from agentd.errors import AgentdError, UsageError
 from agentd.events import Event
 from agentd.states import DeadReason
 
-EPOCH = datetime.fromtimestamp(0, UTC)
 ERROR_CHARACTERS_MAX = 2000  # of a letter's error; the log has the rest
 
 

@@ -32,7 +32,8 @@ EXAMPLES = """example:
   agentd events --type 'repo.*' --limit 5 --json
   agentd events --since-id 120 --agent repo_fetch
 
-Prints the newest events, or with --since-id the first ones after that id, oldest first.
+Prints the newest events, or with --since-id the first ones after that id, oldest first. What cannot
+be read (a row by hand) is named on stderr. Exits 1 for a producer that nobody is or was.
 
 --json prints one object a line: id, agent (the producer), event_type, payload, created_at (UTC),
 target (null: every subscriber), priority, cause_id (the event it answers), depth, dedup_key."""

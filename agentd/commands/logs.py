@@ -21,7 +21,7 @@ EXAMPLES = """example:
   agentd logs --json | jq 'select(.level == "error")'
 
 NAME is an agent, or agentd (the daemon itself), or model. An agent's view includes what the daemon
-says of it.
+says of it. Exits 1 for a NAME that nobody is or was.
 
 --json prints the lines as they are in the files, one object each: ts (UTC), level, event (a stable
 name), agent, and where they apply session_id, event_id, turn, duration_ms and more."""

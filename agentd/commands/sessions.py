@@ -33,7 +33,7 @@ EXAMPLES = """example:
   agentd sessions show 7 --turn 2     # the exact prompt of that turn
 
 A session is one run of an agent's loop for one event. A running one that no process holds was
-cut off, and is resumed. A parked one waits for a person's answer:
+cut off, and is resumed. Exits 1 for an unknown agent. A parked one waits for a person's answer:
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to NAME
 
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,

@@ -13,8 +13,8 @@ EXAMPLES = """example:
 
 Writes agent.trigger to the agent's direct lane, before what it subscribes to, and prints the
 event's id. Follow what comes of it with `agentd events -f` or `agentd sessions --agent NAME`.
-Works without a running daemon: the event waits. Exits 1 for an unknown agent, 3 without a
-database."""
+Works without a running daemon: the event waits. Exits 1 for an agent that is unknown or
+whose file is wrong or disabled, 3 without a database."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
