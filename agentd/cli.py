@@ -5,6 +5,7 @@ and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C e
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from agentd import __version__
+from agentd.commands.parser import Parser
 from agentd.errors import AgentdError
 from agentd.states import Exit
 from agentd.stop import stop_at_once
+from agentd.terminal import note
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader (`| head`) had enough
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: --help, --version, a usage error
         return stop.code if isinstance(stop.code, int) else Exit.USAGE
     except AgentdError as error:
-        print(f"agentd: {error}", file=sys.stderr)
+        note(str(error))
         return _exit_code(name, error)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -97,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:  # a full disk behind stdout, most of all
         place = error.filename or "standard output"
-        print(f"agentd: {place}: {error.strerror or error}", file=sys.stderr)
+        note(f"{place}: {error.strerror or error}")
         _discard_stdout()
         return Exit.FAILED
 
@@ -114,6 +117,9 @@ def _open_streams() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    # What the terminal's encoding lacks is written as an escape, as on stderr, and no traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _discard_stdout() -> None:
@@ -140,13 +146,12 @@ def overview() -> argparse.ArgumentParser:
     """Return the parser of a bare `agentd`: help, version, and the list of commands."""
     width = max(len(command.name) for command in COMMANDS)
     listing = "\n".join(f"  {c.name:{width}}  {c.summary}" for c in COMMANDS)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="agentd",
         usage="agentd COMMAND [ARGUMENTS]",
         description="Many small private agents on one local model.\n\ncommands:\n" + listing,
         epilog="`agentd COMMAND --help` tells more. AGENTD_HOME=/some/folder moves everything.\n"
         "Exit codes: 0 well, 1 failed, 2 usage, 3 not running.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     names = [command.name for command in COMMANDS]
@@ -157,11 +162,8 @@ def overview() -> argparse.ArgumentParser:
 
 def command_parser(command: Command, module: CommandModule) -> argparse.ArgumentParser:
     """Return one command's parser, declared by its module."""
-    parser = argparse.ArgumentParser(
-        prog=f"agentd {command.name}",
-        description=command.summary,
-        epilog=module.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        prog=f"agentd {command.name}", description=command.summary, epilog=module.EXAMPLES
     )
     parser.set_defaults(command=command.name)
     module.arguments(parser, command.name)

@@ -2,7 +2,11 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
+
+# Years that can be converted to every zone: `datetime` ends at 1 and 9999.
+YEAR_MIN, YEAR_MAX = 2, 9998
+EPOCH = datetime.fromtimestamp(0, UTC)  # for a time that cannot be read
 
 
 class Clock(Protocol):
@@ -35,5 +39,27 @@ def iso(moment: datetime) -> str:
 
 
 def parse_iso(text: str) -> datetime:
-    """Read what `iso` wrote."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    """Read what `iso` wrote, or another ISO 8601 time, as a moment in UTC.
+
+    Without a zone it is UTC, as SQLite's `datetime('now')` is.
+
+    Raises:
+        ValueError: it is none, or so far off that no zone can show it.
+    """
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{text!r} is no time") from error
+    if not YEAR_MIN <= moment.year <= YEAR_MAX:
+        raise ValueError(f"{text!r} is too far off")
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
+
+
+def moment_or(text: Any, default: datetime) -> datetime:
+    """Return the moment that a row holds, or `default` where somebody wrote something else."""
+    try:
+        return parse_iso(text)
+    except ValueError:
+        return default

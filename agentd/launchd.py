@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd import privacy
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError, AlreadyRunning, ConfigError
 from agentd.launchctl import LABEL
 from agentd.paths import HOME_VARIABLE, Paths
 from agentd.states import Exit
@@ -80,10 +80,20 @@ def render(paths: Paths, program: list[str], environ: Mapping[str, str] = os.env
     """Return the plist's text for this user: what `agentd plist` prints.
 
     `AGENTD_HOME` is carried over where it is set, so that the service runs in the same home.
+
+    Raises:
+        ConfigError: a path cannot stand in a plist.
     """
     home = paths.user if environ.get(HOME_VARIABLE) else None
     data = job(program, home=home, user_home=Path.home())
-    return plistlib.dumps(data, sort_keys=False).decode()
+    try:
+        return plistlib.dumps(data, sort_keys=False).decode()
+    except ValueError as error:
+        raise ConfigError(
+            "a path with control characters, or that is not UTF-8, can stand in no plist",
+            where=str(paths.user),
+            hint="choose another folder",
+        ) from error
 
 
 def systemd_run(program: list[str]) -> str:

@@ -9,13 +9,14 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agentd.clock import parse_iso
 from agentd.events import DAEMON
 from agentd.logfile import ROTATED, SUFFIX
 from agentd.paths import Paths
+from agentd.terminal import colour, plain
 
 POLL_S = 0.2  # between looks at growing files; only while a person watches
 READ_BYTES = 262_144
@@ -38,7 +39,7 @@ def read(
     tails: dict[str, _Tail] = {}
     stop = stop or threading.Event()
     while True:
-        for name in _files(paths.logs):
+        for name in log_names(paths.logs):
             if not names or name in names or name == DAEMON:
                 tails.setdefault(name, _Tail(paths.logs, name))
         streams = (_wanted(tail, names) for tail in tails.values())
@@ -47,7 +48,8 @@ def read(
             return
 
 
-def _files(folder: Path) -> list[str]:
+def log_names(folder: Path) -> list[str]:
+    """Return whose log files there are."""
     if not folder.is_dir():
         return []
     found = set()
@@ -120,50 +122,47 @@ def parse(line: str) -> dict[str, Any]:
     """Return a line's object, {} for a line that is none."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
 
 
-def render(line: str, *, colour: bool = False) -> str:
+def render(line: str) -> str:
     """Return a line for people: local time, level, agent, event, then key=value.
 
     What a log carries was partly written by others: control characters are shown, not obeyed.
+    Coloured by its level where `colour` colours; so print it with `say_lines`.
     """
     entry = parse(line)
     if not entry:
-        return _visible(line)
+        return plain(line)
     level = str(entry.get("level", ""))
-    keys = [f"{key}={_value(value)}" for key, value in entry.items() if key not in HEAD]
+    keys = [f"{plain(k)}={plain(_value(v))}" for k, v in entry.items() if k not in HEAD]
     trace = entry.get("exception")
     if isinstance(trace, str):
         keys = [key for key in keys if not key.startswith("exception=")]
     head = (
-        f"{_local(str(entry.get('ts', '')))} {level:7} "
-        f"{_visible(str(entry.get('agent', ''))):{NAME_WIDTH}} "
-        f"{_visible(str(entry.get('event', ''))):{EVENT_WIDTH}}"
+        f"{_local(str(entry.get('ts', '')))} {plain(level):7} "
+        f"{plain(str(entry.get('agent', ''))):{NAME_WIDTH}} "
+        f"{plain(str(entry.get('event', ''))):{EVENT_WIDTH}}"
     )
-    text = " ".join((head, *keys)).rstrip()
+    lines = [" ".join((head, *keys)).rstrip()]
     if isinstance(trace, str):
-        text += "".join(f"\n    {_visible(part)}" for part in trace.rstrip().split("\n"))
+        lines += [f"    {plain(part)}" for part in trace.rstrip().split("\n")]
     code = LEVEL_COLOURS.get(level)
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
+    return "\n".join(colour(text, code) if code else text for text in lines)
 
 
 def _local(ts: str) -> str:
     try:
-        moment = datetime.fromisoformat(ts.replace("Z", "+00:00")).astimezone()
+        moment = parse_iso(ts).astimezone()
     except ValueError:
-        return _visible(ts)
+        return plain(ts)
     return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        plain = value.isprintable() and value and not any(char in value for char in " =\"'")
-        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
+        bare = value.isprintable() and value and not any(char in value for char in " =\"'")
+        return value if bare else json.dumps(value, ensure_ascii=not value.isprintable())
     return json.dumps(value)
-
-
-def _visible(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -115,10 +115,19 @@ def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> "Recording
     if file_path.suffix != SUFFIX:
         return None
     if not _is_ours(file_path):
-        what = f"{file_path.name} is no recording of agentd, and not replayed"
+        what = f"{_shown(file_path.name)} is no recording of agentd, and not replayed"
         parent.warn(pytest.PytestCollectionWarning(what))
         return None
-    return RecordingFile.from_parent(parent, path=file_path)
+    if str(file_path).isprintable():
+        return RecordingFile.from_parent(parent, path=file_path)
+    # pytest prints a test's id as it is.
+    return RecordingFile.from_parent(parent, path=file_path, nodeid=_shown(file_path.name))
+
+
+def _shown(name: str) -> str:
+    from agentd.terminal import plain
+
+    return plain(name)
 
 
 def _is_ours(path: Path) -> bool:
@@ -161,14 +170,15 @@ class RecordingItem(pytest.Item):
         """Return the difference, or the error, without a traceback of ours."""
         from agentd.errors import AgentdError
         from agentd.replay.difference import Diverged
+        from agentd.terminal import plain_lines
 
         if isinstance(excinfo.value, Diverged | AgentdError):
-            return str(excinfo.value)
+            return plain_lines(str(excinfo.value))
         return str(super().repr_failure(excinfo))
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Return how the test is called."""
-        return self.path, None, f"replay of {self.path.name}"
+        return self.path, None, f"replay of {_shown(self.path.name)}"
 
 
 _KEY: "pytest.StashKey[Workshop]" = pytest.StashKey()

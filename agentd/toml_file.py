@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
+from agentd.suggest import did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
@@ -84,8 +85,9 @@ def config_error(
         key = prefix + ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = ", ".join(_keys(model, item["loc"][:-1]))
-            message = f"unknown key; there are {known}" if known else "unknown key"
+            known = _keys(model, item["loc"][:-1])
+            message = f"unknown key; there are {', '.join(known)}" if known else "unknown key"
+            message += did_you_mean(str(item["loc"][-1]), known)
             hint = "remove or correct it"
         line = f"{key.rstrip('.')[:PROBLEM_CHARACTERS_MAX]}: {message}" if key else message
         lines.append(line[: 2 * PROBLEM_CHARACTERS_MAX])

@@ -35,6 +35,7 @@ from agentd.process import STOPPING, Heart, child_side
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.states import DeadReason, Exit
 from agentd.stop import Stop
+from agentd.terminal import say, say_lines
 
 if TYPE_CHECKING:
     from agentd.runner import Runner
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         case [name, "--version", version]:
             pass
         case _:
-            print("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
+            say("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
             return Exit.USAGE
     paths = discover()
     log: Logger | None = None
@@ -300,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     except AgentdError as error:
         heart.problem(error)
         if log is None:
-            print(error, file=sys.stderr)
+            say_lines(str(error), file=sys.stderr)
         else:
             log.error("worker.failed", error=str(error), exit=int(error.exit_code))
         return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY

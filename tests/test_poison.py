@@ -152,7 +152,7 @@ def test_an_event_that_crashes_its_worker_is_given_up_and_the_next_is_answered(b
     found = letter(bus, event_id)
     assert found.reason is DeadReason.CRASHED
     assert "5 times in a row" in found.error and "killed by SIGSEGV" in found.error
-    assert "agent.py" in found.error and "in explode" in found.error
+    assert "bomb.py" in found.error and "in explode" in found.error
     assert found.session_id is not None
     wait_ended(bus, following)
     assert following not in [one.event_id for one in bus.dead.list()]
@@ -189,7 +189,7 @@ def test_a_failing_event_says_where_it_failed(home: Path, bus: Bus) -> None:
     """The letter names the agent's own line; `dead show`, `retry` and `drop` work on it."""
     found = letter(bus, lay(bus, "raise"))
     assert found.reason is DeadReason.FAILED
-    assert found.error.startswith("LookupError: no fuse (agent.py:")
+    assert found.error.startswith("LookupError: no fuse (bomb.py:")
     assert "in explode" in found.error
     shown = json.loads(agentd(home, "dead", "show", str(found.id), "--json").stdout)
     assert (shown["error"], shown["session_id"]) == (found.error, found.session_id)

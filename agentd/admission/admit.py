@@ -22,6 +22,7 @@ from agentd.admission.look import Waiting, find, first
 from agentd.admission.version import (
     FORMAT,
     MANIFEST,
+    MODULE,
     Accepted,
     Source,
     Version,
@@ -79,7 +80,7 @@ def find_sources(agent: str, paths: Paths, where: str) -> list[Source]:
         ConfigError: a file cannot be read.
     """
     module, prompt = find(agent, paths, where)
-    sources = [_read(module, "agent.py"), _read(prompt, f"baml_src/{prompt.name}")]
+    sources = [_read(module, MODULE), _read(prompt, f"baml_src/{prompt.name}")]
     for shared in SHARED_BAML:
         found = first(shared, paths.baml_src, "baml_src")
         if found is None:
@@ -112,7 +113,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
             (build / source.place).parent.mkdir(exist_ok=True)
             (build / source.place).write_bytes(source.data)
         config = load_agent(build / "agent.toml")
-        module = next(source for source in sources if source.place == "agent.py")
+        module = next(source for source in sources if source.place == MODULE)
         draft = make_version(Accepted(name, digest, "", build, config), module, toml)
         _permitted(draft, toml)
         baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import linecache
 import sys
 import traceback
 from collections.abc import Mapping
@@ -15,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 from agentd.agent import Agent
 from agentd.config import AgentConfig, load_agent
 from agentd.errors import ConfigError
+from agentd.suggest import did_you_mean
 from agentd.toml_file import config_error
 
 FORMAT = 1  # of a version folder; a change builds all of them anew
 MANIFEST = "manifest.json"
+MODULE = "agent.py"  # the module's place in a version folder
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,17 @@ def load_version(folder: Path) -> Version:
     Raises:
         ConfigError: it is incomplete or was changed since.
     """
-    accepted = read_version(folder)
-    source = Source(folder / "agent.py", "agent.py", (folder / "agent.py").read_bytes())
-    return make_version(accepted, source, folder / "agent.toml")
+    return make_version(read_version(folder), module_of(folder), folder / "agent.toml")
+
+
+def module_of(folder: Path) -> Source:
+    """Return the module of an accepted version, under the name of the file it was copied from.
+
+    So tracebacks and errors name what a person can open.
+    """
+    came = json.loads((folder / MANIFEST).read_bytes()).get("from", {})
+    origin = Path(came.get(MODULE, folder / MODULE))
+    return Source(origin, MODULE, (folder / MODULE).read_bytes())
 
 
 def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
@@ -148,6 +159,9 @@ def import_source(name: str, source: Source) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = str(source.origin)
     sys.modules[name] = module  # dataclasses and Pydantic look their annotations up there
+    # Tracebacks quote what runs, whatever became of the file meanwhile.
+    lines = source.data.decode("utf-8", "replace").splitlines(keepends=True)
+    linecache.cache[str(source.origin)] = (len(source.data), None, lines, str(source.origin))
     try:
         exec(compile(source.data, str(source.origin), "exec"), vars(module))
     except SyntaxError as error:
@@ -180,7 +194,9 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     unknown = config.params.keys() - names
     if unknown and cls.Params.model_config.get("extra") != "allow":  # Pydantic ignores by default
         raise ConfigError(
-            "; ".join(f"params.{key}: unknown key" for key in sorted(unknown)),
+            "; ".join(
+                f"params.{key}: unknown key{did_you_mean(key, known)}" for key in sorted(unknown)
+            ),
             where=str(toml),
             hint=f"its params are {', '.join(known) or 'none'}",
         )

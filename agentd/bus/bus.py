@@ -3,17 +3,17 @@
 One SQLite file holds events, cursors, agents, facts, schedules, dead letters and sessions.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from agentd.bus import sql
-from agentd.bus.json_text import compact, is_utf8, strict_json
+from agentd.bus.json_text import compact, is_utf8, read_json, strict_json
 from agentd.bus.lanes import Lanes
-from agentd.clock import iso, parse_iso
-from agentd.errors import EventRefused
+from agentd.bus.outbox import UNREADABLE, subscriptions
+from agentd.clock import iso, moment_or, parse_iso
+from agentd.errors import EventRefused, SessionFailed
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.states import Priority
 
@@ -111,21 +111,41 @@ class Bus(Lanes):
 
     def agents(self) -> list[AgentRow]:
         """Return every agent that was ever accepted, by name."""
+        now = self.clock.now()
         return [
             AgentRow(
                 name,
-                version,
-                tuple(json.loads(subscribe)),
+                str(version),
+                subscriptions(subscribe),
                 bool(paused),
-                parse_iso(accepted_at),
-                parse_iso(removed_at) if removed_at else None,
+                moment_or(accepted_at, now),
+                moment_or(removed_at, now) if removed_at else None,
             )
-            for name, version, subscribe, paused, accepted_at, removed_at in self.db.run(sql.AGENTS)
+            for name, version, subscribe, paused, accepted_at, removed_at in self.db.read(
+                sql.AGENTS, (), sql.AGENT_COLUMNS
+            )
+            if isinstance(name, str)  # else nobody is called so
         ]
 
     def facts(self, agent: str) -> dict[str, Any]:
-        """Return what the agent remembers."""
-        return {key: json.loads(value) for key, value in self.db.run(sql.FACTS, (agent,))}
+        """Return what the agent remembers.
+
+        Raises:
+            SessionFailed: somebody wrote something there that cannot be read.
+        """
+        found = {}
+        for key, value in self.db.read(sql.FACTS, (agent,), "key, value"):
+            try:
+                if isinstance(key, bytes):
+                    raise ValueError("its key is not UTF-8")
+                found[key] = read_json(value)
+            except UNREADABLE as error:
+                raise SessionFailed(
+                    f"what it remembers cannot be read: {error}",
+                    where=f"facts of {agent}, key {key!r}",
+                    hint="correct or delete that row of the table `facts`",
+                ) from error
+        return found
 
     def remember(self, agent: str, facts: Mapping[str, Any]) -> None:
         """Write facts; inside the session's closing transaction.
@@ -145,7 +165,10 @@ class Bus(Lanes):
         """Return when the schedule was last due, or None if never."""
         consumer = Lane(agent, True).consumer
         rows = self.db.run(sql.SCHEDULE, (agent, schedule, consumer))
-        return LastRun(parse_iso(rows[0][0]), bool(rows[0][1])) if rows else None
+        try:
+            return LastRun(parse_iso(rows[0][0]), bool(rows[0][1])) if rows else None
+        except ValueError:  # somebody wrote there what is no time: as if it had never been due
+            return None
 
     def note_schedule(self, agent: str, schedule: str, due: datetime) -> None:
         """Note when the schedule was last due, without an event: a skipped run, or its anchor."""
@@ -160,8 +183,8 @@ class Bus(Lanes):
         """
         event_id = keys = None
         with self.transaction():
-            rows = self.db.run(sql.FIRED, (agent, schedule))
-            fired = json.loads(rows[0][0]) if rows and rows[0][0] else []
+            rows = self.db.read(sql.FIRED, (agent, schedule), "fired")
+            fired = subscriptions(rows[0][0]) if rows and rows[0][0] else ()
             if event.dedup_key is None or event.dedup_key not in fired:
                 event_id = self.publish(producer, event, priority=Priority.SCHEDULE, system=True)
                 keys = compact([*fired, event.dedup_key][-FIRED_KEPT:])
@@ -179,6 +202,8 @@ class Bus(Lanes):
         with self.transaction():
             event_id = self.dead.retry(letter_id)
             if self._bell is not None:
-                _, agent, kind, _, _, target, *_ = self.db.run(sql.EVENT, (event_id,))[0]
-                self._to_wake.update(self._interested(agent, kind, target))
+                event = self.event(event_id)
+                if event is not None:  # else its consumer finds it at the next poll
+                    interested = self._interested(event.agent, event.event_type, event.target)
+                    self._to_wake.update(interested)
         return event_id

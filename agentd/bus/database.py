@@ -11,6 +11,9 @@ import apsw
 from agentd.bus import ours, schema, sql
 from agentd.errors import DamagedDatabase
 
+# What a rule of the tables refuses, or JSON that nests deeper than SQLite reads.
+REFUSED = (apsw.ConstraintError, apsw.SQLError)
+
 # A longer text goes on over other pages, which no checksum guards. In a shorter one what is no text
 # was written so, by a person's hand: SQLite stores any bytes.
 PAGE_BYTES = 4096

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from agentd.bus import sql
-from agentd.bus.database import Database
+from agentd.bus.database import REFUSED, Database
 from agentd.bus.json_text import read_json
-from agentd.clock import Clock, iso, parse_iso
-from agentd.errors import UsageError
+from agentd.clock import EPOCH, Clock, iso, moment_or
+from agentd.errors import AgentdError, UsageError
 from agentd.events import Event
 from agentd.states import DeadReason
 
@@ -111,10 +111,18 @@ class DeadLetters:
 
         Raises:
             UsageError: there is none with this id.
+            AgentdError: its event cannot be written.
         """
         with self._db.transaction():
             self.get(letter_id)
-            self._db.run(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
+            try:
+                self._db.run(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
+            except REFUSED as error:  # it was never an event
+                raise AgentdError(
+                    f"cannot be an event again: {error}",
+                    where=f"dead letter {letter_id}",
+                    hint="send one that is right with `agentd send`, and drop the letter",
+                ) from error
             event_id = self._db.connection.last_insert_rowid()
             self._db.run(sql.DROP_LETTER, (letter_id,))
         return event_id
@@ -142,6 +150,7 @@ def _letter(row: Any) -> DeadLetter:
         payload = read_json(payload)
     except (ValueError, RecursionError, TypeError):
         payload = str(payload)
-    head: tuple[Any, ...] = (*row[:2], DeadReason(row[2]), *row[3:5], parse_iso(row[5]))
+    reason = DeadReason(row[2]) if row[2] in set(DeadReason) else DeadReason.INVALID
+    head: tuple[Any, ...] = (*row[:2], reason, *row[3:5], moment_or(row[5], EPOCH))
     head += (*row[6:9], payload, *row[10:])
     return DeadLetter(*head)

@@ -3,14 +3,13 @@
 A cursor's value is opaque outside this module.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from agentd.bus import sql
 from agentd.bus.json_text import compact
-from agentd.bus.outbox import UNREADABLE, Outbox, prefix_range
+from agentd.bus.outbox import UNREADABLE, Outbox, prefix_range, subscriptions
 from agentd.bus.schema import OPENING, Opening
 from agentd.clock import Clock
 from agentd.errors import LostLane, StorageError
@@ -60,6 +59,10 @@ class Lanes(Outbox):
                     "this lane has no cursor", where=consumer, hint="accept the agent first"
                 )
             last = last or 0
+            if cursor > last:  # where no event was yet: only a person put it there
+                self._cursors[consumer] = cursor
+                self._move(consumer, last)
+                cursor = last
             passed, since = self._passed.get(lane, (cursor, self.clock.monotonic()))
             if cursor < self._cursors.get(consumer, 0) or last < passed:
                 passed = cursor  # a person moved it back, or restored an older database
@@ -150,9 +153,12 @@ class Lanes(Outbox):
 
         What an agent that the bus does not know subscribes to is not known either.
         """
-        known = {row[0]: tuple(json.loads(row[2])) for row in self.db.run(sql.AGENTS)}
+        agents = self.db.read(sql.AGENTS, (), sql.AGENT_COLUMNS)
+        known = {row[0]: subscriptions(row[2]) for row in agents}
         found = []
-        for consumer, cursor in self.db.run(sql.CURSORS):
+        for consumer, cursor in self.db.read(sql.CURSORS, (), "consumer, last_seen_id"):
+            if not isinstance(consumer, str):
+                continue  # not UTF-8: nobody's, and it must not hold back pruning
             name = consumer.removesuffix(DIRECT)
             lane = Lane(name, consumer.endswith(DIRECT), known.get(name, ()))
             found.append((lane, int(cursor)))

@@ -1,16 +1,16 @@
 """The outbox: everyone appends to it, and people read it. Consumers read it by lanes.py."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from agentd.bus import sql
-from agentd.bus.database import Database, Transaction
+from agentd.bus.database import REFUSED, Database, Transaction
 from agentd.bus.dead import DeadLetters
-from agentd.bus.json_text import is_utf8, payload_text, read_json
+from agentd.bus.json_text import compact, is_utf8, payload_text, read_json
 from agentd.bus.schema import OPENING, Opening
 from agentd.bus.wake import Bell, Waker
 from agentd.clock import Clock, SystemClock, iso, parse_iso
@@ -21,6 +21,7 @@ from agentd.states import DeadReason, Priority
 NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
 SUBSCRIPTIONS_S = 1.0  # how long the table of subscriptions is trusted when choosing whom to wake
 PREFIX_END = "/"  # the character after "."
+TYPES_END = "{"  # the character after "z", with which a type may begin
 UNREADABLE = (ValueError, TypeError, RecursionError)  # a row that somebody wrote by hand
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
@@ -111,7 +112,7 @@ class Outbox:
                     event.dedup_key,
                 ),
             )
-        except (apsw.ConstraintError, apsw.SQLError) as error:  # nested deeper than SQLite reads
+        except REFUSED as error:
             raise EventRefused(f"{error}", where=event.event_type) from error
         connection = self.db.connection
         if event.dedup_key is not None and connection.changes() == 0:
@@ -146,7 +147,7 @@ class Outbox:
             EventRefused: it may not; says why.
         """
         kind = event.event_type
-        if not EVENT_TYPE.fullmatch(kind) or len(kind) > NAME_CHARACTERS_MAX:
+        if not _is_type(kind):
             raise EventRefused(
                 f"{kind!r} is no event type", hint='write dotted lower case: "repo.changed"'
             )
@@ -154,9 +155,8 @@ class Outbox:
             raise EventRefused(
                 "this type is the system's own", where=kind, hint="choose another first word"
             )
-        for name in (agent, event.target, event.dedup_key):
-            if name is not None and not (0 < len(name) <= NAME_CHARACTERS_MAX and is_utf8(name)):
-                raise EventRefused("producer, target or dedup_key is no proper name", where=kind)
+        if not _are_names(agent, event.target, event.dedup_key):
+            raise EventRefused("producer, target or dedup_key is no proper name", where=kind)
         return payload_text(kind, event.payload)
 
     def _bury_loop(
@@ -198,11 +198,12 @@ class Outbox:
         event_type: str | None = None,
         limit: int = 100,
         newest: bool = False,
+        odd: Callable[[int, str], object] | None = None,
     ) -> list[Event]:
         """Return events in id order: the first `limit` after `after`, or the `newest` of them.
 
         `agent` is the producer; `event_type` is exact or a `prefix.*`. What cannot be read is
-        left out.
+        left out; `odd` is told its id and why.
         """
         prefix = event_type is not None and event_type.endswith(".*")
         first, end = prefix_range(event_type) if event_type and prefix else (event_type, "")
@@ -218,8 +219,9 @@ class Outbox:
         for row in reversed(rows) if newest else rows:
             try:
                 events.append(self._read(row))
-            except UNREADABLE:
-                continue  # its consumer buries it, with the reason
+            except UNREADABLE as error:  # its consumer buries it, with the reason
+                if odd is not None:
+                    odd(row[0], str(error))
         return events
 
     def event(self, event_id: int) -> Event | None:
@@ -230,6 +232,11 @@ class Outbox:
         except UNREADABLE:
             return None
 
+    def types(self) -> list[str]:
+        """Return the event types that the outbox holds, by an index."""
+        rows = self.db.read(sql.TYPES_BETWEEN, ("", TYPES_END), "name")
+        return [name for (name,) in rows if isinstance(name, str)]
+
     def last_id(self) -> int:
         """Return the highest id ever given."""
         rows = self.db.run(sql.LAST_ID)
@@ -238,6 +245,10 @@ class Outbox:
     def _read(self, row: Any) -> Event:
         if bytes in map(type, row):
             raise ValueError("holds text that is not UTF-8")
+        if not _is_type(row[2]):
+            raise ValueError("its event_type is none: it is dotted lower case, like repo.changed")
+        if not _are_names(row[1], row[5], row[9]):
+            raise ValueError("its agent, target or dedup_key is no proper name")
         try:
             payload = read_json(row[3])
         except json.JSONDecodeError:  # SQLite lets JSON5 pass, which a person may have written
@@ -245,6 +256,8 @@ class Outbox:
                 payload = read_json(self.db.run(sql.STRICT_JSON, (row[3],))[0][0])
             except apsw.SQLError as error:
                 raise ValueError(str(error)) from error
+        if "\\u" in row[3] and not is_utf8(compact(payload)):
+            raise ValueError("its payload holds half a character (a lone surrogate)")
         return Event(
             row[0],
             row[1],
@@ -266,13 +279,15 @@ class Outbox:
             return [target]
         now = self.clock.monotonic()
         if now >= self._subscriptions_until:
-            rows = self.db.run(sql.SUBSCRIPTIONS)
-            self._subscriptions = [(name, tuple(json.loads(items))) for name, items in rows]
+            rows = self.db.read(sql.SUBSCRIPTIONS, (), "name, subscribe")
+            self._subscriptions = [
+                (name, subscriptions(items)) for name, items in rows if isinstance(name, str)
+            ]
             self._subscriptions_until = now + SUBSCRIPTIONS_S
         return [
             name
             for name, items in self._subscriptions
-            if name != agent and any(_matches(event_type, item) for item in items)
+            if name != agent and any(matches(event_type, item) for item in items)
         ]
 
     def _committed(self) -> None:
@@ -284,7 +299,27 @@ class Outbox:
         self._to_wake.clear()
 
 
-def _matches(event_type: str, item: str) -> bool:
+def _is_type(kind: str) -> bool:
+    return len(kind) <= NAME_CHARACTERS_MAX and EVENT_TYPE.fullmatch(kind) is not None
+
+
+def _are_names(*names: str | None) -> bool:
+    return all(
+        name is None or (0 < len(name) <= NAME_CHARACTERS_MAX and is_utf8(name)) for name in names
+    )
+
+
+def subscriptions(text: Any) -> tuple[str, ...]:
+    """Return what an agent's row says it reads; without what a person wrote there that is none."""
+    try:
+        items = read_json(text)
+    except UNREADABLE:
+        return ()  # written anew when the agent is next accepted
+    return tuple(item for item in items if isinstance(item, str) and is_utf8(item))
+
+
+def matches(event_type: str, item: str) -> bool:
+    """Whether a subscription, exact or a `prefix.*`, means this type."""
     return event_type == item or (item.endswith(".*") and event_type.startswith(item[:-1]))
 
 

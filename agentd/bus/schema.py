@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import ours, sql
+from agentd.bus.strict import strict
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -218,6 +219,11 @@ CREATE INDEX dead_letters_age ON dead_letters (dead_at);
 """)
 
 
+def _newest(db: apsw.Connection) -> None:
+    """An agent's session with the highest id: times do not tell which was begun last."""
+    db.execute("CREATE INDEX sessions_newest ON sessions (agent)")  # and the id, as every index
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -226,6 +232,8 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _trouble,
     _fired,
     _ages,
+    strict,
+    _newest,
 )
 
 

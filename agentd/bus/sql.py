@@ -138,9 +138,8 @@ REMOVE = "UPDATE agents SET removed_at = ? WHERE name = ? AND removed_at IS NULL
 SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 
 # Every agent ever accepted.
-AGENTS = (
-    "SELECT name, version, subscribe, paused, accepted_at, removed_at FROM agents ORDER BY name"
-)
+AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
+AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
 # What the present agents subscribe to.
 SUBSCRIPTIONS = "SELECT name, subscribe FROM agents WHERE removed_at IS NULL"
@@ -359,14 +358,14 @@ AND NOT EXISTS (SELECT 1 FROM agents WHERE name = ?1 AND version = ?2)
 
 # --- status
 
-# An agent's newest session.
+# An agent's newest session: the one begun last, and not the one whose clock was furthest ahead.
 LAST_SESSION = """
-SELECT id, state, started_at, ended_at FROM sessions WHERE agent = ?
-ORDER BY started_at DESC LIMIT 1
+SELECT id, state, started_at, ended_at FROM sessions WHERE id = (
+  SELECT max(id) FROM sessions WHERE agent = ?)
 """
 
 # How many dead letters each agent has.
-LETTER_COUNTS = "SELECT agent, count(*) FROM dead_letters GROUP BY agent"
+LETTER_COUNTS = "SELECT agent, count(*) AS letters FROM dead_letters GROUP BY agent"
 
 # --- retention
 

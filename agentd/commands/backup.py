@@ -7,7 +7,7 @@ from pathlib import Path
 from agentd.clock import SystemClock
 from agentd.commands.home import home_alone
 from agentd.commands.numbers import count
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**vars(done), "path": str(done.path)})
     else:
-        print(f"{done.path}: {done.bytes / 1e6:.1f} MB, up to event {done.last_event_id}")
+        say(f"{done.path}: {done.bytes / 1e6:.1f} MB, up to event {done.last_event_id}")
     return Exit.OK
 
 
@@ -88,7 +88,7 @@ def _restore(file: Path, paths: Paths, *, as_json: bool) -> int:
     if as_json:
         print_json({**vars(done), "path": str(done.path), "kept": kept and str(kept)})
         return Exit.OK
-    print(f"{paths.database} is what {file} holds: up to event {done.last_event_id}")
+    say(f"{paths.database} is what {file} holds: up to event {done.last_event_id}")
     if kept is not None:
-        print(f"what was there is kept as {kept}")
+        say(f"what was there is kept as {kept}")
     return Exit.OK

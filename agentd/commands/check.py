@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json
+from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
 from agentd.errors import ConfigError, UsageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -201,16 +201,16 @@ def _print(checked: Sequence[Checked], warnings: Sequence[str], paths: Paths) ->
         name = f"{plain(item.name):{width}}"
         if item.problem is None:
             verdict = colour("ok", GREEN) + ("" if item.enabled else ", disabled")
-            print(f"{name}  {verdict}")
+            say(f"{name}  {verdict}")
             continue
         verdict = colour("waits", YELLOW) if item.waiting else colour("wrong", RED)
         if not item.enabled:
             verdict = "disabled; to be corrected before it is enabled:"
-        print(f"{name}  {verdict}")
+        say(f"{name}  {verdict}")
         for key in ("where", "what", "hint"):
             if value := getattr(item.problem, key):
-                print(f"{'':{width}}    {key:5}  {plain(value)}")
+                say(f"{'':{width}}    {key:5}  {plain(value)}")
     for warning in warnings:
-        print(f"{colour('warning', YELLOW)}: {warning}")
+        say(f"{colour('warning', YELLOW)}: {warning}")
     if len(checked) == 1 and checked[0].name == "agentd" and not paths.agents_d.is_dir():
-        print(f"no agents yet: {paths.agents_d} is created by the first `agentd run`")
+        say(f"no agents yet: {paths.agents_d} is created by the first `agentd run`")

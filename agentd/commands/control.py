@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.commands.home import open_bus
+from agentd.commands.home import no_such_agent, open_bus
+from agentd.commands.output import say
 from agentd.errors import AgentdError
 from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
@@ -43,20 +44,17 @@ def run(args: argparse.Namespace) -> int:
     paths = discover()
     agents = _agents(query(paths))
     if args.name is not None and args.name not in agents:
-        raise AgentdError(
-            f"no agent is called {args.name!r}; there are: {', '.join(agents) or 'none'}",
-            hint="`agentd check` says what is wrong with an agent that is missing here",
-        )
+        raise no_such_agent(args.name, agents)
     payload = {} if args.name is None else {"agent": args.name}
     bus = open_bus(paths)
     event = NewEvent(f"agentd.{args.command}", payload, target=DAEMON)
     bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
     _wait(bus, paths, args.command, args.name)
     if args.name is None:
-        print("reloaded")
+        say("reloaded")
     else:
         agent = _agents(query(paths)).get(args.name, {})
-        print(f"{args.name} {agent.get('state', 'is gone')}")
+        say(f"{args.name} {agent.get('state', 'is gone')}")
     return Exit.OK
 
 

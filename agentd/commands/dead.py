@@ -6,9 +6,10 @@ from typing import Any
 
 from agentd.bus.dead import DeadLetter
 from agentd.clock import iso
-from agentd.commands.home import open_bus
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import compact, local, plain, print_json, print_table
+from agentd.commands.output import compact, local, print_json, print_table, say
+from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
 
@@ -39,17 +40,21 @@ def run(args: argparse.Namespace) -> int:
     """List, show, retry or drop."""
     if bool(args.ids) == (args.action == "list"):
         args.fail("list takes no ID" if args.ids else f"{args.action} needs an ID")
-    bus = open_bus(discover(), writes=args.action in ("retry", "drop"))
+    paths = discover()
+    bus = open_bus(paths, writes=args.action in ("retry", "drop"))
     if args.action == "list":
-        _list(bus.dead.list(args.agent, limit=args.limit), as_json=args.json)
+        letters = bus.dead.list(args.agent, limit=args.limit)
+        if args.agent is not None and not letters:  # of a loop, it is who published it
+            check_known(args.agent, paths, bus, PERSON, DAEMON)
+        _list(letters, as_json=args.json)
     for letter_id in args.ids:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            print(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
+            say(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
         else:
             bus.dead.drop(letter_id)
-            print(f"dropped {letter_id}")
+            say(f"dropped {letter_id}")
     return Exit.OK
 
 
@@ -62,7 +67,7 @@ def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     if as_json:
         print_json([document(letter) for letter in letters])
     elif not letters:
-        print("no dead letters")
+        say("no dead letters")
     else:
         print_table(
             ("ID", "DIED", "AGENT", "REASON", "EVENT", "ERROR"),
@@ -88,5 +93,8 @@ def _show(letter: DeadLetter, *, as_json: bool) -> None:
         if key == "dead_at" or key == "created_at":
             text = local(value)
         else:
-            text = compact(value) if isinstance(value, dict) else plain(str(value))
-        print(f"{key:10}  {'-' if value is None else text}")
+            text = compact(value) if isinstance(value, dict) else str(value)
+        first, *more = ("-" if value is None else text).split("\n")
+        say(f"{key:10}  {first}")
+        for line in more:
+            say(f"{'':10}  {line}")

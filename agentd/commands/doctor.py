@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from agentd.clock import SystemClock
 from agentd.commands.home import home_alone
-from agentd.commands.output import GREEN, RED, YELLOW, colour, note, plain, print_json
+from agentd.commands.output import GREEN, RED, YELLOW, colour, note, plain, print_json, say
 from agentd.doctor import Finding, Level, Mended, examine, mend
 from agentd.paths import discover
 from agentd.states import Exit
@@ -65,26 +65,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(finding: Finding) -> None:
     word, code = MARKS[finding.level]
-    print(f"{colour(f'{word:7}', code)}  {finding.name:13}  {plain(finding.what)}")
+    say(f"{colour(f'{word:7}', code)}  {finding.name:13}  {plain(finding.what)}")
     if finding.hint and finding.level is not Level.OK:
-        print(f"{'':24}  {plain(finding.hint)}")
+        say(f"{'':24}  {plain(finding.hint)}")
 
 
 def _print_mended(mended: Mended) -> None:
     for line in mended.done:
-        print(plain(line))
+        say(plain(line))
     repaired = mended.repaired
     if repaired is None:
-        print("the database needed no repair" if not mended.done else "")
+        say("the database needed no repair" if not mended.done else "")
         return
-    print(f"the damaged database is kept as {repaired.kept}")
+    say(f"the damaged database is kept as {repaired.kept}")
     for table, count in repaired.rows.items():
         missing = repaired.missing.get(table, ())
-        print(f"  {table:12}  {count:>8} saved  {_missing(missing)}".rstrip())
+        say(f"  {table:12}  {count:>8} saved  {_missing(missing)}".rstrip())
     for line in repaired.notes:
-        print(f"  {plain(line)}")
+        say(f"  {plain(line)}")
     if repaired.missing:
-        print(f"the whole list is in {repaired.kept}.json\n")
+        say(f"the whole list is in {repaired.kept}.json")
+        say()
 
 
 def _missing(missing: Sequence[str]) -> str:

@@ -7,12 +7,23 @@ import threading
 from collections.abc import Iterable
 
 from agentd.bus import Bus
-from agentd.commands.home import event_document, open_bus
+from agentd.commands.home import check_known, event_document, known_types, open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import DIM, colour, compact, local, plain, print_json, shorten
-from agentd.events import Event
+from agentd.commands.output import (
+    DIM,
+    colour,
+    compact,
+    local,
+    note,
+    plain,
+    print_json,
+    say,
+    shorten,
+)
+from agentd.events import DAEMON, PERSON, Event
 from agentd.paths import discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 FOLLOW_S = 0.2  # between two looks at the outbox; a look costs microseconds
 
@@ -21,7 +32,8 @@ EXAMPLES = """example:
   agentd events --type 'repo.*' --limit 5 --json
   agentd events --since-id 120 --agent repo_fetch
 
-Prints the newest events, or with --since-id the first ones after that id, oldest first.
+Prints the newest events, or with --since-id the first ones after that id, oldest first. What cannot
+be read (a row by hand) is named on stderr. Exits 1 for a producer that nobody is or was.
 
 --json prints one object a line: id, agent (the producer), event_type, payload, created_at (UTC),
 target (null: every subscriber), priority, cause_id (the event it answers), depth, dedup_key."""
@@ -39,24 +51,35 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the events asked for, and go on with new ones if asked to."""
-    bus = open_bus(discover())
+    paths = discover()
+    bus = open_bus(paths)
+    told: dict[int, str] = {}
+
+    def odd(event_id: int, why: str) -> None:
+        if event_id not in told:
+            told[event_id] = why
+            note(f"event {event_id} cannot be read: {why}")
+
     after = bus.last_id() if args.since_id is None else args.since_id
+    if args.agent is not None and not bus.events(agent=args.agent, limit=1):
+        check_known(args.agent, paths, bus, PERSON, DAEMON)
     found = bus.events(
         after=args.since_id or 0,
         agent=args.agent,
         event_type=args.type,
         limit=args.limit,
         newest=args.since_id is None,
+        odd=odd,
     )
     _print(found, args.json)
     while args.follow:
-        after = max([after, *(event.id for event in found)])
-        found = bus.events(after=after, agent=args.agent, event_type=args.type)
+        after = max([after, *(event.id for event in found), *told])
+        found = bus.events(after=after, agent=args.agent, event_type=args.type, odd=odd)
         _print(found, args.json)
         if not found:
             _pause()
     if not found and not args.json:
-        print(_nothing(bus, args))
+        say(_nothing(bus, args))
     return Exit.OK
 
 
@@ -77,7 +100,7 @@ def _print(found: Iterable[Event], as_json: bool) -> None:
         if as_json:
             print_json(event_document(event), indent=None)
         else:
-            print(line(event, width), flush=True)
+            say(line(event, width), flush=True)
 
 
 def _pause() -> None:
@@ -85,6 +108,9 @@ def _pause() -> None:
 
 
 def _nothing(bus: Bus, args: argparse.Namespace) -> str:
+    hint = did_you_mean(args.type, known_types(bus)) if args.type else ""
     if bus.last_id() == 0:
-        return "no events yet"
-    return "no such events" if args.agent or args.type or args.since_id else "no events"
+        return f"no events yet{hint}"
+    if args.type:
+        return f"no such events{hint}"
+    return "no such events" if args.agent or args.since_id else "no events"

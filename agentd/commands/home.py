@@ -1,8 +1,9 @@
 """What several commands need: the bus of this home, and whether a supervisor runs in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
@@ -10,6 +11,7 @@ from agentd.events import Event
 from agentd.lockfile import LockFile
 from agentd.paths import Paths
 from agentd.status import query
+from agentd.suggest import did_you_mean
 
 BUSY_MS = 10_000  # for a lock that another program holds on the database
 
@@ -79,20 +81,72 @@ def home_alone(paths: Paths) -> Iterator[None]:
         lock.close()
 
 
-def find_agent(bus: Bus, name: str) -> AgentRow:
+def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     """Return an agent that can receive events.
 
     Raises:
-        AgentdError: there is none of this name; says which there are.
+        AgentdError: there is none of this name, and says which there are; or its file cannot be
+            used, and says why.
     """
     present = {row.name: row for row in bus.agents() if row.removed_at is None}
-    if name not in present:
-        known = ", ".join(present) or "none"
-        raise AgentdError(
-            f"no agent is called {name!r}; there are: {known}",
-            hint="`agentd check` says what is wrong with an agent that is missing here",
-        )
-    return present[name]
+    if name in present:
+        return present[name]
+    file = paths.agents_d / f"{name}.toml"
+    if name in _files(paths):
+        _raise_problem(name, paths, file)
+    raise no_such_agent(name, present)
+
+
+def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:
+    """Say why an agent that has a file is not there."""
+    from agentd.config import load_agent
+
+    daemon = supervisor(paths)
+    for agent in daemon["agents"] if daemon else ():
+        if agent["name"] == name and (problem := agent["problem"]):
+            raise AgentdError(
+                f"{name} is {agent['state']}: {problem['what']}",
+                where=problem["where"],
+                hint=problem["hint"],
+            )
+    if not load_agent(file).enabled:
+        raise AgentdError(f"{name} is disabled", where=str(file), hint="set `enabled = true` in it")
+    raise AgentdError(
+        f"{name} was not accepted yet",
+        where=str(file),
+        hint="`agentd check` says whether it is right; `agentd run` starts it",
+    )
+
+
+def no_such_agent(name: str, known: Iterable[str]) -> AgentdError:
+    """Return the error of a name that is no agent's: which there are, which may be meant."""
+    names = list(known)
+    return AgentdError(
+        f"no agent is called {name!r}; there are: {', '.join(names) or 'none'}"
+        f"{did_you_mean(name, names)}",
+        hint="`agentd check` says what is wrong with an agent that is missing here",
+    )
+
+
+def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
+    """Make sure that somebody of this name is or was here; `others` are no agents, but known too.
+
+    Raises:
+        AgentdError: nobody is or was.
+    """
+    agents = {*_files(paths), *(row.name for row in (bus.agents() if bus is not None else ()))}
+    if name not in agents and name not in others:
+        raise no_such_agent(name, sorted(agents))
+
+
+def known_types(bus: Bus) -> list[str]:
+    """Return the event types that an agent reads or that were published, for a hint."""
+    read = {item for row in bus.agents() if row.removed_at is None for item in row.subscribe}
+    return sorted({*read, *bus.types()})
+
+
+def _files(paths: Paths) -> list[str]:
+    return [path.stem for path in paths.agents_d.glob("[!.]*.toml")]
 
 
 def event_document(event: Event) -> dict[str, Any]:

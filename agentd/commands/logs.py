@@ -2,16 +2,18 @@
 
 import argparse
 import itertools
-import os
-import sys
 from collections import deque
 
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count
-from agentd.commands.output import note
-from agentd.errors import NotRunning
-from agentd.logview import parse, read, render
-from agentd.paths import discover
+from agentd.commands.output import note, print_json, say, say_lines
+from agentd.errors import NotRunning, StorageError
+from agentd.events import DAEMON
+from agentd.logview import log_names, parse, read, render
+from agentd.paths import Paths, discover
 from agentd.states import Exit
+
+MODEL = "model"  # what the model server is called in the logs
 
 EXAMPLES = """example:
   agentd logs -f
@@ -19,7 +21,7 @@ EXAMPLES = """example:
   agentd logs --json | jq 'select(.level == "error")'
 
 NAME is an agent, or agentd (the daemon itself), or model. An agent's view includes what the daemon
-says of it.
+says of it. Exits 1 for a NAME that nobody is or was.
 
 --json prints the lines as they are in the files, one object each: ts (UTC), level, event (a stable
 name), agent, and where they apply session_id, event_id, turn, duration_ms and more."""
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         raise NotRunning(
             "there are no logs yet", where=str(paths.logs), hint="start the daemon: `agentd run`"
         )
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for name in args.names:
+        if name not in log_names(paths.logs):
+            _check_name(name, paths)
     last: deque[str] = deque(maxlen=args.lines)
     count = 0
     for line in read(paths, args.names):
@@ -54,7 +58,23 @@ def run(args: argparse.Namespace) -> int:
     more = itertools.islice(read(paths, args.names, follow=True), count, None)
     for line in itertools.chain(last, more if args.follow else ()):
         if not args.json:
-            print(render(line, colour=colour), flush=args.follow)
-        elif parse(line):  # a line torn by a crash is no JSON
-            print(line, flush=args.follow)
+            say_lines(render(line), flush=args.follow)
+        elif entry := parse(line):  # a line torn by a crash is no JSON
+            if line.isprintable():
+                say(line, flush=args.follow)
+            else:  # the same object, without what a terminal would obey
+                print_json(entry, indent=None)
     return Exit.OK
+
+
+def _check_name(name: str, paths: Paths) -> None:
+    """Make sure that somebody of this name might log, who has not yet.
+
+    Raises:
+        AgentdError: nobody does.
+    """
+    try:
+        bus = open_bus(paths)
+    except (NotRunning, StorageError):  # logs are read where all else is broken
+        bus = None
+    check_known(name, paths, bus, DAEMON, MODEL)

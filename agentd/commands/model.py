@@ -5,7 +5,7 @@ import http.client
 import re
 from urllib.parse import urlsplit
 
-from agentd.commands.output import plain, print_json, print_table
+from agentd.commands.output import plain, print_json, print_table, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
@@ -67,7 +67,7 @@ def _pull(name: str, paths: Paths) -> None:
         folder = models.pull(name, paths.models, progress)
     finally:
         progress.done()
-    print(folder)
+    say(str(folder))
 
 
 def _list(paths: Paths, *, as_json: bool) -> None:
@@ -100,7 +100,7 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     shown = {k: v for k, v in flat.items() if v not in (None, "", {}) and not isinstance(v, dict)}
     width = max(map(len, shown))
     for key, value in shown.items():
-        print(f"{key:{width}}  {plain(str(value))}")
+        say(f"{key:{width}}  {plain(str(value))}")
 
 
 def _number(value: float) -> str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from string import Template
 
+from agentd.commands.output import say
 from agentd.config import check_agent_name
 from agentd.errors import StorageError, UsageError
 from agentd.paths import Paths, discover, shipped
@@ -143,10 +144,10 @@ def run(args: argparse.Namespace) -> int:
         )
     written = write(args.name, paths, code=args.code)
     for path in written:
-        print(f"wrote {path}")
-    print(f"check it: agentd check {written[-1]}")
-    print("then set `enabled = true` in it, and try it:")
-    print(f"""  agentd send request.{args.name} '{{"text": "..."}}'""")
+        say(f"wrote {path}")
+    say(f"check it: agentd check {written[-1]}")
+    say("then set `enabled = true` in it, and try it:")
+    say(f"""  agentd send request.{args.name} '{{"text": "..."}}'""")
     return Exit.OK
 
 

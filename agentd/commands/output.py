@@ -1,40 +1,58 @@
 """How commands print: aligned tables for people in local time, JSON in UTC for programs."""
 
 import json
-import os
-import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from agentd.clock import parse_iso
+from agentd.terminal import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    colour,
+    note,
+    plain,
+    rewrite,
+    say,
+    say_lines,
+)
+
+__all__ = [  # all that commands print with
+    "BOLD",
+    "DIM",
+    "GREEN",
+    "RED",
+    "YELLOW",
+    "colour",
+    "compact",
+    "duration",
+    "local",
+    "note",
+    "plain",
+    "print_json",
+    "print_table",
+    "rewrite",
+    "say",
+    "say_lines",
+    "shorten",
+]
 
 CELL_MAX = 60  # characters; the last column of a table is never cut
-DIM, BOLD, RED, YELLOW, GREEN = "2", "1", "31", "33", "32"
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document; with `indent=None` on one line, for streams of objects."""
-    # ASCII only, so that the bytes are the same in every locale.
-    print(json.dumps(value, indent=indent, default=str), flush=indent is None)
+    # ASCII only, so that the bytes are the same in every locale. JSON lets DEL stand as it is.
+    text = json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
+    say_lines(text, flush=indent is None)
 
 
 def compact(value: Any) -> str:
     """Return a value as one line of JSON, readable and safe to print."""
     return plain(json.dumps(value, ensure_ascii=False, separators=(", ", ": "), default=str))
-
-
-def plain(text: str) -> str:
-    """Return text as one line without control characters.
-
-    Payloads and logs carry text from outside; escape codes in it could rewrite the terminal.
-    """
-    return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _printable(char: str) -> bool:
-    return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def shorten(text: str, length: int) -> str:
@@ -43,10 +61,16 @@ def shorten(text: str, length: int) -> str:
 
 
 def local(moment: datetime | str | None, now: datetime | None = None) -> str:
-    """Render a moment in local time: the time alone when it is today's, else with its date."""
+    """Render a moment in local time: the time alone when it is today's, else with its date.
+
+    What a person wrote by SQL, and is no time, is shown as it is.
+    """
     if moment is None:
         return "-"
-    when = (parse_iso(moment) if isinstance(moment, str) else moment).astimezone()
+    try:
+        when = (moment if isinstance(moment, datetime) else parse_iso(moment)).astimezone()
+    except ValueError:
+        return plain(str(moment))
     today = (now or datetime.now(UTC)).astimezone().date()
     return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
 
@@ -67,9 +91,9 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     cells = [tuple(_cell(value) for value in row) for row in rows]
     cells = [(*(shorten(c, CELL_MAX) for c in row[:-1]), row[-1]) for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    print(colour(_line(head, widths), BOLD))
+    say(colour(_line(head, widths), BOLD))
     for row in cells:
-        print(_line(row, widths))
+        say(_line(row, widths))
 
 
 def _cell(value: Any) -> str:
@@ -78,14 +102,3 @@ def _cell(value: Any) -> str:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-
-
-def colour(text: str, code: str) -> str:
-    """Colour a text where a person at a terminal reads it, and NO_COLOR does not forbid it."""
-    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
-
-
-def note(text: str) -> None:
-    """Tell the person something beside the command's result, on stderr."""
-    print(f"agentd: {text}", file=sys.stderr)

@@ -3,9 +3,10 @@
 import argparse
 from dataclasses import fields
 
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 EXAMPLES = """example:
   agentd paths
@@ -28,14 +29,15 @@ def run(args: argparse.Namespace) -> int:
     found = _paths(discover())
     if args.name:
         if args.name not in found:
-            args.fail(f"no path is called {args.name!r}; there are: {', '.join(found)}")
-        print(found[args.name])
+            there = f"{', '.join(found)}{did_you_mean(args.name, found)}"
+            args.fail(f"no path is called {args.name!r}; there are: {there}")
+        say(found[args.name])
     elif args.json:
         print_json(found)
     else:
         width = max(map(len, found))
         for name, path in found.items():
-            print(f"{name:{width}}  {path}")
+            say(f"{name:{width}}  {path}")
     return Exit.OK
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from agentd.commands.output import say_lines
 from agentd.launchctl import LABEL
 from agentd.launchd import program, render
 from agentd.paths import discover
@@ -20,5 +21,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plist."""
-    print(render(discover(), program()), end="")
+    # As references, which mean the same: a terminal obeys none of them, a parser reads all.
+    text = render(discover(), program()).encode("ascii", "xmlcharrefreplace").decode()
+    say_lines(text.removesuffix("\n"))
     return Exit.OK

@@ -4,7 +4,7 @@ import shutil
 import sys
 from typing import TextIO
 
-from agentd.commands.output import shorten
+from agentd.commands.output import plain, rewrite, say, shorten
 
 STEPS = 4  # plain lines are printed at each quarter
 BAR_CHARACTERS = 24
@@ -29,7 +29,7 @@ class ProgressLine:
         step = (label, done * STEPS // total if total else 0)
         if step != self._said:
             self._said = step
-            print(f"{self._indent}{self._text(done, total, label)}", file=self._stream, flush=True)
+            say(f"{self._indent}{self._text(done, total, label)}", file=self._stream, flush=True)
 
     def say(self, label: str, aside: str = "") -> None:
         """Show what is going on, without a bar; `aside` may change often: for terminals alone."""
@@ -38,13 +38,13 @@ class ProgressLine:
     def clear(self) -> None:
         """Take the bar away, so that other lines can be printed."""
         if self._open:
-            print("\r\x1b[K", end="", file=self._stream, flush=True)
+            rewrite("", self._stream)
             self._open = False
 
     def done(self) -> None:
         """Leave the bar's line."""
         if self._open:
-            print(file=self._stream, flush=True)
+            say(file=self._stream, flush=True)
             self._open = False
 
     def _bar(self, done: int, total: int, label: str) -> None:
@@ -57,9 +57,10 @@ class ProgressLine:
             f"{self._indent}{bar}{self._text(done, total, label)}",
             shutil.get_terminal_size().columns - 1,
         )
-        print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
+        rewrite(line, self._stream)
 
     def _text(self, done: int, total: int, label: str) -> str:
+        label = plain(label)  # before it is cut to the terminal's width
         if not total:
             return label
         if self._unit:

@@ -9,7 +9,7 @@ from threading import Event
 
 from agentd.bus import Bus, Opening
 from agentd.commands.home import open_bus
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.config import RetentionConfig, load_daemon
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
     verb = "would go" if args.dry_run else "went"
     for what, words in WORDS.items():
         if done[what]:
-            print(f"{done[what]:>8} {words} {verb}")
+            say(f"{done[what]:>8} {words} {verb}")
     if not any(done[what] for what in WORDS):
-        print("nothing is too old or too much")
-    print(f"the database holds {after / 1e6:.1f} MB of at most {rules.database_bytes / 1e6:.0f} MB")
+        say("nothing is too old or too much")
+    say(f"the database holds {after / 1e6:.1f} MB of at most {rules.database_bytes / 1e6:.0f} MB")
     return Exit.OK
 
 

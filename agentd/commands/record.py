@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agentd.commands.home import open_bus
 from agentd.commands.numbers import whole
-from agentd.commands.output import note
+from agentd.commands.output import note, say
 from agentd.errors import UsageError
 from agentd.paths import discover
 from agentd.states import Exit
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None and file.exists():
         raise UsageError("is there already", where=str(file), hint="name another one with -o FILE")
     text.save(recording, file)
-    print(file)
+    say(str(file))
     for rule, places in recording.head.redacted.items():
         note(f"redacted: {rule}, {places} places")
     for step in recording.steps:

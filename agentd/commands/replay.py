@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.commands.home import open_bus
 from agentd.commands.numbers import count, whole
-from agentd.commands.output import print_json
+from agentd.commands.output import print_json, say
 from agentd.commands.progress import ProgressLine
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     elif len(verdicts) == 1 and not args.all:
         print_one(verdicts[0])
     elif not verdicts:
-        print("no sessions to replay")
+        say("no sessions to replay")
     else:
         print_table_of(verdicts)
     return Exit.OK if all(verdict.word == "identical" for verdict in verdicts) else Exit.FAILED
@@ -184,7 +185,8 @@ def _check_agent(name: str, sessions: "Sessions") -> None:
     known = sorted({row.agent for row in sessions.list(limit=KNOWN_MAX)})
     if name not in known and not sessions.list(agent=name, limit=1):
         raise UsageError(
-            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}",
+            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}"
+            f"{did_you_mean(name, known)}",
             where=name,
         )
 

@@ -14,6 +14,7 @@ from agentd.commands.output import (
     plain,
     print_json,
     print_table,
+    say,
 )
 from agentd.commands.sessions import step_document
 from agentd.commands.timeline import print_timeline
@@ -35,9 +36,9 @@ def print_one(verdict: Verdict) -> None:
     outcome = verdict.outcome
     assert outcome is not None
     given = f", {outcome.given} results taken as recorded" if outcome.given else ""
-    print(f"{plain(verdict.name)}: {_word(verdict)} ({outcome.turns} turns{given})")
+    say(f"{plain(verdict.name)}: {_word(verdict)} ({outcome.turns} turns{given})")
     for note in outcome.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     for turn in verdict.live:
         _live(turn)
     if outcome.difference is not None:
@@ -55,7 +56,8 @@ def print_table_of(verdicts: Sequence[Verdict]) -> None:
     )
     words = [verdict.word for verdict in verdicts]
     counts = [f"{words.count(word)} {word}" for word in COLOURS if word in words]
-    print(f"\n{len(verdicts)} in all: {', '.join(counts)}")
+    say()
+    say(f"{len(verdicts)} in all: {', '.join(counts)}")
 
 
 def print_fork(fork: Fork, *, as_json: bool) -> None:
@@ -65,16 +67,16 @@ def print_fork(fork: Fork, *, as_json: bool) -> None:
         steps = [step_document(step) for step in fork.steps]
         print_json({**vars(fork), "steps": steps, "published": published})
         return
-    print(colour(f"from turn {fork.turn} on, with the live model:", BOLD))
+    say(colour(f"from turn {fork.turn} on, with the live model:", BOLD))
     print_timeline(fork.steps, {}, turn=fork.turn - 1)
     for event in published:
-        print(f"would publish {plain(str(event['type']))} {compact(event['payload'])}")
+        say(f"would publish {plain(str(event['type']))} {compact(event['payload'])}")
     if fork.stopped is not None:
-        print(f"stopped: {plain(fork.stopped)}")
+        say(f"stopped: {plain(fork.stopped)}")
     elif fork.question is not None:
-        print(f"would ask a person: {plain(fork.question)}")
+        say(f"would ask a person: {plain(fork.question)}")
     else:
-        print(f"ended: {compact(fork.outcome)}")
+        say(f"ended: {compact(fork.outcome)}")
 
 
 def _word(verdict: Verdict) -> str:
@@ -84,21 +86,21 @@ def _word(verdict: Verdict) -> str:
 def _live(turn: LiveTurn) -> None:
     word = colour("as recorded", GREEN) if turn.same else colour("otherwise", YELLOW)
     cost = f"{turn.prompt_tokens}+{turn.completion_tokens} tokens, "
-    print(f"turn {turn.turn}: decides {word} ({cost}{duration(turn.duration_ms / 1000)})")
+    say(f"turn {turn.turn}: decides {word} ({cost}{duration(turn.duration_ms / 1000)})")
     if turn.error is not None:
-        print(f"  no decision: {plain(turn.error)}")
+        say(f"  no decision: {plain(turn.error)}")
     elif not turn.same:
         _lines(Difference(turn.turn, "", turn.recorded, turn.now))
 
 
 def _difference(difference: Difference) -> None:
-    print(f"turn {difference.turn}: {difference.what} differs (- recorded, + now)")
+    say(f"turn {difference.turn}: {difference.what} differs (- recorded, + now)")
     _lines(difference)
     if difference.hint:
-        print(f"hint: {difference.hint}")
+        say(f"hint: {difference.hint}")
 
 
 def _lines(difference: Difference) -> None:
     for line in difference.lines():
         kind = {"-": RED, "+": GREEN, "@": DIM}.get(line[:1])
-        print("  " + (colour(plain(line), kind) if kind else plain(line)))
+        say("  " + (colour(plain(line), kind) if kind else plain(line)))

@@ -5,20 +5,26 @@ import json
 import sys
 from typing import Any
 
-from agentd.bus import Bus
-from agentd.commands.home import find_agent, open_bus, supervisor
-from agentd.commands.output import note
+from agentd.bus import Bus, sql
+from agentd.bus.outbox import matches
+from agentd.commands.home import find_agent, known_types, open_bus, supervisor
+from agentd.commands.numbers import INTEGER_MAX
+from agentd.commands.output import note, say
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent
 from agentd.paths import Paths, discover
-from agentd.states import Exit, Priority
+from agentd.sessions.session import SessionRow, session_row
+from agentd.sessions.sessions import ANSWER
+from agentd.states import Exit, Priority, SessionState
+from agentd.suggest import did_you_mean
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to repo_review
   generate-json | agentd send build.failed -
 
-Prints the event's id. Works without a running daemon: the event waits in the database.
+Prints the event's id, and on stderr what nobody will make of it: a type that no agent reads, an
+answer that fits no question. Works without a running daemon: the event waits in the database.
 Exits 2 when JSON is not an object, 1 when the bus refuses the event, 3 without a database."""
 
 
@@ -35,16 +41,52 @@ def run(args: argparse.Namespace) -> int:
     paths = discover()
     bus = open_bus(paths, writes=True)
     if args.to is not None:
-        find_agent(bus, args.to)
-    publish(bus, paths, NewEvent(args.type, payload, target=args.to))
+        find_agent(bus, paths, args.to)
+    event = NewEvent(args.type, payload, target=args.to)
+    doubt = _answers_nothing(bus, event) if args.type == ANSWER else _unread(bus, event)
+    publish(bus, paths, event)
+    if doubt is not None:
+        note(doubt)
     return Exit.OK
+
+
+def _unread(bus: Bus, event: NewEvent) -> str | None:
+    """Say that no agent reads this type, where none does."""
+    rows = [row for row in bus.agents() if row.removed_at is None]
+    read = sorted({item for row in rows for item in row.subscribe})
+    if event.target is not None or any(matches(event.event_type, item) for item in read):
+        return None
+    known = ", ".join(read) or "nothing"
+    return (
+        f"no agent reads {event.event_type}: they read {known}"
+        f"{did_you_mean(event.event_type, known_types(bus))}"
+    )
+
+
+def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
+    """Say why a person's answer fits no question, where it fits none."""
+    session_id = event.payload.get("session")
+    found: list[SessionRow] = []
+    if type(session_id) is int and abs(session_id) <= INTEGER_MAX:
+        found = [session_row(row) for row in bus.db.run(sql.SESSIONS, (None, None, session_id, 1))]
+    if not found:
+        why = "`session` is the id of the session that asked"
+    elif event.target != found[0].agent:
+        why = f"session {session_id} is one of {found[0].agent}: send it --to {found[0].agent}"
+    elif found[0].state is not SessionState.PARKED:
+        why = f"session {session_id} asks nothing: it is {found[0].state.value}"
+    elif "answer" not in event.payload:
+        why = "it has no `answer`"
+    else:
+        return None
+    return f"this answers no question: {why}; `agentd sessions --state parked` lists what is asked"
 
 
 def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
     event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
-    print(f"event {event_id}")
+    say(f"event {event_id}")
     rows = {row.name: row for row in bus.agents() if row.removed_at is None}
     if supervisor(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from agentd import launchd
-from agentd.commands.output import note
+from agentd.commands.output import note, say
 from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.launchctl import Service
 from agentd.paths import Paths, discover
@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
         case "install":
             _warn_if_guarded(paths)
             service.install()
-            print(f"installed {service.plist}")
+            say(f"installed {service.plist}")
         case "start":
             if before is not None:
-                print(f"agentd runs already, pid {before}")
+                say(f"agentd runs already, pid {before}")
                 return Exit.OK
             _warn_if_changed(service)
             service.start()
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         case "stop":
             service.stop()
         case _:
-            print("uninstalled" if service.uninstall() else "was not installed")
+            say("uninstalled" if service.uninstall() else "was not installed")
     if args.command in ("stop", "uninstall"):
         _wait_stopped(paths, before)
     else:
@@ -111,7 +111,7 @@ def _wait_started(paths: Paths, before: int | None) -> None:
     while time.monotonic() < deadline:
         pid = _pid(paths)
         if pid is not None and pid != before:
-            print(f"agentd runs, pid {pid}")
+            say(f"agentd runs, pid {pid}")
             return
         if failed.exists() and failed.stat().st_mtime >= began - 1 and (why := last_failure(paths)):
             raise AgentdError(why["what"], where=why["where"], hint=why["hint"])
@@ -138,4 +138,4 @@ def _wait_stopped(paths: Paths, before: int | None) -> None:
                 hint=f"was it started by hand? Ctrl-C there, or `kill -TERM {pid}`",
             )
         pause.wait(STEP_S)
-    print("agentd is stopped" if before is not None else "agentd was not running")
+    say("agentd is stopped" if before is not None else "agentd was not running")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.clock import iso
-from agentd.commands.home import open_bus
+from agentd.commands.home import check_known, open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import (
     BOLD,
@@ -16,6 +16,8 @@ from agentd.commands.output import (
     plain,
     print_json,
     print_table,
+    say,
+    say_lines,
 )
 from agentd.commands.timeline import print_timeline
 from agentd.errors import UsageError
@@ -31,7 +33,7 @@ EXAMPLES = """example:
   agentd sessions show 7 --turn 2     # the exact prompt of that turn
 
 A session is one run of an agent's loop for one event. A running one that no process holds was
-cut off, and is resumed. A parked one waits for a person's answer:
+cut off, and is resumed. Exits 1 for an unknown agent. A parked one waits for a person's answer:
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to NAME
 
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,
@@ -64,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         args.fail("show needs an ID" if args.id is None else "list takes no ID")
     if args.turn is not None and args.action != "show":
         args.fail("--turn is for show")
-    sessions = Sessions(open_bus(discover()))
+    paths = discover()
+    bus = open_bus(paths)
+    sessions = Sessions(bus)
     if args.action == "show":
         history = sessions.history(args.id)
         row, steps = history.row, history.steps
@@ -77,10 +81,12 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     state = SessionState(args.state) if args.state else None
     rows = sessions.list(agent=args.agent, state=state, limit=args.limit)
+    if args.agent is not None and not rows and not sessions.list(agent=args.agent, limit=1):
+        check_known(args.agent, paths, bus)
     if args.json:
         print_json([document(row) for row in rows])
     elif not rows:
-        print("no sessions")
+        say("no sessions")
     else:
         _list(rows)
     return Exit.OK
@@ -101,8 +107,8 @@ def _prompt(history: History, turn: int, *, as_json: bool) -> None:
         print_json(messages)
         return
     for message in messages:
-        print(colour(f"[{message['role']}]", BOLD))
-        print("\n".join(map(plain, message["content"].split("\n"))))
+        say(colour(f"[{message['role']}]", BOLD))
+        say_lines(message["content"])
 
 
 def document(row: SessionRow) -> dict[str, Any]:
@@ -156,15 +162,16 @@ def _outcome(row: SessionRow) -> str | None:
 
 
 def _show(row: SessionRow, steps: Sequence[Step], basis: Mapping[str, Any]) -> None:
-    print(
+    say(
         colour(f"session {row.id}", BOLD)
         + f" of {row.agent}: {row.state.value}, attempt {row.attempt}"
     )
-    print(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
-    print(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
+    say(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
+    say(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
     print_timeline(steps, basis)
     if steps and (row.error or row.question or row.outcome is not None):
-        print(f"\n{colour(row.state.value, BOLD)}: {plain(_outcome(row) or '')}")
+        say()
+        say(f"{colour(row.state.value, BOLD)}: {_outcome(row) or ''}")
     if row.question is not None:
         answer = f"""'{{"session": {row.id}, "answer": "..."}}'"""
-        print(f"answer it: agentd send person.answer {answer} --to {row.agent}")
+        say(f"answer it: agentd send person.answer {answer} --to {row.agent}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import supervisor
+from agentd.commands.home import no_such_agent, supervisor
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -19,8 +19,9 @@ from agentd.commands.output import (
     plain,
     print_json,
     print_table,
+    say,
 )
-from agentd.errors import AgentdError, StorageError
+from agentd.errors import StorageError
 from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
@@ -79,10 +80,7 @@ def run(args: argparse.Namespace) -> int:
     document = state(discover())
     agents = {agent["name"]: agent for agent in document["agents"]}
     if args.name is not None and args.name not in agents:
-        raise AgentdError(
-            f"no agent is called {args.name!r}; there are: {', '.join(agents) or 'none'}",
-            hint="`agentd check` looks at files that are not running",
-        )
+        raise no_such_agent(args.name, agents)
     if args.json:
         print_json(document if args.name is None else agents[args.name])
     elif args.name is not None:
@@ -129,7 +127,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         return
     bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
     rows = {row.name: row for row in bus.agents() if row.removed_at is None}
-    letters: dict[str, int] = dict(bus.db.run(sql.LETTER_COUNTS))
+    letters: dict[str, int] = dict(bus.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
@@ -183,28 +181,28 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
 def _print(document: Mapping[str, Any]) -> None:
     if document["answers"]:
         since = local(document["since"])
-        print(f"agentd {document['version']} runs, pid {document['pid']}, since {since}")
+        say(f"agentd {document['version']} runs, pid {document['pid']}, since {since}")
     elif document["running"]:
-        print(colour("agentd runs but does not answer", RED))
+        say(colour("agentd runs but does not answer", RED))
     else:
-        print(f"{colour('agentd is not running', YELLOW)}: start it with `agentd run`")
+        say(f"{colour('agentd is not running', YELLOW)}: start it with `agentd run`")
     if document["failure"]:
-        print(colour("the last run failed", RED))
+        say(colour("the last run failed", RED))
         _print_problem(document["failure"])
-    print(f"home   {document['home']}")
+    say(f"home   {document['home']}")
     if document["problem"]:
-        print(colour("the configuration cannot be used, the one before it holds on", YELLOW))
+        say(colour("the configuration cannot be used, the one before it holds on", YELLOW))
         _print_problem(document["problem"])
     _print_problem(document["refused_folder"])
     if document["model"]:
-        print(f"model  {_model(document['model'])}")
+        say(f"model  {_model(document['model'])}")
         _print_problem(document["model"].get("problem"))
-    print(f"bus    {_bus(document)}")
+    say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
     if not document["agents"]:
-        print("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
+        say("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
         return
-    print()
+    say()
     print_table(
         ("AGENT", "STATE", "PID", "SINCE", "RESTARTS", "WAITING", "DEAD", "LAST SESSION", "REASON"),
         (
@@ -224,16 +222,17 @@ def _print(document: Mapping[str, Any]) -> None:
     )
     if document["refused_unshown"]:
         more = f"and {document['refused_unshown']} more files that are refused: `agentd check`"
-        print(colour(more, YELLOW))
+        say(colour(more, YELLOW))
     for agent in document["agents"]:
         if agent["problem"] and agent.get("enabled", True):
-            print(f"\n{colour(agent['name'], BOLD)}")
+            say()
+            say(colour(agent["name"], BOLD))
             _print_problem(agent["problem"])
 
 
 def _print_agent(agent: Mapping[str, Any]) -> None:
     text = colour(agent["state"], COLOURS.get(agent["state"], BOLD))
-    print(f"{colour(agent['name'], BOLD)}  {text}")
+    say(f"{colour(agent['name'], BOLD)}  {text}")
     facts = {
         "pid": agent["pid"],
         "since": local(agent["since"]),
@@ -252,14 +251,14 @@ def _print_agent(agent: Mapping[str, Any]) -> None:
         facts["says"] = compact({k: v for k, v in beat.items() if k != "promise_s"})
     for key, value in facts.items():
         if value not in (None, ""):
-            print(f"  {key:10}  {plain(str(value))}")
+            say(f"  {key:10}  {plain(str(value))}")
     _print_problem(agent["problem"])
 
 
 def _print_problem(problem: Mapping[str, str] | None) -> None:
     for key in ("where", "what", "hint"):
         if problem and problem.get(key):
-            print(f"  {key:10}  {plain(problem[key])}")
+            say(f"  {key:10}  {plain(problem[key])}")
 
 
 def _session(session: Mapping[str, Any] | None) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentd.commands.output import BOLD, DIM, colour, compact, duration, local, plain
+from agentd.commands.output import BOLD, DIM, colour, compact, duration, local, plain, say
 from agentd.sessions.steps import Step, StepKind
 
 BAR_CHARACTERS = 25
@@ -17,17 +17,18 @@ def print_timeline(steps: Sequence[Step], basis: Mapping[str, Any], turn: int = 
     window = basis.get("window")
     share = basis.get("config", {}).get("limits", {}).get("context_share", 0.4)
     if window:
-        print(f"{plain(str(basis['model']))}: window {window} tokens, {int(window * share)} to use")
+        say(f"{plain(str(basis['model']))}: window {window} tokens, {int(window * share)} to use")
     for step in steps:
         turn += step.kind is StepKind.DECISION
-        print(_head(step, turn))
-        print(f"  {compact(step.payload)}")
+        say()
+        say(_head(step, turn))
+        say(f"  {compact(step.payload)}")
         if step.context_tokens is not None and window:
-            print(colour(f"  {context_bar(step.context_tokens, window, share)}", DIM))
+            say(colour(f"  {context_bar(step.context_tokens, window, share)}", DIM))
         for event in step.publish:
-            print(f"  publishes {plain(event.event_type)} {compact(event.payload)}")
+            say(f"  publishes {plain(event.event_type)} {compact(event.payload)}")
         if step.remember:
-            print(f"  remembers {compact(step.remember)}")
+            say(f"  remembers {compact(step.remember)}")
 
 
 def _head(step: Step, turn: int) -> str:
@@ -48,7 +49,7 @@ def _head(step: Step, turn: int) -> str:
     if step.duration_ms is not None:
         facts.append(duration(step.duration_ms / 1000))
     aside = colour(f"  ({plain('; '.join(facts))})", DIM) if facts else ""
-    return f"\n{colour(head, BOLD)}  {local(step.ts)}  {plain(step.type)}{aside}"
+    return f"{colour(head, BOLD)}  {local(step.ts)}  {plain(step.type)}{aside}"
 
 
 def context_bar(tokens: int, window: int, share: float) -> str:

@@ -13,8 +13,8 @@ EXAMPLES = """example:
 
 Writes agent.trigger to the agent's direct lane, before what it subscribes to, and prints the
 event's id. Follow what comes of it with `agentd events -f` or `agentd sessions --agent NAME`.
-Works without a running daemon: the event waits. Exits 1 for an unknown agent, 3 without a
-database."""
+Works without a running daemon: the event waits. Exits 1 for an agent that is unknown or
+whose file is wrong or disabled, 3 without a database."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -26,6 +26,6 @@ def run(args: argparse.Namespace) -> int:
     """Publish the trigger."""
     paths = discover()
     bus = open_bus(paths, writes=True)
-    find_agent(bus, args.name)
+    find_agent(bus, paths, args.name)
     publish(bus, paths, NewEvent("agent.trigger", {}, target=args.name), system=True)
     return Exit.OK

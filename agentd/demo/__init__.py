@@ -10,7 +10,7 @@ from typing import Any
 from agentd import models
 from agentd.bus import Bus
 from agentd.commands.model import ask_model_server
-from agentd.commands.output import BOLD, colour, duration
+from agentd.commands.output import BOLD, colour, duration, say, say_lines
 from agentd.commands.progress import ProgressLine
 from agentd.config import load_daemon
 from agentd.demo.home import Daemon, running_daemon, stoppable, temporary_home, until, write_toml
@@ -68,7 +68,7 @@ def demo(repo: Path, *, model: str | None, url: str | None, small: bool, keep: b
     """
     began = time.monotonic()
     repo = check_repository(repo)
-    print(colour(f"agentd demo on {repo}", BOLD))
+    say(colour(f"agentd demo on {repo}", BOLD))
     with stoppable(), temporary_home(keep) as home:
         name = _get_model(model or MODEL, home) if url is None else model or "default"
         write_toml(home.daemon_file, {"model": {"name": name, **({"url": url} if url else {})}})
@@ -78,14 +78,16 @@ def demo(repo: Path, *, model: str | None, url: str | None, small: bool, keep: b
             if speed >= FAST_TOKENS_PER_S and not small:
                 scale = FAST if name == MODEL else CHOSEN
             files = "1 file" if scale.reviewed == 1 else f"up to {scale.reviewed} files"
-            print(f"  the model reads {speed:.0f} tokens/s: it is to review {files}")
+            say(f"  the model reads {speed:.0f} tokens/s: it is to review {files}")
             for agent in AGENTS:
                 write_toml(home.agents_d / f"{agent}.toml", agent_config(agent, repo, scale))
             report = _follow(home, daemon)
-        print(f"\n{report.text()}")
-        print(f"the demo took {duration(time.monotonic() - began)} in all")
+        say()
+        say_lines(report.text())
+        say(f"the demo took {duration(time.monotonic() - began)} in all")
         if name == MODEL:
-            print(f"\n{TINY}")
+            say()
+            say_lines(TINY)
         if not report.complete:
             raise AgentdError(
                 "not every event was answered", hint="`agentd dead list` in the kept home"
@@ -146,7 +148,7 @@ def _get_model(name: str, home: Paths) -> str:
         folder = models.pull(name, home.models, progress)
     finally:
         progress.done()
-    print(f"  model {name}: {models.folder_bytes(folder) / 1e6:.0f} MB on disk")
+    say(f"  model {name}: {models.folder_bytes(folder) / 1e6:.0f} MB on disk")
     return name
 
 
@@ -175,7 +177,8 @@ def _follow(home: Paths, daemon: Daemon) -> Report:
         daemon.check()
         if all(state == WorkerState.RUNNING for state in _states(home).values()):
             break
-    print(f"  running: {', '.join(AGENTS)}\n")
+    say(f"  running: {', '.join(AGENTS)}")
+    say()
     trigger = NewEvent("agent.trigger", {}, target=AGENTS[0])
     bus.publish(PERSON, trigger, priority=Priority.PERSON, system=True)
     looked = time.monotonic()

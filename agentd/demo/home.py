@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from agentd import process
-from agentd.commands.output import duration, plain
+from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover
 from agentd.status import query
@@ -43,7 +43,7 @@ def temporary_home(keep: bool) -> Iterator[Paths]:
         raise
     finally:
         if keep:
-            print(f"kept {root}: try `{HOME_VARIABLE}={root} agentd status` (also: events, logs)")
+            say(f"kept {root}: try `{HOME_VARIABLE}={root} agentd status` (also: events, logs)")
         else:
             shutil.rmtree(root, ignore_errors=True)
             shutil.rmtree(home.sockets, ignore_errors=True)  # outside where the path is too long

@@ -4,7 +4,7 @@ import shutil
 import sys
 
 from agentd.bus import Bus
-from agentd.commands.output import compact, local, plain, shorten
+from agentd.commands.output import compact, local, plain, say, shorten
 from agentd.commands.progress import ProgressLine
 from agentd.demo.report import words
 from agentd.events import Event
@@ -50,7 +50,7 @@ class Screen:
         if events:
             self._line.clear()
         for event in events:
-            print(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
+            say(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
             self._last = event.id
         for row in self._sessions.list(state=SessionState.RUNNING, limit=1):
             age = (self._bus.clock.now() - row.started_at).total_seconds()

@@ -24,6 +24,7 @@ from agentd.failure import end_with_threads
 from agentd.in_force import in_force
 from agentd.model_server import blas, heap
 from agentd.states import Exit
+from agentd.terminal import say_lines
 
 if TYPE_CHECKING:
     from agentd.model_server.engine import Engine, Language
@@ -91,7 +92,9 @@ def read_token(path: Path) -> str:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="agentd.model_server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="agentd.model_server", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="bundled or Hugging Face name, or a folder")
     parser.add_argument("--name", help="what requests call the model (default: as --model)")
     place = parser.add_mutually_exclusive_group()
@@ -253,7 +256,7 @@ def _raised(error: BaseException, logger: log.Logger, heart: process.Heart) -> N
 
 
 def _report(error: AgentdError, heart: process.Heart) -> int:
-    print(error, file=sys.stderr)
+    say_lines(str(error), file=sys.stderr)
     heart.problem(error)
     return error.exit_code
 

@@ -15,19 +15,21 @@ from types import TracebackType
 from agentd.admission.admit import Waiting, find_sources
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.version import (
+    MODULE,
     Accepted,
     Source,
     Version,
     digest_of,
     intact,
     make_version,
+    module_of,
 )
 from agentd.config import AgentConfig
 from agentd.errors import RecordingError
 from agentd.paths import Paths
 
 MAKES = ("agent", "done", "params", "limits", "permissions")  # of a configuration: the agent
-MODULE, PROMPTS = "agent.py", "baml_src/"  # places in a version's folder
+PROMPTS = "baml_src/"  # their place in a version's folder
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,8 @@ class Workshop:
             return None
         places = [MODULE, *sorted(f"{PROMPTS}{p.name}" for p in folder.glob(f"{PROMPTS}*.baml"))]
         data = {place: (folder / place).read_bytes() for place in places}
-        module = Source(folder / MODULE, MODULE, data[MODULE])
         digests = {place: digest_of(content) for place, content in data.items()}
-        return Code(module, folder, digests, hash)
+        return Code(module_of(folder), folder, digests, hash)
 
     def close(self) -> None:
         """Remove the folder."""

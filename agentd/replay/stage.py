@@ -13,10 +13,11 @@ from typing import Any, cast
 from agentd.admission.version import Version
 from agentd.agent import Kit
 from agentd.bus import Bus, sql
+from agentd.bus.database import REFUSED
 from agentd.bus.json_text import compact
 from agentd.clock import Clock, iso
 from agentd.config import AgentConfig
-from agentd.errors import AgentdError, UsageError
+from agentd.errors import AgentdError, RecordingError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.baml import load_client
 from agentd.llm.decision import LLM, Message
@@ -224,13 +225,14 @@ def seed(bus: Bus, agent: str, event: Event, session_id: int) -> None:
     """Put one event before an agent on a bus of its own; its session is to have this id."""
     with bus.transaction():
         bus.db.run(sql.SEED_SESSION, (session_id - 1,))
-        bus.db.run(
-            sql.SEED_EVENT,
-            (
-                *(event.id, event.agent, event.event_type, compact(dict(event.payload))),
-                *(iso(event.created_at), event.target, event.priority.value),
-                *(event.cause_id, event.depth, event.dedup_key),
-            ),
+        row = (
+            *(event.id, event.agent, event.event_type, compact(dict(event.payload))),
+            *(iso(event.created_at), event.target, event.priority.value),
+            *(event.cause_id, event.depth, event.dedup_key),
         )
+        try:
+            bus.db.run(sql.SEED_EVENT, row)
+        except REFUSED as error:
+            raise RecordingError(f"its event can stand in no outbox: {error}") from error
         for direct in (True, False):
             bus.db.run(sql.CREATE_CURSOR, (Lane(agent, direct).consumer, event.id - 1))

@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from agentd.bus import sql
 from agentd.bus.database import Database
-from agentd.clock import Clock, iso, parse_iso
+from agentd.clock import EPOCH, Clock, iso, moment_or
 from agentd.crash import Crash
 from agentd.events import Event, Lane
 
@@ -101,7 +101,7 @@ class Attempts:
         """Return how long the lane still waits; 0 or less: not at all."""
         if tried.next_at is None:
             return 0.0
-        left = (parse_iso(tried.next_at) - self._clock.now()).total_seconds()
+        left = (moment_or(tried.next_at, EPOCH) - self._clock.now()).total_seconds()
         # More than was ever asked for: the wall clock was set back meanwhile.
         return left if left <= max(BLOCK_MAX_S, CUT_MAX_S) else 0.0
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.dead import short_error
-from agentd.clock import Clock, iso, parse_iso
+from agentd.clock import EPOCH, Clock, iso, moment_or
 from agentd.failure import signature
 
 EVENTS_MAX = 3  # in a row that may fail alike; the last of them waits already
@@ -83,5 +83,5 @@ def read(db: Database, agent: str) -> Tripped | None:
     """Return the agent's breaker if it has tripped."""
     for _, _, error, events, pauses, until in db.run(sql.BREAKER, (agent,)):
         if pauses:
-            return Tripped(agent, error, events, pauses, parse_iso(until))
+            return Tripped(agent, error, events, pauses, moment_or(until, EPOCH))
     return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agentd.clock import parse_iso
+from agentd.clock import EPOCH, moment_or
 from agentd.config import Limits
 from agentd.errors import LostLane
 from agentd.events import PERSON, Event, Lane
@@ -130,10 +130,17 @@ def session_row(row: Any) -> SessionRow:
         *row[:5],
         SessionState(row[5]),
         row[6],
-        parse_iso(row[7]),
-        parse_iso(row[8]) if row[8] else None,
+        moment_or(row[7], EPOCH),
+        moment_or(row[8], EPOCH) if row[8] else None,
         row[9],
-        json.loads(row[10]) if row[10] else None,
+        _outcome(row[10]) if row[10] else None,
         *row[11:],
     )
     return SessionRow(*fields)
+
+
+def _outcome(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return str(text)  # by a person's SQL

@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 from agentd.bus import Bus, sql
-from agentd.clock import iso, parse_iso
+from agentd.clock import EPOCH, iso, moment_or
 from agentd.config import Limits
 from agentd.crash import Crash
-from agentd.errors import UsageError
+from agentd.errors import SessionFailed, UsageError
 from agentd.events import PERSON, Event, Lane
 from agentd.sessions import steps
 from agentd.sessions.attempts import Attempts
@@ -190,7 +190,7 @@ class Sessions(Closing):
             row[6],
             attempt=row[8],
             resumed=True,
-            started_at=parse_iso(row[9]),
+            started_at=moment_or(row[9], EPOCH),
             limits=limits,
             spent_s=recorded[-1].active_s if recorded else 0.0,
             state=SessionState(row[7]),
@@ -213,7 +213,7 @@ class Sessions(Closing):
         """Return the seconds until the agent may begin another session."""
         now = self._clock.now()
         rows = self._db.run(sql.NTH_NEWEST_START, (agent, iso(now), per_hour - 1))
-        return (parse_iso(rows[0][0]) + HOUR - now).total_seconds() if rows else 0.0
+        return (moment_or(rows[0][0], EPOCH) + HOUR - now).total_seconds() if rows else 0.0
 
     def list(
         self,
@@ -243,8 +243,16 @@ class Sessions(Closing):
 
         Raises:
             UsageError: there is none with this id.
+            SessionFailed: it cannot be read.
         """
         row, recorded = self.show(session_id)
         (full,) = self._db.run(sql.SESSION, (session_id,))
-        kept = steps.event_from_json(full[16]) if full[16] else self._bus.event(full[3])
-        return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
+        try:
+            kept = steps.event_from_json(full[16]) if full[16] else self._bus.event(full[3])
+            return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise SessionFailed(
+                f"what is kept of it cannot be read: {error}",
+                where=f"session {session_id}",
+                hint="somebody changed its row",
+            ) from error

@@ -106,7 +106,20 @@ def settled(publish: Iterable[NewEvent], remember: Mapping[str, Any]) -> dict[st
 
 
 def from_row(row: Any) -> Step:
-    """Read what `Step.row` wrote."""
+    """Read what `Step.row` wrote.
+
+    Raises:
+        SessionFailed: somebody changed it, and it can be read no more.
+    """
+    try:
+        return _read(row)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SessionFailed(
+            f"cannot be read: {error}", where=f"step {row[0]}", hint="somebody changed its row"
+        ) from error
+
+
+def _read(row: Any) -> Step:
     staged = json.loads(row[7]) if row[7] else {"publish": [], "remember": {}}
     fields = (
         row[0],

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agentd.bus import sql
 from agentd.bus.database import Database
-from agentd.clock import parse_iso
+from agentd.clock import EPOCH, moment_or
 from agentd.events import Lane
 from agentd.sessions import breaker
 from agentd.sessions.attempts import CUT_FREE
@@ -37,7 +37,7 @@ def trouble(db: Database, agent: str) -> Trouble | None:
             WorkerState.RUNNING,
             f"event {event_id} was begun {attempts} times in a row, and each time the worker was "
             "killed before it recorded anything",
-            parse_iso(next_at) if next_at else None,
+            moment_or(next_at, EPOCH) if next_at else None,
             "something outside kills it: a person, a script, or the system for want of memory",
         )
     return None

@@ -181,7 +181,7 @@ class Retention:
         for session_id, agent, attempt, question, event, ended_at in self._db.run(
             sql.OLDEST_PARKED, (rows,)
         ):
-            if ended_at >= iso(now - self.rules.sessions):
+            if str(ended_at) >= iso(now - self.rules.sessions):
                 continue
             error = f"nobody answered within {written(self.rules.sessions)}: {question}"
             self._rows.give_up(session_id, attempt, now, error)

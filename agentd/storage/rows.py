@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import Bus, sql
 from agentd.bus.dead import short_error
-from agentd.clock import iso, parse_iso
+from agentd.clock import EPOCH, iso, moment_or
 from agentd.events import Lane
 from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason
@@ -44,7 +44,7 @@ class Rows:
         for session_id, attempt, delivered_id, event, since in self._db.run(
             sql.HELD_SINCE, (lane.consumer,)
         ):
-            if now - QUIET < parse_iso(since) <= now + FUTURE:
+            if now - QUIET < moment_or(since, EPOCH) <= now + FUTURE:
                 self.busy.add(lane.consumer)
                 return 0, False
             if delivered_id > upto:

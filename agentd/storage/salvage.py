@@ -14,11 +14,11 @@ from typing import Any
 import apsw
 
 from agentd.bus import schema
+from agentd.bus.strict import COUNTED
 from agentd.errors import NewerDatabase
 
 ROWID_TABLES = ("outbox", "cursors", "agents", "dead_letters", "sessions", "deliveries")
 NAMED = ("facts", "schedules")  # small, and without a number to go by
-COUNTED = ("outbox", "sessions", "dead_letters")  # AUTOINCREMENT: an id is never given again
 INDEXES = {"outbox": "event_type", "sessions": "agent"}  # by this column an index knows all ids
 ID_MARGIN = 1_000  # above the highest id found, where the count itself cannot be read
 ROWID_GUESS = 10_000  # the highest rowid of a small table whose end cannot be read

@@ -1,0 +1,23 @@
+"""What a person who misspelt a word may have meant."""
+
+from collections.abc import Iterable
+
+ALIKE = 0.6  # of difflib's ratio, where 1 is the same word
+WORD_CHARACTERS_MAX = 100  # a longer one is no misspelling, and comparing it takes long
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like this one, None where none is."""
+    from difflib import get_close_matches  # 10 ms, and only after a mistake
+
+    if len(word) > WORD_CHARACTERS_MAX:
+        return None
+    by_lower = {item.lower(): item for item in known}
+    found = get_close_matches(word.lower(), by_lower, n=1, cutoff=ALIKE)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question for an error's end, with the space before it; "" where none is alike."""
+    found = nearest(word, known)
+    return f"; did you mean {found!r}?" if found is not None else ""

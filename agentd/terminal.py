@@ -1,0 +1,73 @@
+"""The one place that prints for people: text of others cannot drive the terminal.
+
+Payloads, logs, file names and errors carry text from outside. Escape codes in it could rewrite the
+screen, marks of direction could show it in another order, a line break could forge a line. All of
+these are shown, not obeyed. Only the colours that `colour` sets are real.
+"""
+
+import os
+import sys
+import unicodedata
+from typing import TextIO
+
+DIM, BOLD, RED, YELLOW, GREEN = "2", "1", "31", "33", "32"
+# Stands for the escape character of our own colours until they are printed. Nobody can guess it.
+_MARK = f"\x1b{os.urandom(8).hex()}"
+_ERASE = "\r\x1b[K"  # back to the start of the line, and empty it
+
+
+def plain(text: str) -> str:
+    """Return text as one line without control characters: they are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """Return text without control characters but its line breaks."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _printable(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def colour(text: str, code: str) -> str:
+    """Colour a text where a person at a terminal reads it, and NO_COLOR does not forbid it."""
+    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return f"{_MARK}{code}m{text}{_MARK}0m" if wanted else text
+
+
+def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print one line, on stdout or on `file`."""
+    print(_shown(line), file=file or sys.stdout, flush=flush)
+
+
+def say_lines(text: str, *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a text of several lines; line breaks in what it is made of make lines, too."""
+    for line in text.split("\n"):
+        say(line, file=file, flush=flush)
+
+
+def note(text: str) -> None:
+    """Tell the person something beside the command's result, on stderr."""
+    say_lines(f"agentd: {text}", file=sys.stderr)
+
+
+def rewrite(line: str, file: TextIO) -> None:
+    """Put a line in the place of the terminal's current one, without a line break."""
+    print(f"{_ERASE}{_shown(line)}", end="", file=file, flush=True)
+
+
+def _shown(line: str) -> str:
+    first, *rest = line.split(_MARK)
+    parts = [_tabbed(first)]
+    for part in rest:
+        code, _, after = part.partition("m")
+        parts.append(f"\x1b[{code}m{_tabbed(after)}")
+    return "".join(parts)
+
+
+def _tabbed(text: str) -> str:
+    """A tab drives nothing, and files that are printed have some."""
+    return "\t".join(map(plain, text.split("\t")))
