@@ -140,7 +140,8 @@ def _plain(field: str, text: str) -> str:
     except ValueError:
         raise ValueError(
             f"not a crontab expression: its {field} {text.lower()!r} is none; "
-            f"write {_HINTS[field]}, a list 1,3, a range 1-5, or a step */2, 1-5/2 or 1/2 (from 1 to the end)"
+            f"write {_HINTS[field]}, a list 1,3, a range 1-5, "
+            "or a step */2, 1-5/2 or 1/2 (from 1 to the end)"
         ) from None
 
 

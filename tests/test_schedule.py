@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,70 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
         scheduler.stop()
         waker.close()
         bus.close()
+
+
+DAILY, HOURLY = Cron(cron="0 9 * * *"), Every(every=timedelta(hours=1))
+
+
+def hold(bus: Bus, schedule: Cron | Every | None) -> None:
+    """As the supervisor and then the worker of an accepted file do."""
+    name = schedule and schedule.name
+    bus.accept("digest", "v", schedule=name)
+    bus.hold_schedule("digest", name)
+    if schedule is not None:
+        reconcile(bus, Timetable("digest", schedule, UTC), "once", bus.clock.now(), LOG)
+
+
+@pytest.mark.parametrize("first", [DAILY, HOURLY])
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        pytest.param(lambda bus: hold(bus, Cron(cron="0 0 1 1 *")), id="another cron"),
+        pytest.param(lambda bus: hold(bus, Every(every=timedelta(days=99))), id="an interval"),
+        pytest.param(lambda bus: hold(bus, None), id="no schedule"),
+        pytest.param(lambda bus: bus.accept("digest", "v", schedule=None), id="it never ran"),
+        pytest.param(lambda bus: bus.remove("digest"), id="disabled or removed"),
+    ],
+)
+def test_time_in_which_a_schedule_did_not_hold_is_not_made_up_for(
+    bus: Bus, clock: Clock, first: Cron | Every, meanwhile: Callable[[Bus], None]
+) -> None:
+    """A schedule that is put back counts from then on; it fires when it is due again."""
+    hold(bus, first)
+    clock.moment += timedelta(minutes=30)
+    meanwhile(bus)
+    clock.moment += timedelta(days=3)
+    hold(bus, first)
+    assert fired(bus) == []
+    clock.moment += timedelta(days=1)
+    hold(bus, first)
+    assert len(fired(bus)) == 1
+
+
+def test_a_restart_is_no_change_of_the_schedule(bus: Bus, clock: Clock) -> None:
+    """What was due while nothing ran is late, and `missed` decides: the file always held."""
+    hold(bus, DAILY)
+    clock.moment += timedelta(days=3)
+    hold(bus, DAILY)
+    (event,) = fired(bus)
+    assert event.payload["late_s"] == 3 * 3600
+
+
+def test_a_worker_forgets_what_an_earlier_one_left(bus: Bus, clock: Clock) -> None:
+    """A worker that was still to stop may note a run after its schedule was changed."""
+    hold(bus, HOURLY)
+    bus.accept("digest", "v", schedule=DAILY.name)
+    bus.note_schedule("digest", HOURLY.name, clock.now())
+    hold(bus, DAILY)
+    assert bus.last_run("digest", HOURLY.name) is None
+
+
+def test_sleep_does_not_walk_what_was_missed() -> None:
+    """APScheduler asks for the next moment once, not for each of a night's runs."""
+    table = Timetable("digest", Every(every=timedelta(milliseconds=1)))
+    now = NOON + timedelta(hours=9, microseconds=500)
+    following = table.trigger(NOON).get_next_fire_time(NOON, now)
+    assert following == NOON + timedelta(hours=9, milliseconds=1)
 
 
 @contextlib.contextmanager
