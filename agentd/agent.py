@@ -104,6 +104,10 @@ class Agent(Generic[P]):
     # "event.type.field" of a payload. A replay takes their recorded values.
     volatile: ClassVar[frozenset[str]] = frozenset()
 
+    # Set before `finish`: why Done was the only decision left ("last turn", "time is up" ...), None
+    # where the model chose it. Its words are then no result: `finish` decides what to publish.
+    forced: str | None = None
+
     def __init__(self, params: P, kit: Kit) -> None:
         self.params = params
         self.kit = kit
@@ -161,7 +165,8 @@ class Agent(Generic[P]):
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Turn `Done` into what is published and remembered. `results`: the session's tool results.
 
-        `Result.value` is kept as the session's outcome. Must have no effects besides: it runs again
-        when the session is recorded or replayed. What has effects is a decision's `dispatch`.
+        `Result.value` is kept as the session's outcome, with `forced` where it is set. Must have no
+        effects besides: it runs again when the session is recorded or replayed. What has effects is
+        a decision's `dispatch`.
         """
         return Result(done.model_dump(mode="json", exclude={"tool"}))

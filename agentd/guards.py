@@ -5,14 +5,20 @@ touch the loop's flow. They are rebuilt from the recorded steps when a session r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentd.clock import Clock
 from agentd.config import Limits
+from agentd.sessions.steps import Step, StepKind
 
 DONE = "Done"  # the class of every union that ends the loop
+# What agentd says to the model is an order, no statement: a small model with nothing to say gives
+# the last statement that it read as its answer.
+END_NOW = ": decide Done now"  # after the reason
+REPEATED = "was decided before with the same arguments: look above, decide otherwise"
+UNKNOWN = "only Done was allowed"  # why a Done was forced, where an older note does not say it
 CUT_ANSWERS_MAX = 2  # answers in a session that ran out of tokens; then only Done
 
 
@@ -69,12 +75,12 @@ class Guards:
         if self._closing is None and self.left_s <= 0:
             self._closing = "time is up"
         if self._closing is not None:
-            return Turn(self.turns, frozenset({DONE}), f"{self._closing}: decide Done now")
+            return Turn(self.turns, frozenset({DONE}), f"{self._closing}{END_NOW}")
         if self._forbidden is not None:
             name, self._forbidden = self._forbidden, None
-            return Turn(
-                self.turns, self.names - {name}, f"{name} was decided again; decide otherwise"
-            )
+            left = self.names - {name}
+            order = END_NOW if left == {DONE} else ": decide otherwise"
+            return Turn(self.turns, left, f"{name} again and again{order}")
         return Turn(self.turns)
 
     def close(self, why: str) -> None:
@@ -96,7 +102,7 @@ class Guards:
             self._forbidden = name
         elif repeats >= 3:
             self.close("the same decision again and again")
-        return f"{name} was decided before with the same arguments; its result is above"
+        return f"{name} {REPEATED}"
 
     def changed(self) -> None:
         """An effect happened: deciding something a second time may now make sense."""
@@ -107,3 +113,16 @@ class Guards:
         self._cut_answers += 1
         if self._cut_answers >= CUT_ANSWERS_MAX:
             self.close("answers were too long")
+
+
+def forced(steps: Sequence[Step], open_to: frozenset[str]) -> str | None:
+    """Return why a session's Done, its last decision, was the only one left; None: it was chosen.
+
+    `open_to` are the classes that the agent itself does not bar. Where Done alone is among them, it
+    is the agent's own end.
+    """
+    done = next(step for step in reversed(steps) if step.kind is StepKind.DECISION)
+    if done.allowed != (DONE,) or open_to <= {DONE}:
+        return None
+    notes = [step.payload for step in steps if step.kind is StepKind.NOTE and step.seq < done.seq]
+    return str(notes[-1].get("text", "")).rpartition(END_NOW)[0] or UNKNOWN if notes else UNKNOWN

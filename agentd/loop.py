@@ -25,9 +25,10 @@ from agentd.errors import (
     ToolError,
 )
 from agentd.events import NewEvent
-from agentd.guards import DONE, Guards, Turn
+from agentd.guards import DONE, Guards, Turn, forced
 from agentd.llm.decision import LLM, Decision
 from agentd.log import Logger
+from agentd.sessions.session import FORCED
 from agentd.sessions.sessions import Session, Sessions
 from agentd.sessions.steps import Step, StepKind
 
@@ -42,6 +43,12 @@ class Ending:
 
     result: Result
     question: str | None = None
+    forced: str | None = None  # why Done was the only decision left
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What is kept of Done's result."""
+        return {**self.result.value, **({FORCED: self.forced} if self.forced else {})}
 
 
 class Loop:
@@ -91,7 +98,7 @@ class Loop:
         while True:
             decision = decision or self.decide()
             if decision.name == DONE:
-                return Ending(self.finish(decision))
+                return Ending(self.finish(decision), forced=self.agent.forced)
             result = self.dispatch(decision)
             self.append(decision, result)
             if result.ask is not None:
@@ -227,7 +234,9 @@ class Loop:
     def finish(self, done: Decision) -> Result:
         """Return what Done comes to: what to publish, to remember, and the session's outcome."""
         self._promise()
-        result = self.agent.finish(done.value, self.session.event, self._results())
+        agent = self.agent
+        agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
+        result = agent.finish(done.value, self.session.event, self._results())
         self._check_declared(result.publish)
         return result
 

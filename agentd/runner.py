@@ -161,7 +161,7 @@ def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
     if ending.question is None:
         result = ending.result
         sessions.close(
-            session, publish=result.publish, remember=result.remember, outcome=result.value
+            session, publish=result.publish, remember=result.remember, outcome=ending.outcome
         )
         return
     asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})

@@ -8,20 +8,22 @@ moves in the same transaction as the event.
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+import tzlocal
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from agentd.bus import Bus
 from agentd.clock import Clock, iso
 from agentd.config import AgentConfig, Cron, Every
-from agentd.crontab import Crontab, local_zone
-from agentd.durations import written
+from agentd.crontab import Crontab
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.log import Logger
@@ -35,16 +37,17 @@ ON_TIME = timedelta(seconds=60)
 # When a machine wakes, or starts in the morning, fifty agents may be late at once: each waits for a
 # while of its own, up to this long.
 SPREAD_S = 30.0
-# Windows in which to look for the latest due time, growing: keeps a minutely cron from being
-# walked minute by minute over the months a machine was off.
-WINDOWS = (
-    timedelta(minutes=2),
-    timedelta(hours=2),
-    timedelta(days=3),
-    timedelta(days=40),
-    timedelta(days=400),
-    timedelta(days=1500),  # 29 February
-)
+STEP = timedelta(minutes=1)  # the least time between two runs of a cron
+
+
+def local_zone() -> tzinfo:
+    """Return the machine's zone as it is now: a laptop travels, and tzlocal remembers the first.
+
+    Raises:
+        ValueError, LookupError: the system's files contradict each other.
+    """
+    time.tzset()  # else tzlocal warns that the C library has another
+    return tzlocal.reload_localzone()
 
 
 @dataclass(frozen=True)
@@ -61,53 +64,49 @@ class Timetable:
     def __init__(self, agent: str, schedule: Every | Cron, zone: tzinfo | None = None) -> None:
         self.agent = agent
         self.schedule = schedule
-        self._cron = Crontab(schedule.cron, zone) if isinstance(schedule, Cron) else None
-
-    @property
-    def name(self) -> str:
-        """The schedule's key in the `schedules` table: another text is another schedule."""
-        if isinstance(self.schedule, Cron):
-            return f"cron {self.schedule.cron}"
-        return f"every {written(self.schedule.every)}"
+        self.name = schedule.name
+        self._cron = Crontab(schedule.cron) if isinstance(schedule, Cron) else None
+        # An interval needs no zone.
+        self._zone: tzinfo = UTC if self._cron is None else zone or local_zone()
 
     def latest(self, last: datetime, now: datetime) -> Due | None:
         """Return the latest run due after `last` and not after `now`, or None."""
-        if self._cron is None:
-            assert isinstance(self.schedule, Every)
-            runs = (now - last) // self.schedule.every
-            return self._due(last + runs * self.schedule.every) if runs > 0 else None
-        for window in WINDOWS:
-            start = max(last, now - window)
-            moment = self._after(start)
-            if moment is None or moment > now:
-                if start == last:
-                    return None
-                continue
-            while (following := self._after(moment)) is not None and following <= now:
-                moment = following
-            return self._due(moment)
-        return None
+        run = self.following(last, last)
+        if run is None or run > now:
+            return None
+        if isinstance(self.schedule, Every):
+            return self._due(last + (now - last) // self.schedule.every * self.schedule.every)
+        # Halve the time until the latest is left. A machine may have been off for months, in which
+        # a cron was due each minute.
+        end = now
+        while end - run >= STEP:
+            middle = run + (end - run) / 2
+            later = self.following(last, middle)
+            if later is None or later > now:
+                end = middle
+            else:
+                run = later
+        return self._due(run)
+
+    def following(self, last: datetime, moment: datetime) -> datetime | None:
+        """Return the first run after `moment`, in UTC; an interval counts from `last`, before it.
+
+        None: there is none before the calendar ends.
+        """
+        if self._cron is not None:
+            return self._cron.after(moment, self._zone)
+        assert isinstance(self.schedule, Every)
+        return last + ((moment - last) // self.schedule.every + 1) * self.schedule.every
 
     def trigger(self, last: datetime) -> Any:
         """Return the APScheduler trigger; an interval is anchored to the last due time."""
-        if self._cron is not None:
-            return self._cron.trigger
-        assert isinstance(self.schedule, Every)
-        return IntervalTrigger(
-            seconds=self.schedule.every.total_seconds(), start_date=last + self.schedule.every
-        )
+        return _Trigger(self, last)
 
     def in_zone(self, zone: tzinfo) -> "Timetable | None":
         """Return the same in another zone; None where that makes no difference."""
-        if self._cron is None or str(zone) == str(self._cron.zone):
+        if self._cron is None or str(zone) == str(self._zone):
             return None
         return Timetable(self.agent, self.schedule, zone)
-
-    def _after(self, moment: datetime) -> datetime | None:
-        """Return the cron's first moment strictly after `moment`, in UTC."""
-        assert self._cron is not None
-        following = self._cron.trigger.get_next_fire_time(None, moment + timedelta(microseconds=1))
-        return None if following is None else following.astimezone(UTC)
 
     def _due(self, moment: datetime) -> Due:
         """Key a run by its UTC time; a cron that names hour and minute by local time.
@@ -117,8 +116,20 @@ class Timetable:
         """
         key = iso(moment)
         if self._cron is not None and self._cron.fixed:
-            key = moment.astimezone(self._cron.zone).strftime("%Y-%m-%dT%H:%M local")
+            key = moment.astimezone(self._zone).strftime("%Y-%m-%dT%H:%M local")
         return Due(moment, f"schedule:{self.agent}:{self.name}:{key}")
+
+
+class _Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """When to look at a schedule next; always ahead, however many runs were missed meanwhile."""
+
+    def __init__(self, timetable: Timetable, last: datetime) -> None:
+        self._timetable, self._last = timetable, last
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
+        """Return the next moment after both; see APScheduler."""
+        after = now if previous is None else max(previous, now)
+        return self._timetable.following(self._last, max(after, self._last))
 
 
 def wanted(due: Due, now: datetime, missed: str | timedelta) -> bool:

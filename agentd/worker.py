@@ -94,10 +94,12 @@ class Worker:
             ConfigError: nothing will help until a person changes something.
         """
         scheduler = None
-        if self.config.schedule is not None:
+        name, schedule = self.accepted.name, self.config.schedule
+        # The supervisor did, while a worker with an earlier schedule may still have run.
+        self.patiently(lambda: self.bus.hold_schedule(name, schedule and schedule.name))
+        if schedule is not None:
             from agentd.schedule import Scheduler  # APScheduler: 3 MB, for who has a schedule
 
-            name = self.accepted.name
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
             self.patiently(lambda: scheduler.start(self.bus))
 

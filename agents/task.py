@@ -4,6 +4,7 @@
 instructions = "Answer the question from the notes."
 tools = ["ReadFile", "SearchText"]
 publish = "note.written"     # optional: Done's result as an event {"result": "..."}
+publish_forced = true        # optional: also where nothing but Done was left to decide
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ class TaskParams(BaseModel):
     instructions: str = Field(min_length=1, max_length=4000)
     tools: tuple[str, ...] = Field((), max_length=20)  # classes of tools.baml
     publish: str | None = None
+    publish_forced: bool = False
 
     @field_validator("tools")
     @classmethod
@@ -76,8 +78,9 @@ class Task(Agent[TaskParams]):
         return self.kit.tools.call(decision.name, decision.args)
 
     def finish(self, done: Choice, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
-        """Publish Done's result, where an event type is configured."""
+        """Publish Done's result, where an event type is configured and the model chose to end."""
         value = dict(done.args)
-        if self.params.publish is None:
+        unasked = self.forced is not None and not self.params.publish_forced
+        if self.params.publish is None or unasked:
             return Result(value)
         return Result(value, publish=[NewEvent(self.params.publish, value)])

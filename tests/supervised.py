@@ -258,7 +258,8 @@ def _admission(name: str) -> int:
     (folder / "does").write_text(does)
     print("a module may print while it is imported")
     enabled = table.get("enabled", True)
-    print(json.dumps({"ok": True, "version": version, "enabled": enabled, "subscribe": []}))
+    outcome = {"ok": True, "version": version, "enabled": enabled, "subscribe": []}
+    print(json.dumps({**outcome, "schedule": table.get("schedule")}))
     return 0
 
 

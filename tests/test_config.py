@@ -35,6 +35,7 @@ def agent(folder: Path, text: str, name: str = "reader") -> AgentConfig:
         (GOOD + "[limits]\nturn = 1", "limits.turn: unknown key"),
         (GOOD + 'schedule = { cron = "0 9 * *" }', "cron: not a crontab expression"),
         (GOOD + 'schedule = { cron = "61 9 * * *" }', "cron: not a crontab expression"),
+        (GOOD + 'schedule = { cron = "0 0 31 2 *" }', "cron: never due"),
         (GOOD + 'schedule = { every = "soon" }', 'every: write a duration as "30s"'),
         (GOOD + 'schedule = { every = "0s" }', "every: must be longer than zero"),
         (

@@ -1,5 +1,6 @@
 """A recording's file: what stands in it, and one clear error for each that cannot be used."""
 
+import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -111,6 +112,26 @@ def test_a_file_is_written_whole_and_private(recording: Recording, tmp_path: Pat
         ("=== file 0/a.txt", "=== file 0/../../a.txt", "its fixture names '0/../../a.txt'"),
         ("=== file 0/a.txt", "=== file 0/.git/config", "its fixture names '0/.git/config'"),
         ("=== file 0/a.txt", "=== file 9/a.txt", "its fixture names '9/a.txt'"),
+        *[
+            ("=== file 0/a.txt", f"=== file {json.dumps(name)}", "its fixture names")
+            for name in (
+                *("0/.GIT/config", "0/.Git/hooks/x", "0/a/.gIt", "0/git~1/config", "0/GIT~12/x"),
+                *("0/.g\u200cit/config", "0/.gi\ufefft/config", "0/\u206f.git/x", "0/.git./x"),
+                *("0/.git /config", "0/.git::$INDEX_ALLOCATION/config", "0/a\\.git\\config"),
+                *("0/.git\u200d/config", "0/\u202a.\u202eGIT/x", "0/a:b/../x", "0/.git. ./x"),
+                *("0/../.git/config", "/etc/passwd", "0//etc/passwd", "0/a/./b", "../0/a", "0/a/"),
+                *(
+                    "0/a\0b",
+                    "-1/a",
+                    "\u0660/a",
+                    "0/NUL",
+                    "0/con.txt",
+                    "0/Aux",
+                    "0/com1.log",
+                    "0/...",
+                ),
+            )
+        ],
     ],
 )
 def test_a_bad_file_is_one_clear_error(
@@ -147,6 +168,11 @@ WRITTEN = "its fixture cannot be written"
         (END, f'folder 0/c\n{{"{LONG}":1}}', WRITTEN),
         (END, "folder 0/a.txt\n{}", WRITTEN),
         (END, 'file "0/\\ud800"\n', WRITTEN),
+        *[
+            (END, f"folder 0/c\n{json.dumps({name: 1})}", "its fixture lists")
+            for name in (".git", ".GIT", "git~1", ".g\u200cit", "..", "a/b", "a\0b", "", "lpt1")
+        ],
+        (END, 'folder 0/c\n{".GIT":null}', "its fixture lists"),
         (END, f"file 0/{LONG}\n", WRITTEN),
         (END, "file 0/a.txt/b\n", WRITTEN),
         (END, "file 0\n", WRITTEN),

@@ -4,13 +4,17 @@ import http.server
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentd.config import Permissions
+from agentd.errors import ConfigError, UsageError
 from agentd.events import Lane
 from agentd.replay import text
+from agentd.replay.many import of_file
 from agentd.replay.offline import Offline
 from agentd.sessions.session import Session
 from agentd.states import SessionState
@@ -232,8 +236,64 @@ def test_live_effects_are_carried_out_and_compared(world: World) -> None:
     """With live effects the program runs, and what it says otherwise is a difference."""
     session = reader(world, [{"tool": "run_command", "program": "date", "args": ["+%N"]}, done()])
     recording, _ = world.take(session)
-    difference = world.replay(recording, live_effects=True).difference
+    may = Permissions(run=("date",))
+    difference = world.replay(recording, live_effects=True, installed=may).difference
     assert difference is not None and difference.what == "result of RunCommand"
+
+
+def test_a_recording_gives_no_rights(world: World, tmp_path: Path) -> None:
+    """What may be done for real is what the installed agent may, whatever a recording says."""
+    mark = tmp_path / "mark"
+    touch = {"tool": "run_command", "program": "date", "args": ["+%s"]}
+    recording, _ = world.take(reader(world, [touch, done()]))
+    evil = text.write(recording).replace('"date"', '"touch"').replace("+%s", str(mark))
+    evil = evil.replace('\\"program\\":\\"date\\"', '\\"program\\":\\"touch\\"')
+    evil = evil.replace('\\"program\\": \\"date\\"', '\\"program\\": \\"touch\\"')
+    file = tmp_path / "evil.recording"
+    file.write_text(evil)
+    assert '"touch"' in evil and "touch" in [
+        step.payload.get("program") for step in text.load(file).steps
+    ]
+    source = of_file(file, world.paths, world.workshop)
+    source.replay(world.workshop, live_effects=True)
+    assert not mark.exists(), "date and true may be run here, touch may not"
+    toml = world.paths.agents_d / "reader.toml"
+    toml.write_text(toml.read_text().replace('run = ["date", "true"]', 'run = ["touch"]'))
+    source.replay(world.workshop, live_effects=True)
+    assert mark.exists(), "what the recording does is permitted here"
+    other = world.paths.agents_d / "other.toml"
+    toml.rename(other)
+    with pytest.raises(UsageError, match="need the installed agent 'reader'"):
+        source.replay(world.workshop, live_effects=True)
+    other.write_text('agent = "repo_review"\ndone = "It is reviewed."\n')
+    other.rename(toml)
+    with pytest.raises(UsageError, match="need the installed agent 'reader'"):
+        source.replay(world.workshop, live_effects=True)
+    assert source.replay(world.workshop).turns, "without effects no agent is needed"
+
+
+def test_a_recorded_permission_stays_in_the_fixture(world: World) -> None:
+    """Also one that begins there and leads out, by `..`."""
+    secret = world.root / "secret.txt"
+    secret.write_text("hush")
+    recording, _ = world.take(reader(world, [read("a.txt"), done()]))
+    climb = f"{world.notes}/" + "../" * 20
+    permissions = {**recording.head.config["permissions"], "read": [str(world.notes), climb]}
+    config = {**recording.head.config, "permissions": permissions}
+    head = recording.head.model_copy(update={"config": config})
+    evil = text.write(replace(recording, head=head)).replace(r'\"a.txt\"', rf'\"{secret}\"')
+    assert evil.count(str(secret)) == 1
+    outcome = world.replay(text.read(evil, "x"))
+    assert outcome.difference is not None and "outside of what may" in outcome.difference.now
+
+
+def test_a_recordings_agent_name_is_no_path(world: World, tmp_path: Path) -> None:
+    """It is looked up in agents.d."""
+    recording, _ = world.take(reader(world, [read("a.txt"), done()]))
+    file = tmp_path / "x.recording"
+    file.write_text(text.write(recording).replace('"agent": "reader"', '"agent": "../../x"', 1))
+    with pytest.raises(ConfigError, match="cannot name an agent"):
+        of_file(file, world.paths, world.workshop)
 
 
 def test_all_results_can_be_taken_as_recorded(world: World) -> None:

@@ -366,6 +366,31 @@ def test_a_disabled_agent_is_checked_and_not_started(supervisor: Daemon) -> None
     supervisor.wait_state("one", "RUNNING")
 
 
+def test_a_schedule_holds_from_when_its_file_says_so(supervisor: Daemon) -> None:
+    """Its past stays over a restart of the daemon, and goes with a change, or while disabled."""
+
+    def times() -> int:
+        with contextlib.closing(Bus(supervisor.paths.database)) as bus:
+            return sum(bus.last_run("one", name) is not None for name in ("a", "b"))
+
+    with contextlib.closing(Bus(supervisor.paths.database)) as bus:
+        bus.note_schedule("one", "a", bus.clock.now())
+    supervisor.drop("one", more="schedule = 'a'")
+    supervisor.start()
+    version = supervisor.wait_state("one", "RUNNING")["version"]
+    assert times() == 1
+    supervisor.drop("one", more="schedule = 'b'")
+    wait_for(lambda: supervisor.agent("one")["version"] != version, "it is accepted")
+    assert times() == 0
+    with contextlib.closing(Bus(supervisor.paths.database)) as bus:
+        bus.note_schedule("one", "b", bus.clock.now())
+    supervisor.drop("one", more="schedule = 'b'\nenabled = false")
+    supervisor.wait_state("one", "STOPPED")
+    supervisor.drop("one", more="schedule = 'b'")
+    supervisor.wait_state("one", "RUNNING")
+    assert times() == 0
+
+
 def test_a_wrong_file_that_is_disabled_stops_its_agent(supervisor: Daemon) -> None:
     """Who writes `enabled = false` wants it stopped, whatever else the file says; errors show."""
     supervisor.drop("one")

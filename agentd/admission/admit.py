@@ -264,6 +264,7 @@ def main(argv: list[str]) -> int:
             "enabled": config.enabled,
             "start": config.start,
             "subscribe": list(config.subscribe),
+            "schedule": config.schedule and config.schedule.name,
         }
     print(json.dumps(outcome), file=out, flush=True)
     return int(code)

@@ -41,10 +41,6 @@ def look(name: str, paths: Paths) -> Look:
         enabled = table.get("enabled") is not False
         if isinstance(table.get("agent"), str):
             module = table["agent"]
-        schedule = table.get("schedule")
-        if isinstance(schedule, dict) and schedule.keys() == {"cron"}:
-            # Checking a crontab imports APScheduler, which the supervisor has no use for.
-            table = {key: value for key, value in table.items() if key != "schedule"}
         find(validate_agent(table, toml).agent, paths, str(toml))
     except ConfigError as error:
         return Look(module, enabled, error)

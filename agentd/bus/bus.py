@@ -80,12 +80,16 @@ class Bus(Lanes):
         *,
         subscribe: Sequence[str] = (),
         start: Literal["now", "beginning"] = "now",
+        schedule: str | None = None,
     ) -> None:
         """Note an agent's accepted version; the first time, create both lanes' cursors.
 
         A changed subscription holds from the cursor onward. A paused agent stays paused.
+        `schedule`: the name of the one that holds from now; None: it has none.
         """
         with self.transaction():
+            back = self.db.run(sql.WAS_REMOVED, (name,))
+            self.hold_schedule(name, None if back else schedule)
             self.open_lane(Lane(name, True), start=start)
             self.open_lane(Lane(name, False), start=start)
             self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))
@@ -169,6 +173,13 @@ class Bus(Lanes):
             return LastRun(parse_iso(rows[0][0]), bool(rows[0][1])) if rows else None
         except ValueError:  # somebody wrote there what is no time: as if it had never been due
             return None
+
+    def hold_schedule(self, agent: str, schedule: str | None) -> None:
+        """Forget when the agent's other schedules were due, or all: they do not hold.
+
+        One that is put back counts from then on, and so does that of an agent that comes back.
+        """
+        self.db.run(sql.DROP_OTHER_SCHEDULES, (agent, schedule))
 
     def note_schedule(self, agent: str, schedule: str, due: datetime) -> None:
         """Note when the schedule was last due, without an event: a skipped run, or its anchor."""

@@ -174,6 +174,12 @@ ON CONFLICT (agent, schedule) DO UPDATE SET last_due = excluded.last_due,
   fired = coalesce(excluded.fired, fired)
 """
 
+# Forget an agent's schedules, all but one.
+DROP_OTHER_SCHEDULES = "DELETE FROM schedules WHERE agent = ? AND schedule IS NOT ?"
+
+# Whether an agent was removed or disabled, and has not come back.
+WAS_REMOVED = "SELECT 1 FROM agents WHERE name = ? AND removed_at IS NOT NULL"
+
 # --- dead letters
 
 _LETTER_EVENT = (

@@ -37,10 +37,10 @@ cut off, and is resumed. Exits 1 for an unknown agent. A parked one waits for a 
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to NAME
 
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,
-parked), attempt, started_at, ended_at (UTC), question, outcome, error, turns, prompt_tokens,
-completion_tokens; for `show` one such object with steps: seq, kind (opening, decision, result,
-note), type, payload, ts, trusted, idempotent, tokens, duration_ms, raw (the model's answer),
-context_tokens, allowed; with --turn the list of messages."""
+parked), forced (why Done was the only decision left, or null), attempt, started_at, ended_at (UTC),
+question, outcome, error, turns, prompt_tokens, completion_tokens; for `show` one such object with
+steps: seq, kind (opening, decision, result, note), type, payload, ts, trusted, idempotent, tokens,
+duration_ms, raw (the model's answer), context_tokens, allowed; with --turn the list of messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -116,6 +116,7 @@ def document(row: SessionRow) -> dict[str, Any]:
     return {
         **vars(row),
         "state": row.state.value,
+        "forced": row.forced,
         "started_at": iso(row.started_at),
         "ended_at": row.ended_at and iso(row.ended_at),
     }
@@ -136,7 +137,7 @@ def _list(rows: Sequence[SessionRow]) -> None:
                 local(row.started_at),
                 row.agent,
                 f"{row.event_id} {row.event_type}",
-                row.state.value,
+                row.shown_state,
                 row.turns,
                 f"{row.prompt_tokens}+{row.completion_tokens}",
                 _took(row),
@@ -164,14 +165,14 @@ def _outcome(row: SessionRow) -> str | None:
 def _show(row: SessionRow, steps: Sequence[Step], basis: Mapping[str, Any]) -> None:
     say(
         colour(f"session {row.id}", BOLD)
-        + f" of {row.agent}: {row.state.value}, attempt {row.attempt}"
+        + f" of {row.agent}: {plain(row.shown_state)}, attempt {row.attempt}"
     )
     say(f"answers event {row.event_id} {plain(row.event_type)}, version {row.version}")
     say(f"started {local(row.started_at)}, ended {local(row.ended_at)}")
     print_timeline(steps, basis)
     if steps and (row.error or row.question or row.outcome is not None):
         say()
-        say(f"{colour(row.state.value, BOLD)}: {_outcome(row) or ''}")
+        say(f"{colour(row.shown_state, BOLD)}: {_outcome(row) or ''}")
     if row.question is not None:
         answer = f"""'{{"session": {row.id}, "answer": "..."}}'"""
         say(f"answer it: agentd send person.answer {answer} --to {row.agent}")

@@ -11,8 +11,6 @@ from agentd.replay.stage import Performance
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
 
-CLOSED = "decide Done now"  # how the note of a closing guard ends
-
 
 @dataclass(frozen=True)
 class Score:
@@ -54,10 +52,6 @@ def score(case: Case, performance: Performance, *, asked: int, illegal: int) -> 
         if expected.args
     ]
     steps = [s for s in performance.steps if s.kind is StepKind.DECISION]
-    closed = any(
-        step.kind is StepKind.NOTE and str(step.payload.get("text", "")).endswith(CLOSED)
-        for step in performance.steps
-    )
     return Score(
         legal=asked - illegal,
         legal_of=asked,
@@ -65,7 +59,7 @@ def score(case: Case, performance: Performance, *, asked: int, illegal: int) -> 
         tool_of=len(tools),
         args=sum(args),
         args_of=len(args),
-        ended=int(performance.state is SessionState.ENDED and not closed),
+        ended=int(performance.state is SessionState.ENDED and not performance.forced),
         cases=1,
         turns=len(steps),
         tokens=sum(step.completion_tokens or 0 for step in steps),

@@ -99,6 +99,7 @@ class Actor(Agent[Any]):
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """See `Agent.finish`."""
         inner, inward = self._knowing(), self.places.inward(list(results))
+        inner.forced = self.forced
         result = self._told(lambda: inner.finish(self._decision(done), self._event(event), inward))
         return self._settle(DONE, result)
 

@@ -19,6 +19,7 @@ from agentd.replay import gitpack
 from agentd.replay.actor import Chosen, runs
 from agentd.replay.code import Code, Workshop
 from agentd.replay.difference import Diverged
+from agentd.replay.fixture import unsafe
 from agentd.replay.offline import add_hook
 from agentd.replay.places import Places
 from agentd.replay.recording import Fixture, Listing, Page, Recording, Repository, Root
@@ -187,7 +188,9 @@ class _Collector:
     def name(self, path: Path) -> str | None:
         """Return a resolved path as the fixture names it, None outside of every root."""
         for number, root in enumerate(self.roots):
-            if path.is_relative_to(root.path) and ".git" not in path.relative_to(root.path).parts:
+            if path.is_relative_to(root.path) and not any(
+                map(unsafe, path.relative_to(root.path).parts)
+            ):
                 inner = path.relative_to(root.path).as_posix()
                 return str(number) if inner == "." else f"{number}/{inner}"
         return None
@@ -214,8 +217,8 @@ class _Collector:
         entries: dict[str, int | str | None] = {}
         for entry in sorted(os.scandir(path), key=lambda e: e.name)[:ENTRIES_MAX]:
             mode = entry.stat(follow_symlinks=False).st_mode
-            if entry.name == ".git" and not stat.S_ISDIR(mode):
-                continue  # of a worktree: it points elsewhere
+            if unsafe(entry.name) and not (entry.name == ".git" and stat.S_ISDIR(mode)):
+                continue  # such as the `.git` of a worktree: it points elsewhere
             if stat.S_ISREG(mode):
                 entries[entry.name] = entry.stat(follow_symlinks=False).st_size
             elif stat.S_ISDIR(mode):

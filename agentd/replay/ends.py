@@ -9,6 +9,7 @@ from agentd.replay.difference import shown
 from agentd.replay.places import Places
 from agentd.replay.recording import ASKED
 from agentd.replay.tape import Tape
+from agentd.sessions.session import FORCED
 from agentd.sessions.steps import settled
 from agentd.states import SessionState
 
@@ -38,7 +39,10 @@ def check_ended(tape: Tape, ending: Ending) -> None:
     if head.error is not None:
         raise tape.diverged("the end", f"failed: {head.error}", "ends well")
     if head.state is SessionState.ENDED and ending.question is None:
-        recorded, now = shown(head.outcome), shown(dict(ending.result.value))
+        outcome = ending.outcome
+        if FORCED not in (head.outcome or {}):  # an agentd before 0.2 did not say it
+            outcome.pop(FORCED, None)
+        recorded, now = shown(head.outcome), shown(outcome)
         if recorded != now:
             raise tape.diverged("the outcome", recorded, now)
 

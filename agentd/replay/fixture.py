@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import socket
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,13 @@ from typing import cast
 from agentd.errors import RecordingError, ToolError
 from agentd.replay import gitpack
 from agentd.replay.recording import Fixture, Listing, Page
+
+# What HFS+ leaves out of a name when it compares it; see git's utf8.c, `next_hfs_char`.
+IGNORED = dict.fromkeys(
+    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
+)
+SHORT_NAME = re.compile(r"git~\d+")
+DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[1-9]")
 
 
 def restore(fixture: Fixture, base: Path, roots: int) -> None:
@@ -53,9 +62,26 @@ def _check_name(name: str, roots: int) -> None:
     A recording may come from somebody else.
     """
     number, *parts = name.split("/")
-    known = number.isdecimal() and int(number) < roots
-    if not known or any(part in ("", ".", "..", ".git") or "\0" in part for part in parts):
+    known = number.isascii() and number.isdecimal() and int(number) < roots
+    if not known or any(unsafe(part) for part in parts):
         raise RecordingError(f"its fixture names {name!r}", hint="record the session again")
+
+
+def unsafe(part: str) -> bool:
+    """Whether a part of a name leads elsewhere, or may be `.git` on some file system.
+
+    As git itself refuses them (`is_hfs_dotgit`, `is_ntfs_dotgit`): any case, ignorable characters
+    on HFS+, short names, streams, trailing dots and spaces on NTFS; also names of devices.
+    """
+    plain = unicodedata.normalize("NFC", part.translate(IGNORED)).casefold().replace("\\", "/")
+    stem = plain.partition(":")[0].rstrip(". ")
+    return (
+        stem in ("", ".git")
+        or "/" in plain
+        or "\0" in part
+        or SHORT_NAME.fullmatch(stem) is not None
+        or DEVICE.fullmatch(stem.partition(".")[0].rstrip()) is not None
+    )
 
 
 def _list(folder: Path, listing: Listing) -> None:
@@ -64,8 +90,7 @@ def _list(folder: Path, listing: Listing) -> None:
     for name, size in listing.entries.items():
         path = folder / name
         # A repository's folder is listed as one, and comes with the repository.
-        wrong = "/" in name or name in ("", ".", "..") or "\0" in name
-        if wrong or (name == ".git" and size is not None):
+        if unsafe(name) and not (name == ".git" and size is None):
             raise RecordingError(f"its fixture lists {name!r}", hint="record the session again")
         if os.path.lexists(path):
             continue

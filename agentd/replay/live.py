@@ -266,7 +266,7 @@ class ForkAt(Replay):
             super()._check_rest(ending)
 
     def _check_ended(self, ending: Ending) -> None:
-        self._result.outcome, self._result.question = dict(ending.result.value), ending.question
+        self._result.outcome, self._result.question = ending.outcome, ending.question
         self._result.published = list(ending.result.publish)
 
     def _check_failed(self, error: Exception) -> None:

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentd.config import AgentConfig, load_agent
-from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError
+from agentd.config import AgentConfig, Permissions, check_agent_name, load_agent
+from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError, UsageError
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths
 from agentd.replay import text
@@ -27,7 +27,8 @@ class Source:
     """Something to replay: its name for people, its recording, and the agent's code for it.
 
     `config` is the configuration as it is now, None where the recorded one holds. `notes` go before
-    those of a replay; `done` is the outcome of a plain one, where that is known.
+    those of a replay; `done` is the outcome of a plain one, where that is known. `installed` is the
+    file in agents.d of the recorded agent's name.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source:
     config: AgentConfig | None = None
     notes: tuple[str, ...] = ()
     done: Outcome | None = None
+    installed: Path | None = None
 
     def replay(self, workshop: Workshop, **options: Any) -> Outcome:
         """Replay it; see `Replay` for the options and what it raises."""
@@ -62,7 +64,27 @@ class Source:
         return replace(outcome, notes=(*self.notes, *outcome.notes))
 
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {"config": self.config, "where": self.name, **options}
+        given = {"config": self.config, "where": self.name, **options}
+        return {**given, "installed": self._permissions()} if options.get("live_effects") else given
+
+    def _permissions(self) -> Permissions:
+        """Return what may be done for real.
+
+        Raises:
+            UsageError: no such agent is installed here; the recording alone allows nothing.
+            ConfigError: its file is wrong.
+        """
+        name, agent = self.recording.head.agent, self.recording.config.agent
+        if self.installed is not None and self.installed.exists():
+            config = load_agent(self.installed)
+            if config.agent == agent:
+                return config.permissions
+        raise UsageError(
+            f'live effects need the installed agent {name!r} (agent = "{agent}"): what it may do '
+            "counts, and not what the recording says",
+            where=self.name,
+            hint="replay without --live-effects, or install the agent",
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +149,10 @@ def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
     except RecordingError as error:
         error.where = str(path)
         raise
-    return Source(str(path), recording, workshop.current(agent, paths, str(path)))
+    check_agent_name(recording.head.agent, where=str(path))  # it becomes a file's name
+    installed = paths.agents_d / f"{recording.head.agent}.toml"
+    code = workshop.current(agent, paths, str(path))
+    return Source(str(path), recording, code, installed=installed)
 
 
 def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Workshop) -> Source:
@@ -148,7 +173,7 @@ def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Work
     now = workshop.current(config.agent, paths, name)
     outcome = Replay(recording, now, workshop, config=config, where=name).run()
     if outcome.identical and now.sources == ran_on.sources:
-        return Source(name, recording, now, config, notes, outcome)
+        return Source(name, recording, now, config, notes, outcome, file)
     # Which results the fixture does not reproduce is found out with the code that it ran on.
     recording = described(recording, ran_on, workshop, name)
     if not outcome.identical:
@@ -160,7 +185,7 @@ def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Work
                 where=name,
                 hint=f"`agentd record {session_id}` shows how",
             )
-    return Source(name, recording, now, config, notes)
+    return Source(name, recording, now, config, notes, installed=file)
 
 
 def recorded_sessions(

@@ -1,5 +1,6 @@
 """Replays a recording: the real loop, agent and tools on a stage of their own."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, Literal, cast
 from agentd.admission.version import Version
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
-from agentd.config import AgentConfig
+from agentd.config import AgentConfig, Permissions
 from agentd.errors import RecordingError, ToolError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.baml import load_client
@@ -58,7 +59,8 @@ class Replay:
 
     `config` is what makes up the agent now, None for what is recorded. `tools="recorded"` takes
     every result as recorded; `live_effects` carries out also what changes something: `WriteFile` in
-    the fixture, all else for real. `where` stands in errors.
+    the fixture, all else for real, as far as the `installed` agent may: a recording may come from
+    somebody else, and its own permissions only narrow that. `where` stands in errors.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Replay:
         config: AgentConfig | None = None,
         tools: Tools = "fixture",
         live_effects: bool = False,
+        installed: Permissions | None = None,
         where: str = "the recording",
     ) -> None:
         self.recording = recording
@@ -79,6 +82,7 @@ class Replay:
         self._workshop = workshop
         self._tools: Tools = tools
         self._live_effects = live_effects
+        self._installed = installed or Permissions()
         self._where = where
         self._config = config or recording.config
         self.session: Session | None = None  # the one being replayed
@@ -161,9 +165,13 @@ class Replay:
         permissions = config.permissions
 
         def inside(paths: Sequence[str]) -> tuple[str, ...]:
-            return tuple(path for path in paths if Path(path).is_relative_to(self._stage))
+            # Resolved: `/notes/../../..` begins in the fixture as well.
+            return tuple(p for p in paths if Path(os.path.realpath(p)).is_relative_to(self._stage))
 
         confined = {"read": inside(permissions.read), "write": inside(permissions.write)}
+        if self._live_effects:
+            allowed = self._installed.run
+            confined["run"] = tuple(name for name in permissions.run if name in allowed)
         return config.model_copy(update={"permissions": permissions.model_copy(update=confined)})
 
     def _make_toolbox(self) -> Toolbox:

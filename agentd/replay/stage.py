@@ -28,7 +28,7 @@ from agentd.replay.actor import Actor, Chosen
 from agentd.replay.code import Code
 from agentd.replay.places import Places
 from agentd.runner import Facts, repeatable, settle
-from agentd.sessions.session import Session
+from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
@@ -98,6 +98,11 @@ class Performance:
     question: str | None = None
     error: str | None = None
     log: str = ""
+
+    @property
+    def forced(self) -> str | None:
+        """Why Done was the only decision left, None where the model chose it."""
+        return (self.outcome or {}).get(FORCED)
 
     @property
     def decisions(self) -> list[tuple[str, Mapping[str, Any]]]:

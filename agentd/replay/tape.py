@@ -9,8 +9,9 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.errors import ModelError, RecordingError
+from agentd.guards import REPEATED
 from agentd.llm.decision import Decision, Message
-from agentd.loop import NO_ROOM
+from agentd.loop import NO_ROOM, NOTE
 from agentd.replay.difference import Difference, Diverged, shown
 from agentd.replay.recording import Recording
 from agentd.sessions.session import Session
@@ -81,6 +82,19 @@ class Tape:
         self.done += 1
         self.decided = False
 
+    def own_words(self, kind: StepKind, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what agentd itself says to the model as it was recorded.
+
+        Another agentd may use other words; what it lets the model decide is compared.
+        """
+        step = self.coming
+        if step is None or step.kind is not kind:
+            return payload
+        note = kind is StepKind.NOTE and step.type == NOTE
+        repeat = payload.keys() == step.payload.keys() == {"error"}
+        repeat = repeat and str(payload["error"]).endswith(REPEATED)
+        return step.payload if note or repeat else payload
+
     # --- the clock
 
     def hold(self) -> None:
@@ -130,6 +144,7 @@ class TapedSessions(Sessions):
             Cut: the recorded session was cut off before it.
         """
         self._tape.check_cut()
+        payload = self._tape.own_words(kind, payload)
         step = super().record(session, kind, type, payload, **more)
         self._tape.compare(step, self._last_decision(session))
         return step

@@ -13,6 +13,9 @@ from agentd.events import PERSON, Event, Lane
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 
+# In an outcome: why Done was the only decision left. What it says is then no result of the model's.
+FORCED = "forced"
+
 
 @dataclass
 class Session:
@@ -108,6 +111,16 @@ class SessionRow:
     turns: int
     prompt_tokens: int
     completion_tokens: int
+
+    @property
+    def forced(self) -> str | None:
+        """Why Done was the only decision left, None where the model chose it."""
+        return self.outcome.get(FORCED) if isinstance(self.outcome, dict) else None
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people read it."""
+        return f"{self.state.value}, forced ({self.forced})" if self.forced else self.state.value
 
 
 def asked_by_person(lane: Lane, event: Event) -> bool:

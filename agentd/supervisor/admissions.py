@@ -33,6 +33,7 @@ class Verdict:
     enabled: bool = True
     subscribe: tuple[str, ...] = ()
     start: Literal["now", "beginning"] = "now"
+    schedule: str | None = None  # the name of what it has to run by
     again: bool = False  # it says nothing about the file: ask again later
 
 
@@ -134,6 +135,7 @@ def _verdict(code: int, output: bytes, where: str) -> Verdict:
             enabled=bool(answer.get("enabled", True)),
             subscribe=tuple(answer.get("subscribe", ())),
             start="beginning" if answer.get("start") == "beginning" else "now",
+            schedule=answer.get("schedule"),
         )
     error = answer.get("error")
     error = error if isinstance(error, dict) else {}

@@ -345,7 +345,11 @@ class Agents:
             await self._disable(slot)
             return
         stored = await self._records.accept(
-            slot.name, verdict.version, subscribe=verdict.subscribe, start=verdict.start
+            slot.name,
+            verdict.version,
+            subscribe=verdict.subscribe,
+            start=verdict.start,
+            schedule=verdict.schedule,
         )
         # Afterwards a person's word given meanwhile counts for more than what was stored.
         slot.paused, slot.recorded = slot.paused or (stored and not slot.recorded), True

@@ -146,6 +146,7 @@ class Records:
         *,
         subscribe: Sequence[str],
         start: Literal["now", "beginning"],
+        schedule: str | None,
     ) -> bool:
         """Note an accepted version, create cursors; return whether the agent is paused.
 
@@ -154,7 +155,7 @@ class Records:
         """
 
         def work(bus: Bus) -> bool:
-            bus.accept(name, version, subscribe=subscribe, start=start)
+            bus.accept(name, version, subscribe=subscribe, start=start, schedule=schedule)
             return any(row.paused for row in bus.agents() if row.name == name)
 
         return await self._thread.call(work)
