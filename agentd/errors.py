@@ -1,5 +1,7 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
+from collections.abc import Iterable
+
 from agentd.states import Exit
 
 
@@ -106,3 +108,18 @@ class SessionFailed(AgentdError):
 
 class Stopped(AgentdError):
     """An orderly stop interrupts a wait. The session is cut and resumes later."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `did you mean "x"?` for the choice that is closest to a misspelt word, "" without one.
+
+    Case does not count. A word that is a choice already is not misspelt.
+    """
+    from difflib import get_close_matches  # 4 ms: only where something is wrong
+
+    known = {choice: choice.lower() for choice in choices}
+    if word in known:
+        return ""
+    close = get_close_matches(word.lower(), known.values(), n=1)
+    meant = next((choice for choice, lower in known.items() if [lower] == close), None)
+    return f'did you mean "{meant}"?' if meant else ""
