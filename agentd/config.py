@@ -110,7 +110,7 @@ class AgentConfig(Strict):
     """One agent: config/agents.d/NAME.toml. The file's name is the agent's name."""
 
     agent: str = Field(
-        pattern=AGENT_NAME.pattern,
+        pattern=f"^{AGENT_NAME.pattern}$",  # Pydantic searches: unanchored, any path would do
         description='A module of agents/, or "task" for an agent made of configuration alone.',
     )
     done: str = Field(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd import hub
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, StorageError, did_you_mean
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
 
@@ -85,11 +85,12 @@ def resolve(name: str, models: Path) -> Path:
         )
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
+        meant = did_you_mean(name, BUNDLED)
         raise ConfigError(
             "no model: neither a bundled name, nor org/name of the Hugging Face hub, "
             "nor a folder with a config.json",
             where=name,
-            hint=f"bundled: {', '.join(BUNDLED)}",
+            hint=f"bundled: {', '.join(BUNDLED)}" + (f"; {meant}" if meant else ""),
         )
     return folder.resolve()
 

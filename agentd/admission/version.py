@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from agentd.toml_file import config_error
 
 FORMAT = 1  # of a version folder; a change builds all of them anew
 MANIFEST = "manifest.json"
+FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def _agent_class(name: str, source: Source) -> type[Agent[Any]]:
             where=str(source.origin),
             hint="define exactly one subclass of agentd.agent.Agent",
         )
-    if not found[0].function:
+    function = found[0].function
+    if not isinstance(function, str) or not FUNCTION.fullmatch(function):
         raise ConfigError(
             f"{found[0].__name__} does not name its BAML function",
             where=str(source.origin),

@@ -136,9 +136,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the files and say what comes next."""
     check_agent_name(args.name, where="NAME")
     paths = discover()
-    if args.code and (shipped() / "agents" / f"{args.name}.py").exists():
+    ours = (f"agents/{args.name}.py", f"baml_src/{args.name}.baml")  # a person's goes before them
+    if args.code and any((shipped() / file).exists() for file in ours):
         raise UsageError(
-            f"an agent of agentd is called {args.name!r}", hint="choose another name for yours"
+            f"agentd itself has {' or '.join(ours)}", hint="choose another name for yours"
         )
     written = write(args.name, paths, code=args.code)
     for path in written:
