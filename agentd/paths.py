@@ -119,17 +119,19 @@ class Paths:
         return self.run / "locks"
 
     def create(self) -> None:
-        """Create the folders; ours are private (0700), a person's own are as the umask says.
+        """Create the folders, private (0700) whatever the umask: an agent's file says what runs.
+
+        A person's own that are there stay as open as they were made; `agentd doctor` looks at them.
 
         Raises:
             StorageError: a folder cannot be created or written.
         """
-        own = (self.config, self.agents_d, self.agents, self.baml_src)
+        written = (self.config, self.agents_d, self.agents, self.baml_src)
         kept = (self.data, self.models, self.versions, self.logs)
         private = (self.run, self.locks, self.sockets, self.wake)
-        for folder in (*own, *kept, *private):
+        for folder in (*written, *kept, *private):
             try:
-                folder.mkdir(0o777 if folder in own else 0o700, parents=True, exist_ok=True)
+                private_folder(folder)
                 if folder == self.sockets and not _is_ours(folder):
                     raise PermissionError(errno.EPERM, "somebody else's is there")
                 if folder in private:
@@ -174,6 +176,20 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
         run=run,
         sockets=_short(run, Path.home() / ".agentd", _temporary(run)),
     )
+
+
+def private_folder(folder: Path) -> None:
+    """Create a folder, and all that is missing above it, for this user alone (0700).
+
+    `mkdir(parents=True)` leaves those above it to the umask, and who may write there may put
+    another folder in its place.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    if not folder.is_dir():
+        private_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
 
 
 def longest_socket(folder: Path) -> int:

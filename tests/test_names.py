@@ -115,5 +115,5 @@ def test_a_function_is_one_of_the_prompts(tmp_path: Path, function: str) -> None
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     paths.create()
     drop(paths, module=MODULE.replace('"Greet"', function))
-    with pytest.raises(ConfigError, match="no BAML function|does not name its BAML function"):
+    with pytest.raises(ConfigError, match=r"no BAML function|does not name its BAML function"):
         admit("greeter", paths)

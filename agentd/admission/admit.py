@@ -35,7 +35,7 @@ from agentd.admission.version import (
 from agentd.agent import Kit
 from agentd.config import check_agent_name, load_agent
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.paths import Paths, discover
+from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 
@@ -217,7 +217,7 @@ def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Pa
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an agent's versions folder, and clear what a killed build left in it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError(

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from string import Template
 
+from agentd.commands.seed import seed_schemas, write_private
 from agentd.config import check_agent_name
-from agentd.errors import StorageError, UsageError
+from agentd.errors import UsageError
 from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit
 
@@ -165,12 +166,6 @@ def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
     if there := [str(path) for path in files if path.exists()]:
         raise UsageError("is there already", where=", ".join(there), hint="choose another name")
     for path, text in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x") as file:
-                file.write(Template(text).substitute(name=name, camel=camel))
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(path), hint="make it writable"
-            ) from error
+        write_private(path, Template(text).substitute(name=name, camel=camel))
+    seed_schemas(paths)
     return list(files)
