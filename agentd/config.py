@@ -22,7 +22,7 @@ from pydantic import (
 
 from agentd import lean
 from agentd.durations import Duration, written
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, shown
 from agentd.toml_file import read_toml, unreadable, validate
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -315,7 +315,7 @@ def check_agent_name(name: str, *, where: str = "") -> None:
     """Raise ConfigError unless `name` can name an agent."""
     if not AGENT_NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise ConfigError(
-            f"{name!r} cannot name an agent",
+            f"{shown(name)!r} cannot name an agent",
             where=where,
             hint="use lower-case letters, digits and _, at most 48, a letter first; "
             f"not {', '.join(sorted(RESERVED_NAMES))}",

@@ -14,6 +14,9 @@ M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
 PROBLEMS_TOLD = 8  # of one file; more are counted
 PROBLEM_CHARACTERS_MAX = 300  # of one of them: a wrong key may be as long as its file
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with; UTF-32 does, too
+CURLY = frozenset("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb")  # for quotes
+CURLY_HINT = 'write straight quotes (") in the place of curly ones'
 # tomllib takes minutes for one key of 60,000 parts (it is quadratic), and people write three.
 ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){32}""")
 
@@ -35,20 +38,42 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"larger than {BYTES_MAX} bytes", where=str(path), hint="not a configuration"
             )
-        text = data.decode("utf-8")
+        text = as_text(data, path)
         if ENDLESS_KEY.search(text):
             raise ConfigError("a key nests too deeply", where=str(path), hint="flatten it")
         return tomllib.loads(text)
     except OSError as error:
         raise unreadable(error, path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"is not valid TOML: {error}", where=str(path), hint="correct that line"
-        ) from error
+        hint = f"{CURLY_HINT}, and correct that line" if CURLY & set(text) else "correct that line"
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path), hint=hint) from error
     except RecursionError as error:
         raise ConfigError("nests too deeply", where=str(path), hint="flatten it") from error
+
+
+def as_text(data: bytes, path: Path) -> str:
+    """Return a file's content as text: UTF-8, with a byte order mark or without.
+
+    Raises:
+        ConfigError: it is none, such as UTF-16.
+    """
+    if data.startswith(UTF_16):
+        raise ConfigError("is UTF-16 text", where=str(path), hint="save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"is not UTF-8 text (line {line})", where=str(path), hint="save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ConfigError(
+            f"holds a NUL character (line {line}): it is UTF-16, or no text at all",
+            where=str(path),
+            hint="save it as UTF-8",
+        )
+    return text
 
 
 def unreadable(error: OSError, path: Path) -> ConfigError:

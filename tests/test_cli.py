@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import COMMANDS
-from agentd.commands.check import Checked, cycles
+from agentd.commands.check import Checked
 from agentd.commands.output import duration, plain, shorten
 from agentd.commands.progress import ProgressLine
 from agentd.commands.seed import seed
+from agentd.commands.subscriptions import cycles
 from agentd.paths import discover
 from agentd.testing import wait_for
 from tests.commandline import DEADLINE_S, HELLO, agentd, write_agent

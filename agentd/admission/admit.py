@@ -12,12 +12,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.declared import check_declared
 from agentd.admission.look import Waiting, find, first
 from agentd.admission.version import (
     FORMAT,
@@ -35,8 +36,9 @@ from agentd.admission.version import (
 from agentd.agent import Kit
 from agentd.config import check_agent_name, load_agent
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.paths import Paths, discover, private_folder
+from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
+from agentd.toml_file import UTF_16, as_text
 from agentd.tools import REGISTRY, Toolbox
 
 __all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
@@ -100,6 +102,10 @@ def _read(path: Path, place: str) -> Source:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
         )
+    if path.suffix == ".baml":
+        data = as_text(data, path).encode()  # BAML takes a byte order mark for a wrong keyword
+    elif path.suffix == ".py" and (data.startswith(UTF_16) or b"\0" in data):
+        as_text(data, path)  # says why; Python itself reads more encodings, where declared
     return Source(path, place, data)
 
 
@@ -113,10 +119,12 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
         config = load_agent(build / "agent.toml")
         module = next(source for source in sources if source.place == "agent.py")
         draft = make_version(Accepted(name, digest, "", build, config), module, toml)
+        check_declared(draft.agent, draft.publishes, str(module.origin))
         _permitted(draft, toml)
         baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
         compile_client(build, baml)
         _renders(draft, module.origin, baml[f"{config.agent}.baml"])
+        publishes = sorted(draft.publishes)
         code_hash = digest_of(
             BAML_VERSION,
             draft.params.model_dump_json(),
@@ -132,6 +140,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
             "code_hash": code_hash,
             "agentd": __version__,
             "baml": BAML_VERSION,
+            "publishes": publishes,
             "from": {source.place: str(source.origin) for source in sources},
             "files": {str(p.relative_to(build)): file_digest(p) for p in files},
         }
@@ -146,7 +155,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
                 hint="make room, or make the folder writable",
             ) from error
         raise
-    return Accepted(name, digest, code_hash, folder, config)
+    return Accepted(name, digest, code_hash, folder, config, tuple(publishes))
 
 
 def _permitted(version: Version, toml: Path) -> None:
@@ -186,12 +195,20 @@ def _renders(version: Version, module: Path, prompt: Path) -> None:
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    _consistent(version, union.members.keys(), module, prompt)
+    _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
 
 
-def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Path) -> None:
-    """Check that the class's lists and the union's classes agree."""
-    union, agent = set(names), version.agent
+def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
+    """Check that the class's lists and the union's classes agree. `tools`: by class."""
+    union, agent = set(tools), version.agent
+    named = {tool: [name for name in tools if tools[name] == tool] for tool in tools.values()}
+    for tool, classes in named.items():
+        if len(classes) > 1:
+            raise ConfigError(
+                f'{" and ".join(classes)} have the same tool "{tool}": no answer tells them apart',
+                where=f"{prompt}: function {version.function}",
+                hint="give each class of the union a `tool` of its own",
+            )
     if "Done" not in union:
         raise ConfigError(
             "its union has no Done",
@@ -235,13 +252,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def main(argv: list[str]) -> int:
-    """Admit one agent and print the outcome as one JSON line. Exit code 0, 75 or 78."""
+    """Admit the agent NAME, in HOME if that is given, and print the outcome as one JSON line.
+
+    Exit code 0, 75 or 78.
+    """
     out = sys.stdout
     sys.stdout = sys.stderr  # the agent's module may print while it is imported
-    name = argv[0] if len(argv) == 1 else ""
+    name, *home = argv or [""]
     outcome: dict[str, Any]
     try:
-        accepted = admit(name, discover())
+        accepted = admit(name, discover({HOME_VARIABLE: home[0]}) if home else discover())
     except AgentdError as error:
         code = error.exit_code
         outcome = {
@@ -262,6 +282,7 @@ def main(argv: list[str]) -> int:
             "enabled": config.enabled,
             "start": config.start,
             "subscribe": list(config.subscribe),
+            "publishes": list(accepted.publishes),
         }
     print(json.dumps(outcome), file=out, flush=True)
     return int(code)

@@ -13,12 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config import AgentConfig, load_agent
 from agentd.errors import ConfigError
 from agentd.toml_file import config_error
 
-FORMAT = 1  # of a version folder; a change builds all of them anew
+FORMAT = 2  # of a version folder; a change builds all of them anew
+READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
 MANIFEST = "manifest.json"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
@@ -32,6 +34,7 @@ class Accepted:
     code_hash: str  # of code, prompt, params, done and tools: a cut session resumes only in it
     folder: Path
     config: AgentConfig
+    publishes: tuple[str, ...] = ()  # event types
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
     config = accepted.config
     cls = _agent_class(accepted.name, source)
     params = _params(cls, config, toml)
-    members = cls.chosen(params)
+    try:
+        members, publishes = cls.chosen(params), cls.published(params)
+    except Exception as error:  # a person's code: whatever it raises is its fault
+        raise user_error("cannot be created", error, source.origin) from error
+    check_list(cls, "uses", str(source.origin))
     uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
     unknown = [tool for tool in uses if tool not in REGISTRY]
     if unknown:
@@ -110,7 +117,7 @@ def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
         function=cls.function,
         uses=uses,
         members=members,
-        publishes=cls.published(params),
+        publishes=publishes,
         arguments={**tools, **cls.arguments},
     )
 
@@ -194,7 +201,7 @@ def intact(folder: Path) -> Accepted | None:
     """Return the version in `folder`, or None if it is missing, incomplete or changed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT or manifest["hash"] != folder.name:
+        if manifest["format"] not in READABLE or manifest["hash"] != folder.name:
             return None
         for place, digest in manifest["files"].items():
             if file_digest(folder / place) != digest:
@@ -205,6 +212,7 @@ def intact(folder: Path) -> Accepted | None:
             code_hash=str(manifest["code_hash"]),
             folder=folder,
             config=load_agent(folder / "agent.toml"),
+            publishes=tuple(str(kind) for kind in manifest.get("publishes", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None  # the caller builds it anew, or says so
