@@ -132,8 +132,9 @@ def test_a_permission_that_allows_nothing_is_wrong(
 
 
 def test_such_a_permission_fails_the_check(paths: Paths, check: Check) -> None:
-    write_agent(paths.user, "reader", f'{LISTENER}[permissions]\nread = ["notes"]\n')
-    assert "'notes' is no absolute path" in problem(check())["what"]
+    for entry in ("notes", "~nobody-of-this-name/x"):
+        write_agent(paths.user, "reader", f'{LISTENER}[permissions]\nread = ["{entry}"]\n')
+        assert f"'{entry}' is no absolute path" in problem(check())["what"]
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,23 @@ def _read(path: Path, place: str) -> Source:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
         )
-    if path.suffix == ".baml":
-        data = as_text(data, path).encode()  # BAML takes a byte order mark for a wrong keyword
-    elif path.suffix == ".py" and (data.startswith(UTF_16) or b"\0" in data):
-        as_text(data, path)  # says why; Python itself reads more encodings, where declared
-    return Source(path, place, data)
+    return Source(path, place, _text(data, path))
+
+
+def _text(data: bytes, path: Path) -> bytes:
+    """Return a module's or a prompt's content as Python and BAML read it.
+
+    BAML takes a byte order mark for a wrong keyword. Python reads more encodings than UTF-8, where
+    they are declared; but neither a NUL nor UTF-16.
+    """
+    odd = data.startswith(UTF_16) or b"\0" in data
+    if path.suffix == ".toml" or (path.suffix == ".py" and not odd):
+        return data
+    try:
+        return as_text(data, path).encode()
+    except ConfigError as error:
+        what = f"does not compile: it {error.what}"
+        raise ConfigError(what, where=error.where, hint=error.hint) from error
 
 
 def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Path) -> Accepted:

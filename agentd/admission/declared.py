@@ -37,7 +37,7 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
             )
     check_list(cls, "volatile", where)
     for name in SETS:
-        if not _names(value := getattr(cls, name), (AbstractSet,)):
+        if not _names(value := getattr(cls, name)):
             raise ConfigError(
                 f"`{name}` is {value!r}, and no set of names",
                 where=where,
@@ -51,7 +51,7 @@ def check_list(cls: type[Agent[Any]], name: str, where: str) -> None:
     Raises:
         ConfigError: it is something else, such as one name: brackets alone make no list.
     """
-    if not _names(value := getattr(cls, name), (tuple, list, AbstractSet)):
+    if not _names(value := getattr(cls, name), ordered=True):
         raise ConfigError(
             f"`{name}` is {value!r}, and no list of names",
             where=where,
@@ -59,8 +59,10 @@ def check_list(cls: type[Agent[Any]], name: str, where: str) -> None:
         )
 
 
-def _names(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and all(isinstance(item, str) for item in value)
+def _names(value: Any, *, ordered: bool = False) -> bool:
+    """Whether this is a set of text, or with `ordered` also a list or a tuple of it."""
+    kind = isinstance(value, AbstractSet) or (ordered and isinstance(value, tuple | list))
+    return kind and all(isinstance(item, str) for item in value)
 
 
 def _check_models(name: str, value: Any, where: str) -> None:

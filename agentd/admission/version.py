@@ -17,11 +17,12 @@ from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config import AgentConfig, load_agent
 from agentd.errors import ConfigError
-from agentd.toml_file import config_error
+from agentd.toml_file import config_error, unknown_key
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
 MANIFEST = "manifest.json"
+UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
 
@@ -184,16 +185,16 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     try:
         params = cls.Params.model_validate(config.params)
     except ValidationError as error:
-        raise config_error(error, toml, "params.", model=cls.Params) from error
+        wrong = config_error(error, toml, "params.", model=cls.Params)
+        if config.params.keys() & AgentConfig.model_fields.keys() - cls.Params.model_fields.keys():
+            wrong.hint = UNKNOWN_PARAMS
+        raise wrong from error
     known = cls.Params.model_fields
     names = known.keys() | {field.alias for field in known.values()}
     unknown = config.params.keys() - names
     if unknown and cls.Params.model_config.get("extra") != "allow":  # Pydantic ignores by default
-        raise ConfigError(
-            "; ".join(f"params.{key}: unknown key" for key in sorted(unknown)),
-            where=str(toml),
-            hint=f"its params are {', '.join(known) or 'none'}",
-        )
+        what = "; ".join(f"params.{key}: {unknown_key(key, known)}" for key in sorted(unknown))
+        raise ConfigError(what, where=str(toml), hint=UNKNOWN_PARAMS)
     return params
 
 

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None:
         checked = [_daemon(paths.daemon_file, paths), *_agents(_names(paths), paths)]
         warnings += [(what, ["agentd"]) for what in daemon_advice(paths.daemon_file, paths)]
-        warnings += unheard([item for item in checked if item.config and item.enabled])
+        warnings += unheard([item for item in checked if item.enabled])
         warnings += [
             (f"{shown(str(item.path))}: {item.what}; {item.hint}", []) for item in overlooked(paths)
         ]
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         with _home_for(args.file, paths) as home:
             checked = [_at(args.file, home, item) for item in _agents([args.file.stem], home)]
     for item in checked:
-        if item.config and item.enabled:
+        if item.config and item.enabled and item.problem is None:
             warnings += [(f"{item.name}: {what}", [item.name]) for what in unlikely(item.config)]
     warnings += [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
     if args.json:

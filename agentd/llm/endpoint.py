@@ -6,6 +6,7 @@ into the event stream while a call waits, and each of them starts the deadline a
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -305,7 +306,8 @@ def read_key(path: Path) -> str:
     where = f"[model] api_key_file = {path}"
     hint = "write the server's key into that file, and nothing else"
     try:
-        key = as_text(path.expanduser().read_bytes()[:KEY_BYTES_MAX], path).strip()
+        file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises for a wrong ~name
+        key = as_text(file.read_bytes()[:KEY_BYTES_MAX], path).strip()
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise ConfigError(what, where=where, hint=hint) from error
