@@ -37,24 +37,34 @@ def read_toml(path: Path) -> dict[str, Any]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             data = file.read(BYTES_MAX + 1)
-        if len(data) > BYTES_MAX:
-            raise ConfigError(
-                f"larger than {BYTES_MAX} bytes", where=str(path), hint="not a configuration"
-            )
-        text = as_text(data, path)
-        if ENDLESS_KEY.search(text):
-            raise ConfigError("a key nests too deeply", where=str(path), hint="flatten it")
-        return tomllib.loads(text)
     except OSError as error:
         raise unreadable(error, path) from error
+    return parse_toml(data, path)
+
+
+def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:
+    """Read TOML that is at hand; `where` stands in errors.
+
+    Raises:
+        ConfigError: naming `where`, line where TOML gives one, and the next step.
+    """
+    if len(data) > BYTES_MAX:
+        raise ConfigError(
+            f"larger than {BYTES_MAX} bytes", where=str(where), hint="not a configuration"
+        )
+    text = as_text(data, where)
+    if ENDLESS_KEY.search(text):
+        raise ConfigError("a key nests too deeply", where=str(where), hint="flatten it")
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = f"{CURLY_HINT}, and correct that line" if CURLY & set(text) else "correct that line"
-        raise ConfigError(f"is not valid TOML: {error}", where=str(path), hint=hint) from error
+        raise ConfigError(f"is not valid TOML: {error}", where=str(where), hint=hint) from error
     except RecursionError as error:
-        raise ConfigError("nests too deeply", where=str(path), hint="flatten it") from error
+        raise ConfigError("nests too deeply", where=str(where), hint="flatten it") from error
 
 
-def as_text(data: bytes, path: Path) -> str:
+def as_text(data: bytes, path: Path | str) -> str:
     """Return a file's content as text: UTF-8, with a byte order mark or without.
 
     Raises:

@@ -40,6 +40,7 @@ WORDS = {
     "union_tag_not_found": "must have a {discriminator}",
     "path_type": 'must be a path, in quotes: "/..."',
     "url_type": 'must be an address, in quotes: "https://..."',
+    "url_syntax_violation": "must be a proper address: {error}",
     "date_type": "must be a date, such as 2026-01-31",
     "date_parsing": "must be a date, such as 2026-01-31",
     "datetime_type": "must be a date and time, such as 2026-01-31T09:00:00Z",
