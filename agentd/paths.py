@@ -125,14 +125,16 @@ class Paths:
         return self.run / "locks"
 
     def create(self) -> None:
-        """Create the folders; ours are private (0700), a person's own are as the umask says.
+        """Create the folders, private (0700) whatever the umask: an agent's file says what runs.
+
+        A person's own that are there stay as open as they were made; `agentd doctor` looks at them.
 
         Raises:
             StorageError: a folder cannot be created or written.
         """
-        own = (self.config, self.agents_d, self.agents, self.baml_src)
+        written = (self.config, self.agents_d, self.agents, self.baml_src)
         kept = (self.data, self.models, self.versions, self.logs)
-        self._create(*own, *kept, own=own)
+        self._create(*written, *kept)
         self.create_private()
 
     def create_private(self) -> None:
@@ -144,12 +146,10 @@ class Paths:
         private = (self.run, self.locks, self.sockets, self.wake)
         self._create(*private, private=private)
 
-    def _create(
-        self, *folders: Path, own: tuple[Path, ...] = (), private: tuple[Path, ...] = ()
-    ) -> None:
+    def _create(self, *folders: Path, private: tuple[Path, ...] = ()) -> None:
         for folder in folders:
             try:
-                folder.mkdir(0o777 if folder in own else 0o700, parents=True, exist_ok=True)
+                private_folder(folder)
                 if folder == self.sockets and not _is_ours(folder):
                     raise PermissionError(errno.EPERM, "somebody else's is there")
                 if folder in private:
@@ -207,6 +207,20 @@ def _usable(path: Path, where: str) -> Path:
 
 def _shown(where: str) -> str:
     return where.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def private_folder(folder: Path) -> None:
+    """Create a folder, and all that is missing above it, for this user alone (0700).
+
+    `mkdir(parents=True)` leaves those above it to the umask, and who may write there may put
+    another folder in its place.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    if not folder.is_dir():
+        private_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
 
 
 def longest_socket(folder: Path) -> int:

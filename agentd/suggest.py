@@ -13,6 +13,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > WORD_CHARACTERS_MAX:
         return None
     by_lower = {item.lower(): item for item in known}
+    if word in by_lower.values():  # it is right as it is
+        return None
     found = get_close_matches(word.lower(), by_lower, n=1, cutoff=ALIKE)
     return by_lower[found[0]] if found else None
 
@@ -20,4 +22,4 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question for an error's end, with the space before it; "" where none is alike."""
     found = nearest(word, known)
-    return f"; did you mean {found!r}?" if found is not None else ""
+    return f'; did you mean "{found}"?' if found is not None else ""

@@ -3,6 +3,8 @@
 import os
 import re
 import tomllib
+import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,11 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
 from agentd.suggest import did_you_mean
+from agentd.wording import key_of, said
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
 PROBLEMS_TOLD = 8  # of one file; more are counted
 PROBLEM_CHARACTERS_MAX = 300  # of one of them: a wrong key may be as long as its file
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with; UTF-32 does, too
+CURLY = frozenset("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb")  # for quotes
+CURLY_HINT = 'write straight quotes (") in the place of curly ones'
 # tomllib takes minutes for one key of 60,000 parts (it is quadratic), and people write three.
 ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){32}""")
 
@@ -32,24 +38,56 @@ def read_toml(path: Path) -> dict[str, Any]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             data = file.read(BYTES_MAX + 1)
-        if len(data) > BYTES_MAX:
-            raise ConfigError(
-                f"larger than {BYTES_MAX} bytes", where=str(path), hint="not a configuration"
-            )
-        text = data.decode("utf-8")
-        if ENDLESS_KEY.search(text):
-            raise ConfigError("a key nests too deeply", where=str(path), hint="flatten it")
-        return tomllib.loads(text)
     except OSError as error:
         raise unreadable(error, path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    return parse_toml(data, path)
+
+
+def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:
+    """Read TOML that is at hand; `where` stands in errors.
+
+    Raises:
+        ConfigError: naming `where`, line where TOML gives one, and the next step.
+    """
+    if len(data) > BYTES_MAX:
         raise ConfigError(
-            f"is not valid TOML: {error}", where=str(path), hint="correct that line"
-        ) from error
+            f"larger than {BYTES_MAX} bytes", where=str(where), hint="not a configuration"
+        )
+    text = as_text(data, where)
+    if ENDLESS_KEY.search(text):
+        raise ConfigError("a key nests too deeply", where=str(where), hint="flatten it")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        hint = f"{CURLY_HINT}, and correct that line" if CURLY & set(text) else "correct that line"
+        raise ConfigError(f"is not valid TOML: {error}", where=str(where), hint=hint) from error
     except RecursionError as error:
-        raise ConfigError("nests too deeply", where=str(path), hint="flatten it") from error
+        raise ConfigError("nests too deeply", where=str(where), hint="flatten it") from error
+
+
+def as_text(data: bytes, path: Path | str) -> str:
+    """Return a file's content as text: UTF-8, with a byte order mark or without.
+
+    Raises:
+        ConfigError: it is none, such as UTF-16.
+    """
+    if data.startswith(UTF_16):
+        raise ConfigError("is UTF-16 text", where=str(path), hint="save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"is not UTF-8 text (line {line})", where=str(path), hint="save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ConfigError(
+            f"holds a NUL character (line {line}): it is UTF-16, or no text at all",
+            where=str(path),
+            hint="save it as UTF-8",
+        )
+    return text
 
 
 def unreadable(error: OSError, path: Path) -> ConfigError:
@@ -78,31 +116,74 @@ def config_error(
 
     `prefix` stands before each key, such as `params.` for an agent's own parameters of `model`.
     """
-    lines, hint = [], "correct it"
     # Without their inputs: those may be as large as the file, and deeper than Python can print.
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    for item in found[:PROBLEMS_TOLD]:
-        key = prefix + ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            known = _keys(model, item["loc"][:-1])
-            message = f"unknown key; there are {', '.join(known)}" if known else "unknown key"
-            message += did_you_mean(str(item["loc"][-1]), known)
-            hint = "remove or correct it"
-        line = f"{key.rstrip('.')[:PROBLEM_CHARACTERS_MAX]}: {message}" if key else message
-        lines.append(line[: 2 * PROBLEM_CHARACTERS_MAX])
-    if len(found) > PROBLEMS_TOLD:
-        lines.append(f"and {len(found) - PROBLEMS_TOLD} more")
+    found = error.errors(include_url=False, include_input=False)
+    problems: dict[str, list[str]] = {}
+    for item in found:
+        key = (prefix + key_of(item)).rstrip(".")[:PROBLEM_CHARACTERS_MAX]
+        unknown = item["type"] == "extra_forbidden"
+        message = _unknown(model, item["loc"]) if unknown else said(item)
+        problems.setdefault(key, []).append(message)
+    lines = [
+        f"{key}: {' or '.join(messages)}"[: 2 * PROBLEM_CHARACTERS_MAX] if key else messages[0]
+        for key, messages in list(problems.items())[:PROBLEMS_TOLD]
+    ]
+    if len(problems) > PROBLEMS_TOLD:
+        lines.append(f"and {len(problems) - PROBLEMS_TOLD} more")
+    if any(item["type"] == "extra_forbidden" for item in found):
+        hint = "remove or correct it"
+    else:
+        about = _description(model, found[0]["loc"])
+        hint = f"{next(iter(problems))}: {about}" if about else "correct it"
     return ConfigError("; ".join(lines), where=str(where), hint=hint)
 
 
-def _keys(model: type[BaseModel], table: tuple[int | str, ...]) -> list[str]:
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return what to say of a key that is none of these."""
+    known = list(known)
+    meant = did_you_mean(key, known) or ";"
+    return f"unknown key{meant} there are {', '.join(known) or 'none'}"
+
+
+def _unknown(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """Say that a key is unknown, and where it belongs or what it was probably meant to be."""
+    key, known = str(loc[-1]), _keys(model, loc[:-1])
+    # In TOML all that follows a [table] belongs to it, as people forget.
+    if len(loc) > 1 and key in model.model_fields:
+        return "unknown key; it belongs to the top of the file, above every [table]"
+    for table, field in model.model_fields.items():
+        if len(loc) == 1 and any(key in one.model_fields for one in _models(field.annotation)):
+            return f"unknown key; it belongs into [{table}]"
+    return unknown_key(key, known) if known else "unknown key"
+
+
+def _description(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """Return what a key is for, "" where its field does not say."""
+    names = [str(part) for part in loc if isinstance(part, str)]
+    found = [one.model_fields.get(names[-1]) for one in _tables(model, names[:-1])] if names else []
+    return next((field.description for field in found if field and field.description), "")
+
+
+def _keys(model: type[BaseModel], table: Iterable[int | str]) -> list[str]:
     """Return the keys of a table inside `model`, none where it is not one model's."""
-    for part in table:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+    names = [part for part in table if isinstance(part, str)]
+    return [
+        field.alias or name
+        for one in _tables(model, names)
+        for name, field in one.model_fields.items()
+    ]
+
+
+def _tables(model: type[BaseModel], names: Iterable[str]) -> list[type[BaseModel]]:
+    """Return the models of the table that these keys lead to; a union has several."""
+    found = [model]
+    for name in names:
+        fields = [field for one in found if (field := one.model_fields.get(name))]
+        found = [one for field in fields for one in _models(field.annotation)]
+    return found
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in typing.get_args(annotation) for one in _models(part)]

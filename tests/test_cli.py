@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import COMMANDS
-from agentd.commands.check import Checked, cycles
+from agentd.commands.check import Checked
 from agentd.commands.output import duration, plain, shorten
 from agentd.commands.progress import ProgressLine
-from agentd.commands.run import seed
+from agentd.commands.seed import seed
+from agentd.commands.subscriptions import cycles
 from agentd.paths import discover
 from agentd.testing import wait_for
 from tests.commandline import DEADLINE_S, HELLO, agentd, write_agent
@@ -202,11 +203,71 @@ def test_the_first_run_writes_the_configuration(tmp_path: Path) -> None:
         assert agentd(home, "check").returncode == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
-        assert process.stderr and "first run" in process.stderr.read()
+        assert process.stderr and "shipped configuration" in process.stderr.read()
     finally:
         process.kill()
     (agents / "repo_fetch.toml").unlink()
     assert seed(discover({"AGENTD_HOME": str(home)})) == []
+
+
+@pytest.mark.parametrize("before", ["new", "dropped", "agentd.toml", "only a schema"])
+def test_what_came_before_the_first_run_keeps_no_example_away(tmp_path: Path, before: str) -> None:
+    """Nor the schemas, and no file of a person's is overwritten."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    if before == "new":
+        assert agentd(tmp_path, "new", "reader").returncode == 0
+        own = paths.agents_d / "reader.toml"
+        assert (paths.config / "agent.schema.json").is_file(), "its first line names it"
+    else:
+        own = {
+            "dropped": paths.agents_d / "digest.toml",
+            "agentd.toml": paths.daemon_file,
+            "only a schema": paths.config / "eval" / "task.toml",
+        }[before]
+        own.parent.mkdir(parents=True)
+        own.write_text("# mine\n")
+    mine = own.read_text()
+    written = {path.relative_to(paths.config).as_posix() for path in seed(paths)}
+    assert {"agents.d/repo_fetch.toml", "eval/recall.toml"} <= written
+    assert own.read_text() == mine and own.relative_to(paths.config).as_posix() not in written
+    shipped_names = {"agent.schema.json", "agentd.schema.json"}
+    assert shipped_names <= {path.name for path in paths.config.iterdir()}
+
+
+def test_later_runs_renew_the_schemas_alone(tmp_path: Path) -> None:
+    """An update brings its own; an example that a person removed stays away."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    seed(paths)
+    paths.database.touch()
+    schema = paths.config / "agent.schema.json"
+    text = schema.read_text()
+    schema.write_text("{}")
+    (paths.agents_d / "digest.toml").unlink()
+    assert seed(paths) == [schema] and schema.read_text() == text
+    assert seed(paths) == []
+    schema.unlink()
+    schema.symlink_to(tmp_path / "nowhere")
+    assert seed(paths) == [], "a person's link leads where it leads"
+
+
+@pytest.mark.parametrize("command", ["new reader --code", "run"])
+def test_no_umask_opens_a_folder(tmp_path: Path, command: str) -> None:
+    """Who may write a folder of the configuration decides what runs; that of the home as well."""
+    home = tmp_path / "a" / "home"
+    script = f"umask 000; exec {sys.executable} -m agentd {command}"
+    environment = {**os.environ, "AGENTD_HOME": str(home)}
+    process = subprocess.Popen(["/bin/sh", "-c", script], env=environment)
+    try:
+        if command == "run":
+            wait_for(lambda: agentd(home, "status").returncode == 0, seconds=DEADLINE_S)
+            process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_S)
+    finally:
+        process.kill()
+    folders = [path for path in (home.parent, *home.parent.rglob("*")) if path.is_dir()]
+    files = [path for path in (home / "config").rglob("*") if path.is_file()]
+    assert len(folders) > 3 and files
+    assert [path for path in (*folders, *files) if path.stat().st_mode & 0o077] == []
 
 
 def test_run_says_what_is_wrong(tmp_path: Path) -> None:

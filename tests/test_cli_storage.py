@@ -247,9 +247,11 @@ def test_a_name_that_is_none(name: str, run: Run, paths: Paths) -> None:
     assert not paths.agents_d.exists()
 
 
-def test_an_agents_module_is_not_hidden_by_a_new_one(run: Run) -> None:
-    """A person's module would be used instead of the shipped one of that name."""
-    one_error(run("new", "repo_fetch", "--code"), 2, "repo_fetch")
+@pytest.mark.parametrize("name", ["repo_fetch", "clients", "tools"])
+def test_our_files_are_not_hidden_by_a_new_agents(name: str, run: Run, paths: Paths) -> None:
+    """A person's file would be used instead of the shipped one, by all agents even."""
+    one_error(run("new", name, "--code"), 2, f"{name}.baml")
+    assert not paths.baml_src.exists()
 
 
 # --- doctor

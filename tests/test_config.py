@@ -29,9 +29,9 @@ def agent(folder: Path, text: str, name: str = "reader") -> AgentConfig:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('agent = "task"', "done: Field required"),
+        ('agent = "task"', "done: is missing"),
         (GOOD + "colour = 1", "colour: unknown key"),
-        (GOOD + "[limits]\nturns = 0", "limits.turns: Input should be greater than or equal to 1"),
+        (GOOD + "[limits]\nturns = 0", "limits.turns: must be at least 1"),
         (GOOD + "[limits]\nturn = 1", "limits.turn: unknown key"),
         (GOOD + 'schedule = { cron = "0 9 * *" }', "cron: not a crontab expression"),
         (GOOD + 'schedule = { cron = "61 9 * * *" }', "cron: not a crontab expression"),
@@ -45,7 +45,7 @@ def agent(folder: Path, text: str, name: str = "reader") -> AgentConfig:
         (GOOD + 'schedule = { daily = "9:00" }', "schedule: give { every"),
         (GOOD + 'missed = "maybe"', "missed"),
         (GOOD + 'subscribe = ["Repo Changed"]', "is no event type"),
-        (GOOD + 'start = "later"', "start: Input should be 'now' or 'beginning'"),
+        (GOOD + 'start = "later"', 'start: must be "now" or "beginning"'),
         (GOOD + "done = 1", "is not valid TOML"),
         ("agent = ", "is not valid TOML: Invalid value"),
         ("x = " + "[" * 5000, "is not valid TOML|nests too deeply"),

@@ -192,7 +192,7 @@ def test_labels(label: Any, value: Any, ok: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("x = 1", "agent: Field required"),
+        ("x = 1", "agent: is missing"),
         (CASES.replace('event = "question.asked"', 'event = "question"'), "is no event type"),
         (CASES.replace("expect = [{", "expects = [{"), "unknown key"),
     ],

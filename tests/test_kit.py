@@ -110,6 +110,44 @@ def test_a_wrong_configuration_is_one_clear_error(tmp_path: Path) -> None:
         run_agent("task", EVENT, [], config=str(file))
 
 
+@pytest.mark.parametrize("way", ["text", "one line", "path", "Path", "bare path"])
+def test_a_configuration_is_a_file_or_its_content(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text is content, unless it is written like a path or there is such a file."""
+    text = 'done = "The note is read."\n[params]\ninstructions = "Read."\n'
+    (tmp_path / "reader.toml").write_text(text)
+    (tmp_path / "settings").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, str | Path] = {
+        "text": text,
+        "one line": 'params = { instructions = "Read." }',
+        "path": str(tmp_path / "reader.toml"),
+        "Path": Path("reader.toml"),
+        "bare path": "settings",
+    }
+    run = run_agent("task", EVENT, [("Done", {"result": "read"})], config=given[way])
+    assert run.state == "ended"
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ("", "config of task"),
+        ("limits = ", "config of task"),
+        ("missing.toml", "missing.toml"),
+        ("x" * 5000, "config of task"),
+        ("\0", "config of task"),
+        ("\ud800", "config of task"),
+        ("[limits]\nturns = 0", "config of task"),
+    ],
+)
+def test_a_wrong_configuration_says_whose_it_is(config: str, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_agent("task", EVENT, [], config=config)
+    assert caught.value.where == where and caught.value.hint
+
+
 def test_pages_are_the_whole_web(tmp_path: Path) -> None:
     """A page is what the test says; all others are errors that the model is told."""
     run = run_agent(

@@ -1,8 +1,12 @@
 """What installs: pinned where it is fragile, hashed, and free of package hosts."""
 
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
+
+from tests.test_layers import imports
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -12,6 +16,35 @@ REQUIREMENTS = (ROOT / ".ci" / "requirements.txt").read_text()
 def test_fragile_libraries_are_pinned_exactly() -> None:
     """mlx-lm's internals and BAML's generated code are no stable interfaces."""
     assert {"mlx-lm==0.32.2", "baml-py==0.226.3"} <= set(PROJECT["dependencies"])
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name."""
+    return {
+        re.split(r"[^A-Za-z0-9._-]", line)[0].lower().replace("_", "-") for line in requirements
+    }
+
+
+def test_what_is_imported_is_declared() -> None:
+    """What comes along with another package today may not come with its next release."""
+    of = packages_distributions()
+    wanted: dict[str, str] = {}
+    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
+        for package in imports(file) - sys.stdlib_module_names - {"agentd", "__future__"}:
+            wanted[package] = file.relative_to(ROOT).as_posix()
+    assert wanted.pop("pytest") == "agentd/pytest_plugin.py", "pytest itself imports that"
+    declared = names(PROJECT["dependencies"])
+    for package, file in wanted.items():
+        found = {name.lower().replace("_", "-") for name in of.get(package, [])}
+        assert found & declared, f"{file} imports {package}, which pyproject.toml does not declare"
+
+
+def test_the_license_is_in_the_wheel() -> None:
+    """The whole text: a name alone grants nothing."""
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0" and PROJECT["license-files"] == ["LICENSE"]
+    assert "Apache License\n" in text and "END OF TERMS AND CONDITIONS" in text
+    assert "Version 2.0, January 2004" in text and len(text) > 10_000
 
 
 def test_requirements_are_hashed_and_name_no_host() -> None:
@@ -24,8 +57,7 @@ def test_requirements_are_hashed_and_name_no_host() -> None:
 def test_requirements_cover_the_dependencies() -> None:
     """No dependency was added without its hash (uv pip compile --universal --generate-hashes)."""
     pinned = set(re.findall(r"^([a-z0-9._-]+)==", REQUIREMENTS, re.MULTILINE))
-    wanted = {re.split(r"[^a-z0-9._-]", name)[0] for name in PROJECT["dependencies"]}
-    assert wanted <= pinned
+    assert names(PROJECT["dependencies"]) <= pinned
 
 
 def test_the_gate_runs_the_readmes_two_commands() -> None:
@@ -40,3 +72,10 @@ def test_the_gate_runs_the_readmes_two_commands() -> None:
 def test_no_lock_file_is_kept() -> None:
     """uv.lock names package hosts."""
     assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_readme_warns_of_the_other_package() -> None:
+    """PyPI's `agentd` is somebody else's: `pip install agentd` would run their code."""
+    readme = (ROOT / "README.md").read_text()
+    assert PROJECT["name"] == "local-agentd" and "Do not install `agentd` from PyPI" in readme
+    assert "pip install agentd" not in readme and "uv tool install agentd" not in readme

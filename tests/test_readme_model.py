@@ -1,5 +1,6 @@
 """The README's examples of the model server run as they stand, but for port and model."""
 
+import ast
 import contextlib
 import http.client
 import io
@@ -45,8 +46,9 @@ def example(language: str, word: str, server: Serving) -> str:
     return text.replace(":8080/", f":{server.port}/").replace("smollm2-135m", NAME)
 
 
-def test_python(server: Serving) -> None:
+def test_python(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official client, set up as in the README, parses, calls and streams."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(example("python", "OpenAI(", server), "README.md", "exec"), {})
@@ -54,6 +56,14 @@ def test_python(server: Serving) -> None:
     assert label in ("question", "order", "other")
     assert json.loads(arguments)["kind"] in ("question", "order", "other")
     assert text == "Hello, you."
+
+
+def test_python_needs_nothing_of_agentds_own_environment(server: Serving) -> None:
+    """A `uv tool install` gives a command, and no package that other programs can import."""
+    tree = ast.parse(example("python", "OpenAI(", server))
+    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {str(name) for name in froms} - sys.stdlib_module_names == {"openai", "pydantic"}
+    assert "`pip install openai`" in README  # which brings pydantic
 
 
 def test_curl(server: Serving) -> None:

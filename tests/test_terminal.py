@@ -290,7 +290,7 @@ def test_a_misspelt_word_gets_a_hint(
     paths.logs.mkdir(exist_ok=True)
     code = main(words)
     out, err = capsys.readouterr()
-    assert f"did you mean {meant!r}?" in out + err
+    assert f'did you mean "{meant}"?' in out + err
     assert code in ((0,) if words[:2] in (("send", "note.aded"), ("events", "--type")) else (1, 2))
 
 

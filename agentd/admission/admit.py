@@ -12,12 +12,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.declared import check_declared
 from agentd.admission.look import Waiting, find, first
 from agentd.admission.version import (
     FORMAT,
@@ -36,8 +37,9 @@ from agentd.admission.version import (
 from agentd.agent import Kit
 from agentd.config import check_agent_name, load_agent
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.paths import Paths, discover
+from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
+from agentd.toml_file import UTF_16, as_text
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place
 
@@ -102,7 +104,23 @@ def _read(path: Path, place: str) -> Source:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
         )
-    return Source(path, place, data)
+    return Source(path, place, _text(data, path))
+
+
+def _text(data: bytes, path: Path) -> bytes:
+    """Return a module's or a prompt's content as Python and BAML read it.
+
+    BAML takes a byte order mark for a wrong keyword. Python reads more encodings than UTF-8, where
+    they are declared; but neither a NUL nor UTF-16.
+    """
+    odd = data.startswith(UTF_16) or b"\0" in data
+    if path.suffix == ".toml" or (path.suffix == ".py" and not odd):
+        return data
+    try:
+        return as_text(data, path).encode()
+    except ConfigError as error:
+        what = f"does not compile: it {error.what}"
+        raise ConfigError(what, where=error.where, hint=error.hint) from error
 
 
 def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Path) -> Accepted:
@@ -115,10 +133,12 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
         config = load_agent(build / "agent.toml")
         module = next(source for source in sources if source.place == MODULE)
         draft = make_version(Accepted(name, digest, "", build, config), module, toml)
+        check_declared(draft.agent, draft.publishes, str(module.origin))
         _permitted(draft, toml)
         baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
         compile_client(build, baml)
         _renders(draft, module.origin, baml[f"{config.agent}.baml"])
+        publishes = sorted(draft.publishes)
         code_hash = digest_of(
             BAML_VERSION,
             draft.params.model_dump_json(),
@@ -134,6 +154,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
             "code_hash": code_hash,
             "agentd": __version__,
             "baml": BAML_VERSION,
+            "publishes": publishes,
             "from": {source.place: str(source.origin) for source in sources},
             "files": {str(p.relative_to(build)): file_digest(p) for p in files},
         }
@@ -148,7 +169,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
                 hint="make room, or make the folder writable",
             ) from error
         raise
-    return Accepted(name, digest, code_hash, folder, config)
+    return Accepted(name, digest, code_hash, folder, config, tuple(publishes))
 
 
 def _permitted(version: Version, toml: Path) -> None:
@@ -188,12 +209,20 @@ def _renders(version: Version, module: Path, prompt: Path) -> None:
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    _consistent(version, union.members.keys(), module, prompt)
+    _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
 
 
-def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Path) -> None:
-    """Check that the class's lists and the union's classes agree."""
-    union, agent = set(names), version.agent
+def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
+    """Check that the class's lists and the union's classes agree. `tools`: by class."""
+    union, agent = set(tools), version.agent
+    named = {tool: [name for name in tools if tools[name] == tool] for tool in tools.values()}
+    for tool, classes in named.items():
+        if len(classes) > 1:
+            raise ConfigError(
+                f'{" and ".join(classes)} have the same tool "{tool}": no answer tells them apart',
+                where=f"{prompt}: function {version.function}",
+                hint="give each class of the union a `tool` of its own",
+            )
     if "Done" not in union:
         raise ConfigError(
             "its union has no Done",
@@ -219,7 +248,7 @@ def _consistent(version: Version, names: Iterable[str], module: Path, prompt: Pa
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an agent's versions folder, and clear what a killed build left in it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError(
@@ -237,13 +266,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def main(argv: list[str]) -> int:
-    """Admit one agent and print the outcome as one JSON line. Exit code 0, 75 or 78."""
+    """Admit the agent NAME, in HOME if that is given, and print the outcome as one JSON line.
+
+    Exit code 0, 75 or 78.
+    """
     out = sys.stdout
     sys.stdout = sys.stderr  # the agent's module may print while it is imported
-    name = argv[0] if len(argv) == 1 else ""
+    name, *home = argv or [""]
     outcome: dict[str, Any]
     try:
-        accepted = admit(name, discover())
+        accepted = admit(name, discover({HOME_VARIABLE: home[0]}) if home else discover())
     except AgentdError as error:
         code = error.exit_code
         outcome = {
@@ -265,6 +297,7 @@ def main(argv: list[str]) -> int:
             "start": config.start,
             "subscribe": list(config.subscribe),
             "schedule": config.schedule and config.schedule.name,
+            "publishes": list(accepted.publishes),
         }
     print(json.dumps(outcome), file=out, flush=True)
     return int(code)

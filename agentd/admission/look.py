@@ -7,7 +7,7 @@ folder under a name that ends in .toml, it is a small text file that fits, or it
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.config import check_agent_name, validate_agent
+from agentd.config import AGENT_NAME, check_agent_name, validate_agent
 from agentd.errors import ConfigError
 from agentd.paths import Paths, shipped
 from agentd.toml_file import read_toml
@@ -52,7 +52,14 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
 
     Raises:
         Waiting: one is not there yet; `where` names who wants it.
+        ConfigError: `agent` is no name, such as a path.
     """
+    if not AGENT_NAME.fullmatch(agent):  # also of a recording: it must not lead out of the folders
+        raise ConfigError(
+            f"{agent!r} cannot name a module of agents/",
+            where=where,
+            hint="use lower-case letters, digits and _, at most 48, a letter first",
+        )
     module = first(f"{agent}.py", paths.agents, "agents")
     prompt = first(f"{agent}.baml", paths.baml_src, "baml_src")
     if module is not None and prompt is not None:
@@ -73,4 +80,5 @@ def first(file: str, own: Path, kind: str) -> Path | None:
 
 def _known(paths: Paths) -> list[str]:
     folders = (paths.agents, shipped() / "agents")
-    return sorted({f.stem for d in folders if d.is_dir() for f in d.glob("[a-z]*.py")})
+    stems = {f.stem for d in folders if d.is_dir() for f in d.glob("*.py")}
+    return sorted(stem for stem in stems if AGENT_NAME.fullmatch(stem))

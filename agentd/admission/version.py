@@ -3,6 +3,7 @@
 import hashlib
 import json
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,15 +14,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config import AgentConfig, load_agent
 from agentd.errors import ConfigError
-from agentd.suggest import did_you_mean
-from agentd.toml_file import config_error
+from agentd.toml_file import config_error, unknown_key
 
-FORMAT = 1  # of a version folder; a change builds all of them anew
+FORMAT = 2  # of a version folder; a change builds all of them anew
+READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
 MANIFEST = "manifest.json"
 MODULE = "agent.py"  # the module's place in a version folder
+UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
+FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Accepted:
     code_hash: str  # of code, prompt, params, done and tools: a cut session resumes only in it
     folder: Path
     config: AgentConfig
+    publishes: tuple[str, ...] = ()  # event types
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,11 @@ def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
     config = accepted.config
     cls = _agent_class(accepted.name, source)
     params = _params(cls, config, toml)
-    members = cls.chosen(params)
+    try:
+        members, publishes = cls.chosen(params), cls.published(params)
+    except Exception as error:  # a person's code: whatever it raises is its fault
+        raise user_error("cannot be created", error, source.origin) from error
+    check_list(cls, "uses", str(source.origin))
     uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
     unknown = [tool for tool in uses if tool not in REGISTRY]
     if unknown:
@@ -119,7 +128,7 @@ def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
         function=cls.function,
         uses=uses,
         members=members,
-        publishes=cls.published(params),
+        publishes=publishes,
         arguments={**tools, **cls.arguments},
     )
 
@@ -139,7 +148,8 @@ def _agent_class(name: str, source: Source) -> type[Agent[Any]]:
             where=str(source.origin),
             hint="define exactly one subclass of agentd.agent.Agent",
         )
-    if not found[0].function:
+    function = found[0].function
+    if not isinstance(function, str) or not FUNCTION.fullmatch(function):
         raise ConfigError(
             f"{found[0].__name__} does not name its BAML function",
             where=str(source.origin),
@@ -188,18 +198,16 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     try:
         params = cls.Params.model_validate(config.params)
     except ValidationError as error:
-        raise config_error(error, toml, "params.", model=cls.Params) from error
+        wrong = config_error(error, toml, "params.", model=cls.Params)
+        if config.params.keys() & AgentConfig.model_fields.keys() - cls.Params.model_fields.keys():
+            wrong.hint = UNKNOWN_PARAMS
+        raise wrong from error
     known = cls.Params.model_fields
     names = known.keys() | {field.alias for field in known.values()}
     unknown = config.params.keys() - names
     if unknown and cls.Params.model_config.get("extra") != "allow":  # Pydantic ignores by default
-        raise ConfigError(
-            "; ".join(
-                f"params.{key}: unknown key{did_you_mean(key, known)}" for key in sorted(unknown)
-            ),
-            where=str(toml),
-            hint=f"its params are {', '.join(known) or 'none'}",
-        )
+        what = "; ".join(f"params.{key}: {unknown_key(key, known)}" for key in sorted(unknown))
+        raise ConfigError(what, where=str(toml), hint=UNKNOWN_PARAMS)
     return params
 
 
@@ -207,7 +215,7 @@ def intact(folder: Path) -> Accepted | None:
     """Return the version in `folder`, or None if it is missing, incomplete or changed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT or manifest["hash"] != folder.name:
+        if manifest["format"] not in READABLE or manifest["hash"] != folder.name:
             return None
         for place, digest in manifest["files"].items():
             if file_digest(folder / place) != digest:
@@ -218,6 +226,7 @@ def intact(folder: Path) -> Accepted | None:
             code_hash=str(manifest["code_hash"]),
             folder=folder,
             config=load_agent(folder / "agent.toml"),
+            publishes=tuple(str(kind) for kind in manifest.get("publishes", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None  # the caller builds it anew, or says so

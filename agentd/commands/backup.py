@@ -9,7 +9,7 @@ from agentd.commands.home import home_alone
 from agentd.commands.numbers import count
 from agentd.commands.output import print_json, say
 from agentd.errors import NotRunning, StorageError
-from agentd.paths import Paths, discover
+from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.storage import copies
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _default(paths: Paths) -> Path:
     try:
-        paths.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(paths.backups)
     except OSError as error:
         raise StorageError(
             f"cannot be created: {error.strerror}", where=str(paths.backups), hint="name a FILE"

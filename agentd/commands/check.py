@@ -1,27 +1,35 @@
 """`agentd check [FILE]`: is the configuration right, with everything that the agents need?"""
 
 import argparse
+import asyncio
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
-from agentd.errors import ConfigError, UsageError
-from agentd.paths import Paths, discover
+from agentd.agent_files import TOML, agent_names, overlooked
+from agentd.commands.subscriptions import cycles, unheard
+from agentd.errors import ConfigError, StorageError, UsageError, shown
+from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
+
+if TYPE_CHECKING:
+    from agentd.config import AgentConfig
+    from agentd.supervisor.admissions import Admissions
 
 EXAMPLES = """example:
   agentd check
   agentd check ~/drafts/repo_review.toml
 
-Each agent is checked the way the daemon does before it starts it: keys and values, its module, its
-.baml, its parameters and permissions. Cycles among subscriptions are warnings, and so is what is
-wrong with an agent that its file disables. Exits 1 when something is wrong.
+Each agent is checked the way the daemon does before it starts it, within 30 s: keys and values, its
+module, its .baml, its parameters and permissions. Also wrong is what can never work, such as a
+relative folder in `read`. Cycles among subscriptions are warnings, and so is what may be meant: a
+folder that is not there, an agent that nothing wakes, a file that is not read for its name; and
+what is wrong with an agent that its file disables. Exits 1 when something is wrong.
 
 --json prints one object: ok, checked [names], problems [{name, where, what, hint, waiting,
 enabled}], warnings [{what, agents}]."""
@@ -40,6 +48,7 @@ class Checked:
     enabled: bool = True  # False: nothing is started, so a problem fails nothing yet
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    config: "AgentConfig | None" = None
 
     @property
     def wrong(self) -> bool:
@@ -57,18 +66,35 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
+    from agentd.commands.advice import daemon_advice, unlikely
+
     paths = discover()
+    warnings: list[tuple[str, list[str]]] = []
     if args.file is None:
-        agents = sorted(paths.agents_d.glob("[!.]*.toml"))
-        checked = [_daemon(paths.daemon_file), *(_agent(file.stem, paths) for file in agents)]
+        checked = [_daemon(paths.daemon_file, paths), *_agents(_names(paths), paths)]
+        warnings += [(what, ["agentd"]) for what in daemon_advice(paths.daemon_file, paths)]
+        warnings += unheard([item for item in checked if item.enabled])
+        warnings += [
+            (f"{shown(str(item.path))}: {item.what}; {item.hint}", []) for item in overlooked(paths)
+        ]
     elif not args.file.is_file():
         raise UsageError("there is no such file", where=str(args.file))
     elif args.file.stem == "agentd":
-        checked = [_daemon(args.file)]
+        checked = [_daemon(args.file, paths)]
+        warnings += [(what, ["agentd"]) for what in daemon_advice(args.file, paths)]
+    elif args.file.suffix != TOML:
+        raise UsageError(
+            f"the name of an agent's file ends in {TOML}",
+            where=str(args.file),
+            hint="rename it: the daemon reads no other",
+        )
     else:
-        with _home_for(args.file.resolve(), paths) as home:
-            checked = [_agent(args.file.stem, home)]
-    warnings = [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
+        with _home_for(args.file, paths) as home:
+            checked = [_at(args.file, home, item) for item in _agents([args.file.stem], home)]
+    for item in checked:
+        if item.config and item.enabled and item.problem is None:
+            warnings += [(f"{item.name}: {what}", [item.name]) for what in unlikely(item.config)]
+    warnings += [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
     if args.json:
         print_json(_document(checked, warnings))
     else:
@@ -76,72 +102,81 @@ def run(args: argparse.Namespace) -> int:
     return Exit.FAILED if any(item.wrong for item in checked) else Exit.OK
 
 
-def cycles(checked: Sequence[Checked]) -> list[list[str]]:
-    """Return each ring of agents that can wake each other for ever, as names, the first repeated.
-
-    An agent does not receive its own events, so a ring has at least two members.
-    """
-    edges = {
-        a.name: sorted(
-            b.name
-            for b in checked
-            if b.name != a.name and any(_wanted(t, b.subscribe) for t in a.publishes)
-        )
-        for a in checked
-    }
-    found: dict[frozenset[str], list[str]] = {}
-    for start in edges:
-        ring = _way_back(start, edges)
-        if ring:
-            found.setdefault(frozenset(ring), ring)
-    return list(found.values())
+def _names(paths: Paths) -> list[str]:
+    try:
+        return agent_names(paths.agents_d)
+    except FileNotFoundError:
+        return []
 
 
-def _wanted(event_type: str, subscribe: Sequence[str]) -> bool:
-    return any(
-        event_type.startswith(item[:-1]) if item.endswith(".*") else event_type == item
-        for item in subscribe
-    )
-
-
-def _way_back(start: str, edges: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Return the shortest way from `start` back to itself, or None: a breadth-first search."""
-    ways, seen = [[start]], set[str]()
-    for way in ways:
-        for following in edges[way[-1]]:
-            if following == start:
-                return [*way, start]
-            if following not in seen:
-                seen.add(following)
-                ways.append([*way, following])
-    return None
-
-
-def _daemon(file: Path) -> Checked:
+def _daemon(file: Path, paths: Paths) -> Checked:
+    from agentd.commands.advice import daemon_problem
     from agentd.config import load_daemon
 
     try:
-        load_daemon(file)
+        return Checked("agentd", daemon_problem(load_daemon(file), file, paths))
     except ConfigError as error:
         return Checked("agentd", error)
-    return Checked("agentd", None)
 
 
-def _agent(name: str, paths: Paths) -> Checked:
-    from agentd.admission.admit import Waiting, admit
-    from agentd.admission.version import load_version
+def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
+    """Check agents as the daemon does: each in a process of its own, and not for ever."""
+    from agentd.admission.look import look
+    from agentd.clock import SystemClock
+    from agentd.process import python
+    from agentd.supervisor.admissions import Admissions
+    from agentd.supervisor.children import Reaper
+    from agentd.supervisor.commands import Commands
 
+    looks = {name: look(name, paths) for name in names}
+    with tempfile.TemporaryDirectory(prefix="agentd-check-") as folder:
+        # Locks of our own: a check of the same agent by the daemon must not end ours, nor ours it.
+        apart = replace(paths, run=Path(folder))
+        apart.locks.mkdir()
+        home = [str(paths.user)] if paths.user == paths.data else []  # AGENTD_HOME, or a draft's
+        commands = Commands(admission=lambda name: python("agentd.admission", name, *home))
+
+        async def ask() -> list[Checked]:
+            reaper = Reaper(clock := SystemClock())
+            reaper.attach(asyncio.get_running_loop())
+            admissions = Admissions(apart, commands, reaper, clock)
+            return await asyncio.gather(
+                *(_agent(name, paths, seen.problem, admissions) for name, seen in looks.items())
+            )
+
+        if any(seen.problem is None for seen in looks.values()):
+            private_folder(paths.data)  # where they run
+        return asyncio.run(ask())
+
+
+async def _agent(
+    name: str, paths: Paths, problem: ConfigError | None, admissions: "Admissions"
+) -> Checked:
+    from agentd.admission.look import Waiting
+    from agentd.commands.advice import agent_problem
+    from agentd.config import load_agent
+
+    file = paths.agents_d / f"{name}.toml"
+    if problem is not None:
+        waits = isinstance(problem, Waiting)
+        return Checked(shown(name), problem, waiting=waits, enabled=_enabled(file))
+    verdict = await admissions.check(name, first=False)
+    if (found := verdict.problem) is not None:
+        if verdict.again:
+            raise StorageError(**found)
+        error = ConfigError(**found)
+        return Checked(name, error, waiting=verdict.waiting, enabled=_enabled(file))
     try:
-        # A module may print while it is imported; stdout is ours, and JSON perhaps.
-        with redirect_stdout(sys.stderr):
-            accepted = admit(name, paths)
-            publishes = tuple(load_version(accepted.folder).publishes)
-    except ConfigError as error:
-        enabled = _enabled(paths.agents_d / f"{name}.toml")
-        return Checked(name, error, waiting=isinstance(error, Waiting), enabled=enabled)
-    config = accepted.config
+        config = load_agent(file)
+    except ConfigError as error:  # changed this moment
+        return Checked(name, error)
     return Checked(
-        name, None, enabled=config.enabled, subscribe=config.subscribe, publishes=publishes
+        name,
+        agent_problem(config, file),
+        enabled=config.enabled,
+        subscribe=config.subscribe,
+        publishes=verdict.publishes,
+        config=config,
     )
 
 
@@ -160,7 +195,7 @@ def _home_for(file: Path, paths: Paths) -> Iterator[Paths]:
 
     A draft that lies elsewhere is checked in a throw-away home beside the user's own modules.
     """
-    if file.parent == paths.agents_d.resolve():
+    if file.parent.resolve() == paths.agents_d.resolve():
         yield paths
         return
     with tempfile.TemporaryDirectory(prefix="agentd-check-") as folder:
@@ -170,6 +205,21 @@ def _home_for(file: Path, paths: Paths) -> Iterator[Paths]:
         home.agents.symlink_to(paths.agents)
         home.baml_src.symlink_to(paths.baml_src)
         yield home
+
+
+def _at(file: Path, home: Paths, checked: Checked) -> Checked:
+    """Return what was found with the places that a person knows, in those of a throw-away home."""
+    if checked.problem is None or file.parent.resolve() == home.agents_d.resolve():
+        return checked
+    real = {
+        str(home.agents_d / file.name): str(file),
+        str(home.agents): str(discover().agents),
+        str(home.baml_src): str(discover().baml_src),
+    }
+    texts = {key: getattr(checked.problem, key) for key in ("what", "where", "hint")}
+    for place, instead in real.items():
+        texts = {key: text.replace(place, instead) for key, text in texts.items()}
+    return replace(checked, problem=ConfigError(**texts))
 
 
 def _document(
@@ -211,6 +261,6 @@ def _print(checked: Sequence[Checked], warnings: Sequence[str], paths: Paths) ->
             if value := getattr(item.problem, key):
                 say(f"{'':{width}}    {key:5}  {plain(value)}")
     for warning in warnings:
-        say(f"{colour('warning', YELLOW)}: {warning}")
+        say(f"{colour('warning', YELLOW)}: {plain(warning)}")
     if len(checked) == 1 and checked[0].name == "agentd" and not paths.agents_d.is_dir():
         say(f"no agents yet: {paths.agents_d} is created by the first `agentd run`")

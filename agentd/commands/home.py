@@ -9,7 +9,7 @@ from agentd.bus import AgentRow, Bus, Opening
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.events import Event
 from agentd.lockfile import LockFile
-from agentd.paths import Paths
+from agentd.paths import Paths, private_folder
 from agentd.status import query
 from agentd.suggest import did_you_mean
 
@@ -65,7 +65,7 @@ def home_alone(paths: Paths) -> Iterator[None]:
     """
     lock = LockFile(paths.lock)
     try:
-        paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(paths.run)
         free = lock.acquire()
     except OSError as error:
         raise StorageError(f"cannot be opened: {error.strerror}", where=str(paths.lock)) from error

@@ -5,11 +5,11 @@ from pathlib import Path
 from string import Template
 
 from agentd.commands.output import say
+from agentd.commands.seed import seed_schemas, write_private
 from agentd.config import check_agent_name
-from agentd.errors import StorageError, UsageError
+from agentd.errors import UsageError
 from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit
-from agentd.whole import write_whole
 
 EXAMPLES = """example:
   agentd new reading_list           # configuration alone: config/agents.d/reading_list.toml
@@ -138,9 +138,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the files and say what comes next."""
     check_agent_name(args.name, where="NAME")
     paths = discover()
-    if args.code and (shipped() / "agents" / f"{args.name}.py").exists():
+    ours = (f"agents/{args.name}.py", f"baml_src/{args.name}.baml")  # a person's goes before them
+    if args.code and any((shipped() / file).exists() for file in ours):
         raise UsageError(
-            f"an agent of agentd is called {args.name!r}", hint="choose another name for yours"
+            f"agentd itself has {' or '.join(ours)}", hint="choose another name for yours"
         )
     written = write(args.name, paths, code=args.code)
     for path in written:
@@ -166,12 +167,6 @@ def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
     if there := [str(path) for path in files if path.exists()]:
         raise UsageError("is there already", where=", ".join(there), hint="choose another name")
     for path, text in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = Template(text).substitute(name=name, camel=camel)
-            write_whole(path, content, mode=None, new=True)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(path), hint="make it writable"
-            ) from error
+        write_private(path, Template(text).substitute(name=name, camel=camel))
+    seed_schemas(paths)
     return list(files)

@@ -1,14 +1,12 @@
 """`agentd run`: the daemon in the foreground. What launchd, a terminal and the demo start."""
 
 import argparse
-from pathlib import Path
 
 from agentd import process
 from agentd.commands.output import note
-from agentd.errors import StorageError
-from agentd.paths import Paths, discover, shipped
+from agentd.commands.seed import seed
+from agentd.paths import discover
 from agentd.states import Exit
-from agentd.whole import write_whole
 
 EXAMPLES = """example:
   agentd run
@@ -30,32 +28,9 @@ def run(args: argparse.Namespace) -> int:
     process.child_side()  # the demo holds our lifeline: what it started ends with it
     paths = discover()
     paths.create()
-    if copied := seed(paths):
-        note(f"first run: wrote {len(copied)} configuration files to {paths.config}")
+    if written := seed(paths):
+        note(f"wrote {len(written)} files of the shipped configuration to {paths.config}")
     from agentd.supervisor import run as supervise
 
     supervise(paths)
     return Exit.OK
-
-
-def seed(paths: Paths) -> list[Path]:
-    """Copy the shipped configuration into a home that has none; return the files written.
-
-    Raises:
-        StorageError: a file cannot be written.
-    """
-    if paths.daemon_file.exists() or any(paths.agents_d.glob("*.toml")):
-        return []
-    source = shipped() / "config"
-    copied = []
-    for file in sorted(p for p in source.rglob("*") if p.suffix in (".toml", ".json")):
-        target = paths.config / file.relative_to(source)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, file.read_bytes(), mode=None)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(target), hint="make it writable"
-            ) from error
-        copied.append(target)
-    return copied

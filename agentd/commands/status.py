@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from agentd.agent_files import overlooked
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
 from agentd.commands.home import no_such_agent, supervisor
@@ -40,7 +41,8 @@ does not answer and for an unknown NAME.
 --json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml,
 or of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one),
 failure (why the last run ended, if it failed), storage {problem, database_bytes, wal_bytes,
-free_bytes}, model {name, url, state, reason, problem, ...}, refused_unshown (wrong files beyond
+free_bytes}, overlooked (files in your folders that are not read for their name or place: [{where,
+what, hint}]), model {name, url, state, reason, problem, ...}, refused_unshown (wrong files beyond
 those listed), last_event_id, dead_letters, and agents: name, state, pid, since, restarts, reason,
 problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
 last_session (null or {id, state, started_at, ended_at}), dead_letters, held (null or {reason,
@@ -51,6 +53,7 @@ DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
     "refused_unshown",
 )
+OVERLOOKED_SHOWN = 5
 BUSY_MS = 1_000  # for a lock on the database; what the daemon itself says is worth more
 UNKNOWN: dict[str, Any] = {
     "paused": False,
@@ -107,6 +110,7 @@ def state(paths: Paths) -> dict[str, Any]:
         "home": str(paths.user),
         **{key: daemon and daemon.get(key) for key in DAEMON_KEYS},
         "failure": None if daemon or silent else last_failure(paths),
+        "overlooked": [item.document() for item in overlooked(paths)],
         "last_event_id": 0,
         "dead_letters": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
@@ -199,9 +203,18 @@ def _print(document: Mapping[str, Any]) -> None:
         _print_problem(document["model"].get("problem"))
     say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
-    if not document["agents"]:
+    if document["agents"]:
+        _print_agents(document)
+    else:
         say("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
-        return
+    for item in document["overlooked"][:OVERLOOKED_SHOWN]:
+        say(colour("\nnot read", YELLOW))
+        _print_problem(item)
+    if (more := len(document["overlooked"]) - OVERLOOKED_SHOWN) > 0:
+        say(colour(f"and {more} more that are not read: `agentd check`", YELLOW))
+
+
+def _print_agents(document: Mapping[str, Any]) -> None:
     say()
     print_table(
         ("AGENT", "STATE", "PID", "SINCE", "RESTARTS", "WAITING", "DEAD", "LAST SESSION", "REASON"),

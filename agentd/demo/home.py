@@ -18,7 +18,7 @@ from typing import Any
 from agentd import process
 from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
-from agentd.paths import HOME_VARIABLE, Paths, discover
+from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.status import query
 from agentd.whole import write_whole
 
@@ -31,7 +31,7 @@ LOOK_S = 0.1  # between two looks at what is waited for
 def temporary_home(keep: bool) -> Iterator[Paths]:
     """Yield the paths of a new home that shares the user's models; remove it, or say why not."""
     models_folder = discover().models
-    models_folder.mkdir(parents=True, exist_ok=True)
+    private_folder(models_folder)
     root = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
     home = discover({HOME_VARIABLE: str(root)})
     try:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agentd.clock import Clock
-from agentd.doctor import machine, setup, storage
+from agentd.doctor import machine, setup, storage, writers
 from agentd.doctor.finding import Finding
 from agentd.errors import StorageError
 from agentd.paths import Paths
@@ -24,6 +24,7 @@ def examine(paths: Paths, clock: Clock) -> Iterator[Finding]:
     yield from storage.locks(paths)
     yield from storage.clock(paths, clock.now())
     yield from machine.permissions(paths)
+    yield from writers.writers(paths)
     yield from machine.limits(paths, agents)
     yield from machine.sqlite()
     yield from machine.blas()
@@ -46,14 +47,14 @@ def mend(paths: Paths, clock: Clock) -> Mended:
         NewerDatabase, StorageError: it is in use, or the disk is full.
     """
     mended = Mended()
-    for path, mode in machine.unsafe(paths):
+    for path, mode in (*machine.unsafe(paths), *writers.closable(paths)):
         try:
             path.chmod(mode)
         except OSError as error:
             raise StorageError(
                 f"cannot be made private: {error.strerror}", where=str(path)
             ) from error
-        mended.done.append(f"made {path} private")
+        mended.done.append(f"closed {path} to others")
     scratch = [paths.scratch] if paths.scratch.is_dir() else []
     for left in (*leftovers(paths), *scratch):  # the home's lock is held: nobody else is here
         remove(left)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from agentd import launchctl, launchd, models
 from agentd.bus.wake import socket_path
+from agentd.events import DAEMON
+from agentd.agent_files import agent_names, overlooked
 from agentd.config import DaemonConfig, load_agent, load_daemon
 from agentd.doctor.finding import Finding, ok, problem, warning
-from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
-from agentd.events import DAEMON
+from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.paths import Paths
 from agentd.status import last_failure, query, unreachable
 
@@ -21,16 +22,21 @@ def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
     except ConfigError as error:
         config = DaemonConfig()
         findings.append(problem("configuration", f"{error.where}: {error.what}", error.hint))
-    files = sorted(paths.agents_d.glob("[!.]*.toml"))
-    for file in files:
+    try:
+        names = agent_names(paths.agents_d)
+    except OSError:
+        names = []  # there is none yet; one that cannot be read is the daemon's to tell
+    for name in names:
         try:
-            load_agent(file)
+            load_agent(paths.agents_d / f"{name}.toml")
         except ConfigError as error:
             findings.append(problem("configuration", f"{error.where}: {error.what}", error.hint))
     if not findings:
         hint = "`agentd check` also looks at their modules and prompts"
-        findings.append(ok("configuration", f"agentd.toml and {len(files)} agents are right", hint))
-    return config, len(files), findings
+        findings.append(ok("configuration", f"agentd.toml and {len(names)} agents are right", hint))
+    for item in overlooked(paths):
+        findings.append(warning("files", f"{shown(str(item.path))}: {item.what}", item.hint))
+    return config, len(names), findings
 
 
 def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:

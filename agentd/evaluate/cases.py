@@ -24,6 +24,7 @@ argument is right if it equals the label, is in the labelled list, or contains t
 """
 
 import subprocess
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,23 @@ def write_project(case: Case, folder: Path) -> None:
 def _write(files: Mapping[str, str], folder: Path) -> None:
     for name, text in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or ".git" in path.parts:
-            raise ConfigError("leads out of the project's folder", where=f"files: {name}")
+        if "\0" in name or not path.resolve().is_relative_to(folder.resolve()) or _of_git(name):
+            raise ConfigError(
+                "leads out of the project's folder, or into git's own",
+                where=f"files: {name}",
+                hint="name files of the project",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def _of_git(name: str) -> bool:
+    """Whether a file's name leads into a `.git`: settings in there can run programs.
+
+    On a Mac capital letters are the same, and HFS+ overlooks characters that nobody sees.
+    """
+    seen = "".join(char for char in name if unicodedata.category(char) != "Cf")
+    return ".git" in seen.casefold().split("/")
 
 
 def _git(folder: Path, *args: str) -> None:

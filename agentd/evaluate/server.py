@@ -16,7 +16,7 @@ from agentd import models
 from agentd.config import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
-from agentd.paths import HOME_VARIABLE, Paths, discover
+from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import Child
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.model import child_environment
@@ -44,7 +44,7 @@ def own_server(
     """
     models.resolve(name, paths.models)
     home = discover({HOME_VARIABLE: tempfile.mkdtemp(prefix="agentd-eval-")})
-    paths.models.mkdir(parents=True, exist_ok=True)
+    private_folder(paths.models)
     home.models.symlink_to(paths.models)
     try:
         home.create()

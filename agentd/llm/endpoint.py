@@ -6,6 +6,7 @@ into the event stream while a call waits, and each of them starts the deadline a
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from agentd.llm.completion import (
 )
 from agentd.paths import Paths
 from agentd.privacy import network_hint
+from agentd.toml_file import as_text
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
+KEY_BYTES_MAX = 16_384  # of a key's file that are read
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
 PROGRESS_S = 10.0  # between two signs of life while waiting to try again
 RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
@@ -105,7 +108,7 @@ class Endpoint:
             return cls(lambda: _own_address(paths), own=True, clock=clock)
         url, name, key_file = config.url, config.name, config.api_key_file
         return cls(
-            lambda: Address(url.rstrip("/"), name, _key(key_file) if key_file else ""),
+            lambda: Address(url.rstrip("/"), name, read_key(key_file) if key_file else ""),
             own=False,
             context_window=config.context_window,
             clock=clock,
@@ -294,12 +297,22 @@ def _own_address(paths: Paths) -> Address:
         ) from error
 
 
-def _key(path: Path) -> str:
+def read_key(path: Path) -> str:
+    """Return the key that `[model] api_key_file` holds.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else. Nothing at all is no key: "".
+    """
+    where = f"[model] api_key_file = {path}"
+    hint = "write the server's key into that file, and nothing else"
     try:
-        return path.expanduser().read_text().strip()
+        file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises for a wrong ~name
+        key = as_text(file.read_bytes()[:KEY_BYTES_MAX], path).strip()
     except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}",
-            where=f"[model] api_key_file = {path}",
-            hint="write the server's key into that file",
-        ) from error
+        what = f"cannot be read: {error.strerror}"
+        raise ConfigError(what, where=where, hint=hint) from error
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where, hint=hint) from error
+    if not key.isascii() or not key.isprintable():  # else it would end its header's line
+        raise ConfigError("holds no key: it is not one line of ASCII", where=where, hint=hint)
+    return key

@@ -52,7 +52,8 @@ class Union:
         self._arguments = arguments
         self._where = f"function {function}"
         method = getattr(self._client.b, function, None)
-        if method is None:
+        # The client has other methods, such as `request`; its parser has the functions alone.
+        if method is None or not hasattr(self._client.b.parse, function):
             raise ConfigError(
                 f"no BAML function {function}",
                 where=self._where,

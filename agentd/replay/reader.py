@@ -24,6 +24,7 @@ from agentd.replay.recording import (
     Whole,
 )
 from agentd.sessions.steps import Step, StepKind
+from agentd.wording import first
 
 # Not from JSON by Pydantic itself, which refuses half a file name (a lone surrogate).
 ENTRIES = TypeAdapter(
@@ -129,7 +130,8 @@ class _Reader:
                     case _:
                         raise ValueError("there is no such section")
             except ValidationError as error:
-                raise self._error(_first(error)) from error
+                found = error.errors(include_url=False, include_input=False)
+                raise self._error(first(found, word)) from error
             except RecursionError as error:
                 raise self._error("nests too deeply") from error
             except ValueError as error:
@@ -178,8 +180,3 @@ class _Page(Part):
 
 def _bytes(text: str) -> bytes:
     return base64.b64decode("".join(text.split()), validate=True)
-
-
-def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
-    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"

@@ -32,6 +32,7 @@ class Verdict:
     problem: Problem | None = None
     enabled: bool = True
     subscribe: tuple[str, ...] = ()
+    publishes: tuple[str, ...] = ()
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # the name of what it has to run by
     again: bool = False  # it says nothing about the file: ask again later
@@ -134,6 +135,7 @@ def _verdict(code: int, output: bytes, where: str) -> Verdict:
             version=str(answer["version"]),
             enabled=bool(answer.get("enabled", True)),
             subscribe=tuple(answer.get("subscribe", ())),
+            publishes=tuple(answer.get("publishes", ())),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )

@@ -1,7 +1,6 @@
 """The agents that should run, against those that do: files in agents.d, versions, workers."""
 
 import asyncio
-import os
 import random
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from agentd.admission.look import Look
 from agentd.admission.prune import prune
+from agentd.agent_files import agent_names
 from agentd.clock import Clock
 from agentd.errors import StorageError
 from agentd.log import Logger
@@ -25,7 +25,6 @@ from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules
 from agentd.supervisor.sift import Sifter
 
-SUFFIX = ".toml"
 RETRY_S = 5.0  # until a check or a look that failed for a passing reason is made again
 
 
@@ -93,8 +92,7 @@ class Agents:
         """Return the agents that have a file; None where that cannot be told now."""
         folder = self._paths.agents_d
         try:
-            # There may be thousands, again and again: pathlib takes ten times as long.
-            names = [entry.name for entry in os.scandir(folder)]
+            names = agent_names(folder)
         except (FileNotFoundError, NotADirectoryError):
             names = []  # somebody moved it away
         except OSError as error:  # no descriptor left, no permission, a failing disk
@@ -108,11 +106,7 @@ class Agents:
             self.problem = problem
             return None
         self.problem = None
-        return {
-            name.removesuffix(SUFFIX)
-            for name in names
-            if name.endswith(SUFFIX) and not name.startswith(".")
-        }
+        return set(names)
 
     async def forget(self) -> None:
         """Note that agents are gone whose files were removed while no supervisor ran."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agentd.agent_files import agent_names
 from agentd.errors import ConfigError
 from agentd.log import Logger
 from agentd.paths import Paths
@@ -64,9 +65,13 @@ class Consent:
 
 def _folders(agents_d: Path) -> Iterator[Path]:
     """Give the folders that enabled agents may touch, and those that their parameters name."""
-    for file in sorted(agents_d.glob("[!.]*.toml")):
+    try:
+        names = agent_names(agents_d)
+    except OSError:
+        return  # the supervisor's own look tells
+    for name in names:
         try:
-            table = read_toml(file)
+            table = read_toml(agents_d / f"{name}.toml")
         except ConfigError:
             continue  # its check tells
         permissions, params = table.get("permissions"), table.get("params")

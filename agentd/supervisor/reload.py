@@ -20,7 +20,7 @@ DEBOUNCE_MS = 200  # to gather the events of one save
 STEP_MS = 100  # watchfiles looks so often, at 0.06 % of a core; a quiet step ends the gathering
 LOOK_AGAIN_S = 30.0  # the safety net behind lost events
 STANDS_S = 1.0  # until a new watcher surely notices changes
-UNWATCHED_S = 1.5  # between looks where no watcher can be had
+UNWATCHED_S = 1.5  # between looks where no watcher can be had, or where links lead elsewhere
 
 Stamp = tuple[int, int, int, int]  # modified ns, changed ns, size, inode
 
@@ -52,6 +52,20 @@ def stamps(folders: Sequence[Path]) -> dict[Path, Stamp]:
     return found
 
 
+def linked(folders: Sequence[Path]) -> bool:
+    """Whether a link stands in one of these folders, or in its own path.
+
+    What it leads to may change, or another link on the way, in a folder that nobody watches.
+    """
+    for folder in folders:
+        if os.path.realpath(folder) != os.fspath(folder):
+            return True
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # not there yet, or gone
+            if any(entry.is_symlink() for entry in entries):
+                return True
+    return False
+
+
 def differences(old: Mapping[Path, Stamp], new: Mapping[Path, Stamp]) -> frozenset[Path]:
     """Return the files that are new, gone or different."""
     return frozenset(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
@@ -63,7 +77,7 @@ async def changes(
     """Yield the sets of changed files in `folders`, starting from the stamps `known`.
 
     A folder that does not exist yet is picked up within `LOOK_AGAIN_S`, and so is a change that
-    the watcher missed. Ends when `stop` is set.
+    the watcher missed; within `UNWATCHED_S` where links are. Ends when `stop` is set.
     """
     while not stop.is_set():
         watched = _inodes(folders)
@@ -72,8 +86,10 @@ async def changes(
         if changed := differences(known, new):
             yield changed
         known = new
+        links = linked(folders)
+        look_again_s = UNWATCHED_S if links else LOOK_AGAIN_S
         if not watched:
-            await _wait(stop, LOOK_AGAIN_S)
+            await _wait(stop, look_again_s)
             continue
         try:
             woken = watchfiles.awatch(
@@ -81,7 +97,7 @@ async def changes(
                 watch_filter=_interesting,
                 debounce=DEBOUNCE_MS,
                 step=STEP_MS,
-                rust_timeout=int(LOOK_AGAIN_S * 1000),
+                rust_timeout=int(look_again_s * 1000),
                 yield_on_timeout=True,
                 stop_event=cast("Any", _End(stop)),
                 recursive=False,
@@ -91,8 +107,8 @@ async def changes(
                 if changed := differences(known, new):
                     yield changed
                 known = new
-                if _inodes(folders) != watched:
-                    break  # a folder came, went or was replaced: watch the new ones
+                if _inodes(folders) != watched or linked(folders) is not links:
+                    break  # a folder came, went or was replaced, or a link: watch the new ones
         except (OSError, RuntimeError, ExceptionGroup):
             # A folder went at this moment; the system has no watcher left for us (128 a user on
             # Linux); a file's name is not UTF-8. The last two are RuntimeErrors. Look ourselves.

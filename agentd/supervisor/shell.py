@@ -13,8 +13,8 @@ from agentd.bus import Opening
 from agentd.bus.dead import short_error
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, load_daemon
-from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError
-from agentd.events import Event
+from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
+from agentd.events import DAEMON, Event
 from agentd.in_force import keep
 from agentd.lockfile import LockFile
 from agentd.paths import Paths, shipped
@@ -275,7 +275,7 @@ class Supervisor:
 
     async def _watch(self, known: dict[Any, Any]) -> None:
         async for files in changes(self._watched(), known, self._stop):
-            self._log.info("files.changed", files=sorted(str(path) for path in files)[:20])
+            self._log.info("files.changed", files=sorted(shown(str(path)) for path in files)[:20])
             if self._paths.daemon_file in files:
                 self._reload_config()
             self._agents.files_changed(files - {self._paths.daemon_file})

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentd.admission.look import Look
 from agentd.clock import Clock, iso
-from agentd.errors import StorageError
+from agentd.errors import StorageError, shown
 from agentd.log import Logger
 from agentd.states import WorkerState
 from agentd.supervisor.jobs import Jobs, in_thread
@@ -36,7 +36,7 @@ class Refused:
         """Return what `status` says of it: the keys of any agent."""
         reason = self.problem["what"] if self.enabled else "enabled = false in its file"
         return {
-            "name": name,
+            "name": shown(name),
             "state": self.state.value,
             "stopping": False,
             "pid": None,
@@ -165,5 +165,5 @@ class Sifter:
         since = iso(self._clock.now())
         self.refused[name] = Refused(state, problem, seen.enabled, since, seen.module)
         if not quiet:
-            self._log.warning("agent.refused", agent=name, waiting=seen.waiting, **problem)
+            self._log.warning("agent.refused", agent=shown(name), waiting=seen.waiting, **problem)
         return True

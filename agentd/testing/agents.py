@@ -29,7 +29,7 @@ from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
 from agentd.testing.server import FakeModelServer
 from agentd.testing.waiting import WAIT_S, ManualClock
-from agentd.toml_file import read_toml
+from agentd.toml_file import parse_toml, read_toml
 from agentd.tools.shell import Output
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
@@ -59,9 +59,9 @@ def run_agent(
 
     `agent` is a module below `home`/agents, or one that agentd ships. The default home is that of
     the pytest plugin; without it, the working folder.
-    `config` is its TOML file or that file's content, without `agent`. `model` is a list of
-    decisions, a function of the log, a `RandomModel`, or a `FakeModelServer` (then over HTTP).
-    `facts` is what it remembers; `pages` is the whole web, by URL; `programs` is
+    `config` is its TOML file, or that file's content as text or as a table, without `agent`.
+    `model` is a list of decisions, a function of the log, a `RandomModel`, or a `FakeModelServer`
+    (then over HTTP). `facts` is what it remembers; `pages` is the whole web, by URL; `programs` is
     what all programs of `RunCommand` say, by command line: output, or exit code and output; none
     runs for real. `answers` come from a person.
     A server that does not answer, or is full, for `call_deadline_s` fails the session. There is no
@@ -71,8 +71,7 @@ def run_agent(
         ConfigError: the configuration does not fit the agent.
         RecordingError: there is no such agent.
     """
-    where = str(config) if isinstance(config, str | Path) else f"config of {agent}"
-    given = read_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    where, given = _configuration(config, f"config of {agent}")
     given = {"done": "The test is satisfied.", **given, "agent": agent}
     settings = validate_agent(given, Path(where))
     workshop = _workshop()
@@ -102,6 +101,27 @@ def recorded(path: str | Path) -> list[str]:
         RecordingError: it cannot be read.
     """
     return [step.raw or "" for step in load(Path(path)).steps if step.kind is StepKind.DECISION]
+
+
+def _configuration(
+    config: str | Path | Mapping[str, Any] | None, of: str
+) -> tuple[str, dict[str, Any]]:
+    """Return what stands in errors for a configuration, and its table.
+
+    Text is a file's path where it is one line that ends in .toml or names a file; else content.
+    """
+    if config is None or isinstance(config, Mapping):
+        return of, dict(config or {})
+    if isinstance(config, str) and not _is_path(config):
+        return of, parse_toml(config.encode("utf-8", "surrogatepass"), of)
+    return str(config), read_toml(Path(config))
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return "\n" not in text and (text.endswith(".toml") or Path(text).is_file())
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _program(known: Mapping[str, str | tuple[int, str]], argv: Sequence[str]) -> Output:

@@ -15,6 +15,7 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config import Permissions
 from agentd.errors import Stopped, ToolError
+from agentd.errors import shown as shown
 from agentd.stop import Cancel
 
 if TYPE_CHECKING:
@@ -133,11 +134,6 @@ class Tool:
     idempotent: bool  # may run again after it was cut off in the middle
     trusted: bool  # whether its results come from this machine's owner
     run: Callable[[Any, Call], Result]
-
-
-def shown(name: str) -> str:
-    r"""Return a file name as clean text: bytes that are not UTF-8 become `\xNN`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def unshown(text: str) -> str:

@@ -101,6 +101,13 @@ def _entry(entry: str) -> tuple[str, int | None]:
     return "", None
 
 
+def listed_host(entry: str) -> str:
+    """Return the host of an entry of `net` as a URL writes it, with its port; "" for none."""
+    host, port = _entry(entry)
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{bracketed}:{port}" if host and port else bracketed
+
+
 def _lists(entry: str, target: Target) -> bool:
     host, port = _entry(entry)
     return host == target.host and target.port == (port or PORTS[target.scheme])

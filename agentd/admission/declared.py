@@ -1,0 +1,82 @@
+"""What an agent's class declares, before anything is made of it: of the right kind, by its names.
+
+Else a class's name in quotes, or one forgotten comma, is a traceback at the first event.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentd.agent import Agent
+from agentd.errors import ConfigError
+from agentd.events import EVENT_TYPE, SYSTEM_TYPES
+
+MODELS = ("accepts", "arguments")  # Pydantic models by name, as `publishes`
+SETS = ("idempotent", "reads")  # of names
+
+
+def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
+    """Check an agent's class variables; `publishes` as `published` returned it for its params.
+
+    Raises:
+        ConfigError: one is of the wrong kind; `where` is its module.
+    """
+    declared = {"publishes": publishes, **{name: getattr(cls, name) for name in MODELS}}
+    for name, value in declared.items():
+        _check_models(name, value, where)
+    for kind in publishes:
+        if not EVENT_TYPE.fullmatch(kind) or kind.startswith(SYSTEM_TYPES):
+            own = "a type of the system" if EVENT_TYPE.fullmatch(kind) else "no event type"
+            raise ConfigError(
+                f"`publishes` has {kind!r}, which is {own}",
+                where=where,
+                hint='write dotted lower case, such as "text.counted", and begin with another word '
+                f"than {', '.join(SYSTEM_TYPES)}",
+            )
+    check_list(cls, "volatile", where)
+    for name in SETS:
+        if not _names(value := getattr(cls, name)):
+            raise ConfigError(
+                f"`{name}` is {value!r}, and no set of names",
+                where=where,
+                hint=f'write `{name} = frozenset({{"CountWords"}})`',
+            )
+
+
+def check_list(cls: type[Agent[Any]], name: str, where: str) -> None:
+    """Check a class variable that lists names, in whatever order.
+
+    Raises:
+        ConfigError: it is something else, such as one name: brackets alone make no list.
+    """
+    if not _names(value := getattr(cls, name), ordered=True):
+        raise ConfigError(
+            f"`{name}` is {value!r}, and no list of names",
+            where=where,
+            hint=f'write `{name} = ("...",)`, with the comma',
+        )
+
+
+def _names(value: Any, *, ordered: bool = False) -> bool:
+    """Whether this is a set of text, or with `ordered` also a list or a tuple of it."""
+    kind = isinstance(value, AbstractSet) or (ordered and isinstance(value, tuple | list))
+    return kind and all(isinstance(item, str) for item in value)
+
+
+def _check_models(name: str, value: Any, where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"`{name}` is {value!r}, and no table of Pydantic models",
+            where=where,
+            hint=f'write `{name} = {{"...": TheModel}}`',
+        )
+    for key, model in value.items():
+        if isinstance(key, str) and isinstance(model, type) and issubclass(model, BaseModel):
+            continue
+        raise ConfigError(
+            f"`{name}` has {model!r} for {key!r}, which is no Pydantic model",
+            where=where,
+            hint="name a class made of BaseModel, without quotes",
+        )

@@ -1,0 +1,122 @@
+"""What is legal in a configuration, and will not do what was meant: for `agentd check`.
+
+A problem can never work. Advice is about what may come still, such as a folder on a disk that is
+not there now, or be done by a person, such as waking an agent.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentd import hub, models, standin
+from agentd.config import AgentConfig, DaemonConfig, load_daemon
+from agentd.errors import ConfigError
+from agentd.paths import Paths
+
+OTHERS = 0o077  # mode bits of everybody else
+WILDCARDS = frozenset("*?[")
+
+
+def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
+    """Return why the model can never be reached as agentd.toml names it."""
+    from agentd.llm.endpoint import read_key
+
+    model = config.model
+    try:
+        if model.url is None:
+            models.resolve(model.name, paths.models)
+        elif model.api_key_file is not None:
+            read_key(model.api_key_file)
+    except ConfigError as error:
+        if model.url is None and _pullable(model.name):
+            return None
+        key = "name" if model.url is None else "api_key_file"
+        return ConfigError(error.what, where=f"{file}: model.{key}", hint=error.hint)
+    return None
+
+
+def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
+    """Yield what agentd.toml may not mean. Nothing of one that is wrong."""
+    try:
+        model = load_daemon(file).model
+    except ConfigError:
+        return
+    if model.url is None and _pullable(model.name):
+        try:
+            models.resolve(model.name, paths.models)
+        except ConfigError as error:
+            yield f"{error.what}: `{error.hint}`"
+    if model.url is not None and (key := model.api_key_file) is not None:
+        try:
+            mode = stat.S_IMODE(key.expanduser().stat().st_mode)
+        except (OSError, RuntimeError):
+            return  # a problem, which is told as one
+        if mode & OTHERS:
+            yield f"others can read the key in {key}: `chmod 600 {key}`"
+
+
+def _pullable(name: str) -> bool:
+    return name in models.BUNDLED or hub.is_name(name)
+
+
+def agent_problem(config: AgentConfig, file: Path) -> ConfigError | None:
+    """Return the first permission that can never allow anything."""
+    permissions = config.permissions
+    for key in ("read", "write"):
+        for entry in getattr(permissions, key):
+            if not _absolute(entry):
+                hint = 'write it as "/..." or "~/..."; variables are not read'
+                return _never(f"{entry!r} is no absolute path", f"{file}: permissions.{key}", hint)
+    for entry in permissions.run:
+        if not entry or ("/" in entry and not _absolute(entry)):
+            hint = "name a program, or write its whole path"
+            return _never(f"{entry!r} is no program", f"{file}: permissions.run", hint)
+    for entry in permissions.net:
+        if not _can_match(entry):
+            hint = 'write the host alone, "example.org", or "example.org:8080"; no wildcards'
+            return _never(f"{entry!r} is no host", f"{file}: permissions.net", hint)
+    return None
+
+
+def _never(what: str, where: str, hint: str) -> ConfigError:
+    return ConfigError(f"{what}: it allows nothing", where=where, hint=hint)
+
+
+def _absolute(entry: str) -> bool:
+    return "\0" not in entry and Path(os.path.expanduser(entry)).is_absolute()  # noqa: PTH111 - raises nothing
+
+
+def _can_match(entry: str) -> bool:
+    """Whether some URL is allowed by this entry of `net`."""
+    from agentd.errors import ToolError
+    from agentd.tools.http import check_url, listed_host
+
+    host = listed_host(entry)
+    if not host or "://" in entry or "*" in entry:
+        return False
+    try:
+        check_url(f"http://{host}/", [entry])
+    except ToolError:
+        return False
+    return True
+
+
+def unlikely(config: AgentConfig) -> Iterator[str]:
+    """Yield what an agent that is right will probably not do."""
+    from agentd.tools.shell import PROGRAM_PATH
+
+    if not config.subscribe and config.schedule is None:
+        yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
+    for key in ("read", "write"):
+        for entry in getattr(config.permissions, key):
+            path = Path(entry).expanduser()
+            if not os.path.lexists(path):
+                wild = "; wildcards are not read" if WILDCARDS & set(entry) else ""
+                yield f"permissions.{key}: {entry} is not there{wild}"
+            elif not os.access(path, os.R_OK if key == "read" else os.W_OK):
+                yield f"permissions.{key}: {entry} is closed to this user"
+    for entry in config.permissions.run:
+        if standin.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
+            words = "; name the program alone, without arguments" if " " in entry else ""
+            yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
