@@ -1,6 +1,5 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
-from collections.abc import Iterable
 
 from agentd.states import Exit
 

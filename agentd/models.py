@@ -21,9 +21,9 @@ from agentd import hub
 from agentd.errors import ConfigError, StorageError
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
+from agentd.paths import private_folder
 from agentd.suggest import did_you_mean
 from agentd.whole import put_in_place
-from agentd.paths import private_folder
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
 

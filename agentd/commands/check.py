@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
 from agentd.agent_files import TOML, agent_names, overlooked
+from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
 from agentd.commands.subscriptions import cycles, unheard
 from agentd.errors import ConfigError, StorageError, UsageError, shown
 from agentd.paths import Paths, discover, private_folder

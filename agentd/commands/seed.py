@@ -42,7 +42,9 @@ def seed_schemas(paths: Paths) -> None:
 
 
 def write_private(path: Path, text: str, *, new: bool = True) -> None:
-    """Write a file, `new` or in the place of another, for this user alone, whatever the umask: it says what runs.
+    """Write a file for this user alone, whatever the umask: it says what runs.
+
+    `new`: it must not be there yet.
 
     Raises:
         StorageError: it cannot be written.
@@ -59,10 +61,11 @@ def write_private(path: Path, text: str, *, new: bool = True) -> None:
 def _copied(file: Path, target: Path) -> bool:
     """Write one file, unless it is there; a schema of another version is ours to replace."""
     text = file.read_text(encoding="utf-8")
-    if target.exists() or target.is_symlink():
-        if not file.name.endswith(SCHEMA) or target.is_symlink() or _holds(target, text):
-            return False
-    write_private(target, text, new=not target.exists())
+    there = target.exists() or target.is_symlink()
+    replaced = file.name.endswith(SCHEMA) and not target.is_symlink()
+    if there and (not replaced or _holds(target, text)):
+        return False
+    write_private(target, text, new=not there)
     return True
 
 

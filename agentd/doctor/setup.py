@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd import launchctl, launchd, models
-from agentd.bus.wake import socket_path
-from agentd.events import DAEMON
 from agentd.agent_files import agent_names, overlooked
+from agentd.bus.wake import socket_path
 from agentd.config import DaemonConfig, load_agent, load_daemon
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
+from agentd.events import DAEMON
 from agentd.paths import Paths
 from agentd.status import last_failure, query, unreachable
 

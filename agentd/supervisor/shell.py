@@ -14,7 +14,7 @@ from agentd.bus.dead import short_error
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
-from agentd.events import DAEMON, Event
+from agentd.events import Event
 from agentd.in_force import keep
 from agentd.lockfile import LockFile
 from agentd.paths import Paths, shipped
