@@ -22,6 +22,7 @@ from agentd.paths import Paths
 from agentd.sessions.sessions import Session, Sessions
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
+from agentd.tools.git import held_to
 
 
 class Facts:
@@ -97,7 +98,8 @@ class Runner:
             log=log,
             beat=beat,
         )
-        return loop.run()
+        with held_to(self._tools.check_readable):
+            return loop.run()
 
     def interrupt(self) -> None:
         """Interrupt the running call or tool for good, from another thread."""

@@ -12,7 +12,8 @@ import agentd
 from agentd.config import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.paths import Paths, discover
-from agentd.tools import Toolbox, files
+from agentd.tools import Toolbox
+from agentd.tools import place as places
 from agentd.tools.closed import Closed
 from tests.repository import Repository
 
@@ -124,12 +125,12 @@ def test_a_folder_exchanged_after_the_look_is_seen(home: Path) -> None:
     (home / "mine").mkdir()
     marks = Closed(own=(home / "mine",)).marks(writing=True)
     for moved in ("bare.git", "mine"):
-        place = files.locate("plain/config", [str(home)], marks)
+        place = places.locate("plain/config", [str(home)], marks)
         (home / "plain").rename(home / "away")
         (home / moved).rename(home / "plain")
         with (
             pytest.raises(PermissionRefused, match="meanwhile"),
-            files.folder_of(place, place.parts[:-1], marks),
+            places.folder_of(place, place.parts[:-1], marks),
         ):
             pass
         (home / "plain").rename(home / moved)
@@ -146,8 +147,8 @@ def test_machine_and_interpreter_are_not_written() -> None:
         *(package.parent / "config" / "agents.d" / "x.toml", "/root/.bashrc", "/home/x/.x/y"),
     ):
         with pytest.raises(PermissionRefused):
-            files.locate(str(path), ["/"], marks)
-    files.locate("/srv/notes/x", ["/"], marks)
+            places.locate(str(path), ["/"], marks)
+    places.locate("/srv/notes/x", ["/"], marks)
 
 
 def test_a_process_is_not_read() -> None:
@@ -237,6 +238,11 @@ def test_its_own_scratch_and_a_persons_folders_stay_open(paths: Paths) -> None:
     tools.call("WriteFile", {"path": str(paths.scratch / "one" / "a" / "b"), "text": "x"})
     assert tools.call("ReadFile", {"path": str(paths.scratch / "one" / "a" / "b")}).value["text"]
     assert tools.call("ReadFile", {"path": str(paths.agents_d / "x.toml")}).value["lines"] == 1
+    (paths.data / "notes").mkdir()
+    tools.call("WriteFile", {"path": str(paths.data / "notes" / "a"), "text": "x"})
+    (paths.data / "logs-again").symlink_to(paths.logs)
+    with pytest.raises(PermissionRefused):
+        tools.call("ReadFile", {"path": str(paths.data / "logs-again" / "one.jsonl")})
     for path in (paths.agents_d / "x.toml", paths.agents / "x.py", paths.baml_src / "x.baml"):
         with pytest.raises(PermissionRefused):
             tools.call("WriteFile", {"path": str(path), "text": ""})

@@ -11,6 +11,7 @@ from agentd.config import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock
 from agentd.tools import REGISTRY, Toolbox, files
+from agentd.tools import place as places
 from agentd.tools.closed import Closed
 
 
@@ -88,17 +89,17 @@ def test_a_link_put_there_after_the_check_is_not_followed(folder: Path) -> None:
     """A folder swapped for a link between resolving and opening opens nothing."""
     (folder / "sub").mkdir()
     (folder / "sub" / "f.txt").write_text("fine")
-    place = files.locate("sub/f.txt", [str(folder)])
+    place = places.locate("sub/f.txt", [str(folder)])
     (folder / "sub").rename(folder / "old")
     (folder / "sub").symlink_to(folder.parent)
-    with pytest.raises(OSError), files.folder_of(place, place.parts[:-1]):
+    with pytest.raises(OSError), places.folder_of(place, place.parts[:-1]):
         pass
     (folder / "f.txt").symlink_to(folder.parent / "outside.txt")
     with (
-        files.folder_of(place, ()) as opened,
+        places.folder_of(place, ()) as opened,
         pytest.raises(ToolError, match="no regular file"),
     ):
-        files.read_bytes("f.txt", opened, limit=100)
+        places.read_bytes("f.txt", opened, limit=100)
 
 
 def test_links_inside_work(folder: Path) -> None:

@@ -27,8 +27,9 @@ from agentd.replay.run import Replay
 from agentd.sessions.steps import StepKind
 from agentd.tools import Toolbox
 from agentd.tools.closed import Closed
-from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS, locate
+from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS
 from agentd.tools.git import OBJECT_ID, is_repository
+from agentd.tools.place import locate
 
 FILE_BYTES_MAX = 256_000  # of one file or page
 FILES_BYTES_MAX = 2_000_000  # of all together
@@ -107,6 +108,9 @@ class Capture(Replay):
 
     def _confined(self, config: AgentConfig) -> AgentConfig:
         return config
+
+    def _readable(self, path: Path) -> None:
+        self._toolbox.check_readable(path)
 
     def _check_messages(self) -> None:
         """There is nothing to compare yet."""

@@ -6,6 +6,7 @@ Each tool is a BAML class of the same name and fields in baml_src/tools.baml.
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from agentd.stop import Cancel
 from agentd.tools import files, http, person, shell
 from agentd.tools.base import DEADLINE_S, Call, Tool
 from agentd.tools.closed import Closed
+from agentd.tools.place import locate
 
 __all__ = ["REGISTRY", "Call", "Tool", "Toolbox"]
 
@@ -86,6 +88,10 @@ class Toolbox:
         except (OSError, UnicodeError, RecursionError) as error:
             # What lies outside may be anything, and change while it is looked at.
             raise ToolError(f"{name} failed: {error or type(error).__name__}") from error
+
+    def check_readable(self, path: Path) -> None:
+        """Raise PermissionRefused unless the permissions let this folder or file be read."""
+        locate(str(path), self.permissions.read, self._closed.marks(writing=False))
 
     def close(self) -> None:
         """Interrupt a running call, from another thread, for good: it raises `Stopped`."""

@@ -104,11 +104,14 @@ class Closed:
     """What is closed to one agent besides the list of this module.
 
     `own` is neither read nor written, `protected` not written; what lies in `spared` is open again.
+    `home` is a folder that is ours and a person's at once, as AGENTD_HOME is: folders in there that
+    are none of ours are a person's.
     """
 
     own: tuple[Path, ...] = ()
     protected: tuple[Path, ...] = ()
     spared: tuple[Path, ...] = ()
+    home: Path | None = None
 
     @classmethod
     def of(cls, paths: Paths, agent: str, key_file: Path | None) -> "Closed":
@@ -127,13 +130,25 @@ class Closed:
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.
             protected=(*made_of, paths.models),
             spared=(*made_of, paths.scratch / agent),
+            home=paths.data if paths.data == paths.user else None,
         )
 
     def marks(self, *, writing: bool) -> "Marks":
         """Return how places compare with these now."""
         shut = [*self.own, *((*self.protected, *_machine()) if writing else ())]
-        spared = [path for path in self.spared if path not in shut]
+        spared = [path for path in (*self.spared, *self._others()) if path not in shut]
         return Marks(shut, [*spared, Path(SHARED_MEMORY)], self.own, writing=writing)
+
+    def _others(self) -> Iterator[Path]:
+        """Give the folders in `home` that are a person's; ours that come and go are hidden."""
+        if self.home is None:
+            return
+        with suppress(OSError), os.scandir(self.home) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                ours = entry.name.startswith(".") or path in (*self.own, *self.protected)
+                if not ours and entry.is_dir(follow_symlinks=False):
+                    yield path
 
 
 class Marks:

@@ -1,14 +1,9 @@
-"""Files: list, read, search, write, inside the folders that the agent's permissions name.
-
-A path is resolved once and then opened component by component without following links, so that a
-link put in its way in between leads nowhere.
-"""
+"""Files: list, read, search, write, inside the folders that the agent's permissions name."""
 
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
@@ -16,9 +11,10 @@ from pydantic import Field
 
 from agentd import privacy
 from agentd.agent import Result
-from agentd.errors import PermissionRefused, ToolError
-from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown, unshown
-from agentd.tools.closed import OWN, Marks
+from agentd.errors import ToolError
+from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown
+from agentd.tools.closed import Marks
+from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes
 
 PATH_CHARACTERS = 200
 READ_BYTES = 8_000_000  # a larger file is refused
@@ -35,8 +31,6 @@ WRITTEN_MODES = (
     0o666  # no set-uid, set-gid or sticky bit, and nothing that a model wrote is executable
 )
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv"})
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ListFiles(Args):
@@ -64,155 +58,6 @@ class WriteFile(Args):
 
     path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
     text: str = Field(max_length=8_000)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A resolved path inside a permitted root. `parts` lead from `base` to it, free of links."""
-
-    base: str  # an existing folder, resolved
-    parts: tuple[str, ...]
-    path: str
-
-    @property
-    def name(self) -> str:
-        """The path as the model sees it."""
-        return shown(self.path)
-
-
-def locate(path: str, roots: Sequence[str], marks: Marks | None = None) -> Place:
-    """Resolve `path` against the permitted roots; a relative one lies in the first that has it.
-
-    `~/` is this user's home, as in the permissions. `marks` say what is closed all the same.
-
-    Raises:
-        PermissionRefused: it leads, by `..`, a link or directly, out of every root, or is closed.
-        ToolError: no path at all.
-    """
-    if "\0" in path:
-        raise ToolError("a path holds no NUL")
-    tops = [top for root in roots if (top := _top(root)) is not None]
-    texts = [path] if unshown(path) == path else [path, unshown(path)]
-    inside: list[Place] = []
-    why = None
-    for text, top in ((text, top) for text in texts for top in tops):
-        real = resolved(_expanded(text), top)
-        place = next((found for top in tops if (found := _below(real, top))), None)
-        if place is None:
-            continue
-        shut = marks and marks.reason(real, max(_parts(up) for up in tops if _below(real, up)))
-        why = why or shut
-        if not shut:
-            inside.append(place)
-    if inside:
-        return next((place for place in inside if os.path.lexists(place.path)), inside[0])
-    if why:
-        raise PermissionRefused(f"{path!r} {why}")
-    raise PermissionRefused(f"{path!r} is outside of what may be touched: {_names(roots)}")
-
-
-def resolved(path: str, folder: str = "/") -> str:
-    """Return the path without links.
-
-    Raises:
-        ToolError: it cannot be one (halves of characters, links without end), or changed meanwhile.
-    """
-    try:
-        return os.path.realpath(Path(folder) / path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ToolError(f"{path!r} leads nowhere: {error}") from error
-
-
-def _expanded(path: str) -> str:
-    with suppress(RuntimeError):  # there is no home
-        if path.startswith("~/"):
-            return str(Path(path).expanduser())
-    return path
-
-
-def _top(root: str) -> str | None:
-    """Return a permitted root without links, None where it is none."""
-    with suppress(RuntimeError, ToolError):  # no such home
-        path = Path(root).expanduser()
-        return resolved(str(path)) if path.is_absolute() else None
-    return None
-
-
-def _parts(path: str) -> int:
-    return len(Path(path).parts)
-
-
-def _names(roots: Sequence[str]) -> str:
-    return ", ".join(roots) or "nothing"
-
-
-def _below(real: str, top: str) -> Place | None:
-    if real == top:
-        if privacy.is_folder(top):
-            return Place(top, (), real)
-        return Place(str(Path(top).parent), (Path(top).name,), real)
-    prefix = top.rstrip("/") + "/"
-    if not real.startswith(prefix):
-        return None
-    return Place(top, tuple(real[len(prefix) :].split("/")), real)
-
-
-@contextmanager
-def folder_of(
-    place: Place, parts: Sequence[str], marks: Marks | None = None, *, create: bool = False
-) -> Iterator[int]:
-    """Open the folder that `parts` lead to, following no link; give its descriptor.
-
-    Raises:
-        PermissionRefused: a closed folder was put in the way since the path was resolved.
-    """
-    descriptor = os.open(place.base, FOLDER_FLAGS)
-    try:
-        shut = False
-        for part in parts:
-            if create:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=descriptor)
-            deeper = os.open(part, FOLDER_FLAGS, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = deeper
-            if marks is not None:
-                found = marks.shuts_folder(descriptor)
-                shut = shut if found is None else found
-        if shut:
-            raise PermissionRefused("leads into a closed folder that was put there meanwhile")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def read_bytes(name: str, folder: int, *, limit: int, marks: Marks | None = None) -> bytes:
-    """Read the regular file `name` of an open folder, at most `limit` bytes.
-
-    Raises:
-        ToolError: it is no regular file, is larger, or may not be opened.
-    """
-    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    _regular(before, marks)  # before opening: opening a device may already do something
-    descriptor = os.open(name, FILE_FLAGS, dir_fd=folder)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _regular(status, marks)
-        if status.st_size > limit:
-            raise ToolError(f"too large: {status.st_size} bytes; at most {limit} are read")
-        data = file.read(limit + 1)
-        if len(data) > limit:
-            raise ToolError(f"too large: grew beyond {limit} bytes")
-        return data
-
-
-def _regular(status: os.stat_result, marks: Marks | None) -> None:
-    if marks is not None and marks.hides(status):
-        raise PermissionRefused(OWN)
-    if stat.S_ISDIR(status.st_mode):
-        raise ToolError("is a folder; use ListFiles")
-    if not stat.S_ISREG(status.st_mode):
-        raise ToolError("is no regular file")
 
 
 def decode(data: bytes) -> str:
@@ -396,7 +241,7 @@ def write_file(args: WriteFile, call: Call) -> Result:
             mode = NEW_MODE
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                _regular(status, marks)
+                check_regular(status, marks)
                 mode = stat.S_IMODE(status.st_mode) & WRITTEN_MODES
             _replace(folder, name, data, mode)
     return Result({"path": place.name, "bytes": len(data)})
