@@ -143,12 +143,12 @@ class Closed:
         """Give the folders in `home` that are a person's; ours that come and go are hidden."""
         if self.home is None:
             return
+        ours = {folded(str(path)) for path in (*self.own, *self.protected)}
         with suppress(OSError), os.scandir(self.home) as entries:
             for entry in entries:
-                path = Path(entry.path)
-                ours = entry.name.startswith(".") or path in (*self.own, *self.protected)
-                if not ours and entry.is_dir(follow_symlinks=False):
-                    yield path
+                hidden = entry.name.startswith(".") or folded(entry.path) in ours
+                if not hidden and entry.is_dir(follow_symlinks=False):
+                    yield Path(entry.path)
 
 
 class Marks:
