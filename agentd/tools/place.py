@@ -154,7 +154,7 @@ def read_bytes(name: str, folder: int, *, limit: int, marks: Marks | None = None
         check_regular(status, marks)
         if status.st_size > limit:
             raise ToolError(f"too large: {status.st_size} bytes; at most {limit} are read")
-        data = file.read(limit + 1)
+        data = file.read(limit + 1) or b""  # None: a file of the system that has nothing to say now
         if len(data) > limit:
             raise ToolError(f"too large: grew beyond {limit} bytes")
         return data
