@@ -353,6 +353,11 @@ def test_an_endless_page_ends(chunk: bytes) -> None:
         assert "first 1000000 bytes" in value["more"]
 
 
+def close_once(asked: threading.Event, tools: Toolbox) -> None:
+    asked.wait(20)
+    tools.close()
+
+
 def test_a_look_up_meets_the_deadline_and_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's resolver may take minutes; a call does not."""
     held, asked = threading.Event(), threading.Event()
@@ -367,7 +372,7 @@ def test_a_look_up_meets_the_deadline_and_a_stop(monkeypatch: pytest.MonkeyPatch
         get("name.example", "http://name.example/", deadline_s=0.2)
     asked.clear()
     tools = Toolbox(Permissions(net=("name.example",)))
-    threading.Thread(target=lambda: (asked.wait(20), tools.close())).start()
+    threading.Thread(target=close_once, args=(asked, tools)).start()
     with pytest.raises(Stopped):
         tools.call("HttpGet", {"url": "http://name.example/"})
     held.set()
@@ -384,7 +389,7 @@ def test_a_stop_ends_a_connecting_that_nobody_answers(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("socket.create_connection", connecting)
     tools = Toolbox(Permissions(net=("127.0.0.1",)))
-    threading.Thread(target=lambda: (asked.wait(20), tools.close())).start()
+    threading.Thread(target=close_once, args=(asked, tools)).start()
     with pytest.raises(Stopped):
         tools.call("HttpGet", {"url": "http://127.0.0.1/"})
     held.set()

@@ -20,8 +20,9 @@ EXAMPLES = """example:
   agentd check ~/drafts/repo_review.toml
 
 Each agent is checked the way the daemon does before it starts it: keys and values, its module, its
-.baml, its parameters and permissions. Cycles among subscriptions are warnings, and so is what is
-wrong with an agent that its file disables. Exits 1 when something is wrong.
+.baml, its parameters and permissions. Cycles among subscriptions are warnings, and so are programs
+that an agent may run, places that no permission opens, and what is wrong with an agent that its
+file disables. Exits 1 when something is wrong.
 
 --json prints one object: ok, checked [names], problems [{name, where, what, hint, waiting,
 enabled}], warnings [{what, agents}]."""
@@ -40,6 +41,7 @@ class Checked:
     enabled: bool = True  # False: nothing is started, so a problem fails nothing yet
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def wrong(self) -> bool:
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         with _home_for(args.file.resolve(), paths) as home:
             checked = [_agent(args.file.stem, home)]
     warnings = [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
+    warnings += [(what, [item.name]) for item in checked for what in item.cautions]
     if args.json:
         print_json(_document(checked, warnings))
     else:
@@ -130,6 +133,7 @@ def _daemon(file: Path) -> Checked:
 def _agent(name: str, paths: Paths) -> Checked:
     from agentd.admission.admit import Waiting, admit
     from agentd.admission.version import load_version
+    from agentd.commands.cautions import cautions
 
     try:
         # A module may print while it is imported; stdout is ours, and JSON perhaps.
@@ -141,7 +145,12 @@ def _agent(name: str, paths: Paths) -> Checked:
         return Checked(name, error, waiting=isinstance(error, Waiting), enabled=enabled)
     config = accepted.config
     return Checked(
-        name, None, enabled=config.enabled, subscribe=config.subscribe, publishes=publishes
+        name,
+        None,
+        enabled=config.enabled,
+        subscribe=config.subscribe,
+        publishes=publishes,
+        cautions=tuple(cautions(name, config.permissions, paths)),
     )
 
 
@@ -211,6 +220,6 @@ def _print(checked: Sequence[Checked], warnings: Sequence[str], paths: Paths) ->
             if value := getattr(item.problem, key):
                 print(f"{'':{width}}    {key:5}  {plain(value)}")
     for warning in warnings:
-        print(f"{colour('warning', YELLOW)}: {warning}")
+        print(f"{colour('warning', YELLOW)}: {plain(warning)}")
     if len(checked) == 1 and checked[0].name == "agentd" and not paths.agents_d.is_dir():
         print(f"no agents yet: {paths.agents_d} is created by the first `agentd run`")

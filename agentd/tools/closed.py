@@ -269,10 +269,11 @@ def _why_unwritten(path: Path, named: int) -> str | None:
 
 def _in_repository(path: Path) -> bool:
     """Whether a folder around `path` is a repository without a working tree, or becomes one."""
-    return any(
-        is_git_folder(lambda name, up=up: os.path.lexists(up / name), path.parts[len(up.parts)])
-        for up in path.parents
-    )
+    return any(is_git_folder(partial(_lies, up), path.parts[len(up.parts)]) for up in path.parents)
+
+
+def _lies(folder: Path, name: str) -> bool:
+    return os.path.lexists(folder / name)
 
 
 def is_git_folder(has: Callable[[str], bool], coming: str = "") -> bool:

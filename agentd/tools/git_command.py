@@ -156,7 +156,7 @@ def _run(
         ["git", "--no-pager", *switches, *args],
         Call(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
         program=program,
-        env=environment(folder) | more,
+        env={**environment(folder), **more},
         cwd=folder,
         errors=False,
         given=given,
