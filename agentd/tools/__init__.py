@@ -85,7 +85,7 @@ class Toolbox:
         call.check()
         try:
             return tool.run(checked, call)
-        except (OSError, UnicodeError, RecursionError) as error:
+        except (OSError, UnicodeError, RuntimeError) as error:
             # What lies outside may be anything, and change while it is looked at.
             raise ToolError(f"{name} failed: {error or type(error).__name__}") from error
 

@@ -10,7 +10,9 @@ there is no file yet.
 import os
 import pwd
 import re
+import site
 import sys
+import sysconfig
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -236,22 +238,26 @@ class Marks:
 
 
 def _machine() -> list[Path]:
-    """Return what this process and the system are made of."""
+    """Return what this process and the system are made of.
+
+    Not all of sys.path: of a script or a test it holds the folder in which somebody works.
+    """
     home = _real(Path.home())
-    found = [Path(place) for place in SYSTEM]
-    for entry in (*sys.path, sys.executable, str(Path(_real(sys.executable)).parent)):
-        if entry and not f"{home}/".startswith(_real(entry).rstrip("/") + "/"):
-            found.append(Path(entry))
+    package = Path(__file__).parents[1]
+    places = sysconfig.get_paths()
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    python = [*map(places.__getitem__, kinds), *site.getsitepackages(), sys.executable]
+    found = [*map(Path, SYSTEM), *map(Path, python), package.parent]
+    found.append(Path(_real(sys.executable)).parent)
     if sys.prefix != sys.base_prefix:
         found.append(Path(sys.prefix))
-    found.append(Path(__file__).parents[1])
     found += [shipped() / name for name in ("agents", "baml_src", "config", "launchd")]
     # What a start-up file's name leads to is that file, wherever it is kept.
     for name in STARTUP_NAMES:
         link = Path(home) / name
         if link.is_symlink():
             found.append(link)
-    return found
+    return [path for path in found if not Path(home).is_relative_to(_real(path))]
 
 
 def _why_unwritten(path: Path, named: int) -> str | None:
