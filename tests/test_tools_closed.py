@@ -12,18 +12,20 @@ import agentd
 from agentd.config import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.paths import Paths, discover
-from agentd.tools import Toolbox
+from agentd.tools import Toolbox, files
 from agentd.tools import place as places
+from agentd.tools.base import Call
 from agentd.tools.closed import Closed
-from tests.repository import Repository
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with a project, a bare repository and an environment in it."""
     home = tmp_path / "home"
-    repo = Repository(home / "proj")
-    repo.git("init", "-q", "--bare", str(home / "bare.git"))
+    for top in (home / "proj" / ".git", home / "bare.git"):
+        for inner in ("objects", "refs"):
+            (top / inner).mkdir(parents=True)
+        (top / "HEAD").write_text("ref: refs/heads/main\n")
     (home / "venv" / "bin").mkdir(parents=True)
     (home / "venv" / "pyvenv.cfg").touch()
     monkeypatch.setenv("HOME", str(home))
@@ -151,12 +153,25 @@ def test_machine_and_interpreter_are_not_written() -> None:
     places.locate("/srv/notes/x", ["/"], marks)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_a_process_is_not_read() -> None:
-    """/proc of a process holds its memory and environment; the rest of /proc may be listed."""
+    """/proc of a process holds its memory and environment; what everybody may know is read."""
     tools = Toolbox(Permissions(read=("/",)))
-    for path in ("/proc/self/environ", f"/proc/{os.getppid()}/environ", "/proc/thread-self/mem"):
+    for path in ("self/environ", f"{os.getppid()}/environ", "thread-self/mem", "self/task", "self"):
         with pytest.raises(PermissionRefused):
-            tools.call("ReadFile", {"path": path})
+            tools.call("ReadFile", {"path": f"/proc/{path}"})
+    for path in ("mounts", "self/status", "uptime"):
+        assert tools.call("ReadFile", {"path": f"/proc/{path}"}).value["text"]
+
+
+def test_a_search_passes_over_what_is_closed_deep_below(paths: Paths, tmp_path: Path) -> None:
+    """From the top of the disk on, as from a home."""
+    marks = Closed.of(paths, "one", None).marks(writing=False)
+    (tmp_path / "x").write_text("secret")
+    call = Call(Permissions(read=(str(tmp_path),)), Closed.of(paths, "one", None))
+    value = files.search_text(files.SearchText(path="", text="secret"), call).value
+    assert value["found"] == ["x:1: secret"]
+    assert marks.reason(f"/proc/{os.getpid()}", 0) and not marks.reason("/proc", 0)
 
 
 def test_what_is_replaced_keeps_no_dangerous_mode(home: Path) -> None:

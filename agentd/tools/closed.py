@@ -43,6 +43,13 @@ SYSTEM = (
     *("/var/spool/cron", "/var/spool/at", "/var/at", "/run/systemd", "/var/lib/systemd"),
     *("/Library", "/System", "/Applications"),
 )
+# What /proc tells everybody of a process; the rest is its memory, environment and open files.
+OF_PROCESSES = frozenset(
+    {
+        *("cgroup", "cmdline", "comm", "limits", "mountinfo", "mounts", "mountstats", "net"),
+        *("oom_score", "sched", "schedstat", "stat", "statm", "status"),
+    }
+)
 SHARED_MEMORY = "/dev/shm"  # a folder like /tmp
 
 # By name, wherever they lie: homes are copied, linked into, and not all of them are ours.
@@ -183,7 +190,8 @@ class Marks:
         first = folded(parts[0]) if parts else ""
         if first == ".vol":
             return INODES
-        if first == "proc" and len(parts) > 1 and (parts[1].isdigit() or "self" in parts[1]):
+        process = first == "proc" and len(parts) > 1 and (parts[1].isdigit() or "self" in parts[1])
+        if process and not OF_PROCESSES & set(parts[2:3]):
             return PROCESS
         for place in (path, *path.parents):  # the nearest one decides
             if (closed := self._of(str(place))) is not None:

@@ -218,7 +218,8 @@ def _files(
         return
     with folder_of(place, place.parts, marks) as top:
         for inner, folders, names, folder in os.fwalk(".", dir_fd=top, onerror=closed.append):
-            if marks.shuts(os.fstat(folder)):
+            here = os.path.normpath(Path(place.path) / inner)
+            if marks.shuts(os.fstat(folder)) or marks.reason(here, 0):
                 folders.clear()
                 continue
             depth = inner.count("/")
