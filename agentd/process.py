@@ -216,9 +216,7 @@ class Child:
         cwd: Path | None = None,
         clock: Clock | None = None,
     ) -> "Child":
-        """Start `argv` as the one child called `name`, in its own session.
-
-        Its environment is `env`, or what a child may see of ours.
+        """Start `argv` as the one child called `name`, in its own session; `env`: see environment.
 
         Raises:
             OSError: the program or the lock cannot be opened, or a limit is reached.

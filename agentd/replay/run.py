@@ -238,10 +238,7 @@ class Replay:
             bus.close()
 
     def _readable(self, path: Path) -> None:
-        """Let git read the fixture's repositories.
-
-        All of them, whatever the recorded permissions: git once answered to none.
-        """
+        """Let git read the fixture, whatever was permitted then: it once answered to no list."""
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._stage)):
             raise PermissionRefused(f"{path} is not in the recording")
 
