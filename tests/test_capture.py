@@ -278,18 +278,18 @@ def test_a_repository_is_only_read(world: World) -> None:
 
 
 def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
-    """With everything permitted, the token stays out of the session and out of its recording."""
-    world.paths.token.write_text("the-token")
-    (world.root / "second").hardlink_to(world.paths.token)
-    toml = READER.format(folder=world.root, host="localhost:1", turns=9)
-    world.write("reader", toml)
+    """With everything permitted, agentd's own stays out of the session and out of its recording."""
+    log = world.paths.logs / "other.jsonl"
+    log.write_text("what another agent did")
+    (world.root / "second").hardlink_to(log)
+    world.write("reader", READER.format(folder=world.root, host="localhost:1", turns=9))
     world.publish("note.changed", {"path": "a.txt"}, target="reader")
     session = world.run(
         "reader",
         [
-            *(read("home/run/model.token"), read("second"), read("notes/a.txt")),
-            {"tool": "search_text", "path": "home", "text": "the-"},
-            {"tool": "search_text", "path": "", "text": "the-"},
+            *(read("home/logs/other.jsonl"), read("second"), read("notes/a.txt")),
+            {"tool": "search_text", "path": "home", "text": "what"},
+            {"tool": "search_text", "path": "", "text": "what"},
             {"tool": "write_file", "path": "repo/.git/config", "text": "[core]"},
             done(),
         ],
@@ -298,10 +298,9 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     refused = [number for number, result in enumerate(results) if "error" in result]
     assert refused == [0, 1, 3, 5] and results[4]["found"] == []
     recording, outcome = world.take(session)
+    assert outcome.identical and b"buy milk\n" in recording.fixture.files.values()
     text.save(recording, world.root / "x.recording")
-    assert outcome.identical and "the-token" not in (world.root / "x.recording").read_text()
-    assert b"buy milk\n" in recording.fixture.files.values()
-    assert not any(b"the-token" in data for data in recording.fixture.files.values())
+    assert "another agent" not in (world.root / "x.recording").read_text()
 
 
 def test_a_repository_that_leads_elsewhere_is_refused_while_it_runs(world: World) -> None:
