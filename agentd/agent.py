@@ -4,8 +4,9 @@ An agent module (agents/NAME.py) defines exactly one subclass of `Agent`; baml_s
 declares the union that its model call returns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -125,6 +126,17 @@ class Agent(Generic[P]):
     def published(cls, params: P) -> Mapping[str, type[BaseModel]]:
         """Return the event types that it may publish, with their payloads' models."""
         return cls.publishes
+
+    @classmethod
+    def folders(cls, params: P) -> Iterable[Path]:
+        """Return the folders and files that its own code reads, by no tool of its union.
+
+        They must be in [permissions] read, or the agent is not accepted.
+
+        Raises:
+            ToolError: they cannot be found out.
+        """
+        return ()
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Get to know the session, before all else; a resumed one comes with its results so far.

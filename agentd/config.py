@@ -110,7 +110,9 @@ class Permissions(Strict):
     read: tuple[str, ...] = Field((), description="Folders and files that may be read.")
     write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
     net: tuple[str, ...] = Field((), description='Hosts to fetch from, "host" or "host:port".')
-    run: tuple[str, ...] = Field((), description="Programs that may be run, by name or path.")
+    run: tuple[str, ...] = Field(
+        (), description="Programs that may be run, by name or path, with all your rights."
+    )
 
 
 class AgentConfig(Strict):

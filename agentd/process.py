@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentd import guardian
+from agentd import environment, guardian
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError, AlreadyRunning, DamagedDatabase
 from agentd.lockfile import LockFile
@@ -217,7 +217,7 @@ class Child:
         cwd: Path | None = None,
         clock: Clock | None = None,
     ) -> "Child":
-        """Start `argv` as the one child called `name`, in its own session.
+        """Start `argv` as the one child called `name`, in its own session; `env`: see environment.
 
         Raises:
             OSError: the program or the lock cannot be opened, or a limit is reached.
@@ -239,7 +239,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=subprocess.STDOUT,
-                env={**(os.environ if env is None else env), **variables},
+                env={**(environment.for_child() if env is None else env), **variables},
                 cwd=cwd,
                 pass_fds=(*numbers, *pass_fds),
                 start_new_session=True,

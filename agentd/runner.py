@@ -21,6 +21,8 @@ from agentd.loop import Ending, Loop
 from agentd.paths import Paths
 from agentd.sessions.sessions import Session, Sessions
 from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.closed import Closed
+from agentd.tools.git import held_to
 
 
 class Facts:
@@ -52,20 +54,10 @@ class Runner:
         self._model = daemon.model.name
         self._version = version = load_version(accepted.folder)
         self._types = types_of(version.client_dir)
+        key_file = daemon.model.api_key_file
         self._tools = Toolbox(
             accepted.config.permissions,
-            # Whatever the permissions say: the bus (a second descriptor of it, closed, would drop
-            # this process's locks on it), sockets and the model server's token.
-            forbidden=(
-                paths.database,
-                paths.database.with_name(paths.database.name + "-wal"),
-                paths.database.with_name(paths.database.name + "-shm"),
-                paths.run,
-                paths.sockets,
-                *([daemon.model.api_key_file.expanduser()] if daemon.model.api_key_file else []),
-            ),
-            # Else an agent with a wide `write` could give itself, or a new agent, any permission.
-            protected=(paths.config, paths.agents, paths.baml_src, paths.versions, paths.models),
+            closed=Closed.of(paths, accepted.name, key_file.expanduser() if key_file else None),
             clock=clock,
         )
         self._idempotent = repeatable(version)
@@ -106,7 +98,8 @@ class Runner:
             log=log,
             beat=beat,
         )
-        return loop.run()
+        with held_to(self._tools.check_readable):
+            return loop.run()
 
     def interrupt(self) -> None:
         """Interrupt the running call or tool for good, from another thread."""

@@ -4,7 +4,7 @@ Publishes `repo.changed`: the facts come from git, the model only says when to l
 change it was. A change of many files becomes several events, each bounded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from agentd.tools.git import (
     Commit,
     FileChange,
     changed_files,
+    folders,
     head,
     is_repository,
     new_commits,
@@ -85,6 +86,11 @@ class RepoFetch(Agent[FetchParams]):
     function = "RepoFetch"
     publishes: ClassVar[Mapping[str, type[BaseModel]]] = {"repo.changed": RepoChanged}
     reads = frozenset({"FetchRepo"})  # its events are staged
+
+    @classmethod
+    def folders(cls, params: FetchParams) -> Iterable[Path]:
+        """Return what git reads of the repository, wherever it lies."""
+        return folders(Path(params.repo))
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Note whether this session has looked already."""

@@ -100,8 +100,7 @@ def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
     config["params"] = dict(config["params"])
     if path.stem == "repo_fetch":
         config["params"]["repo"] = str(repository.path)
-    else:
-        config["permissions"] = {"read": [str(repository.path)]}
+    config["permissions"] = {"read": [str(repository.path)]}
     return config
 
 

@@ -238,6 +238,29 @@ def test_a_wrong_repository_is_told_at_admission(
         admit("repo_fetch", home.paths)
 
 
+def test_the_repository_answers_to_the_permissions(home: Home, tmp_path: Path) -> None:
+    """What git reads must be listed, also what lies elsewhere: told at admission, with the line."""
+    home.repo.commit("start", a__py="1\n")
+    tree = tmp_path / "tree"
+    home.repo.git("worktree", "add", "-q", str(tree))
+    text = (SHIPPED / "agents.d" / "repo_fetch.toml").read_text()
+    file = home.paths.agents_d / "repo_fetch.toml"
+    for repo, read, missing in (
+        (home.repo.path, [], str(home.repo.path)),
+        (home.repo.path, [str(tree)], str(home.repo.path)),
+        (tree, [str(tree)], str(home.repo.path / ".git" / "worktrees" / "tree")),
+    ):
+        changed = re.sub("^read = .*", f"read = {json.dumps(read)}", text, flags=re.M)
+        file.write_text(changed.replace(PLACEHOLDER, str(repo)))
+        with pytest.raises(ConfigError, match=r"permissions\.read") as refused:
+            admit("repo_fetch", home.paths)
+        assert missing in refused.value.what and missing in refused.value.hint
+        named = json.loads(refused.value.hint.partition("read = ")[2].partition(";")[0])
+        changed = re.sub("^read = .*", f"read = {json.dumps([*read, *named])}", text, flags=re.M)
+        file.write_text(changed.replace(PLACEHOLDER, str(repo)))
+        admit("repo_fetch", home.paths)
+
+
 def test_each_file_has_a_finding(home: Home) -> None:
     """Facts come from git and the file, label and note from the model; the summary counts them."""
     home.repo.commit("start", src__py="1\n2\n", docs__md="x\n")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agentd.admission.admit import admit
 from agentd.replay import capture, gitpack, text
-from tests.recorded import FETCHED, World, done, fetch, read, reader, review
+from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
+from tests.repository import Repository
 
 BAML = """
 class Look {
@@ -273,3 +275,47 @@ def test_a_repository_is_only_read(world: World) -> None:
     for session in sessions:
         world.take(session)
     assert everything() == before
+
+
+def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
+    """With everything permitted, agentd's own stays out of the session and out of its recording."""
+    log = world.paths.logs / "other.jsonl"
+    log.write_text("what another agent did")
+    (world.root / "second").hardlink_to(log)
+    world.write("reader", READER.format(folder=world.root, host="localhost:1", turns=9))
+    world.publish("note.changed", {"path": "a.txt"}, target="reader")
+    session = world.run(
+        "reader",
+        [
+            *(read("home/logs/other.jsonl"), read("second"), read("notes/a.txt")),
+            {"tool": "search_text", "path": "home", "text": "what"},
+            {"tool": "search_text", "path": "", "text": "what"},
+            {"tool": "write_file", "path": "repo/.git/config", "text": "[core]"},
+            done(),
+        ],
+    )
+    results = [step.payload for step in world.sessions.show(session)[1] if step.kind == "result"]
+    refused = [number for number, result in enumerate(results) if "error" in result]
+    assert refused == [0, 1, 3, 5] and results[4]["found"] == []
+    recording, outcome = world.take(session)
+    assert outcome.identical and b"buy milk\n" in recording.fixture.files.values()
+    text.save(recording, world.root / "x.recording")
+    assert "another agent" not in (world.root / "x.recording").read_text()
+
+
+def test_a_repository_that_leads_elsewhere_is_refused_while_it_runs(world: World) -> None:
+    """What was right at admission is looked at again: a `.git` that points away opens nothing."""
+    world.repo.commit("start", a__py="1\n")
+    other = Repository(world.root / "other")
+    other.commit("secret", s__py="1\n")
+    world.shipped("repo_fetch")
+    admit("repo_fetch", world.paths)
+    (world.repo.path / ".git").rename(world.root / "away")
+    (world.repo.path / ".git").symlink_to(other.path / ".git")
+    accepted = admit("repo_fetch", world.paths)  # known already: nothing is checked anew
+    assert accepted.config.permissions.read == (str(world.repo.path),)
+    world.publish("agent.trigger", {}, target="repo_fetch")
+    session = world.run("repo_fetch", FETCHED)
+    _row, steps = world.sessions.show(session)
+    assert "outside of what may be touched" in str([step.payload for step in steps])
+    assert world.events("repo.changed") == []

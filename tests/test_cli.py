@@ -178,6 +178,28 @@ def test_check_warns_of_rings(tmp_path: Path) -> None:
     assert "ping -> pong -> ping" in done.stdout
 
 
+def test_check_warns_of_programs_and_closed_places(tmp_path: Path) -> None:
+    """A listed program has all rights, and some places are never opened: said, and no error."""
+    agents = tmp_path / "config" / "agents.d"
+    agents.mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    (agents / "runner.toml").write_text(
+        'agent = "task"\ndone = "It is done well."\n[params]\ninstructions = "x"\n'
+        'tools = ["RunCommand", "WriteFile", "ReadFile"]\n[permissions]\nrun = ["git", "find"]\n'
+        f'read = ["{tmp_path}/notes", "{tmp_path}/logs"]\n'
+        f'write = ["{tmp_path}/notes", "{tmp_path}/notes/.git", "~/.zshrc"]\n'
+    )
+    done = agentd(tmp_path, "check", "--json")
+    assert done.returncode == 0, done.stderr
+    warnings = json.loads(done.stdout)["warnings"]
+    assert all(warning["agents"] == ["runner"] for warning in warnings)
+    program, *closed = [warning["what"] for warning in warnings]
+    assert "runner may run git, find: a program has all the rights of this user" in program
+    places = (f"{tmp_path}/logs in `read`", f"{tmp_path}/notes/.git in `write`", "~/.zshrc in")
+    assert [place in what for place, what in zip(places, closed, strict=True)] == [True] * 3
+    assert "all the rights" in agentd(tmp_path, "check").stdout
+
+
 def test_a_disabled_agent_fails_nothing(tmp_path: Path) -> None:
     """What a disabled file still lacks is shown, and `check` succeeds: nothing will be started."""
     write_agent(tmp_path, "draft", "enabled = false\n" + HELLO.replace('"task"', '"nowhere"'))

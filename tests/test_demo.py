@@ -274,3 +274,12 @@ def test_configuration_files_survive_any_text(tmp_path: Path) -> None:
     assert tomllib.loads((tmp_path / "a.toml").read_text(encoding="utf-8")) == data
     config = agent_config("repo_review", tmp_path, SLOW)
     assert config["enabled"] is True and config["permissions"] == {"read": [str(tmp_path)]}
+
+
+def test_a_worktree_is_permitted_with_all_that_git_reads(repo: Repository, tmp_path: Path) -> None:
+    """A linked worktree keeps its commits elsewhere: the fetching agent is permitted that, too."""
+    tree = tmp_path / "tree"
+    repo.git("worktree", "add", "-q", str(tree))
+    read = agent_config("repo_fetch", tree, SLOW)["permissions"]["read"]
+    assert {str(tree), str(repo.path / ".git")} <= set(read)
+    assert agent_config("repo_review", tree, SLOW)["permissions"]["read"] == [str(tree)]

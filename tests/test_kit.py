@@ -67,7 +67,10 @@ def test_a_shipped_agent_with_typed_classes_and_facts(tmp_path: Path) -> None:
         "repo_fetch",
         NewEvent("agent.trigger", {}, target="repo_fetch"),
         [("FetchRepo", {}), ("Done", {"kind": "code"})],
-        config={"params": {"repo": str(repo.path)}},
+        config={
+            "params": {"repo": str(repo.path)},
+            "permissions": {"read": [str(repo.path)]},
+        },
         facts=known,
     )
     (changed,) = run.events("repo.changed")

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from agentd import lean
-from agentd.supervisor.model import child_environment
+from agentd import environment, lean
 
 UNUSED = (
     "agentd.llm.baml",
@@ -30,7 +29,7 @@ def test_idle_worker_stays_small() -> None:
     code = f"import sys, agentd.worker; print([n for n in {UNUSED!r} if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=child_environment(),
+        env=environment.for_child(),
         capture_output=True,
         text=True,
         check=True,

@@ -22,7 +22,7 @@ from agentd.llm import wire
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.paths import discover
 from agentd.supervisor.consent import Consent
-from agentd.tools import Toolbox, git
+from agentd.tools import Toolbox, git, git_command
 from agentd.tools.base import Call
 
 
@@ -175,7 +175,7 @@ def test_the_stand_in_of_a_missing_git_is_never_run(
     monkeypatch.setattr(standin, "STAND_INS", {str(apple / "git")})
     assert standin.which("git", f"{apple}:{brew}") == str(brew / "git")
     assert standin.which("git", str(apple)) is None
-    monkeypatch.setattr(git, "PROGRAM_PATH", str(apple))
+    monkeypatch.setattr(git_command, "PROGRAM_PATH", str(apple))
     with pytest.raises(ToolError, match="git is not installed"):
         git.head(tmp_path)
     (tools / "usr" / "bin" / "git").touch()  # the tools are there

@@ -11,6 +11,8 @@ from agentd.config import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock
 from agentd.tools import REGISTRY, Toolbox, files
+from agentd.tools import place as places
+from agentd.tools.closed import Closed
 
 
 @pytest.fixture
@@ -87,17 +89,17 @@ def test_a_link_put_there_after_the_check_is_not_followed(folder: Path) -> None:
     """A folder swapped for a link between resolving and opening opens nothing."""
     (folder / "sub").mkdir()
     (folder / "sub" / "f.txt").write_text("fine")
-    place = files.locate("sub/f.txt", [str(folder)])
+    place = places.locate("sub/f.txt", [str(folder)])
     (folder / "sub").rename(folder / "old")
     (folder / "sub").symlink_to(folder.parent)
-    with pytest.raises(OSError), files.folder_of(place, place.parts[:-1]):
+    with pytest.raises(OSError), places.folder_of(place, place.parts[:-1]):
         pass
     (folder / "f.txt").symlink_to(folder.parent / "outside.txt")
     with (
-        files.folder_of(place, ()) as opened,
+        places.folder_of(place, ()) as opened,
         pytest.raises(ToolError, match="no regular file"),
     ):
-        files.read_bytes("f.txt", opened, limit=100)
+        places.read_bytes("f.txt", opened, limit=100)
 
 
 def test_links_inside_work(folder: Path) -> None:
@@ -156,7 +158,7 @@ def test_the_bus_is_never_opened(folder: Path) -> None:
     database = folder / "agentd.db"
     database.write_text("x")
     (folder / "hard").hardlink_to(database)
-    tools = toolbox(folder, forbidden=(database,))
+    tools = toolbox(folder, closed=Closed(own=(database,)))
     for name in ("agentd.db", "hard"):
         for tool in ("ReadFile", "WriteFile"):
             with pytest.raises(PermissionRefused):
@@ -169,7 +171,11 @@ def test_a_search_stays_out_of_what_is_forbidden(folder: Path) -> None:
     run = folder / "agentd" / "run"
     run.mkdir(parents=True)
     (run / "model.token").write_text("secret")
-    value = toolbox(folder, forbidden=(run,)).call("SearchText", {"path": "", "text": "e"}).value
+    value = (
+        toolbox(folder, closed=Closed(own=(run,)))
+        .call("SearchText", {"path": "", "text": "e"})
+        .value
+    )
     assert [found.partition(":")[0] for found in value["found"]] == ["a.txt", "a.txt"]
 
 
@@ -207,7 +213,7 @@ def test_another_spelling_opens_no_forbidden_door(folder: Path) -> None:
     for name in ("run", "config"):
         (folder / name).mkdir()
         (folder / name / "file").write_text("secret")
-    tools = toolbox(folder, forbidden=(folder / "run",), protected=(folder / "config",))
+    tools = toolbox(folder, closed=Closed((folder / "run",), (folder / "config",)))
     assert tools.call("ReadFile", {"path": "CONFIG/file"}).value["text"] == "secret"
     for tool, path in (
         ("ReadFile", "RUN/file"),
@@ -347,7 +353,7 @@ def test_no_agent_writes_what_agents_are_made_of(folder: Path) -> None:
     own.mkdir(parents=True)
     (own / "x.toml").write_text("agent = 'x'")
     (folder / "link").symlink_to(own)
-    tools = toolbox(folder, protected=(folder / "config",))
+    tools = toolbox(folder, closed=Closed(protected=(folder / "config",)))
     for path in ("config/agents.d/x.toml", "config/agents.d/new.toml", "link/x.toml"):
         with pytest.raises(PermissionRefused):
             tools.call("WriteFile", {"path": path, "text": "run = ['sh']"})

@@ -10,7 +10,7 @@ import pytest
 from agentd.errors import Stopped, ToolError
 from agentd.stop import Cancel
 from agentd.testing import wait_for
-from agentd.tools import git
+from agentd.tools import git, git_command
 from tests.repository import Repository
 
 
@@ -260,8 +260,8 @@ def test_a_slow_git_is_killed(
     fake.mkdir()
     (fake / "git").write_text("#!/bin/sh\nexec sleep 60\n")
     (fake / "git").chmod(0o755)
-    monkeypatch.setattr(git, "PROGRAM_PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(git, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(git_command, "PROGRAM_PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(git_command, "DEADLINE_S", 0.2)
     with pytest.raises(ToolError, match="longer than"):
         git.head(repo.path)
 
@@ -274,7 +274,7 @@ def test_a_stop_ends_a_running_git(
     fake.mkdir()
     (fake / "git").write_text(f"#!/bin/sh\necho $$ >> {started}\nexec sleep 60\n")
     (fake / "git").chmod(0o755)
-    monkeypatch.setattr(git, "PROGRAM_PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(git_command, "PROGRAM_PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
     cancel = Cancel()
 
     def stop() -> None:

@@ -1,7 +1,9 @@
 """HttpGet against a real server on loopback: listed hosts, public addresses, bounded text."""
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,6 +14,7 @@ from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox, http
 from agentd.tools.base import Call
+from agentd.tools.connect import is_public
 
 SEEN: list[tuple[str, dict[str, str]]] = []
 
@@ -234,3 +237,229 @@ def test_nobody_listens() -> None:
     """A refused connection is a ToolError."""
     with pytest.raises(ToolError, match="cannot be reached"):
         get("127.0.0.1:1", "http://127.0.0.1:1/")
+
+
+@contextmanager
+def answering(*pieces: bytes, again: bool = False) -> Iterator[str]:
+    """A server on loopback that answers each request with these bytes, and may go on for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = listening.accept()
+                    with peer, suppress(OSError):
+                        peer.recv(65_536)
+                        for piece in pieces:
+                            peer.sendall(piece)
+                        while again:
+                            peer.sendall(pieces[-1])
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+def page(charset: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n"
+    return head.encode("utf-8", "surrogateescape") + body
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        *("idna", "punycode", "unicode_escape", "raw_unicode_escape", "uu_codec", "rot13", "hz"),
+        *("utf-7", "undefined", "base64", "zlib", "mbcs", "palmos", "ptcp154", "x" * 30_000, "*"),
+        *("\x00", "caf\xe9", "", '"', "utf-8", "UTF8", "iso-2022-jp-ext", "cp037", "bytes"),
+    ],
+)
+def test_what_is_no_encoding_is_read_as_utf8(charset: str) -> None:
+    """Python's other codecs raise what a page may not, take minutes, or are no encodings."""
+    with answering(page(charset, "café +AGE- \\u0041".encode() + b"\xff")) as server:
+        assert get(server, f"http://{server}/")["text"] == "café +AGE- \\u0041\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec", "text"),
+    [
+        ("windows-1251", "cp1251", "привет"),
+        ("KOI8-R", "koi8-r", "привет"),
+        ('"Shift_JIS"', "cp932", "日本"),
+        ("gb2312; x=y", "gb18030", "中文"),
+        ("iso-8859-15", "iso8859-15", "10 €"),
+        ("iso-8859-1", "cp1252", "10 € café"),
+        ("utf-16le", "utf-16-le", "日本"),
+        ("utf-8", "utf-8-sig", "mark"),
+    ],
+)
+def test_real_encodings_are_read(charset: str, codec: str, text: str) -> None:
+    """What pages are really written in."""
+    with answering(page(charset, text.encode(codec))) as server:
+        assert get(server, f"http://{server}/")["text"] == text
+
+
+def test_every_listed_encoding_is_there() -> None:
+    """Each label names a codec of this Python, which takes any bytes."""
+    for codec in http.ENCODINGS.values():
+        assert isinstance(bytes(range(256)).decode(codec, "replace"), str)
+
+
+MOVED = b"HTTP/1.1 302 Found\r\nLocation: "
+
+
+@pytest.mark.parametrize(
+    ("again", "answer"),
+    [
+        (False, MOVED + b"http://[::1/\r\n\r\n"),
+        (False, MOVED + "http://caf\u00e9\u2100.example/\r\n\r\n".encode()),
+        (False, MOVED + b"http://\xff\xfe/\r\n\r\n"),
+        (False, MOVED + b"//x@y@127.0.0.1/\r\n\r\n"),
+        (False, MOVED + b"http://" + b"a" * 60_000 + b"/\r\n\r\n"),
+        (False, MOVED + b"https://.example/\r\n\r\n"),
+        (False, MOVED + b"http://127.0.0.1:99999/\r\n\r\n"),
+        (False, MOVED + b"gopher://127.0.0.1/\r\n\r\n"),
+        (False, MOVED + b"\x00\r\n\r\n"),
+        (False, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5_000 + b"\r\n"),
+        (False, b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"),
+        (False, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nx"),
+        (False, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nx"),
+        (False, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\nx"),
+        (False, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b"),
+        (False, b"HTTP/1.1 \xb2\xb2\xb2 OK\r\n\r\n"),
+        (False, b"HTTP/1.1 404 \x1b[2J" + b"n" * 50_000 + b"\r\n\r\n"),
+        (False, b"HTTP/1.1 200 OK\r\nContent-Type: image/\x1b[2J" + b"n" * 900 + b"\r\n\r\n"),
+        (False, b""),
+        (True, b"x" * 1_000),
+        (True, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (True, b"HTTP/1.1 102 \r\nA: b\r\n\r\n"),
+    ],
+)
+def test_whatever_a_server_answers_is_one_error(again: bool, answer: bytes) -> None:
+    """Broken heads, endless ones, redirects to nowhere: told in one clean line, in time."""
+    with answering(answer, again=again) as server:
+        with pytest.raises(ToolError) as told:
+            get(server, f"http://{server}/", deadline_s=1.0)
+        assert len(told.value.what) < 600 and told.value.what.isprintable()
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n"])
+def test_an_endless_page_ends(chunk: bytes) -> None:
+    """By its size, or by the deadline where it drips."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with answering(head, chunk, again=True) as server, suppress(ToolError):
+        value = get(server, f"http://{server}/", deadline_s=1.0)
+        assert "first 1000000 bytes" in value["more"]
+
+
+def close_once(asked: threading.Event, tools: Toolbox) -> None:
+    asked.wait(20)
+    tools.close()
+
+
+def test_a_look_up_meets_the_deadline_and_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver may take minutes; a call does not."""
+    held, asked = threading.Event(), threading.Event()
+
+    def resolve(*_args: Any, **_named: Any) -> Any:
+        asked.set()
+        held.wait(20)
+        raise socket.gaierror(-3, "try again")
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    with pytest.raises(ToolError, match=r"longer than 0\.2 s"):
+        get("name.example", "http://name.example/", deadline_s=0.2)
+    asked.clear()
+    tools = Toolbox(Permissions(net=("name.example",)))
+    threading.Thread(target=close_once, args=(asked, tools)).start()
+    with pytest.raises(Stopped):
+        tools.call("HttpGet", {"url": "http://name.example/"})
+    held.set()
+
+
+def test_a_stop_ends_a_connecting_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a connection that comes too late is closed."""
+    held, asked, late = threading.Event(), threading.Event(), socket.socket()
+
+    def connecting(*_args: Any, **_named: Any) -> socket.socket:
+        asked.set()
+        held.wait(20)
+        return late
+
+    monkeypatch.setattr("socket.create_connection", connecting)
+    tools = Toolbox(Permissions(net=("127.0.0.1",)))
+    threading.Thread(target=close_once, args=(asked, tools)).start()
+    with pytest.raises(Stopped):
+        tools.call("HttpGet", {"url": "http://127.0.0.1/"})
+    held.set()
+    wait_for(lambda: late.fileno() == -1)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254"),
+        *("172.31.255.255", "192.0.0.8", "192.0.0.170", "192.0.2.1", "192.88.99.1", "192.168.0.1"),
+        *("198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::8.8.8.8", "::ffff:10.0.0.1", "::ffff:192.88.99.1", "::ffff:0:8.8.8.8"),
+        *("64:ff9b::10.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b:1::8.8.8.8", "64:ff9b:1:ffff::1"),
+        *("100::1", "100:0:0:1::1", "2001::1", "2001:0:808:808::", "2001:2::1", "2001:10::1"),
+        *("2001:db8::1", "2002:808:808::1", "2002:7f00:1::", "3fff::1", "3fff:fff::1", "4000::1"),
+        *("5f00::1", "fc00::1", "fd00::1", "fe80::1", "fe80::1%eth0", "2606:4700::1%eth0"),
+        *("fec0::1", "feff::1", "ff02::1", "ff0e::1"),
+    ],
+)
+def test_only_global_addresses_are_public(address: str) -> None:
+    """As IANA's registries say: what is not given out to everybody is nobody's page."""
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("8.8.8.8", "1.1.1.1", "93.184.216.34", "192.0.1.1", "100.128.0.1", "172.32.0.1"),
+        *("2606:4700:4700::1111", "2a00:1450::1", "2001:4860:4860::8888", "64:ff9b::8.8.8.8"),
+    ],
+)
+def test_public_addresses_are(address: str) -> None:
+    """Also an IPv4 address behind the prefix of a network without IPv4."""
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("listed", "url"),
+    [
+        ("bücher.example", "http://xn--bcher-kva.example/"),
+        ("xn--bcher-kva.example", "http://BÜCHER.example./"),
+        ("Example.COM", "http://example.com/"),
+        ("[2606:4700::1]:8080", "http://[2606:4700::1]:8080/"),
+    ],
+)
+def test_a_host_is_the_same_however_it_is_written(listed: str, url: str) -> None:
+    """Lists hold what people write: capitals, umlauts, brackets."""
+    assert http.check_url(url, [listed]).path == "/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://exa\ud800mple.com/", "http://example.com/\ud800", "http://example.com/?q=\udfff"),
+        *(
+            "http://a..example.com/",
+            "http://.example.com/",
+            "http://exam$ple.com/",
+            "http://\u2024/",
+        ),
+        *(
+            "http://example.com\\@127.0.0.1/",
+            "http://" + "a" * 200,
+            "http://[v1.x]/",
+            "http://%31/",
+        ),
+    ],
+)
+def test_hosts_and_paths_that_cannot_be(url: str) -> None:
+    """Halves of characters, empty labels, signs: one error before anything is looked up."""
+    with pytest.raises(ToolError):
+        get("example.com", url)

@@ -36,7 +36,13 @@ from agentd.admission.version import (
 )
 from agentd.agent import Kit
 from agentd.config import check_agent_name, load_agent
-from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    PermissionRefused,
+    StorageError,
+    ToolError,
+)
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.toml_file import UTF_16, as_text
@@ -134,7 +140,7 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
         module = next(source for source in sources if source.place == MODULE)
         draft = make_version(Accepted(name, digest, "", build, config), module, toml)
         check_declared(draft.agent, draft.publishes, str(module.origin))
-        _permitted(draft, toml)
+        _permitted(draft, toml, module.origin)
         baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
         compile_client(build, baml)
         _renders(draft, module.origin, baml[f"{config.agent}.baml"])
@@ -172,8 +178,8 @@ def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Pa
     return Accepted(name, digest, code_hash, folder, config, tuple(publishes))
 
 
-def _permitted(version: Version, toml: Path) -> None:
-    """Check that each tool's permission lists something."""
+def _permitted(version: Version, toml: Path, module: Path) -> None:
+    """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
         kind = REGISTRY[tool].permission
@@ -183,6 +189,25 @@ def _permitted(version: Version, toml: Path) -> None:
                 where=f"{toml}: permissions.{kind}",
                 hint="list what it may touch; nothing is allowed unless listed",
             )
+
+    tools, missing = Toolbox(config.permissions), list[str]()
+    try:
+        for path in version.agent.folders(version.params):
+            try:
+                tools.check_readable(path)
+            except PermissionRefused:
+                missing.append(os.path.realpath(path))
+    except ToolError as error:
+        raise ConfigError(error.what, where=f"{toml}: params", hint="name another") from error
+    except Exception as error:  # a person's code: whatever it raises is its fault
+        raise user_error("cannot say what it reads", error, module) from error
+    if missing:
+        names = ", ".join(json.dumps(path) for path in dict.fromkeys(missing))
+        raise ConfigError(
+            f"{version.accepted.name} reads {names}, which [permissions] read does not list",
+            where=f"{toml}: permissions.read",
+            hint=f"if it may, write: read = [{names}]; nothing is allowed unless listed",
+        )
 
 
 def _renders(version: Version, module: Path, prompt: Path) -> None:

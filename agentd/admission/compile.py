@@ -1,12 +1,12 @@
 """Compiles one agent's .baml files into its Python client, by BAML's own command."""
 
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentd import environment
 from agentd.errors import ConfigError
 
 BAML_VERSION = "0.226.3"  # as pinned in pyproject.toml and written in clients.baml
@@ -31,7 +31,7 @@ def compile_client(folder: Path, origins: Mapping[str, Path]) -> None:
         done = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, **quiet},
+            env=environment.for_child() | quiet,
             capture_output=True,
             text=True,
             errors="replace",

@@ -67,6 +67,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
     from agentd.commands.advice import daemon_advice, unlikely
+    from agentd.commands.cautions import cautions
 
     paths = discover()
     warnings: list[tuple[str, list[str]]] = []
@@ -94,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
     for item in checked:
         if item.config and item.enabled and item.problem is None:
             warnings += [(f"{item.name}: {what}", [item.name]) for what in unlikely(item.config)]
+        if item.config:
+            told = cautions(item.name, item.config.permissions, paths)
+            warnings += [(what, [item.name]) for what in told]
     warnings += [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
     if args.json:
         print_json(_document(checked, warnings))

@@ -131,6 +131,7 @@ def agent_config(name: str, repo: Path, scale: Scale) -> dict[str, Any]:
     if name == "repo_fetch":
         params = {"repo": str(repo), "max_files": scale.listed, "max_events": 1, "shown": 1}
         limits = {"turns": 3}
+        config["permissions"] = {"read": [str(path) for path in git.folders(repo)]}
     else:
         params = {"max_files": scale.reviewed, "max_reads": scale.reads}
         limits = {"turns": scale.turns, "result_tokens": scale.result_tokens}

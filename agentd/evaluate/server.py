@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from agentd import models
+from agentd import environment, models
 from agentd.config import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import Child
 from agentd.supervisor.commands import Commands
-from agentd.supervisor.model import child_environment
 from agentd.whole import write_whole
 
 # A window that is half full may take a slow machine minutes to read.
@@ -73,7 +72,7 @@ def _spawn(home: Paths, config: DaemonConfig) -> tuple[Child, int]:
             "model",
             Commands().model_server(fd, config),
             home.locks,
-            env={**child_environment(), HOME_VARIABLE: str(home.data)},
+            env=environment.for_model_server() | {HOME_VARIABLE: str(home.data)},
             cwd=home.data,
             pass_fds=(fd,),
         )

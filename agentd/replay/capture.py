@@ -27,8 +27,10 @@ from agentd.replay.results import recorded_result
 from agentd.replay.run import Replay
 from agentd.sessions.steps import StepKind
 from agentd.tools import Toolbox
-from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS, locate
+from agentd.tools.closed import Closed
+from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS
 from agentd.tools.git import OBJECT_ID, is_repository
+from agentd.tools.place import locate
 
 FILE_BYTES_MAX = 256_000  # of one file or page
 FILES_BYTES_MAX = 2_000_000  # of all together
@@ -72,12 +74,18 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 class Capture(Replay):
-    """Runs a session's reading tools on the real folders, and keeps what they read."""
+    """Runs a session's reading tools on the real folders, and keeps what they read.
 
-    def __init__(self, recording: Recording, code: Code, workshop: Workshop, where: str) -> None:
+    Nothing of what is `closed` gets into the fixture, whoever opens it.
+    """
+
+    def __init__(
+        self, recording: Recording, code: Code, workshop: Workshop, where: str, closed: Closed
+    ) -> None:
         super().__init__(recording, code, workshop, where=where)
         self._seen: list[tuple[str, dict[str, Any]]] = []
-        self._collector = _Collector(recording.head.volatile.paths)
+        self._closed = closed
+        self._collector = _Collector(recording.head.volatile.paths, closed)
 
     def fixture(self) -> Fixture:
         """Run, and return what was read.
@@ -102,11 +110,14 @@ class Capture(Replay):
     def _confined(self, config: AgentConfig) -> AgentConfig:
         return config
 
+    def _readable(self, path: Path) -> None:
+        self._toolbox.check_readable(path)
+
     def _check_messages(self) -> None:
         """There is nothing to compare yet."""
 
     def _make_toolbox(self) -> Toolbox:
-        return _Watched(self.config, self._seen)
+        return _Watched(self.config, self._seen, self._closed)
 
     def _choose(self, name: str) -> Chosen:
         self.tape.check_cut()
@@ -123,7 +134,8 @@ class Capture(Replay):
     def _collect(self, name: str, args: Mapping[str, Any]) -> None:
         if name not in ("ReadFile", "ListFiles", "SearchText"):
             return
-        path = Path(locate(str(args.get("path", "")), self.config.permissions.read).path)
+        marks = self._closed.marks(writing=False)
+        path = Path(locate(str(args.get("path", "")), self.config.permissions.read, marks).path)
         if not path.is_dir():
             self._collector.file(path)
         elif name == "SearchText":
@@ -164,8 +176,10 @@ class Capture(Replay):
 class _Watched(Toolbox):
     """Notes each call of a reading tool; nothing is changed and nothing fetched."""
 
-    def __init__(self, config: AgentConfig, seen: list[tuple[str, dict[str, Any]]]) -> None:
-        super().__init__(config.permissions)
+    def __init__(
+        self, config: AgentConfig, seen: list[tuple[str, dict[str, Any]]], closed: Closed
+    ) -> None:
+        super().__init__(config.permissions, closed=closed)
         self._seen = seen
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
@@ -179,8 +193,9 @@ class _Watched(Toolbox):
 class _Collector:
     """Files and listings below the roots, within the caps."""
 
-    def __init__(self, roots: list[Root]) -> None:
+    def __init__(self, roots: list[Root], closed: Closed) -> None:
         self.roots = roots
+        self._marks = closed.marks(writing=False)
         self.files: dict[str, bytes] = {}
         self.folders: dict[str, Listing] = {}
         self._bytes = 0
@@ -203,6 +218,8 @@ class _Collector:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
             return
+        if self._marks.hides(status) or self._marks.reason(str(path), 0):
+            return
         if self._bytes + status.st_size > FILES_BYTES_MAX:
             return
         data = path.read_bytes()
@@ -212,7 +229,7 @@ class _Collector:
     def folder(self, path: Path) -> None:
         """Keep a folder's listing."""
         name = self.name(path)
-        if name is None or name in self.folders:
+        if name is None or name in self.folders or self._marks.reason(str(path), 0):
             return
         entries: dict[str, int | str | None] = {}
         for entry in sorted(os.scandir(path), key=lambda e: e.name)[:ENTRIES_MAX]:

@@ -8,7 +8,7 @@ from typing import Any
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools import Toolbox
-from agentd.tools.files import locate
+from agentd.tools.place import locate
 
 
 class PartialToolbox(Toolbox):

@@ -11,7 +11,7 @@ from agentd.admission.version import Version
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
 from agentd.config import AgentConfig, Permissions
-from agentd.errors import RecordingError, ToolError
+from agentd.errors import PermissionRefused, RecordingError, ToolError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.baml import load_client
 from agentd.llm.decision import Message
@@ -35,6 +35,7 @@ from agentd.sessions.sessions import ANSWER
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.git import held_to
 
 Tools = Literal["fixture", "recorded"]
 
@@ -223,7 +224,8 @@ class Replay:
             while True:
                 session = self.session = self._begin(sessions, bus, lane)
                 try:
-                    ending = self._loop(session, sessions).run()
+                    with held_to(self._readable):
+                        ending = self._loop(session, sessions).run()
                     self._check_rest(ending)
                     settle(sessions, session, ending)
                 except Cut:
@@ -241,6 +243,11 @@ class Replay:
                 tape.attempt = tape.coming.attempt
         finally:
             bus.close()
+
+    def _readable(self, path: Path) -> None:
+        """Let git read the fixture, whatever was permitted then: it once answered to no list."""
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._stage)):
+            raise PermissionRefused(f"{path} is not in the recording")
 
     def _begin(self, sessions: TapedSessions, bus: Bus, lane: Lane) -> Session:
         self.tape.hold()

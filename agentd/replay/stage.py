@@ -33,6 +33,7 @@ from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools import Toolbox
+from agentd.tools.git import held_to
 from agentd.tools.shell import Output
 
 CALL_DEADLINE_S = 30.0  # promised to nobody here
@@ -216,7 +217,9 @@ class _Play:
                 beat=lambda _promise: None,
             )
             try:
-                settle(self.sessions, session, loop.run())
+                with held_to(self.tools.check_readable):
+                    ending = loop.run()
+                settle(self.sessions, session, ending)
             finally:
                 self.log = loop.context.text
         except AgentdError as problem:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from agentd.errors import ConfigError, RecordingError
@@ -32,6 +33,7 @@ from agentd.sessions.session import History
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
+from agentd.tools.closed import Closed
 
 
 def take(
@@ -80,21 +82,25 @@ def captured(
     code = code or workshop.current(recording.config.agent, paths, where)
     roots = find_roots(recording)
     recording = _with(recording, volatile=Volatile(paths=roots))
-    fixture = Capture(recording, code, workshop, where).fixture()
+    closed = Closed.of(paths, name, _key_file(paths))
+    fixture = Capture(recording, code, workshop, where, closed).fixture()
     return replace(recording, fixture=fixture), code
 
 
 def _own_secrets(paths: Paths) -> list[str]:
     """Return the daemon's own token and key, which stand in no recording."""
-    files = [paths.token]
-    with suppress(ConfigError):
-        key = in_force(paths).model.api_key_file
-        files += [key.expanduser()] if key else []
     found = []
-    for file in files:
+    for file in filter(None, (paths.token, _key_file(paths))):
         with suppress(OSError, UnicodeDecodeError):
             found.append(file.read_text().strip())
     return found
+
+
+def _key_file(paths: Paths) -> Path | None:
+    with suppress(ConfigError):
+        key = in_force(paths).model.api_key_file
+        return key.expanduser() if key else None
+    return None
 
 
 def _contents(repository: Repository, workshop: Workshop) -> list[bytes]:

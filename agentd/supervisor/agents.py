@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentd import environment
 from agentd.admission.look import Look
 from agentd.admission.prune import prune
 from agentd.agent_files import agent_names
@@ -20,7 +21,7 @@ from agentd.supervisor.admissions import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.jobs import Jobs, in_thread
-from agentd.supervisor.model import child_environment, describe
+from agentd.supervisor.model import describe
 from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules
 from agentd.supervisor.sift import Sifter
@@ -255,7 +256,7 @@ class Agents:
                 name,
                 self._commands.worker(name, slot.version),
                 self._paths.locks,
-                env=child_environment() | (crash.environment() if crash else {}),
+                env=environment.for_child() | (crash.environment() if crash else {}),
                 cwd=self._paths.data,
                 clock=self._clock,
             )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd import launchd, models
+from agentd import environment, launchd, models
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
@@ -189,7 +189,7 @@ class ModelHost:
                 NAME,
                 self._commands.model_server(listening.fileno(), self._daemon),
                 self._paths.locks,
-                env=child_environment(),
+                env=environment.for_model_server(),
                 cwd=self._paths.data,
                 pass_fds=(listening.fileno(),),
                 clock=self._clock,
@@ -266,16 +266,6 @@ def _write_private(path: Path, text: str) -> None:
             where=str(path),
             hint="free some disk space, or make its folder writable",
         ) from error
-
-
-def child_environment() -> dict[str, str]:
-    """Return the environment of workers and model server."""
-    return {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",  # what a child printed before it died is worth most
-        "PYTHONFAULTHANDLER": "1",  # a segmentation fault in a library says where
-        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # nobody's plugins, and 1.4 MB less in each worker
-    }
 
 
 def describe(managed: Managed) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.stop import Cancel
 from agentd.tools import files, http, person, shell
 from agentd.tools.base import DEADLINE_S, Call, Tool
+from agentd.tools.closed import Closed
+from agentd.tools.place import locate
 
 __all__ = ["REGISTRY", "Call", "Tool", "Toolbox"]
 
@@ -29,25 +31,23 @@ REGISTRY: Mapping[str, Tool] = {
 class Toolbox:
     """One agent's tools; an `agent.Tools`.
 
-    `forbidden` names files and folders that no tool opens, such as the bus; `protected` folders
-    that no tool writes. A call may take `deadline_s`. `connect` opens connections in the network's
-    place, `programs` answers for programs in theirs.
+    `closed` is what no tool opens, such as the bus, whatever the permissions say; what others
+    would run is written by none in any case (tools/closed.py). A call may take `deadline_s`.
+    `connect` opens connections in the network's place, `programs` answers for programs in theirs.
     """
 
     def __init__(
         self,
         permissions: Permissions,
         *,
-        forbidden: tuple[Path, ...] = (),
-        protected: tuple[Path, ...] = (),
+        closed: Closed | None = None,
         deadline_s: float = DEADLINE_S,
         connect: Callable[[str], AbstractContextManager[socket.socket]] | None = None,
         programs: Callable[[Sequence[str]], shell.Output] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions
-        self._forbidden = forbidden
-        self._protected = protected
+        self._closed = closed or Closed()
         self._deadline_s = deadline_s
         self._connect = connect
         self._programs = programs
@@ -75,8 +75,7 @@ class Toolbox:
             raise ToolError(f"{name}: {_told(error)}") from error
         call = Call(
             permissions=self.permissions,
-            forbidden=self._forbidden,
-            protected=self._protected,
+            closed=self._closed,
             deadline_s=self._deadline_s,
             connect=self._connect,
             programs=self._programs,
@@ -84,7 +83,15 @@ class Toolbox:
             clock=self._clock,
         )
         call.check()
-        return tool.run(checked, call)
+        try:
+            return tool.run(checked, call)
+        except (OSError, UnicodeError, RuntimeError) as error:
+            # What lies outside may be anything, and change while it is looked at.
+            raise ToolError(f"{name} failed: {error or type(error).__name__}") from error
+
+    def check_readable(self, path: Path) -> None:
+        """Raise PermissionRefused unless the permissions let this folder or file be read."""
+        locate(str(path), self.permissions.read, self._closed.marks(writing=False))
 
     def close(self) -> None:
         """Interrupt a running call, from another thread, for good: it raises `Stopped`."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +16,7 @@ from agentd.config import Permissions
 from agentd.errors import Stopped, ToolError
 from agentd.errors import shown as shown
 from agentd.stop import Cancel
+from agentd.tools.closed import Closed
 
 if TYPE_CHECKING:
     import socket
@@ -39,10 +39,9 @@ class Call:
     """One call's surroundings: what it may touch, and how long it may take."""
 
     permissions: Permissions = field(default_factory=Permissions)
-    # Files and folders that no tool opens, whatever the permissions say. The bus is among them:
-    # closing a second descriptor of a SQLite file drops this process's POSIX locks on it.
-    forbidden: tuple[Path, ...] = ()
-    protected: tuple[Path, ...] = ()  # folders that no tool writes: what agents are made of
+    # What no tool opens, whatever the permissions say. The bus is in there: closing a second
+    # descriptor of a SQLite file drops this process's POSIX locks on it.
+    closed: Closed = field(default_factory=Closed)
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
     connect: "Callable[[str], AbstractContextManager[socket.socket]] | None" = None

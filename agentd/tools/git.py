@@ -1,28 +1,41 @@
-"""Local git repositories, read only, through the `git` command.
-
-A repository's own configuration can name programs to run (hooks, pagers, diff drivers, monitors,
-signature checkers, transports). None of them is run: they are switched off one by one, no file of
-the working tree is touched, and nothing is fetched.
-"""
+"""Local git repositories, read only: what is new, and what it changed."""
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agentd import privacy, standin
+from agentd import privacy
 from agentd.errors import ToolError
-from agentd.stop import Cancel
-from agentd.tools.base import Call, shown
-from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute
+from agentd.tools import repository
+from agentd.tools.base import shown
+from agentd.tools.git_command import (
+    OUTPUT_BYTES,
+    environment,
+    folders,
+    git,
+    held_to,
+    stopped_by,
+)
 
-DEADLINE_S = 20.0  # of one git command
-OUTPUT_BYTES = 16_000_000
+__all__ = [
+    "Commit",
+    "FileChange",
+    "News",
+    "changed_files",
+    "environment",
+    "folders",
+    "git",
+    "head",
+    "held_to",
+    "is_repository",
+    "new_commits",
+    "stopped_by",
+]
+
 SUBJECT_CHARACTERS = 120
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 RENAMES_LIMIT = "400"  # above it git compares only exact copies
@@ -30,25 +43,10 @@ SUBMODULE = "160000"
 HUNK = re.compile(rb"^@@ -\S+ \+(\d+)", re.MULTILINE)
 MARKER = re.compile(rb"^\+.*\b(?:TODO|FIXME|XXX)\b", re.MULTILINE)
 
-SWITCHED_OFF = (
-    "core.fsmonitor=false",
-    "core.hooksPath=/dev/null",
-    "core.pager=cat",
-    "core.quotePath=false",
-    "log.showSignature=false",
-    "log.mailmap=false",
-    "diff.external=",
-    "diff.orderFile=",
-    "gc.auto=0",
-    "maintenance.auto=false",
-    "protocol.allow=never",
-    "submodule.recurse=false",
-    # The person named this repository; an owner other than the daemon's user is then no surprise.
-    "safe.directory=*",
+DIFF = (
+    *("-r", "-M", f"-l{RENAMES_LIMIT}", "--no-ext-diff", "--no-textconv", "--no-color"),
+    "--submodule=short",
 )
-_cancel: ContextVar[Cancel | None] = ContextVar("cancel", default=None)  # see `stopped_by`
-
-DIFF = ("-r", "-M", f"-l{RENAMES_LIMIT}", "--no-ext-diff", "--no-textconv", "--no-color")
 
 Status = Literal["added", "changed", "deleted", "renamed", "copied", "submodule"]
 STATUSES: dict[str, Status] = {
@@ -106,64 +104,7 @@ class News:
 
 def is_repository(path: Path) -> bool:
     """Say whether `path` is the top of a working tree, or a bare repository. Runs nothing."""
-    bare = (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
-    return bare or (path / ".git").exists()
-
-
-def environment(repo: Path) -> dict[str, str]:
-    """Return git's whole environment: nothing of the daemon's, nothing of the user's git."""
-    return {
-        "PATH": PROGRAM_PATH,
-        "HOME": "/dev/null",
-        "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_CEILING_DIRECTORIES": str(repo.parent),  # never a repository further up
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_NO_LAZY_FETCH": "1",
-        "GIT_ALLOW_PROTOCOL": "none",  # the same for a git older than 2.44: no transport at all
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_PAGER": "cat",
-    }
-
-
-@contextmanager
-def stopped_by(cancel: Cancel) -> Iterator[None]:
-    """Let a stop end the git commands that run inside the block: they raise Stopped."""
-    token = _cancel.set(cancel)
-    try:
-        yield
-    finally:
-        _cancel.reset(token)
-
-
-def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
-    """Run one git command in `repo`, with all that it could be made to run switched off.
-
-    Raises:
-        ToolError: there is no such folder, or git cannot be started or takes too long.
-    """
-    call = Call(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel())
-    switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
-    if not privacy.is_folder(repo):
-        raise ToolError(f"{repo} is not there")
-    program = standin.which("git", PROGRAM_PATH)
-    if program is None:
-        raise ToolError(f"git is not installed{NOT_INSTALLED}")
-    env = environment(repo)
-    argv = ["git", "--no-pager", *switches, *args]
-    return execute(
-        argv,
-        call,
-        program=program,
-        env=env,
-        cwd=repo,
-        errors=False,
-        given=given,
-        limit=limit,
-    )
+    return repository.is_bare(path) or (path / ".git").exists()
 
 
 def _answer(repo: Path, *args: str, given: bytes = b"") -> bytes:

@@ -6,6 +6,7 @@ connection goes to the very address that was checked. A private address must be 
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -19,20 +20,38 @@ from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.privacy import network_hint
 from agentd.tools.base import Args, Call, Tool, cut_text
+from agentd.tools.connect import connect, is_public, look_up
 
 BODY_BYTES = 1_000_000
 CHUNK_BYTES = 65_536
 REDIRECTS = 5
 PORTS = {"http": 80, "https": 443}
 TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+TOLD_CHARACTERS = 200  # of what a server said, in an error
+URL_CHARACTERS = 2_000  # of a redirect; a longer one is cut
+HOST_CHARACTERS = 253  # RFC 1035
+HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
+# By the labels of the WHATWG's Encoding Standard, as far as pages use them. Not whatever codec
+# Python knows: some of those are no encodings, and some need a minute for a megabyte.
+ENCODINGS = {
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1"), "cp1252"),
+    **dict.fromkeys(("windows-1252", "cp1252", "us-ascii", "ascii"), "cp1252"),
+    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
+    **{f"windows-125{part}": f"cp125{part}" for part in (0, 1, 3, 4, 5, 6, 7, 8)},
+    **{"iso-8859-9": "cp1254", "latin2": "iso8859-2", "latin9": "iso8859-15", "cp1251": "cp1251"},
+    **{"koi8-r": "koi8-r", "koi8-u": "koi8-u", "ibm866": "cp866", "macintosh": "mac-roman"},
+    **{"shift_jis": "cp932", "shift-jis": "cp932", "sjis": "cp932", "euc-jp": "euc-jp"},
+    **{"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "big5hkscs", "tis-620": "cp874"},
+    **{"gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "windows-874": "cp874"},
+    **{"utf-16": "utf-16", "utf-16le": "utf-16-le", "utf-16be": "utf-16-be"},
+}
 HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class HttpGet(Args):
@@ -71,15 +90,15 @@ def check_url(url: str, listed: Sequence[str]) -> Target:
         raise ToolError("a URL holds no spaces or control characters")
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode("ascii").rstrip(".")
-        port = parts.port
+        host = _ascii(parts.hostname or "")
+        port, path = parts.port, _path(parts)
     except (ValueError, UnicodeError) as error:
-        raise ToolError(f"not a URL: {error}") from error
+        raise ToolError(f"not a URL: {error}"[:TOLD_CHARACTERS]) from error
     if parts.scheme not in PORTS or not host:
         raise ToolError("not a URL: write http://host/path or https://host/path")
     if parts.username is not None or parts.password is not None:
         raise ToolError("a URL carries no user name or password")
-    target = Target(parts.scheme, host, port or PORTS[parts.scheme], _path(parts))
+    target = Target(parts.scheme, host, port or PORTS[parts.scheme], path)
     if not any(_lists(entry, target) for entry in listed):
         names = ", ".join(listed) or "nothing"
         raise PermissionRefused(f"{host}:{target.port} may not be fetched; only {names}")
@@ -91,13 +110,27 @@ def _path(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else path
 
 
+def _ascii(host: str) -> str:
+    """Return a host as it is looked up: ASCII, lower case.
+
+    Raises:
+        ValueError: it can be none.
+    """
+    if len(host) > HOST_CHARACTERS:
+        raise ValueError("its host is too long")
+    name = host.encode("idna").decode("ascii").lower().rstrip(".")
+    if name and ":" not in name and not HOST.fullmatch(name):
+        raise ValueError(f"{name!r} is no host")
+    return name
+
+
 def _entry(entry: str) -> tuple[str, int | None]:
     """Split a listed "host" or "host:port"; an IPv6 address with a port needs its brackets."""
     if entry.count(":") > 1 and not entry.startswith("["):
         return entry.lower(), None
     with suppress(ValueError):
         parts = urlsplit(f"//{entry}")
-        return (parts.hostname or "").rstrip("."), parts.port
+        return _ascii(parts.hostname or ""), parts.port
     return "", None
 
 
@@ -113,38 +146,20 @@ def _lists(entry: str, target: Target) -> bool:
     return host == target.host and target.port == (port or PORTS[target.scheme])
 
 
-def addresses(target: Target, listed: Sequence[str]) -> list[str]:
+def addresses(target: Target, listed: Sequence[str], call: Call) -> list[str]:
     """Resolve the host; every address must be public, or listed itself, or the host `localhost`.
 
     Raises:
-        PermissionRefused: an address is private, loopback or link-local.
-        ToolError: the name does not resolve.
+        PermissionRefused: an address is not public.
+        ToolError: the name does not resolve, or not in time.
     """
-    try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ToolError(f"{target.host} does not resolve: {error}") from error
-    result = list(dict.fromkeys(str(item[4][0]) for item in found))
-    for text in result:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if _public(address) or (target.host == "localhost" and address.is_loopback):
-            continue
+    found = look_up(target.host, target.port, call)
+    for text in found:
+        own = target.host == "localhost" and ipaddress.ip_address(text).is_loopback
         literal = Target(target.scheme, text, target.port, "/")
-        if not any(_lists(entry, literal) for entry in listed):
+        if not (own or is_public(text) or any(_lists(entry, literal) for entry in listed)):
             raise PermissionRefused(f"{target.host} leads to {text}, which is not public")
-    return result
-
-
-def _public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address.teredo is not None:
-            inner = address.teredo[1]
-        if address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return _public(inner)
-    return address.is_global and not address.is_multicast
+    return found
 
 
 @contextmanager
@@ -156,10 +171,11 @@ def _connected(target: Target, listed: Sequence[str], call: Call) -> Iterator[so
         return
     error: OSError | None = None
     plain = None
-    for address in addresses(target, listed):
+    found = addresses(target, listed, call)
+    for number, address in enumerate(found):
         call.check()
-        try:
-            plain = socket.create_connection((address, target.port), max(0.001, call.left_s))
+        try:  # one that never answers leaves time for the others
+            plain = connect(address, target.port, call, call.left_s / (len(found) - number))
             break
         except OSError as problem:
             error = problem
@@ -194,12 +210,19 @@ def http_get(args: HttpGet, call: Call) -> Result:
         try:
             with _connected(target, listed, call) as connected:
                 answer = _get(connected, target, call)
-        except (OSError, http.client.HTTPException) as error:
-            raise ToolError(f"{target.url} failed: {error or type(error).__name__}") from error
-        if isinstance(answer, Result):
-            return answer
-        url = urljoin(target.url, answer)
+            if isinstance(answer, Result):
+                return answer
+            url = urljoin(target.url, answer)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # A server may answer with anything.
+            raise ToolError(f"{target.url} failed: {_told(error)}") from error
     raise ToolError(f"{args.url} redirects more than {REDIRECTS} times")
+
+
+def _told(error: Exception | str) -> str:
+    """Return what a server said as one clean line."""
+    text = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
+    return text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
 
 
 def _get(connected: socket.socket, target: Target, call: Call) -> Result | str:
@@ -215,23 +238,21 @@ def _get(connected: socket.socket, target: Target, call: Call) -> Result | str:
     with connection.getresponse() as response:
         location = response.getheader("Location")
         if response.status in (301, 302, 303, 307, 308) and location:
-            return location
+            # Header fields are read as latin-1, and mostly written as UTF-8.
+            return location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
         if response.status != 200:
-            raise ToolError(f"{target.url} answered {response.status} {response.reason}")
+            raise ToolError(f"{target.url} answered {response.status} {_told(response.reason)}")
         kind = response.getheader("Content-Type", "text/plain").lower()
         if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
-            raise ToolError(f"{target.url} is no text but {kind}")
+            raise ToolError(f"{target.url} is no text but {_told(kind)}")
         if response.getheader("Content-Encoding", "identity").lower() != "identity":
             raise ToolError(f"{target.url} came compressed, which was not asked for")
         data, whole = _body(response, call)
-        charset = response.headers.get_content_charset("utf-8")
-    try:
-        text = data.decode(charset, "replace")
-    except LookupError:
-        text = data.decode("utf-8", "replace")
+    label = CHARSET.search(kind)
+    text = data.decode(ENCODINGS.get(label[1] if label else "", "utf-8"), "replace")
     if "\0" in text:
         raise ToolError(f"{target.url} is binary")
-    page = {"url": target.url, "text": cut_text(text)}
+    page = {"url": target.url, "text": cut_text(text.removeprefix("\ufeff"))}
     if not whole:
         page["more"] = f"only the first {BODY_BYTES} bytes were fetched"
     return Result(page, trusted=False)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
+from agentd import environment
 from agentd.bus import Bus
 from agentd.paths import Paths, discover
 from agentd.process import Child, python
-from agentd.supervisor.model import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -53,7 +53,7 @@ class Home:
         self.root = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
         self.paths: Paths = discover({"AGENTD_HOME": str(self.root)})
         self.paths.create()
-        self.environment = {**child_environment(), "AGENTD_HOME": str(self.root)}
+        self.environment = {**environment.for_model_server(), "AGENTD_HOME": str(self.root)}
         self.hashes: dict[str, str] = {}
         self.workers: list[Child] = []
 

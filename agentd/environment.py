@@ -1,0 +1,58 @@
+"""What our own processes see of the environment: an allow-list, so that no secret comes along.
+
+A person's shell may hold keys of clouds and programs. The supervisor has them all; a worker runs
+agents, which read what strangers wrote, and needs none of them. Which child gets what:
+
+* workers, checks of agents and the compiler of prompts: `for_child`;
+* the model server: that, and what tunes its libraries: `for_model_server`;
+* programs of `RunCommand`, git and the guardian's shell: nothing of ours at all, but fixed values
+  (tools/shell.py, tools/git_command.py, guardian.py);
+* what a person's own command starts (`agentd demo`'s daemon, the package client of `model pull`,
+  launchctl): all of it, as if that person had called it.
+"""
+
+import os
+from collections.abc import Mapping
+
+# Who and where we are, in which language and time, and where temporary files lie.
+NAMES = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR"),
+        *("TERM", "NO_COLOR", "SSL_CERT_FILE", "SSL_CERT_DIR", "__CF_USER_TEXT_ENCODING"),
+        *("AGENTD_HOME", "AGENTD_LAUNCHD", "AGENTD_BLAS"),
+        # Python's own settings, and where an unusual one finds its parts.
+        *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE", "PYTHONUSERBASE"),
+        *("PYTHONMALLOC", "PYTHONDEVMODE", "PYTHONHASHSEED", "PYTHONSAFEPATH"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+    }
+)
+PREFIXES = ("LC_", "XDG_")
+# What the model's libraries read. Nothing is fetched there, so no token of a hub is among them.
+MODEL_PREFIXES = ("MLX_", "OPENBLAS_", "OMP_", "KMP_", "MKL_", "GOTO_", "VECLIB_", "BLIS_", "MTL_")
+MODEL_NAMES = frozenset(
+    {
+        *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "RAYON_NUM_THREADS"),
+        *("TOKENIZERS_PARALLELISM", "METAL_DEVICE_WRAPPER_TYPE", "METAL_DEBUG_ERROR_MODE"),
+    }
+)
+ALWAYS = {
+    "PYTHONUNBUFFERED": "1",  # what a child printed before it died is worth most
+    "PYTHONFAULTHANDLER": "1",  # a segmentation fault in a library says where
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # nobody's plugins, and 1.4 MB less in each worker
+}
+
+
+def for_child(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a process that runs agents' code, or compiles for it."""
+    return {k: v for k, v in environ.items() if k in NAMES or k.startswith(PREFIXES)} | ALWAYS
+
+
+def for_model_server(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of the model server."""
+    tuned = {
+        key: value
+        for key, value in environ.items()
+        if key in MODEL_NAMES or key.startswith(MODEL_PREFIXES)
+    }
+    return for_child(environ) | tuned

@@ -1,0 +1,164 @@
+"""The `git` command, with all that a repository could make it run switched off.
+
+A repository's own configuration can name programs to run (hooks, pagers, diff drivers, monitors,
+signature checkers, transports). None of them is run: they are switched off one by one, no file of
+the working tree is touched, and nothing is fetched.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from agentd import privacy, standin
+from agentd.errors import ToolError
+from agentd.stop import Cancel
+from agentd.tools import repository
+from agentd.tools.base import Call
+from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute
+
+DEADLINE_S = 20.0  # of one git command
+OUTPUT_BYTES = 16_000_000
+ERROR_CHARACTERS = 400
+
+SWITCHED_OFF = (
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.pager=cat",
+    "core.quotePath=false",
+    "log.showSignature=false",
+    "log.mailmap=false",
+    "core.attributesFile=/dev/null",
+    "mailmap.file=",
+    "diff.external=",
+    "diff.orderFile=",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "protocol.allow=never",
+    "submodule.recurse=false",
+    # The person named this repository; an owner other than the daemon's user is then no surprise.
+    "safe.directory=*",
+)
+_cancel: ContextVar[Cancel | None] = ContextVar("cancel", default=None)  # see `stopped_by`
+# See `held_to`: what says so, and the repositories that passed, with the folder of their files.
+_held: ContextVar[tuple[Callable[[Path], None], dict[Path, Path]] | None] = ContextVar(
+    "held", default=None
+)
+
+
+def folders(repo: Path) -> list[Path]:
+    """Return what git reads of a repository: its folders, and all that these lead on to.
+
+    An agent that looks at it must be permitted to read each of them.
+
+    Raises:
+        ToolError: it is no repository, or leads on to what is not looked into.
+    """
+    try:
+        return repository.reached(repo, _settings)
+    except (OSError, ValueError) as error:  # names that cannot be, folders that may not be entered
+        raise ToolError(f"{repo} cannot be looked into: {error}"[:ERROR_CHARACTERS]) from error
+
+
+def environment(repo: Path) -> dict[str, str]:
+    """Return git's whole environment: nothing of the daemon's, nothing of the user's git."""
+    return {
+        "PATH": PROGRAM_PATH,
+        "HOME": "/dev/null",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_CEILING_DIRECTORIES": str(repo.parent),  # never a repository further up
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",  # the same for a git older than 2.44: no transport at all
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_PAGER": "cat",
+    }
+
+
+@contextmanager
+def held_to(readable: Callable[[Path], None]) -> Iterator[None]:
+    """Let git look, inside the block, only at repositories of which all is readable.
+
+    `readable` raises PermissionRefused for a folder or file that is not.
+    """
+    token = _held.set((readable, {}))
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def _git_folder(repo: Path) -> Path | None:
+    """Return where a repository's own files are, checked; None where nobody asked for a check."""
+    held = _held.get()
+    if held is None:
+        return None
+    readable, known = held
+    if repo not in known:
+        for path in folders(repo):
+            readable(path)
+        known[repo] = repository.git_folder(repo)
+    return known[repo]
+
+
+def _settings(file: Path) -> list[tuple[str, str]]:
+    """Return the settings of one file; see `repository.Settings`."""
+    args = ("config", "--file", str(file), "--no-includes", "--null", "--list")
+    output = _run(args, Path("/"), {"GIT_DIR": "/dev/null"})
+    if output.code != 0:
+        raise ToolError(f"git cannot read {file}")
+    items = output.data.decode("utf-8", "surrogateescape").split("\0")
+    pairs = (item.partition("\n") for item in items if item)
+    return [(key, value) for key, _, value in pairs]
+
+
+@contextmanager
+def stopped_by(cancel: Cancel) -> Iterator[None]:
+    """Let a stop end the git commands that run inside the block: they raise Stopped."""
+    token = _cancel.set(cancel)
+    try:
+        yield
+    finally:
+        _cancel.reset(token)
+
+
+def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
+    """Run one git command in `repo`, with all that it could be made to run switched off.
+
+    Raises:
+        PermissionRefused: not all of it may be read; see `held_to`.
+        ToolError: there is no such folder, or git cannot be started or takes too long.
+    """
+    if not privacy.is_folder(repo):
+        raise ToolError(f"{repo} is not there")
+    own = _git_folder(repo)
+    # What was checked is what is read: git looks for no repository by itself.
+    return _run(args, repo, {"GIT_DIR": str(own)} if own else {}, given=given, limit=limit)
+
+
+def _run(
+    args: Sequence[str],
+    folder: Path,
+    more: Mapping[str, str],
+    *,
+    given: bytes = b"",
+    limit: int = OUTPUT_BYTES,
+) -> Output:
+    program = standin.which("git", PROGRAM_PATH)
+    if program is None:
+        raise ToolError(f"git is not installed{NOT_INSTALLED}")
+    switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
+    return execute(
+        ["git", "--no-pager", *switches, *args],
+        Call(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
+        program=program,
+        env={**environment(folder), **more},
+        cwd=folder,
+        errors=False,
+        given=given,
+        limit=limit,
+    )

@@ -1,0 +1,170 @@
+"""A path that a tool was given: resolved, held to the permissions, opened without following links.
+
+A path is resolved once and then opened component by component, so that a link put in its way in
+between leads nowhere.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentd import privacy
+from agentd.errors import PermissionRefused, ToolError
+from agentd.tools.base import shown, unshown
+from agentd.tools.closed import OWN, Marks
+
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Place:
+    """A resolved path inside a permitted root. `parts` lead from `base` to it, free of links."""
+
+    base: str  # an existing folder, resolved
+    parts: tuple[str, ...]
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The path as the model sees it."""
+        return shown(self.path)
+
+
+def locate(path: str, roots: Sequence[str], marks: Marks | None = None) -> Place:
+    """Resolve `path` against the permitted roots; a relative one lies in the first that has it.
+
+    `~/` is this user's home, as in the permissions. `marks` say what is closed all the same.
+
+    Raises:
+        PermissionRefused: it leads, by `..`, a link or directly, out of every root, or is closed.
+        ToolError: no path at all.
+    """
+    if "\0" in path:
+        raise ToolError("a path holds no NUL")
+    tops = [top for root in roots if (top := _top(root)) is not None]
+    texts = [path] if unshown(path) == path else [path, unshown(path)]
+    inside: list[Place] = []
+    why = None
+    for text, top in ((text, top) for text in texts for top in tops):
+        real = resolved(_expanded(text), top)
+        place = next((found for top in tops if (found := _below(real, top))), None)
+        if place is None:
+            continue
+        shut = marks and marks.reason(real, max(_parts(up) for up in tops if _below(real, up)))
+        why = why or shut
+        if not shut:
+            inside.append(place)
+    if inside:
+        return next((place for place in inside if os.path.lexists(place.path)), inside[0])
+    if why:
+        raise PermissionRefused(f"{path!r} {why}")
+    raise PermissionRefused(f"{path!r} is outside of what may be touched: {_names(roots)}")
+
+
+def resolved(path: str, folder: str = "/") -> str:
+    """Return the path without links.
+
+    Raises:
+        ToolError: it cannot be one (halves of characters, links without end), or changed meanwhile.
+    """
+    try:
+        return os.path.realpath(Path(folder) / path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ToolError(f"{path!r} leads nowhere: {error}") from error
+
+
+def _expanded(path: str) -> str:
+    with suppress(RuntimeError):  # there is no home
+        if path.startswith("~/"):
+            return str(Path(path).expanduser())
+    return path
+
+
+def _top(root: str) -> str | None:
+    """Return a permitted root without links, None where it is none."""
+    with suppress(RuntimeError, ToolError):  # no such home
+        path = Path(root).expanduser()
+        return resolved(str(path)) if path.is_absolute() else None
+    return None
+
+
+def _parts(path: str) -> int:
+    return len(Path(path).parts)
+
+
+def _names(roots: Sequence[str]) -> str:
+    return ", ".join(roots) or "nothing"
+
+
+def _below(real: str, top: str) -> Place | None:
+    if real == top:
+        if privacy.is_folder(top):
+            return Place(top, (), real)
+        return Place(str(Path(top).parent), (Path(top).name,), real)
+    prefix = top.rstrip("/") + "/"
+    if not real.startswith(prefix):
+        return None
+    return Place(top, tuple(real[len(prefix) :].split("/")), real)
+
+
+@contextmanager
+def folder_of(
+    place: Place, parts: Sequence[str], marks: Marks | None = None, *, create: bool = False
+) -> Iterator[int]:
+    """Open the folder that `parts` lead to, following no link; give its descriptor.
+
+    Raises:
+        PermissionRefused: a closed folder was put in the way since the path was resolved.
+    """
+    descriptor = os.open(place.base, FOLDER_FLAGS)
+    try:
+        shut = False
+        for part in parts:
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+            deeper = os.open(part, FOLDER_FLAGS, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = deeper
+            if marks is not None:
+                found = marks.shuts_folder(descriptor)
+                shut = shut if found is None else found
+        if shut:
+            raise PermissionRefused("leads into a closed folder that was put there meanwhile")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(name: str, folder: int, *, limit: int, marks: Marks | None = None) -> bytes:
+    """Read the regular file `name` of an open folder, at most `limit` bytes.
+
+    Raises:
+        ToolError: it is no regular file, is larger, or may not be opened.
+    """
+    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    check_regular(before, marks)  # before opening: opening a device may already do something
+    descriptor = os.open(name, FILE_FLAGS, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        check_regular(status, marks)
+        if status.st_size > limit:
+            raise ToolError(f"too large: {status.st_size} bytes; at most {limit} are read")
+        data = file.read(limit + 1) or b""  # None: a file of the system that has nothing to say now
+        if len(data) > limit:
+            raise ToolError(f"too large: grew beyond {limit} bytes")
+        return data
+
+
+def check_regular(status: os.stat_result, marks: Marks | None) -> None:
+    """Raise ToolError unless this is a regular file, and not agentd's own."""
+    if marks is not None and marks.hides(status):
+        raise PermissionRefused(OWN)
+    if stat.S_ISDIR(status.st_mode):
+        raise ToolError("is a folder; use ListFiles")
+    if not stat.S_ISREG(status.st_mode):
+        raise ToolError("is no regular file")

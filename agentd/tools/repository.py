@@ -1,0 +1,146 @@
+"""What git reads where it is asked about one repository, found without asking it.
+
+A repository may lead elsewhere in many ways: a `.git` file, a common folder, alternate objects,
+included settings, a working tree of its own choice, links. Each of these is a folder or file that
+an agent's permission to read has to cover. See gitrepository-layout(5) and git's setup.c.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from agentd.errors import ToolError
+
+POINTER_BYTES = 8_192  # of a `.git` file, `commondir` or `alternates`; git's own are far shorter
+DEPTH_MAX = (
+    6  # of alternates of alternates, and of settings that include others; git stops at 5, 10
+)
+LINKS_LOOKED_AT = 200_000  # entries of a git folder in which links are looked for
+UNREAD = frozenset({"hooks", "lfs", "logs", "modules", "worktrees", "annex", "rr-cache"})
+
+# The settings of one file, as git reads them: key and value, in order, nothing included.
+Settings = Callable[[Path], Iterable[tuple[str, str]]]
+
+
+def is_bare(path: Path) -> bool:
+    """Say whether `path` is a repository without a working tree, by its files."""
+    return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
+
+
+def git_folder(repo: Path) -> Path:
+    """Return the folder that holds the repository's own files, as `repo`/.git leads to it.
+
+    Raises:
+        ToolError: `repo` is no repository.
+    """
+    pointer = repo / ".git"
+    if pointer.is_dir():
+        return pointer
+    if pointer.is_file():
+        text = _pointer(pointer).removeprefix("gitdir:").strip()
+        return Path(os.path.normpath(repo / text))
+    if is_bare(repo):
+        return repo
+    raise ToolError(f"{repo} is no git repository")
+
+
+def reached(repo: Path, settings: Settings) -> list[Path]:
+    """Return the folders and files that git reads of a repository, the repository's own first.
+
+    Raises:
+        ToolError: it is no repository, or leads on without end.
+    """
+    own = git_folder(repo)
+    found = [repo, Path(os.path.realpath(own)), own]
+    common = own
+    if (own / "commondir").exists():
+        common = Path(os.path.normpath(own / _pointer(own / "commondir").strip()))
+        found.append(common)
+    for folder in dict.fromkeys((own, common)):
+        found += _links(folder)
+    found += _alternates(common / "objects", DEPTH_MAX)
+    for file in dict.fromkeys(
+        (own / "config", own / "config.worktree", common / "config", common / "config.worktree")
+    ):
+        found += _settings(file, own, settings, DEPTH_MAX)
+    return list(dict.fromkeys(found))
+
+
+def _alternates(objects: Path, depth: int) -> Iterator[Path]:
+    file = objects / "info" / "alternates"
+    if not file.exists():
+        return
+    if depth == 0:
+        raise ToolError(f"{file} leads on to alternates without end")
+    for line in _pointer(file).splitlines():
+        if line.startswith('"'):
+            raise ToolError(f"{file} names its folders in quotes, which is not looked into")
+        if line and not line.startswith("#"):
+            other = Path(os.path.normpath(objects / line))
+            yield other
+            yield from _links(other)
+            yield from _alternates(other, depth - 1)
+
+
+def _settings(file: Path, own: Path, settings: Settings, depth: int) -> Iterator[Path]:
+    if not file.exists():
+        return
+    if depth == 0:
+        raise ToolError(f"{file} includes settings without end")
+    for key, value in settings(file):
+        name = key.lower()
+        if name == "core.worktree":
+            yield Path(os.path.normpath(own / value))
+        elif name.startswith(("include.", "includeif.")) and name.endswith(".path"):
+            if value.startswith("%("):
+                raise ToolError(f"{file} includes {value}, which is not looked into")
+            if value.startswith("~"):  # git has no home here
+                continue
+            for base in dict.fromkeys((file.parent, Path(os.path.realpath(file)).parent)):
+                other = Path(os.path.normpath(base / value))
+                if os.path.lexists(other):
+                    yield other
+                    yield from _settings(other, own, settings, depth - 1)
+
+
+def _links(top: Path) -> list[Path]:
+    """Return where the links in a git folder lead to, also those behind them."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    waiting = [str(top)]
+    looked = 0
+    while waiting:
+        folder = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                looked += 1
+                if looked > LINKS_LOOKED_AT:
+                    raise ToolError(f"{top} holds more files than are looked at; run `git gc`")
+                if folder == str(top) and entry.name in UNREAD:
+                    continue
+                if entry.is_symlink():
+                    found.append(Path(os.path.realpath(entry.path)))
+                if entry.is_dir():
+                    waiting.append(entry.path)
+    return found
+
+
+def _pointer(file: Path) -> str:
+    """Return the text of a file that names others.
+
+    Raises:
+        ToolError: it cannot be read, or is too long for one.
+    """
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(POINTER_BYTES + 1)
+    except OSError as error:
+        raise ToolError(f"{file} cannot be read: {error.strerror}") from error
+    if len(data) > POINTER_BYTES:
+        raise ToolError(f"{file} is too long for what it is")
+    return os.fsdecode(data)
