@@ -192,7 +192,7 @@ async def _serve(
         quiet_s=lambda: watchdog.quiet_s,
     )
 
-    http = http_server(server.build(), stop_s=STOP_S)
+    http = http_server(server.build(), knows=server.knows, stop_s=STOP_S)
 
     def stop() -> None:
         http.should_exit = True
