@@ -1,6 +1,9 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
+from agentd.secret_rules import hide
 from agentd.states import Exit
+
+TEXT_MAX = 20_000  # characters of each text of an error's document
 
 
 class AgentdError(Exception):
@@ -17,6 +20,11 @@ class AgentdError(Exception):
         self.what = what
         self.where = where
         self.hint = hint
+
+    def document(self) -> dict[str, str]:
+        """Return what happened, where, and what to do, without secrets: for files and `status`."""
+        text = {"what": self.what, "where": self.where, "hint": self.hint}
+        return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

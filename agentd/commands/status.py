@@ -116,7 +116,7 @@ def state(paths: Paths) -> dict[str, Any]:
     try:
         _add_facts(document, paths)
     except StorageError as error:  # the supervisor's own view is worth showing all the same
-        seen = {"what": error.what, "where": error.where, "hint": error.hint}
+        seen = error.document()
         said = document["storage"] or {}
         document["storage"] = {**said, "problem": said.get("problem") or seen}
     for agent in document["agents"]:  # what the database would have told of it

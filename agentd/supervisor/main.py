@@ -99,5 +99,4 @@ def _record_failure(paths: Paths, error: AgentdError) -> None:
     logger.error("supervisor.failed", what=error.what, where=error.where, hint=error.hint)
     # The home itself may be what is wrong; the error then still reaches the caller.
     with contextlib.suppress(OSError):
-        failure = {"what": error.what, "where": error.where, "hint": error.hint}
-        (paths.run / "failed.json").write_text(json.dumps(failure))
+        (paths.run / "failed.json").write_text(json.dumps(error.document()))

@@ -89,7 +89,7 @@ class ModelHost:
         try:
             models.resolve(self.config.name, self._paths.models)
         except ConfigError as error:
-            self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            self.problem = error.document()
             self.managed.stop(WorkerState.WAITING, error.what)
             return
         self.problem = None
