@@ -88,6 +88,13 @@ class ModelUnavailable(AgentdError):
     exit_code = Exit.TEMPORARY
 
 
+class ModelMisconfigured(ModelUnavailable):
+    """An external server that only a change of [model] or of itself can help: a wrong key or URL.
+
+    Costs no attempt; the agent rests, with this as its reason.
+    """
+
+
 class ModelError(AgentdError):
     """The model server answered with something unusable (4xx, malformed answer after a re-ask)."""
 

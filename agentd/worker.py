@@ -21,6 +21,7 @@ from agentd.errors import (
     ConfigError,
     EventRefused,
     LostLane,
+    ModelMisconfigured,
     ModelUnavailable,
     Stopped,
     StorageError,
@@ -160,6 +161,8 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
+        except ModelMisconfigured as error:
+            return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)
             log.warning("session.cut", reason="model unavailable", error=str(error))
@@ -221,6 +224,14 @@ class Worker:
             log.warning("session.failed", error=error, retry_s=round(outcome.seconds, 3))
             if outcome.why == "breaker":
                 log.error("breaker.opened", error=error, retry_s=round(outcome.seconds, 3))
+
+    def _rest(self, session: Session, error: ModelMisconfigured, log: Logger) -> float:
+        """Let the agent rest until somebody corrects what is wrong; no event is to blame."""
+        self._owed = session
+        wait = self.sessions.rest(session, f"{error.what}; {error.where}: {error.hint}")
+        self._owed = None
+        log.error("breaker.opened", error=str(error), retry_s=round(wait.seconds, 3))
+        return MODEL_WAIT_S
 
     def _log_dead(self, dead: Dead, event_id: int) -> None:
         self.log.error(

@@ -250,15 +250,14 @@ def _decision(
     name: str, args: Mapping[str, Any], value: Any, answer: Answer, duration_ms: float
 ) -> Decision:
     usage = answer.usage
-    details = usage.get("prompt_tokens_details") or {}
     return Decision(
         name,
         args,
         value,
         answer.text,
         answer.finish_reason,
-        int(usage.get("prompt_tokens") or 0),
-        int(details.get("cached_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        usage["prompt_tokens"],
+        usage["cached_tokens"],
+        usage["completion_tokens"],
         duration_ms,
     )
