@@ -190,6 +190,11 @@ class ModelConfig(Strict):
         None, description="Idle time after which the model leaves memory; default never."
     )
 
+    @property
+    def named(self) -> bool:
+        """Whether a person named the model: the default names one of our own."""
+        return "name" in self.model_fields_set
+
     @field_validator("url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:

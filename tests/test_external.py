@@ -1,5 +1,6 @@
 """External model servers: every way to say the same is read, and each fault is named as it is."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -15,6 +16,8 @@ from agentd.llm.completion import Answer
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.paths import Paths
 from agentd.testing import FakeModelServer, Reply
+from tests.commandline import agentd
+from tests.livehome import Home, a_home
 
 FORMAT = {"response_format": {"type": "json_schema"}}
 BODY = {"messages": [{"role": "user", "content": "hi"}], **FORMAT}
@@ -286,3 +289,80 @@ def test_a_page_for_everything_counts_no_tokens(serve: Serve) -> None:
     server = serve(tokenize=False)
     endpoint = Endpoint(lambda: Address(server.url, "m", server.token), own=False)
     assert endpoint.tokenize({"content": "a"}) is None
+
+
+@pytest.mark.parametrize("fault", [Reply("bad key", status=401), Reply("no", status=404)])
+def test_a_wrong_key_or_model_costs_no_event(tmp_path: Path, fault: Reply) -> None:
+    """The agent rests with the reason, and answers all of its events once that is mended."""
+    replies: list[Any] = [fault]
+    with a_home(tmp_path) as home:
+        home.model._answers = lambda _request: replies[0]
+        home.start()
+        home.send()
+        home.send()
+        resting = home.until(lambda: parked(home), "it rests")
+        assert fault.text in resting["reason"] and "[model]" in resting["problem"]["what"]
+        assert resting["dead_letters"] == 0 and resting["waiting"]["subscribed"] == 2
+        replies[0] = {"tool": "done", "result": "Hello!"}
+        agentd(home.root, "resume", "hello")
+        home.until(lambda: len(home.answered()) == 2, "both are answered")
+        assert home.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+        assert home.rows("SELECT max(attempt) FROM sessions") <= [(2,)]
+
+
+def parked(home: Home) -> dict[str, Any] | None:
+    (agent,) = json.loads(agentd(home.root, "status", "--json").stdout)["agents"]
+    return agent if agent["state"] == "PARKED" else None
+
+
+def test_commands_ask_an_external_server_how_it_is(tmp_path: Path) -> None:
+    """RUNNING with its only model's name; WAITING while it is down; what is wrong, where it is."""
+    with a_home(tmp_path) as home:
+        home.start()
+        model = status(home)
+        assert (model["state"], model["name"], model["models"]) == ("RUNNING", "fake", ["fake"])
+        assert "RUNNING" in agentd(tmp_path, "status").stdout
+        assert "STOPPED" not in agentd(tmp_path, "model", "status").stdout
+        assert finding(home) == "ok" and agentd(tmp_path, "check").returncode == 0
+        home.model.models = ["one", "two"]
+        assert "'smollm2-135m'; it has: one, two" in status(home)["reason"]
+        assert finding(home) == "warning" and agentd(tmp_path, "check").returncode == 0
+        home.model.token = "secret"
+        model = status(home)
+        assert model["state"] == "PARKED" and "api_key_file" in model["problem"]["where"]
+        assert finding(home) == "problem" and agentd(tmp_path, "check").returncode == 1
+        home.model.close()
+        model = status(home)
+        assert model["state"] == "WAITING" and "refused" in model["problem"]["what"]
+        assert "refused" in agentd(tmp_path, "status").stdout
+        assert finding(home) == "problem"
+        checked = agentd(tmp_path, "check")
+        assert checked.returncode == 0 and "refused" in checked.stdout
+        home.stop()
+
+
+def status(home: Home) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(agentd(home.root, "status", "--json").stdout)["model"]
+    told = json.loads(agentd(home.root, "model", "status", "--json").stdout)
+    assert (found["state"], found["problem"]) == (told["state"], told["problem"])
+    return found
+
+
+def finding(home: Home) -> str:
+    from agentd.config import load_daemon
+    from agentd.doctor.setup import model
+
+    (found,) = model(home.paths, load_daemon(home.paths.daemon_file))
+    return str(found.level)
+
+
+@pytest.mark.agentd_online  # a server of its own
+def test_a_look_at_a_server_that_says_nothing_is_short() -> None:
+    """A command must not hang because a server does."""
+    from agentd.llm.listing import look
+
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        seen = look(ModelConfig.model_validate({"url": url}), seconds=0.2)
+    assert "within 0.2 s" in str(seen.error) or "timed out" in str(seen.error)
+    assert not seen.wrong

@@ -44,7 +44,12 @@ class Checked:
     @property
     def wrong(self) -> bool:
         """Whether the check as a whole fails for it."""
-        return self.problem is not None and self.enabled
+        return self.problem is not None and self.enabled and not self._passing
+
+    @property
+    def _passing(self) -> bool:
+        """Whether this may be right all the same: an external server that is down."""
+        return self.waiting and self.name == "agentd"
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -121,10 +126,22 @@ def _daemon(file: Path) -> Checked:
     from agentd.config import load_daemon
 
     try:
-        load_daemon(file)
+        config = load_daemon(file).model
     except ConfigError as error:
         return Checked("agentd", error)
-    return Checked("agentd", None)
+    if config.url is None:
+        return Checked("agentd", None)
+    from agentd.llm.listing import look
+
+    seen = look(config)
+    if (wrong := seen.error) is not None:
+        problem = ConfigError(wrong.what, where=wrong.where or "[model] url", hint=wrong.hint)
+        # A server that is down is no mistake of this file.
+        return Checked("agentd", problem, waiting=not seen.wrong)
+    unknown = seen.unknown(config)
+    hint = "set it to one of these, unless the server takes any name"
+    what = ConfigError(unknown, where="[model] name", hint=hint)
+    return Checked("agentd", what if unknown else None, waiting=True)
 
 
 def _agent(name: str, paths: Paths) -> Checked:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import supervisor
+from agentd.commands.home import supervisor, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -113,6 +113,8 @@ def state(paths: Paths) -> dict[str, Any]:
         "dead_letters": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
     }
+    if document["model"]:
+        document["model"] = with_external(document["model"], paths)
     try:
         _add_facts(document, paths)
     except StorageError as error:  # the supervisor's own view is worth showing all the same

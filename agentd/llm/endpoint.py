@@ -11,14 +11,12 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from agentd.clock import Clock, SystemClock
 from agentd.config import ModelConfig
 from agentd.errors import (
     CallDeadline,
-    ConfigError,
     ModelError,
     ModelMisconfigured,
     ModelUnavailable,
@@ -115,10 +113,10 @@ class Endpoint:
         if config.url is None:
             return cls(lambda: _own_address(paths), own=True, clock=clock)
         url, key_file = config.url.rstrip("/"), config.api_key_file
-        named = config.name if "name" in config.model_fields_set else None
+        named = config.name if config.named else None
 
         def find() -> Address:
-            key = _key(key_file) if key_file else ""
+            key = listing.read_key(key_file) if key_file else ""
             name = named or endpoint._only_model(url, key) or config.name
             return Address(url, name, key)
 
@@ -349,15 +347,4 @@ def _own_address(paths: Paths) -> Address:
             "the model server has not said yet where it is",
             where=str(paths.model_address),
             hint="`agentd run` starts it",
-        ) from error
-
-
-def _key(path: Path) -> str:
-    try:
-        return path.expanduser().read_text().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}",
-            where=f"[model] api_key_file = {path}",
-            hint="write the server's key into that file",
         ) from error

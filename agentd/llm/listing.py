@@ -1,11 +1,20 @@
 """Asks an external model server which models it has: GET /models, one short look."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from agentd.errors import ModelMisconfigured, ModelUnavailable
+from agentd.clock import SystemClock
+from agentd.config import ModelConfig
+from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
 from agentd.llm.completion import BadAnswer, Busy, check, json_value
+from agentd.privacy import network_hint
+from agentd.states import WorkerState
+
+LOOK_S = 2.0  # for a command to wait for the server
 
 NO_LIST = (404, 405, 501)
 
@@ -56,3 +65,83 @@ def _names(data: Any) -> Sequence[str] | None:
     entries = (item if isinstance(item, dict) else {"id": item} for item in data)
     names = (item.get("id") or item.get("name") or item.get("model") for item in entries)
     return [name for name in names if isinstance(name, str)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look at an external server came to."""
+
+    models: Sequence[str] | None  # None: it has no such list, or an error
+    error: AgentdError | None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether only a person can help: the server is there, or will never be."""
+        return isinstance(self.error, ModelMisconfigured | ConfigError)
+
+    def unknown(self, config: ModelConfig) -> str:
+        """Say that the configured model is not among the server's; "" where it may be."""
+        if not self.models or any(_same(config.name, name) for name in self.models):
+            return ""
+        if not config.named and len(self.models) == 1:
+            return ""
+        return f"it lists no model {config.name!r}; it has: {', '.join(self.models)[:300]}"
+
+
+def look(config: ModelConfig, seconds: float = LOOK_S) -> Seen:
+    """Ask the server of `[model] url`, within `seconds`, a name's lookup included."""
+    seen = [Seen(None, ModelUnavailable(f"it did not answer within {seconds:g} s"))]
+    asking = threading.Thread(target=lambda: seen.append(_look(config, seconds)), daemon=True)
+    asking.start()  # of its own: a lookup of a name knows no deadline
+    asking.join(seconds)
+    return seen[-1]
+
+
+def describe(model: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Return the supervisor's entry of an external model, with what a look at it says."""
+    seen = look(config)
+    found: dict[str, Any] = {**model, "models": seen.models, "problem": None}
+    if seen.models and not config.named and len(seen.models) == 1:
+        found["name"] = seen.models[0]
+    if seen.error is not None:
+        state = WorkerState.PARKED if seen.wrong else WorkerState.WAITING
+        problem = seen.error.document()
+        return {**found, "state": state.value, "reason": problem["what"], "problem": problem}
+    reason = seen.unknown(config) or ("" if seen.models else "it answers, and lists no models")
+    return {**found, "state": WorkerState.RUNNING.value, "reason": reason}
+
+
+def read_key(path: Path) -> str:
+    """Return the external server's key.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+    try:
+        return path.expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=f"[model] api_key_file = {path}",
+            hint="write the server's key into that file",
+        ) from error
+
+
+def _look(config: ModelConfig, seconds: float) -> Seen:
+    url = (config.url or "").rstrip("/")
+    try:
+        key = read_key(config.api_key_file) if config.api_key_file else ""
+        return Seen(models(wire.Wire(), url, key, wire.Deadline(SystemClock(), seconds)), None)
+    except AgentdError as error:
+        return Seen(None, error)
+    except wire.BROKEN as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        hint = network_hint(error) or "is it running?"
+        return Seen(
+            None, ModelUnavailable(f"the model server cannot be used: {why}", where=url, hint=hint)
+        )
+
+
+def _same(configured: str, listed: str) -> bool:
+    """Whether a listed name is the configured one; Ollama adds a tag."""
+    return listed == configured or listed.startswith(f"{configured}:")

@@ -28,6 +28,7 @@ from agentd.supervisor.restart import RESTING, Ended, Life
 NAME = "model"
 HOST = "127.0.0.1"
 BACKLOG = 128
+EXTERNAL = "an external server is used"  # commands ask it themselves how it is
 TOKEN_BYTES = 32
 # From a crash loop to one more try: a GPU without memory aborts MLX (ml-explore/mlx#3224), and what
 # took it, another program as a rule, ends some time.
@@ -84,7 +85,7 @@ class ModelHost:
         """
         if self.config.url is not None:
             self._write_address(self.config.url, None)
-            self.managed.stop(WorkerState.STOPPED, "an external server is used")
+            self.managed.stop(WorkerState.STOPPED, EXTERNAL)
             return
         try:
             models.resolve(self.config.name, self._paths.models)
