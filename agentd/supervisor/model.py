@@ -125,10 +125,16 @@ class ModelHost:
         if new == old:
             self._daemon = config
             return
-        if new.url is None and new.port not in (0, self._port):
-            taken = _listen(new.port)
-            self._release()
-            self._socket, self._port = taken, new.port
+        moves = new.port not in (0, self._port, old.port)
+        if new.url is None and moves:
+            try:
+                taken = _listen(new.port)
+            except ConfigError:
+                if new.fixed_port:
+                    raise
+            else:
+                self._release()
+                self._socket, self._port = taken, new.port
         self._daemon = config
         self.managed.life.forgive()
         if self.managed.pid is None or new.url is not None:
@@ -155,8 +161,16 @@ class ModelHost:
             "url": self.config.url or f"http://{HOST}:{self._port}/v1",
             "external": self.config.url is not None,
             **describe(self.managed),
+            "reason": self.managed.life.reason or self._gave_way(),
             "problem": self.problem or self.managed.problem,
         }
+
+    def _gave_way(self) -> str:
+        """Say that the default port is another program's; "" where it is ours."""
+        port = self.config.port
+        if self.config.url or self.config.fixed_port or port in (0, self._port):
+            return ""
+        return f"port {port} was taken, so it listens on another one"
 
     def _spawn(self) -> Child:
         listening = self._bind()
@@ -185,9 +199,9 @@ class ModelHost:
             try:
                 self._socket = _listen(self._port)
             except ConfigError:
-                if self.config.port:
+                if self.config.fixed_port:
                     raise
-                self._socket = _listen(0)  # somebody took the free port of the last start
+                self._socket = _listen(0)  # the default, or the free one of the last start
             self._port = self._socket.getsockname()[1]
         return self._socket
 
