@@ -19,6 +19,7 @@ from agentd.events import Lane, NewEvent
 from agentd.lockfile import LockFile
 from agentd.paths import Paths, discover
 from agentd.states import DeadReason
+from agentd.testing import FakeModelServer
 
 Run = Callable[..., tuple[int, str, str]]
 READING = [
@@ -274,10 +275,11 @@ def test_doctor_looks_at_everything_and_says_what_to_do(run: Run, paths: Paths, 
     assert found["database"]["level"] == "ok"
     assert all(f["hint"] for f in document["findings"] if f["level"] != "ok")
     paths.config.mkdir(parents=True)
-    paths.daemon_file.write_text('[model]\nurl = "http://127.0.0.1:9/v1"\n')
-    code, found, document = findings(run)
-    assert code == 0 and document["ok"] is True, document
-    shown = run("doctor")[1]
+    with FakeModelServer(token="") as server:
+        paths.daemon_file.write_text(f'[model]\nurl = "{server.url}"\n')
+        code, found, document = findings(run)
+        assert code == 0 and document["ok"] is True, document
+        shown = run("doctor")[1]
     assert "SQLite" in shown and "ok " in shown
 
 
@@ -365,6 +367,7 @@ def test_doctor_tells_of_the_tools_of_this_machine(
 
 def test_doctor_looks_at_the_prompt_caches(run: Run, paths: Paths) -> None:
     """They hold what private prompts said: how much, whose, and whether others can read it."""
+    paths.create()
     paths.prompt_caches.write_bytes(b"x" * 2_000_000)
     paths.prompt_caches.chmod(0o644)
     _, _, document = findings(run)
