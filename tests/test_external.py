@@ -178,7 +178,7 @@ FORMAT_FAULTS = [
 @pytest.mark.parametrize("fault", FORMAT_FAULTS)
 def test_a_server_without_masks_says_so_in_many_ways(serve: Serve, fault: Reply) -> None:
     """`LLM.decide` then asks without one; see `test_llm`."""
-    from agentd.llm.completion import MaskRefused
+    from agentd.llm.faults import MaskRefused
 
     server = serve(fault)
     with pytest.raises(MaskRefused):

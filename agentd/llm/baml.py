@@ -132,7 +132,7 @@ class BamlLLM:
         progress: Callable[[], None],
     ) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
-        from agentd.llm.completion import MaskRefused
+        from agentd.llm.faults import MaskRefused
 
         names = self.names if allowed is None else self.names & allowed
         headers = {

@@ -22,16 +22,8 @@ from agentd.errors import (
     ModelUnavailable,
 )
 from agentd.llm import listing, wire
-from agentd.llm.completion import (
-    BUSY,
-    Answer,
-    BadAnswer,
-    BrokenOff,
-    Busy,
-    check,
-    collect,
-    json_object,
-)
+from agentd.llm.completion import Answer, collect
+from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
 from agentd.paths import Paths
 from agentd.privacy import network_hint
 

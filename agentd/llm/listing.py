@@ -10,7 +10,7 @@ from agentd.clock import SystemClock
 from agentd.config import ModelConfig
 from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
-from agentd.llm.completion import BadAnswer, Busy, check, json_value
+from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.privacy import network_hint
 from agentd.states import WorkerState
 
