@@ -29,6 +29,7 @@ from agentd.toml_file import read_toml, unreadable, validate
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
 SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
+MODEL_PORT = 24363  # AGEND on a telephone's keys; nobody else's at IANA, and no ephemeral one
 POLL_MAX = timedelta(minutes=10)
 AGE_MIN = timedelta(hours=1)  # of retention: `sessions_per_hour` counts what began in the last hour
 
@@ -200,7 +201,12 @@ class ModelConfig(Strict):
     context_window: int | None = Field(
         None, ge=256, description="Tokens of the window; needed where an external server won't say."
     )
-    port: int = Field(0, ge=0, le=65535, description="Loopback port; 0 picks a free one.")
+    port: int = Field(
+        MODEL_PORT,
+        ge=0,
+        le=65535,
+        description="Loopback port; 0 picks a free one, and so does the default where it is taken.",
+    )
     call_deadline: Duration = Field(
         timedelta(minutes=2), description="Longest a call may take once the server admitted it."
     )
@@ -208,9 +214,24 @@ class ModelConfig(Strict):
     cache_bytes: int | None = Field(
         None, ge=1_000_000, description="Ceiling of the prompt caches; default 1/8 of the memory."
     )
+    saved_cache_bytes: int = Field(
+        100_000_000,
+        ge=0,
+        description="Ceiling of the prompt caches kept on disk over a restart; 0 keeps none.",
+    )
     unload_after: Duration | None = Field(
         None, description="Idle time after which the model leaves memory; default never."
     )
+
+    @property
+    def fixed_port(self) -> bool:
+        """Whether a person chose the port: then no other one will do."""
+        return self.port != 0 and "port" in self.model_fields_set
+
+    @property
+    def named(self) -> bool:
+        """Whether a person named the model: the default names one of our own."""
+        return "name" in self.model_fields_set
 
     @field_validator("url")
     @classmethod

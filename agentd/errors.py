@@ -1,7 +1,9 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
-
+from agentd.secret_rules import hide
 from agentd.states import Exit
+
+TEXT_MAX = 20_000  # characters of each text of an error's document
 
 
 class AgentdError(Exception):
@@ -17,6 +19,11 @@ class AgentdError(Exception):
         # Their text goes into JSON, the database and terminals: a path in it may be no UTF-8.
         self.what, self.where, self.hint = shown(what), shown(where), shown(hint)
         super().__init__(self.what)
+
+    def document(self) -> dict[str, str]:
+        """Return what happened, where, and what to do, without secrets: for files and `status`."""
+        text = {"what": self.what, "where": self.where, "hint": self.hint}
+        return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -78,6 +85,13 @@ class ModelUnavailable(AgentdError):
     """The model server is down or still loading. Costs no attempt: wait and try again."""
 
     exit_code = Exit.TEMPORARY
+
+
+class ModelMisconfigured(ModelUnavailable):
+    """An external server that only a change of [model] or of itself can help: a wrong key or URL.
+
+    Costs no attempt; the agent rests, with this as its reason.
+    """
 
 
 class ModelError(AgentdError):

@@ -10,11 +10,10 @@ where they apply `session_id`, `event_id`, `turn`, `duration_ms`. Reading is in 
 import json
 import logging
 import math
-import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
 from agentd import lean
@@ -22,6 +21,7 @@ from agentd.clock import Clock, SystemClock, iso
 from agentd.config import LogConfig
 from agentd.logfile import BoundedFile
 from agentd.paths import Paths
+from agentd.secret_rules import REDACTED, hide, telling
 
 # For what is never used here, structlog imports asyncio (2 MB, 30 ms), and rich where it finds it
 # (6 MB, 100 ms).
@@ -32,20 +32,10 @@ Logger = structlog.typing.FilteringBoundLogger
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 TEXT_MAX = 4_000  # characters of one value; the middle of a longer one is cut
+LOOKED_AT = 60_000  # characters at either end of a value that are searched for secrets
 LINE_BYTES_MAX = 64_000  # a longer line keeps its first keys only
 REPEATED_AFTER_S = 60.0  # a line that goes on repeating is counted at least this often
 UNCOUNTED = frozenset({"ts", "duration_ms"})  # keys that may differ between identical lines
-
-SECRET_KEY = re.compile(
-    r"(.*[_-])?(token|authorization|api[_-]?key|password|passwd|secret|cookie|credentials?)",
-    re.IGNORECASE,
-)
-SECRET_TEXT = re.compile(
-    r"(?P<keep>\bBearer\s+|://[^/\s:@]*:)(?P<value>[^\s@\"']+)(?P<end>@?)"
-    r"|\b(?:sk-|hf_|ghp_|github_pat_|xox[bp]-)[A-Za-z0-9_-]{8,}",
-    re.IGNORECASE,
-)
-REDACTED = "[redacted]"
 
 
 class _Sink:
@@ -232,29 +222,50 @@ def redact(value: Any) -> Any:
     """Return `value` as JSON-like data with secrets replaced and long texts cut in the middle.
 
     Secret is what stands under a key such as `token`, `api_key` or `authorization` (not
-    `prompt_tokens`), a bearer token, a password in a URL, or a well-known kind of key.
+    `prompt_tokens`), and what the rules of `secret_rules` find in a text or a key.
     """
     if isinstance(value, str):
-        if len(value) > TEXT_MAX:
-            half = TEXT_MAX // 2
-            value = f"{value[:half]} [... {len(value) - TEXT_MAX} more ...] {value[-half:]}"
-        return SECRET_TEXT.sub(_hide, value)
+        return _text(value)
+    if isinstance(value, bytes | bytearray):
+        return _text(value.decode("utf-8", "backslashreplace"))
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no word for it
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
         return {
-            str(key): REDACTED if SECRET_KEY.fullmatch(str(key)) and item else redact(item)
+            _text(_key(key)): REDACTED if item and telling(_key(key)) else redact(item)
             for key, item in value.items()
         }
+    if isinstance(value, list | tuple) and _is_telling_pair(value):
+        return [redact(value[0]), REDACTED]
     if isinstance(value, list | tuple | set | frozenset):
         return [redact(item) for item in value]
     return redact(str(value))
 
 
-def _hide(match: re.Match[str]) -> str:
-    return f"{match['keep'] or ''}{REDACTED}{match['end'] or ''}"
+def _is_telling_pair(value: Sequence[Any]) -> bool:
+    """Whether this is a header, as lists of them give it: a name and what is secret."""
+    return len(value) == 2 and isinstance(value[0], str | bytes) and telling(_key(value[0]))
+
+
+def _key(key: Any) -> str:
+    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
+
+
+def _text(text: str) -> str:
+    """Return a text without secrets, its middle cut out where it is long.
+
+    Cut only afterwards: half a private key is a secret without a rule that would know it.
+    """
+    unseen = max(0, len(text) - 2 * LOOKED_AT)
+    if unseen:
+        text = text[:LOOKED_AT] + text[-LOOKED_AT:]
+    text = hide(text)
+    if unseen + len(text) <= TEXT_MAX:
+        return text
+    half = TEXT_MAX // 2
+    return f"{text[:half]} [... {unseen + len(text) - TEXT_MAX} more ...] {text[-half:]}"
 
 
 def _encode(entry: Mapping[str, Any]) -> bytes:

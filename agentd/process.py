@@ -92,8 +92,7 @@ class Heart:
 
 
 def _problem(error: AgentdError) -> dict[str, str]:
-    text = {"what": error.what, "where": error.where, "hint": error.hint}
-    return {key: value[:TEXT_MAX] for key, value in text.items()}
+    return {key: value[:TEXT_MAX] for key, value in error.document().items()}
 
 
 def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:

@@ -51,7 +51,7 @@ class Runner:
         self._bus = bus
         self._clock = clock
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
-        self._model = daemon.model.name
+        self._model = None if daemon.model.url else daemon.model.name
         self._version = version = load_version(accepted.folder)
         self._types = types_of(version.client_dir)
         key_file = daemon.model.api_key_file
@@ -61,10 +61,11 @@ class Runner:
             clock=clock,
         )
         self._idempotent = repeatable(version)
+        self._endpoint = Endpoint.discover(paths, daemon.model, clock)
         self._llm = BamlLLM(
             version.client_dir,
             version.function,
-            Endpoint.discover(paths, daemon.model, clock),
+            self._endpoint,
             agent=accepted.name,
             done=accepted.config.done,
             weight=accepted.config.priority,
@@ -114,7 +115,7 @@ class Runner:
                 "version": self._version.accepted.hash,
                 "config": self._config.model_dump(mode="json", exclude_defaults=True),
                 "prompt": self._llm.prompt(""),
-                "model": self._model,
+                "model": self._model or self._endpoint.model(),
                 "window": self._llm.window(),
                 "fixed_tokens": self._llm.fixed_tokens(),
                 "facts": [[session.attempt, facts]],

@@ -21,6 +21,7 @@ from agentd.errors import (
     ConfigError,
     EventRefused,
     LostLane,
+    ModelMisconfigured,
     ModelUnavailable,
     Stopped,
     StorageError,
@@ -96,7 +97,9 @@ class Worker:
         scheduler = None
         name, schedule = self.accepted.name, self.config.schedule
         # The supervisor did, while a worker with an earlier schedule may still have run.
-        self.patiently(lambda: self.bus.hold_schedule(name, schedule and schedule.name))
+        self.patiently(
+            lambda: self.bus.hold_schedule(name, None if schedule is None else schedule.name)
+        )
         if schedule is not None:
             from agentd.schedule import Scheduler  # APScheduler: 3 MB, for who has a schedule
 
@@ -165,6 +168,8 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
+        except ModelMisconfigured as error:
+            return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)
             log.warning("session.cut", reason="model unavailable", error=str(error))
@@ -226,6 +231,14 @@ class Worker:
             log.warning("session.failed", error=error, retry_s=round(outcome.seconds, 3))
             if outcome.why == "breaker":
                 log.error("breaker.opened", error=error, retry_s=round(outcome.seconds, 3))
+
+    def _rest(self, session: Session, error: ModelMisconfigured, log: Logger) -> float:
+        """Let the agent rest until somebody corrects what is wrong; no event is to blame."""
+        self._owed = session
+        wait = self.sessions.rest(session, f"{error.what}; {error.where}: {error.hint}")
+        self._owed = None
+        log.error("breaker.opened", error=str(error), retry_s=round(wait.seconds, 3))
+        return MODEL_WAIT_S
 
     def _log_dead(self, dead: Dead, event_id: int) -> None:
         self.log.error(

@@ -131,7 +131,7 @@ def serving(
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(64)
-    http_side = http_server(server.build(), stop_s=2)
+    http_side = http_server(server.build(), knows=server.knows, stop_s=2)
     thread = threading.Thread(target=lambda: asyncio.run(http_side.serve(sockets=[sock])))
     runner.start()
     thread.start()

@@ -13,7 +13,7 @@ from agentd.admission.admit import admit
 from agentd.agent_files import agent_names, overlooked
 from agentd.config import load_agent, load_daemon
 from agentd.errors import ConfigError
-from agentd.llm.endpoint import read_key
+from agentd.llm.listing import read_key
 from agentd.paths import Paths, discover
 from agentd.supervisor import reload
 from agentd.testing import wait_for

@@ -474,6 +474,22 @@ def test_a_useless_cache_file_is_removed(
     assert not saved.exists()
 
 
+def test_the_cache_file_is_bounded(folder: Path, tmp_path: Path) -> None:
+    """What was used last stays in it, whole paths only; whatever many prompts there were."""
+    language = ModelLanguage(folder)
+    saved = tmp_path / "caches.safetensors"
+    limit = 150_000
+    run = Run(MlxEngine(folder, language, fast_blas=True, saved=saved, saved_bytes=limit))
+    for number in range(6):
+        call = run.admit(call_of(**chat(language, f"Instructions number {number}. " * 9)))
+        run.until(run.over(call))
+    assert run.engine.cache_bytes() > limit, "there is more than fits"
+    run.engine.save()
+    assert 0 < saved.stat().st_size < limit + 50_000
+    again = MlxEngine(folder, language, fast_blas=True, saved=saved, saved_bytes=limit)
+    assert 0 < again.cache_bytes() <= limit
+
+
 def test_a_model_that_is_wrong_in_a_batch_takes_one_row(tmp_path: Path) -> None:
     """What mlx_lm cannot batch rightly is found at the start, not in somebody's answers."""
     folder = tiny_models.make("gemma2", tmp_path)

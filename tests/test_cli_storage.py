@@ -19,6 +19,7 @@ from agentd.events import Lane, NewEvent
 from agentd.lockfile import LockFile
 from agentd.paths import Paths, discover
 from agentd.states import DeadReason
+from agentd.testing import FakeModelServer
 
 Run = Callable[..., tuple[int, str, str]]
 READING = [
@@ -276,10 +277,11 @@ def test_doctor_looks_at_everything_and_says_what_to_do(run: Run, paths: Paths, 
     assert found["database"]["level"] == "ok"
     assert all(f["hint"] for f in document["findings"] if f["level"] != "ok")
     paths.config.mkdir(parents=True)
-    paths.daemon_file.write_text('[model]\nurl = "http://127.0.0.1:9/v1"\n')
-    code, found, document = findings(run)
-    assert code == 0 and document["ok"] is True, document
-    shown = run("doctor")[1]
+    with FakeModelServer(token="") as server:
+        paths.daemon_file.write_text(f'[model]\nurl = "{server.url}"\n')
+        code, found, document = findings(run)
+        assert code == 0 and document["ok"] is True, document
+        shown = run("doctor")[1]
     assert "SQLite" in shown and "ok " in shown
 
 
@@ -346,10 +348,10 @@ def test_which_sqlite_can_damage_the_file(version: str, wrong: bool) -> None:
     assert machine.affected(version) is wrong
 
 
-def test_doctor_warns_of_the_tools_of_this_machine(
+def test_doctor_tells_of_the_tools_of_this_machine(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People use `sqlite3` on the same file, and are told to."""
+    """People use `sqlite3` on the same file; what it must not do is said, and is no warning."""
     tool = tmp_path / "bin" / "sqlite3"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\necho 3.45.1 2024-01-30\n")
@@ -357,11 +359,28 @@ def test_doctor_warns_of_the_tools_of_this_machine(
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
     _, _, document = findings(run)
     said = [f for f in document["findings"] if f["name"] == "sqlite-tools"]
-    assert said[0]["level"] == "warning" and "3.45.1" in said[0]["what"]
+    assert said[0]["level"] == "ok" and "3.45.1" in said[0]["what"]
+    assert "write nothing" in said[0]["what"]
     tool.write_text("#!/bin/sh\necho 3.52.0\n")
     _, _, document = findings(run)
     said = [f for f in document["findings"] if f["name"] == "sqlite-tools"]
-    assert said[0]["level"] == "ok"
+    assert "write" not in said[0]["what"]
+
+
+def test_doctor_looks_at_the_prompt_caches(run: Run, paths: Paths) -> None:
+    """They hold what private prompts said: how much, whose, and whether others can read it."""
+    paths.create()
+    paths.prompt_caches.write_bytes(b"x" * 2_000_000)
+    paths.prompt_caches.chmod(0o644)
+    _, _, document = findings(run)
+    said = {f["name"]: f for f in document["findings"]}
+    assert said["prompt-caches"]["level"] == "ok" and "2.0 MB" in said["prompt-caches"]["what"]
+    assert str(paths.prompt_caches) in said["permissions"]["what"]
+    paths.prompt_caches.chmod(0o600)
+    paths.daemon_file.write_text("[model]\nsaved_cache_bytes = 0\n")
+    _, _, document = findings(run)
+    said = {f["name"]: f for f in document["findings"]}
+    assert said["prompt-caches"]["level"] == "warning" and said["permissions"]["level"] == "ok"
 
 
 def test_doctor_in_a_home_that_does_not_exist(tmp_path: Path) -> None:

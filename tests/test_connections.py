@@ -1,12 +1,13 @@
 """HTTP at its edges: what is malformed, odd, too large or never ends. Nothing is left hanging."""
 
-import http.client
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -285,42 +286,129 @@ def test_who_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.chat(max_tokens=5)[0] == 200
 
 
-def test_connections_are_bounded(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One too many is told so, far too many are closed at once; then there is room again."""
-    monkeypatch.setattr(connection, "SERVED_MAX", 4)
-    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 6)
-    socks = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(4)]
+def opened(server: Serving, count: int, begun: bytes = b"") -> list[socket.socket]:
+    """Open so many connections, and send the same over each."""
+    socks = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(count)]
+    for sock in socks:
+        sock.sendall(begun)
+    return socks
+
+
+def connections_of(server: Serving) -> set[Any]:
+    """Return the connections that the server holds, as they come and go."""
+    return server.http_side.server_state.connections
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+KNOWN = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    {
+        "silent": b"",
+        "half a head": b"POST /v1/chat/completions HTTP/1.1\r\nHo",
+        "a token cut off": POST[:-10],
+        "health, kept open": HEALTH,
+        "refused, kept open": b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+        "a wrong token": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n\r\n",
+        "a body that never comes": b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+        "an odd request": b"\x16\x03\x01",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_who_shows_no_token_keeps_nobody_out(server: Serving, begun: tuple[str, bytes]) -> None:
+    """Hundreds of connections without a token, however held open: calls are answered as ever."""
+    socks: list[socket.socket] = []
+    with connected(server.port) as early:
+        early.sendall(KNOWN)
+        assert status(one_reply(early)) == 200
+        try:
+            for _ in range(4):
+                with contextlib.suppress(ConnectionError):  # closed already
+                    socks += opened(server, 90, begun[1])
+                assert server.chat()[0] == 200
+                assert server.get("/v1/models")[0] == 200
+            early.sendall(KNOWN)  # who showed it before keeps its connection
+            assert status(one_reply(early)) == 200
+            wait_for(
+                lambda: len(connections_of(server)) <= connection.STRANGERS_MAX + 1,
+                "the oldest are closed",
+            )
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def test_the_newest_stranger_stays(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that is slow to show its token is not closed while older strangers are there."""
+    monkeypatch.setattr(connection, "STRANGERS_MAX", 4)
+    old = opened(server, 12)
+    with connected(server.port) as slow:
+        try:
+            slow.sendall(KNOWN[:-30])
+            wait_for(lambda: len(connections_of(server)) <= 5, "thinned out")
+            assert old[0].recv(1) == b""
+            slow.sendall(KNOWN[-30:])
+            assert status(one_reply(slow)) == 200
+        finally:
+            for sock in old:
+                sock.close()
+
+
+def test_an_idle_caller_gives_its_place_to_a_busy_one(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept-alive connections do not fill the places: the one unused for longest is closed."""
+    monkeypatch.setattr(connection, "PLACES", 4)
+    socks = []
     try:
-        for sock in socks:
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert status(one_reply(sock)) == 200
-        for _ in range(2):
-            socks.append(socket.create_connection(("127.0.0.1", server.port), 20))
-        reply = ask_again(socks[4])
-        assert status(reply) == 503
-        assert b"retry-after: 1" in reply and b"too_many_connections" in reply
-        socks.append(socket.create_connection(("127.0.0.1", server.port), 20))
-        extra = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(3)]
-        socks += extra
-        assert to_end(extra[-1]) == b""
-        socks[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert status(one_reply(socks[0])) == 200  # who was there before is served
+        for _ in range(6):
+            socks += opened(server, 1, KNOWN)
+            assert status(one_reply(socks[-1])) == 200
+        assert to_end(socks[0]) == to_end(socks[1]) == b""
+        socks[2].sendall(KNOWN)
+        assert status(one_reply(socks[2])) == 200
     finally:
         for sock in socks:
             sock.close()
-    wait_for(lambda: _served(server))
 
 
-def ask_again(sock: socket.socket) -> bytes:
-    sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    return one_reply(sock)
-
-
-def _served(server: Serving) -> bool:
+def test_callers_are_bounded(held: tuple[Serving, Gate], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While every place is in use, one more caller is told so; then there is room again."""
+    monkeypatch.setattr(connection, "PLACES", 4)
+    server, gate = held
+    call = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    socks = opened(server, 4, call)
     try:
-        return server.get("/health")[0] == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        wait_for(lambda: sum(c._known for c in connections_of(server)) == 4)
+        (late,) = opened(server, 1, KNOWN)
+        socks.append(late)
+        reply = one_reply(late)
+        assert status(reply) == 503
+        assert b"retry-after: 1" in reply and b"too_many_connections" in reply
+        assert server.get("/health", token=None)[0] == 200
+        gate.open.set()
+        for sock in socks[:4]:
+            assert status(one_reply(sock)) == 200
+        assert server.get("/v1/models")[0] == 200
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_connections_are_bounded_in_all(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood that comes faster than strangers are counted does not open files without end."""
+    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 10)
+    monkeypatch.setattr(connection, "SETTLE_S", 1000.0)
+    socks = opened(server, 60)
+    try:
+        wait_for(lambda: len(connections_of(server)) <= 10, "bounded")
+        assert server.chat()[0] == 200
+        assert to_end(socks[0]) == b""
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 # What curl 7 and 8 send, byte for byte; with more than a megabyte they first ask for leave.

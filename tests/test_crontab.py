@@ -1,5 +1,6 @@
 """Crontab expressions: what they mean, on every day of every zone, and which are refused."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -124,7 +125,7 @@ def test_a_cron_with_a_star_follows_the_clock(zone: str, day: str) -> None:
         (at := start + n * MINUTE, at.astimezone(ZoneInfo(zone)).strftime("%H:%M"))
         for n in range(count)
     ]
-    for expression, named in [
+    named_by: list[tuple[str, Callable[[str], bool]]] = [
         ("*/15 * * * *", lambda w: int(w[3:]) % 15 == 0),
         ("30 * * * *", lambda w: w[3:] == "30"),
         ("5 * * * *", lambda w: w[3:] == "05"),
@@ -132,7 +133,8 @@ def test_a_cron_with_a_star_follows_the_clock(zone: str, day: str) -> None:
         ("*/10 2 * * *", lambda w: w[:2] == "02" and w[4] == "0"),
         ("* 0 * * *", lambda w: w[:2] == "00"),
         ("45 */2 * * *", lambda w: w[3:] == "45" and int(w[:2]) % 2 == 0),
-    ]:
+    ]
+    for expression, named in named_by:
         expected = [at for at, wall in walls if named(wall)]
         assert runs(expression, zone, start, end) == expected, expression
 

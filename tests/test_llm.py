@@ -413,10 +413,10 @@ def test_faults_that_stay_end_the_call(client: Path, serve: Callable[..., FakeMo
     with pytest.raises(ModelError, match="refused the call"):
         ask(review(client, late))
     assert len(late.requests) == 1
-    refusing = serve([Reply("no such model", status=404)])
-    with pytest.raises(ModelError, match="404: no such model") as caught:
+    refusing = serve([Reply("too long", status=400)])
+    with pytest.raises(ModelError, match="400: too long"):
         ask(review(client, refusing, own=False))
-    assert "[model]" in caught.value.hint and len(refusing.requests) == 1
+    assert len(refusing.requests) == 1
 
 
 def test_a_stopped_process_loses_no_call_by_its_deadline() -> None:

@@ -135,6 +135,22 @@ def test_a_restart_keeps_what_was_prefilled(home: Path, tiny_model: Path) -> Non
     assert len(set(answers)) == 1
 
 
+def test_prompt_caches_can_be_kept_off_the_disk(home: Path, tiny_model: Path) -> None:
+    """Then nothing is written, and what an earlier server wrote, or half wrote, is removed."""
+    places = paths.discover({paths.HOME_VARIABLE: str(home)})
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "remember this " * 9}]}
+    for options in ((), ("--saved-cache-bytes", "0")):
+        half = places.prompt_caches.with_name(".prompt-caches.new.safetensors")
+        if options:
+            half.write_bytes(b"x")
+        with spawned(home, tiny_model, *options) as (server, process):
+            wait_for(partial(answered, server, {**body, "max_tokens": 2}))
+            process.terminate()
+            assert process.wait(10) == Exit.OK
+        assert places.prompt_caches.exists() is not bool(options)
+    assert not half.exists()
+
+
 def test_a_standing_engine_ends_the_process(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     """A load that makes no progress is ended with the watchdog's own code."""
     folder = tmp_path / "endless"

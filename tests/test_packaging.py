@@ -34,9 +34,9 @@ def test_what_is_imported_is_declared() -> None:
             wanted[package] = file.relative_to(ROOT).as_posix()
     assert wanted.pop("pytest") == "agentd/pytest_plugin.py", "pytest itself imports that"
     declared = names(PROJECT["dependencies"])
-    for package, file in wanted.items():
+    for package, where in wanted.items():
         found = {name.lower().replace("_", "-") for name in of.get(package, [])}
-        assert found & declared, f"{file} imports {package}, which pyproject.toml does not declare"
+        assert found & declared, f"{where} imports {package}, which pyproject.toml does not declare"
 
 
 def test_the_license_is_in_the_wheel() -> None:

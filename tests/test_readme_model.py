@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from agentd.config import MODEL_PORT
 from agentd.model_server.api import Caller
 from agentd.model_server.language import ModelLanguage
 from agentd.paths import discover
@@ -43,7 +44,7 @@ def server(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def example(language: str, word: str, server: Serving) -> str:
     """Return the README's block with a word, for this server."""
     (text,) = [block for block in blocks(language) if word in block]
-    return text.replace(":8080/", f":{server.port}/").replace("smollm2-135m", NAME)
+    return text.replace(f":{MODEL_PORT}/", f":{server.port}/").replace("smollm2-135m", NAME)
 
 
 def test_python(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

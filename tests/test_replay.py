@@ -281,7 +281,7 @@ def test_a_recorded_permission_stays_in_the_fixture(world: World) -> None:
     permissions = {**recording.head.config["permissions"], "read": [str(world.notes), climb]}
     config = {**recording.head.config, "permissions": permissions}
     head = recording.head.model_copy(update={"config": config})
-    evil = text.write(replace(recording, head=head)).replace(r'\"a.txt\"', rf'\"{secret}\"')
+    evil = text.write(replace(recording, head=head)).replace(r"\"a.txt\"", rf"\"{secret}\"")
     assert evil.count(str(secret)) == 1
     outcome = world.replay(text.read(evil, "x"))
     assert outcome.difference is not None and "outside of what may" in outcome.difference.now

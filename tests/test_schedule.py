@@ -291,12 +291,14 @@ def test_what_its_thread_raises_reaches_the_worker(tmp_path: Path) -> None:
     finally:
         scheduler.stop()
         bus.close()
+
+
 DAILY, HOURLY = Cron(cron="0 9 * * *"), Every(every=timedelta(hours=1))
 
 
 def hold(bus: Bus, schedule: Cron | Every | None) -> None:
     """As the supervisor and then the worker of an accepted file do."""
-    name = schedule and schedule.name
+    name = None if schedule is None else schedule.name
     bus.accept("digest", "v", schedule=name)
     bus.hold_schedule("digest", name)
     if schedule is not None:

@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from agentd.bus import Bus
+from agentd.config import MODEL_PORT, ModelConfig
 from agentd.errors import NotRunning
 from agentd.events import DAEMON, PERSON, NewEvent
 from agentd.paths import discover
@@ -844,7 +845,7 @@ def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
     """No socket is left that accepts and never answers; the address stays the same."""
     pull_model(supervisor)
     rests = "[supervisor]\nbackoff_first = '1h'\nbackoff_max = '1h'\n"  # as long as we look
-    supervisor.configure(rests)
+    supervisor.configure(f"{rests}[model]\nport = 0\n")  # another test may want the default
     supervisor.start()
     wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs")
     model = supervisor.status()["model"]
@@ -853,9 +854,27 @@ def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
     wait_for(lambda: supervisor.status()["model"]["state"] == "BACKOFF", "it is dead")
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", port))
-    supervisor.configure(rests + "[model]\nqueue = 65\n")  # a changed server is tried at once
+    supervisor.configure(
+        rests + "[model]\nport = 0\nqueue = 65\n"
+    )  # a changed server is tried at once
     wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs again")
     assert supervisor.status()["model"]["url"] == model["url"]
+
+
+def test_the_default_port_gives_way_where_it_is_taken(tmp_path: Path) -> None:
+    """Two homes on one machine both work, and `status` says where the second one listens."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody has it: as well
+            stack.enter_context(socket.create_server(("127.0.0.1", MODEL_PORT)))
+        for name in ("one", "two"):
+            home = stack.enter_context(daemon(tmp_path / name))
+            pull_model(home)
+            home.start()
+            wait_for(lambda: home.status()["model"]["state"] == "RUNNING", "it runs")  # noqa: B023
+            model = home.status()["model"]
+            assert str(MODEL_PORT) not in model["url"]
+            assert model["reason"] == f"port {MODEL_PORT} was taken, so it listens on another one"
+            assert json.loads(home.paths.model_address.read_text())["url"] == model["url"]
 
 
 def test_a_port_in_use_is_one_clear_error(supervisor: Daemon) -> None:
@@ -889,6 +908,13 @@ def test_a_port_in_use_at_login_is_waited_for(tmp_path: Path) -> None:
             assert f"port {port} is in use" in model["problem"]["what"]
         wait_for(lambda: one.status()["model"]["state"] == "RUNNING", "the model server runs")
         assert one.status()["model"]["url"] == f"http://127.0.0.1:{port}/v1"
+
+
+def test_only_a_port_that_a_person_chose_is_insisted_on() -> None:
+    """Written down it is meant, also where it is the default's number."""
+    given: list[dict[str, Any]] = [{}, {"port": 0}, {"port": MODEL_PORT}, {"port": 5}]
+    fixed = [ModelConfig.model_validate(table).fixed_port for table in given]
+    assert fixed == [False, False, True, True]
 
 
 def test_an_external_server_needs_no_process(supervisor: Daemon) -> None:

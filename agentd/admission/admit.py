@@ -321,7 +321,7 @@ def main(argv: list[str]) -> int:
             "enabled": config.enabled,
             "start": config.start,
             "subscribe": list(config.subscribe),
-            "schedule": config.schedule and config.schedule.name,
+            "schedule": None if config.schedule is None else config.schedule.name,
             "publishes": list(accepted.publishes),
         }
     print(json.dumps(outcome), file=out, flush=True)

@@ -12,6 +12,7 @@ from agentd.bus.json_text import read_json
 from agentd.clock import EPOCH, Clock, iso, moment_or
 from agentd.errors import AgentdError, UsageError
 from agentd.events import Event
+from agentd.secret_rules import hide
 from agentd.states import DeadReason
 
 ERROR_CHARACTERS_MAX = 2000  # of a letter's error; the log has the rest
@@ -139,8 +140,9 @@ class DeadLetters:
 
 
 def short_error(error: str) -> str:
-    """Return the error as it may be stored: bounded, and without lone surrogates."""
-    return error[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode()
+    """Return the error as it may be stored: bounded, without secrets and lone surrogates."""
+    text = hide(error[: 10 * ERROR_CHARACTERS_MAX])[:ERROR_CHARACTERS_MAX]  # no half secrets
+    return text.encode("utf-8", "replace").decode()
 
 
 def _letter(row: Any) -> DeadLetter:

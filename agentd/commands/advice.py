@@ -20,7 +20,7 @@ WILDCARDS = frozenset("*?[")
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
     """Return why the model can never be reached as agentd.toml names it."""
-    from agentd.llm.endpoint import read_key
+    from agentd.llm.listing import read_key
 
     model = config.model
     try:

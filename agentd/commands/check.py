@@ -53,7 +53,12 @@ class Checked:
     @property
     def wrong(self) -> bool:
         """Whether the check as a whole fails for it."""
-        return self.problem is not None and self.enabled
+        return self.problem is not None and self.enabled and not self._passing
+
+    @property
+    def _passing(self) -> bool:
+        """Whether this may be right all the same: an external server that is down."""
+        return self.waiting and self.name == "agentd"
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -118,9 +123,23 @@ def _daemon(file: Path, paths: Paths) -> Checked:
     from agentd.config import load_daemon
 
     try:
-        return Checked("agentd", daemon_problem(load_daemon(file), file, paths))
+        config = load_daemon(file)
     except ConfigError as error:
         return Checked("agentd", error)
+    problem = daemon_problem(config, file, paths)
+    if problem is not None or config.model.url is None:
+        return Checked("agentd", problem)
+    from agentd.llm.listing import look
+
+    seen = look(config.model)
+    if (wrong := seen.error) is not None:
+        problem = ConfigError(wrong.what, where=wrong.where or "[model] url", hint=wrong.hint)
+        # A server that is down is no mistake of this file.
+        return Checked("agentd", problem, waiting=not seen.wrong)
+    unknown = seen.unknown(config.model)
+    hint = "set it to one of these, unless the server takes any name"
+    what = ConfigError(unknown, where="[model] name", hint=hint)
+    return Checked("agentd", what if unknown else None, waiting=True)
 
 
 def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:

@@ -100,7 +100,7 @@ def _endpoint(
             if config.model.url is None:
                 query(paths)
             endpoint = Endpoint.discover(paths, config.model)
-            yield endpoint, config.model.name, deadline_s
+            yield endpoint, endpoint.model() if config.model.url else config.model.name, deadline_s
             return
         except NotRunning:
             name = config.model.name

@@ -56,6 +56,20 @@ def supervisor(paths: Paths) -> dict[str, Any] | None:
         return None
 
 
+def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
+    """Return the supervisor's entry of the model; an external server is asked how it is."""
+    if not model.get("external"):
+        return model
+    from agentd.in_force import in_force
+    from agentd.llm.listing import describe
+
+    try:
+        config = in_force(paths).model
+    except ConfigError:
+        return model  # what is wrong with agentd.toml is shown beside it
+    return model if config.url is None else describe(model, config)
+
+
 @contextmanager
 def home_alone(paths: Paths) -> Iterator[None]:
     """Hold the home, so that no daemon starts in it meanwhile.

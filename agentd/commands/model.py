@@ -5,6 +5,7 @@ import http.client
 import re
 from urllib.parse import urlsplit
 
+from agentd.commands.home import with_external
 from agentd.commands.output import plain, print_json, print_table, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -25,7 +26,9 @@ Exits 1 when a model cannot be fetched, 3 when `status` finds no running daemon.
 
 --json: `list` prints a list of {name, folder (null: not pulled), bytes, bundled}; `status` one
 object: name, url, external, state, pid, since, restarts, reason, problem, beat, and metrics (null
-where the server gives none) by name, such as prompt_tokens_total."""
+where the server gives none) by name, such as prompt_tokens_total. Of an external server also
+models, the names that it lists (null: none), and its state: RUNNING, WAITING (down) or PARKED (a
+wrong key, URL ...)."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -89,7 +92,7 @@ def _list(paths: Paths, *, as_json: bool) -> None:
 def _status(paths: Paths, *, as_json: bool) -> None:
     from agentd.status import query
 
-    model = {**query(paths)["model"]}
+    model = with_external({**query(paths)["model"]}, paths)
     text = None if model["external"] else ask_model_server(model["url"], "/metrics", paths)
     model["metrics"] = None if text is None else _parse(text)
     if as_json:
@@ -97,6 +100,7 @@ def _status(paths: Paths, *, as_json: bool) -> None:
         return
     metrics = {name: _number(value) for name, value in (model["metrics"] or {}).items()}
     flat = {**model, **(model["problem"] or {}), **metrics, **model["beat"]}
+    flat["models"] = ", ".join(model.get("models") or ())
     shown = {k: v for k, v in flat.items() if v not in (None, "", {}) and not isinstance(v, dict)}
     width = max(map(len, shown))
     for key, value in shown.items():

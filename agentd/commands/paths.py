@@ -14,7 +14,16 @@ EXAMPLES = """example:
 
 --json prints one object: the names below with their absolute paths."""
 
-NAMES = ("config", "agents_d", "agents", "baml_src", "database", "models", "versions")
+NAMES = (
+    "config",
+    "agents_d",
+    "agents",
+    "baml_src",
+    "database",
+    "models",
+    "versions",
+    "prompt_caches",
+)
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:

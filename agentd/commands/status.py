@@ -7,7 +7,7 @@ from typing import Any
 from agentd.agent_files import overlooked
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import no_such_agent, supervisor
+from agentd.commands.home import no_such_agent, supervisor, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -115,10 +115,12 @@ def state(paths: Paths) -> dict[str, Any]:
         "dead_letters": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
     }
+    if document["model"]:
+        document["model"] = with_external(document["model"], paths)
     try:
         _add_facts(document, paths)
     except StorageError as error:  # the supervisor's own view is worth showing all the same
-        seen = {"what": error.what, "where": error.where, "hint": error.hint}
+        seen = error.document()
         said = document["storage"] or {}
         document["storage"] = {**said, "problem": said.get("problem") or seen}
     for agent in document["agents"]:  # what the database would have told of it

@@ -20,6 +20,7 @@ from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths, shipped
+from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
 from agentd.status import query
 from agentd.tools import git
@@ -188,6 +189,7 @@ def _follow(home: Paths, daemon: Daemon) -> Report:
         screen.update()
         if not _waiting(bus):
             break
+        _check_rest(bus)
         if time.monotonic() - looked > STATUS_EVERY_S:
             looked = time.monotonic()
             _states(home)
@@ -208,6 +210,14 @@ def _states(home: Paths) -> dict[str, str]:
                 hint=problem.get("hint", ""),
             )
     return {name: found[name]["state"] if name in found else "" for name in AGENTS}
+
+
+def _check_rest(bus: Bus) -> None:
+    """Raise AgentdError for an agent whose events wait since something around it is wrong."""
+    for name in AGENTS:
+        found = trouble(bus.db, name)
+        if found is not None and found.state is WorkerState.PARKED:
+            raise AgentdError(f"not every event was answered: {name} rests: {found.reason}")
 
 
 def _waiting(bus: Bus) -> int:

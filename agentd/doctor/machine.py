@@ -41,11 +41,9 @@ def sqlite() -> Iterator[Finding]:
         if not version:
             continue
         if affected(version):
-            yield warning(
-                "sqlite-tools",
-                f"{tool} is SQLite {version}, which can damage a database that others write to",
-                "read with it, but write nothing while agentd runs; or update it to 3.51.3",
-            )
+            # Nothing is wrong here, and a system's own tools cannot be updated: no warning.
+            what = f"{tool} is SQLite {version}: read the database with it, but write nothing"
+            yield ok("sqlite-tools", f"{what} while agentd runs (it has a bug fixed in 3.51.3)")
         else:
             yield ok("sqlite-tools", f"{tool} is SQLite {version}")
 
@@ -93,7 +91,7 @@ def permissions(paths: Paths) -> Iterator[Finding]:
 
 def unsafe(paths: Paths) -> Iterator[tuple[Path, int]]:
     """Yield what others can reach and should not, with the mode that it should have."""
-    files = [paths.token, paths.database, *paths.backups.glob("*.db")]
+    files = [paths.token, paths.database, paths.prompt_caches, *paths.backups.glob("*.db")]
     files += [paths.database.with_name(f"{paths.database.name}{end}") for end in ("-wal", "-shm")]
     private = [(folder, 0o700) for folder in {paths.run, paths.sockets}]
     for path, mode in [*((file, 0o600) for file in files), *private]:

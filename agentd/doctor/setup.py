@@ -6,10 +6,11 @@ from pathlib import Path
 from agentd import launchctl, launchd, models
 from agentd.agent_files import agent_names, overlooked
 from agentd.bus.wake import socket_path
-from agentd.config import DaemonConfig, load_agent, load_daemon
+from agentd.config import DaemonConfig, ModelConfig, load_agent, load_daemon
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.events import DAEMON
+from agentd.llm.listing import look
 from agentd.paths import Paths
 from agentd.status import last_failure, query, unreachable
 
@@ -42,7 +43,7 @@ def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
 def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
     """Look whether the model is there."""
     if config.model.url is not None:
-        yield ok("model", f"an external server is used: {config.model.url}")
+        yield _external(config.model)
         return
     try:
         folder = models.resolve(config.model.name, paths.models)
@@ -50,6 +51,16 @@ def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
         yield problem("model", error.what, error.hint)
     else:
         yield ok("model", f"{config.model.name} is in {folder}")
+
+
+def _external(config: ModelConfig) -> Finding:
+    seen = look(config)
+    server = f"the external server {config.url}"
+    if seen.error is not None:
+        return problem("model", f"{server}: {seen.error.what}", seen.error.hint)
+    if unknown := seen.unknown(config):
+        return warning("model", f"{server}: {unknown}", "set [model] name to one of these")
+    return ok("model", f"{server} answers")
 
 
 def daemon(paths: Paths) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Event
 
 from agentd.bus import schema
@@ -16,6 +17,7 @@ from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, command_of, ho
 
 LOOK_AGAIN_S = 1.0  # who holds a lock in two looks holds it for longer than any of ours does
 CLOCK_AHEAD = timedelta(minutes=5)  # a little is a time server's doing
+CACHES_SLACK = 1.1  # names and shapes stand in the file, too
 LOGS_SLACK = 1.1  # others write between two looks at the log folder's bound
 
 
@@ -59,12 +61,25 @@ def space(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
         )
     else:
         yield ok("wal", f"its log takes {size.wal / 1e6:.1f} MB")
+    saved, limit = _bytes(paths.prompt_caches), config.model.saved_cache_bytes
+    text = f"{saved / 1e6:.1f} MB of at most {limit / 1e6:.0f} MB: {paths.prompt_caches}"
+    if saved > CACHES_SLACK * limit:
+        yield warning("prompt-caches", text, "the model server's next stop makes it smaller")
+    elif saved:
+        yield ok("prompt-caches", text)
     logs = folder_bytes(paths.logs)
     text = f"log files take {logs / 1e6:.1f} MB of at most {config.logs.total_bytes / 1e6:.0f} MB"
     if logs > LOGS_SLACK * config.logs.total_bytes:
         yield warning("logs", text, f"remove what is not agentd's from {paths.logs}")
     else:
         yield ok("logs", text)
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def locks(paths: Paths) -> Iterator[Finding]:

@@ -132,7 +132,7 @@ class BamlLLM:
         progress: Callable[[], None],
     ) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
-        from agentd.llm.completion import MaskRefused
+        from agentd.llm.faults import MaskRefused
 
         names = self.names if allowed is None else self.names & allowed
         headers = {
@@ -250,15 +250,14 @@ def _decision(
     name: str, args: Mapping[str, Any], value: Any, answer: Answer, duration_ms: float
 ) -> Decision:
     usage = answer.usage
-    details = usage.get("prompt_tokens_details") or {}
     return Decision(
         name,
         args,
         value,
         answer.text,
         answer.finish_reason,
-        int(usage.get("prompt_tokens") or 0),
-        int(details.get("cached_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        usage["prompt_tokens"],
+        usage["cached_tokens"],
+        usage["completion_tokens"],
         duration_ms,
     )

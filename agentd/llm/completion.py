@@ -1,17 +1,29 @@
-"""The chat completions protocol as we read it: what a status means, and a stream's one answer."""
+"""The chat completions protocol as we read it: one answer, in whatever dress it comes."""
 
+import codecs
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from agentd.errors import ModelError
+from agentd.errors import ModelMisconfigured
 from agentd.llm import wire
+from agentd.llm.faults import (
+    ABOUT_LOAD,
+    BUSY,
+    STOPPING,
+    BadAnswer,
+    BrokenOff,
+    Busy,
+    Fault,
+    json_object,
+    refuse,
+)
 
-RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
-BUSY = frozenset({429, 502, 503, 504})
-STOPPING = "stopping"  # the code with which our own server ends its calls when it stops
-MESSAGE_MAX = 300  # characters of a server's message in our error
+DONE = "[DONE]"  # what a stream ends with
+CUT_REASONS = frozenset({"length", "max_tokens", "max_length", "MAX_TOKENS", "model_length"})
+COMPLETION = "completion_tokens"
 
 
 @dataclass(frozen=True)
@@ -20,140 +32,160 @@ class Answer:
 
     text: str
     finish_reason: str
-    usage: Mapping[str, Any]
+    usage: Mapping[str, int]  # prompt_tokens, cached_tokens (of these), completion_tokens
 
 
-class MaskRefused(ModelError):
-    """The server does not take a response_format with a schema."""
+def collect(reply: wire.Reply, tick: Callable[[bytes], None], own: bool, masked: bool) -> Answer:
+    """Read the whole answer; `tick` gets every line of it as it comes.
+
+    What it is, is told by how it begins: servers name their streams in many ways.
+
+    Raises:
+        MaskRefused, ModelMisconfigured, ModelError, Busy, BadAnswer, BrokenOff: what it says.
+        HTTPException: it was cut off.
+    """
+    lines = _ticked(reply.lines(), tick)
+    first = next(lines, b"").removeprefix(codecs.BOM_UTF8).lstrip()
+    if first.startswith(b"<") and not own:
+        page = b"\n".join([first, *lines])
+        raise ModelMisconfigured(
+            f"the model server answered a web page: {Fault.of(page).message}",
+            where="[model] url",
+            hint="set it to where the server's API is: it ends in /v1 as a rule",
+        )
+    reading = _Reading(own, masked)
+    if _is_stream(first):
+        reading.stream(itertools.chain([first], lines))
+    else:
+        reading.whole(b"\n".join([first, *lines]))
+    return reading.answer()
 
 
-class Busy(Exception):
-    """503 and its like: try again after `retry_after` seconds, or by our own backoff."""
-
-    def __init__(self, what: str, retry_after: float | None) -> None:
-        super().__init__(what)
-        self.retry_after = retry_after
+def _is_stream(first: bytes) -> bool:
+    name = first.partition(b":")[0].strip()
+    return first.startswith(b":") or name in (b"data", b"event", b"id", b"retry")
 
 
-class BadAnswer(Exception):
-    """The server answered, but not in its protocol, or with an error of its own."""
-
-
-class BrokenOff(BadAnswer):
-    """The answer ended in the middle: the server died, or was stopped."""
-
-
-def check(reply: wire.Reply, own: bool, masked: bool) -> None:
-    """Raise what a status other than 200 means."""
-    status = reply.status
-    if status == 200:
-        return
-    message = _message(reply.body())
-    if status in BUSY:
-        raise Busy(f"HTTP {status}: {message}", _retry_after(reply.header("Retry-After")))
-    if status >= 500:
-        raise BadAnswer(f"the model server failed with HTTP {status}: {message}")
-    if status in (401, 403, 404) and own:  # token or model are others by now: look them up anew
-        raise BadAnswer(f"the model server refused the call with HTTP {status}: {message}")
-    if masked and not own and status in (400, 422) and _about_format(message):
-        raise MaskRefused(f"HTTP {status}: {message}")
-    hints = {
-        401: "put the server's key into [model] api_key_file",
-        403: "put the server's key into [model] api_key_file",
-        404: "check [model] url and name",
-    }
-    raise ModelError(
-        f"the model server refused the call with HTTP {status}: {message}",
-        hint=hints.get(status, "see the model server's log"),
-    )
-
-
-def _about_format(message: str) -> bool:
-    text = message.lower()
-    return any(w in text for w in ("response_format", "json_schema", "grammar", "guided", "schema"))
-
-
-def _message(body: bytes) -> str:
-    """Return the message in an error's body: OpenAI's shape, FastAPI's, or plain text."""
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return text[:MESSAGE_MAX] or "no message"
-    if isinstance(data, dict):
-        error = data.get("error") or data.get("detail") or data.get("message") or data
-        if isinstance(error, dict):
-            error = error.get("message") or error
-        return (error if isinstance(error, str) else json.dumps(error))[:MESSAGE_MAX]
-    return text[:MESSAGE_MAX]
-
-
-def _retry_after(value: str) -> float | None:
-    """Return the header's seconds, bounded; its other form, a date, is left to our own backoff."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    return min(seconds, RETRY_AFTER_MAX_S) if seconds >= 0 else None
-
-
-def json_object(data: bytes | str) -> dict[str, Any]:
-    """Return the JSON object in `data`, or raise BadAnswer."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"the model server answered no JSON: {data[:80]!r}") from error
-    if not isinstance(value, dict):
-        raise BadAnswer(f"the model server answered no JSON object: {data[:80]!r}")
-    return value
-
-
-def collect(reply: wire.Reply, tick: Callable[[bytes], None]) -> Answer:
-    """Read the whole answer; `tick` gets every line of the stream as it comes."""
-    if "text/event-stream" not in reply.header("Content-Type"):
-        whole = json_object(reply.body())  # a server that does not stream
-        return _answer([whole])
-    chunks: list[dict[str, Any]] = []
-    for data in _data(reply.lines(), tick):
-        if data == "[DONE]":
-            break
-        chunks.append(json_object(data))
-    return _answer(chunks)
-
-
-def _data(lines: Iterator[bytes], tick: Callable[[bytes], None]) -> Iterator[str]:
+def _ticked(lines: Iterator[bytes], tick: Callable[[bytes], None]) -> Iterator[bytes]:
+    begun = False
     for line in lines:
         if line:
             tick(line)
-        if line.startswith(b"data:"):
-            yield line[5:].strip().decode("utf-8", "replace")
+        begun = begun or bool(line.strip())
+        if begun:  # empty lines before anything else say nothing
+            yield line
 
 
-def _answer(chunks: list[dict[str, Any]]) -> Answer:
-    text: list[str] = []
-    finish = ""
-    usage: Mapping[str, Any] = {}
-    try:
-        for chunk in chunks:
-            if chunk.get("error"):
-                message = _message(json.dumps(chunk).encode())
-                error = chunk["error"]
-                if isinstance(error, dict) and error.get("type") == "invalid_request_error":
-                    raise ModelError(
-                        f"the model server refused the call: {message}",
-                        hint="see the model server's log",
-                    )
-                if isinstance(error, dict) and error.get("code") == STOPPING:
-                    raise BrokenOff(f"the model server's answer broke off: {message}")
-                raise BadAnswer(f"the model server failed: {message}")
-            usage = chunk.get("usage") or usage
+class _Reading:
+    """One answer, from its chunks or as a whole."""
+
+    def __init__(self, own: bool, masked: bool) -> None:
+        self._own, self._masked = own, masked
+        self._text: list[str] = []
+        self._finish = ""
+        self._usage: dict[str, Any] = {}
+
+    def stream(self, lines: Iterable[bytes]) -> None:
+        """Read an event stream as the HTML standard says, and as servers write it besides."""
+        event, data = "", list[str]()
+        for line in lines:
+            name, _, value = line.decode("utf-8", "replace").partition(":")
+            value = value.strip()
+            if name == "event":
+                event = value
+            elif name == "data" and value == DONE:
+                self._event(event, data)
+                self._finish = self._finish or "stop"
+                return
+            elif name == "data":
+                data.append(value)
+            elif not line.strip():
+                self._event(event, data)
+                event, data = "", []
+        if _is_json("\n".join(data)):  # the last event, without its empty line; else it was cut
+            self._event(event, data)
+
+    def _event(self, event: str, data: list[str]) -> None:
+        """Take one event: one document, or one a line where no empty line parts them."""
+        text = "\n".join(data)
+        if not text.strip():
+            return
+        for document in [text] if _is_json(text) else data:
+            if not document:
+                continue
+            chunk = json_object(document)
+            self._chunk({"error": chunk} if event == "error" and "error" not in chunk else chunk)
+
+    def whole(self, body: bytes) -> None:
+        """Read one JSON document, of a server that does not stream."""
+        self._chunk(json_object(body))
+        self._finish = self._finish or "stop"
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        try:
+            error = chunk.get("error")
+            if error or chunk.get("object") == "error" or _only_tells(chunk):
+                self._fail(chunk)
+            if isinstance(usage := chunk.get("usage"), dict):
+                self._usage = usage
             for choice in chunk.get("choices") or ():
-                part = choice.get("delta") or choice.get("message") or {}
-                text.append(part.get("content") or "")
-                finish = choice.get("finish_reason") or finish
-        answer = "".join(text)
-    except (AttributeError, TypeError) as problem:  # JSON, but of another shape
-        raise BadAnswer(f"the model server's answer is no chat completion: {problem}") from problem
-    if not finish:
-        raise wire.HTTPException("the answer was cut off")
-    return Answer(answer, finish, usage)
+                if choice.get("index"):
+                    continue  # one was asked for
+                if choice.get("delta") is not None:
+                    self._text.append(_content(choice["delta"].get("content")))
+                elif (message := choice.get("message")) is not None:
+                    self._text = [_content(message.get("content"))]  # all of it, once more perhaps
+                else:
+                    self._text.append(_content(choice.get("text")))
+                reason = choice.get("finish_reason") or self._finish
+                if reason == "error":
+                    raise BadAnswer("the model server failed in the middle of its answer")
+                self._finish = "length" if reason in CUT_REASONS else reason
+        except (AttributeError, TypeError, KeyError) as problem:  # JSON, but of another shape
+            what = f"the model server's answer is no chat completion: {problem}"
+            raise BadAnswer(what) from problem
+
+    def _fail(self, chunk: dict[str, Any]) -> NoReturn:
+        fault = Fault.said(chunk)
+        if STOPPING in fault.code.split():
+            raise BrokenOff(f"the model server's answer broke off: {fault.message}")
+        if fault.status in BUSY or ABOUT_LOAD.search(fault.code):
+            raise Busy(fault.message, None)
+        refuse(fault, self._own, self._masked)
+
+    def answer(self) -> Answer:
+        """Return what was read. Raises HTTPException if its end is missing."""
+        if not self._finish:
+            raise wire.HTTPException("the answer was cut off")
+        # Half a character in one chunk, half in the next: JSON's way to write an emoji.
+        text = "".join(self._text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        numbers = {key: _number(self._usage.get(key)) for key in ("prompt_tokens", COMPLETION)}
+        details = self._usage.get("prompt_tokens_details")
+        cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
+        return Answer(text, self._finish, {**numbers, "cached_tokens": cached})
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _only_tells(chunk: dict[str, Any]) -> bool:
+    """Whether this is FastAPI's way to refuse, with a status of 200."""
+    return "choices" not in chunk and isinstance(chunk.get("detail"), str)
+
+
+def _content(content: Any) -> str:
+    """Return the text of a content: a text, nothing, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(_content(part.get("text")) for part in content)
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise TypeError(f"a content of type {type(content).__name__}")
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0

@@ -5,34 +5,31 @@ ModelError. A call's deadline counts from its admission: our own server writes `
 into the event stream while a call waits, and each of them starts the deadline anew.
 """
 
+import http.client
 import json
-import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 from agentd.clock import Clock, SystemClock
 from agentd.config import ModelConfig
-from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable
-from agentd.llm import wire
-from agentd.llm.completion import (
-    Answer,
-    BadAnswer,
-    BrokenOff,
-    Busy,
-    check,
-    collect,
-    json_object,
+from agentd.errors import (
+    CallDeadline,
+    ModelError,
+    ModelMisconfigured,
+    ModelUnavailable,
 )
+from agentd.llm import listing, wire
+from agentd.llm.completion import Answer, collect
+from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
 from agentd.paths import Paths
 from agentd.privacy import network_hint
-from agentd.toml_file import as_text
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
-KEY_BYTES_MAX = 16_384  # of a key's file that are read
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
+LIST_S = 5.0  # for a server to list its models
 PROGRESS_S = 10.0  # between two signs of life while waiting to try again
 RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
 RETRY_MAX_S = 5.0
@@ -96,6 +93,7 @@ class Endpoint:
         self.own = own  # our own server: it masks, so a malformed answer is never asked again
         self.masks = True  # until the server says that it does not
         self.context_window = context_window
+        self._only: str | None = None  # the one model that the server has, once asked
         self._clock = clock or SystemClock()
         self._queue_wait_s = queue_wait_s
         self._wire = wire.Wire()
@@ -106,13 +104,42 @@ class Endpoint:
         """Return the configured server: `[model] url`, or our own by run/model.json."""
         if config.url is None:
             return cls(lambda: _own_address(paths), own=True, clock=clock)
-        url, name, key_file = config.url, config.name, config.api_key_file
-        return cls(
-            lambda: Address(url.rstrip("/"), name, read_key(key_file) if key_file else ""),
-            own=False,
-            context_window=config.context_window,
-            clock=clock,
-        )
+        url, key_file = config.url.rstrip("/"), config.api_key_file
+        named = config.name if config.named else None
+
+        def find() -> Address:
+            key = listing.read_key(key_file) if key_file else ""
+            name = named or endpoint._only_model(url, key) or config.name
+            return Address(url, name, key)
+
+        endpoint = cls(find, own=False, context_window=config.context_window, clock=clock)
+        return endpoint
+
+    def model(self) -> str:
+        """Return the model's name there, waiting for the server where only that knows it.
+
+        Raises:
+            ModelUnavailable, ModelMisconfigured, Stopped: see `chat`.
+        """
+        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
+        return self._retrying(lambda a, _: a.model, wait_s, wait_s, lambda: None, Strikes())
+
+    def _only_model(self, url: str, key: str) -> str | None:
+        """Return the one model of a server that [model] names none for; None: it does not say."""
+        if self._only is None:
+            deadline = wire.Deadline(self._clock, LIST_S)
+            try:
+                names = listing.models(self._wire, url, key, deadline)
+            except wire.Passed as error:
+                raise TimeoutError(f"no list of models within {LIST_S:g} s") from error
+            if names is not None and len(names) != 1:
+                raise ModelMisconfigured(
+                    f"the model server has {len(names)} models: {', '.join(names)[:300]}",
+                    where="[model] name",
+                    hint="name the one to use",
+                )
+            self._only = names[0] if names else None
+        return self._only
 
     def close(self) -> None:
         """End the running call with Stopped in its thread and refuse further ones."""
@@ -130,6 +157,7 @@ class Endpoint:
 
         Raises:
             ModelUnavailable, CallDeadline, MaskRefused, ModelError, Stopped: see `LLM.decide`.
+            ModelMisconfigured: an external server, and only a person can help.
         """
 
         def once(address: Address, deadline: wire.Deadline) -> Answer:
@@ -141,10 +169,12 @@ class Endpoint:
             }
             url = f"{address.url}/chat/completions"
             with self._post(url, address, deadline, full, headers) as reply:
-                check(reply, self.own, "response_format" in body)
+                masked = "response_format" in body
+                check(reply, self.own, masked)
                 queued = wire.Deadline(self._clock, self._queue_wait_s)
                 try:
-                    return collect(reply, lambda line: tick(deadline, queued, line))
+                    ticked = partial(tick, deadline, queued)
+                    return collect(reply, ticked, self.own, masked)
                 except wire.Passed:
                     raise
                 except wire.BROKEN as error:
@@ -175,19 +205,22 @@ class Endpoint:
             url = address.url.removesuffix("/v1") + "/tokenize"
             full = {"model": address.model, **body}
             with self._post(url, address, deadline, full, {}) as reply:
-                if not self.own and reply.status in (400, 403, 404, 405, 501):
+                if not self.own and reply.status not in (200, 401, *BUSY):
                     return None
                 check(reply, self.own, False)
-                return json_object(reply.body())
+                try:
+                    return json_object(reply.body())
+                except BadAnswer:
+                    if self.own:
+                        raise
+                    return None  # a page for whatever is asked
 
         # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
         wait_s = min(SHORT_CALL_S, self._queue_wait_s)
         try:
             return self._retrying(once, wait_s, wait_s, lambda: None, Strikes())
         except CallDeadline as error:
-            if not self.own:
-                raise
-            # Counting takes no time: it stands still, and its supervisor will find out.
+            # Counting takes no time: it stands still. Of our own its supervisor will find out.
             raise ModelUnavailable(
                 f"the model server did not count within {wait_s:.0f} s", where=self._url
             ) from error
@@ -244,7 +277,14 @@ class Endpoint:
             except (ModelUnavailable, *wire.BROKEN) as error:
                 self._wire.check()  # a cut connection looks like a broken one
                 if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
+                    self._address = self._only = None  # a person may correct it meanwhile
                     raise
+                if _is_not_http(error) and not self.own:
+                    raise ModelMisconfigured(
+                        f"what answers there does not speak HTTP: {error}",
+                        where="[model] url",
+                        hint="is it an https server, or another program's port?",
+                    ) from error
                 problem, wait = error, pause
             except BadAnswer as error:
                 if self.own and isinstance(error, BrokenOff) and self._address is not None:
@@ -278,6 +318,11 @@ class Endpoint:
             progress()
 
 
+def _is_not_http(error: Exception) -> bool:
+    gone = isinstance(error, http.client.RemoteDisconnected)  # a BadStatusLine, too
+    return isinstance(error, http.client.BadStatusLine) and not gone
+
+
 class NotThere(ModelUnavailable):
     """Our own server has not written its address yet."""
 
@@ -295,24 +340,3 @@ def _own_address(paths: Paths) -> Address:
             where=str(paths.model_address),
             hint="`agentd run` starts it",
         ) from error
-
-
-def read_key(path: Path) -> str:
-    """Return the key that `[model] api_key_file` holds.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else. Nothing at all is no key: "".
-    """
-    where = f"[model] api_key_file = {path}"
-    hint = "write the server's key into that file, and nothing else"
-    try:
-        file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises for a wrong ~name
-        key = as_text(file.read_bytes()[:KEY_BYTES_MAX], path).strip()
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        raise ConfigError(what, where=where, hint=hint) from error
-    except ConfigError as error:
-        raise ConfigError(error.what, where=where, hint=hint) from error
-    if not key.isascii() or not key.isprintable():  # else it would end its header's line
-        raise ConfigError("holds no key: it is not one line of ASCII", where=where, hint=hint)
-    return key

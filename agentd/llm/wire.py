@@ -6,20 +6,24 @@ what is left of the deadline, so that a server dripping single bytes cannot outl
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import threading
+import zlib
 from collections.abc import Container, Iterator, Mapping
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from agentd.clock import Clock
-from agentd.errors import ModelError, Stopped
+from agentd.errors import ModelError, ModelMisconfigured, Stopped
 
 LATE_S = 2.0  # a wait that ends this late: this process was stopped meanwhile (SIGSTOP)
 CONNECT_S = 5.0  # a loopback server answers at once; a name lookup cannot be interrupted
 BODY_BYTES_MAX = 8_000_000  # of an answer; more is no answer to a decision
 LINE_BYTES_MAX = 1_000_000  # of one line of an event stream
+PIECE_BYTES = 65_536
+LINE_END = re.compile(rb"\r\n|\n|\r")
 
 BROKEN = (OSError, http.client.HTTPException)  # refused, reset, cut off, not HTTP
 HTTPException = http.client.HTTPException
@@ -111,6 +115,7 @@ class Reply:
     def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
         self._response = response
         self._sock = sock
+        self._left = response.length  # bytes of the body to come; None: that is not said
         self.status = response.status
 
     def header(self, name: str) -> str:
@@ -119,21 +124,53 @@ class Reply:
 
     def body(self) -> bytes:
         """Return the whole body."""
-        data = self._response.read(BODY_BYTES_MAX + 1)
-        if len(data) > BODY_BYTES_MAX:
-            raise HTTPException(f"a body of more than {BODY_BYTES_MAX} bytes")
-        if self._response.length:  # http.client returns a short body without complaint
+        data = b"".join(self._pieces())
+        if self._left:
             raise HTTPException("the body was cut off")
         return data
 
     def lines(self) -> Iterator[bytes]:
         """Yield the body's lines as they come, without their ends; a cut body just ends."""
+        rest = b""
+        try:
+            for piece in self._pieces():
+                rest += piece
+                held = rest.endswith(b"\r")  # its "\n" may be still to come
+                lines = LINE_END.split(rest[:-1] if held else rest)
+                rest = lines.pop() + (b"\r" if held else b"")
+                if len(rest) > LINE_BYTES_MAX:
+                    raise HTTPException("an event stream longer than any decision")
+                yield from lines
+        except http.client.IncompleteRead:
+            pass
+        if rest:
+            yield rest.rstrip(b"\r")
+
+    def _pieces(self) -> Iterator[bytes]:
+        """Yield the body as it comes, unpacked, and bounded."""
+        coding = self.header("Content-Encoding").strip().lower()
+        packed = coding in ("gzip", "x-gzip", "deflate")
+        if not packed and coding not in ("", "identity"):
+            raise HTTPException(f"an answer packed by {coding!r}, which was not asked for")
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if packed else None
         total = 0
-        while line := self._response.readline(LINE_BYTES_MAX + 1):
-            total += len(line)
-            if len(line) > LINE_BYTES_MAX or total > BODY_BYTES_MAX:
-                raise HTTPException("an event stream longer than any decision")
-            yield line.rstrip(b"\r\n")
+        while piece := self._piece():
+            try:
+                part = unpacker.decompress(piece, BODY_BYTES_MAX) if unpacker else piece
+            except zlib.error as error:
+                raise HTTPException(f"an answer that cannot be unpacked: {error}") from error
+            total += len(part)
+            if total > BODY_BYTES_MAX or (unpacker and unpacker.unconsumed_tail):
+                raise HTTPException(f"a body of more than {BODY_BYTES_MAX} bytes")
+            yield part
+
+    def _piece(self) -> bytes:
+        """Return what has come. Counts for itself: until 3.12 `read1` does not."""
+        if self._left is None:
+            return self._response.read1(PIECE_BYTES)
+        piece = self._response.read1(min(PIECE_BYTES, self._left)) if self._left else b""
+        self._left -= len(piece)
+        return piece
 
     def __enter__(self) -> "Reply":
         return self
@@ -143,6 +180,21 @@ class Reply:
     ) -> None:
         self._response.close()
         self._sock.close()
+
+
+def _encrypted(sock: socket.socket, host: str) -> ssl.SSLSocket:
+    try:
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        raise  # it went away
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or error
+        raise ModelMisconfigured(
+            f"no safe connection to {host}: {why}",
+            where="[model] url",
+            hint="is it an https server, with a certificate that this machine trusts? A server on "
+            "this machine is http as a rule",
+        ) from error
 
 
 class Wire:
@@ -167,6 +219,7 @@ class Wire:
         Raises:
             Stopped: `cut` was called.
             ModelError: a test may not call it.
+            ModelMisconfigured: the server's certificate, or TLS itself, does not hold.
             Passed: the deadline has passed.
             OSError, HTTPException: refused, reset, or not HTTP.
         """
@@ -188,7 +241,7 @@ class Wire:
                 self._sock = sock
             self.check()
             if secure:
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+                sock = _encrypted(sock, host)
                 with self._lock:
                     self._sock = sock
                 self.check()

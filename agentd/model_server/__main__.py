@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STOP_S = 3.0  # from SIGTERM to the end
 BEAT_S = 5.0
+SAVED_BYTES_MAX = 100_000_000
 PROMISE_S = 30.0
 BACKLOG = 256
 TRIM_S = 30.0
@@ -107,6 +108,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stall", type=float, default=120.0, help="seconds without a step")
     parser.add_argument("--load-limit", type=float, default=900.0, help="seconds to load a model")
     parser.add_argument("--cache-bytes", type=int, help="of prompt caches; default 1/8 of memory")
+    parser.add_argument(
+        "--saved-cache-bytes",
+        type=int,
+        default=SAVED_BYTES_MAX,
+        help="of prompt caches kept on disk over a restart; 0 keeps none",
+    )
     parser.add_argument("--unload-after", type=float, help="idle seconds; default: never")
     parser.add_argument("--window", type=int, help="tokens; default: the model's own")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
@@ -156,6 +163,9 @@ async def _serve(
     from agentd.model_server.runner import Runner
     from agentd.model_server.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
 
+    if not options.saved_cache_bytes:
+        for file in home.data.glob(f"*{home.prompt_caches.stem}*.safetensors"):
+            file.unlink(missing_ok=True)  # and what a kill left half written
     loop = asyncio.get_running_loop()
     ended: list[BaseException] = []
 
@@ -172,7 +182,8 @@ async def _serve(
             language,
             fast_blas=fast,
             cache_bytes=options.cache_bytes,
-            saved=home.prompt_caches,
+            saved=home.prompt_caches if options.saved_cache_bytes else None,
+            saved_bytes=options.saved_cache_bytes,
         )
 
     runner = Runner(
@@ -200,7 +211,7 @@ async def _serve(
         quiet_s=lambda: watchdog.quiet_s,
     )
 
-    http = http_server(server.build(), stop_s=STOP_S)
+    http = http_server(server.build(), knows=server.knows, stop_s=STOP_S)
 
     def stop() -> None:
         http.should_exit = True

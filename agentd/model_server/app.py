@@ -4,7 +4,7 @@ import asyncio
 import functools
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
@@ -67,7 +67,7 @@ class Server:
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ],
-            middleware=[Middleware(_Authenticated, token=self._token)],
+            middleware=[Middleware(_Authenticated, knows=self.knows)],
             exception_handlers={
                 Refused: _refused,
                 HTTPException: _http_error,
@@ -77,6 +77,12 @@ class Server:
         )
         app.router.redirect_slashes = False  # to where the request's own Host header says
         return app
+
+    def knows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request's headers, names in lower case, show the token."""
+        scheme, _, given = dict(headers).get(b"authorization", b"").partition(b" ")
+        known = hmac.compare_digest(given.strip(), self._token.encode())
+        return known and scheme.lower() == b"bearer"
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -233,21 +239,19 @@ def _prompt(body: api.Chat, tools: Sequence[Tool], language: Language) -> Prompt
 class _Authenticated:
     """Lets requests through that carry the token; /health needs none."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(
+        self, app: ASGIApp, knows: Callable[[Iterable[tuple[bytes, bytes]]], bool]
+    ) -> None:
         self._app = app
-        self._token = token.encode()
+        self._knows = knows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
-            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-            known = hmac.compare_digest(given.strip(), self._token)
-            if not known or scheme.lower() != b"bearer":
-                refusal = Refused(
-                    "a wrong or missing bearer token", status=401, code="unauthorized"
-                )
-                await _refused(None, refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        open_to_all = scope["type"] != "http" or scope["path"] == "/health"
+        if open_to_all or self._knows(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        refusal = Refused("a wrong or missing bearer token", status=401, code="unauthorized")
+        await _refused(None, refusal)(scope, receive, send)
 
 
 def _refused(request: Request | None, error: Exception) -> Response:

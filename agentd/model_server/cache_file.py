@@ -21,8 +21,8 @@ from agentd.model_server.cache import Node, PromptCaches, Slices
 from agentd.whole import put_in_place
 
 FORMAT = 1
-# A stop must not take long: an old laptop's disk writes this in two seconds.
-SAVED_BYTES_MAX = 400_000_000
+# A stop must not take long: an old laptop's disk writes this in half a second.
+SAVED_BYTES_MAX = 100_000_000
 # Reading beats prefilling nearly everywhere; a slow disk beside a fast GPU is the exception.
 READ_BYTES_PER_S = 200_000_000
 
@@ -35,7 +35,9 @@ def identity(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save(caches: PromptCaches, path: Path, identity: str) -> int:
+def save(
+    caches: PromptCaches, path: Path, identity: str, limit_bytes: int = SAVED_BYTES_MAX
+) -> int:
     """Write the nodes that were used last, whole paths only; return their bytes.
 
     Raises:
@@ -45,7 +47,7 @@ def save(caches: PromptCaches, path: Path, identity: str) -> int:
     listed: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
     total = 0
-    kept = _last_used(caches)
+    kept = _last_used(caches, limit_bytes)
     for node in caches.nodes():  # parents first
         if id(node) not in kept:
             continue
@@ -122,7 +124,7 @@ def load(caches: PromptCaches, path: Path, identity: str, *, prefill_rate: float
     return caches.tokens
 
 
-def _last_used(caches: PromptCaches) -> set[int]:
+def _last_used(caches: PromptCaches, limit_bytes: int) -> set[int]:
     """Return the ids of the nodes to save: used last, with all that stands before them."""
     kept: set[int] = set()
     total = 0
@@ -133,7 +135,7 @@ def _last_used(caches: PromptCaches) -> set[int]:
             path.append(at)
             at = at.parent
         size = sum(each.bytes for each in path)
-        if total + size > SAVED_BYTES_MAX:
+        if total + size > limit_bytes:
             continue
         total += size
         kept.update(map(id, path))

@@ -3,9 +3,15 @@
 uvicorn ends an idle connection, but waits for ever for the rest of a request's head, and for a
 client that reads nothing. It stops reading while a client sends further requests ahead, and then
 does not see it hang up.
+
+Any program of this machine may connect, so the places are for callers that showed the token. All
+others, silent ones too, share a few, and the oldest of them gives way to a new connection: that one
+may be about to show it.
 """
 
+import asyncio
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import h11
@@ -17,29 +23,46 @@ from agentd.model_server.answers import error_body
 from agentd.model_server.calls import Full
 
 # macOS allows a process 256 open files by default.
-SERVED_MAX = 160  # connections; further ones are answered 503
-CONNECTIONS_MAX = 200  # further ones are closed at once
+PLACES = 160  # connections that showed the token; one more is answered 503 while all are in use
+STRANGERS_MAX = 32  # connections that have not; beyond these the oldest are closed
+CONNECTIONS_MAX = 200  # of both kinds; beyond these the oldest stranger is closed at once
+SETTLE_S = 0.2  # for a new caller's head to be read, before strangers are counted
 HEAD_S = 10.0  # from a request's first byte, or the connection's beginning, to its head's end
 WRITE_S = 60.0  # a client that takes no byte of what is ready for it is given up
 AHEAD_BYTES_MAX = 65_536  # sent behind a request that is still being answered
 
 
-class Connection(H11Protocol):
-    """A connection with limits. `sweep` is to be called about once a second."""
+Header = tuple[bytes, bytes]
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+
+class Connection(H11Protocol):
+    """A connection with limits. `sweep` is to be called about once a second.
+
+    `knows` says whether a request's headers show the token.
+    """
+
+    connections: "set[Connection]"  # type: ignore[assignment]  # of this server, all of this class
+
+    def __init__(
+        self, *arguments: Any, knows: Callable[[Iterable[Header]], bool], **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self._head_since: float | None = time.monotonic()  # None: no head is awaited
+        self._since = time.monotonic()  # made; of a known caller: since its last answer ended
         self._unsent = 0
         self._unsent_since = 0.0
+        self._knows = knows
+        self._known = False  # its caller has shown the token
+        self._inner, self.app = self.app, self._serve
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection, or turn it away where there are too many."""
+        """Take the connection; where there are too many, the oldest stranger gives way."""
         super().connection_made(transport)
+        strangers = self._others(known=False)
         if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-        elif len(self.connections) > SERVED_MAX:
-            self.app = _full
+            (strangers or [self])[0].transport.abort()
+        if len(strangers) >= STRANGERS_MAX:
+            asyncio.get_running_loop().call_later(SETTLE_S, self._thin_out)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of the last request: the two hold each other, with all that came for it.
@@ -48,6 +71,7 @@ class Connection(H11Protocol):
         """
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # as before the first one
+        self.app = _full
 
     def data_received(self, data: bytes) -> None:
         """Read on, also behind a request that is being answered: else no hang-up is seen."""
@@ -63,6 +87,8 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, for which a new limit of time holds."""
+        if self._known:  # a stranger does not become younger by asking
+            self._since = time.monotonic()
         super().on_response_complete()
         self._note_head()
 
@@ -78,6 +104,42 @@ class Connection(H11Protocol):
             self._unsent, self._unsent_since = unsent, now
         elif now - self._unsent_since > WRITE_S:
             self.transport.abort()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._known and self._knows(scope["headers"]):
+            self._known = self._takes_place()
+            if not self._known:
+                await _full(scope, receive, send)
+                return
+        await self._inner(scope, receive, send)
+
+    def _takes_place(self) -> bool:
+        """Whether there is a place; the one unused for longest gives way."""
+        known = self._others(known=True)
+        if len(known) < PLACES:
+            return True
+        for other in known:
+            if other._idle:
+                other.transport.close()
+                return True
+        return False
+
+    @property
+    def _idle(self) -> bool:
+        """Whether it waits between two requests."""
+        done = self.cycle is None or self.cycle.response_complete
+        return done and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _others(self, *, known: bool) -> "list[Connection]":
+        """Return the other connections of one kind that are not being closed, oldest first."""
+        found = (c for c in self.connections if c is not self and c._known is known)
+        return sorted((c for c in found if not c.transport.is_closing()), key=lambda c: c._since)
+
+    def _thin_out(self) -> None:
+        """Close the oldest strangers of those that are too many."""
+        strangers = self._others(known=False)
+        for stranger in strangers[: max(0, len(strangers) - STRANGERS_MAX)]:
+            stranger.transport.abort()
 
     def _note_head(self) -> None:
         """Begin to count where a head has begun, and end where it is complete."""

@@ -59,7 +59,7 @@ class MlxEngine:
 
     Making one loads the weights and generates a token, so that the first call finds all warm.
     `cache_bytes` is the prompt caches' ceiling. They are read from the file `saved` at the start,
-    and written to it by `save`.
+    and the last used, `saved_bytes` of them at most, are written to it by `save`.
 
     Raises:
         ConfigError: the folder holds no model that mlx_lm can run.
@@ -73,6 +73,7 @@ class MlxEngine:
         fast_blas: bool,
         cache_bytes: int | None = None,
         saved: Path | None = None,
+        saved_bytes: int = cache_file.SAVED_BYTES_MAX,
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:
@@ -100,7 +101,8 @@ class MlxEngine:
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
         self._slots_max = slots if together else 1
         self._caches = PromptCaches(self.budget.caches, self._layers)
-        self._saved, self._identity = saved, cache_file.identity(folder)
+        self._saved, self._saved_bytes = saved, saved_bytes
+        self._identity = cache_file.identity(folder)
         if saved is not None:
             cache_file.load(self._caches, saved, self._identity, prefill_rate=self._best_rate)
 
@@ -204,7 +206,7 @@ class MlxEngine:
     def save(self) -> None:
         """Write the prompt caches down, for the next start, if there are new ones."""
         if self._saved is not None and self._caches.changed:
-            cache_file.save(self._caches, self._saved, self._identity)
+            cache_file.save(self._caches, self._saved, self._identity, self._saved_bytes)
 
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""

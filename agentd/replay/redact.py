@@ -10,7 +10,7 @@ A file or a repository whose bytes cannot be replaced is left out where it holds
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,19 +26,12 @@ from agentd.replay.recording import (
     Root,
     texts_of,
 )
-from agentd.replay.rules import (
-    LEAST,
-    LINE,
-    RULES,
-    SETTING,
-    Finder,
-    Key,
-    Named,
-    alone,
-    masked,
-    telling,
-)
+from agentd.replay.rules import Finder, Key, Named, alone, masked
+from agentd.secret_rules import LEAST, LINE, RULES, SETTING, telling
 from agentd.sessions.steps import Step
+
+BRANCHES = 4  # texts that a pattern tries one by one
+LEVELS = 16  # of its tree
 
 
 def redact(
@@ -65,22 +58,27 @@ def redact(
     left_out = 0
     for name, repository in recording.fixture.repositories.items():
         inside = replace(finder, found=dict(finder.found), words=dict(finder.words))
-        if any(inside.finds(text) for data in contents(repository) for text in _readings(data)):
+        before = Writer(finder)
+        if any(
+            inside.finds(text) or before.everywhere(text) != text
+            for data in contents(repository)
+            for text in _readings(data)
+        ):
             left_out += 1
             repository = Repository(repository.head, {}, (), b"")
         repositories[name] = repository
-    writer = _Writer(finder)
+    writer = Writer(finder)
     writer.counts["repository left out"] = left_out
     return writer.recording(recording, repositories)
 
 
-class _Writer:
+class Writer:
     """Replaces what was found, everywhere, and counts the places."""
 
     def __init__(self, finder: Finder) -> None:
         self.counts: Counter[str] = Counter()
         self._changes = dict(finder.found)
-        parts = [re.escape(secret) for secret in sorted(self._changes, key=len, reverse=True)]
+        parts = [_any_of(sorted(self._changes, key=len, reverse=True))] if self._changes else []
         parts += [alone(word) for word in sorted(finder.words, key=len, reverse=True)]
         self._changes |= finder.words
         self._pattern = re.compile("|".join(parts)) if parts else None
@@ -250,6 +248,23 @@ class _Writer:
             return data
         self.counts["file left out"] += 1
         return None
+
+
+def _any_of(texts: Sequence[str], levels: int = LEVELS) -> str:
+    """Return a pattern of any of these texts, given longest first.
+
+    A tree by their first characters: one long list would be tried from its start at each place.
+    """
+    if len(texts) < BRANCHES or levels == 0:
+        return "|".join(map(re.escape, texts))
+    rests: dict[str, list[str]] = {}
+    for text in texts:
+        rests.setdefault(text[:1], []).append(text[1:])
+    ends = rests.pop("", None)  # the shortest one, so tried last
+    branches = [
+        f"{re.escape(first)}(?:{_any_of(rest, levels - 1)})" for first, rest in rests.items()
+    ]
+    return "|".join([*branches, *([""] if ends else [])])
 
 
 def _changes(before: Any, after: Any) -> Iterator[tuple[str, str]]:

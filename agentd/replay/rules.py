@@ -1,4 +1,4 @@
-"""What counts as a secret, and with `scrub` as a name: rules, and the finder that applies them."""
+"""Finds in a recording's texts what is a secret, and with `scrub` what is a name."""
 
 import getpass
 import re
@@ -7,64 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LEAST = 4  # characters of a secret; shorter ones are words
+from agentd.secret_rules import KEY_BLOCK, KEY_LINE, LEAST, PLAIN, RULES, SETTING
+
 NAME_LEAST = 3  # characters of a person's or a machine's name
-NAME = (
-    r"(?:(?:api|access|account|private|secret|signing|encryption)[ _-]?key|token|secret"
-    # The shell's PWD is a folder.
-    r"|passw(?:or)?d|passphrase|pwd(?!\"?[ \t]{0,4}[:=][ \t]{0,4}/)|credentials?)"
-)
-IS = r"\\?[\"']?[ \t]{0,4}[:=]{1,2}>?[ \t]{0,4}"
-VALUE = r"[^\s\"'#]{4,500}"
-# What stands after a name without quotes: no type, placeholder, call or index of a program.
-BARE = (
-    r"(?!(?:None|null|true|false|str|string|bytes|int|bool|any|object)(?![^\s|,;)\]])"
-    r"|[$%]?[{(<\[]|\$(?-i:[A-Z_]{2})|[A-Za-z_][\w.]{0,80}[(\[]|[\s=])"
-)
-# No rule may take more than linear time: what tools read can be long, and from anywhere.
-KEY_BLOCK = re.compile(
-    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----(.{1,20000}?)(?:-----END|\Z)", re.DOTALL
-)
-KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{8,}")
-SETTING = "setting"
-RULES = {
-    "bearer token": re.compile(r"(?i)\bbearer[ \t]{1,4}([A-Za-z0-9._~+/=-]{8,})"),
-    "basic authentication": re.compile(r"(?i)\bbasic[ \t]{1,4}([A-Za-z0-9+/=]{12,})"),
-    "authorization": re.compile(
-        rf"(?i)\bauthorization{IS}[\"']?(?:[\w-]{{1,20}}[ \t]{{1,4}})?([^\s\"',]{{8,500}})"
-    ),
-    "cookie": re.compile(rf"(?i)\bcookie{IS}[\"']?([^\s\"';=]{{1,100}}=[^\s\"';]{{4,500}})"),
-    "password in a URL": re.compile(r"://[^/\s:@\"']{0,100}:([^/\s@\"']{1,200})@"),
-    "password of a command": re.compile(
-        r"(?:\s-u|--user)[ \t=]{0,4}[\"']?[^\s:\"']{1,100}:([^\s\"']{1,200})"
-    ),
-    "netrc": re.compile(r"\blogin\s{1,9}\S{1,100}\s{1,9}password\s{1,9}(\S{1,200})"),
-    "webhook": re.compile(
-        r"(?:hooks\.slack\.com/\w{1,20}|discord(?:app)?\.com/api/webhooks)/([\w/-]{8,200})"
-    ),
-    "API key": re.compile(
-        r"\b((?:sk-|pk-|[spr]k_(?:live|test)_|rk_|whsec_|hf_|gh[opsur]_|github_pat_|glpat-|xox[abeprs]-"
-        r"|xapp-|npm_|pypi-|dop_v1_|shp[a-z]{2}_|ya29\.|SG\.)[\w.-]{8,}"
-        r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,})"
-    ),
-    "JSON web token": re.compile(r"\b(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"),
-    "assignment": re.compile(
-        rf"(?m)^[ \t]{{0,20}}(?:export[ \t])?(?=[A-Z0-9_]{{3,140}}[ \t]{{0,4}}=)[A-Z0-9_]{{0,60}}?"
-        rf"(?i:{NAME})[A-Z0-9_]{{0,40}}[ \t]{{0,4}}=[ \t]{{0,4}}[\"']?{BARE}({VALUE})"
-    ),
-    "named secret": re.compile(
-        rf"(?i){NAME}(?:[_.-]\w{{1,30}})?{IS}[\[\s]{{0,8}}\\?[\"']([^\"'\\\n]{{4,500}})\\?[\"']"
-    ),
-    SETTING: re.compile(rf"(?i){NAME}{IS}{BARE}([^\s\"'#&;,)][^\s\"'&;,)]{{3,500}})"),
-}
-# A line that is nothing but a setting: all of its value, which may be several words.
-LINE = re.compile(
-    rf"(?im)^[ \t+*-]{{0,20}}(?:export[ \t])?[\w.-]{{0,60}}?{NAME}{IS}{BARE}"
-    r"([^\s\"'#(][^\n\"'(]{2,200})$"
-)
-# Words, names of a program, and short numbers stand in many places with another meaning.
-PLAIN = re.compile(r"[A-Za-z]{1,20}(?:[._][A-Za-z]{1,20}){0,8}[.;:]?|\d{1,8}")
-TELLING = re.compile(rf"(?i)(?:.*[_. -])?(?:{NAME}|authorization|cookie)")
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}\b")
 # Reserved for examples (RFC 2606), and what is scrubbed already.
 NOBODY = re.compile(r"@(?:.+\.)?(?:example\.\w+|\w+\.(?:invalid|example|test))$|^x[x.+-]*@x")
@@ -84,11 +29,6 @@ class Key(str):
 
 class Named(str):
     """A text that stands under a telling key, such as `password`."""
-
-
-def telling(key: str) -> bool:
-    """Whether all that stands under this key is a secret: `password`, `clientSecret`."""
-    return TELLING.fullmatch(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)) is not None
 
 
 def masked(text: str) -> str:
@@ -136,8 +76,8 @@ class Finder:
         return True
 
     def finds(self, text: str) -> bool:
-        """Find secrets in a text; say whether there are any, those found before included."""
-        hit = any(secret in text for secret in self.found)
+        """Find secrets in a text; say whether there are any that were not found before."""
+        hit = False
         found = [("named secret", str(text))] if isinstance(text, Named) else []
         for rule, pattern in RULES.items():
             found += [(rule, match[1]) for match in pattern.finditer(text)]
@@ -161,7 +101,7 @@ class Finder:
                 self.words.setdefault(secret, Change(masked(secret), rule))
 
     def _personal(self, text: str) -> bool:
-        hit = any(re.search(alone(word), text) for word in self.words)
+        hit = False
         for match in EMAIL.finditer(text):
             if not NOBODY.search(match[0]):
                 masked = re.sub(r"\w", "x", match[0])

@@ -17,6 +17,7 @@ from agentd.failure import signature
 
 EVENTS_MAX = 3  # in a row that may fail alike; the last of them waits already
 PAUSE_FIRST_S, PAUSE_MAX_S = 60.0, 3600.0  # before one is tried again; doubles
+REST_S = 60.0  # at most, before a configuration that no event is to blame for is tried again
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Tripped:
     @property
     def reason(self) -> str:
         """For people."""
+        if not self.events:  # no event is to blame
+            return self.error
         return f"{self.events} events in a row failed alike, the last: {self.error}"
 
 
@@ -71,6 +74,19 @@ class Breaker:
         until = self._clock.now() + timedelta(seconds=pause_s * (0.5 + 0.5 * self._jitter()))
         self._db.run(sql.SET_BREAKER, (agent, event_id, kind, text, events, pauses + 1, iso(until)))
         return Tripped(agent, text, events, pauses + 1, until)
+
+    def rest(self, agent: str, event_id: int, error: str) -> Tripped:
+        """Let the agent rest for a while, whatever its events: something around it is wrong.
+
+        Inside the caller's transaction.
+        """
+        kind, text, pauses = signature(error), short_error(error), 1
+        for _, before, _, events, paused, _ in self._db.run(sql.BREAKER, (agent,)):
+            if before == kind and not events:
+                pauses = paused + 1
+        until = self._clock.now() + timedelta(seconds=REST_S * (0.5 + 0.5 * self._jitter()))
+        self._db.run(sql.SET_BREAKER, (agent, event_id, kind, text, 0, pauses, iso(until)))
+        return Tripped(agent, text, 0, pauses, until)
 
     def ended(self, agent: str) -> bool:
         """Note that a session ended well; return whether the agent had been resting."""

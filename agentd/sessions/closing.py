@@ -125,11 +125,26 @@ class Closing(Journal):
     def _note_failure(self, agent: str, event: Event, error: str) -> Tripped | None:
         """Note it against the agent; announce it when its breaker trips for the first time."""
         tripped = self.breaker.failed(agent, event.id, error)
-        if tripped is not None and tripped.pauses == 1:
-            told = {"reason": tripped.reason, "until": iso(tripped.until)}
-            parked = NewEvent("agent.parked", {"agent": agent, **told})
-            self._bus.publish(DAEMON, parked, system=True)
+        if tripped is not None:
+            self._tell(tripped)
         return tripped
+
+    def rest(self, session: Session, error: str) -> Wait:
+        """Take the attempt back and let the agent rest: what is wrong is no event's doing.
+
+        The session stays cut, and goes on when it is tried again.
+        """
+        with self._bus.transaction():
+            self.refund(session)
+            self._tell(self.breaker.rest(session.agent, session.delivery.id, error))
+        return Wait(self.breaker.wait_s(session.agent), "breaker")
+
+    def _tell(self, tripped: Tripped) -> None:
+        """Announce a breaker that tripped for the first time."""
+        if tripped.pauses == 1:
+            told = {"reason": tripped.reason, "until": iso(tripped.until)}
+            parked = NewEvent("agent.parked", {"agent": tripped.agent, **told})
+            self._bus.publish(DAEMON, parked, system=True)
 
     def refund(self, session: Session) -> None:
         """Take the attempt back: an orderly stop, or no model server. The session stays cut."""

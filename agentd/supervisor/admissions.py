@@ -11,6 +11,7 @@ from agentd.clock import Clock
 from agentd.errors import AgentdError
 from agentd.paths import Paths
 from agentd.process import Child
+from agentd.secret_rules import hide
 from agentd.states import Exit
 from agentd.supervisor.children import Reaper, run_to_end
 from agentd.supervisor.commands import Commands
@@ -40,7 +41,8 @@ class Verdict:
 
 def refused(what: str, where: str = "", hint: str = "", **more: Any) -> Verdict:
     """Return a verdict that is not ok."""
-    return Verdict(ok=False, problem={"what": what, "where": where, "hint": hint}, **more)
+    problem = {"what": hide(what), "where": hide(where), "hint": hide(hint)}
+    return Verdict(ok=False, problem=problem, **more)
 
 
 class Gate:

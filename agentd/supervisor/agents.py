@@ -327,7 +327,7 @@ class Agents:
                 slot.problem = verdict.problem  # worth showing; but nobody wants it to run
                 await self._disable(slot)
         except StorageError as error:
-            slot.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            slot.problem = error.document()
             self._log.error("agent.not_recorded", agent=slot.name, **slot.problem)
             return False
         return not verdict.again

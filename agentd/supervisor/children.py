@@ -105,7 +105,7 @@ class Managed:
             child = self._spawn()
         except (OSError, AgentdError) as error:
             if isinstance(error, AgentdError):
-                self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+                self.problem = error.document()
             passing = isinstance(error, StorageError) or getattr(error, "errno", None) in PASSING
             why = getattr(error, "what", None) or str(error)
             ended = self.life.unstartable(why, passing=passing)

@@ -20,6 +20,7 @@ def _model_server(fd: int, config: DaemonConfig) -> list[str]:
     options += ["--call-deadline", f"{model.call_deadline.total_seconds():g}"]
     if model.cache_bytes is not None:
         options += ["--cache-bytes", str(model.cache_bytes)]
+    options += ["--saved-cache-bytes", str(model.saved_cache_bytes)]
     if model.unload_after is not None:
         options += ["--unload-after", f"{model.unload_after.total_seconds():g}"]
     if model.context_window is not None:

@@ -116,5 +116,4 @@ def _record_failure(paths: Paths, error: AgentdError) -> None:
     logger.error("supervisor.failed", what=error.what, where=error.where, hint=error.hint)
     # The home itself may be what is wrong; the error then still reaches the caller.
     with contextlib.suppress(OSError):
-        failure = {"what": error.what, "where": error.where, "hint": error.hint}
-        write_whole(paths.run / "failed.json", json.dumps(failure))
+        write_whole(paths.run / "failed.json", json.dumps(error.document()))

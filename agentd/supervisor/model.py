@@ -29,6 +29,7 @@ from agentd.whole import write_whole
 NAME = "model"
 HOST = "127.0.0.1"
 BACKLOG = 128
+EXTERNAL = "an external server is used"  # commands ask it themselves how it is
 TOKEN_BYTES = 32
 # From a crash loop to one more try: a GPU without memory aborts MLX (ml-explore/mlx#3224), and what
 # took it, another program as a rule, ends some time.
@@ -106,12 +107,12 @@ class ModelHost:
         """
         if self.config.url is not None:
             self._write_address(self.config.url, None)
-            self.managed.stop(WorkerState.STOPPED, "an external server is used")
+            self.managed.stop(WorkerState.STOPPED, EXTERNAL)
             return
         try:
             models.resolve(self.config.name, self._paths.models)
         except ConfigError as error:
-            self.problem = {"what": error.what, "where": error.where, "hint": error.hint}
+            self.problem = error.document()
             self.managed.stop(WorkerState.WAITING, error.what)
             return
         self.problem = None
@@ -146,10 +147,16 @@ class ModelHost:
         if new == old:
             self._daemon = config
             return
-        if new.url is None and new.port not in (0, self._port):
-            taken = _listen(new.port)
-            self._release()
-            self._socket, self._port = taken, new.port
+        moves = new.port not in (0, self._port, old.port)
+        if new.url is None and moves:
+            try:
+                taken = _listen(new.port)
+            except ConfigError:
+                if new.fixed_port:
+                    raise
+            else:
+                self._release()
+                self._socket, self._port = taken, new.port
         self._daemon = config
         self.managed.life.forgive()
         if self.managed.pid is None or new.url is not None:
@@ -177,8 +184,16 @@ class ModelHost:
             "url": self.config.url or f"http://{HOST}:{self._port}/v1",
             "external": self.config.url is not None,
             **describe(self.managed),
+            "reason": self.managed.life.reason or self._gave_way(),
             "problem": self.problem or self.managed.problem,
         }
+
+    def _gave_way(self) -> str:
+        """Say that the default port is another program's; "" where it is ours."""
+        port = self.config.port
+        if self.config.url or self.config.fixed_port or port in (0, self._port):
+            return ""
+        return f"port {port} was taken, so it listens on another one"
 
     def _spawn(self) -> Child:
         listening = self._bind()
@@ -207,9 +222,9 @@ class ModelHost:
             try:
                 self._socket = _listen(self._port)
             except ConfigError:
-                if self.config.port:
+                if self.config.fixed_port:
                     raise
-                self._socket = _listen(0)  # somebody took the free port of the last start
+                self._socket = _listen(0)  # the default, or the free one of the last start
             self._port = self._socket.getsockname()[1]
         return self._socket
 

@@ -2,11 +2,13 @@
 
 from agentd.clock import Clock
 from agentd.log import Logger
+from agentd.secret_rules import REDACTED, hide
 
 LINE_BYTES_MAX = 2_000  # a longer printed line is cut
 LAST_BYTES = 16_000  # in which its last words are looked for; a fault's report has many lines
 BURST_LINES = 100  # that are logged at once
 LINES_PER_S = 2.0  # that are logged for ever
+KEY_LINES_MAX = 200  # of a private key that somebody prints; its end may be cut off
 
 
 class Output:
@@ -20,6 +22,7 @@ class Output:
         self._skipping = False  # inside a line whose start was logged already
         self._lost_bytes = 0
         self._last = b""
+        self._key_lines = 0  # that may still come of a private key
 
     def feed(self, data: bytes) -> None:
         """Take what the child printed; it is always taken, so that the child never blocks."""
@@ -49,7 +52,7 @@ class Output:
         lines = [line.strip() for line in _text(self._last).splitlines() if line.strip()]
         self._rest, self._last, self._skipping = b"", b"", False
         words = _fault(lines) or (lines[-1] if lines else "")
-        return words[:300]
+        return hide(words)[:300]
 
     def _line(self, line: bytes) -> None:
         if not line.strip():
@@ -61,6 +64,12 @@ class Output:
         self._credit -= 1
         cut = {"cut_bytes": len(line) - LINE_BYTES_MAX} if len(line) > LINE_BYTES_MAX else {}
         text = _text(line[:LINE_BYTES_MAX])
+        if "-----BEGIN" in text and "PRIVATE KEY" in text:
+            self._key_lines = KEY_LINES_MAX
+        if self._key_lines:  # none of them alone looks like a secret
+            ended = "-----END" in text.rpartition("-----BEGIN")[2]
+            self._key_lines = 0 if ended else self._key_lines - 1
+            text = REDACTED
         self._log.info("child.output", agent=self._name, line=text, **cut)
 
     def _tell_lost(self) -> None:

@@ -353,7 +353,7 @@ class Supervisor:
     def _accept(self, problem: AgentdError | None) -> None:
         """Keep agentd.toml for the children and the next start, or say what is wrong with it."""
         if problem is not None:
-            self._problem = {"what": problem.what, "where": problem.where, "hint": problem.hint}
+            self._problem = problem.document()
             self._log.error("config.refused", **self._problem)
             return
         self._problem = None

@@ -156,7 +156,7 @@ class Sifter:
     def _refuse(self, name: str, seen: Look, *, quiet: bool) -> bool:
         assert seen.problem is not None
         error = seen.problem
-        problem = {"what": error.what, "where": error.where, "hint": error.hint}
+        problem = error.document()
         before = self.refused.get(name)
         if before is not None and before.problem == problem:
             return False

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,8 @@ class Reply:
     hang: bool = False  # nothing further comes after the headers, until the caller goes away
     garbage: bytes | None = None  # the whole body instead
     stream: bool = True  # False: one JSON document, as servers do that cannot stream
+    content_type: str = "text/event-stream"  # of a stream, and of `garbage`
+    gzip: bool = False  # the body is packed, though nobody asked for it
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class FakeModelServer:
     """An OpenAI-compatible server on loopback with scripted answers, on threads of this process.
 
     `answers` is a list, used one by one with the last repeated, or a function of the request. A
-    text or a mapping (sent as compact JSON) is a good answer, `Reply` any other. Use it as a
-    context manager; `write_address` makes it the model server of an AGENTD_HOME.
+    text or a mapping (sent as compact JSON) is a good answer, `Reply` any other. `GET /v1/models`
+    lists `models` (default: `model` alone; empty: a server without that list). Use it as a context
+    manager; `write_address` makes it the model server of an AGENTD_HOME.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class FakeModelServer:
         token: str = "test-token",
         model: str = "fake",
         window: int = WINDOW,
+        models: Sequence[str] | None = None,
         tokenize: bool = True,
         loading: bool = False,
     ) -> None:
@@ -67,6 +72,7 @@ class FakeModelServer:
         self.token = token
         self.model = model
         self.window = window
+        self.models = [model] if models is None else models
         self.tokenize = tokenize
         self.loading = loading  # /tokenize says that the model is not there yet
         self.requests: list[Request] = []  # chat calls only
@@ -138,6 +144,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    _packer: Any = None  # of a reply that is packed
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -159,6 +166,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._tokenize(body)
         if self.path == "/v1/chat/completions":
             return self._chat(request, fake.answer(request))
+        return self._send(404, {"error": {"message": "no such path"}})
+
+    def do_GET(self) -> None:
+        fake = self.server.fake
+        if fake.token and self.headers.get("Authorization") != f"Bearer {fake.token}":
+            return self._send(401, {"error": {"message": "bad token"}})
+        if self.path == "/v1/models" and fake.models:
+            listed = [{"id": name, "object": "model"} for name in fake.models]
+            return self._send(200, {"object": "list", "data": listed})
         return self._send(404, {"error": {"message": "no such path"}})
 
     def _tokenize(self, body: Mapping[str, Any]) -> None:
@@ -185,15 +201,18 @@ class _Handler(BaseHTTPRequestHandler):
             }
             return self._send(200, {"choices": [choice], "usage": usage})
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Type", reply.content_type)
+        if reply.gzip:
+            self.send_header("Content-Encoding", "gzip")
+            self._packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
         self.send_header("Connection", "close")
         self.close_connection = True
         self.end_headers()
         if reply.garbage is not None:
-            self.wfile.write(reply.garbage)
+            self._write(reply.garbage)
             return None
         for _ in range(reply.queued):
-            self.wfile.write(b": queued\n\n")
+            self._write(b": queued\n\n")
         if reply.hang:
             return self._hang()
         size = max(1, -(-len(reply.text) // max(1, reply.pieces)))
@@ -205,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return None
         self._event({"choices": [{"delta": {}, "finish_reason": reply.finish_reason}]})
         self._event({"choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
+        self._write(b"data: [DONE]\n\n")
         return None
 
     def _hang(self) -> None:
@@ -223,7 +242,12 @@ class _Handler(BaseHTTPRequestHandler):
         fake.gone.release()
 
     def _event(self, data: Mapping[str, Any]) -> None:
-        self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+        self._write(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+    def _write(self, data: bytes) -> None:
+        if self._packer is not None:
+            data = self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+        self.wfile.write(data)
 
     def _send(
         self, status: int, data: Mapping[str, Any], headers: Mapping[str, str] | None = None

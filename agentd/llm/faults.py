@@ -1,0 +1,162 @@
+"""What a model server's refusals and failures mean: by status, by its words, by their place."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from agentd.errors import ModelError, ModelMisconfigured
+from agentd.llm import wire
+
+RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
+BUSY = frozenset({429, 502, 503, 504})
+STOPPING = "stopping"  # the code with which our own server ends its calls when it stops
+MESSAGE_MAX = 300  # characters of a server's message in our error
+# Statuses with which servers refuse a schema; 0: an error inside of a stream.
+FORMAT_STATUSES = frozenset({0, 400, 404, 415, 422, 500, 501})
+ABOUT_FORMAT = re.compile(
+    r"(?i)response.?format|json.?schema|grammar|guided|schema|structured.?output|gbnf|xgrammar|outlines"
+)
+ABOUT_MODEL = re.compile(
+    r"(?i)model_not_found|\bmodels?\b.{0,100}(?:not (?:found|exist|loaded|available|supported)"
+    r"|does ?n[o']t exist|unknown)|\b(?:unknown|invalid|no such|no) model\b|model_not_"
+)
+ABOUT_KEY = re.compile(r"invalid_api_key|authentication|permission_denied|unauthorized|forbidden")
+ABOUT_LOAD = re.compile(r"overloaded|rate_limit|unavailable|too_many")
+TITLE = re.compile(r"(?is)<title[^>]{0,100}>(.{1,300}?)</title>")
+
+
+class MaskRefused(ModelError):
+    """The server does not take a response_format with a schema."""
+
+
+class Busy(Exception):
+    """503 and its like: try again after `retry_after` seconds, or by our own backoff."""
+
+    def __init__(self, what: str, retry_after: float | None) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
+class BadAnswer(Exception):
+    """The server answered, but not in its protocol, or with an error of its own."""
+
+
+class BrokenOff(BadAnswer):
+    """The answer ended in the middle: the server died, or was stopped."""
+
+
+def check(reply: wire.Reply, own: bool, masked: bool) -> None:
+    """Raise what a status other than 200 means."""
+    status = reply.status
+    if 200 <= status < 300:
+        return
+    if 300 <= status < 400 and not own:
+        raise ModelMisconfigured(
+            f"the model server redirects to {reply.header('Location')[:MESSAGE_MAX] or 'nowhere'}",
+            where="[model] url",
+            hint="set it to where the server is; redirects are not followed",
+        )
+    said = Fault.of(reply.body())
+    if status in BUSY:
+        raise Busy(f"HTTP {status}: {said.message}", _retry_after(reply.header("Retry-After")))
+    refuse(replace(said, status=status), own, masked)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a server says is wrong, in an error's body or inside of a stream."""
+
+    message: str
+    code: str = ""  # its words: "model_not_found", "invalid_request_error" ...
+    status: int = 0  # 0: none was given
+
+    @classmethod
+    def of(cls, body: bytes) -> "Fault":
+        """Read an error's body: OpenAI's shape, FastAPI's, a web page, or plain text."""
+        text = body.decode("utf-8", "replace").strip()
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            title = TITLE.search(text)
+            return cls(
+                " ".join((title[1] if title else text).split())[:MESSAGE_MAX] or "no message"
+            )
+        return cls.said(data)
+
+    @classmethod
+    def said(cls, data: Any) -> "Fault":
+        """Read an error as JSON."""
+        error = data
+        if isinstance(data, dict):
+            error = data.get("error") or data.get("detail") or data.get("message") or data
+        code, status, message = "", 0, error
+        for part in (data, error):
+            if isinstance(part, dict):
+                message = part.get("message") or message
+                words = [part.get(key) for key in ("type", "code")]
+                code = " ".join([code, *(word for word in words if isinstance(word, str))]).strip()
+                numbers = [part.get(key) for key in ("code", "status", "status_code")]
+                status = next((n for n in numbers if type(n) is int and 400 <= n < 600), status)
+        text = message if isinstance(message, str) else json.dumps(message)
+        return cls(text[:MESSAGE_MAX] or "no message", code.lower(), status)
+
+
+def refuse(fault: Fault, own: bool, masked: bool) -> NoReturn:
+    """Raise what a fault that is no passing one means."""
+    status, message = fault.status, fault.message
+    how = f" with HTTP {status}" if status else ""
+    if own:
+        if status in (401, 403, 404):  # token or model are others by now: look them up anew
+            raise BadAnswer(f"the model server refused the call{how}: {message}")
+    elif masked and status in FORMAT_STATUSES and ABOUT_FORMAT.search(f"{fault.code} {message}"):
+        raise MaskRefused(f"HTTP {status}: {message}" if status else message)
+    elif ABOUT_MODEL.search(f"{fault.code} {message}") or status == 404:
+        raise ModelMisconfigured(
+            f"the model server refused the call{how}: {message}",
+            where="[model] url and name",
+            hint="is there a model of this name? A URL ends in /v1 as a rule; `agentd model "
+            "status` shows what the server has",
+        )
+    elif status in (401, 403, 407) or ABOUT_KEY.search(fault.code):
+        raise ModelMisconfigured(
+            f"the model server refused the call{how}: {message}",
+            where="[model] api_key_file",
+            hint="put the server's key into that file",
+        )
+    elif status in (402, 405, 410):
+        raise ModelMisconfigured(
+            f"the model server refused the call{how}: {message}",
+            where="[model] url",
+            hint="is it an OpenAI-compatible server, with /v1 at the end as a rule?",
+        )
+    if status >= 500 or (not status and "invalid_request" not in fault.code):
+        raise BadAnswer(f"the model server failed{how}: {message}")
+    raise ModelError(
+        f"the model server refused the call{how}: {message}", hint="see the model server's log"
+    )
+
+
+def _retry_after(value: str) -> float | None:
+    """Return the header's seconds, bounded; its other form, a date, is left to our own backoff."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return min(seconds, RETRY_AFTER_MAX_S) if seconds >= 0 else None
+
+
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in `data`, or raise BadAnswer."""
+    value = json_value(data)
+    if not isinstance(value, dict):
+        raise BadAnswer(f"the model server answered no JSON object: {data[:80]!r}")
+    return value
+
+
+def json_value(data: bytes | str) -> Any:
+    """Return the JSON in `data`, or raise BadAnswer."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"the model server answered no JSON: {data[:80]!r}") from error

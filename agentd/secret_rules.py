@@ -1,0 +1,120 @@
+"""What counts as a secret in a text or under a key: one set of rules, for logs and recordings.
+
+No rule may take more than linear time: a text may be long, and come from anywhere. So whatever a
+rule looks at before it matches is bounded, and what it then takes is never looked at again.
+"""
+
+import re
+
+REDACTED = "[redacted]"
+LEAST = 4  # characters of a secret; shorter ones are words
+
+NAME = (
+    r"(?:(?:api|access|account|private|secret|signing|encryption)[ _-]?keys?|token|secrets?"
+    # The shell's PWD is a folder.
+    r"|passw(?:or)?ds?|passphrase|passcode|pwd(?!\"?[ \t]{0,4}[:=][ \t]{0,4}/)|credentials?)"
+)
+IS = r"\\?[\"']?[ \t]{0,4}[:=]{1,2}>?[ \t]{0,4}"
+# What stands after a name without quotes: no type, placeholder, call or index of a program.
+BARE = (
+    r"(?!(?:None|null|true|false|str|string|bytes|int|bool|any|object)(?![^\s|,;)\]])"
+    r"|[$%]?[{(<\[]|\$(?-i:[A-Z_]{2})|[A-Za-z_][\w.]{0,80}[(\[]|[\s=])"
+)
+KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----((?:[^-]|-(?!----)){1,20000}+)"
+)
+KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{8,}")
+SETTING = "setting"
+# Of each, what the first group holds is the secret.
+RULES = {
+    "bearer token": re.compile(
+        r"(?i)\bbearer[ \t]{1,4}((?=[a-z._~+/=-]{0,40}\d)[a-z0-9._~+/=-]{4,}|[a-z0-9._~+/=-]{8,})"
+    ),
+    "basic authentication": re.compile(
+        r"(?i)\bbasic[ \t]{1,4}((?=[a-z+/]{0,40}[\d=])[a-z0-9+/=]{4,}|[a-z0-9+/=]{12,})"
+    ),
+    "digest authentication": re.compile(r"(?i)\bdigest[ \t]{1,4}(\w{1,20}=[^\r\n]{4,})"),
+    "authorization": re.compile(
+        rf"(?i)authorization{IS}[\"']?(?:[\w-]{{1,20}}[ \t]{{1,4}})?([^\s\"',]{{4,}})"
+    ),
+    "cookies": re.compile(  # all behind the first one
+        rf"(?i)cookie{IS}[\"']?[^\s\"';=]{{1,100}}=[^\s\"';]{{0,500}};[ \t]{{0,4}}"
+        r"([^\r\n\"']{4,})"
+    ),
+    "cookie": re.compile(rf"(?i)cookie{IS}[\"']?([^\s\"';=]{{1,100}}=[^\s\"';]{{4,}})"),
+    "password in a URL": re.compile(r"://[^/\s:@\"']{0,300}:([^/\s\"']{1,300})@"),
+    "token in a URL": re.compile(r"://(?=[^/\s:@\"'\d]{0,300}\d)([^/\s:@\"']{12,300})@"),
+    "signed URL": re.compile(
+        r"(?i)[?&](?:sig|signature|hmac|x-(?:amz|goog)-(?:signature|security-token))"
+        r"=([^&\s\"'#]{8,})"
+    ),
+    "password of a command": re.compile(
+        r"(?:\s-u|--user)[ \t=]{0,4}[\"']?[^\s:\"']{1,100}:([^\s\"']{1,200})"
+    ),
+    "netrc": re.compile(r"\blogin\s{1,9}\S{1,100}\s{1,9}password\s{1,9}(\S{1,200})"),
+    "webhook": re.compile(
+        r"(?:hooks\.slack\.com/\w{1,20}|discord(?:app)?\.com/api/webhooks)/([\w/-]{8,})"
+    ),
+    "API key": re.compile(
+        r"(?<![A-Za-z0-9])((?:sk-|pk-|[spr]k_(?:live|test)_|rk_|whsec_|hf_(?!hub_|api_|transfer)"
+        r"|gh[opsur]_|github_pat_|gl(?:pat|dt|rt|ft|soat|ptt|agent|cbt|imt|oas|ffct)-|xox[a-z]-"
+        r"|xoxe\.|xapp-|npm_|pypi-|dop_v1_|shp[a-z]{2}_|ya29\.|SG\.|GOCSPX-|gsk_|xai-|pplx-|nvapi-"
+        r"|r8_|lin_api_|ntn_|figd_|tskey-|rubygems_|dckr_pat_|PMAK-|NRAK-|sq0[a-z]{3}-|hv[bsr]\."
+        r"|glsa_|glc_|ATATT3|AGE-SECRET-KEY-1)[\w.-]{8,}"
+        r"|A(?:[KS]|BI|CC)IA[0-9A-Z]{16}|AIza[\w-]{30,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{30,})"
+    ),
+    "JSON web token": re.compile(r"(?<![\w-])(eyJ[\w-]{8,}+(?:\.[\w-]*+){2,4})"),
+    "assignment": re.compile(
+        rf"(?m)^[ \t]{{0,20}}(?:export[ \t])?(?=[A-Z0-9_]{{3,140}}[ \t]{{0,4}}=)[A-Z0-9_]{{0,60}}?"
+        rf"(?i:{NAME})[A-Z0-9_]{{0,40}}[ \t]{{0,4}}=[ \t]{{0,4}}[\"']?{BARE}([^\s\"'#]{{4,}})"
+    ),
+    "named secret": re.compile(
+        rf"(?i){NAME}(?:[_.-]\w{{1,30}})?{IS}[\[\s]{{0,8}}\\?\"((?:[^\"\\\n]|\\[^\"\n]){{4,}}+)"
+    ),
+    "quoted secret": re.compile(
+        rf"(?i){NAME}(?:[_.-]\w{{1,30}})?{IS}[\[\s]{{0,8}}\\?'((?:[^'\\\n]|\\[^'\n]){{4,}}+)"
+    ),
+    SETTING: re.compile(rf"(?i){NAME}{IS}{BARE}([^\s\"'#&;,)][^\s\"'&;,)]{{3,}})"),
+}
+# A line that is nothing but a setting: all of its value, which may be several words.
+LINE = re.compile(
+    rf"(?im)^[ \t+*-]{{0,20}}(?:export[ \t])?[\w.-]{{0,60}}?{NAME}{IS}{BARE}"
+    r"([^\s\"'#(][^\n\"'(]{2,200})$"
+)
+# Words, names of a program, and short numbers stand in many places with another meaning.
+PLAIN = re.compile(r"[A-Za-z]{1,20}(?:[._][A-Za-z]{1,20}){0,8}[.;:]?|\d{1,8}")
+# "token: cannot be read" tells of a token; "password: swordfish" tells it.
+TOLD_OF = re.compile(r"(?i)(?:token|keys?|credentials?):[ \t]+$")
+TELLING = re.compile(
+    rf"(?i)(?:.*[_. -])?(?:{NAME}|authorization|cookies?|bearer|jwt)(?:[_-](?:value|hash|pem))?"
+)
+KEY_CHARACTERS = 100  # of a key, its last ones, that say what stands under it
+
+
+def telling(key: str) -> bool:
+    """Whether all that stands under this key is a secret: `password`, `clientSecret`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key[-KEY_CHARACTERS:])
+    return TELLING.fullmatch(words) is not None
+
+
+def hide(text: str) -> str:
+    """Return the text with `REDACTED` in the place of each secret."""
+    text = KEY_BLOCK.sub(_hidden, text)
+    text = LINE.sub(_hidden_setting, text)
+    for rule, pattern in RULES.items():
+        text = pattern.sub(_hidden_setting if rule == SETTING else _hidden, text)
+    return text
+
+
+def _hidden(match: re.Match[str]) -> str:
+    start, end = match.start(1) - match.start(), match.end(1) - match.start()
+    if match[1].startswith(REDACTED):
+        return match[0]  # hidden before, by this rule or another
+    return match[0][:start] + REDACTED + match[0][end:]
+
+
+def _hidden_setting(match: re.Match[str]) -> str:
+    head = match[0][: match.start(1) - match.start()]
+    if TOLD_OF.search(head) and PLAIN.fullmatch(match[1].split(maxsplit=1)[0]):
+        return match[0]
+    return _hidden(match)
