@@ -13,6 +13,8 @@ from secrets import token_hex
 PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
 # A disk that has no hard links (exFAT, FAT): most USB sticks.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# A disk that cannot sync a folder (network, FUSE), or a folder that we may not list.
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES)
 
 
 def write_whole(
@@ -49,7 +51,7 @@ def write_whole(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(half, dir_fd=dir_fd)
         raise
-    _flush(folder or ".", dir_fd)
+    _flush_folder(folder or ".", dir_fd)
 
 
 def put_in_place(half: Path, place: Path, *, new: bool = False) -> None:
@@ -63,21 +65,21 @@ def put_in_place(half: Path, place: Path, *, new: bool = False) -> None:
     if half.is_dir():
         for folder, _, files in os.walk(half):
             for name in files:
-                flush(Path(folder) / name)
-            flush(Path(folder))
+                _flush(Path(folder) / name)
+            _flush_folder(folder)
     else:
-        flush(half)
+        _flush(half)
     _name(half, place, new=new)
-    _flush(place.parent)
+    _flush_folder(place.parent)
 
 
-def flush(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk.
-
-    Raises:
-        OSError: the disk does not take it.
-    """
-    _flush(path)
+def _flush_folder(folder: Path | str, dir_fd: int | None = None) -> None:
+    """Bring a folder's names to the disk, where it has a way to do that."""
+    try:
+        _flush(folder, dir_fd)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def _flush(path: Path | str, dir_fd: int | None = None) -> None:

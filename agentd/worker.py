@@ -297,9 +297,9 @@ def main(argv: list[str] | None = None) -> int:
         case _:
             say("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
             return Exit.USAGE
-    paths = discover()
     log: Logger | None = None
     try:
+        paths = discover()
         daemon = in_force(paths)
         log = logger = logs.configure(name, paths, daemon.logs)
         end_with_threads(lambda error: _raised(error, heart, logger))

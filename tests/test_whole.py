@@ -108,6 +108,22 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "ours" and not (tmp_path / "a").is_symlink()
 
 
+def test_a_disk_that_cannot_sync_a_folder_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network and FUSE disks: the file is there, and that is no error."""
+    sync = os.fsync
+
+    def no_folders(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(fd)
+
+    monkeypatch.setattr("agentd.whole.os.fsync", no_folders)
+    write_whole(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"
+
+
 def test_nobody_else_writes_then_renames() -> None:
     """One place knows how: a second way would forget a sync."""
     package = Path(__file__).parent.parent / "agentd"

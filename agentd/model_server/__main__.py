@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     heart = process.child_side()
     heart.beat(PROMISE_S, "starting")
     options = _options(argv)
-    home = paths.discover()
     try:
+        home = paths.discover()
         home.create()
         config = in_force(home).logs
         if options.log_level:

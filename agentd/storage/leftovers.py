@@ -13,9 +13,10 @@ PRUNE_PREFIX = ".prune-"  # of the folder in which a dry run prunes a copy
 def leftovers(paths: Paths) -> list[Path]:
     """Return files and folders that somebody is writing, or has left; their age says which."""
     found = list(paths.data.glob(f"{PRUNE_PREFIX}*"))
-    own = paths.data, paths.run, paths.backups, paths.config, paths.agents_d
-    for folder in (*own, paths.agents, paths.baml_src):
+    for folder in (paths.data, paths.run, paths.backups):
         found += folder.glob(f".*{PARTIAL}")
+    for folder in (paths.config, paths.agents_d, paths.agents, paths.baml_src):  # a person's own
+        found += folder.glob(f".agentd-*{PARTIAL}")
     for word in ("repaired", "restored"):  # new databases that did not get their place
         found += paths.data.glob(f"{paths.database.name}.{word}-*")
     found += paths.models.glob(".pull-*/")
