@@ -7,7 +7,7 @@ watched on the real folders. So the fixture holds just what they open, capped; n
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from agentd.replay import gitpack
 from agentd.replay.actor import Chosen, runs
 from agentd.replay.code import Code, Workshop
 from agentd.replay.difference import Diverged
-from agentd.replay.fixture import unsafe
 from agentd.replay.offline import add_hook
-from agentd.replay.places import Places
+from agentd.replay.places import Places, unsafe
 from agentd.replay.recording import Fixture, Listing, Page, Recording, Repository, Root
 from agentd.replay.results import recorded_result
 from agentd.replay.run import Replay
@@ -43,19 +42,49 @@ def find_roots(recording: Recording) -> list[Root]:
     """Return what the session knew by its absolute path: folders, or files, permitted or named."""
     config = recording.config
     named = [*config.permissions.read, *config.permissions.write]
-    for text in _texts([config.params, recording.head.event.payload, recording.facts(1)]):
-        if _absolute(text) and Path(text).exists():
-            named.append(text)
+    known = [config.params, recording.head.event.payload, recording.facts(1)]
+    named += [text for text in _texts(known) if (real := _real(text)) and Path(real).exists()]
+    # A decision names no new folder, but may name one in a way of its own.
+    decided = [dict(step.payload) for step in recording.steps if step.kind is StepKind.DECISION]
     roots: dict[str, list[str]] = {}
     for name in dict.fromkeys(named):
-        path = os.path.realpath(Path(name).expanduser())
-        if path != "/" and Path(name).expanduser().is_absolute():
+        if (path := _real(name)) and path != "/":
             roots.setdefault(path, [])
-            if name != path:
-                roots[path].append(name)
+            if name.rstrip("/") != path:
+                roots[path].append(name.rstrip("/"))
     outer = [path for path in roots if not any(path.startswith(f"{up}/") for up in roots)]
-    kept = [path for path in roots if path in outer or roots[path]]
-    return [Root(path=path, spellings=roots[path]) for path in kept]
+    for name in dict.fromkeys(_texts(decided)):
+        path = _real(name)
+        if path and any(path == up or path.startswith(f"{up}/") for up in outer):
+            roots.setdefault(path, []).append(name.rstrip("/"))
+    kept: dict[str, list[str]] = {path: [] for path in outer}
+    # The shorter ones first: of a longer one they are often the beginning, which says it all.
+    for path, name in sorted(((p, n) for p in roots for n in roots[p]), key=lambda at: len(at[1])):
+        if not _begins(name, path, kept):
+            kept.setdefault(path, []).append(name)
+    return [Root(path=path, spellings=names) for path, names in kept.items()]
+
+
+def _begins(name: str, path: str, roots: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a spelling begins with one of a root's, and goes on as the path does from there."""
+    for root, names in roots.items():
+        for spelling in (root, *names):
+            if name == spelling or name.startswith(f"{spelling}/"):
+                inner = os.path.normpath(name[len(spelling) :].lstrip("/") or ".")
+                if not inner.startswith("..") and path == os.path.normpath(f"{root}/{inner}"):
+                    return True
+    return False
+
+
+def _real(text: str) -> str | None:
+    """Return the path that a text spells, absolute or with `~`, free of links; None of others."""
+    if not text.startswith(("/", "~")) or len(text) >= PATH_MAX or "\0" in text:
+        return None
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return None
+    return os.path.realpath(path) if path.is_absolute() else None
 
 
 def _absolute(text: str) -> bool:

@@ -2,9 +2,7 @@
 
 import io
 import os
-import re
 import socket
-import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,25 +10,19 @@ from typing import cast
 
 from agentd.errors import RecordingError, ToolError
 from agentd.replay import gitpack
+from agentd.replay.places import Places, unsafe
 from agentd.replay.recording import Fixture, Listing, Page
 
-# What HFS+ leaves out of a name when it compares it; see git's utf8.c, `next_hfs_char`.
-IGNORED = dict.fromkeys(
-    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
-)
-SHORT_NAME = re.compile(r"git~\d+")
-DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[1-9]")
 
-
-def restore(fixture: Fixture, base: Path, roots: int) -> None:
-    """Write the fixture's files, folders and repositories below `base`/0, `base`/1 ...
+def restore(fixture: Fixture, places: Places) -> None:
+    """Write the fixture's files, folders and repositories where `places` has them.
 
     Raises:
         RecordingError: a name leads elsewhere, a repository's pack cannot be read, or the disk
             takes no such file.
     """
     try:
-        _restore(fixture, base, roots)
+        _restore(fixture, places)
     except (OSError, ValueError) as error:  # a folder where a file is to be, a NUL in a name ...
         problem = getattr(error, "strerror", None) or error
         raise RecordingError(
@@ -38,22 +30,29 @@ def restore(fixture: Fixture, base: Path, roots: int) -> None:
         ) from error
 
 
-def _restore(fixture: Fixture, base: Path, roots: int) -> None:
+def _restore(fixture: Fixture, places: Places) -> None:
     for name in (*fixture.files, *fixture.folders, *fixture.repositories):
-        _check_name(name, roots)
-    for number in range(roots):
-        (base / str(number)).mkdir()
+        _check_name(name, len(places.folders))
+
+    def place(name: str) -> Path:
+        number, _, inner = name.partition("/")
+        return places.folders[int(number)] / inner
+
+    for folder in places.folders:
+        if folder.parent == places.base:  # else it lies in another one
+            folder.mkdir()
     for name, data in fixture.files.items():
-        path = base / name
-        if path.parent.is_relative_to(base):  # a root may be a single file
-            with suppress(OSError):
-                path.rmdir()
+        path = place(name)
+        with suppress(OSError):  # a root may be a single file
+            path.rmdir()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     for name, listing in fixture.folders.items():
-        _list(base / name, listing)
+        _list(place(name), listing)
     for name, repository in fixture.repositories.items():
-        gitpack.restore(repository, base / name)
+        gitpack.restore(repository, place(name))
+    for link, folder in places.links.items():
+        link.symlink_to(folder)
 
 
 def _check_name(name: str, roots: int) -> None:
@@ -65,23 +64,6 @@ def _check_name(name: str, roots: int) -> None:
     known = number.isascii() and number.isdecimal() and int(number) < roots
     if not known or any(unsafe(part) for part in parts):
         raise RecordingError(f"its fixture names {name!r}", hint="record the session again")
-
-
-def unsafe(part: str) -> bool:
-    """Whether a part of a name leads elsewhere, or may be `.git` on some file system.
-
-    As git itself refuses them (`is_hfs_dotgit`, `is_ntfs_dotgit`): any case, ignorable characters
-    on HFS+, short names, streams, trailing dots and spaces on NTFS; also names of devices.
-    """
-    plain = unicodedata.normalize("NFC", part.translate(IGNORED)).casefold().replace("\\", "/")
-    stem = plain.partition(":")[0].rstrip(". ")
-    return (
-        stem in ("", ".git")
-        or "/" in plain
-        or "\0" in part
-        or SHORT_NAME.fullmatch(stem) is not None
-        or DEVICE.fullmatch(stem.partition(".")[0].rstrip()) is not None
-    )
 
 
 def _list(folder: Path, listing: Listing) -> None:

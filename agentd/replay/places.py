@@ -5,27 +5,53 @@ so that log and prompts are those of the recording.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentd.replay.recording import Root
 
+# What HFS+ leaves out of a name when it compares it; see git's utf8.c, `next_hfs_char`.
+IGNORED = dict.fromkeys(
+    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
+)
+SHORT_NAME = re.compile(r"git~\d+")
+DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[1-9]")
+
 
 class Places:
-    """Maps the recorded folders to those below `base`: the N-th is `base`/N."""
+    """Maps the recorded folders to those below `base`: the N-th is `base`/N, or in an outer one.
+
+    Each other spelling of a folder is a link to it, `base`/N.K. So it can be told from the folder's
+    own path, and comes back as it was written.
+    """
 
     def __init__(self, roots: Sequence[Root], base: Path) -> None:
         self.base = base
+        self.folders = [self._folder(roots, number) for number in range(len(roots))]
+        self.links: dict[Path, Path] = {}
         self._in: dict[str, str] = {}
         self._out: dict[str, str] = {}
-        for number, root in enumerate(roots):
-            here = str(base / str(number))
-            self._out[here] = root.path
-            for spelling in (root.path, *root.spellings):
-                self._in.setdefault(spelling, here)
+        for number, (root, here) in enumerate(zip(roots, self.folders, strict=True)):
+            self._in.setdefault(root.path, str(here))
+            self._out[str(here)] = root.path
+            for which, spelling in enumerate(root.spellings):
+                link = base / f"{number}.{which}"
+                self.links[link] = here
+                self._in.setdefault(spelling, str(link))
+                self._out[str(link)] = spelling
         self._inward = _pattern(self._in)
         self._outward = _pattern(self._out)
+
+    def _folder(self, roots: Sequence[Root], number: int) -> Path:
+        path, outermost = Path(roots[number].path), self.base / str(number)
+        for which, root in sorted(enumerate(roots), key=lambda at: -len(at[1].path)):
+            if path.is_relative_to(root.path) and str(path) != root.path:
+                inner = path.relative_to(root.path)
+                if not any(map(unsafe, inner.parts)):  # a recording may come from somebody else
+                    outermost = self.base / str(which) / inner
+        return outermost
 
     def inward(self, value: Any) -> Any:
         """Return JSON with its recorded folders replaced by those of the fixture."""
@@ -55,3 +81,20 @@ def _map(value: Any, pattern: re.Pattern[str] | None, names: Mapping[str, str]) 
     if isinstance(value, list | tuple):
         return type(value)(_map(item, pattern, names) for item in value)
     return value
+
+
+def unsafe(part: str) -> bool:
+    """Whether a part of a name leads elsewhere, or may be `.git` on some file system.
+
+    As git itself refuses them (`is_hfs_dotgit`, `is_ntfs_dotgit`): any case, ignorable characters
+    on HFS+, short names, streams, trailing dots and spaces on NTFS; also names of devices.
+    """
+    plain = unicodedata.normalize("NFC", part.translate(IGNORED)).casefold().replace("\\", "/")
+    stem = plain.partition(":")[0].rstrip(". ")
+    return (
+        stem in ("", ".git")
+        or "/" in plain
+        or "\0" in part
+        or SHORT_NAME.fullmatch(stem) is not None
+        or DEVICE.fullmatch(stem.partition(".")[0].rstrip()) is not None
+    )

@@ -129,7 +129,7 @@ class Replay:
                 stack.enter_context(confined(stage, real))
             self.places = self._find_places(stage)
             try:
-                fixture.restore(self.recording.fixture, stage, len(roots))
+                fixture.restore(self.recording.fixture, self.places)
                 self._prepare()
                 yield
             except RecordingError as error:
