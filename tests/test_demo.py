@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from agentd.bus import Bus
-from agentd.demo import SLOW, agent_config
+from agentd.demo import SLOW, agent_config, check_repository
 from agentd.demo.home import write_toml
 from agentd.demo.report import gather, words
+from agentd.errors import UsageError
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository
 
@@ -169,6 +170,32 @@ def test_what_is_no_repository(case: str, tmp_path: Path, place: Path) -> None:
     assert demo.left == []
 
 
+def test_a_folder_beside_a_repository_is_none(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`../x` names x, and never the repository that one stands in; a link is what it leads to."""
+    beside = repo.path.parent / "x"
+    beside.mkdir()
+    (repo.path / "link").symlink_to(beside)
+    repo.commit("start", a__py="1\n")
+    monkeypatch.chdir(repo.path)
+    for spelling in ("../x", "./../x/", "link", f"{repo.path}/../x", "../x/."):
+        with pytest.raises(UsageError, match="not in a git repository"):
+            check_repository(Path(spelling))
+    for spelling in (".", "../x/../" + repo.path.name, str(repo.path)):
+        assert check_repository(Path(spelling)) == repo.path.resolve()
+    with pytest.raises(UsageError, match="leads nowhere"):
+        check_repository(Path("~nobody-of-this-name/x"))
+
+
+def test_a_demo_that_fails_before_its_daemon_leaves_nothing(repo: Repository, place: Path) -> None:
+    """There is nothing to look at in a home in which no daemon ran."""
+    repo.commit("start", a__py="1\n")
+    demo = Demo(repo.path, place, "--model", "no-such-model")
+    code, output = demo.wait()
+    assert code != 0 and "Traceback" not in output and demo.left == []
+
+
 def test_a_model_that_fails_is_told(repo: Repository, place: Path) -> None:
     """When the agents cannot come to their end the demo says why, keeps its home, and exits 1."""
 
@@ -187,9 +214,9 @@ def test_a_model_that_fails_is_told(repo: Repository, place: Path) -> None:
     assert Path(kept).is_dir() and Path(kept).name in demo.left
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupting_leaves_nothing(number: signal.Signals, repo: Repository, place: Path) -> None:
-    """Ctrl-C or SIGTERM in the middle stops all processes and removes the home, quietly."""
+    """Ctrl-C, SIGTERM or a closed terminal stops all processes and removes the home, quietly."""
 
     def hanging(request: Request) -> Any:
         return Reply(hang=True) if "response_format" in request.body else Reply("yes")

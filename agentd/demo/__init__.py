@@ -102,7 +102,11 @@ def check_repository(path: Path) -> Path:
         UsageError: there is none, it is bare or has no commit yet, or git is missing.
     """
     hint = "name one with --repo PATH"
-    path = path.expanduser().absolute()
+    try:
+        # Free of `..` and links: of `../x`, the folder that one stands in would be a parent.
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"leads nowhere: {error}", where=str(path), hint=hint) from error
     if not path.is_dir():
         raise UsageError("is not a folder", where=str(path), hint=hint)
     if shutil.which("git") is None:

@@ -29,7 +29,10 @@ LOOK_S = 0.1  # between two looks at what is waited for
 
 @contextmanager
 def temporary_home(keep: bool) -> Iterator[Paths]:
-    """Yield the paths of a new home that shares the user's models; remove it, or say why not."""
+    """Yield the paths of a new home that shares the user's models; remove it, or say why not.
+
+    After a failure it is kept, if the daemon ran in it: else there is nothing to look at.
+    """
     models_folder = discover().models
     private_folder(models_folder)
     root = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
@@ -39,14 +42,15 @@ def temporary_home(keep: bool) -> Iterator[Paths]:
         home.create()
         yield home
     except Exception:
-        keep = True
+        keep = keep or home.database.exists()
         raise
     finally:
         if keep:
             say(f"kept {root}: try `{HOME_VARIABLE}={root} agentd status` (also: events, logs)")
         else:
-            shutil.rmtree(root, ignore_errors=True)
-            shutil.rmtree(home.sockets, ignore_errors=True)  # outside where the path is too long
+            with _undisturbed():
+                shutil.rmtree(root, ignore_errors=True)
+                shutil.rmtree(home.sockets, ignore_errors=True)  # outside for a long path
 
 
 @contextmanager
@@ -57,6 +61,18 @@ def stoppable() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let nobody who insists cut the clean-up off: it takes a moment, and nobody would do it."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
     finally:
@@ -103,7 +119,7 @@ class Daemon:
         self.child.terminate()
         try:
             self.child.wait(STOP_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
             self.child.kill()  # its own children see their lifelines end
             self.child.wait()
 
