@@ -81,7 +81,7 @@ def said(item: "ErrorDetails") -> str:
         return words.format(**values)
     for opening in OPENINGS:
         message = message.removeprefix(opening)
-    return SUBJECT.sub("must ", message)
+    return SUBJECT.sub("must ", message).removeprefix("Input ")
 
 
 def key_of(item: "ErrorDetails") -> str:

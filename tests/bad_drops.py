@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from agentd.paths import Paths, discover
+from agentd.paths import Paths, discover, shipped
 from agentd.status import query
 from agentd.testing import wait_for
 from agentd.toml_file import BYTES_MAX
@@ -29,6 +29,7 @@ description = "{text}"
 instructions = "Answer the note."
 """
 GOOD_NAMES = ("alpha", "middle", "zulu")
+EXAMPLES = len(list((shipped() / "config" / "agents.d").glob("*.toml")))  # of the first run
 START_S = 60.0
 
 
@@ -175,9 +176,9 @@ class Daemon:
     def settled(self, files: int) -> bool:
         """Whether every file was looked at and none is being checked."""
         agents = self.agents()
-        return agents.get("*", {}).get("refused", 0) == files + len(GOOD_NAMES) and not any(
-            agent.get("checking") for agent in agents.values()
-        )
+        return agents.get("*", {}).get("refused", 0) == files + len(
+            GOOD_NAMES
+        ) + EXAMPLES and not any(agent.get("checking") for agent in agents.values())
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Home:
             return {"agents": [], "storage": {}}
 
     def agent(self) -> dict[str, Any]:
-        return next(iter(self.document()["agents"]), {})
+        return next((a for a in self.document()["agents"] if a["name"] == "hello"), {})
 
     def problem(self) -> dict[str, str]:
         """The agent's own problem, {} for none."""

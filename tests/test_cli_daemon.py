@@ -92,7 +92,7 @@ def test_an_event_is_answered(running: Path) -> None:
     assert (session["agent"], session["state"]) == ("hello", "ended")
     shown = json.loads(agentd(running, "status", "--json").stdout)
     assert shown["running"] is True
-    (agent,) = shown["agents"]
+    agent = next(agent for agent in shown["agents"] if agent["name"] == "hello")
     assert agent["last_session"]["id"] == session["id"] and agent["dead_letters"] == 0
     assert agent["waiting"] == {"direct": 0, "subscribed": 0}
     assert "hello" in agentd(running, "status").stdout

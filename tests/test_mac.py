@@ -115,7 +115,8 @@ def test_the_doctor_repeats_what_the_daemon_was_refused(
     said = {"pid": 1, "model": {}, "agents": [], "refused_folder": refused}
     monkeypatch.setattr(setup, "query", lambda *_: said)
     found = list(setup.daemon(discover({"AGENTD_HOME": str(tmp_path)})))
-    assert found[-1] == problem("privacy", "/Users/x/Documents: macOS keeps", "allow it")
+    (told,) = [finding for finding in found if finding.name == "privacy"]
+    assert told == problem("privacy", "/Users/x/Documents: macOS keeps", "allow it")
 
 
 def test_git_says_that_macos_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         **{"refused_folder": agent["problem"], "model": {"name": EVIL, "state": EVIL}},
         **{"storage": {"problem": agent["problem"]}, "agents": [agent], "refused_unshown": 2},
         **{"last_event_id": 1, "dead_letters": 0},
+        "overlooked": [agent["problem"]],
     }
     status._print(document)
     status._print_agent(agent)

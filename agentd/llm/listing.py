@@ -93,7 +93,7 @@ class Seen:
 
 def look(config: ModelConfig, seconds: float = LOOK_S) -> Seen:
     """Ask the server of `[model] url`, within `seconds`, a name's lookup included."""
-    seen = [Seen(None, ModelUnavailable(f"it did not answer within {seconds:g} s"))]
+    seen = [_silent(seconds)]
     asking = threading.Thread(target=lambda: seen.append(_look(config, seconds)), daemon=True)
     asking.start()  # of its own: a lookup of a name knows no deadline
     asking.join(seconds)
@@ -142,12 +142,18 @@ def _look(config: ModelConfig, seconds: float) -> Seen:
         return Seen(models(wire.Wire(), url, key, wire.Deadline(SystemClock(), seconds)), None)
     except AgentdError as error:
         return Seen(None, error)
+    except wire.Passed:
+        return _silent(seconds)
     except wire.BROKEN as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         hint = network_hint(error) or "is it running?"
         return Seen(
             None, ModelUnavailable(f"the model server cannot be used: {why}", where=url, hint=hint)
         )
+
+
+def _silent(seconds: float) -> Seen:
+    return Seen(None, ModelUnavailable(f"it did not answer within {seconds:g} s"))
 
 
 def _same(configured: str, listed: str) -> bool:

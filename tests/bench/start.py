@@ -94,7 +94,8 @@ def _until_running(home: Home) -> float:
                 agents = query(home.paths)["agents"]
             except AgentdError:
                 agents = []
-            if [agent["state"] for agent in agents] == ["RUNNING"] * AGENTS:
+            enabled = [agent["state"] for agent in agents if agent["enabled"]]
+            if enabled == ["RUNNING"] * AGENTS:
                 return time.monotonic() - started
             if daemon.poll() is not None or time.monotonic() > started + DEADLINE_S:
                 raise RuntimeError(f"no ten running agents: {json.dumps(agents)}")
