@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentd.events import Event, NewEvent
-from agentd.stop import Cancel
+from agentd.process.stop import Cancel
 
 P = TypeVar("P", bound=BaseModel)
 

@@ -16,8 +16,8 @@ from typing import Protocol, cast
 from agentd import __version__
 from agentd.commands.parser import Parser
 from agentd.errors import AgentdError
+from agentd.process.stop import stop_at_once
 from agentd.states import Exit
-from agentd.stop import stop_at_once
 from agentd.terminal import note
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from agentd.errors import Stopped, StorageError
 from agentd.log import Logger
-from agentd.process import Heart
+from agentd.process.heart import Heart
+from agentd.process.stop import Stop
 from agentd.states import Exit
-from agentd.stop import Stop
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import socket
 from typing import Any
 
 from agentd.errors import AgentdError, NotRunning, StorageError
-from agentd.lockfile import LockFile
 from agentd.paths import Paths
+from agentd.process.lock import LockFile
 
 ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or broken
 READ_BYTES = 65_536

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import crash
 from agentd import log as logs
 from agentd.admission.version import Accepted, read_version
 from agentd.bus import Bus, Opening
@@ -27,15 +26,17 @@ from agentd.errors import (
     StorageError,
 )
 from agentd.events import Lane
-from agentd.failure import end_with_threads, summary
 from agentd.in_force import in_force
 from agentd.log import Logger
 from agentd.paths import Paths, discover
 from agentd.patience import Patience
-from agentd.process import STOPPING, Heart, child_side
+from agentd.process import crash
+from agentd.process.child import child_side
+from agentd.process.failure import end_with_threads, summary
+from agentd.process.heart import STOPPING, Heart
+from agentd.process.stop import Stop
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.states import DeadReason, Exit
-from agentd.stop import Stop
 from agentd.terminal import say, say_lines
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from agentd.config import load_daemon
 from agentd.events import Event, NewEvent
 from agentd.log import Logger
 from agentd.paths import discover, shipped
-from agentd.process import Heart
+from agentd.process.heart import Heart
 from agentd.replay.code import Workshop
 from agentd.replay.recording import Recording
 from agentd.replay.run import Outcome, Replay

@@ -20,13 +20,14 @@ from typing import Any
 
 import apsw
 
-from agentd import crash
 from agentd.admission.look import Look
 from agentd.config import check_agent_name
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.in_force import in_force
 from agentd.paths import Paths, discover
-from agentd.process import STOPPING, Heart, child_side
+from agentd.process import crash
+from agentd.process.child import child_side
+from agentd.process.heart import STOPPING, Heart
 from agentd.status import query
 from agentd.toml_file import read_toml
 

@@ -9,9 +9,9 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.config import Limits
-from agentd.crash import Crash
 from agentd.events import PERSON, Lane, NewEvent
-from agentd.failure import signature, summary
+from agentd.process.crash import Crash
+from agentd.process.failure import signature, summary
 from agentd.sessions import breaker
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.sessions.trouble import trouble

@@ -16,8 +16,8 @@ from agentd.clock import SystemClock
 from agentd.commands import home, status
 from agentd.doctor import machine
 from agentd.events import Lane, NewEvent
-from agentd.lockfile import LockFile
 from agentd.paths import Paths, discover
+from agentd.process.lock import LockFile
 from agentd.states import DeadReason
 from agentd.testing import FakeModelServer
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentd import environment
-from agentd.process import Child
+from agentd.process import environment
+from agentd.process.child import Child
 from tests.supervised import daemon, wait_for
 from tests.test_supervisor import pull_model
 

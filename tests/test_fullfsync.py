@@ -14,9 +14,9 @@ from agentd.bus import Bus
 from agentd.cli import main
 from agentd.clock import SystemClock
 from agentd.config import load_daemon
-from agentd.lockfile import LockFile
 from agentd.paths import Paths, discover
-from agentd.process import Heart
+from agentd.process.heart import Heart
+from agentd.process.lock import LockFile
 from agentd.supervisor import Commands
 from agentd.supervisor.shell import Supervisor
 from agentd.worker import Worker

@@ -21,9 +21,9 @@ from agentd.errors import DamagedDatabase, Stopped, StorageError
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
 from agentd.patience import Patience
-from agentd.process import Heart
+from agentd.process.heart import Heart
+from agentd.process.stop import Stop
 from agentd.runner import use_scratch
-from agentd.stop import Stop
 from agentd.supervisor.housekeeping import TRUST_S, Housekeeping
 from agentd.supervisor.sweep import sweep
 from agentd.testing import ManualClock, wait_for

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from agentd import environment, lean
+from agentd import lean
+from agentd.process import environment
 
 UNUSED = (
     "agentd.llm.baml",

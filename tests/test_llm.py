@@ -12,13 +12,7 @@ from pydantic import BaseModel, Field
 
 from agentd.admission.compile import compile_client
 from agentd.config import ModelConfig
-from agentd.errors import (
-    CallDeadline,
-    ConfigError,
-    ModelError,
-    ModelUnavailable,
-    Stopped,
-)
+from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
 from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.llm.union import Malformed, Union

@@ -21,7 +21,7 @@ from agentd import paths
 from agentd.in_force import keep
 from agentd.model_server import __main__ as server_main
 from agentd.model_server.watchdog import EXIT_STALLED, Progress
-from agentd.process import Heart
+from agentd.process.heart import Heart
 from agentd.states import Exit
 from tests.serving import ListLog, Serving, wait_for
 

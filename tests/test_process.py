@@ -15,8 +15,9 @@ import pytest
 
 from agentd.clock import SystemClock
 from agentd.errors import AlreadyRunning, ConfigError
-from agentd.lockfile import LockFile
-from agentd.process import BEAT_BYTES_MAX, Child, Heart, child_side, kill_group, take_over
+from agentd.process.child import Child, child_side, kill_group, take_over
+from agentd.process.heart import BEAT_BYTES_MAX, Heart
+from agentd.process.lock import LockFile
 from tests.supervised import DEADLINE_S, alive, state, suspend, wait_for
 
 CHILD = """

@@ -11,8 +11,8 @@ import pytest
 from agentd.clock import SystemClock
 from agentd.doctor import examine
 from agentd.errors import NotRunning
-from agentd.lockfile import LockFile
 from agentd.paths import Paths
+from agentd.process.lock import LockFile
 from agentd.status import query
 from tests.livehome import a_home
 from tests.supervised import Daemon, daemon, wait_for

@@ -13,7 +13,7 @@ import structlog
 from agentd.config import DaemonConfig, ModelConfig, SupervisorConfig
 from agentd.errors import AgentdError
 from agentd.paths import discover
-from agentd.process import Child
+from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands

@@ -13,7 +13,7 @@ from agentd.bus.dead import short_error
 from agentd.config import LogConfig
 from agentd.errors import AgentdError
 from agentd.paths import Paths
-from agentd.process import Heart
+from agentd.process.heart import Heart
 from agentd.replay.redact import Writer
 from agentd.replay.rules import Finder
 from agentd.secret_rules import REDACTED, hide

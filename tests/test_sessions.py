@@ -12,9 +12,9 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.config import Limits
-from agentd.crash import Crash
 from agentd.errors import EventRefused, LostLane, SessionFailed, UsageError
 from agentd.events import Event, Lane, NewEvent
+from agentd.process.crash import Crash
 from agentd.sessions import attempts
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.sessions.steps import StepKind

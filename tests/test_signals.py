@@ -21,9 +21,9 @@ import structlog
 from agentd.bus import Bus, Opening
 from agentd.clock import SystemClock
 from agentd.errors import AgentdError, StorageError
-from agentd.lockfile import LockFile
 from agentd.paths import discover
-from agentd.stop import Cancel
+from agentd.process.lock import LockFile
+from agentd.process.stop import Cancel
 from agentd.supervisor.files import Files
 from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.records import BusThread

@@ -23,7 +23,7 @@ from agentd.errors import NotRunning
 from agentd.events import DAEMON, PERSON, NewEvent
 from agentd.paths import discover
 from agentd.privacy import LAUNCHD_VARIABLE
-from agentd.process import Child
+from agentd.process.child import Child
 from agentd.states import Priority
 from agentd.status import query
 from agentd.supervisor.admissions import DEADLINE_S

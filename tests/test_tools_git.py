@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import Stopped, ToolError
-from agentd.stop import Cancel
+from agentd.process.stop import Cancel
 from agentd.testing import wait_for
 from agentd.tools import git, git_command
 from tests.repository import Repository

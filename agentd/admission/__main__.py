@@ -3,7 +3,7 @@
 import sys
 
 from agentd.admission.admit import main
-from agentd.process import child_side
+from agentd.process.child import child_side
 
 if __name__ == "__main__":
     child_side()  # a module that never returns from its import must not outlive the supervisor

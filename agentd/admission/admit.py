@@ -36,13 +36,7 @@ from agentd.admission.version import (
 )
 from agentd.agent import Kit
 from agentd.config import check_agent_name, load_agent
-from agentd.errors import (
-    AgentdError,
-    ConfigError,
-    PermissionRefused,
-    StorageError,
-    ToolError,
-)
+from agentd.errors import AgentdError, ConfigError, PermissionRefused, StorageError, ToolError
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.toml_file import UTF_16, as_text

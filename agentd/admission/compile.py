@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from agentd import environment
 from agentd.errors import ConfigError
+from agentd.process import environment
 
 BAML_VERSION = "0.226.3"  # as pinned in pyproject.toml and written in clients.baml
 COMPILE_S = 60.0  # it takes 0.1 s; more than this is a hang

@@ -146,7 +146,7 @@ def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
     """Check agents as the daemon does: each in a process of its own, and not for ever."""
     from agentd.admission.look import look
     from agentd.clock import SystemClock
-    from agentd.process import python
+    from agentd.process.child import python
     from agentd.supervisor.admissions import Admissions
     from agentd.supervisor.children import Reaper
     from agentd.supervisor.commands import Commands

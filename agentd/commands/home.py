@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.events import Event
-from agentd.lockfile import LockFile
 from agentd.paths import Paths, private_folder
+from agentd.process.lock import LockFile
 from agentd.status import query
 from agentd.suggest import did_you_mean
 

@@ -2,10 +2,10 @@
 
 import argparse
 
-from agentd import process
 from agentd.commands.output import note
 from agentd.commands.seed import seed
 from agentd.paths import discover
+from agentd.process import child
 from agentd.states import Exit
 
 EXAMPLES = """example:
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create the folders, seed an empty home, and supervise until told to stop."""
-    process.child_side()  # the demo holds our lifeline: what it started ends with it
+    child.child_side()  # the demo holds our lifeline: what it started ends with it
     paths = discover()
     paths.create()
     if written := seed(paths):

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from agentd import process
 from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
+from agentd.process import child as process
 from agentd.status import query
 from agentd.whole import write_whole
 

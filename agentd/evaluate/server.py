@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from agentd import environment, models
+from agentd import models
 from agentd.config import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
-from agentd.process import Child
+from agentd.process import environment
+from agentd.process.child import Child
 from agentd.supervisor.commands import Commands
 from agentd.whole import write_whole
 

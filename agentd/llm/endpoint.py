@@ -15,12 +15,7 @@ from typing import Any, TypeVar
 
 from agentd.clock import Clock, SystemClock
 from agentd.config import ModelConfig
-from agentd.errors import (
-    CallDeadline,
-    ModelError,
-    ModelMisconfigured,
-    ModelUnavailable,
-)
+from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import listing, wire
 from agentd.llm.completion import Answer, collect
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object

@@ -18,11 +18,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import log, models, paths, process
+from agentd import log, models, paths
 from agentd.errors import AgentdError, ConfigError, StorageError
-from agentd.failure import end_with_threads
 from agentd.in_force import in_force
 from agentd.model_server import blas, heap
+from agentd.process import child
+from agentd.process.failure import end_with_threads
+from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
 from agentd.terminal import say_lines
 
@@ -42,7 +44,7 @@ LOOPBACK = "127.0.0.1"
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
     heap.keep_together()
-    heart = process.child_side()
+    heart = child.child_side()
     heart.beat(PROMISE_S, "starting")
     options = _options(argv)
     try:
@@ -155,7 +157,7 @@ async def _serve(
     sock: socket.socket,
     found: blas.Found,
     logger: log.Logger,
-    heart: process.Heart,
+    heart: Heart,
 ) -> int:
     from agentd.model_server.app import Server
     from agentd.model_server.http import http_server
@@ -235,14 +237,14 @@ async def _serve(
     await asyncio.to_thread(runner.stop, STOP_S)  # it may be saving the prompt caches
     watchdog.stop()
     if not ended:
-        heart.beat(PROMISE_S, process.STOPPING)
+        heart.beat(PROMISE_S, STOPPING)
         return Exit.OK
     if isinstance(ended[0], AgentdError):
         return _report(ended[0], heart)
     return EXIT_ENGINE
 
 
-async def _beat(heart: process.Heart, runner: "Runner") -> None:
+async def _beat(heart: Heart, runner: "Runner") -> None:
     """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
     trimmed, frozen = time.monotonic(), False
     while True:
@@ -261,12 +263,12 @@ async def _beat(heart: process.Heart, runner: "Runner") -> None:
         await asyncio.sleep(BEAT_S)
 
 
-def _raised(error: BaseException, logger: log.Logger, heart: process.Heart) -> None:
+def _raised(error: BaseException, logger: log.Logger, heart: Heart) -> None:
     heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
     logger.error("model.raised", exc_info=error)
 
 
-def _report(error: AgentdError, heart: process.Heart) -> int:
+def _report(error: AgentdError, heart: Heart) -> int:
     say_lines(str(error), file=sys.stderr)
     heart.problem(error)
     return error.exit_code

@@ -19,8 +19,8 @@ from datetime import timedelta
 from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.clock import EPOCH, Clock, iso, moment_or
-from agentd.crash import Crash
 from agentd.events import Event, Lane
+from agentd.process.crash import Crash
 
 CRASHES_IN_A_ROW_MAX = 5  # since a step was last recorded: its worker dies of this event
 CRASHES_MAX = 20  # of one event, whatever was recorded in between

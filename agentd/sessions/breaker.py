@@ -13,7 +13,7 @@ from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.dead import short_error
 from agentd.clock import EPOCH, Clock, iso, moment_or
-from agentd.failure import signature
+from agentd.process.failure import signature
 
 EVENTS_MAX = 3  # in a row that may fail alike; the last of them waits already
 PAUSE_FIRST_S, PAUSE_MAX_S = 60.0, 3600.0  # before one is tried again; doubles

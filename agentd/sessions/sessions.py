@@ -13,9 +13,9 @@ from typing import Any
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, iso, moment_or
 from agentd.config import Limits
-from agentd.crash import Crash
 from agentd.errors import SessionFailed, UsageError
 from agentd.events import PERSON, Event, Lane
+from agentd.process.crash import Crash
 from agentd.sessions import steps
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from agentd.clock import Clock
 from agentd.errors import AgentdError
 from agentd.paths import Paths
-from agentd.process import Child
+from agentd.process.child import Child
 from agentd.secret_rules import hide
 from agentd.states import Exit
 from agentd.supervisor.children import Reaper, run_to_end

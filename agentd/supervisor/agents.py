@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentd import environment
 from agentd.admission.look import Look
 from agentd.admission.prune import prune
 from agentd.agent_files import agent_names
@@ -15,7 +14,8 @@ from agentd.clock import Clock
 from agentd.errors import StorageError
 from agentd.log import Logger
 from agentd.paths import Paths
-from agentd.process import Child
+from agentd.process import environment
+from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.admissions import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper

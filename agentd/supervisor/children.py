@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from agentd.clock import Clock
-from agentd.crash import Crash
 from agentd.errors import AgentdError, StorageError
 from agentd.log import Logger
-from agentd.process import STOPPING, Child
+from agentd.process.child import Child
+from agentd.process.crash import Crash
+from agentd.process.heart import STOPPING
 from agentd.states import WorkerState
 from agentd.supervisor.awake import Awake
 from agentd.supervisor.output import Output

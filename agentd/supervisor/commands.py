@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agentd.admission.look import Look, look
 from agentd.config import DaemonConfig
 from agentd.paths import Paths
-from agentd.process import python
+from agentd.process.child import python
 
 
 def _worker(name: str, version: str) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
-from agentd.lockfile import LockFile
 from agentd.log import Logger
 from agentd.paths import Paths
+from agentd.process.lock import LockFile
 from agentd.storage import copies
 from agentd.storage.health import shm_of, wal_of
 from agentd.supervisor.housekeeping import Housekeeping

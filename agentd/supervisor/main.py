@@ -12,10 +12,10 @@ from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
 from agentd.events import DAEMON
 from agentd.in_force import last_right
-from agentd.lockfile import LockFile
 from agentd.paths import Paths
-from agentd.process import take_over
-from agentd.stop import stop_at_once
+from agentd.process.child import take_over
+from agentd.process.lock import LockFile
+from agentd.process.stop import stop_at_once
 from agentd.supervisor.commands import Commands
 from agentd.supervisor.jobs import fault
 from agentd.supervisor.shell import Supervisor

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd import environment, launchd, models
+from agentd import launchd, models
 from agentd.clock import Clock, iso
 from agentd.config import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
 from agentd.log import Logger
 from agentd.paths import Paths
-from agentd.process import Child
+from agentd.process import environment
+from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands

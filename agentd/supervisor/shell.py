@@ -16,10 +16,10 @@ from agentd.config import DaemonConfig, load_daemon
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
 from agentd.events import Event
 from agentd.in_force import keep
-from agentd.lockfile import LockFile
 from agentd.paths import Paths, shipped
+from agentd.process.lock import LockFile
+from agentd.process.stop import ends_on_hangup
 from agentd.states import WorkerState
-from agentd.stop import ends_on_hangup
 from agentd.supervisor.admissions import Admissions, Problem
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.awake import TICK_S

@@ -15,7 +15,7 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config import Permissions
 from agentd.errors import PermissionRefused, ToolError
-from agentd.stop import Cancel
+from agentd.process.stop import Cancel
 from agentd.tools import files, http, person, shell
 from agentd.tools.base import DEADLINE_S, Call, Tool
 from agentd.tools.closed import Closed

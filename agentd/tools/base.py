@@ -15,7 +15,7 @@ from agentd.clock import Clock, SystemClock
 from agentd.config import Permissions
 from agentd.errors import Stopped, ToolError
 from agentd.errors import shown as shown
-from agentd.stop import Cancel
+from agentd.process.stop import Cancel
 from agentd.tools.closed import Closed
 
 if TYPE_CHECKING:

@@ -12,14 +12,7 @@ from agentd import privacy
 from agentd.errors import ToolError
 from agentd.tools import repository
 from agentd.tools.base import shown
-from agentd.tools.git_command import (
-    OUTPUT_BYTES,
-    environment,
-    folders,
-    git,
-    held_to,
-    stopped_by,
-)
+from agentd.tools.git_command import OUTPUT_BYTES, environment, folders, git, held_to, stopped_by
 
 __all__ = [
     "Commit",

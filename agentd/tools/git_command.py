@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agentd import privacy, standin
 from agentd.errors import ToolError
-from agentd.stop import Cancel
+from agentd.process.stop import Cancel
 from agentd.tools import repository
 from agentd.tools.base import Call
 from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute

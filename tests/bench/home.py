@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from agentd import environment
 from agentd.bus import Bus
 from agentd.paths import Paths, discover
-from agentd.process import Child, python
+from agentd.process import environment
+from agentd.process.child import Child, python
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0

@@ -26,7 +26,7 @@ from agentd.clock import SystemClock
 from agentd.config import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.loop import Ending, Loop
-from agentd.process import Heart
+from agentd.process.heart import Heart
 from agentd.runner import Facts
 from agentd.sessions.sessions import Session, Sessions
 from agentd.testing import ScriptedLLM
