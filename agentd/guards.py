@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentd.clock import Clock
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.sessions.steps import Step, StepKind
 
 DONE = "Done"  # the class of every union that ends the loop

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from agentd.agent import Agent, Result
 from agentd.clock import Clock
+from agentd.config.wording import first
 from agentd.context import Context, LogEvent
 from agentd.errors import (
     EventRefused,
@@ -31,7 +32,6 @@ from agentd.log import Logger
 from agentd.sessions.session import FORCED
 from agentd.sessions.sessions import Session, Sessions
 from agentd.sessions.steps import Step, StepKind
-from agentd.wording import first
 
 NOTE = "note"  # the event in which agentd itself speaks to the model
 NO_ROOM = {"cut": "no room left in the context"}

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd import hub
+from agentd.config.suggest import did_you_mean
 from agentd.errors import ConfigError, StorageError
 from agentd.hub import POLL_SECONDS, Progress, need_disk
 from agentd.hub import folder_bytes as folder_bytes
 from agentd.paths import private_folder
-from agentd.suggest import did_you_mean
 from agentd.whole import put_in_place
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up

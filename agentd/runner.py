@@ -12,7 +12,7 @@ from agentd.admission.version import Accepted, Version, load_version
 from agentd.agent import Agent, Kit
 from agentd.bus import Bus
 from agentd.clock import Clock
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, types_of
 from agentd.llm.endpoint import Endpoint

@@ -22,8 +22,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from agentd.bus import Bus
 from agentd.clock import Clock, iso
-from agentd.config import AgentConfig, Cron, Every
-from agentd.crontab import Crontab
+from agentd.config.agent import AgentConfig, Cron, Every
+from agentd.config.cron import Crontab
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.log import Logger

@@ -14,7 +14,8 @@ from agentd import log as logs
 from agentd.admission.version import Accepted, read_version
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
+from agentd.config.last_good import in_force
 from agentd.errors import (
     AgentdError,
     ConfigError,
@@ -26,7 +27,6 @@ from agentd.errors import (
     StorageError,
 )
 from agentd.events import Lane
-from agentd.in_force import in_force
 from agentd.log import Logger
 from agentd.paths import Paths, discover
 from agentd.patience import Patience

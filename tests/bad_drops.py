@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 
+from agentd.config.toml import BYTES_MAX
 from agentd.paths import Paths, discover, shipped
 from agentd.status import query
 from agentd.testing import wait_for
-from agentd.toml_file import BYTES_MAX
 
 GOOD = """agent = "task"
 done = "The note is read and answered."

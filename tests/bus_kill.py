@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from agentd.bus import Bus
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.sessions.sessions import Session, Sessions, Wait
 from agentd.states import SessionState

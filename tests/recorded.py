@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from agentd.admission.admit import admit
 from agentd.bus import Bus
-from agentd.config import load_daemon
+from agentd.config.daemon import load_daemon
 from agentd.events import Event, NewEvent
 from agentd.log import Logger
 from agentd.paths import discover, shipped

@@ -21,15 +21,15 @@ from typing import Any
 import apsw
 
 from agentd.admission.look import Look
-from agentd.config import check_agent_name
+from agentd.config.agent import check_agent_name
+from agentd.config.last_good import in_force
+from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
-from agentd.in_force import in_force
 from agentd.paths import Paths, discover
 from agentd.process import crash
 from agentd.process.child import child_side
 from agentd.process.heart import STOPPING, Heart
 from agentd.status import query
-from agentd.toml_file import read_toml
 
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agentd.admission.admit import admit
-from agentd.agent_files import agent_names, overlooked
-from agentd.config import load_agent, load_daemon
+from agentd.config.agent import load_agent
+from agentd.config.agent_files import agent_names, overlooked
+from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError
 from agentd.llm.listing import read_key
 from agentd.paths import Paths, discover

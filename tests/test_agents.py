@@ -17,7 +17,8 @@ from agentd.admission.admit import admit
 from agentd.admission.version import Version, load_version
 from agentd.agent import Kit
 from agentd.bus import Bus
-from agentd.config import load_agent, load_daemon
+from agentd.config.agent import load_agent
+from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError, Stopped, ToolError
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.baml import types_of

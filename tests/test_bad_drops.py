@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from agentd.admission.look import Look, look
+from agentd.config.toml import BYTES_MAX, read_toml
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover
 from agentd.states import WorkerState
@@ -20,7 +21,6 @@ from agentd.supervisor.admissions import Gate
 from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.sift import Sifter
 from agentd.testing import ManualClock
-from agentd.toml_file import BYTES_MAX, read_toml
 from tests import bad_drops
 
 FILES = 300

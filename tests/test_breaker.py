@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentd.bus import Bus
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.process.crash import Crash
 from agentd.process.failure import signature, summary

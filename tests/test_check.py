@@ -13,7 +13,7 @@ from agentd.cli import main
 from agentd.commands.advice import agent_problem, unlikely
 from agentd.commands.check import Checked
 from agentd.commands.subscriptions import unheard
-from agentd.config import load_agent
+from agentd.config.agent import load_agent
 from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
 from agentd.supervisor import admissions

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.bus import Bus
-from agentd.config import AgentConfig, load_agent, load_daemon, schemas
-from agentd.durations import written
+from agentd.config.__main__ import schemas
+from agentd.config.agent import AgentConfig, load_agent
+from agentd.config.daemon import load_daemon
+from agentd.config.duration import written
 from agentd.errors import ConfigError
 from agentd.paths import discover, shipped
 

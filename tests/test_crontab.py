@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agentd.config import Cron
-from agentd.crontab import Crontab
+from agentd.config.agent import Cron
+from agentd.config.cron import Crontab
 
 MINUTE = timedelta(minutes=1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentd.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean
 
 KEYS = ("done", "subscribe", "limits", "permissions", "Done")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentd import cli
-from agentd.config import load_agent
+from agentd.config.agent import load_agent
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
 from agentd.evaluate.run import Setting, evaluate

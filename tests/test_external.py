@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import ModelConfig
+from agentd.config.daemon import ModelConfig
 from agentd.errors import ModelError, ModelMisconfigured, ModelUnavailable
 from agentd.llm.completion import Answer
 from agentd.llm.endpoint import Address, Endpoint
@@ -350,7 +350,7 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def finding(home: Home) -> str:
-    from agentd.config import load_daemon
+    from agentd.config.daemon import load_daemon
     from agentd.doctor.setup import model
 
     (found,) = model(home.paths, load_daemon(home.paths.daemon_file))

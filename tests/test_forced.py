@@ -11,7 +11,7 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.cli import main
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.guards import forced
 from agentd.paths import discover

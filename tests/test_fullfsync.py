@@ -13,7 +13,7 @@ from agentd.admission.admit import admit
 from agentd.bus import Bus
 from agentd.cli import main
 from agentd.clock import SystemClock
-from agentd.config import load_daemon
+from agentd.config.daemon import load_daemon
 from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
 from agentd.process.lock import LockFile

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.guards import DONE, Guards
 
 NAMES = frozenset({"ReadFile", "ListFiles", DONE})

@@ -19,7 +19,7 @@ from agentd.admission.admit import admit
 from agentd.admission.version import load_version
 from agentd.bus import Bus
 from agentd.bus.json_text import DEPTH_MAX
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.context import LogEvent, parse, render
 from agentd.errors import EventRefused
 from agentd.events import Lane, NewEvent

@@ -16,7 +16,8 @@ import pytest
 
 from agentd import log
 from agentd.bus import Bus
-from agentd.config import DaemonConfig, Permissions
+from agentd.config.agent import Permissions
+from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, Stopped, StorageError
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
+from agentd.config.last_good import in_force, keep, last_right
 from agentd.errors import ConfigError
-from agentd.in_force import in_force, keep, last_right
 from agentd.paths import Paths, discover
 
 RIGHT, WRONG = "[bus]\npoll = '7s'\n", "[bus]\npol = '7s'\n"

@@ -13,7 +13,7 @@ IMPORTERS = {
     "mlx_lm": {"agentd/model_server"},
     "llguidance": {"agentd/model_server"},
     "apscheduler": {"agentd/schedule.py"},
-    "cronsim": {"agentd/crontab.py"},
+    "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
     "structlog": {"agentd/log.py"},

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from agentd.admission.compile import compile_client
-from agentd.config import ModelConfig
+from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
 from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
 from agentd.llm.endpoint import Address, Endpoint

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentd import log, logview
-from agentd.config import LogConfig
+from agentd.config.daemon import LogConfig
 from agentd.paths import Paths, discover
 from agentd.testing import ManualClock
 

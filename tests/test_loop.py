@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from agentd import context
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.errors import (
     AgentdError,
     CallDeadline,

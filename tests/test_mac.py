@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from agentd import privacy, standin
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.doctor import setup
 from agentd.doctor.finding import problem
 from agentd.errors import ModelUnavailable, ToolError

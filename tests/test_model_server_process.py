@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agentd import paths
-from agentd.in_force import keep
+from agentd.config.last_good import keep
 from agentd.model_server import __main__ as server_main
 from agentd.model_server.watchdog import EXIT_STALLED, Progress
 from agentd.process.heart import Heart

@@ -8,8 +8,9 @@ import pytest
 from agentd import hub, models
 from agentd.admission.admit import admit
 from agentd.admission.look import find
-from agentd.config import check_agent_name, load_agent, schemas
-from agentd.durations import parse
+from agentd.config.__main__ import schemas
+from agentd.config.agent import check_agent_name, load_agent
+from agentd.config.duration import parse
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import Case, write_project
 from agentd.events import NewEvent

@@ -8,7 +8,8 @@ import pytest
 
 from agentd.bus import Bus, schema, sql
 from agentd.cli import main
-from agentd.config import Limits, RetentionConfig
+from agentd.config.agent import Limits
+from agentd.config.daemon import RetentionConfig
 from agentd.errors import AgentdError, SessionFailed
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover

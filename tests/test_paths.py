@@ -14,7 +14,8 @@ from platformdirs.unix import Unix
 from agentd import log
 from agentd.bus import Bus
 from agentd.bus.wake import Waker, socket_path
-from agentd.config import DaemonConfig, load_agent
+from agentd.config.agent import load_agent
+from agentd.config.daemon import DaemonConfig
 from agentd.doctor.machine import limits
 from agentd.errors import ConfigError, StorageError
 from agentd.paths import Paths, discover

@@ -14,7 +14,9 @@ from agentd import cli
 from agentd.admission.admit import admit
 from agentd.admission.version import load_version
 from agentd.bus import Bus
-from agentd.config import AgentConfig, DaemonConfig, Strict
+from agentd.config.agent import AgentConfig
+from agentd.config.daemon import DaemonConfig
+from agentd.config.toml import Strict
 from agentd.errors import ConfigError
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover

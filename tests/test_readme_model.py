@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import MODEL_PORT
+from agentd.config.daemon import MODEL_PORT
 from agentd.model_server.api import Caller
 from agentd.model_server.language import ModelLanguage
 from agentd.paths import discover

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import ModelConfig
+from agentd.config.daemon import ModelConfig
 from agentd.errors import ConfigError, RecordingError
 from agentd.replay import text
 from agentd.replay.many import of_file, replay_all

@@ -11,7 +11,7 @@ import apsw
 import pytest
 
 from agentd.bus import Bus
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.errors import DamagedDatabase, StorageError, UsageError
 from agentd.events import Lane, NewEvent
 from agentd.sessions.sessions import Session, Sessions, Wait

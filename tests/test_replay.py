@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, UsageError
 from agentd.events import Lane
 from agentd.replay import text

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from agentd.config import DaemonConfig, ModelConfig, SupervisorConfig
+from agentd.config.daemon import DaemonConfig, ModelConfig, SupervisorConfig
 from agentd.errors import AgentdError
 from agentd.paths import discover
 from agentd.process.child import Child

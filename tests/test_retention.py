@@ -8,7 +8,8 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.clock import iso
-from agentd.config import Limits, RetentionConfig
+from agentd.config.agent import Limits
+from agentd.config.daemon import RetentionConfig
 from agentd.events import Lane, NewEvent
 from agentd.sessions.sessions import Session, Sessions, Wait
 from agentd.states import DeadReason, SessionState

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from agentd.bus import Bus
-from agentd.config import AgentConfig, Cron, Every
+from agentd.config.agent import AgentConfig, Cron, Every
 from agentd.events import Event, Lane
 from agentd.schedule import Scheduler, Timetable, reconcile, wanted
 from agentd.testing import ManualClock, wait_for

@@ -10,7 +10,7 @@ import pytest
 
 from agentd import log, secret_rules
 from agentd.bus.dead import short_error
-from agentd.config import LogConfig
+from agentd.config.daemon import LogConfig
 from agentd.errors import AgentdError
 from agentd.paths import Paths
 from agentd.process.heart import Heart

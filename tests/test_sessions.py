@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentd.bus import Bus
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.errors import EventRefused, LostLane, SessionFailed, UsageError
 from agentd.events import Event, Lane, NewEvent
 from agentd.process.crash import Crash

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from agentd.bus import Bus
 from agentd.bus.wake import socket_path
 from agentd.clock import parse_iso
-from agentd.config import Cron, Every
+from agentd.config.agent import Cron, Every
 from agentd.events import Event, Lane, NewEvent
 from agentd.paths import discover
 from agentd.schedule import SPREAD_S, Spread, Timetable, reconcile

@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from agentd.bus import Bus
-from agentd.config import MODEL_PORT, ModelConfig
+from agentd.config.daemon import MODEL_PORT, ModelConfig
 from agentd.errors import NotRunning
 from agentd.events import DAEMON, PERSON, NewEvent
 from agentd.paths import discover

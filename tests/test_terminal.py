@@ -17,7 +17,7 @@ from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
 from agentd.commands.progress import ProgressLine
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.paths import Paths, discover
 from agentd.sessions.sessions import Session, Sessions

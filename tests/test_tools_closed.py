@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import agentd
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.paths import Paths, discover
 from agentd.tools import Toolbox, files

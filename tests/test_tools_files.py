@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock
 from agentd.tools import REGISTRY, Toolbox, files

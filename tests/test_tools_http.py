@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox, http

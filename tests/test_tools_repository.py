@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools import Toolbox, git
 from tests.repository import Repository

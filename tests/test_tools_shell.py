@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import wait_for
 from agentd.tools import Toolbox, shell

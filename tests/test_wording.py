@@ -8,10 +8,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core._pydantic_core import list_all_errors
 
-from agentd.config import load_agent, load_daemon
+from agentd.config.agent import load_agent
+from agentd.config.daemon import load_daemon
+from agentd.config.toml import config_error
+from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
-from agentd.toml_file import config_error
-from agentd.wording import key_of, said
 
 GOOD = 'agent = "task"\ndone = "Something is done."\n'
 # Words of Pydantic's, not of people who write TOML.

@@ -13,8 +13,8 @@ import pytest
 
 from agentd.admission.admit import admit
 from agentd.bus import Bus
+from agentd.config.last_good import keep
 from agentd.events import Event, NewEvent
-from agentd.in_force import keep
 from agentd.paths import Paths, discover
 from agentd.sessions.sessions import Sessions
 from agentd.states import Exit, Priority, SessionState

@@ -35,11 +35,11 @@ from agentd.admission.version import (
     user_error,
 )
 from agentd.agent import Kit
-from agentd.config import check_agent_name, load_agent
+from agentd.config.agent import check_agent_name, load_agent
+from agentd.config.toml import UTF_16, as_text
 from agentd.errors import AgentdError, ConfigError, PermissionRefused, StorageError, ToolError
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
-from agentd.toml_file import UTF_16, as_text
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place
 

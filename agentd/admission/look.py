@@ -7,10 +7,10 @@ folder under a name that ends in .toml, it is a small text file that fits, or it
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.config import AGENT_NAME, check_agent_name, validate_agent
+from agentd.config.agent import AGENT_NAME, check_agent_name, validate_agent
+from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.paths import Paths, shipped
-from agentd.toml_file import read_toml
 
 
 class Waiting(ConfigError):

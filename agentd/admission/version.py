@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from agentd.admission.declared import check_list
 from agentd.agent import Agent
-from agentd.config import AgentConfig, load_agent
+from agentd.config.agent import AgentConfig, load_agent
+from agentd.config.toml import config_error, unknown_key
 from agentd.errors import ConfigError
-from agentd.toml_file import config_error, unknown_key
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd import hub, models, standin
-from agentd.config import AgentConfig, DaemonConfig, load_daemon
+from agentd.config.agent import AgentConfig
+from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError
 from agentd.paths import Paths
 

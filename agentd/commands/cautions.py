@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import ToolError
 from agentd.paths import Paths
 from agentd.tools.closed import Closed

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentd.agent_files import TOML, agent_names, overlooked
 from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
 from agentd.commands.subscriptions import cycles, unheard
+from agentd.config.agent_files import TOML, agent_names, overlooked
 from agentd.errors import ConfigError, StorageError, UsageError, shown
 from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
 
 if TYPE_CHECKING:
-    from agentd.config import AgentConfig
+    from agentd.config.agent import AgentConfig
     from agentd.supervisor.admissions import Admissions
 
 EXAMPLES = """example:
@@ -120,7 +120,7 @@ def _names(paths: Paths) -> list[str]:
 
 def _daemon(file: Path, paths: Paths) -> Checked:
     from agentd.commands.advice import daemon_problem
-    from agentd.config import load_daemon
+    from agentd.config.daemon import load_daemon
 
     try:
         config = load_daemon(file)
@@ -177,7 +177,7 @@ async def _agent(
 ) -> Checked:
     from agentd.admission.look import Waiting
     from agentd.commands.advice import agent_problem
-    from agentd.config import load_agent
+    from agentd.config.agent import load_agent
 
     file = paths.agents_d / f"{name}.toml"
     if problem is not None:
@@ -204,7 +204,7 @@ async def _agent(
 
 
 def _enabled(file: Path) -> bool:
-    from agentd.config import load_agent
+    from agentd.config.agent import load_agent
 
     try:
         return load_agent(file).enabled

@@ -88,7 +88,7 @@ def _endpoint(
     name: str | None, paths: Paths, progress: ProgressLine
 ) -> "Iterator[tuple[Endpoint, str, float]]":
     """Yield the model to ask: of the running daemon, or of a server of our own."""
-    from agentd.config import load_daemon
+    from agentd.config.daemon import load_daemon
     from agentd.evaluate.server import CALL_DEADLINE, own_server
     from agentd.llm.endpoint import Endpoint
     from agentd.status import query

@@ -20,10 +20,10 @@ from agentd.commands.output import (
     say,
     shorten,
 )
+from agentd.config.suggest import did_you_mean
 from agentd.events import DAEMON, PERSON, Event
 from agentd.paths import discover
 from agentd.states import Exit
-from agentd.suggest import did_you_mean
 
 FOLLOW_S = 0.2  # between two looks at the outbox; a look costs microseconds
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agentd.bus import AgentRow, Bus, Opening
+from agentd.config.suggest import did_you_mean
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.events import Event
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.status import query
-from agentd.suggest import did_you_mean
 
 BUSY_MS = 10_000  # for a lock that another program holds on the database
 
@@ -36,7 +36,7 @@ def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
 
 
 def _full_sync(paths: Paths) -> bool:
-    from agentd.in_force import in_force
+    from agentd.config.last_good import in_force
 
     try:
         return in_force(paths).bus.fullfsync
@@ -60,7 +60,7 @@ def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
     """Return the supervisor's entry of the model; an external server is asked how it is."""
     if not model.get("external"):
         return model
-    from agentd.in_force import in_force
+    from agentd.config.last_good import in_force
     from agentd.llm.listing import describe
 
     try:
@@ -113,7 +113,7 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
 
 def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:
     """Say why an agent that has a file is not there."""
-    from agentd.config import load_agent
+    from agentd.config.agent import load_agent
 
     daemon = supervisor(paths)
     for agent in daemon["agents"] if daemon else ():

@@ -6,7 +6,7 @@ from string import Template
 
 from agentd.commands.output import say
 from agentd.commands.seed import seed_schemas, write_private
-from agentd.config import check_agent_name
+from agentd.config.agent import check_agent_name
 from agentd.errors import UsageError
 from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit

@@ -5,7 +5,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from agentd.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean
 from agentd.terminal import say_lines
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)\s*$", re.S)

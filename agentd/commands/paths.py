@@ -4,9 +4,9 @@ import argparse
 from dataclasses import fields
 
 from agentd.commands.output import print_json, say
+from agentd.config.suggest import did_you_mean
 from agentd.paths import Paths, discover
 from agentd.states import Exit
-from agentd.suggest import did_you_mean
 
 EXAMPLES = """example:
   agentd paths

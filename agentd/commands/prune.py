@@ -10,7 +10,7 @@ from threading import Event
 from agentd.bus import Bus, Opening
 from agentd.commands.home import open_bus
 from agentd.commands.output import print_json, say
-from agentd.config import RetentionConfig, load_daemon
+from agentd.config.daemon import RetentionConfig, load_daemon
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.storage import copies

@@ -12,10 +12,10 @@ from agentd.commands.home import open_bus
 from agentd.commands.numbers import count, whole
 from agentd.commands.output import print_json, say
 from agentd.commands.progress import ProgressLine
+from agentd.config.suggest import did_you_mean
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
-from agentd.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
@@ -124,10 +124,10 @@ def _target(text: str) -> str:
 
 
 def _ago(text: str) -> timedelta:
-    from agentd import durations
+    from agentd.config import duration
 
     try:
-        return durations.parse(text)
+        return duration.parse(text)
     except ValueError as error:
         told = 'write it as "7d", "12h" or "30m", at most ten years'
         raise argparse.ArgumentTypeError(told) from error
@@ -197,7 +197,7 @@ def _endpoint(paths: Paths) -> "tuple[Endpoint, dict[str, float]]":
     Raises:
         NotRunning: no daemon runs, and no other server is configured.
     """
-    from agentd.config import load_daemon
+    from agentd.config.daemon import load_daemon
     from agentd.llm.endpoint import Endpoint
     from agentd.status import query
 

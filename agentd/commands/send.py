@@ -10,13 +10,13 @@ from agentd.bus.outbox import matches
 from agentd.commands.home import find_agent, known_types, open_bus, supervisor
 from agentd.commands.numbers import INTEGER_MAX
 from agentd.commands.output import note, say
+from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent
 from agentd.paths import Paths, discover
 from agentd.sessions.session import SessionRow, session_row
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
-from agentd.suggest import did_you_mean
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from agentd.agent_files import overlooked
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
 from agentd.commands.home import no_such_agent, supervisor, with_external
@@ -22,6 +21,7 @@ from agentd.commands.output import (
     print_table,
     say,
 )
+from agentd.config.agent_files import overlooked
 from agentd.errors import StorageError
 from agentd.events import Lane
 from agentd.paths import Paths, discover

@@ -12,7 +12,7 @@ from agentd.bus import Bus
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, colour, duration, say, say_lines
 from agentd.commands.progress import ProgressLine
-from agentd.config import load_daemon
+from agentd.config.daemon import load_daemon
 from agentd.demo.home import Daemon, running_daemon, stoppable, temporary_home, until, write_toml
 from agentd.demo.report import Report, gather
 from agentd.demo.screen import Screen

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd import launchctl, launchd, models
-from agentd.agent_files import agent_names, overlooked
 from agentd.bus.wake import socket_path
-from agentd.config import DaemonConfig, ModelConfig, load_agent, load_daemon
+from agentd.config.agent import load_agent
+from agentd.config.agent_files import agent_names, overlooked
+from agentd.config.daemon import DaemonConfig, ModelConfig, load_daemon
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.events import DAEMON

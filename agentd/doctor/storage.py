@@ -7,7 +7,7 @@ from threading import Event
 
 from agentd.bus import schema
 from agentd.clock import iso
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import StorageError
 from agentd.hub import folder_bytes

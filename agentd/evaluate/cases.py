@@ -31,11 +31,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from agentd.config import AgentConfig, Strict
+from agentd.config.agent import AgentConfig
+from agentd.config.toml import Strict, config_error, read_toml
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
 from agentd.paths import shipped
-from agentd.toml_file import config_error, read_toml
 from agentd.tools.shell import PROGRAM_PATH
 
 PROJECT = "/project"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentd.clock import SystemClock
-from agentd.config import AgentConfig
+from agentd.config.agent import AgentConfig
 from agentd.context import LogEvent, render
 from agentd.errors import AgentdError, CallDeadline, ModelError, ModelUnavailable
 from agentd.evaluate.cases import PROJECT, Case, CaseFile, write_project

@@ -13,7 +13,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from agentd import models
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentd.clock import Clock, SystemClock
-from agentd.config import ModelConfig
+from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import listing, wire
 from agentd.llm.completion import Answer, collect

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from agentd.clock import SystemClock
-from agentd.config import ModelConfig
+from agentd.config.daemon import ModelConfig
+from agentd.config.toml import as_text
 from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
 from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.privacy import network_hint
 from agentd.states import WorkerState
-from agentd.toml_file import as_text
 
 KEY_BYTES_MAX = 16_384  # of a key's file that are read
 LOOK_S = 2.0  # for a command to wait for the server

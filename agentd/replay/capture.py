@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.agent import Result
-from agentd.config import AgentConfig
+from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, ToolError
 from agentd.replay import gitpack
 from agentd.replay.actor import Chosen, runs

@@ -24,7 +24,7 @@ from agentd.admission.version import (
     make_version,
     module_of,
 )
-from agentd.config import AgentConfig
+from agentd.config.agent import AgentConfig
 from agentd.errors import RecordingError
 from agentd.paths import Paths
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentd.config import AgentConfig, Permissions, check_agent_name, load_agent
+from agentd.config.agent import AgentConfig, Permissions, check_agent_name, load_agent
 from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError, UsageError
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from agentd import context
+from agentd.config.wording import first
 from agentd.errors import RecordingError
 from agentd.replay.lines import StepLine, step_of
 from agentd.replay.recording import (
@@ -24,7 +25,6 @@ from agentd.replay.recording import (
     Whole,
 )
 from agentd.sessions.steps import Step, StepKind
-from agentd.wording import first
 
 # Not from JSON by Pydantic itself, which refuses half a file name (a lone surrogate).
 ENTRIES = TypeAdapter(

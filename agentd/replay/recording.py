@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentd.config import AgentConfig
+from agentd.config.agent import AgentConfig
+from agentd.config.toml import config_error
 from agentd.context import LogEvent, render
 from agentd.errors import RecordingError
 from agentd.events import Event, NewEvent
@@ -18,7 +19,6 @@ from agentd.llm.decision import Message
 from agentd.sessions.sessions import ANSWER
 from agentd.sessions.steps import Step, StepKind, settled
 from agentd.states import Priority, SessionState
-from agentd.toml_file import config_error
 from agentd.tools import REGISTRY
 
 ASKED = "person.asked"  # what a parking publishes

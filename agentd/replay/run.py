@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from agentd.admission.version import Version
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
-from agentd.config import AgentConfig, Permissions
+from agentd.config.agent import AgentConfig, Permissions
 from agentd.errors import PermissionRefused, RecordingError, ToolError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.baml import load_client

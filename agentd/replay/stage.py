@@ -16,7 +16,7 @@ from agentd.bus import Bus, sql
 from agentd.bus.database import REFUSED
 from agentd.bus.json_text import compact
 from agentd.clock import Clock, iso
-from agentd.config import AgentConfig
+from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, RecordingError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.baml import load_client

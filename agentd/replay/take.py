@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentd.config.last_good import in_force
 from agentd.errors import ConfigError, RecordingError
-from agentd.in_force import in_force
 from agentd.paths import Paths
 from agentd.replay import gitpack
 from agentd.replay.capture import Capture, find_roots

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from agentd.clock import EPOCH, moment_or
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.errors import LostLane
 from agentd.events import PERSON, Event, Lane
 from agentd.sessions.steps import Step, StepKind

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, iso, moment_or
-from agentd.config import Limits
+from agentd.config.agent import Limits
 from agentd.errors import SessionFailed, UsageError
 from agentd.events import PERSON, Event, Lane
 from agentd.process.crash import Crash

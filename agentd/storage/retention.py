@@ -16,8 +16,8 @@ from typing import Protocol
 
 from agentd.bus import Bus, sql
 from agentd.clock import iso
-from agentd.config import RetentionConfig
-from agentd.durations import written
+from agentd.config.daemon import RetentionConfig
+from agentd.config.duration import written
 from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason
 from agentd.storage.rows import FUTURE, QUIET, Rows

@@ -9,8 +9,8 @@ from typing import Any
 
 from agentd.admission.look import Look
 from agentd.admission.prune import prune
-from agentd.agent_files import agent_names
 from agentd.clock import Clock
+from agentd.config.agent_files import agent_names
 from agentd.errors import StorageError
 from agentd.log import Logger
 from agentd.paths import Paths

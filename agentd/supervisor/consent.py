@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentd.agent_files import agent_names
+from agentd.config.agent_files import agent_names
+from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.log import Logger
 from agentd.paths import Paths
 from agentd.privacy import is_folder, kept_out
-from agentd.toml_file import read_toml
 
 LOOK_S = 60.0  # between looks: what a person allowed or took back is seen then
 

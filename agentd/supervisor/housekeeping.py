@@ -13,7 +13,7 @@ from typing import Any
 
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, StorageError
 from agentd.log import Logger
 from agentd.paths import Paths

@@ -8,10 +8,10 @@ import shutil
 
 from agentd import launchd, log
 from agentd.clock import Clock, SystemClock
-from agentd.config import DaemonConfig, load_daemon
+from agentd.config.daemon import DaemonConfig, load_daemon
+from agentd.config.last_good import last_right
 from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
 from agentd.events import DAEMON
-from agentd.in_force import last_right
 from agentd.paths import Paths
 from agentd.process.child import take_over
 from agentd.process.lock import LockFile

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentd import launchd, models
 from agentd.clock import Clock, iso
-from agentd.config import DaemonConfig, ModelConfig
+from agentd.config.daemon import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
 from agentd.log import Logger
 from agentd.paths import Paths

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import Enum
 
 from agentd.clock import Clock
-from agentd.config import SupervisorConfig
+from agentd.config.daemon import SupervisorConfig
 from agentd.states import Exit, WorkerState
 
 START_S = 60.0  # from spawn to the first beat

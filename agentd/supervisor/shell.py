@@ -12,10 +12,10 @@ from agentd import __version__, log
 from agentd.bus import Opening
 from agentd.bus.dead import short_error
 from agentd.clock import Clock, iso
-from agentd.config import DaemonConfig, load_daemon
+from agentd.config.daemon import DaemonConfig, load_daemon
+from agentd.config.last_good import keep
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
 from agentd.events import Event
-from agentd.in_force import keep
 from agentd.paths import Paths, shipped
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agentd.clock import Clock
-from agentd.config import validate_agent
+from agentd.config.agent import validate_agent
+from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
 from agentd.llm.decision import LLM, Decision, Message
@@ -29,7 +30,6 @@ from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
 from agentd.testing.server import FakeModelServer
 from agentd.testing.waiting import WAIT_S, ManualClock
-from agentd.toml_file import parse_toml, read_toml
 from agentd.tools.shell import Output
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.process.stop import Cancel
 from agentd.tools import files, http, person, shell

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
-from agentd.config import Permissions
+from agentd.config.agent import Permissions
 from agentd.errors import Stopped, ToolError
 from agentd.errors import shown as shown
 from agentd.process.stop import Cancel

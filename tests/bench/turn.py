@@ -22,7 +22,8 @@ from agentd import log as logs
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
 from agentd.clock import SystemClock
-from agentd.config import Limits, LogConfig
+from agentd.config.agent import Limits
+from agentd.config.daemon import LogConfig
 from agentd.events import Lane, NewEvent
 from agentd.llm import wire
 from agentd.llm.baml import BamlLLM

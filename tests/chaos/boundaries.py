@@ -23,7 +23,7 @@ from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
 from agentd.bus import Bus
 from agentd.clock import SystemClock
-from agentd.config import DaemonConfig
+from agentd.config.daemon import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.loop import Ending, Loop
 from agentd.process.heart import Heart

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agentd import lean
+from agentd.config.suggest import did_you_mean
+from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
-from agentd.suggest import did_you_mean
-from agentd.wording import key_of, said
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
@@ -187,3 +188,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [one for part in typing.get_args(annotation) for one in _models(part)]
+
+
+# At its first model Pydantic imports this to look for plugins (1.4 MB); workers have none.
+with lean.later("importlib.metadata"):
+
+    class Strict(BaseModel):
+        """Base of all configuration: unknown keys are errors, values never change."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)

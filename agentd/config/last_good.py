@@ -6,7 +6,7 @@ copy of what was accepted is kept.
 
 import contextlib
 
-from agentd.config import DaemonConfig, load_daemon
+from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError
 from agentd.paths import Paths
 from agentd.whole import write_whole

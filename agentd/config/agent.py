@@ -1,0 +1,191 @@
+"""Configuration files as strict Pydantic models: the daemon's and one per agent.
+
+Unknown keys are errors. Every problem names file, line where TOML gives one, key and next step.
+"""
+
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+
+from agentd.config.__main__ import schemas
+from agentd.config.duration import Duration
+from agentd.config.toml import Strict, read_toml, validate
+from agentd.errors import ConfigError, shown
+
+AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
+SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
+
+
+class Schedule(Strict):
+    """Base of both kinds."""
+
+    @property
+    def name(self) -> str:
+        """Its key in the `schedules` table, as "every 15m": another text is another schedule."""
+        return " ".join(*self.model_dump(mode="json").items())
+
+
+class Every(Schedule):
+    """A schedule by interval, anchored to the last due time."""
+
+    every: Duration = Field(description='Interval, e.g. "15m".')
+
+
+class Cron(Schedule):
+    """A schedule by crontab, in local time."""
+
+    cron: str = Field(description='Five crontab fields, local time, e.g. "0 9 * * 1-5".')
+
+    @field_validator("cron")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        from agentd.config.cron import Crontab  # only where a cron is written
+
+        Crontab(value)
+        return value
+
+
+class Limits(Strict):
+    """Guards around one agent's sessions."""
+
+    turns: int = Field(8, ge=1, le=200, description="Decisions in one session, Done included.")
+    deadline: Duration = Field(
+        timedelta(minutes=10), description="Wall-clock limit of one session's active time."
+    )
+    no_progress: Duration = Field(
+        timedelta(minutes=3), description="A turn that records nothing for this long is ended."
+    )
+    context_share: float = Field(
+        0.4, gt=0, le=1, description="Share of the model's window that the prompt may fill."
+    )
+    result_tokens: int = Field(
+        1000, ge=16, description="Tokens of one tool result; the rest is cut, visibly."
+    )
+    decision_tokens: int = Field(
+        256, ge=16, le=8192, description="Tokens that one decision may take."
+    )
+    sessions_per_hour: int = Field(60, ge=1, description="Sessions that may begin in an hour.")
+    attempts: int = Field(
+        3, ge=1, le=20, description="Sessions tried for one event before it is a dead letter."
+    )
+
+
+class Permissions(Strict):
+    """What an agent's tools may touch. Nothing is allowed unless listed."""
+
+    read: tuple[str, ...] = Field((), description="Folders and files that may be read.")
+    write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
+    net: tuple[str, ...] = Field((), description='Hosts to fetch from, "host" or "host:port".')
+    run: tuple[str, ...] = Field(
+        (), description="Programs that may be run, by name or path, with all your rights."
+    )
+
+
+class AgentConfig(Strict):
+    """One agent: config/agents.d/NAME.toml. The file's name is the agent's name."""
+
+    agent: str = Field(
+        json_schema_extra={"pattern": f"^{AGENT_NAME.pattern}$"},
+        description='A module of agents/, or "task" for an agent made of configuration alone.',
+    )
+    done: str = Field(
+        min_length=8,
+        max_length=1000,
+        description="What done looks like, written before it starts. The prompt carries it.",
+    )
+    description: str = Field("", max_length=400, description="For people; the model never sees it.")
+    enabled: bool = Field(True, description="false: the file is checked, and nothing is started.")
+    start: Literal["now", "beginning"] = Field(
+        "now", description="Where a new agent's cursor starts on the bus."
+    )
+    subscribe: tuple[str, ...] = Field(
+        (), description='Event types, exact ("repo.changed") or a prefix ("repo.*").'
+    )
+    schedule: Every | Cron | None = Field(
+        None, description='{ every = "15m" } or { cron = "0 9 * * 1-5" }.'
+    )
+    missed: Annotated[
+        Literal["once", "skip"] | Duration,
+        Field(description='What a missed run means: "once", "skip", or run if at most this late.'),
+    ] = "once"
+    priority: int = Field(
+        5, ge=1, le=9, description="Within a class of events, 1 is served first by the model."
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="The agent's own parameters, checked by its module."
+    )
+    limits: Limits = Field(default_factory=Limits)
+    permissions: Permissions = Field(default_factory=Permissions)
+
+    @field_validator("subscribe")
+    @classmethod
+    def _types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if not SUBSCRIPTION.fullmatch(item):
+                raise ValueError(f'{item!r} is no event type; write "repo.changed" or "repo.*"')
+        return value
+
+    @field_validator("agent")
+    @classmethod
+    def _is_module(cls, value: str) -> str:
+        if not AGENT_NAME.fullmatch(value):  # the whole of it: a path must not lead elsewhere
+            raise ValueError(f'{value!r} cannot name a module; write "task", or another of agents/')
+        return value
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule_shape(cls, value: Any) -> Any:
+        # A union of two models reports both models' errors; look at the key first, report one.
+        if value is None or isinstance(value, Every | Cron):
+            return value
+        if not isinstance(value, dict) or len(value.keys() & {"every", "cron"}) != 1:
+            raise ValueError('give { every = "15m" } or { cron = "0 9 * * 1-5" }')
+        return (Every if "every" in value else Cron).model_validate(value)
+
+    @field_validator("missed", mode="wrap")
+    @classmethod
+    def _missed(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:  # of both members of the union
+            raise ValueError('write "once", "skip", or how late it may be, as "30m"') from None
+
+
+def load_agent(path: Path) -> AgentConfig:
+    """Read one agent's configuration.
+
+    Raises:
+        ConfigError: naming file, line or key, and the next step.
+    """
+    check_agent_name(path.stem, where=str(path))
+    return validate_agent(read_toml(path), path)
+
+
+def validate_agent(table: dict[str, Any], path: Path) -> AgentConfig:
+    """Check the contents of an agent's file.
+
+    Raises:
+        ConfigError: naming file, key, and the next step.
+    """
+    return validate(AgentConfig, table, path)
+
+
+def check_agent_name(name: str, *, where: str = "") -> None:
+    """Raise ConfigError unless `name` can name an agent."""
+    if not AGENT_NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise ConfigError(
+            f"{shown(name)!r} cannot name an agent",
+            where=where,
+            hint="use lower-case letters, digits and _, at most 48, a letter first; "
+            f"not {', '.join(sorted(RESERVED_NAMES))}",
+        )
+
+
+if __name__ == "__main__":
+    for file_name, text in schemas().items():
+        (Path(sys.argv[1]) / file_name).write_text(text)
