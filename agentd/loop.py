@@ -28,7 +28,7 @@ from agentd.errors import (
 from agentd.events import NewEvent
 from agentd.guards import DONE, Guards, Turn, forced
 from agentd.llm.decision import LLM, Decision
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.sessions.session import FORCED
 from agentd.sessions.sessions import Session, Sessions
 from agentd.sessions.steps import Step, StepKind

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agentd.errors import Stopped, StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
 from agentd.states import Exit

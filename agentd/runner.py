@@ -16,7 +16,7 @@ from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, types_of
 from agentd.llm.endpoint import Endpoint
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths
 from agentd.sessions.sessions import Session, Sessions

@@ -26,7 +26,7 @@ from agentd.config.agent import AgentConfig, Cron, Every
 from agentd.config.cron import Crontab
 from agentd.errors import StorageError
 from agentd.events import NewEvent
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 
 # Python's monotonic clock stands still while a Mac sleeps (cpython#86273), so a long wait wakes
 # late: look at the wall clock at least this often.

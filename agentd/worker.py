@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import log as logs
 from agentd.admission.version import Accepted, read_version
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
@@ -27,7 +26,8 @@ from agentd.errors import (
     StorageError,
 )
 from agentd.events import Lane
-from agentd.log import Logger
+from agentd.logs import logger as logs
+from agentd.logs.logger import Logger
 from agentd.paths import Paths, discover
 from agentd.patience import Patience
 from agentd.process import crash

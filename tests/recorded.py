@@ -9,7 +9,7 @@ from agentd.admission.admit import admit
 from agentd.bus import Bus
 from agentd.config.daemon import load_daemon
 from agentd.events import Event, NewEvent
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import discover, shipped
 from agentd.process.heart import Heart
 from agentd.replay.code import Workshop

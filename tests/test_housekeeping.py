@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentd import log
 from agentd.bus import Bus
 from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, Stopped, StorageError
 from agentd.events import NewEvent
+from agentd.logs import logger
 from agentd.paths import Paths, discover
 from agentd.patience import Patience
 from agentd.process.heart import Heart
@@ -92,7 +92,9 @@ LIVE = (
 def test_a_clock_is_trusted_after_a_while(paths: Paths) -> None:
     """Just started, just woken, just set: what is too old by such a clock may not be."""
     clock = ManualClock()
-    house = Housekeeping(paths, DaemonConfig(), lambda *_: None, log=log.get_logger(), clock=clock)
+    house = Housekeeping(
+        paths, DaemonConfig(), lambda *_: None, log=logger.get_logger(), clock=clock
+    )
     assert not house._trusts_clock()
     for _ in range(20):
         clock.advance(TRUST_S / 10)
@@ -113,7 +115,9 @@ def test_nothing_is_too_old_by_a_clock_that_is_not_trusted(paths: Paths) -> None
     bus = Bus(paths.database, clock=clock)
     bus.publish("x", NewEvent("note.added"))
     clock.advance(60 * 86_400)
-    house = Housekeeping(paths, DaemonConfig(), lambda *_: None, log=log.get_logger(), clock=clock)
+    house = Housekeeping(
+        paths, DaemonConfig(), lambda *_: None, log=logger.get_logger(), clock=clock
+    )
 
     def left() -> int:
         return len(bus.events())
@@ -269,7 +273,7 @@ def failing(errors: list[Exception]) -> Callable[[], str]:
 def test_patience_waits_and_says_so(stop: Stop) -> None:
     """Each try beats, so that nobody takes it for a hang; then all is well again."""
     heart = Heartbeats()
-    patiently = Patience(heart, stop, log.get_logger(), 1.0)
+    patiently = Patience(heart, stop, logger.get_logger(), 1.0)
     errors: list[Exception] = [StorageError("full"), StorageError("full")]
     assert patiently(failing(errors)) == "done"
     assert heart.sent == ["waits", "waits", "idle"] and not patiently.waiting
@@ -277,7 +281,7 @@ def test_patience_waits_and_says_so(stop: Stop) -> None:
 
 def test_patience_ends_with_a_stop_or_where_it_is_of_no_use(stop: Stop) -> None:
     """A damaged file is never waited for; an orderly stop does not wait for a full disk."""
-    patiently = Patience(Heartbeats(), stop, log.get_logger(), 1.0)
+    patiently = Patience(Heartbeats(), stop, logger.get_logger(), 1.0)
     with pytest.raises(DamagedDatabase):
         patiently(failing([DamagedDatabase("broken")]))
     os.kill(os.getpid(), signal.SIGTERM)

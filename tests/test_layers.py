@@ -16,7 +16,7 @@ IMPORTERS = {
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
-    "structlog": {"agentd/log.py"},
+    "structlog": {"agentd/logs/logger.py"},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/hub.py"},
     "platformdirs": {"agentd/paths.py"},

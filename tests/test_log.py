@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from agentd import log, logview
 from agentd.config.daemon import LogConfig
+from agentd.logs import logger as log
+from agentd.logs import view
 from agentd.paths import Paths, discover
 from agentd.testing import ManualClock
 
@@ -190,7 +191,7 @@ def test_a_file_is_rotated_and_the_oldest_goes(paths: Paths) -> None:
     files = sorted(path.name for path in paths.logs.iterdir())
     assert files == ["one.jsonl", "one.jsonl.1", "one.jsonl.2"]
     assert all(path.stat().st_size <= 10_000 for path in paths.logs.iterdir())
-    numbers = [json.loads(line)["number"] for line in logview.read(paths)]
+    numbers = [json.loads(line)["number"] for line in view.read(paths)]
     assert numbers == list(range(numbers[0], 1000))
 
 
@@ -248,7 +249,7 @@ def test_a_full_disk_kills_nobody_and_is_counted(paths: Paths) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     logger.info("after")
-    kept = [logview.parse(line) for line in logview.read(paths)]
+    kept = [view.parse(line) for line in view.read(paths)]
     assert [entry["event"] for entry in kept if entry] == ["before", "after", "log.dropped"]
     assert kept[-1]["count"] == 5
 
@@ -266,7 +267,7 @@ def test_threads_do_not_tear_each_others_lines(paths: Paths) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len([json.loads(line) for line in logview.read(paths)]) == 800
+    assert len([json.loads(line) for line in view.read(paths)]) == 800
 
 
 # --- reading
@@ -279,9 +280,9 @@ def test_lines_of_several_processes_come_by_time(paths: Paths) -> None:
         clock.advance(1)
         about = {"agent": "one"} if name == "agentd" else {}
         log.configure(name, paths, config(), clock=clock).info(event, **about)
-    assert [json.loads(line)["event"] for line in logview.read(paths)] == ["a", "b", "c", "d"]
-    assert [json.loads(line)["event"] for line in logview.read(paths, ["one"])] == ["a", "b", "d"]
-    assert [json.loads(line)["event"] for line in logview.read(paths, ["two"])] == ["c"]
+    assert [json.loads(line)["event"] for line in view.read(paths)] == ["a", "b", "c", "d"]
+    assert [json.loads(line)["event"] for line in view.read(paths, ["one"])] == ["a", "b", "d"]
+    assert [json.loads(line)["event"] for line in view.read(paths, ["two"])] == ["c"]
 
 
 def test_following_loses_nothing_across_rotations(paths: Paths) -> None:
@@ -289,7 +290,7 @@ def test_following_loses_nothing_across_rotations(paths: Paths) -> None:
     stop = threading.Event()
     logger = log.configure("one", paths, config(file_bytes=10_000, files=50))
     logger.info("a.b", number=0)
-    follower = logview.read(paths, follow=True, stop=stop)
+    follower = view.read(paths, follow=True, stop=stop)
     seen = [json.loads(next(follower))["number"]]
     for number in range(1, 1001):
         logger.info("a.b", number=number)
@@ -305,7 +306,7 @@ def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     stop = threading.Event()
     path = paths.logs / "one.jsonl"
     path.write_text('{"event": "a"}\n{"event"')
-    follower = logview.read(paths, follow=True, stop=stop)
+    follower = view.read(paths, follow=True, stop=stop)
     assert next(follower) == '{"event": "a"}'
     with path.open("a") as file:
         file.write(': "b"}\n')
@@ -326,15 +327,15 @@ def test_rendering_is_aligned_and_harmless() -> None:
         "ok": "plain",
     }
     os.environ["TZ"] = "UTC"
-    text = logview.render(json.dumps(entry))
+    text = view.render(json.dumps(entry))
     assert text == (
         "2026-01-15 10:30:00.000 error   one            tool.failed          "
         'path="a b\\u001b[2J\\nfake" n=1.5 ok=plain'
     )
-    assert logview.render("torn \x1b[2J") == "torn \\x1b[2J"
+    assert view.render("torn \x1b[2J") == "torn \\x1b[2J"
 
 
 def test_rendering_shows_a_traceback_below_its_line() -> None:
     """People read tracebacks over several lines."""
-    text = logview.render('{"event": "e", "exception": "Traceback\\n  File\\nValueError: no\\n"}')
+    text = view.render('{"event": "e", "exception": "Traceback\\n  File\\nValueError: no\\n"}')
     assert text.splitlines()[1:] == ["    Traceback", "      File", "    ValueError: no"]

@@ -11,13 +11,13 @@ import pytest
 from platformdirs.macos import MacOS
 from platformdirs.unix import Unix
 
-from agentd import log
 from agentd.bus import Bus
 from agentd.bus.wake import Waker, socket_path
 from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.doctor.machine import limits
 from agentd.errors import ConfigError, StorageError
+from agentd.logs import logger
 from agentd.paths import Paths, discover
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.testing import ManualClock
@@ -95,7 +95,9 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
     Bus(deep.database, clock=clock).close()
     old = time.time() - 4 * 86_400
     things = [deep.sockets, deep.wake, waker.path]
-    house = Housekeeping(deep, DaemonConfig(), lambda *_: None, log=log.get_logger(), clock=clock)
+    house = Housekeeping(
+        deep, DaemonConfig(), lambda *_: None, log=logger.get_logger(), clock=clock
+    )
 
     async def looks() -> None:
         try:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from agentd import log, secret_rules
+from agentd import secret_rules
 from agentd.bus.dead import short_error
 from agentd.config.daemon import LogConfig
 from agentd.errors import AgentdError
+from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.process.heart import Heart
 from agentd.replay.redact import Writer

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 import agentd
-from agentd import logview, terminal
+from agentd import terminal
 from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
 from agentd.commands.progress import ProgressLine
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
+from agentd.logs import view
 from agentd.paths import Paths, discover
 from agentd.sessions.sessions import Session, Sessions
 from agentd.states import DeadReason
@@ -222,7 +223,7 @@ def test_only_our_own_colours_are_real(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     terminal.say(terminal.colour("red \x1b[32m\n", terminal.RED) + " \x1b[1mx")
     assert capsys.readouterr().out == "\x1b[31mred \\x1b[32m\\n\x1b[0m \\x1b[1mx\n"
-    terminal.say_lines(logview.render(json.dumps({"level": "error", "event": "\x1b[2J"})))
+    terminal.say_lines(view.render(json.dumps({"level": "error", "event": "\x1b[2J"})))
     out = capsys.readouterr().out
     assert out.startswith("\x1b[31m") and out.endswith("\x1b[0m\n") and "[2J" in out
     assert not obeyed(re.sub(r"\x1b\[(31|0)m", "", out))

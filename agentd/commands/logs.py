@@ -9,7 +9,7 @@ from agentd.commands.numbers import count
 from agentd.commands.output import note, print_json, say, say_lines
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
-from agentd.logview import log_names, parse, read, render
+from agentd.logs.view import log_names, parse, read, render
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 

@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import log, models, paths
+from agentd import models, paths
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.logs import logger as log
 from agentd.model_server import blas, heap
 from agentd.process import child
 from agentd.process.failure import end_with_threads

@@ -16,7 +16,7 @@ from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.baml import load_client
 from agentd.llm.decision import Message
 from agentd.llm.union import Malformed, Union
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.replay import ends, fixture
 from agentd.replay.actor import READS, Actor, Chosen, runs

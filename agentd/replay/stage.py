@@ -22,7 +22,7 @@ from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.baml import load_client
 from agentd.llm.decision import LLM, Message
 from agentd.llm.union import Client, Union
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.loop import Loop
 from agentd.replay.actor import Actor, Chosen
 from agentd.replay.code import Code

@@ -12,7 +12,7 @@ from agentd.admission.prune import prune
 from agentd.clock import Clock
 from agentd.config.agent_files import agent_names
 from agentd.errors import StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.process.child import Child
 from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING

@@ -14,7 +14,7 @@ from typing import Any
 from agentd.config.agent_files import agent_names
 from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.privacy import is_folder, kept_out
 

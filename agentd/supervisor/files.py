@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.lock import LockFile
 from agentd.storage import copies

@@ -15,7 +15,7 @@ from agentd.bus import Bus, Opening
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from agentd.errors import AgentdError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 
 T = TypeVar("T")
 

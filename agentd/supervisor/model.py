@@ -17,7 +17,7 @@ from agentd import launchd, models
 from agentd.clock import Clock, iso
 from agentd.config.daemon import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child

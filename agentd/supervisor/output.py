@@ -1,7 +1,7 @@
 """What children print, as bounded log lines: no raw file, no flood, no blocked child."""
 
 from agentd.clock import Clock
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.secret_rules import REDACTED, hide
 
 LINE_BYTES_MAX = 2_000  # a longer printed line is cut

@@ -17,7 +17,7 @@ from agentd.bus import AgentRow, Bus, Opening
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event, Lane, NewEvent
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.storage import copies
 from agentd.supervisor.jobs import Jobs, settle

@@ -8,7 +8,7 @@ import random
 import signal
 from typing import Any
 
-from agentd import __version__, log
+from agentd import __version__
 from agentd.bus import Opening
 from agentd.bus.dead import short_error
 from agentd.clock import Clock, iso
@@ -16,6 +16,7 @@ from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.config.last_good import keep
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
 from agentd.events import Event
+from agentd.logs import logger as log
 from agentd.paths import Paths, shipped
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup

@@ -12,7 +12,7 @@ from typing import Any
 from agentd.admission.look import Look
 from agentd.clock import Clock, iso
 from agentd.errors import StorageError, shown
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.states import WorkerState
 from agentd.supervisor.jobs import Jobs, in_thread
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from agentd.bus.wake import Waker
 from agentd.errors import StorageError
 from agentd.events import DAEMON
-from agentd.log import Logger
+from agentd.logs.logger import Logger
 from agentd.paths import Paths
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

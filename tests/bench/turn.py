@@ -18,7 +18,6 @@ from typing import Any, ClassVar, cast
 from pydantic import BaseModel
 
 from agentd import context
-from agentd import log as logs
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
 from agentd.clock import SystemClock
@@ -29,6 +28,7 @@ from agentd.llm import wire
 from agentd.llm.baml import BamlLLM
 from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Address, Endpoint
+from agentd.logs import logger as logs
 from agentd.loop import Loop
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentd.clock import parse_iso
 from agentd.events import DAEMON
-from agentd.logfile import ROTATED, SUFFIX
+from agentd.logs.file import ROTATED, SUFFIX
 from agentd.paths import Paths
 from agentd.terminal import colour, plain
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 from agentd import lean
 from agentd.clock import Clock, SystemClock, iso
 from agentd.config.daemon import LogConfig
-from agentd.logfile import BoundedFile
+from agentd.logs.file import BoundedFile
 from agentd.paths import Paths
 from agentd.secret_rules import REDACTED, hide, telling
 
