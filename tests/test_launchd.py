@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from agentd import launchd
 from agentd.errors import AlreadyRunning, ConfigError, NotRunning, StorageError
+from agentd.macos import launchd
 from agentd.paths import discover, shipped
 from agentd.status import query
 from agentd.supervisor import shell as supervisor

@@ -14,7 +14,7 @@ IMPORTERS = {
     "llguidance": {"agentd/model_server"},
     "apscheduler": {"agentd/schedule.py"},
     "cronsim": {"agentd/config/cron.py"},
-    "plistlib": {"agentd/launchd.py"},
+    "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
     "structlog": {"agentd/logs/logger.py"},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},

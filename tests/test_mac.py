@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import structlog
 
-from agentd import privacy, standin
 from agentd.config.agent import Permissions
 from agentd.doctor import setup
 from agentd.doctor.finding import problem
 from agentd.errors import ModelUnavailable, ToolError
 from agentd.llm import wire
 from agentd.llm.endpoint import Address, Endpoint
+from agentd.macos import developer_tools, privacy
+from agentd.macos.consent import Consent
 from agentd.paths import discover
-from agentd.supervisor.consent import Consent
 from agentd.tools import Toolbox, git, git_command
 from agentd.tools.base import Call
 
@@ -121,7 +121,7 @@ def test_the_doctor_repeats_what_the_daemon_was_refused(
 
 def test_git_says_that_macos_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git says only that it failed; the reason is found by looking."""
-    monkeypatch.setattr(standin, "empty", lambda _: False)
+    monkeypatch.setattr(developer_tools, "empty", lambda _: False)
     with pytest.raises(ToolError, match=r"macOS keeps agentd out of .*Full Disk Access"):
         git.head(home / "Documents" / "notes")
 
@@ -172,15 +172,15 @@ def test_the_stand_in_of_a_missing_git_is_never_run(
         program.write_text("#!/bin/sh\nexit 1\n")
         program.chmod(0o755)
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(standin, "DEVELOPER_FOLDERS", (tmp_path / "none", tools))
-    monkeypatch.setattr(standin, "STAND_INS", {str(apple / "git")})
-    assert standin.which("git", f"{apple}:{brew}") == str(brew / "git")
-    assert standin.which("git", str(apple)) is None
+    monkeypatch.setattr(developer_tools, "DEVELOPER_FOLDERS", (tmp_path / "none", tools))
+    monkeypatch.setattr(developer_tools, "STAND_INS", {str(apple / "git")})
+    assert developer_tools.which("git", f"{apple}:{brew}") == str(brew / "git")
+    assert developer_tools.which("git", str(apple)) is None
     monkeypatch.setattr(git_command, "PROGRAM_PATH", str(apple))
     with pytest.raises(ToolError, match="git is not installed"):
         git.head(tmp_path)
     (tools / "usr" / "bin" / "git").touch()  # the tools are there
-    assert standin.which("git", f"{apple}:{brew}") == str(apple / "git")
+    assert developer_tools.which("git", f"{apple}:{brew}") == str(apple / "git")
 
 
 def test_a_mac_that_wakes_does_not_end_running_tools(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentd.commands import service
-from agentd.launchctl import LABEL
+from agentd.macos.launchctl import LABEL
 from agentd.paths import discover
 from agentd.testing import wait_for
 from tests.commandline import DEADLINE_S, agentd

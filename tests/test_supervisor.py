@@ -21,8 +21,8 @@ from agentd.bus import Bus
 from agentd.config.daemon import MODEL_PORT, ModelConfig
 from agentd.errors import NotRunning
 from agentd.events import DAEMON, PERSON, NewEvent
+from agentd.macos.privacy import LAUNCHD_VARIABLE
 from agentd.paths import discover
-from agentd.privacy import LAUNCHD_VARIABLE
 from agentd.process.child import Child
 from agentd.states import Priority
 from agentd.status import query

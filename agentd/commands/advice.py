@@ -9,10 +9,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd import hub, models, standin
+from agentd import hub, models
 from agentd.config.agent import AgentConfig
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError
+from agentd.macos import developer_tools
 from agentd.paths import Paths
 
 OTHERS = 0o077  # mode bits of everybody else
@@ -118,6 +119,6 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
             elif not os.access(path, os.R_OK if key == "read" else os.W_OK):
                 yield f"permissions.{key}: {entry} is closed to this user"
     for entry in config.permissions.run:
-        if standin.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
+        if developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"

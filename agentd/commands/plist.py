@@ -3,8 +3,8 @@
 import argparse
 
 from agentd.commands.output import say_lines
-from agentd.launchctl import LABEL
-from agentd.launchd import program, render
+from agentd.macos.launchctl import LABEL
+from agentd.macos.launchd import program, render
 from agentd.paths import discover
 from agentd.states import Exit
 

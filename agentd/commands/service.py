@@ -6,10 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from agentd import launchd
 from agentd.commands.output import note, say
 from agentd.errors import AgentdError, NotRunning, StorageError
-from agentd.launchctl import Service
+from agentd.macos import launchd
+from agentd.macos.launchctl import Service
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.status import last_failure, query

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd import standin
 from agentd.doctor.finding import Finding, ok, problem, warning
+from agentd.macos import developer_tools
 from agentd.paths import HOME_VARIABLE, SOCKET_PATH_MAX, Paths, longest_socket
 from agentd.storage.inspect import sqlite_version
 
@@ -27,7 +27,7 @@ def sqlite() -> Iterator[Finding]:
         yield problem("sqlite", f"agentd runs on SQLite {own}", "`uv sync`, or update apsw")
     else:
         yield ok("sqlite", f"agentd runs on SQLite {own}")
-    python = standin.which("python3", os.environ.get("PATH", os.defpath)) or sys.executable
+    python = developer_tools.which("python3", os.environ.get("PATH", os.defpath)) or sys.executable
     tools = {
         "the `sqlite3` command": ["sqlite3", "--version"],
         f"Python's own sqlite3 ({python})": [

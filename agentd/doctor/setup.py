@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd import launchctl, launchd, models
+from agentd import models
 from agentd.bus.wake import socket_path
 from agentd.config.agent import load_agent
 from agentd.config.agent_files import agent_names, overlooked
@@ -12,6 +12,7 @@ from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.events import DAEMON
 from agentd.llm.listing import look
+from agentd.macos import launchctl, launchd
 from agentd.paths import Paths
 from agentd.status import last_failure, query, unreachable
 

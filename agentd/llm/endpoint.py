@@ -19,8 +19,8 @@ from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUna
 from agentd.llm import listing, wire
 from agentd.llm.completion import Answer, collect
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
+from agentd.macos.privacy import network_hint
 from agentd.paths import Paths
-from agentd.privacy import network_hint
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included

@@ -13,7 +13,7 @@ from agentd.config.toml import as_text
 from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
 from agentd.llm.faults import BadAnswer, Busy, check, json_value
-from agentd.privacy import network_hint
+from agentd.macos.privacy import network_hint
 from agentd.states import WorkerState
 
 KEY_BYTES_MAX = 16_384  # of a key's file that are read

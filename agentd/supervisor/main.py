@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 
-from agentd import launchd
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.config.last_good import last_right
 from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
 from agentd.events import DAEMON
 from agentd.logs import logger as log
+from agentd.macos import launchd
 from agentd.paths import Paths
 from agentd.process.child import take_over
 from agentd.process.lock import LockFile

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd import launchd, models
+from agentd import models
 from agentd.clock import Clock, iso
 from agentd.config.daemon import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
 from agentd.logs.logger import Logger
+from agentd.macos import launchd
 from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child

@@ -17,6 +17,7 @@ from agentd.config.last_good import keep
 from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
 from agentd.events import Event
 from agentd.logs import logger as log
+from agentd.macos.consent import Consent
 from agentd.paths import Paths, shipped
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup
@@ -26,7 +27,6 @@ from agentd.supervisor.agents import Agents
 from agentd.supervisor.awake import TICK_S
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.commands import Commands
-from agentd.supervisor.consent import Consent
 from agentd.supervisor.files import Files
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.jobs import Jobs

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from agentd import privacy
 from agentd.agent import Result
 from agentd.errors import ToolError
+from agentd.macos import privacy
 from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown
 from agentd.tools.closed import Marks
 from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes

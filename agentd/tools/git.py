@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agentd import privacy
 from agentd.errors import ToolError
+from agentd.macos import privacy
 from agentd.tools import repository
 from agentd.tools.base import shown
 from agentd.tools.git_command import OUTPUT_BYTES, environment, folders, git, held_to, stopped_by

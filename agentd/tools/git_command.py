@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from agentd import privacy, standin
 from agentd.errors import ToolError
+from agentd.macos import developer_tools, privacy
 from agentd.process.stop import Cancel
 from agentd.tools import repository
 from agentd.tools.base import Call
@@ -148,7 +148,7 @@ def _run(
     given: bytes = b"",
     limit: int = OUTPUT_BYTES,
 ) -> Output:
-    program = standin.which("git", PROGRAM_PATH)
+    program = developer_tools.which("git", PROGRAM_PATH)
     if program is None:
         raise ToolError(f"git is not installed{NOT_INSTALLED}")
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
-from agentd.privacy import network_hint
+from agentd.macos.privacy import network_hint
 from agentd.tools.base import Args, Call, Tool, cut_text
 from agentd.tools.connect import connect, is_public, look_up
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd import privacy
 from agentd.errors import PermissionRefused, ToolError
+from agentd.macos import privacy
 from agentd.tools.base import shown, unshown
 from agentd.tools.closed import OWN, Marks
 

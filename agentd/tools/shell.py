@@ -19,14 +19,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agentd import standin
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
+from agentd.macos import developer_tools
 from agentd.tools.base import Args, Call, Tool, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
 PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
-NOT_INSTALLED = f"; a person may have to run {standin.HINT}" if sys.platform == "darwin" else ""
+NOT_INSTALLED = (
+    f"; a person may have to run {developer_tools.HINT}" if sys.platform == "darwin" else ""
+)
 OUTPUT_BYTES = 200_000  # kept of a program's output; it may write more, and that is dropped
 CHUNK_BYTES = 65_536
 LAST_READS = 16  # more than a pipe holds; without a bound, a child left behind could write for ever
@@ -141,7 +143,7 @@ def find_program(program: str, listed: Sequence[str]) -> str:
         ToolError: it is listed and not installed.
     """
     entry = _listed(program, listed)
-    found = standin.which(str(Path(entry).expanduser()), PROGRAM_PATH)
+    found = developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH)
     if found is None:
         raise ToolError(f"{entry} is not installed{NOT_INSTALLED}")
     return found

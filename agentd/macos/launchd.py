@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agentd import privacy
 from agentd.errors import AgentdError, AlreadyRunning, ConfigError
-from agentd.launchctl import LABEL
+from agentd.macos import privacy
+from agentd.macos.launchctl import LABEL
 from agentd.paths import HOME_VARIABLE, Paths
 from agentd.states import Exit
 

@@ -15,8 +15,8 @@ from agentd.config.agent_files import agent_names
 from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.logs.logger import Logger
+from agentd.macos.privacy import is_folder, kept_out
 from agentd.paths import Paths
-from agentd.privacy import is_folder, kept_out
 
 LOOK_S = 60.0  # between looks: what a person allowed or took back is seen then
 
