@@ -11,7 +11,7 @@ from pathlib import Path
 from agentd.model_server.calls import Advance, Call, Mask, Refused
 from agentd.model_server.engine import Message, Prompt
 from agentd.model_server.tools import OWN_FORM, Choice, Tool
-from agentd.smollm2 import write_byte_level_bpe
+from agentd.models.gguf import write_byte_level_bpe
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from agentd import testing_model
-from agentd.smollm2 import write_byte_level_bpe
+from agentd.models.gguf import write_byte_level_bpe
 
 QWEN = """\
 {%- if tools %}<|im_start|>system

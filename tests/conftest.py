@@ -6,7 +6,8 @@ import hypothesis
 import platformdirs
 import pytest
 
-from agentd import models, testing_model
+from agentd import testing_model
+from agentd.models import store
 
 # Examples that take long on a busy machine are no failure of what they test.
 hypothesis.settings.register_profile(
@@ -31,4 +32,4 @@ def smollm2() -> Path:
     """The bundled model, fetched once and kept between runs in $AGENTD_TEST_CACHE."""
     default = platformdirs.user_cache_dir("agentd-tests", appauthor=False)
     cache = Path(os.environ.get("AGENTD_TEST_CACHE", default))
-    return models.pull("smollm2-135m", cache)
+    return store.pull("smollm2-135m", cache)

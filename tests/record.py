@@ -15,10 +15,10 @@ from typing import Any
 
 import platformdirs
 
-from agentd import models
 from agentd.bus import Bus
 from agentd.demo.home import running_daemon, until, write_toml
 from agentd.events import PERSON, Lane, NewEvent
+from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
 from agentd.replay import text
 from agentd.replay.code import Workshop
@@ -58,7 +58,7 @@ def main() -> int:
             os.environ.get("AGENTD_TEST_CACHE")
             or platformdirs.user_cache_dir("agentd-tests", appauthor=False)
         )
-        models.pull(MODEL, models_folder)
+        store.pull(MODEL, models_folder)
         shutil.rmtree(home.models)
         home.models.symlink_to(models_folder)
         with running_daemon(home):

@@ -18,7 +18,7 @@ IMPORTERS = {
     "watchfiles": {"agentd/supervisor/reload.py"},
     "structlog": {"agentd/logs/logger.py"},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
-    "huggingface_hub": {"agentd/hub.py"},
+    "huggingface_hub": {"agentd/models/huggingface.py"},
     "platformdirs": {"agentd/paths.py"},
 }
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agentd import hub, models
 from agentd.errors import ConfigError, StorageError
 from agentd.model_server import blas
 from agentd.model_server.language import ModelLanguage
+from agentd.models import huggingface, store
 
 NAME = "smollm2-135m"
 
@@ -30,7 +30,7 @@ def tiny_bundle(monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") ->
     """Shrink the bundled model to a few bytes with a converter of our own."""
     import hashlib
 
-    bundled = models.Bundled(
+    bundled = store.Bundled(
         requirement="llm-nothing==1",
         module="llm_nothing",
         file="model.gguf",
@@ -38,7 +38,7 @@ def tiny_bundle(monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") ->
         file_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    monkeypatch.setitem(models.BUNDLED, NAME, bundled)
+    monkeypatch.setitem(store.BUNDLED, NAME, bundled)
 
     def convert(source: Path, folder: Path) -> None:
         (folder / "config.json").write_text(source.read_text())
@@ -62,14 +62,14 @@ def test_pull_fetches_verifies_converts_once(
     tiny_bundle(monkeypatch)
     fake_client(tmp_path, INSTALL, monkeypatch)
     seen: list[tuple[int, int, str]] = []
-    folder = models.pull(NAME, home, lambda *step: seen.append(step))
-    assert folder == home / NAME == models.resolve(NAME, home)
+    folder = store.pull(NAME, home, lambda *step: seen.append(step))
+    assert folder == home / NAME == store.resolve(NAME, home)
     assert (folder / "config.json").read_text() == "weights"
     assert [path.name for path in home.iterdir() if path.is_dir()] == [NAME]
     assert any("fetching" in label for _done, _total, label in seen)
     assert any("converting" in label for _done, _total, label in seen)
     fake_client(tmp_path, "sys.exit('must not be called')", monkeypatch)
-    assert models.pull(NAME, home) == folder
+    assert store.pull(NAME, home) == folder
 
 
 def test_two_pulls_at_a_time_fetch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_two_pulls_at_a_time_fetch_once(tmp_path: Path, monkeypatch: pytest.Monk
     log = tmp_path / "log"
     fake_client(tmp_path, f"open({str(log)!r}, 'a').write('x')\n{INSTALL}", monkeypatch)
     threads = [
-        threading.Thread(target=models.pull, args=(NAME, tmp_path / "models")) for _ in range(3)
+        threading.Thread(target=store.pull, args=(NAME, tmp_path / "models")) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -104,7 +104,7 @@ def test_a_failed_pull_says_why_and_leaves_nothing(
     fake_client(tmp_path, script, monkeypatch)
     home = tmp_path / "models"
     with pytest.raises(ConfigError) as error:
-        models.pull(NAME, home)
+        store.pull(NAME, home)
     assert says in str(error.value)
     assert error.value.hint
     assert not [path for path in home.iterdir() if path.is_dir()]
@@ -119,7 +119,7 @@ def test_leftovers_of_a_killed_pull_are_removed(
     leftover = tmp_path / "models" / ".pull-dead"
     leftover.mkdir(parents=True)
     (leftover / "half").write_bytes(b"x")
-    models.pull(NAME, tmp_path / "models")
+    store.pull(NAME, tmp_path / "models")
     assert not leftover.exists()
 
 
@@ -131,7 +131,7 @@ def test_too_little_disk_is_found_before_fetching(
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
     fake_client(tmp_path, "sys.exit('must not be called')", monkeypatch)
     with pytest.raises(StorageError, match="1 MB are free"):
-        models.pull(NAME, tmp_path)
+        store.pull(NAME, tmp_path)
 
 
 def test_no_package_client_is_a_clear_error(
@@ -139,9 +139,9 @@ def test_no_package_client_is_a_clear_error(
 ) -> None:
     """Neither uv nor pip: the error says what to install."""
     tiny_bundle(monkeypatch)
-    monkeypatch.setattr(models, "package_client", lambda *_: None)
+    monkeypatch.setattr(store, "package_client", lambda *_: None)
     with pytest.raises(ConfigError, match="no package client"):
-        models.pull(NAME, tmp_path)
+        store.pull(NAME, tmp_path)
 
 
 def test_a_package_client_that_is_not_there(
@@ -151,7 +151,7 @@ def test_a_package_client_that_is_not_there(
     tiny_bundle(monkeypatch)
     monkeypatch.setenv("UV", "/nowhere/uv")
     with pytest.raises(ConfigError) as error:
-        models.pull(NAME, tmp_path)
+        store.pull(NAME, tmp_path)
     assert error.value.where == "/nowhere/uv"
 
 
@@ -160,7 +160,7 @@ def test_the_client_command_never_builds_or_resolves(
 ) -> None:
     """The package is fetched alone: its dependencies would be large and are not needed."""
     monkeypatch.setenv("UV", "/opt/uv")
-    command = models.package_client("thing==1", tmp_path / "t", tmp_path / "w")
+    command = store.package_client("thing==1", tmp_path / "t", tmp_path / "w")
     assert command is not None
     assert command[0] == "/opt/uv"
     assert {"--no-deps", "--no-build", "thing==1"} <= set(command)
@@ -179,23 +179,23 @@ def test_the_client_command_never_builds_or_resolves(
 def test_a_missing_model_names_the_next_step(tmp_path: Path, name: str, hint: str) -> None:
     """A model that is not there is a ConfigError with what to do."""
     with pytest.raises(ConfigError) as error:
-        models.resolve(name, tmp_path)
+        store.resolve(name, tmp_path)
     assert hint in error.value.hint
 
 
 def test_folders_are_models_too(tmp_path: Path, tiny_model: Path) -> None:
     """A local folder resolves to itself and is never fetched; the list shows what is pulled."""
-    assert models.resolve(str(tiny_model), tmp_path) == tiny_model.resolve()
-    assert models.pull(str(tiny_model), tmp_path) == tiny_model.resolve()
-    (found,) = models.available(tmp_path)
+    assert store.resolve(str(tiny_model), tmp_path) == tiny_model.resolve()
+    assert store.pull(str(tiny_model), tmp_path) == tiny_model.resolve()
+    (found,) = store.available(tmp_path)
     assert (found.name, found.folder, found.bundled) == (NAME, None, True)
     pulled = tmp_path / "org--name"
     pulled.mkdir()
     (pulled / "config.json").write_text("{}")
-    assert [model.name for model in models.available(tmp_path)] == [NAME]  # not complete
-    (pulled / hub.COMPLETE).touch()
-    assert {model.name for model in models.available(tmp_path)} == {"org/name", NAME}
-    assert models.resolve("org/name", tmp_path) == pulled
+    assert [model.name for model in store.available(tmp_path)] == [NAME]  # not complete
+    (pulled / huggingface.COMPLETE).touch()
+    assert {model.name for model in store.available(tmp_path)} == {"org/name", NAME}
+    assert store.resolve("org/name", tmp_path) == pulled
 
 
 def test_the_hub_offline_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_the_hub_offline_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
-        models.pull("org/name", tmp_path)
+        store.pull("org/name", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     class TransportError(Exception):
@@ -218,7 +218,7 @@ def test_the_hub_offline_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
         with pytest.raises(ConfigError, match="cannot reach"):
-            models.pull("org/name", tmp_path)
+            store.pull("org/name", tmp_path)
 
 
 def test_what_the_progress_raises_reaches_who_pulls(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_the_progress_raises_reaches_who_pulls(tmp_path: Path) -> None:
         raise BrokenPipeError
 
     told = threading.Event()
-    with pytest.raises(BrokenPipeError), hub._polled(tmp_path, 1, "fetching", gone):
+    with pytest.raises(BrokenPipeError), huggingface._polled(tmp_path, 1, "fetching", gone):
         assert told.wait(10)
 
 
@@ -241,7 +241,7 @@ def test_smollm2_is_converted_with_its_tokenizer(smollm2: Path) -> None:
     chat = language.encode_chat([{"role": "user", "content": "hi"}]).tokens
     assert chat[0] == 1
     assert chat[-4:] == [198, 1, 520, 9531] or chat[-1] == 198
-    assert models.folder_bytes(smollm2) < 110_000_000
+    assert store.folder_bytes(smollm2) < 110_000_000
 
 
 PRODUCT = """
@@ -304,7 +304,7 @@ def test_an_unwritable_folder_is_a_clear_error(tmp_path: Path) -> None:
     """A models folder that cannot be made says so."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        models.pull(NAME, tmp_path / "file" / "models")
+        store.pull(NAME, tmp_path / "file" / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

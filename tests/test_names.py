@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from agentd import hub, models
 from agentd.admission.admit import admit
 from agentd.admission.look import find
 from agentd.config.__main__ import schemas
@@ -14,6 +13,7 @@ from agentd.config.duration import parse
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import Case, write_project
 from agentd.events import NewEvent
+from agentd.models import huggingface, store
 from agentd.paths import discover
 from agentd.testing import run_agent
 from tests.commandline import agentd
@@ -80,14 +80,14 @@ def test_a_path_in_agent_runs_nothing(tmp_path: Path, way: str) -> None:
 )
 def test_an_odd_name_is_no_models(tmp_path: Path, name: str) -> None:
     """A letter that looks like another must not fetch another's model, nor a name leave ours."""
-    assert not hub.is_name(name)
+    assert not huggingface.is_name(name)
     with pytest.raises(ConfigError, match="no model"):
-        models.pull(name, tmp_path)
+        store.pull(name, tmp_path)
 
 
 def test_a_misspelt_model_is_answered_with_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        models.resolve("SmolLM2-135m", tmp_path)
+        store.resolve("SmolLM2-135m", tmp_path)
     assert 'did you mean "smollm2-135m"?' in caught.value.hint
 
 

@@ -9,11 +9,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd import hub, models
 from agentd.config.agent import AgentConfig
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError
 from agentd.macos import developer_tools
+from agentd.models import huggingface, store
 from agentd.paths import Paths
 
 OTHERS = 0o077  # mode bits of everybody else
@@ -27,7 +27,7 @@ def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigErro
     model = config.model
     try:
         if model.url is None:
-            models.resolve(model.name, paths.models)
+            store.resolve(model.name, paths.models)
         elif model.api_key_file is not None:
             read_key(model.api_key_file)
     except ConfigError as error:
@@ -46,7 +46,7 @@ def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
         return
     if model.url is None and _pullable(model.name):
         try:
-            models.resolve(model.name, paths.models)
+            store.resolve(model.name, paths.models)
         except ConfigError as error:
             yield f"{error.what}: `{error.hint}`"
     if model.url is not None and (key := model.api_key_file) is not None:
@@ -59,7 +59,7 @@ def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
 
 
 def _pullable(name: str) -> bool:
-    return name in models.BUNDLED or hub.is_name(name)
+    return name in store.BUNDLED or huggingface.is_name(name)
 
 
 def agent_problem(config: AgentConfig, file: Path) -> ConfigError | None:

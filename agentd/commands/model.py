@@ -62,21 +62,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pull(name: str, paths: Paths) -> None:
-    from agentd import models
     from agentd.commands.progress import ProgressLine
+    from agentd.models import store
 
     progress = ProgressLine()
     try:
-        folder = models.pull(name, paths.models, progress)
+        folder = store.pull(name, paths.models, progress)
     finally:
         progress.done()
     say(str(folder))
 
 
 def _list(paths: Paths, *, as_json: bool) -> None:
-    from agentd import models
+    from agentd.models import store
 
-    found = models.available(paths.models)
+    found = store.available(paths.models)
     if as_json:
         print_json([vars(model) for model in found])
         return

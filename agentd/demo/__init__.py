@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentd import models
 from agentd.bus import Bus
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, colour, duration, say, say_lines
@@ -19,6 +18,7 @@ from agentd.demo.screen import Screen
 from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
+from agentd.models import store
 from agentd.paths import Paths, shipped
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
@@ -151,10 +151,10 @@ def _get_model(name: str, home: Paths) -> str:
     """Fetch and convert the model unless it is there; return the name to configure."""
     progress = ProgressLine(indent="  ")
     try:
-        folder = models.pull(name, home.models, progress)
+        folder = store.pull(name, home.models, progress)
     finally:
         progress.done()
-    say(f"  model {name}: {models.folder_bytes(folder) / 1e6:.0f} MB on disk")
+    say(f"  model {name}: {store.folder_bytes(folder) / 1e6:.0f} MB on disk")
     return name
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd import models
 from agentd.bus.wake import socket_path
 from agentd.config.agent import load_agent
 from agentd.config.agent_files import agent_names, overlooked
@@ -13,6 +12,7 @@ from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, sh
 from agentd.events import DAEMON
 from agentd.llm.listing import look
 from agentd.macos import launchctl, launchd
+from agentd.models import store
 from agentd.paths import Paths
 from agentd.status import last_failure, query, unreachable
 
@@ -48,7 +48,7 @@ def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
         yield _external(config.model)
         return
     try:
-        folder = models.resolve(config.model.name, paths.models)
+        folder = store.resolve(config.model.name, paths.models)
     except ConfigError as error:
         yield problem("model", error.what, error.hint)
     else:

@@ -10,7 +10,7 @@ from agentd.clock import iso
 from agentd.config.daemon import DaemonConfig
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import StorageError
-from agentd.hub import folder_bytes
+from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths
 from agentd.storage import inspect
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, command_of, holders, sizes

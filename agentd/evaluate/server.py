@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from agentd import models
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
+from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import environment
 from agentd.process.child import Child
@@ -42,7 +42,7 @@ def own_server(
     Raises:
         ConfigError: the model is not here, or cannot be loaded.
     """
-    models.resolve(name, paths.models)
+    store.resolve(name, paths.models)
     home = discover({HOME_VARIABLE: tempfile.mkdtemp(prefix="agentd-eval-")})
     private_folder(paths.models)
     home.models.symlink_to(paths.models)

@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import models, paths
+from agentd import paths
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
 from agentd.model_server import blas, heap
+from agentd.models import store
 from agentd.process import child
 from agentd.process.failure import end_with_threads
 from agentd.process.heart import STOPPING, Heart
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         logger = log.configure("model", home, config)
         end_with_threads(lambda error: _raised(error, logger, heart))
         token = read_token(options.token_file or home.token)
-        folder = models.resolve(options.model, home.models)
+        folder = store.resolve(options.model, home.models)
         sock = _socket(options)
     except AgentdError as error:
         return _report(error, heart)

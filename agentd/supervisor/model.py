@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd import models
 from agentd.clock import Clock, iso
 from agentd.config.daemon import DaemonConfig, ModelConfig
 from agentd.errors import ConfigError, StorageError
 from agentd.logs.logger import Logger
 from agentd.macos import launchd
+from agentd.models import store
 from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child
@@ -112,7 +112,7 @@ class ModelHost:
             self.managed.stop(WorkerState.STOPPED, EXTERNAL)
             return
         try:
-            models.resolve(self.config.name, self._paths.models)
+            store.resolve(self.config.name, self._paths.models)
         except ConfigError as error:
             self.problem = error.document()
             self.managed.stop(WorkerState.WAITING, error.what)

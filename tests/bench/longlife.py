@@ -18,7 +18,7 @@ import psutil
 
 from agentd.errors import AgentdError
 from agentd.events import NewEvent
-from agentd.hub import folder_bytes
+from agentd.models.huggingface import folder_bytes
 from agentd.status import query
 from agentd.storage.health import sizes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from agentd import models
+from agentd.models import store
 from agentd.testing_model import make_tiny
 from tests.bench.home import ROOT
 
@@ -44,7 +44,7 @@ def tiny(folder: Path) -> Path:
 def smollm2(folder: Path) -> Path:
     """Write SmolLM2-135M in float32: 540 MB, which both servers and the bare loop read alike."""
     default = platformdirs.user_cache_dir("agentd-tests", appauthor=False)
-    source = models.pull("smollm2-135m", Path(os.environ.get("AGENTD_TEST_CACHE", default)))
+    source = store.pull("smollm2-135m", Path(os.environ.get("AGENTD_TEST_CACHE", default)))
     command = [sys.executable, "-m", "tests.bench.model.folders", str(source), str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=CONVERT_S)
     return folder

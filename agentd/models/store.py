@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd import hub
 from agentd.config.suggest import did_you_mean
 from agentd.errors import ConfigError, StorageError
-from agentd.hub import POLL_SECONDS, Progress, need_disk
-from agentd.hub import folder_bytes as folder_bytes
+from agentd.models import huggingface
+from agentd.models.huggingface import POLL_SECONDS, Progress, need_disk
+from agentd.models.huggingface import folder_bytes as folder_bytes
 from agentd.paths import private_folder
 from agentd.whole import put_in_place
 
@@ -77,9 +77,9 @@ def resolve(name: str, models: Path) -> Path:
             where=str(folder),
             hint=f"agentd model pull {name}",
         )
-    if hub.is_name(name) and not Path(name).expanduser().exists():
-        folder = hub.folder_of(name, models)
-        if (folder / hub.COMPLETE).is_file():
+    if huggingface.is_name(name) and not Path(name).expanduser().exists():
+        folder = huggingface.folder_of(name, models)
+        if (folder / huggingface.COMPLETE).is_file():
             return folder
         raise ConfigError(
             f"the model {name} is not here yet",
@@ -101,7 +101,7 @@ def available(models: Path) -> list[Model]:
     """List what is on disk, and the bundled models that could be pulled."""
     found = {}
     for folder in sorted(models.iterdir()) if models.is_dir() else []:
-        complete = (folder / hub.COMPLETE).is_file() or folder.name in BUNDLED
+        complete = (folder / huggingface.COMPLETE).is_file() or folder.name in BUNDLED
         if not folder.name.startswith(".") and complete and (folder / "config.json").is_file():
             name = folder.name.replace("--", "/")
             found[name] = Model(name, folder, folder_bytes(folder), folder.name in BUNDLED)
@@ -117,7 +117,9 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
         ConfigError: the name is wrong, or no source can be reached; says what to do.
         StorageError: the folder cannot be written or the disk is too full.
     """
-    local = name not in BUNDLED and (Path(name).expanduser().exists() or not hub.is_name(name))
+    local = name not in BUNDLED and (
+        Path(name).expanduser().exists() or not huggingface.is_name(name)
+    )
     if local:
         return resolve(name, models)
     with _lock(models, progress):
@@ -130,7 +132,7 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
         try:
             if name in BUNDLED:
                 return _pull_bundled(name, BUNDLED[name], models, progress)
-            return hub.pull(name, models, progress)
+            return huggingface.pull(name, models, progress)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(models), hint="make room there"
@@ -138,7 +140,7 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
 
 
 def _pull_bundled(name: str, bundled: Bundled, models: Path, progress: Progress) -> Path:
-    from agentd.smollm2 import convert
+    from agentd.models.gguf import convert
 
     need_disk(models, 3 * bundled.file_bytes + 50_000_000)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=models) as scratch:
