@@ -7,8 +7,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd import lean
 from agentd.errors import ConfigError, StorageError
+from agentd.worker import lean
 
 with lean.later("tempfile"):  # and with it shutil and the compression libraries
     import platformdirs

@@ -20,7 +20,7 @@ from agentd.replay.take import take
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, Request
-from agentd.worker import Worker
+from agentd.worker.worker import Worker
 from tests.repository import Repository
 
 PLACEHOLDER = "/path/to/your/repository"

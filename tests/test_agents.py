@@ -24,11 +24,11 @@ from agentd.events import Event, Lane, NewEvent
 from agentd.llm.baml import types_of
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, discover, shipped
-from agentd.runner import repeatable
 from agentd.sessions.sessions import Session, Sessions
 from agentd.states import Priority
 from agentd.testing import ManualClock, ScriptedLLM
 from agentd.tools import Toolbox
+from agentd.worker.runner import repeatable
 from tests.repository import Repository
 
 SHIPPED = shipped() / "config"

@@ -19,7 +19,7 @@ from agentd.process.heart import Heart
 from agentd.process.lock import LockFile
 from agentd.supervisor import Commands
 from agentd.supervisor.shell import Supervisor
-from agentd.worker import Worker
+from agentd.worker.worker import Worker
 from tests.commandline import write_agent
 
 LOG: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])

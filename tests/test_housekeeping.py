@@ -21,14 +21,14 @@ from agentd.errors import DamagedDatabase, Stopped, StorageError
 from agentd.events import NewEvent
 from agentd.logs import logger
 from agentd.paths import Paths, discover
-from agentd.patience import Patience
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
-from agentd.runner import use_scratch
 from agentd.supervisor.housekeeping import TRUST_S, Housekeeping
 from agentd.supervisor.sweep import sweep
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox
+from agentd.worker.runner import use_scratch
+from agentd.worker.storage_wait import Patience
 from tests.supervised import LOOK_VARIABLE, QUICK, Daemon, daemon
 
 DEADLINE_S = 30.0

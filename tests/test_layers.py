@@ -12,7 +12,7 @@ IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},
     "mlx_lm": {"agentd/model_server"},
     "llguidance": {"agentd/model_server"},
-    "apscheduler": {"agentd/schedule.py"},
+    "apscheduler": {"agentd/worker/schedule.py"},
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from agentd import lean
 from agentd.process import environment
+from agentd.worker import lean
 
 UNUSED = (
     "agentd.llm.baml",
-    "agentd.runner",
+    "agentd.worker.runner",
     "agentd.tools",
     "apscheduler",
     "asyncio",

@@ -14,8 +14,8 @@ import structlog
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Cron, Every
 from agentd.events import Event, Lane
-from agentd.schedule import Scheduler, Timetable, reconcile, wanted
 from agentd.testing import ManualClock, wait_for
+from agentd.worker.schedule import Scheduler, Timetable, reconcile, wanted
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LANE = Lane("digest", True)

@@ -25,12 +25,12 @@ from agentd.clock import parse_iso
 from agentd.config.agent import Cron, Every
 from agentd.events import Event, Lane, NewEvent
 from agentd.paths import discover
-from agentd.schedule import SPREAD_S, Spread, Timetable, reconcile
 from agentd.sessions.sessions import Sessions
 from agentd.states import SessionState
 from agentd.storage.rows import Rows
 from agentd.supervisor.awake import RECENT_S, TICK_S, Awake
 from agentd.testing import FakeModelServer, ManualClock, wait_for
+from agentd.worker.schedule import SPREAD_S, Spread, Timetable, reconcile
 from tests.commandline import DEADLINE_S, write_agent
 from tests.supervised import Daemon, daemon, state
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agentd import lean
 from agentd.config.suggest import did_you_mean
 from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
+from agentd.worker import lean
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration

@@ -29,13 +29,13 @@ from agentd.replay.recording import Recording, digest, tool_digest
 from agentd.replay.results import recorded_result, steady
 from agentd.replay.stage import CALL_DEADLINE_S, Quiet, seed
 from agentd.replay.tape import Cut, RecordedLLM, Tape, TapedSessions
-from agentd.runner import Facts, repeatable, settle
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.git import held_to
+from agentd.worker.runner import Facts, repeatable, settle
 
 Tools = Literal["fixture", "recorded"]
 

@@ -27,7 +27,6 @@ from agentd.loop import Loop
 from agentd.replay.actor import Actor, Chosen
 from agentd.replay.code import Code
 from agentd.replay.places import Places
-from agentd.runner import Facts, repeatable, settle
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
@@ -35,6 +34,7 @@ from agentd.states import Priority, SessionState
 from agentd.tools import Toolbox
 from agentd.tools.git import held_to
 from agentd.tools.shell import Output
+from agentd.worker.runner import Facts, repeatable, settle
 
 CALL_DEADLINE_S = 30.0  # promised to nobody here
 

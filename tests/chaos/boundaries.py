@@ -27,10 +27,10 @@ from agentd.config.daemon import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.loop import Ending, Loop
 from agentd.process.heart import Heart
-from agentd.runner import Facts
 from agentd.sessions.sessions import Session, Sessions
 from agentd.testing import ScriptedLLM
-from agentd.worker import Worker
+from agentd.worker.runner import Facts
+from agentd.worker.worker import Worker
 from tests.bus_kill import forked
 from tests.chaos.audit import Left, audit, read
 from tests.chaos.home import PIPELINE, PLACED, Home

@@ -4,17 +4,15 @@
 module are imported at the first event: an idle worker stays small.
 """
 
-import os
 import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd.admission.version import Accepted, read_version
+from agentd.admission.version import Accepted
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig
-from agentd.config.last_good import in_force
 from agentd.errors import (
     AgentdError,
     ConfigError,
@@ -26,21 +24,19 @@ from agentd.errors import (
     StorageError,
 )
 from agentd.events import Lane
-from agentd.logs import logger as logs
 from agentd.logs.logger import Logger
-from agentd.paths import Paths, discover
-from agentd.patience import Patience
+from agentd.paths import Paths
 from agentd.process import crash
-from agentd.process.child import child_side
-from agentd.process.failure import end_with_threads, summary
-from agentd.process.heart import STOPPING, Heart
+from agentd.process.failure import summary
+from agentd.process.heart import Heart
 from agentd.process.stop import Stop
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
-from agentd.states import DeadReason, Exit
-from agentd.terminal import say, say_lines
+from agentd.states import DeadReason
+from agentd.worker.__main__ import main
+from agentd.worker.storage_wait import Patience
 
 if TYPE_CHECKING:
-    from agentd.runner import Runner
+    from agentd.worker.runner import Runner
 
 # Beyond the poll, before an idle worker that does not beat counts as hung: each lane may wait for
 # the database's lock (30 s), and a person who holds it must not look like fifty hung workers.
@@ -102,7 +98,9 @@ class Worker:
             lambda: self.bus.hold_schedule(name, None if schedule is None else schedule.name)
         )
         if schedule is not None:
-            from agentd.schedule import Scheduler  # APScheduler: 3 MB, for who has a schedule
+            from agentd.worker.schedule import (
+                Scheduler,  # APScheduler: 3 MB, for who has a schedule
+            )
 
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
             self.patiently(lambda: scheduler.start(self.bus))
@@ -162,7 +160,7 @@ class Worker:
         self._beat(LOAD_PROMISE_S)
         try:
             ending = self._load().run(session, self.sessions, log, self._beat)
-            from agentd.runner import settle  # loaded by now
+            from agentd.worker.runner import settle  # loaded by now
 
             settle(self.sessions, session, ending)
         except Stopped:
@@ -214,7 +212,7 @@ class Worker:
     def _load(self) -> "Runner":
         """Return what a session needs, loaded at the first event."""
         if self._runner is None:
-            from agentd.runner import Runner, use_scratch
+            from agentd.worker.runner import Runner, use_scratch
 
             if self.scratch is not None:
                 use_scratch(self.scratch)
@@ -286,46 +284,6 @@ class Worker:
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
         return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
-    heart = child_side()
-    crashed = crash.take()
-    match sys.argv[1:] if argv is None else argv:
-        case [name, "--version", version]:
-            pass
-        case _:
-            say("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
-            return Exit.USAGE
-    log: Logger | None = None
-    try:
-        paths = discover()
-        daemon = in_force(paths)
-        log = logger = logs.configure(name, paths, daemon.logs)
-        end_with_threads(lambda error: _raised(error, heart, logger))
-        accepted = read_version(paths.versions / name / version)
-        worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)
-        worker.scratch = paths.scratch / name
-        log.info("worker.started", version=accepted.hash, pid=os.getpid())
-        worker.run()
-        heart.beat(BUSY_GRACE_S, STOPPING)
-        log.info("worker.stopped")
-        return Exit.OK
-    except Stopped:
-        return Exit.OK
-    except AgentdError as error:
-        heart.problem(error)
-        if log is None:
-            say_lines(str(error), file=sys.stderr)
-        else:
-            log.error("worker.failed", error=str(error), exit=int(error.exit_code))
-        return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY
-    except Exception as error:  # the top of the process: its traceback belongs in the log
-        _raised(error, heart, log or logs.get_logger())
-        return Exit.FAILED  # counts as a crash: a bug that stays is parked
-    finally:
-        logs.close()
 
 
 def _raised(error: BaseException, heart: Heart, log: Logger) -> None:

@@ -1,0 +1,62 @@
+"""TODO."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from agentd.admission.version import read_version
+from agentd.config.last_good import in_force
+from agentd.errors import AgentdError, Stopped
+from agentd.logs import logger as logs
+from agentd.logs.logger import Logger
+from agentd.paths import discover
+from agentd.process import crash
+from agentd.process.child import child_side
+from agentd.process.failure import end_with_threads
+from agentd.process.heart import STOPPING
+from agentd.states import Exit
+from agentd.terminal import say, say_lines
+from agentd.worker.worker import BUSY_GRACE_S, Worker, _raised
+
+if TYPE_CHECKING:
+    pass
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
+    heart = child_side()
+    crashed = crash.take()
+    match sys.argv[1:] if argv is None else argv:
+        case [name, "--version", version]:
+            pass
+        case _:
+            say("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
+            return Exit.USAGE
+    log: Logger | None = None
+    try:
+        paths = discover()
+        daemon = in_force(paths)
+        log = logger = logs.configure(name, paths, daemon.logs)
+        end_with_threads(lambda error: _raised(error, heart, logger))
+        accepted = read_version(paths.versions / name / version)
+        worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)
+        worker.scratch = paths.scratch / name
+        log.info("worker.started", version=accepted.hash, pid=os.getpid())
+        worker.run()
+        heart.beat(BUSY_GRACE_S, STOPPING)
+        log.info("worker.stopped")
+        return Exit.OK
+    except Stopped:
+        return Exit.OK
+    except AgentdError as error:
+        heart.problem(error)
+        if log is None:
+            say_lines(str(error), file=sys.stderr)
+        else:
+            log.error("worker.failed", error=str(error), exit=int(error.exit_code))
+        return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY
+    except Exception as error:  # the top of the process: its traceback belongs in the log
+        _raised(error, heart, log or logs.get_logger())
+        return Exit.FAILED  # counts as a crash: a bug that stays is parked
+    finally:
+        logs.close()
