@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from agentd import testing_model
 from agentd.models.gguf import write_byte_level_bpe
+from agentd.testing import model
 
 QWEN = """\
 {%- if tools %}<|im_start|>system
@@ -218,9 +218,9 @@ KINDS["xml_arguments"] = (XML_ARGUMENTS, *KINDS["qwen"][1:])
 def make(kind: str, folder: Path) -> Path:
     """Write a tiny random model with a template of this kind; return its folder."""
     template, special, added, bos, eos = KINDS[kind]
-    testing_model.make_tiny(folder)
+    model.make_tiny(folder)
     old = json.loads((folder / "tokenizer.json").read_text())["model"]
-    old_special = len(testing_model.SPECIAL)
+    old_special = len(model.SPECIAL)
     plain = [token for token, number in old["vocab"].items() if number >= old_special]
     tokens = [*special, *plain, *added]
     write_byte_level_bpe(

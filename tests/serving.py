@@ -16,7 +16,7 @@ from agentd.model_server.app import Server
 from agentd.model_server.engine import Engine, Language
 from agentd.model_server.http import http_server
 from agentd.model_server.runner import Runner
-from agentd.testing_model import ScriptedLanguage
+from agentd.testing.model import ScriptedLanguage
 
 TOKEN = "test-token"
 NAME = "scripted"

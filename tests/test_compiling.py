@@ -12,7 +12,7 @@ from agentd.model_server.calls import Full, Refused
 from agentd.model_server.compiling import SLOTS, Compilations
 from agentd.model_server.grammar import Grammars
 from agentd.model_server.language import ModelLanguage
-from agentd.testing_model import ScriptedEngine
+from agentd.testing.model import ScriptedEngine
 from tests.serving import serving, wait_for
 
 

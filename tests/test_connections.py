@@ -13,7 +13,7 @@ import pytest
 
 from agentd.model_server import connection
 from agentd.model_server.calls import Advance, Call
-from agentd.testing_model import ScriptedEngine
+from agentd.testing.model import ScriptedEngine
 from tests.raw_http import ask, connected, one_reply, status, to_end
 from tests.serving import TOKEN, Serving, chat_body, serving, wait_for
 

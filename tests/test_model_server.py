@@ -20,7 +20,7 @@ from agentd.model_server.text import TextStream
 from agentd.model_server.watchdog import Progress, Watchdog
 from agentd.states import Priority
 from agentd.testing import ManualClock
-from agentd.testing_model import ScriptedEngine, ScriptedLanguage
+from agentd.testing.model import ScriptedEngine, ScriptedLanguage
 from tests.serving import NAME, ListLog, Serving, chat_body, serving, wait_for
 
 

@@ -32,7 +32,7 @@ def test_what_is_imported_is_declared() -> None:
     for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
         for package in imports(file) - sys.stdlib_module_names - {"agentd", "__future__"}:
             wanted[package] = file.relative_to(ROOT).as_posix()
-    assert wanted.pop("pytest") == "agentd/pytest_plugin.py", "pytest itself imports that"
+    assert wanted.pop("pytest") == "agentd/testing/plugin.py", "pytest itself imports that"
     declared = names(PROJECT["dependencies"])
     for package, where in wanted.items():
         found = {name.lower().replace("_", "-") for name in of.get(package, [])}

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx.utils import tree_flatten
 
-from agentd import testing_model
+from agentd.testing import model as testing_model
 
 WINDOW = 2048
 _COMMON = {
