@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 
 from agentd.bus import Bus
-from agentd.demo.home import running_daemon, until, write_toml
+from agentd.commands.demo.home import running_daemon, until, write_toml
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped

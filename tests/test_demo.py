@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from agentd.bus import Bus
-from agentd.demo import SLOW, agent_config, check_repository
-from agentd.demo.home import write_toml
-from agentd.demo.report import gather, words
+from agentd.commands.demo.home import write_toml
+from agentd.commands.demo.report import gather, words
+from agentd.commands.demo.run import SLOW, agent_config, check_repository
 from agentd.errors import UsageError
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus
+from agentd.commands.demo.home import (
+    Daemon,
+    running_daemon,
+    stoppable,
+    temporary_home,
+    until,
+    write_toml,
+)
+from agentd.commands.demo.report import Report, gather
+from agentd.commands.demo.screen import Screen
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, colour, duration, say, say_lines
 from agentd.commands.progress import ProgressLine
 from agentd.config.daemon import load_daemon
-from agentd.demo.home import Daemon, running_daemon, stoppable, temporary_home, until, write_toml
-from agentd.demo.report import Report, gather
-from agentd.demo.screen import Screen
 from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
