@@ -13,8 +13,7 @@ import pytest
 
 from agentd.cli import COMMANDS
 from agentd.commands.check import Checked
-from agentd.commands.output import duration, plain, shorten
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import ProgressLine, duration, plain, shorten
 from agentd.commands.seed import seed
 from agentd.commands.subscriptions import cycles
 from agentd.paths import discover

@@ -16,7 +16,7 @@ from agentd import terminal
 from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import ProgressLine
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view

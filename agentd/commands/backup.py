@@ -6,8 +6,7 @@ from pathlib import Path
 
 from agentd.clock import SystemClock
 from agentd.commands.home import home_alone
-from agentd.commands.numbers import count
-from agentd.commands.output import print_json, say
+from agentd.commands.output import count, print_json, say
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit

@@ -7,8 +7,7 @@ from typing import Any
 from agentd.bus.dead import DeadLetter
 from agentd.clock import iso
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.numbers import count, whole
-from agentd.commands.output import compact, local, print_json, print_table, say
+from agentd.commands.output import compact, count, local, print_json, print_table, say, whole
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agentd.commands.output import note, print_json, print_table
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import ProgressLine, note, print_json, print_table
 from agentd.errors import NotRunning
 from agentd.paths import Paths, discover
 from agentd.states import Exit

@@ -8,17 +8,18 @@ from collections.abc import Iterable
 
 from agentd.bus import Bus
 from agentd.commands.home import check_known, event_document, known_types, open_bus
-from agentd.commands.numbers import count, whole
 from agentd.commands.output import (
     DIM,
     colour,
     compact,
+    count,
     local,
     note,
     plain,
     print_json,
     say,
     shorten,
+    whole,
 )
 from agentd.config.suggest import did_you_mean
 from agentd.events import DAEMON, PERSON, Event

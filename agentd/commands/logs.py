@@ -5,8 +5,7 @@ import itertools
 from collections import deque
 
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.numbers import count
-from agentd.commands.output import note, print_json, say, say_lines
+from agentd.commands.output import count, note, print_json, say, say_lines
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
 from agentd.logs.view import log_names, parse, read, render

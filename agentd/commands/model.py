@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pull(name: str, paths: Paths) -> None:
-    from agentd.commands.progress import ProgressLine
+    from agentd.commands.output import ProgressLine
     from agentd.models import store
 
     progress = ProgressLine()

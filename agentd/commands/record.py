@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from agentd.commands.home import open_bus
-from agentd.commands.numbers import whole
-from agentd.commands.output import note, say
+from agentd.commands.output import note, say, whole
 from agentd.errors import UsageError
 from agentd.paths import discover
 from agentd.states import Exit

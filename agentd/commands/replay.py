@@ -9,12 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentd.commands.home import open_bus
-from agentd.commands.numbers import count, whole
-from agentd.commands.output import print_json, say
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    ProgressLine,
+    colour,
+    compact,
+    count,
+    duration,
+    plain,
+    print_json,
+    print_table,
+    say,
+    whole,
+)
+from agentd.commands.sessions import print_timeline, step_document
 from agentd.config.suggest import did_you_mean
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
+from agentd.replay.difference import Difference
+from agentd.replay.live import Fork, LiveTurn
+from agentd.replay.many import Verdict
 from agentd.states import Exit
 
 if TYPE_CHECKING:
@@ -79,7 +97,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay, and print a verdict, or a table of several."""
-    from agentd.commands.replayed import print_fork, print_one, print_table_of
+    pass
     from agentd.replay.code import Workshop
     from agentd.replay.many import replay_all
 
@@ -213,3 +231,87 @@ def _endpoint(paths: Paths) -> "tuple[Endpoint, dict[str, float]]":
             ) from error
     endpoint = Endpoint.discover(paths, config)
     return endpoint, {"call_deadline_s": config.call_deadline.total_seconds()}
+
+
+COLOURS = {"identical": GREEN, "diverged": YELLOW, "failed": RED}
+
+
+def print_one(verdict: Verdict) -> None:
+    """Print one verdict with its difference.
+
+    Raises:
+        AgentdError: what it failed with.
+    """
+    if verdict.error is not None:
+        raise verdict.error
+    outcome = verdict.outcome
+    assert outcome is not None
+    given = f", {outcome.given} results taken as recorded" if outcome.given else ""
+    say(f"{plain(verdict.name)}: {_word(verdict)} ({outcome.turns} turns{given})")
+    for note in outcome.notes:
+        say(f"  {note}")
+    for turn in verdict.live:
+        _live(turn)
+    if outcome.difference is not None:
+        _difference(outcome.difference)
+
+
+def print_table_of(verdicts: Sequence[Verdict]) -> None:
+    """Print a line for each verdict, and how many there are of each kind."""
+    print_table(
+        ("RECORDING", "AGENT", "RESULT", "TURNS", "WHERE"),
+        (
+            (v.name, v.agent, v.word, v.outcome.turns if v.outcome else None, v.where)
+            for v in verdicts
+        ),
+    )
+    words = [verdict.word for verdict in verdicts]
+    counts = [f"{words.count(word)} {word}" for word in COLOURS if word in words]
+    say()
+    say(f"{len(verdicts)} in all: {', '.join(counts)}")
+
+
+def print_fork(fork: Fork, *, as_json: bool) -> None:
+    """Print how a session went on beyond its fork."""
+    published = [{"type": e.event_type, "payload": dict(e.payload)} for e in fork.published]
+    if as_json:
+        steps = [step_document(step) for step in fork.steps]
+        print_json({**vars(fork), "steps": steps, "published": published})
+        return
+    say(colour(f"from turn {fork.turn} on, with the live model:", BOLD))
+    print_timeline(fork.steps, {}, turn=fork.turn - 1)
+    for event in published:
+        say(f"would publish {plain(str(event['type']))} {compact(event['payload'])}")
+    if fork.stopped is not None:
+        say(f"stopped: {plain(fork.stopped)}")
+    elif fork.question is not None:
+        say(f"would ask a person: {plain(fork.question)}")
+    else:
+        say(f"ended: {compact(fork.outcome)}")
+
+
+def _word(verdict: Verdict) -> str:
+    return colour(verdict.word, COLOURS[verdict.word])
+
+
+def _live(turn: LiveTurn) -> None:
+    word = colour("as recorded", GREEN) if turn.same else colour("otherwise", YELLOW)
+    cost = f"{turn.prompt_tokens}+{turn.completion_tokens} tokens, "
+    say(f"turn {turn.turn}: decides {word} ({cost}{duration(turn.duration_ms / 1000)})")
+    if turn.error is not None:
+        say(f"  no decision: {plain(turn.error)}")
+    elif not turn.same:
+        _lines(Difference(turn.turn, "", turn.recorded, turn.now))
+
+
+def _difference(difference: Difference) -> None:
+    say(f"turn {difference.turn}: {difference.what} differs (- recorded, + now)")
+    _lines(difference)
+    if difference.hint:
+        say(f"hint: {difference.hint}")
+
+
+def _lines(difference: Difference) -> None:
+    for line in difference.lines():
+        kind = {"-": RED, "+": GREEN, "@": DIM}.get(line[:1])
+        say("  " + (colour(plain(line), kind) if kind else plain(line)))

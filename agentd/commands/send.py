@@ -8,8 +8,7 @@ from typing import Any
 from agentd.bus import Bus, sql
 from agentd.bus.outbox import matches
 from agentd.commands.home import find_agent, known_types, open_bus, supervisor
-from agentd.commands.numbers import INTEGER_MAX
-from agentd.commands.output import note, say
+from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent

@@ -19,8 +19,7 @@ from agentd.commands.demo.home import (
 from agentd.commands.demo.report import Report, gather
 from agentd.commands.demo.screen import Screen
 from agentd.commands.model import ask_model_server
-from agentd.commands.output import BOLD, colour, duration, say, say_lines
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import BOLD, ProgressLine, colour, duration, say, say_lines
 from agentd.config.daemon import load_daemon
 from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Lane, NewEvent

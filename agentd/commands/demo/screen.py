@@ -5,8 +5,7 @@ import sys
 
 from agentd.bus import Bus
 from agentd.commands.demo.report import words
-from agentd.commands.output import compact, local, plain, say, shorten
-from agentd.commands.progress import ProgressLine
+from agentd.commands.output import ProgressLine, compact, local, plain, say, shorten
 from agentd.events import Event
 from agentd.sessions.sessions import Sessions
 from agentd.states import SessionState
