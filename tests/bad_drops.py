@@ -18,7 +18,7 @@ import psutil
 
 from agentd.config.toml import BYTES_MAX
 from agentd.paths import Paths, discover, shipped
-from agentd.status import query
+from agentd.supervisor.client import query
 from agentd.testing import wait_for
 
 GOOD = """agent = "task"

@@ -14,7 +14,7 @@ import apsw
 
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover
-from agentd.status import query
+from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
 from tests.commandline import agentd, write_agent
 

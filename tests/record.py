@@ -25,7 +25,7 @@ from agentd.replay.code import Workshop
 from agentd.replay.take import take
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority, WorkerState
-from agentd.status import query
+from agentd.supervisor.client import query
 from tests.repository import ENVIRONMENT, Repository
 
 FOLDER = Path(__file__).parent / "recordings"

@@ -29,7 +29,7 @@ from agentd.paths import Paths, discover
 from agentd.process import crash
 from agentd.process.child import child_side
 from agentd.process.heart import STOPPING, Heart
-from agentd.status import query
+from agentd.supervisor.client import query
 
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database

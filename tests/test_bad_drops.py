@@ -17,7 +17,7 @@ from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover
 from agentd.states import WorkerState
 from agentd.supervisor import sift
-from agentd.supervisor.admissions import Gate
+from agentd.supervisor.checks import Gate
 from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.sift import Sifter
 from agentd.testing import ManualClock

@@ -16,7 +16,7 @@ from agentd.commands.subscriptions import unheard
 from agentd.config.agent import load_agent
 from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
-from agentd.supervisor import admissions
+from agentd.supervisor import checks
 from tests.commandline import HELLO, write_agent
 from tests.test_admission import BAML, MODULE, TOML, drop
 
@@ -62,7 +62,7 @@ def test_a_module_that_never_returns_is_given_up(
     draft: bool, paths: Paths, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the daemon's own 30 s; nothing of it is left, and the others are checked meanwhile."""
-    monkeypatch.setattr(admissions, "DEADLINE_S", 3.0)
+    monkeypatch.setattr(checks, "DEADLINE_S", 3.0)
     mark = tmp_path / "pid"
     loop = f"import os\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\nwhile True:\n    pass\n"
     drop(paths, module=loop)

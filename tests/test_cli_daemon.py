@@ -51,7 +51,7 @@ sys.exit(main(["run"]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("module", ["agentd.commands.run", "agentd.supervisor.shell"])
+@pytest.mark.parametrize("module", ["agentd.commands.run", "agentd.supervisor.supervisor"])
 def test_a_stop_in_the_first_moments_is_a_clean_one(
     tmp_path: Path, module: str, number: signal.Signals
 ) -> None:

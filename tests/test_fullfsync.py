@@ -18,7 +18,7 @@ from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
 from agentd.process.lock import LockFile
 from agentd.supervisor import Commands
-from agentd.supervisor.shell import Supervisor
+from agentd.supervisor.supervisor import Supervisor
 from agentd.worker.worker import Worker
 from tests.commandline import write_agent
 

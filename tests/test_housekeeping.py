@@ -23,8 +23,7 @@ from agentd.logs import logger
 from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
-from agentd.supervisor.housekeeping import TRUST_S, Housekeeping
-from agentd.supervisor.sweep import sweep
+from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, sweep
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox
 from agentd.worker.runner import use_scratch

@@ -14,8 +14,8 @@ import pytest
 from agentd.errors import AlreadyRunning, ConfigError, NotRunning, StorageError
 from agentd.macos import launchd
 from agentd.paths import discover, shipped
-from agentd.status import query
-from agentd.supervisor import shell as supervisor
+from agentd.supervisor import supervisor
+from agentd.supervisor.client import query
 from tests.supervised import QUICK, Daemon, wait_for
 
 SAMPLE = shipped() / "launchd" / "local.agentd.plist"

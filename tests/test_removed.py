@@ -13,7 +13,7 @@ from agentd.doctor import examine
 from agentd.errors import NotRunning
 from agentd.paths import Paths
 from agentd.process.lock import LockFile
-from agentd.status import query
+from agentd.supervisor.client import query
 from tests.livehome import a_home
 from tests.supervised import Daemon, daemon, wait_for
 

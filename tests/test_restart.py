@@ -15,8 +15,8 @@ from agentd.errors import AgentdError
 from agentd.paths import discover
 from agentd.process.child import Child
 from agentd.states import WorkerState
+from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.commands import Commands
 from agentd.supervisor.model import PARKED_S, ModelHost
 from agentd.supervisor.restart import BEAT_GRACE_S, START_S, Due, Ended, Life, Rules
 from agentd.testing import ManualClock

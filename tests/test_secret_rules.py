@@ -18,8 +18,8 @@ from agentd.process.heart import Heart
 from agentd.replay.redact import Writer
 from agentd.replay.rules import Finder
 from agentd.secret_rules import REDACTED, hide
-from agentd.supervisor.admissions import refused
-from agentd.supervisor.output import Output
+from agentd.supervisor.checks import refused
+from agentd.supervisor.child_output import Output
 from agentd.testing import ManualClock
 
 # Made up, and put together here so that no scanner takes them for real ones.

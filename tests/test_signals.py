@@ -24,7 +24,7 @@ from agentd.errors import AgentdError, StorageError
 from agentd.paths import discover
 from agentd.process.lock import LockFile
 from agentd.process.stop import Cancel
-from agentd.supervisor.files import Files
+from agentd.supervisor.home_files import Files
 from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.records import BusThread
 from tests.supervised import DEADLINE_S, FILE, Daemon, daemon, wait_for
@@ -246,7 +246,7 @@ def in_a_terminal(one: Daemon, *before: str) -> int:
 
 def one_pid(one: Daemon) -> int | None:
     with contextlib.suppress(Exception):
-        from agentd.status import query
+        from agentd.supervisor.client import query
 
         return int(query(one.paths)["pid"])
     return None

@@ -28,7 +28,7 @@ from agentd.paths import discover
 from agentd.sessions.sessions import Sessions
 from agentd.states import SessionState
 from agentd.storage.rows import Rows
-from agentd.supervisor.awake import RECENT_S, TICK_S, Awake
+from agentd.supervisor.children import RECENT_S, TICK_S, Awake
 from agentd.testing import FakeModelServer, ManualClock, wait_for
 from agentd.worker.schedule import SPREAD_S, Spread, Timetable, reconcile
 from tests.commandline import DEADLINE_S, write_agent

@@ -25,9 +25,9 @@ from agentd.macos.privacy import LAUNCHD_VARIABLE
 from agentd.paths import discover
 from agentd.process.child import Child
 from agentd.states import Priority
-from agentd.status import query
-from agentd.supervisor.admissions import DEADLINE_S
 from agentd.supervisor.agents import Agents
+from agentd.supervisor.checks import DEADLINE_S
+from agentd.supervisor.client import query
 from agentd.testing import ManualClock
 from tests.supervised import FILE, QUICK, Daemon, alive, daemon, state, suspend, wait_for
 

@@ -19,7 +19,7 @@ from agentd.states import Exit
 
 if TYPE_CHECKING:
     from agentd.config.agent import AgentConfig
-    from agentd.supervisor.admissions import Admissions
+    from agentd.supervisor.checks import Admissions
 
 EXAMPLES = """example:
   agentd check
@@ -147,9 +147,9 @@ def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
     from agentd.admission.look import look
     from agentd.clock import SystemClock
     from agentd.process.child import python
-    from agentd.supervisor.admissions import Admissions
+    from agentd.supervisor.argv import Commands
+    from agentd.supervisor.checks import Admissions
     from agentd.supervisor.children import Reaper
-    from agentd.supervisor.commands import Commands
 
     looks = {name: look(name, paths) for name in names}
     with tempfile.TemporaryDirectory(prefix="agentd-check-") as folder:

@@ -15,7 +15,7 @@ from agentd.errors import AgentdError
 from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
 from agentd.states import Exit, Priority, WorkerState
-from agentd.status import query
+from agentd.supervisor.client import query
 
 DEADLINE_S = 15.0  # above a child's stop grace
 STEP_S = 0.05

@@ -90,7 +90,7 @@ def _endpoint(
     from agentd.config.daemon import load_daemon
     from agentd.evaluate.server import CALL_DEADLINE, own_server
     from agentd.llm.endpoint import Endpoint
-    from agentd.status import query
+    from agentd.supervisor.client import query
 
     config = load_daemon(paths.daemon_file)
     deadline_s = config.model.call_deadline.total_seconds()

@@ -11,7 +11,7 @@ from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.events import Event
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
-from agentd.status import query
+from agentd.supervisor.client import query
 
 BUSY_MS = 10_000  # for a lock that another program holds on the database
 

@@ -90,7 +90,7 @@ def _list(paths: Paths, *, as_json: bool) -> None:
 
 
 def _status(paths: Paths, *, as_json: bool) -> None:
-    from agentd.status import query
+    from agentd.supervisor.client import query
 
     model = with_external({**query(paths)["model"]}, paths)
     text = None if model["external"] else ask_model_server(model["url"], "/metrics", paths)

@@ -14,8 +14,8 @@ from agentd.config.daemon import RetentionConfig, load_daemon
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.storage import copies
-from agentd.storage.leftovers import PRUNE_PREFIX
 from agentd.storage.retention import Retention
+from agentd.supervisor.housekeeping import PRUNE_PREFIX
 
 PAUSE_S = 0.01  # between two steps, at least: others want to write as well
 

@@ -217,7 +217,7 @@ def _endpoint(paths: Paths) -> "tuple[Endpoint, dict[str, float]]":
     """
     from agentd.config.daemon import load_daemon
     from agentd.llm.endpoint import Endpoint
-    from agentd.status import query
+    from agentd.supervisor.client import query
 
     config = load_daemon(paths.daemon_file).model
     if config.url is None:

@@ -12,7 +12,7 @@ from agentd.macos import launchd
 from agentd.macos.launchctl import Service
 from agentd.paths import Paths, discover
 from agentd.states import Exit
-from agentd.status import last_failure, query
+from agentd.supervisor.client import last_failure, query
 
 ANSWERS_S = 30.0  # for a started daemon to answer, a stopped one to be gone
 STEP_S = 0.1

@@ -27,7 +27,7 @@ from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
-from agentd.status import last_failure
+from agentd.supervisor.client import last_failure
 
 EXAMPLES = """example:
   agentd status

@@ -9,8 +9,8 @@ from agentd.doctor.finding import Finding
 from agentd.errors import StorageError
 from agentd.paths import Paths
 from agentd.storage.inspect import sound
-from agentd.storage.leftovers import leftovers, remove
 from agentd.storage.repair import Repaired, repair
+from agentd.supervisor.housekeeping import leftovers, remove
 
 
 def examine(paths: Paths, clock: Clock) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from agentd.llm.listing import look
 from agentd.macos import launchctl, launchd
 from agentd.models import store
 from agentd.paths import Paths
-from agentd.status import last_failure, query, unreachable
+from agentd.supervisor.client import last_failure, query, unreachable
 
 
 def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:

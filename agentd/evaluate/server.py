@@ -19,7 +19,7 @@ from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import environment
 from agentd.process.child import Child
-from agentd.supervisor.commands import Commands
+from agentd.supervisor.argv import Commands
 from agentd.whole import write_whole
 
 # A window that is half full may take a slow machine minutes to read.

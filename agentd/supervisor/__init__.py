@@ -5,7 +5,7 @@
 are outside, in `agentd.restart`.
 """
 
-from agentd.supervisor.commands import Commands
+from agentd.supervisor.argv import Commands
 from agentd.supervisor.main import run
 
 __all__ = ["Commands", "run"]

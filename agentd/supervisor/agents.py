@@ -17,9 +17,9 @@ from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child
 from agentd.states import WorkerState
-from agentd.supervisor.admissions import Admissions, Problem, Verdict, refused
+from agentd.supervisor.argv import Commands
+from agentd.supervisor.checks import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.commands import Commands
 from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.model import describe
 from agentd.supervisor.records import Records

@@ -14,8 +14,7 @@ from agentd.process.child import Child
 from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING
 from agentd.states import WorkerState
-from agentd.supervisor.awake import Awake
-from agentd.supervisor.output import Output
+from agentd.supervisor.child_output import Output
 from agentd.supervisor.restart import Due, Ended, Life
 
 KILLED_S = 2.0  # for a killed child to be gone
@@ -295,3 +294,25 @@ async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[i
         loop.remove_reader(child.output_fd)
         child.close()
     return None if late else child.poll(), bytes(output)
+
+
+TICK_S = 1.0  # between two looks
+SLACK_S = 1.0  # by which a look may be late on a loaded machine
+RECENT_S = 3.0  # for so long after it woke, beats may still be on their way; below BEAT_GRACE_S
+
+
+class Awake:
+    """Measures the time between its looks."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen = clock.monotonic()
+        self._slept_s, self._woke = 0.0, float("-inf")
+
+    def look(self) -> float:
+        """Return for how many seconds it stood still, if it woke just now; else 0."""
+        now = self._clock.monotonic()
+        gap, self._seen = now - self._seen, now
+        if gap > TICK_S + SLACK_S:
+            self._slept_s, self._woke = gap, now
+        return self._slept_s if now - self._woke < RECENT_S else 0.0

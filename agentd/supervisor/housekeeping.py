@@ -7,8 +7,12 @@ problem that `agentd status` shows. Each goes away by itself when its cause does
 
 import asyncio
 import contextlib
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus, Opening
@@ -21,7 +25,7 @@ from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
 from agentd.supervisor.jobs import in_thread
 from agentd.supervisor.records import BusThread, Problem, problem_of
-from agentd.supervisor.sweep import keep, sweep
+from agentd.whole import PARTIAL
 
 LOOK_S = 15.0  # between looks at the database
 SWEEP_S = 3600.0  # between looks at the folders
@@ -193,3 +197,71 @@ def _write_nothing(bus: Bus) -> None:
     """Take the write lock for a moment: does anybody keep it, may we write at all?"""
     with bus.transaction():
         pass
+
+
+LEFT = timedelta(hours=6)  # what is older was left behind; a large model may take that long
+
+
+def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) -> None:
+    """Remove versions and scratch folders of agents that the bus does not know, and leftovers.
+
+    Versions only where nothing changed for as long as they are `kept`: a file that is not accepted
+    yet has some.
+    """
+    before = now - kept
+    for folder in _folders(paths.versions):
+        with contextlib.suppress(OSError):
+            if folder.name not in known and folder.stat().st_mtime < before.timestamp():
+                shutil.rmtree(folder)
+    for folder in _folders(paths.scratch):
+        if folder.name not in known:
+            remove(folder)
+    for left in leftovers(paths):
+        with contextlib.suppress(OSError):
+            if left.lstat().st_mtime < (now - LEFT).timestamp():
+                remove(left)
+
+
+def keep(paths: Paths) -> None:
+    """Touch our sockets: where they had to go to /tmp, others sweep, too.
+
+    On macOS what was not touched for three days. Often, because a Mac may wake from as long a sleep
+    just when it is time to sweep.
+    """
+    if paths.sockets == paths.run:
+        return
+    for path in (paths.sockets, paths.status_socket, paths.wake, *paths.wake.glob("*.sock")):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _folders(parent: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [path for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
+    return []
+
+
+PRUNE_PREFIX = ".prune-"  # of the folder in which a dry run prunes a copy
+
+
+def leftovers(paths: Paths) -> list[Path]:
+    """Return files and folders that somebody is writing, or has left; their age says which."""
+    found = list(paths.data.glob(f"{PRUNE_PREFIX}*"))
+    for folder in (paths.data, paths.run, paths.backups):
+        found += folder.glob(f".*{PARTIAL}")
+    for folder in (paths.config, paths.agents_d, paths.agents, paths.baml_src):  # a person's own
+        found += folder.glob(f".agentd-*{PARTIAL}")
+    for word in ("repaired", "restored"):  # new databases that did not get their place
+        found += paths.data.glob(f"{paths.database.name}.{word}-*")
+    found += paths.models.glob(".pull-*/")
+    found += paths.versions.glob("*/.build-*")
+    return found
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -23,8 +23,8 @@ from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child
 from agentd.states import WorkerState
+from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.commands import Commands
 from agentd.supervisor.restart import RESTING, Ended, Life
 from agentd.whole import write_whole
 

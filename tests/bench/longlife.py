@@ -19,8 +19,8 @@ import psutil
 from agentd.errors import AgentdError
 from agentd.events import NewEvent
 from agentd.models.huggingface import folder_bytes
-from agentd.status import query
 from agentd.storage.health import sizes
+from agentd.supervisor.client import query
 
 from .home import Home, cpu_s, memory_mb
 from .table import number

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from agentd.errors import AgentdError
-from agentd.status import query
+from agentd.supervisor.client import query
 
 from .home import DEADLINE_S, ROOT, Home
 from .table import Figure

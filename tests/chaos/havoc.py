@@ -24,7 +24,7 @@ import psutil
 from agentd.bus import Bus
 from agentd.errors import AgentdError
 from agentd.events import PERSON, NewEvent
-from agentd.status import query
+from agentd.supervisor.client import query
 from tests.chaos.home import AGENTS, PIPELINE, PLACED, TICKER, Home
 
 PROGRESS_S = 120.0  # without any progress for this long the pipeline counts as stuck

@@ -19,7 +19,7 @@ from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import child as process
-from agentd.status import query
+from agentd.supervisor.client import query
 from agentd.whole import write_whole
 
 START_S = 60.0  # for the daemon to answer

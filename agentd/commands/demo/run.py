@@ -28,7 +28,7 @@ from agentd.models import store
 from agentd.paths import Paths, shipped
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
-from agentd.status import query
+from agentd.supervisor.client import query
 from agentd.tools import git
 
 MODEL = "smollm2-135m"

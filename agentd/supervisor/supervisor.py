@@ -22,12 +22,11 @@ from agentd.paths import Paths, shipped
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup
 from agentd.states import WorkerState
-from agentd.supervisor.admissions import Admissions, Problem
 from agentd.supervisor.agents import Agents
-from agentd.supervisor.awake import TICK_S
-from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.commands import Commands
-from agentd.supervisor.files import Files
+from agentd.supervisor.argv import Commands
+from agentd.supervisor.checks import Admissions, Problem
+from agentd.supervisor.children import TICK_S, Managed, Reaper
+from agentd.supervisor.home_files import Files
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.model import NAME as MODEL

@@ -13,8 +13,8 @@ from agentd.paths import Paths
 from agentd.process.child import Child
 from agentd.secret_rules import hide
 from agentd.states import Exit
+from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper, run_to_end
-from agentd.supervisor.commands import Commands
 
 DEADLINE_S = 30.0  # for one check; a module that imports for longer is as good as hanging
 AT_ONCE = 2  # checks: they are CPU-bound, and the machine has other work
