@@ -20,7 +20,7 @@ from typing import Any
 
 import apsw
 
-from agentd.admission.look import Look
+from agentd.admission.first_look import Look
 from agentd.config.agent import check_agent_name
 from agentd.config.last_good import in_force
 from agentd.config.toml import read_toml

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentd.admission.admit import Waiting, admit, load_version
-from agentd.admission.prune import prune
+from agentd.admission.version import prune
 from agentd.errors import ConfigError, StorageError
 from agentd.llm.baml import load_client
 from agentd.paths import Paths, discover

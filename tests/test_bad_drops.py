@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from agentd.admission.look import Look, look
+from agentd.admission.first_look import Look, look
 from agentd.config.toml import BYTES_MAX, read_toml
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover

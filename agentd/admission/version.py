@@ -4,6 +4,7 @@ import hashlib
 import json
 import linecache
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping
@@ -245,3 +246,23 @@ def digest_of(*parts: Any) -> str:
         data = data if isinstance(data, bytes) else str(data).encode()
         digest.update(b"%d:" % len(data) + data)
     return digest.hexdigest()[:16]
+
+
+VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
+
+
+def prune(folder: Path, in_use: set[str]) -> None:
+    """Remove old versions of one agent from `folder`; those `in_use` and the newest ones stay.
+
+    What cannot be removed stays, too. A build under way has a name with a dot, and is left alone.
+    """
+    versions = []
+    for path in folder.glob("[!.]*"):
+        try:
+            versions.append((path.stat().st_mtime, path))
+        except OSError:
+            continue  # somebody else removed it
+    versions.sort(reverse=True)
+    for _, old in versions[VERSIONS_KEPT:]:
+        if old.name not in in_use:
+            shutil.rmtree(old, ignore_errors=True)

@@ -144,7 +144,7 @@ def _daemon(file: Path, paths: Paths) -> Checked:
 
 def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
     """Check agents as the daemon does: each in a process of its own, and not for ever."""
-    from agentd.admission.look import look
+    from agentd.admission.first_look import look
     from agentd.clock import SystemClock
     from agentd.process.child import python
     from agentd.supervisor.argv import Commands
@@ -175,7 +175,7 @@ def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
 async def _agent(
     name: str, paths: Paths, problem: ConfigError | None, admissions: "Admissions"
 ) -> Checked:
-    from agentd.admission.look import Waiting
+    from agentd.admission.first_look import Waiting
     from agentd.commands.advice import agent_problem
     from agentd.config.agent import load_agent
 

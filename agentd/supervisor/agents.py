@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentd.admission.look import Look
-from agentd.admission.prune import prune
+from agentd.admission.first_look import Look
+from agentd.admission.version import prune
 from agentd.clock import Clock
 from agentd.config.agent_files import agent_names
 from agentd.errors import StorageError

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentd.admission.look import Look, look
+from agentd.admission.first_look import Look, look
 from agentd.config.daemon import DaemonConfig
 from agentd.paths import Paths
 from agentd.process.child import python

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.admission.look import Look
+from agentd.admission.first_look import Look
 from agentd.clock import Clock, iso
 from agentd.errors import StorageError, shown
 from agentd.logs.logger import Logger
