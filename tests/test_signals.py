@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from agentd.bus import Bus, Opening
+from agentd.bus.thread import BusThread
 from agentd.clock import SystemClock
 from agentd.errors import AgentdError, StorageError
 from agentd.paths import discover
@@ -26,7 +27,6 @@ from agentd.process.lock import LockFile
 from agentd.process.stop import Cancel
 from agentd.supervisor.home_files import Files
 from agentd.supervisor.jobs import Jobs, in_thread
-from agentd.supervisor.records import BusThread
 from tests.supervised import DEADLINE_S, FILE, Daemon, daemon, wait_for
 
 

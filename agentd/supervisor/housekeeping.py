@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus, Opening
+from agentd.bus.thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, StorageError
@@ -24,7 +25,7 @@ from agentd.paths import Paths
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
 from agentd.supervisor.jobs import in_thread
-from agentd.supervisor.records import BusThread, Problem, problem_of
+from agentd.supervisor.records import Problem, problem_of
 from agentd.whole import PARTIAL
 
 LOOK_S = 15.0  # between looks at the database

@@ -6,23 +6,21 @@ being watched, so the event loop never touches the database: it hands calls to t
 
 import asyncio
 import contextlib
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from agentd.bus import AgentRow, Bus, Opening
+from agentd.bus.thread import BusThread
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.storage import copies
-from agentd.supervisor.jobs import Jobs, settle
+from agentd.supervisor.jobs import Jobs
 
-T = TypeVar("T")
 Problem = dict[str, str]  # what, where, hint
 
 LANE = Lane(DAEMON, True)
@@ -33,66 +31,6 @@ RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 def problem_of(error: AgentdError) -> Problem:
     """Return an error as `status` shows it."""
     return {"what": error.what, "where": error.where, "hint": error.hint}
-
-
-class BusThread:
-    """A daemon thread that owns a Bus: a locked database never delays the process's exit."""
-
-    def __init__(self, paths: Paths, clock: Clock, opening: Opening) -> None:
-        self._paths, self._clock, self._opening = paths, clock, opening
-        self._calls: queue.SimpleQueue[Callable[[Bus], None] | None] = queue.SimpleQueue()
-        self._ended: asyncio.Future[None] | None = None
-
-    async def open(self) -> None:
-        """Open the database, creating or migrating it.
-
-        Raises:
-            DamagedDatabase, NewerDatabase, StorageError: it cannot be used.
-        """
-        loop = asyncio.get_running_loop()
-        opened: asyncio.Future[Bus] = loop.create_future()
-        self._ended = loop.create_future()
-        thread = threading.Thread(target=self._run, args=(opened,), name="bus", daemon=True)
-        thread.start()
-        await opened
-
-    async def call(self, function: Callable[[Bus], T]) -> T:
-        """Run `function(bus)` in the thread and return what it returns, or raise what it raises."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def work(bus: Bus) -> None:
-            settle(future, function, bus)
-
-        self._calls.put(work)
-        return await future
-
-    def close(self) -> None:
-        """Let the thread finish its calls and end. Does not wait for it."""
-        self._calls.put(None)
-
-    async def closed(self) -> None:
-        """Close, and return when the database is closed."""
-        self.close()
-        if self._ended is not None:
-            await self._ended
-
-    def _run(self, opened: "asyncio.Future[Bus]") -> None:
-        assert self._ended is not None
-        settle(self._ended, self._serve, opened)
-
-    def _serve(self, opened: "asyncio.Future[Bus]") -> None:
-        bus: Bus | None = None
-
-        def open_it() -> Bus:
-            nonlocal bus
-            path, wake = self._paths.database, self._paths.wake
-            bus = Bus(path, clock=self._clock, wake=wake, opening=self._opening)
-            return bus
-
-        if settle(opened, open_it) and bus is not None:
-            while (call := self._calls.get()) is not None:
-                call(bus)
-            bus.close()
 
 
 class Records:
