@@ -17,7 +17,7 @@ from agentd.events import Lane, NewEvent
 from agentd.sessions.sessions import Session, Sessions, Wait
 from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
-from agentd.storage.inspect import sound
+from agentd.storage.health import sound
 from agentd.storage.repair import repair
 from agentd.storage.salvage import unreadable
 from agentd.testing import ManualClock

@@ -8,7 +8,7 @@ from agentd.doctor import machine, setup, storage, writers
 from agentd.doctor.finding import Finding
 from agentd.errors import StorageError
 from agentd.paths import Paths
-from agentd.storage.inspect import sound
+from agentd.storage.health import sound
 from agentd.storage.repair import Repaired, repair
 from agentd.supervisor.housekeeping import leftovers, remove
 

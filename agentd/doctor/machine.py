@@ -11,7 +11,7 @@ from pathlib import Path
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.macos import developer_tools
 from agentd.paths import HOME_VARIABLE, SOCKET_PATH_MAX, Paths, longest_socket
-from agentd.storage.inspect import sqlite_version
+from agentd.storage.health import sqlite_version
 
 # Several connections that write and checkpoint can damage a database in WAL mode. Fixed in 3.51.3.
 AFFECTED_FROM, FIXED_IN = (3, 7, 0), (3, 51, 3)

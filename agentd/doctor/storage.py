@@ -12,7 +12,7 @@ from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import StorageError
 from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths
-from agentd.storage import inspect
+from agentd.storage import health
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, command_of, holders, sizes
 
 LOOK_AGAIN_S = 1.0  # who holds a lock in two looks holds it for longer than any of ours does
@@ -28,7 +28,7 @@ def database(paths: Paths) -> Iterator[Finding]:
         yield ok("database", "there is none yet", "the first `agentd run` creates it")
         return
     try:
-        wrong = inspect.wrongs(path)
+        wrong = health.wrongs(path)
     except StorageError as error:
         yield problem("database", error.what, error.hint)
         return
@@ -108,7 +108,7 @@ def _who(pid: int) -> str:
 
 def clock(paths: Paths, now: datetime) -> Iterator[Finding]:
     """Look whether events come from the future: the clock was, or is, wrong."""
-    newest = inspect.newest_event(paths.database) if paths.database.exists() else None
+    newest = health.newest_event(paths.database) if paths.database.exists() else None
     if newest is not None and newest > iso(now + CLOCK_AHEAD):
         yield warning(
             "clock",
