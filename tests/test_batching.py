@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Call, Refused
+from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language import ModelLanguage
-from agentd.model_server.mlx_engine import MlxEngine
 from agentd.states import Priority
 from tests import tiny_models
 

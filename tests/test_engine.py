@@ -14,11 +14,11 @@ from mlx import nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from agentd.errors import ConfigError
-from agentd.model_server import weights
-from agentd.model_server.cache import PromptCaches
 from agentd.model_server.calls import Call
+from agentd.model_server.engine import weights
+from agentd.model_server.engine.mlx import MlxEngine
+from agentd.model_server.engine.prompt_cache import PromptCaches
 from agentd.model_server.language import ModelLanguage
-from agentd.model_server.mlx_engine import MlxEngine
 from tests.serving import Serving, serving
 
 generate: Any = importlib.import_module("mlx_lm.generate")  # a function hides the module

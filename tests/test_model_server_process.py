@@ -20,7 +20,7 @@ import pytest
 from agentd import paths
 from agentd.config.last_good import keep
 from agentd.model_server import __main__ as server_main
-from agentd.model_server.watchdog import EXIT_STALLED, Progress
+from agentd.model_server.engine.watchdog import EXIT_STALLED, Progress
 from agentd.process.heart import Heart
 from agentd.states import Exit
 from tests.serving import ListLog, Serving, wait_for

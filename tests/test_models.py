@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentd.errors import ConfigError, StorageError
-from agentd.model_server import blas
+from agentd.model_server.engine import blas
 from agentd.model_server.language import ModelLanguage
 from agentd.models import huggingface, store
 

@@ -14,7 +14,7 @@ from agentd.model_server.language import ModelLanguage
 from agentd.model_server.mask import AnswerMask, CallMask
 from agentd.model_server.template import described
 from agentd.model_server.template_form import explained
-from agentd.model_server.tools import MARKS, OWN_FORM, CallReader, Choice, Form, Tool
+from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Choice, Form, Tool
 from tests import chat_templates
 from tests.wanting import allows
 

@@ -22,7 +22,7 @@ from agentd import paths
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
-from agentd.model_server import blas, heap
+from agentd.model_server.engine import blas, memory
 from agentd.models import store
 from agentd.process import child
 from agentd.process.failure import end_with_threads
@@ -31,8 +31,8 @@ from agentd.states import Exit
 from agentd.terminal import say_lines
 
 if TYPE_CHECKING:
-    from agentd.model_server.engine import Engine, Language
-    from agentd.model_server.runner import Runner
+    from agentd.model_server.calls import Engine, Language
+    from agentd.model_server.engine.thread import Runner
 
 STOP_S = 3.0  # from SIGTERM to the end
 BEAT_S = 5.0
@@ -45,7 +45,7 @@ LOOPBACK = "127.0.0.1"
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
-    heap.keep_together()
+    memory.keep_together()
     heart = child.child_side()
     heart.beat(PROMISE_S, "starting")
     options = _options(argv)
@@ -162,10 +162,10 @@ async def _serve(
     heart: Heart,
 ) -> int:
     from agentd.model_server.app import Server
+    from agentd.model_server.engine.thread import Runner
+    from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
     from agentd.model_server.http import http_server
     from agentd.model_server.language import ModelLanguage
-    from agentd.model_server.runner import Runner
-    from agentd.model_server.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
 
     if not options.saved_cache_bytes:
         for file in home.data.glob(f"*{home.prompt_caches.stem}*.safetensors"):
@@ -178,7 +178,7 @@ async def _serve(
         loop.call_soon_threadsafe(stop)
 
     def load_engine(language: "Language") -> "Engine":
-        from agentd.model_server.mlx_engine import MlxEngine  # 2 s, in the engine's thread
+        from agentd.model_server.engine.mlx import MlxEngine  # 2 s, in the engine's thread
 
         fast = found in ("system", "numpy")
         return MlxEngine(
@@ -257,7 +257,7 @@ async def _beat(heart: Heart, runner: "Runner") -> None:
             gc.freeze()
         frozen = runner.loaded  # an engine that goes thaws it
         if time.monotonic() - trimmed > TRIM_S:
-            await asyncio.to_thread(heap.trim)
+            await asyncio.to_thread(memory.trim)
             trimmed = time.monotonic()
         progress = runner.progress
         state = "loading" if not progress.ready else "busy" if progress.busy else "idle"

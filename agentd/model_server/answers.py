@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from agentd.model_server import api
 from agentd.model_server.calls import Call, Piece, Refused
-from agentd.model_server.runner import Runner
-from agentd.model_server.tools import CallReader, Form, Part
+from agentd.model_server.engine.thread import Runner
+from agentd.model_server.tool_calls import CallReader, Form, Part
 
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
 

@@ -17,10 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentd.model_server import api, conversation
 from agentd.model_server.answers import Answer, EventStream, Pieces, error_body
-from agentd.model_server.calls import Call, Full, Mask, Refused
-from agentd.model_server.engine import Language, Prompt
-from agentd.model_server.runner import Runner
-from agentd.model_server.tools import Choice, Tool
+from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
+from agentd.model_server.engine.thread import Runner
+from agentd.model_server.tool_calls import Choice, Tool
 
 BODY_BYTES_MAX = 8_000_000
 TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more

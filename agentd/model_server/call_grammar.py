@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from agentd.model_server.schema_parts import Schema
-from agentd.model_server.tools import MARKS, Form
+from agentd.model_server.tool_calls import MARKS, Form
 
 ANYTHING = "/(?s:.*)/"
 

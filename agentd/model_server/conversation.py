@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from agentd.model_server.body import Body, strict_json, text_of
-from agentd.model_server.calls import Refused
-from agentd.model_server.engine import Message
-from agentd.model_server.tools import Choice, Tool
+from agentd.model_server.calls import Message, Refused
+from agentd.model_server.tool_calls import Choice, Tool
 
 TOOLS_MAX = 128  # OpenAI's own limit
 CALLS_MAX = 128  # in one message

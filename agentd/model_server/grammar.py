@@ -24,7 +24,7 @@ from agentd.model_server.mask import (
 )
 from agentd.model_server.schema_parts import refuse
 from agentd.model_server.schema_rules import Bounded, bounded
-from agentd.model_server.tools import Choice, Form, Tool
+from agentd.model_server.tool_calls import Choice, Form, Tool
 
 SCHEMA_BYTES_MAX = 262_144
 LIMITS = LLParserLimits(max_lexer_states=50_000)  # 1 to 2 KB each, kept as long as the grammar

@@ -16,12 +16,11 @@ import jinja2
 from tokenizers import Tokenizer
 
 from agentd.errors import ConfigError
-from agentd.model_server.calls import Mask, Refused
-from agentd.model_server.engine import Message, Prompt
+from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar import Grammars
 from agentd.model_server.template import Piece, Template
 from agentd.model_server.template_form import explained, learn, takes_system
-from agentd.model_server.tools import Choice, Tool
+from agentd.model_server.tool_calls import Choice, Tool
 
 DEFAULT_WINDOW = 4096  # tokens, where config.json says nothing
 # Where an event of a log ends or begins. Some templates put instructions and log into one message:

@@ -8,7 +8,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.schema_parts import Schema
-from agentd.model_server.tools import CallReader, Form
+from agentd.model_server.tool_calls import CallReader, Form
 
 NUMBER_TOKENS_MAX = 24
 CLOSING_TOKENS_MAX = 2000  # of a schema's shortest answer; one that needs more is refused

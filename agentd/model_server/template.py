@@ -18,10 +18,9 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from agentd.model_server.calls import Refused
-from agentd.model_server.engine import Message
+from agentd.model_server.calls import Message, Refused
 from agentd.model_server.schema_rules import ANNOTATIONS, BY_TYPE, KNOWN
-from agentd.model_server.tools import Tool
+from agentd.model_server.tool_calls import Tool
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own
 

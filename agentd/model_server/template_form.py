@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentd.model_server.calls import Refused
-from agentd.model_server.engine import Message
+from agentd.model_server.calls import Message, Refused
 from agentd.model_server.template import Template, described
-from agentd.model_server.tools import MARKS, OWN_FORM, Form, Tool
+from agentd.model_server.tool_calls import MARKS, OWN_FORM, Form, Tool
 
 # Words that no template contains.
 USER, NAME, KEY, VALUE, RESULT = (f"agentd{n}probe" for n in range(5))

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agentd.model_server.calls import Advance, Call, Mask, Refused
-from agentd.model_server.engine import Message, Prompt
-from agentd.model_server.tools import OWN_FORM, Choice, Tool
+from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused
+from agentd.model_server.tool_calls import OWN_FORM, Choice, Tool
 from agentd.models.gguf import write_byte_level_bpe
 
 CHAT_TEMPLATE = (

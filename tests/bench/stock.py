@@ -10,7 +10,7 @@ from typing import Any
 
 def level_field() -> str:
     """Give MLX in this process what agentd gives its own; return which BLAS was found."""
-    from agentd.model_server import blas
+    from agentd.model_server.engine import blas
 
     found = blas.speed_up()  # before MLX is imported
     import mlx.core as mx

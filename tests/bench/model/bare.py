@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
     import mlx_lm
     from mlx_lm.sample_utils import make_sampler
 
-    from agentd.model_server.weights import forbid_wiring
+    from agentd.model_server.engine.weights import forbid_wiring
 
     forbid_wiring()
     model, tokenizer = mlx_lm.load(str(folder))

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from agentd.model_server.cache import Node, PromptCaches, Slices
+from agentd.model_server.engine.prompt_cache import Node, PromptCaches, Slices
 from agentd.whole import put_in_place
 
 FORMAT = 1

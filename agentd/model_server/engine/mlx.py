@@ -15,14 +15,13 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server import cache_file, memory
-from agentd.model_server.batch import Batch, Row, batches_rightly
-from agentd.model_server.cache import Layers, PromptCaches
-from agentd.model_server.calls import Advance, Call, FinishReason, Refused
-from agentd.model_server.engine import Language
-from agentd.model_server.fairness import RANK
-from agentd.model_server.sampling import Sampler, choose
-from agentd.model_server.weights import load_weights
+from agentd.model_server.calls import Advance, Call, FinishReason, Language, Refused
+from agentd.model_server.engine import memory, prompt_cache_file
+from agentd.model_server.engine.batch import Batch, Row, batches_rightly
+from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
+from agentd.model_server.engine.queue import RANK
+from agentd.model_server.engine.sampling import Sampler, choose
+from agentd.model_server.engine.weights import load_weights
 from agentd.states import Priority
 
 SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes to wait
@@ -73,7 +72,7 @@ class MlxEngine:
         fast_blas: bool,
         cache_bytes: int | None = None,
         saved: Path | None = None,
-        saved_bytes: int = cache_file.SAVED_BYTES_MAX,
+        saved_bytes: int = prompt_cache_file.SAVED_BYTES_MAX,
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:
@@ -102,9 +101,11 @@ class MlxEngine:
         self._slots_max = slots if together else 1
         self._caches = PromptCaches(self.budget.caches, self._layers)
         self._saved, self._saved_bytes = saved, saved_bytes
-        self._identity = cache_file.identity(folder)
+        self._identity = prompt_cache_file.identity(folder)
         if saved is not None:
-            cache_file.load(self._caches, saved, self._identity, prefill_rate=self._best_rate)
+            prompt_cache_file.load(
+                self._caches, saved, self._identity, prefill_rate=self._best_rate
+            )
 
     @property
     def slots(self) -> int:
@@ -206,7 +207,7 @@ class MlxEngine:
     def save(self) -> None:
         """Write the prompt caches down, for the next start, if there are new ones."""
         if self._saved is not None and self._caches.changed:
-            cache_file.save(self._caches, self._saved, self._identity, self._saved_bytes)
+            prompt_cache_file.save(self._caches, self._saved, self._identity, self._saved_bytes)
 
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""

@@ -16,9 +16,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from agentd.model_server.cache import Layers, States
 from agentd.model_server.calls import Call
-from agentd.model_server.sampling import Sampler
+from agentd.model_server.engine.prompt_cache import Layers, States
+from agentd.model_server.engine.sampling import Sampler
 
 LENGTHS_TRIED = 4
 FAR = 0.1  # standard deviations of the logits; rounding is 1e-5 (float32) to 0.05 (bfloat16)

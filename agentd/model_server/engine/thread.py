@@ -6,12 +6,20 @@ from typing import Any, Protocol
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError
-from agentd.model_server.calls import Advance, Call, EngineBroken, Full, Piece, Refused
-from agentd.model_server.engine import Engine, Language
-from agentd.model_server.fairness import FairQueue
-from agentd.model_server.metrics import Metrics
+from agentd.model_server.calls import (
+    Advance,
+    Call,
+    Engine,
+    EngineBroken,
+    Full,
+    Language,
+    Piece,
+    Refused,
+)
+from agentd.model_server.engine.metrics import Metrics
+from agentd.model_server.engine.queue import FairQueue
+from agentd.model_server.engine.watchdog import Progress
 from agentd.model_server.text import TextStream
-from agentd.model_server.watchdog import Progress
 
 ASLEEP_S = 10.0  # between two looks at busy calls, far above a step: this process was stopped
 FAILURES_MAX = 5  # failures of steps or calls, without a token in between, and it is given up

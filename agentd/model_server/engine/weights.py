@@ -22,7 +22,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from agentd.errors import ConfigError
-from agentd.model_server.memory import physical_bytes
+from agentd.model_server.engine.memory import physical_bytes
 
 MEMORY_SHARE = 0.4  # of the machine's memory that widened weights may take
 
