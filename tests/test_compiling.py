@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Full, Refused
-from agentd.model_server.compiling import SLOTS, Compilations
-from agentd.model_server.grammar import Grammars
+from agentd.model_server.grammar.compilations import SLOTS, Compilations
+from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language import ModelLanguage
 from agentd.testing.model import ScriptedEngine
 from tests.serving import serving, wait_for

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Refused
-from agentd.model_server.grammar import Grammars
+from agentd.model_server.grammar.grammar import Grammars
+from agentd.model_server.grammar.mask import AnswerMask, RunLengths
 from agentd.model_server.language import ModelLanguage
-from agentd.model_server.mask import AnswerMask, RunLengths
 from agentd.model_server.schema_rules import bounded
 
 DECISION = {

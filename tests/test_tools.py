@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Refused
+from agentd.model_server.grammar.mask import AnswerMask, CallMask
 from agentd.model_server.language import ModelLanguage
-from agentd.model_server.mask import AnswerMask, CallMask
 from agentd.model_server.template import described
 from agentd.model_server.template_form import explained
 from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Choice, Form, Tool

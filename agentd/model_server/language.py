@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from agentd.errors import ConfigError
 from agentd.model_server.calls import Mask, Message, Prompt, Refused
-from agentd.model_server.grammar import Grammars
+from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.template import Piece, Template
 from agentd.model_server.template_form import explained, learn, takes_system
 from agentd.model_server.tool_calls import Choice, Tool

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from agentd.model_server import call_grammar
 from agentd.model_server.calls import Refused
-from agentd.model_server.compiling import Compilations
-from agentd.model_server.mask import (
+from agentd.model_server.grammar import call_grammar
+from agentd.model_server.grammar.compilations import Compilations
+from agentd.model_server.grammar.mask import (
     CLOSING_TOKENS_MAX,
     AnswerMask,
     CallMask,
