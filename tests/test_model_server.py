@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from agentd.model_server.answers import Pieces
 from agentd.model_server.calls import Call, EngineBroken, Full, Piece, Refused
 from agentd.model_server.engine.queue import FairQueue
 from agentd.model_server.engine.thread import Runner
 from agentd.model_server.engine.watchdog import Progress, Watchdog
+from agentd.model_server.http.answers import Pieces
 from agentd.model_server.text import TextStream
 from agentd.states import Priority
 from agentd.testing import ManualClock

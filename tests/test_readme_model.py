@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agentd.config.daemon import MODEL_PORT
-from agentd.model_server.api import Caller
+from agentd.model_server.http.requests import Caller
 from agentd.model_server.language import ModelLanguage
 from agentd.paths import discover
 from tests.serving import NAME, TOKEN, Serving, serving

@@ -161,10 +161,10 @@ async def _serve(
     logger: log.Logger,
     heart: Heart,
 ) -> int:
-    from agentd.model_server.app import Server
     from agentd.model_server.engine.thread import Runner
     from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
-    from agentd.model_server.http import http_server
+    from agentd.model_server.http.app import Server
+    from agentd.model_server.http.server import http_server
     from agentd.model_server.language import ModelLanguage
 
     if not options.saved_cache_bytes:

@@ -1,26 +1,86 @@
-"""One connection: uvicorn's HTTP protocol, with an end in time for every way of holding it open.
-
-uvicorn ends an idle connection, but waits for ever for the rest of a request's head, and for a
-client that reads nothing. It stops reading while a client sends further requests ahead, and then
-does not see it hang up.
-
-Any program of this machine may connect, so the places are for callers that showed the token. All
-others, silent ones too, share a few, and the oldest of them gives way to a new connection: that one
-may be about to show it.
-"""
+"""uvicorn, set up for this server."""
 
 import asyncio
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import h11
+import uvicorn
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agentd.model_server.answers import error_body
-from agentd.model_server.calls import Full
+from agentd.model_server.calls import Full, Refused
+from agentd.model_server.http.answers import error_body
+
+HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
+DRAIN_S = 1.0
+DRAIN_BYTES_MAX = 64_000_000
+
+
+class Guard:
+    """Refuses odd HTTP, and lets an early refusal arrive.
+
+    A client that is still sending its body does not read an answer, and a connection closed with
+    bytes unread loses it. So the rest of the body is read for a moment, and what does not end then
+    loses its connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = dict(scope["headers"])
+        ended = b"transfer-encoding" not in headers and not int(headers.get(b"content-length", 0))
+
+        async def tracked() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = ended or not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            total = 0
+            while not ended and total < DRAIN_BYTES_MAX:
+                total += len((await tracked()).get("body", b""))
+
+        async def polite(message: Message) -> None:
+            if message["type"] == "http.response.start" and not ended:
+                if b"expect" not in headers:  # who waits for our leave to send has sent nothing
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(drain(), DRAIN_S)
+                if not ended:
+                    message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        refusal = _odd(scope, headers)
+        if refusal is None:
+            await self._app(scope, tracked, polite)
+            return
+        response = JSONResponse(
+            error_body(refusal), status_code=refusal.status, headers={"Connection": "close"}
+        )
+        await response(scope, tracked, polite)
+
+
+def _odd(scope: Scope, headers: dict[bytes, bytes]) -> Refused | None:
+    if scope["http_version"] not in ("1.0", "1.1"):
+        return Refused("only HTTP/1.1 is spoken here", status=505, code="http_version")
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    if fields + len(scope["raw_path"]) + len(scope["query_string"]) > HEAD_BYTES_MAX:
+        # The parser's own limit holds only for a head that comes in several pieces.
+        return Refused(
+            f"a request's head may have {HEAD_BYTES_MAX} bytes", status=431, code="head_too_large"
+        )
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        # Which of them a proxy would believe is anybody's guess: RFC 9112, 6.1.
+        return Refused("both Transfer-Encoding and Content-Length", code="ambiguous_length")
+    return None
+
 
 # macOS allows a process 256 open files by default.
 PLACES = 160  # connections that showed the token; one more is answered 503 while all are in use
@@ -155,3 +215,51 @@ async def _full(scope: Scope, receive: Receive, send: Send) -> None:
     headers = {"Retry-After": str(error.retry_after_s), "Connection": "close"}
     response = JSONResponse(error_body(error), status_code=error.status, headers=headers)
     await response(scope, receive, send)
+
+
+IDLE_S = 30  # between two requests; longer than HTTP clients keep an idle connection for reuse
+TICKS_PER_SWEEP = 10  # uvicorn ticks every 0.1 s
+BACKLOG = 128  # asyncio accepts so many at a go, before it reads from any of them
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its signal handlers, which end the process by the signal once more."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Give up the connections that are held open for too long; True: the server must end."""
+        if counter % TICKS_PER_SWEEP == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
+        return await super().on_tick(counter)
+
+
+def http_server(
+    app: ASGIApp, *, knows: Callable[[Iterable[Header]], bool], stop_s: float
+) -> uvicorn.Server:
+    """Return a server for `serve(sockets=[...])`.
+
+    `knows` says whether a request's headers show the token: its connection then has a place.
+    Once `should_exit` is set it accepts nothing more and waits `stop_s`, less a second, for
+    answers that are under way.
+    """
+    config = uvicorn.Config(
+        Guard(app),
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        http=functools.partial(Connection, knows=knows),  # type: ignore[arg-type]  # it makes one
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=max(1, int(stop_s) - 1),
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+    )
+    return _Http(config)

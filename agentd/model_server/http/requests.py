@@ -12,9 +12,9 @@ from pydantic import (
     ValidationError,
 )
 
-from agentd.model_server.body import Body, refusal, strict_json
 from agentd.model_server.calls import Refused
-from agentd.model_server.conversation import TOOLS_MAX, ChatMessage, ToolParam
+from agentd.model_server.http.body import Body, refusal, strict_json
+from agentd.model_server.http.conversation import TOOLS_MAX, ChatMessage, ToolParam
 from agentd.states import Priority
 
 DEFAULT_MAX_TOKENS = 512

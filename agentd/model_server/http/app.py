@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentd.model_server import api, conversation
-from agentd.model_server.answers import Answer, EventStream, Pieces, error_body
 from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
 from agentd.model_server.engine.thread import Runner
+from agentd.model_server.http import conversation, requests
+from agentd.model_server.http.answers import Answer, EventStream, Pieces, error_body
 from agentd.model_server.tool_calls import Choice, Tool
 
 BODY_BYTES_MAX = 8_000_000
@@ -118,7 +118,7 @@ class Server:
 
     async def _tokenize(self, request: Request) -> Response:
         data = await self._body(request, min(TOKENIZE_BYTES_MAX, self._body_bytes_max))
-        body = await asyncio.to_thread(api.parse, data, api.Tokenize)
+        body = await asyncio.to_thread(requests.parse, data, requests.Tokenize)
         if body.model is not None:
             self._check_model(body.model)
         language = self._language()
@@ -136,9 +136,9 @@ class Server:
         )
 
     async def _chat(self, request: Request) -> Response:
-        caller = api.caller(request.headers)
+        caller = requests.caller(request.headers)
         data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(api.parse, data, api.Chat)
+        body = await asyncio.to_thread(requests.parse, data, requests.Chat)
         self._check_model(body.model)
         language = self._language()
         tools = conversation.plain_tools(body.tools or [])
@@ -173,7 +173,7 @@ class Server:
         return await answer.whole()
 
     async def _mask(
-        self, body: api.Chat, tools: Sequence[Tool], choice: Choice, language: Language
+        self, body: requests.Chat, tools: Sequence[Tool], choice: Choice, language: Language
     ) -> Mask | None:
         """Return the answer's grammar, if it has one. Waits for its compilation."""
         schema = body.answer_schema()
@@ -221,7 +221,7 @@ class Server:
         return bytes(body)
 
 
-def _prompt(body: api.Chat, tools: Sequence[Tool], language: Language) -> Prompt:
+def _prompt(body: requests.Chat, tools: Sequence[Tool], language: Language) -> Prompt:
     """Tokenise; up to some 10 ms as a rule, so not on the event loop."""
     messages = conversation.plain(body.messages)
     prompt = language.encode_chat(messages, tools, limit=language.window)

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from agentd.model_server import api
 from agentd.model_server.calls import Call, Piece, Refused
 from agentd.model_server.engine.thread import Runner
+from agentd.model_server.http import requests
 from agentd.model_server.tool_calls import CallReader, Form, Part
 
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
@@ -67,7 +67,7 @@ class Answer:
         runner: Runner,
         call: Call,
         pieces: Pieces,
-        body: api.Chat,
+        body: requests.Chat,
         model: str,
         request: Request,
         form: Form | None = None,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from agentd.model_server.body import Body, strict_json, text_of
 from agentd.model_server.calls import Message, Refused
+from agentd.model_server.http.body import Body, strict_json, text_of
 from agentd.model_server.tool_calls import Choice, Tool
 
 TOOLS_MAX = 128  # OpenAI's own limit
