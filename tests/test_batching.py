@@ -11,7 +11,7 @@ import pytest
 
 from agentd.model_server.calls import Call, Refused
 from agentd.model_server.engine.mlx import MlxEngine
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.states import Priority
 from tests import tiny_models
 

@@ -18,7 +18,7 @@ from agentd.model_server.calls import Call
 from agentd.model_server.engine import weights
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.prompt_cache import PromptCaches
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from tests.serving import Serving, serving
 
 generate: Any = importlib.import_module("mlx_lm.generate")  # a function hides the module

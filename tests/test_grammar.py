@@ -11,7 +11,7 @@ import pytest
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.grammar.mask import AnswerMask, RunLengths
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.schema_rules import bounded
 
 DECISION = {

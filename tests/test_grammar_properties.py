@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from agentd.model_server.calls import Refused
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.tool_calls import CallReader, Choice, Tool
 from tests.schemas import documents
 from tests.wanting import allows

@@ -25,7 +25,7 @@ from agentd.errors import EventRefused
 from agentd.events import Lane, NewEvent
 from agentd.llm.baml import BamlLLM
 from agentd.llm.endpoint import Address, Endpoint
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
 from agentd.sessions.sessions import Session, Sessions
 

@@ -17,7 +17,7 @@ from agentd.model_server.engine.queue import FairQueue
 from agentd.model_server.engine.thread import Runner
 from agentd.model_server.engine.watchdog import Progress, Watchdog
 from agentd.model_server.http.answers import Pieces
-from agentd.model_server.text import TextStream
+from agentd.model_server.language.text_stream import TextStream
 from agentd.states import Priority
 from agentd.testing import ManualClock
 from agentd.testing.model import ScriptedEngine, ScriptedLanguage

@@ -12,7 +12,7 @@ import pytest
 
 from agentd.errors import ConfigError, StorageError
 from agentd.model_server.engine import blas
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.models import huggingface, store
 
 NAME = "smollm2-135m"

@@ -19,7 +19,7 @@ import pytest
 
 from agentd.config.daemon import MODEL_PORT
 from agentd.model_server.http.requests import Caller
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
 from tests.serving import NAME, TOKEN, Serving, serving
 from tests.test_readme import README, blocks

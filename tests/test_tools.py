@@ -11,9 +11,9 @@ import pytest
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.mask import AnswerMask, CallMask
-from agentd.model_server.language import ModelLanguage
-from agentd.model_server.template import described
-from agentd.model_server.template_form import explained
+from agentd.model_server.language.call_form import explained
+from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.language.template import described
 from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Choice, Form, Tool
 from tests import chat_templates
 from tests.wanting import allows

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agentd.model_server.calls import Advance, Call, FinishReason
-from agentd.model_server.language import ModelLanguage
+from agentd.model_server.language.language import ModelLanguage
 
 
 @dataclass

@@ -165,7 +165,7 @@ async def _serve(
     from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
     from agentd.model_server.http.app import Server
     from agentd.model_server.http.server import http_server
-    from agentd.model_server.language import ModelLanguage
+    from agentd.model_server.language.language import ModelLanguage
 
     if not options.saved_cache_bytes:
         for file in home.data.glob(f"*{home.prompt_caches.stem}*.safetensors"):

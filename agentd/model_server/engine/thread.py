@@ -19,7 +19,7 @@ from agentd.model_server.calls import (
 from agentd.model_server.engine.metrics import Metrics
 from agentd.model_server.engine.queue import FairQueue
 from agentd.model_server.engine.watchdog import Progress
-from agentd.model_server.text import TextStream
+from agentd.model_server.language.text_stream import TextStream
 
 ASLEEP_S = 10.0  # between two looks at busy calls, far above a step: this process was stopped
 FAILURES_MAX = 5  # failures of steps or calls, without a token in between, and it is given up

@@ -85,7 +85,7 @@ def _mask_us(folder: Path, schema: object) -> float:
     import mlx.core as mx
     import numpy as np
 
-    from agentd.model_server.language import ModelLanguage
+    from agentd.model_server.language.language import ModelLanguage
 
     language = ModelLanguage(folder)
     mask = language.mask(schema)

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from agentd.errors import ConfigError
 from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
-from agentd.model_server.template import Piece, Template
-from agentd.model_server.template_form import explained, learn, takes_system
+from agentd.model_server.language.call_form import explained, learn, takes_system
+from agentd.model_server.language.template import Piece, Template
 from agentd.model_server.tool_calls import Choice, Tool
 
 DEFAULT_WINDOW = 4096  # tokens, where config.json says nothing

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.model_server.calls import Message, Refused
-from agentd.model_server.template import Template, described
+from agentd.model_server.language.template import Template, described
 from agentd.model_server.tool_calls import MARKS, OWN_FORM, Form, Tool
 
 # Words that no template contains.
