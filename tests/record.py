@@ -20,7 +20,7 @@ from agentd.commands.demo.home import running_daemon, until, write_toml
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
-from agentd.replay import text
+from agentd.recordings import file
 from agentd.replay.code import Workshop
 from agentd.replay.take import take
 from agentd.sessions.sessions import Sessions
@@ -64,7 +64,7 @@ def main() -> int:
         with running_daemon(home):
             _configure(home)
             _work(home)
-        for path in FOLDER.glob(f"*{text.SUFFIX}"):
+        for path in FOLDER.glob(f"*{file.SUFFIX}"):
             path.unlink()
         return _record(home)
     finally:
@@ -146,8 +146,8 @@ def _record(home: Paths) -> int:
         for row in reversed(sessions.list(limit=1000)):
             began = time.monotonic()
             recording, outcome = take(sessions, row.id, home, workshop, scrub=True)
-            path = FOLDER / f"{row.agent}-{row.id}{text.SUFFIX}"
-            text.save(recording, path)
+            path = FOLDER / f"{row.agent}-{row.id}{file.SUFFIX}"
+            file.save(recording, path)
             path.chmod(0o644)
             seconds = time.monotonic() - began
             print(f"{path.name}: {row.turns} turns, {len(recording.given)} given, {seconds:.1f} s")

@@ -12,8 +12,8 @@ from agentd.events import Event, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import discover, shipped
 from agentd.process.heart import Heart
+from agentd.recordings.recording import Recording
 from agentd.replay.code import Workshop
-from agentd.replay.recording import Recording
 from agentd.replay.run import Outcome, Replay
 from agentd.replay.stage import Quiet
 from agentd.replay.take import take

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agentd.admission.admit import admit
-from agentd.replay import capture, gitpack, text
+from agentd.recordings import file, git
+from agentd.replay import capture
 from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
 from tests.repository import Repository
 
@@ -115,8 +116,8 @@ def test_half_a_character_in_an_outcome_is_kept(world: World, tmp_path: Path) ->
     recording, outcome = world.take(session)
     assert outcome.difference is None
     assert recording.head.session.outcome == {"name": "a\udcff"}
-    text.save(recording, tmp_path / "x.recording")
-    assert text.load(tmp_path / "x.recording") == recording
+    file.save(recording, tmp_path / "x.recording")
+    assert file.load(tmp_path / "x.recording") == recording
 
 
 def test_a_single_file_named_in_the_parameters_is_captured(world: World) -> None:
@@ -188,7 +189,7 @@ def test_only_what_was_read_is_in_the_fixture(world: World) -> None:
     recording, _ = world.take(reader(world, [listing, done()]))
     assert recording.fixture.files == {}
     assert recording.fixture.folders["0"].entries == {"a.txt": 9, "b.txt": 14}
-    assert "not looked at" not in text.write(recording)
+    assert "not looked at" not in file.write(recording)
 
 
 def test_what_is_too_large_is_taken_as_recorded(
@@ -201,14 +202,14 @@ def test_what_is_too_large_is_taken_as_recorded(
     recording, outcome = world.take(session)
     assert outcome.difference is None and recording.given == {3} and not recording.fixture.files
     session = fetch(world)
-    monkeypatch.setattr(gitpack, "PACK_BYTES_MAX", 100)
+    monkeypatch.setattr(git, "PACK_BYTES_MAX", 100)
     recording, outcome = world.take(session)
     assert outcome.difference is None and recording.given == {3}
 
 
 def test_a_long_history_makes_a_small_pack(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what the session looked at is packed: not the other files, not all of the history."""
-    monkeypatch.setattr(gitpack, "COMMITS_MAX", 3)
+    monkeypatch.setattr(git, "COMMITS_MAX", 3)
     for n in range(6):
         world.repo.commit(f"commit {n}", **{f"big{n}__bin": os.urandom(20_000)})
     session = fetch(world)
@@ -299,7 +300,7 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     assert refused == [0, 1, 3, 5] and results[4]["found"] == []
     recording, outcome = world.take(session)
     assert outcome.identical and b"buy milk\n" in recording.fixture.files.values()
-    text.save(recording, world.root / "x.recording")
+    file.save(recording, world.root / "x.recording")
     assert "another agent" not in (world.root / "x.recording").read_text()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agentd import cli
-from agentd.replay import gitpack, text
+from agentd.recordings import file as text
+from agentd.recordings import git
 from agentd.replay.capture import Capture
 from agentd.replay.run import Replay
 from agentd.testing import FakeModelServer
@@ -247,7 +248,7 @@ def test_sessions_of_unchanged_agents_run_twice_only(
         play(replay)
 
     monkeypatch.setattr(Replay, "_play", noted)
-    monkeypatch.setattr(gitpack, "contents", None)
+    monkeypatch.setattr(git, "contents", None)
     assert agentd(world.paths.user, "replay", "--all").returncode == 0
     assert played == [Capture, Replay] * 2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.replay import text
+from agentd.recordings import file as text
 from tests.recorded import World, fetch
 
 REACH = """

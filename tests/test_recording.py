@@ -12,9 +12,9 @@ import pytest
 
 from agentd.config.daemon import ModelConfig
 from agentd.errors import ConfigError, RecordingError
-from agentd.replay import text
+from agentd.recordings import file as text
+from agentd.recordings.recording import Recording, tool_digest
 from agentd.replay.many import of_file, replay_all
-from agentd.replay.recording import Recording, tool_digest
 from agentd.replay.run import Replay
 from tests.recorded import World, done, fetch, read, reader
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.replay import text
+from agentd.recordings import file as text
 from agentd.replay.rules import Finder, same_length
 from agentd.replay.take import take
 from tests.recorded import FETCHED, World, done, fetch, read, reader

@@ -13,7 +13,7 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, UsageError
 from agentd.events import Lane
-from agentd.replay import text
+from agentd.recordings import file as text
 from agentd.replay.many import of_file
 from agentd.replay.offline import Offline
 from agentd.sessions.session import Session

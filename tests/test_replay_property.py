@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.replay import text
+from agentd.recordings import file
 from agentd.replay.run import Replay
 from agentd.testing import RandomModel
 from tests.recorded import World
@@ -45,13 +45,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 def identical(world: World, session: int) -> None:
     """Record the session, write it, read it, replay it: nothing may differ."""
     recording, _ = world.take(session)
-    again = text.read(text.write(recording), "x")
+    again = file.read(file.write(recording), "x")
     assert again == recording
     code = world.workshop.current(again.config.agent, world.paths, "x")
     replayed = Replay(again, code, world.workshop).run()
-    assert replayed.difference is None, f"{replayed.difference}\n{text.write(recording)}"
+    assert replayed.difference is None, f"{replayed.difference}\n{file.write(recording)}"
     given = Replay(again, code, world.workshop, tools="recorded").run()
-    assert given.difference is None, f"{given.difference}\n{text.write(recording)}"
+    assert given.difference is None, f"{given.difference}\n{file.write(recording)}"
 
 
 @pytest.mark.parametrize("agent", ["repo_fetch", "repo_review"])

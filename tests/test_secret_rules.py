@@ -15,7 +15,7 @@ from agentd.errors import AgentdError
 from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.process.heart import Heart
-from agentd.replay.redact import Writer
+from agentd.recordings.redact import Writer
 from agentd.replay.rules import Finder
 from agentd.secret_rules import REDACTED, hide
 from agentd.supervisor.checks import refused

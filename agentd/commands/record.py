@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record one session."""
-    from agentd.replay import text
+    from agentd.recordings import file as text
     from agentd.replay.code import Workshop
     from agentd.replay.take import take
     from agentd.sessions.sessions import Sessions

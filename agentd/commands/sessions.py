@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prompt(history: History, turn: int, *, as_json: bool) -> None:
     """Print the exact messages that the model was asked with at a turn."""
-    from agentd.replay.recording import prompt_at, texts_of
+    from agentd.recordings.recording import prompt_at, texts_of
 
     where = f"session {history.row.id}: turn {turn}"
     turns = sum(step.kind is StepKind.DECISION for step in history.steps)

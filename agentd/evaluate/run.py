@@ -16,10 +16,10 @@ from agentd.events import NewEvent
 from agentd.llm.decision import LLM, Decision
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths
+from agentd.recordings.recording import Root
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
 from agentd.replay.places import Places
-from agentd.replay.recording import Root
 from agentd.replay.stage import Cast, perform
 from agentd.replay.told import ToldLLM
 

@@ -15,13 +15,13 @@ from typing import Any
 from agentd.agent import Result
 from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, ToolError
-from agentd.replay import gitpack
+from agentd.recordings import git
+from agentd.recordings.recording import Fixture, Listing, Page, Recording, Repository, Root
 from agentd.replay.actor import Chosen, runs
 from agentd.replay.code import Code, Workshop
 from agentd.replay.difference import Diverged
 from agentd.replay.offline import add_hook
 from agentd.replay.places import Places, unsafe
-from agentd.replay.recording import Fixture, Listing, Page, Recording, Repository, Root
 from agentd.replay.results import recorded_result
 from agentd.replay.run import Replay
 from agentd.sessions.steps import StepKind
@@ -198,7 +198,7 @@ class Capture(Replay):
             name = self._collector.name(Path(os.path.realpath(text)))
             if name is None or name in found:
                 continue
-            found[name] = gitpack.capture(Path(text), ids, branches)
+            found[name] = git.capture(Path(text), ids, branches)
         return found
 
 

@@ -5,9 +5,9 @@ from agentd.errors import AgentdError
 from agentd.events import NewEvent
 from agentd.loop import Ending
 from agentd.process.failure import without_places
+from agentd.recordings.recording import ASKED
 from agentd.replay.difference import shown
 from agentd.replay.places import Places
-from agentd.replay.recording import ASKED
 from agentd.replay.tape import Tape
 from agentd.sessions.session import FORCED
 from agentd.sessions.steps import settled

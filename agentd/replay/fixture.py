@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from agentd.errors import RecordingError, ToolError
-from agentd.replay import gitpack
+from agentd.recordings import git
+from agentd.recordings.recording import Fixture, Listing, Page
 from agentd.replay.places import Places, unsafe
-from agentd.replay.recording import Fixture, Listing, Page
 
 
 def restore(fixture: Fixture, places: Places) -> None:
@@ -50,7 +50,7 @@ def _restore(fixture: Fixture, places: Places) -> None:
     for name, listing in fixture.folders.items():
         _list(place(name), listing)
     for name, repository in fixture.repositories.items():
-        gitpack.restore(repository, place(name))
+        git.restore(repository, place(name))
     for link, folder in places.links.items():
         link.symlink_to(folder)
 

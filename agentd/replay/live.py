@@ -12,11 +12,11 @@ from agentd.events import NewEvent
 from agentd.llm.decision import LLM, Decision
 from agentd.llm.endpoint import Endpoint
 from agentd.loop import Ending
+from agentd.recordings.recording import Recording
 from agentd.replay.actor import Chosen, runs
 from agentd.replay.difference import Difference, Diverged, shown
 from agentd.replay.offline import online
 from agentd.replay.partial import PartialToolbox
-from agentd.replay.recording import Recording
 from agentd.replay.run import Replay
 from agentd.replay.tape import RecordedLLM, Tape
 from agentd.replay.told import ToldLLM

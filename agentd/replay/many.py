@@ -10,10 +10,10 @@ from agentd.config.agent import AgentConfig, Permissions, check_agent_name, load
 from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError, UsageError
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths
-from agentd.replay import text
+from agentd.recordings import file as text
+from agentd.recordings.recording import Recording
 from agentd.replay.code import Code, Workshop, as_now
 from agentd.replay.live import AskAgain, Fork, ForkAt, LiveTurn
-from agentd.replay.recording import Recording
 from agentd.replay.run import Outcome, Replay
 from agentd.replay.take import captured, checked, described
 from agentd.sessions.sessions import Sessions

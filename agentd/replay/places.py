@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentd.replay.recording import Root
+from agentd.recordings.recording import Root
 
 # What HFS+ leaves out of a name when it compares it; see git's utf8.c, `next_hfs_char`.
 IGNORED = dict.fromkeys(

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.agent import Result
 from agentd.events import NewEvent
-from agentd.replay.recording import Recording
+from agentd.recordings.recording import Recording
 from agentd.sessions.steps import Step
 
 

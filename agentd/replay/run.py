@@ -18,6 +18,7 @@ from agentd.llm.decision import Message
 from agentd.llm.union import Malformed, Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
+from agentd.recordings.recording import Recording, digest, tool_digest
 from agentd.replay import ends, fixture
 from agentd.replay.actor import READS, Actor, Chosen, runs
 from agentd.replay.code import MAKES, Code, Workshop
@@ -25,7 +26,6 @@ from agentd.replay.confined import confined
 from agentd.replay.difference import Difference, Diverged
 from agentd.replay.offline import offline
 from agentd.replay.places import Places
-from agentd.replay.recording import Recording, digest, tool_digest
 from agentd.replay.results import recorded_result, steady
 from agentd.replay.stage import CALL_DEADLINE_S, Quiet, seed
 from agentd.replay.tape import Cut, RecordedLLM, Tape, TapedSessions

@@ -9,10 +9,8 @@ from typing import Any
 from agentd.config.last_good import in_force
 from agentd.errors import ConfigError, RecordingError
 from agentd.paths import Paths
-from agentd.replay import gitpack
-from agentd.replay.capture import Capture, find_roots
-from agentd.replay.code import Code, Workshop
-from agentd.replay.recording import (
+from agentd.recordings import git
+from agentd.recordings.recording import (
     EventHead,
     Facts,
     Head,
@@ -27,7 +25,9 @@ from agentd.replay.recording import (
     texts_of,
     tool_digest,
 )
-from agentd.replay.redact import redact
+from agentd.recordings.redact import redact
+from agentd.replay.capture import Capture, find_roots
+from agentd.replay.code import Code, Workshop
 from agentd.replay.run import Outcome, Replay
 from agentd.sessions.session import History
 from agentd.sessions.sessions import Sessions
@@ -107,8 +107,8 @@ def _contents(repository: Repository, workshop: Workshop) -> list[bytes]:
     if not repository.pack:
         return []
     with workshop.stage() as folder:
-        gitpack.restore(repository, folder)
-        return list(gitpack.contents(folder))
+        git.restore(repository, folder)
+        return list(git.contents(folder))
 
 
 def bare(history: History, where: str) -> Recording:

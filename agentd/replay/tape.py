@@ -12,8 +12,8 @@ from agentd.errors import ModelError, RecordingError
 from agentd.guards import REPEATED
 from agentd.llm.decision import Decision, Message
 from agentd.loop import NO_ROOM, NOTE
+from agentd.recordings.recording import Recording
 from agentd.replay.difference import Difference, Diverged, shown
-from agentd.replay.recording import Recording
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind, settled

@@ -17,12 +17,12 @@ from agentd.llm.decision import LLM, Decision, Message
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
+from agentd.recordings.file import load
+from agentd.recordings.recording import Page
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
 from agentd.replay.offline import offline
-from agentd.replay.recording import Page
 from agentd.replay.stage import Cast, Performance, perform
-from agentd.replay.text import load
 from agentd.replay.told import ToldLLM
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority

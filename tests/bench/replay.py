@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentd.replay import text
+from agentd.recordings import file as text
+from agentd.recordings.recording import Recording
 from agentd.replay.actor import Actor
-from agentd.replay.recording import Recording
 from agentd.replay.run import Replay
 from tests.recorded import World, done, fetch, read, reader, review
 

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from agentd import context
 from agentd.config.wording import first
 from agentd.errors import RecordingError
-from agentd.replay.lines import StepLine, step_of
-from agentd.replay.recording import (
+from agentd.recordings.lines import StepLine, step_of
+from agentd.recordings.recording import (
     FORMAT,
     MARK,
     TITLE,

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from agentd.llm.decision import Message
-from agentd.replay.recording import (
+from agentd.recordings.recording import (
     Fixture,
     Head,
     Listing,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agentd.errors import RecordingError, ToolError
-from agentd.replay.recording import Repository
+from agentd.recordings.recording import Repository
 from agentd.tools.git import OBJECT_ID, git
 
 COMMITS_MAX = 400  # of history; the objects of commits alone are small

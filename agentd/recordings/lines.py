@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentd.clock import iso
 from agentd.context import LogEvent
-from agentd.replay.recording import Part, Publication, Whole
+from agentd.recordings.recording import Part, Publication, Whole
 from agentd.sessions.steps import Step, StepKind
 
 
