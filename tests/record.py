@@ -22,7 +22,7 @@ from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
 from agentd.recordings import file
 from agentd.replay.code import Workshop
-from agentd.replay.take import take
+from agentd.replay.record import take
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query

@@ -14,9 +14,9 @@ from agentd.paths import discover, shipped
 from agentd.process.heart import Heart
 from agentd.recordings.recording import Recording
 from agentd.replay.code import Workshop
-from agentd.replay.run import Outcome, Replay
-from agentd.replay.stage import Quiet
-from agentd.replay.take import take
+from agentd.replay.record import take
+from agentd.replay.replay import Outcome, Replay
+from agentd.replay.session import Quiet
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, Request

@@ -13,7 +13,7 @@ from agentd import cli
 from agentd.recordings import file as text
 from agentd.recordings import git
 from agentd.replay.capture import Capture
-from agentd.replay.run import Replay
+from agentd.replay.replay import Replay
 from agentd.testing import FakeModelServer
 from tests.commandline import agentd as process
 from tests.recorded import World, done, fetch, finding, read, reader, review

@@ -15,7 +15,7 @@ from agentd.errors import ConfigError, RecordingError
 from agentd.recordings import file as text
 from agentd.recordings.recording import Recording, tool_digest
 from agentd.replay.many import of_file, replay_all
-from agentd.replay.run import Replay
+from agentd.replay.replay import Replay
 from tests.recorded import World, done, fetch, read, reader
 
 END = "\n=== end\n"  # a mutation puts one more section before it

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentd.recordings import file
-from agentd.replay.run import Replay
+from agentd.replay.replay import Replay
 from agentd.testing import RandomModel
 from tests.recorded import World
 

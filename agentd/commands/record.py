@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Record one session."""
     from agentd.recordings import file as text
     from agentd.replay.code import Workshop
-    from agentd.replay.take import take
+    from agentd.replay.record import take
     from agentd.sessions.sessions import Sessions
     from agentd.sessions.steps import StepKind
 

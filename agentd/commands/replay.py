@@ -30,9 +30,9 @@ from agentd.commands.sessions import print_timeline, step_document
 from agentd.config.suggest import did_you_mean
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
-from agentd.replay.difference import Difference
 from agentd.replay.live import Fork, LiveTurn
 from agentd.replay.many import Verdict
+from agentd.replay.tape import Difference
 from agentd.states import Exit
 
 if TYPE_CHECKING:

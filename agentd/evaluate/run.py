@@ -19,9 +19,9 @@ from agentd.paths import Paths
 from agentd.recordings.recording import Root
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
-from agentd.replay.places import Places
-from agentd.replay.stage import Cast, perform
-from agentd.replay.told import ToldLLM
+from agentd.replay.folders import Places
+from agentd.replay.live import ToldLLM
+from agentd.replay.session import Cast, perform
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
 FILL_SAMPLE = 60  # neutral events that are counted; their numbers repeat

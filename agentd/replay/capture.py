@@ -17,13 +17,13 @@ from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, ToolError
 from agentd.recordings import git
 from agentd.recordings.recording import Fixture, Listing, Page, Recording, Repository, Root
-from agentd.replay.actor import Chosen, runs
+from agentd.replay.agent import Chosen, runs
 from agentd.replay.code import Code, Workshop
-from agentd.replay.difference import Diverged
+from agentd.replay.folders import Places, unsafe
 from agentd.replay.offline import add_hook
-from agentd.replay.places import Places, unsafe
+from agentd.replay.replay import Replay
 from agentd.replay.results import recorded_result
-from agentd.replay.run import Replay
+from agentd.replay.tape import Diverged
 from agentd.sessions.steps import StepKind
 from agentd.tools import Toolbox
 from agentd.tools.closed import Closed

@@ -11,7 +11,7 @@ from typing import cast
 from agentd.errors import RecordingError, ToolError
 from agentd.recordings import git
 from agentd.recordings.recording import Fixture, Listing, Page
-from agentd.replay.places import Places, unsafe
+from agentd.replay.folders import Places, unsafe
 
 
 def restore(fixture: Fixture, places: Places) -> None:

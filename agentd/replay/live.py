@@ -1,27 +1,36 @@
 """A real model in a replay: asked again at each turn, or followed from one turn on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from agentd.admission.version import Version
 from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
-from agentd.errors import ModelError, ModelUnavailable, RecordingError, UsageError
+from agentd.errors import (
+    ModelError,
+    ModelUnavailable,
+    PermissionRefused,
+    RecordingError,
+    ToolError,
+    UsageError,
+)
 from agentd.events import NewEvent
-from agentd.llm.decision import LLM, Decision
+from agentd.llm.baml import BamlLLM
+from agentd.llm.decision import LLM, Decision, Message
 from agentd.llm.endpoint import Endpoint
 from agentd.loop import Ending
 from agentd.recordings.recording import Recording
-from agentd.replay.actor import Chosen, runs
-from agentd.replay.difference import Difference, Diverged, shown
+from agentd.replay.agent import Chosen, runs
 from agentd.replay.offline import online
-from agentd.replay.partial import PartialToolbox
-from agentd.replay.run import Replay
-from agentd.replay.tape import RecordedLLM, Tape
-from agentd.replay.told import ToldLLM
+from agentd.replay.replay import Replay
+from agentd.replay.tape import Difference, Diverged, RecordedLLM, Tape, shown
 from agentd.sessions.steps import Step, StepKind
 from agentd.tools import Toolbox
+from agentd.tools.place import locate
 
 Asked = Callable[[int, int], None]  # told before each call: the turn, and the recorded turns
 
@@ -273,3 +282,52 @@ class ForkAt(Replay):
         if isinstance(error, ModelUnavailable):
             raise error
         self._result.stopped = str(error) or type(error).__name__
+
+
+class PartialToolbox(Toolbox):
+    """Tools for a model that may read what the recorded one only saw listed."""
+
+    def __init__(self, tools: Toolbox, unread: Container[Path]) -> None:
+        super().__init__(tools.permissions)
+        self._tools, self._unread, self.cancel = tools, unread, tools.cancel
+
+    def call(self, name: str, args: Mapping[str, Any]) -> Result:
+        """Run the tool; say of a file without contents that the recording lacks them."""
+        try:
+            return self._tools.call(name, args)
+        except PermissionRefused:
+            raise
+        except ToolError as error:
+            if name == "ReadFile" and self._is_unread(str(args.get("path", ""))):
+                what = f"{args['path']} is not in this recording: the session did not read it"
+                raise ToolError(what) from error
+            raise
+
+    def _is_unread(self, path: str) -> bool:
+        with suppress(ToolError):
+            return Path(locate(path, self.permissions.read).path) in self._unread
+        return False
+
+
+class ToldLLM(BamlLLM):
+    """Asks with these messages before the log; in them folders are called as they are told."""
+
+    def __init__(
+        self, version: Version, messages: Sequence[Message], endpoint: Endpoint, *, agent: str = ""
+    ) -> None:
+        super().__init__(
+            version.client_dir,
+            version.function,
+            endpoint,
+            agent=agent or version.accepted.name,
+            done=version.accepted.config.done,
+            weight=version.accepted.config.priority,
+            arguments=version.arguments,
+            members=version.members,
+        )
+        self._messages = list(messages)
+
+    def prompt(self, log: str) -> list[Message]:
+        """Return the messages of a call."""
+        *before, last = self._messages
+        return [*before, {**last, "content": last["content"] + log}]

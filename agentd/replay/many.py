@@ -14,8 +14,8 @@ from agentd.recordings import file as text
 from agentd.recordings.recording import Recording
 from agentd.replay.code import Code, Workshop, as_now
 from agentd.replay.live import AskAgain, Fork, ForkAt, LiveTurn
-from agentd.replay.run import Outcome, Replay
-from agentd.replay.take import captured, checked, described
+from agentd.replay.record import captured, checked, described
+from agentd.replay.replay import Outcome, Replay
 from agentd.sessions.sessions import Sessions
 from agentd.states import SessionState
 

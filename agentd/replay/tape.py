@@ -3,21 +3,74 @@
 One tape serves one replay. It knows where the session stands by the steps that it has recorded.
 """
 
+import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.errors import ModelError, RecordingError
+from agentd.bus.dead import short_error
+from agentd.errors import AgentdError, ModelError, RecordingError
+from agentd.events import NewEvent
 from agentd.guards import REPEATED
 from agentd.llm.decision import Decision, Message
-from agentd.loop import NO_ROOM, NOTE
-from agentd.recordings.recording import Recording
-from agentd.replay.difference import Difference, Diverged, shown
-from agentd.sessions.session import Session
+from agentd.loop import NO_ROOM, NOTE, Ending
+from agentd.process.failure import without_places
+from agentd.recordings.recording import ASKED, Recording
+from agentd.replay.folders import Places
+from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind, settled
-from agentd.states import Priority
+from agentd.states import Priority, SessionState
+
+CONTEXT_LINES = 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs, at which turn (0: before the first decision), as text on both sides."""
+
+    turn: int
+    what: str  # such as "result of ReadFile"
+    recorded: str
+    now: str
+    hint: str = ""
+
+    def lines(self) -> list[str]:
+        """Return a unified diff without its header: lines that begin with ` `, `-`, `+` or `@`."""
+        diff = difflib.unified_diff(
+            self.recorded.splitlines(), self.now.splitlines(), n=CONTEXT_LINES, lineterm=""
+        )
+        return list(diff)[2:]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as --json shows it."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        head = f"turn {self.turn}: {self.what} differs (- recorded, + now)"
+        hint = [f"hint: {self.hint}"] if self.hint else []
+        return "\n".join([head, *(f"  {line}" for line in self.lines()), *hint])
+
+
+class Diverged(Exception):
+    """The replay left the recording."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(str(difference))
+        self.difference = difference
+
+
+def shown(value: Any) -> str:
+    """Return JSON, or a text as it is, in lines that a diff can compare."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        value = dict(value)
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+
 
 BYTES_PER_TOKEN = 3
 MONOTONIC_S = 1000.0  # where the replay's monotonic clock begins
@@ -284,3 +337,47 @@ class RecordedLLM:
             step.completion_tokens or 0,
             step.duration_ms or 0.0,
         )
+
+
+def check_rest(tape: Tape, ending: Ending, rest: int) -> None:
+    """Compare what the `rest`-th closing or parking publishes and remembers.
+
+    Raises:
+        Diverged: it is not as recorded.
+    """
+    result = ending.result
+    publish, remember = result.publish, result.remember
+    if ending.question is not None:
+        asked = {"session": tape.recording.head.session.id, "question": ending.question}
+        publish, remember = [NewEvent(ASKED, asked)], {}
+    now = settled(publish, remember)
+    recorded = tape.recording.settled(rest)
+    if recorded is not None and shown(recorded) != shown(now):
+        raise tape.diverged("what is published at the end", recorded, now)
+
+
+def check_ended(tape: Tape, ending: Ending) -> None:
+    """Compare how the session came to rest; see `check_rest`."""
+    head = tape.recording.head.session
+    if tape.coming is not None:
+        raise tape.diverged("the end", f"goes on with {tape.coming.type}", "ends here")
+    if head.error is not None:
+        raise tape.diverged("the end", f"failed: {head.error}", "ends well")
+    if head.state is SessionState.ENDED and ending.question is None:
+        outcome = ending.outcome
+        if FORCED not in (head.outcome or {}):  # an agentd before 0.2 did not say it
+            outcome.pop(FORCED, None)
+        recorded, now = shown(head.outcome), shown(outcome)
+        if recorded != now:
+            raise tape.diverged("the outcome", recorded, now)
+
+
+def check_failed(tape: Tape, error: Exception, places: Places) -> None:
+    """Compare a failure with the recorded one, if there is one; see `check_rest`."""
+    text = str(error) if isinstance(error, AgentdError) else f"{type(error).__name__}: {error}"
+    text = short_error(places.outward(text))
+    head = tape.recording.head.session
+    recorded = f"failed: {head.error}" if head.error is not None else f"{head.state.value}"
+    same = head.error is not None and text == without_places(head.error)
+    if not same or tape.coming is not None:
+        raise tape.diverged("the end", recorded, f"failed: {text}") from error

@@ -5,7 +5,7 @@ either at the loop's edge (`ScriptedLLM`) or behind real HTTP (`FakeModelServer`
 """
 
 from agentd.replay.offline import Offline, offline
-from agentd.replay.stage import Performance
+from agentd.replay.session import Performance
 from agentd.replay.tape import RecordedLLM
 from agentd.testing.agents import UnionLLM, recorded, run_agent
 from agentd.testing.random_model import RandomModel

@@ -21,9 +21,9 @@ from agentd.recordings.file import load
 from agentd.recordings.recording import Page
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
+from agentd.replay.live import ToldLLM
 from agentd.replay.offline import offline
-from agentd.replay.stage import Cast, Performance, perform
-from agentd.replay.told import ToldLLM
+from agentd.replay.session import Cast, Performance, perform
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.testing.random_model import RandomModel

@@ -11,8 +11,8 @@ from typing import Any
 
 from agentd.recordings import file as text
 from agentd.recordings.recording import Recording
-from agentd.replay.actor import Actor
-from agentd.replay.run import Replay
+from agentd.replay.agent import Actor
+from agentd.replay.replay import Replay
 from tests.recorded import World, done, fetch, read, reader, review
 
 from .home import Home

@@ -19,16 +19,16 @@ from agentd.llm.union import Malformed, Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.recordings.recording import Recording, digest, tool_digest
-from agentd.replay import ends, fixture
-from agentd.replay.actor import READS, Actor, Chosen, runs
+from agentd.replay import fixture
+from agentd.replay import tape as ends
+from agentd.replay.agent import READS, Actor, Chosen, runs
 from agentd.replay.code import MAKES, Code, Workshop
-from agentd.replay.confined import confined
-from agentd.replay.difference import Difference, Diverged
+from agentd.replay.folders import Places
 from agentd.replay.offline import offline
-from agentd.replay.places import Places
 from agentd.replay.results import recorded_result, steady
-from agentd.replay.stage import CALL_DEADLINE_S, Quiet, seed
-from agentd.replay.tape import Cut, RecordedLLM, Tape, TapedSessions
+from agentd.replay.sandbox import confined
+from agentd.replay.session import CALL_DEADLINE_S, Quiet, seed
+from agentd.replay.tape import Cut, Difference, Diverged, RecordedLLM, Tape, TapedSessions
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER
 from agentd.sessions.steps import StepKind

@@ -16,7 +16,7 @@ from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
 from agentd.guards import DONE
 from agentd.llm.decision import Choice
-from agentd.replay.places import Places
+from agentd.replay.folders import Places
 from agentd.tools import REGISTRY
 
 # Of the shared tools, those that change nothing. AskPerson only parks the session.

@@ -28,7 +28,7 @@ from agentd.recordings.recording import (
 from agentd.recordings.redact import redact
 from agentd.replay.capture import Capture, find_roots
 from agentd.replay.code import Code, Workshop
-from agentd.replay.run import Outcome, Replay
+from agentd.replay.replay import Outcome, Replay
 from agentd.sessions.session import History
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind

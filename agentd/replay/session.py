@@ -24,9 +24,9 @@ from agentd.llm.decision import LLM, Message
 from agentd.llm.union import Client, Union
 from agentd.logs.logger import Logger
 from agentd.loop import Loop
-from agentd.replay.actor import Actor, Chosen
+from agentd.replay.agent import Actor, Chosen
 from agentd.replay.code import Code
-from agentd.replay.places import Places
+from agentd.replay.folders import Places
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
