@@ -7,11 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.errors import ConfigError, StorageError
-from agentd.worker import lean
+import platformdirs
 
-with lean.later("tempfile"):  # and with it shutil and the compression libraries
-    import platformdirs
+from agentd.errors import ConfigError, StorageError
 
 HOME_VARIABLE = "AGENTD_HOME"
 HOME_HINT = f"set {HOME_VARIABLE} to a folder's absolute path"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from agentd.models.gguf import write_byte_level_bpe
-from agentd.testing import model
+from agentd.testing.model import SPECIAL, make_tiny
 
 QWEN = """\
 {%- if tools %}<|im_start|>system
@@ -218,9 +218,9 @@ KINDS["xml_arguments"] = (XML_ARGUMENTS, *KINDS["qwen"][1:])
 def make(kind: str, folder: Path) -> Path:
     """Write a tiny random model with a template of this kind; return its folder."""
     template, special, added, bos, eos = KINDS[kind]
-    model.make_tiny(folder)
+    make_tiny(folder)
     old = json.loads((folder / "tokenizer.json").read_text())["model"]
-    old_special = len(model.SPECIAL)
+    old_special = len(SPECIAL)
     plain = [token for token, number in old["vocab"].items() if number >= old_special]
     tokens = [*special, *plain, *added]
     write_byte_level_bpe(

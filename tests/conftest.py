@@ -7,7 +7,7 @@ import platformdirs
 import pytest
 
 from agentd.models import store
-from agentd.testing import model
+from agentd.testing.model import make_tiny
 
 # Examples that take long on a busy machine are no failure of what they test.
 hypothesis.settings.register_profile(
@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with random weights: legal answers under a mask, no sense in them."""
-    return model.make_tiny(tmp_path_factory.mktemp("tiny"))
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

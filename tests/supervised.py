@@ -193,7 +193,9 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 
 def _run() -> int:
-    from agentd.supervisor import Commands, housekeeping, run
+    from agentd.supervisor import housekeeping
+    from agentd.supervisor.argv import Commands
+    from agentd.supervisor.main import run
 
     child_side()  # as `agentd run` does, for the demo
     if look_s := os.environ.get(LOOK_VARIABLE):

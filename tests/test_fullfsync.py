@@ -17,7 +17,7 @@ from agentd.config.daemon import load_daemon
 from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
 from agentd.process.lock import LockFile
-from agentd.supervisor import Commands
+from agentd.supervisor.argv import Commands
 from agentd.supervisor.supervisor import Supervisor
 from agentd.worker.worker import Worker
 from tests.commandline import write_agent

@@ -27,7 +27,7 @@ UNUSED = (
 
 def test_idle_worker_stays_small() -> None:
     """A worker without an event has none of what only events and parents need: 45 MB of it."""
-    code = f"import sys, agentd.worker; print([n for n in {UNUSED!r} if n in sys.modules])"
+    code = f"import sys, agentd.worker.__main__; print([n for n in {UNUSED!r} if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment.for_child(),

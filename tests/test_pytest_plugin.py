@@ -60,7 +60,7 @@ def test_it():
     "test_marked": f"import agentd.testing\n{REACH}@pytest.mark.agentd_online{TEST}".replace(
         "==", "!="
     ),
-    "test_other": f"import agentd.testing_model\n# agentd.testing\n{REACH}{TEST}".replace(
+    "test_other": f"import agentd.testing.model\n# agentd.testing\n{REACH}{TEST}".replace(
         "==", "!="
     ),
 }

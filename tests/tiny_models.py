@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx.utils import tree_flatten
 
-from agentd.testing import model as testing_model
+from agentd.testing.model import make_tiny
 
 WINDOW = 2048
 _COMMON = {
@@ -59,7 +59,7 @@ WRONG_TOGETHER = {
 
 def make(kind: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a model folder of this kind; return it."""
-    testing_model.make_tiny(folder)
+    make_tiny(folder)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     known = {**CONFIGS, **WRONG_TOGETHER}[kind]
     config = {"model_type": kind, **known, "vocab_size": vocabulary}

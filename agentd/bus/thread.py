@@ -1,4 +1,4 @@
-"""TODO."""
+"""A Bus in a thread of its own, for an event loop that must never wait for the disk."""
 
 import asyncio
 import queue

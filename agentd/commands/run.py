@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     paths.create()
     if written := seed(paths):
         note(f"wrote {len(written)} files of the shipped configuration to {paths.config}")
-    from agentd.supervisor import run as supervise
+    from agentd.supervisor.main import run as supervise
 
     supervise(paths)
     return Exit.OK

@@ -1,6 +1,8 @@
-"""TODO."""
+"""`python -m agentd.config DIR`: write the JSON Schemas of both kinds of configuration files."""
 
 import json
+import sys
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -21,3 +23,8 @@ def schemas() -> dict[str, str]:
         name: json.dumps(model.model_json_schema(), indent=2) + "\n"
         for name, model in models.items()
     }
+
+
+if __name__ == "__main__":
+    for file_name, text in schemas().items():
+        (Path(sys.argv[1]) / file_name).write_text(text)

@@ -1,17 +1,12 @@
-"""Configuration files as strict Pydantic models: the daemon's and one per agent.
-
-Unknown keys are errors. Every problem names file, line where TOML gives one, key and next step.
-"""
+"""One agent's configuration: config/agents.d/NAME.toml."""
 
 import re
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from agentd.config.__main__ import schemas
 from agentd.config.duration import Duration
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError, shown
@@ -184,8 +179,3 @@ def check_agent_name(name: str, *, where: str = "") -> None:
             hint="use lower-case letters, digits and _, at most 48, a letter first; "
             f"not {', '.join(sorted(RESERVED_NAMES))}",
         )
-
-
-if __name__ == "__main__":
-    for file_name, text in schemas().items():
-        (Path(sys.argv[1]) / file_name).write_text(text)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The daemon's own configuration: config/agentd.toml. Every key has a default."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentd.config.suggest import did_you_mean
 from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
-from agentd.worker import lean
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
@@ -190,10 +189,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [one for part in typing.get_args(annotation) for one in _models(part)]
 
 
-# At its first model Pydantic imports this to look for plugins (1.4 MB); workers have none.
-with lean.later("importlib.metadata"):
+class Strict(BaseModel):
+    """Base of all configuration: unknown keys are errors, values never change."""
 
-    class Strict(BaseModel):
-        """Base of all configuration: unknown keys are errors, values never change."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)

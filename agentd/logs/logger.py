@@ -16,17 +16,13 @@ import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
+import structlog
+
 from agentd.clock import Clock, SystemClock, iso
 from agentd.config.daemon import LogConfig
 from agentd.logs.file import BoundedFile
 from agentd.paths import Paths
 from agentd.secret_rules import REDACTED, hide, telling
-from agentd.worker import lean
-
-# For what is never used here, structlog imports asyncio (2 MB, 30 ms), and rich where it finds it
-# (6 MB, 100 ms).
-with lean.later("asyncio", "rich"):
-    import structlog
 
 Logger = structlog.typing.FilteringBoundLogger
 

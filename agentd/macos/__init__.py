@@ -1,1 +1,1 @@
-"""TODO."""
+"""What only a Mac has: launchd, privacy's refusals and prompts, the developer tools' stand-ins."""

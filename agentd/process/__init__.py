@@ -1,1 +1,6 @@
-"""TODO."""
+"""One process and its parent: started, watched, stopped, taken over, told of.
+
+`child.py` starts a child that cannot outlive its parent, with `guardian.py` beside it; `heart.py`
+is its pulse, `lock.py` proves that it lives, `stop.py` interrupts it, `crash.py` tells the next one
+how it ended, `failure.py` says an exception in one line.
+"""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A child's way to say that it makes progress: beats through a pipe, each with a promise."""
 
 import contextlib
 import json

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Recordings: a session as a value and as one text file that a person can read.
+
+`recording.py` is the value; `file.py` describes the format and writes it, `reader.py` reads it,
+line by line as `lines.py` has them. `git.py` packs the part of a repository that was looked at,
+`redact.py` takes the secrets out.
+"""

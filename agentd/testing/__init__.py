@@ -4,14 +4,18 @@ Everything of agentd runs for real in a test: SQLite, processes, HTTP. Only the 
 either at the loop's edge (`ScriptedLLM`) or behind real HTTP (`FakeModelServer`).
 """
 
-from agentd.replay.offline import Offline, offline
-from agentd.replay.session import Performance
-from agentd.replay.tape import RecordedLLM
-from agentd.testing.agents import UnionLLM, recorded, run_agent
-from agentd.testing.random_model import RandomModel
-from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, Script, Scripted, ScriptedLLM
-from agentd.testing.server import Answer, FakeModelServer, Reply, Request
-from agentd.testing.waiting import POLL_S, WAIT_S, ManualClock, wait_for
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentd.replay.offline import Offline, offline
+    from agentd.replay.session import Performance
+    from agentd.replay.tape import RecordedLLM
+    from agentd.testing.agents import UnionLLM, recorded, run_agent
+    from agentd.testing.random_model import RandomModel
+    from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, Script, Scripted, ScriptedLLM
+    from agentd.testing.server import Answer, FakeModelServer, Reply, Request
+    from agentd.testing.waiting import POLL_S, WAIT_S, ManualClock, wait_for
 
 __all__ = [
     "BYTES_PER_TOKEN",
@@ -36,3 +40,45 @@ __all__ = [
     "run_agent",
     "wait_for",
 ]
+
+_HOMES = {
+    "replay.offline": (
+        "Offline",
+        "offline",
+    ),
+    "replay.session": ("Performance",),
+    "replay.tape": ("RecordedLLM",),
+    "testing.agents": (
+        "UnionLLM",
+        "recorded",
+        "run_agent",
+    ),
+    "testing.random_model": ("RandomModel",),
+    "testing.scripted": (
+        "BYTES_PER_TOKEN",
+        "WINDOW",
+        "Script",
+        "Scripted",
+        "ScriptedLLM",
+    ),
+    "testing.server": (
+        "Answer",
+        "FakeModelServer",
+        "Reply",
+        "Request",
+    ),
+    "testing.waiting": (
+        "POLL_S",
+        "WAIT_S",
+        "ManualClock",
+        "wait_for",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the pytest plugin is loaded in every project's tests."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"agentd.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ BOM, LFS = b"\xef\xbb\xbf", b"version https://git-lfs"
 HOME = "agentd_home"
 ONLINE = "agentd_online"
 KIT = "agentd.testing"
+WEIGHTS = "agentd.testing.model"  # random ones, for the real model server: no part of the kit
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,7 +104,8 @@ def _imports_kit(path: Path) -> bool:
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return any(f"{name}.".startswith(f"{KIT}.") for name in names)
+    kit = (name for name in names if not f"{name}.".startswith(f"{WEIGHTS}."))
+    return any(f"{name}.".startswith(f"{KIT}.") for name in kit)
 
 
 def _home(config: pytest.Config) -> Path:

@@ -1,9 +1,14 @@
-"""TODO."""
+"""`python -m agentd.worker NAME --version HASH`: one agent's process.
+
+Started by the supervisor. `lean` comes first: what it imports stays small only in a fresh process.
+"""
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
+import agentd.worker.lean  # noqa: F401
+
+# isort: split
 from agentd.admission.version import read_version
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, Stopped
@@ -13,13 +18,10 @@ from agentd.paths import discover
 from agentd.process import crash
 from agentd.process.child import child_side
 from agentd.process.failure import end_with_threads
-from agentd.process.heart import STOPPING
+from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
 from agentd.terminal import say, say_lines
-from agentd.worker.worker import BUSY_GRACE_S, Worker, _raised
-
-if TYPE_CHECKING:
-    pass
+from agentd.worker.worker import BUSY_GRACE_S, Worker
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,3 +62,12 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.FAILED  # counts as a crash: a bug that stays is parked
     finally:
         logs.close()
+
+
+def _raised(error: BaseException, heart: Heart, log: Logger) -> None:
+    heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
+    log.error("worker.raised", exc_info=error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,3 +45,14 @@ class _StandIn(ModuleType):
             return getattr(importlib.import_module(self.__name__), attribute)(*args, **kwargs)
 
         return call
+
+
+with later("tempfile"):  # platformdirs brings it, and with it shutil and the compression libraries
+    import platformdirs  # noqa: F401
+with later("asyncio", "rich"):  # structlog brings what it never uses here: 2 and 6 MB
+    import structlog  # noqa: F401
+with later("importlib.metadata"):  # at its first model Pydantic looks for plugins: 1.4 MB
+    import pydantic
+
+    class _First(pydantic.BaseModel):
+        pass

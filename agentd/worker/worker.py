@@ -1,11 +1,9 @@
 """One agent's process: polls its two lanes, runs a session for each event, fires its schedule.
 
-`python -m agentd.worker NAME --version HASH`, started by the supervisor. BAML and the agent's own
-module are imported at the first event: an idle worker stays small.
+BAML and the agent's own module are imported at the first event: an idle worker stays small.
 """
 
 import select
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +30,6 @@ from agentd.process.heart import Heart
 from agentd.process.stop import Stop
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.states import DeadReason
-from agentd.worker.__main__ import main
 from agentd.worker.storage_wait import Patience
 
 if TYPE_CHECKING:
@@ -284,12 +281,3 @@ class Worker:
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
         return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
-
-
-def _raised(error: BaseException, heart: Heart, log: Logger) -> None:
-    heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
-    log.error("worker.raised", exc_info=error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The engine: many calls decoded together on one model, with their prompt caches."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Legal answers: a schema becomes a grammar, a grammar a mask over the next token."""

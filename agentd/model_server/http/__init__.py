@@ -1,1 +1,1 @@
-"""TODO."""
+"""HTTP: what the model server hears and says, in OpenAI's words."""
