@@ -15,10 +15,10 @@ from agentd.admission.first_look import Look, look
 from agentd.config.toml import BYTES_MAX, read_toml
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.paths import Paths, discover
+from agentd.process.jobs import Jobs
 from agentd.states import WorkerState
 from agentd.supervisor import sift
 from agentd.supervisor.checks import Gate
-from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.sift import Sifter
 from agentd.testing import ManualClock
 from tests import bad_drops

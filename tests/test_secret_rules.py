@@ -16,7 +16,7 @@ from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.process.heart import Heart
 from agentd.recordings.redact import Writer
-from agentd.replay.rules import Finder
+from agentd.recordings.rules import Finder
 from agentd.secret_rules import REDACTED, hide
 from agentd.supervisor.checks import refused
 from agentd.supervisor.child_output import Output

@@ -23,10 +23,10 @@ from agentd.bus.thread import BusThread
 from agentd.clock import SystemClock
 from agentd.errors import AgentdError, StorageError
 from agentd.paths import discover
+from agentd.process.jobs import Jobs, in_thread
 from agentd.process.lock import LockFile
 from agentd.process.stop import Cancel
 from agentd.supervisor.home_files import Files
-from agentd.supervisor.jobs import Jobs, in_thread
 from tests.supervised import DEADLINE_S, FILE, Daemon, daemon, wait_for
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock
 from agentd.paths import Paths
-from agentd.supervisor.jobs import settle
+from agentd.process.jobs import settle
 
 T = TypeVar("T")
 

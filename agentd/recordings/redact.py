@@ -26,7 +26,7 @@ from agentd.recordings.recording import (
     Root,
     texts_of,
 )
-from agentd.replay.rules import Finder, Key, Named, alone, masked
+from agentd.recordings.rules import Finder, Key, Named, alone, masked
 from agentd.secret_rules import LEAST, LINE, RULES, SETTING, telling
 from agentd.sessions.steps import Step
 

@@ -16,11 +16,11 @@ from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process import environment
 from agentd.process.child import Child
+from agentd.process.jobs import Jobs, in_thread
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Admissions, Problem, Verdict, refused
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.jobs import Jobs, in_thread
 from agentd.supervisor.model import describe
 from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules

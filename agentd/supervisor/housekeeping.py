@@ -22,9 +22,9 @@ from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, StorageError
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
+from agentd.process.jobs import in_thread
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
-from agentd.supervisor.jobs import in_thread
 from agentd.supervisor.records import Problem, problem_of
 from agentd.whole import PARTIAL
 

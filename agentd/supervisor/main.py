@@ -15,10 +15,10 @@ from agentd.logs import logger as log
 from agentd.macos import launchd
 from agentd.paths import Paths
 from agentd.process.child import take_over
+from agentd.process.jobs import fault
 from agentd.process.lock import LockFile
 from agentd.process.stop import stop_at_once
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.jobs import fault
 from agentd.supervisor.sockets import clear
 from agentd.supervisor.supervisor import Supervisor
 from agentd.whole import write_whole

@@ -18,8 +18,8 @@ from agentd.errors import AgentdError, DamagedDatabase, StorageError
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
+from agentd.process.jobs import Jobs
 from agentd.storage import copies
-from agentd.supervisor.jobs import Jobs
 
 Problem = dict[str, str]  # what, where, hint
 

@@ -13,8 +13,8 @@ from agentd.admission.first_look import Look
 from agentd.clock import Clock, iso
 from agentd.errors import StorageError, shown
 from agentd.logs.logger import Logger
+from agentd.process.jobs import Jobs, in_thread
 from agentd.states import WorkerState
-from agentd.supervisor.jobs import Jobs, in_thread
 
 AT_ONCE = 20  # files looked at between two breaths
 LOGGED = 20  # refusals of one round that are logged one by one

@@ -19,6 +19,7 @@ from agentd.events import Event
 from agentd.logs import logger as log
 from agentd.macos.consent import Consent
 from agentd.paths import Paths, shipped
+from agentd.process.jobs import Jobs
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup
 from agentd.states import WorkerState
@@ -28,7 +29,6 @@ from agentd.supervisor.checks import Admissions, Problem
 from agentd.supervisor.children import TICK_S, Managed, Reaper
 from agentd.supervisor.home_files import Files
 from agentd.supervisor.housekeeping import Housekeeping
-from agentd.supervisor.jobs import Jobs
 from agentd.supervisor.model import NAME as MODEL
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
