@@ -43,7 +43,7 @@ def test_stand_in_becomes_the_module_when_it_is_used() -> None:
     """What was imported with a stand-in works all the same, inside the block and after it."""
     code = """
 import sys
-from agentd import lean
+from agentd.worker import lean
 with lean.later("colorsys", "fractions"):
     import colorsys
     from fractions import Fraction
