@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from agentd.model_server.calls import Engine, Language
-from agentd.model_server.engine.thread import Runner
+from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http.app import Server
 from agentd.model_server.http.server import http_server
 from agentd.testing.model import ScriptedLanguage
@@ -54,7 +54,7 @@ class Serving:
 
     http_side: uvicorn.Server
 
-    def __init__(self, port: int, runner: Runner, log: ListLog) -> None:
+    def __init__(self, port: int, runner: EngineThread, log: ListLog) -> None:
         self.port = port
         self.runner = runner
         self.log = log
@@ -119,7 +119,7 @@ def serving(
     """Serve on a free port until the block ends."""
     log = ListLog()
     ended: list[BaseException] = []
-    runner = Runner(
+    runner = EngineThread(
         load_language,
         load_engine,
         log,

@@ -12,7 +12,7 @@ import pytest
 
 from agentd.config.daemon import ModelConfig
 from agentd.errors import ModelError, ModelMisconfigured, ModelUnavailable
-from agentd.llm.completion import Answer
+from agentd.llm.completion import Completion
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.paths import Paths
 from agentd.testing import FakeModelServer, Reply
@@ -37,7 +37,7 @@ def serve() -> Iterator[Serve]:
         server.close()
 
 
-def ask(server: FakeModelServer, deadline_s: float = 10.0) -> Answer:
+def ask(server: FakeModelServer, deadline_s: float = 10.0) -> Completion:
     endpoint = Endpoint(lambda: Address(server.url, "fake", server.token), own=False)
     return endpoint.chat(BODY, {}, deadline_s=deadline_s, progress=lambda: None)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.language.language import ModelLanguage
-from agentd.model_server.tool_calls import CallReader, Choice, Tool
+from agentd.model_server.tool_calls import CallReader, OfferedTool, ToolChoice
 from tests.schemas import documents
 from tests.wanting import allows
 
@@ -86,9 +86,9 @@ def test_every_calls_arguments_fit_the_schema_as_given(
         "properties": {"v": {key: value for key, value in schema.items() if key != "$defs"}},
         "required": ["v"],
     }
-    tools = [Tool("f", parameters), Tool("ff", {**parameters, "required": []})]
+    tools = [OfferedTool("f", parameters), OfferedTool("ff", {**parameters, "required": []})]
     try:
-        mask = language.call_mask(tools, Choice(("f", "ff"), required=True))
+        mask = language.call_mask(tools, ToolChoice(("f", "ff"), required=True))
     except Refused:
         return
     reader = CallReader(language.form)

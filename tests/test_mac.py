@@ -23,7 +23,7 @@ from agentd.macos import developer_tools, privacy
 from agentd.macos.consent import Consent
 from agentd.paths import discover
 from agentd.tools import Toolbox, git, git_command
-from agentd.tools.base import Call
+from agentd.tools.base import ToolCall
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_mac_that_wakes_does_not_end_running_tools(monkeypatch: pytest.MonkeyP
         return wait(event, timeout)
 
     monkeypatch.setattr(threading.Event, "wait", woken)
-    call, began, ended = Call(deadline_s=0.5), time.monotonic(), threading.Event()
+    call, began, ended = ToolCall(deadline_s=0.5), time.monotonic(), threading.Event()
     with pytest.raises(ToolError, match="took longer"), call.interrupting(ended.set):
         ended.wait()
     assert time.monotonic() - began >= 0.5

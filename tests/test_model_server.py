@@ -14,7 +14,7 @@ import pytest
 
 from agentd.model_server.calls import Call, EngineBroken, Full, Piece, Refused
 from agentd.model_server.engine.queue import FairQueue
-from agentd.model_server.engine.thread import Runner
+from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.engine.watchdog import Progress, Watchdog
 from agentd.model_server.http.answers import Pieces
 from agentd.model_server.language.text_stream import TextStream
@@ -462,7 +462,7 @@ def test_a_server_that_was_stopped_ends_no_call(step_s: float, finish: str) -> N
     engine = ScriptedEngine(lambda call: "x" * 20, before_step=lambda calls: clock.advance(step_s))
     pieces: list[Piece] = []
     ended: list[BaseException] = []
-    runner = Runner(
+    runner = EngineThread(
         ScriptedLanguage, lambda _language: engine, ListLog(), on_end=ended.append, clock=clock
     )
     runner.start()

@@ -18,7 +18,7 @@ from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.model import PARKED_S, ModelHost
-from agentd.supervisor.restart import BEAT_GRACE_S, START_S, Due, Ended, Life, Rules
+from agentd.supervisor.restart import BEAT_GRACE_S, START_S, DueAction, Ended, Life, Rules
 from agentd.testing import ManualClock
 
 RULES = Rules(backoff_first_s=1, backoff_max_s=8, healthy_after_s=30, crashes=5, stop_grace_s=5)
@@ -56,7 +56,7 @@ def test_backoff_doubles_with_jitter_up_to_its_cap() -> None:
         assert life.deadline is not None
         waits.append(life.deadline - clock.monotonic())
         clock.advance(life.deadline - clock.monotonic())
-        assert life.due() is Due.START
+        assert life.due() is DueAction.START
     for wait, most in zip(waits, (1, 2, 4, 8, 8, 8), strict=True):
         assert 0.8 * most <= wait <= most
     assert len(set(waits)) == len(waits)
@@ -123,7 +123,7 @@ def test_a_hang_is_its_own_doing_unless_somebody_stopped_it(suspended: bool) -> 
     clock = ManualClock()
     life = running(clock, promise_s=10)
     clock.advance(20)
-    assert life.due() is Due.HUNG
+    assert life.due() is DueAction.HUNG
     if suspended:
         life.suspended()
     assert life.exited(-9) is Ended.CRASHED
@@ -159,7 +159,7 @@ def test_a_broken_promise_is_a_hang() -> None:
     clock.advance(10 + BEAT_GRACE_S - 0.1)
     assert life.due() is None
     clock.advance(0.2)
-    assert life.due() is Due.HUNG
+    assert life.due() is DueAction.HUNG
     assert not life.beat(10), "a beat after the verdict does not bring it back"
     assert life.exited(-9) is Ended.CRASHED
     assert life.reason.startswith("hung: broke its promise to beat within 10 s")
@@ -171,7 +171,7 @@ def test_no_first_beat_is_a_hang() -> None:
     life = Life(RULES, clock, random.Random(1))
     life.spawned()
     clock.advance(START_S)
-    assert life.due() is Due.HUNG
+    assert life.due() is DueAction.HUNG
     life.exited(-9)
     assert "no beat within 60 s of its start" in life.reason
 
@@ -184,7 +184,7 @@ def test_a_supervisor_that_slept_blames_nobody() -> None:
     life.late(3600 - 15)
     assert life.due() is None
     clock.advance(BEAT_GRACE_S + 0.1)
-    assert life.due() is Due.HUNG
+    assert life.due() is DueAction.HUNG
 
 
 def test_an_asked_stop_is_no_crash_and_has_a_grace() -> None:
@@ -194,7 +194,7 @@ def test_an_asked_stop_is_no_crash_and_has_a_grace() -> None:
     assert life.stop(WorkerState.PAUSED, "paused by a person")
     assert not life.stop(WorkerState.PAUSED, "again"), "it was told already"
     clock.advance(5)
-    assert life.due() is Due.KILL
+    assert life.due() is DueAction.KILL
     assert life.exited(-9) is Ended.STOPPED
     assert (life.state, life.reason) == (WorkerState.PAUSED, "again")
     assert life.restarts == life.crashes == 0

@@ -19,7 +19,7 @@ from agentd.recordings.redact import Writer
 from agentd.recordings.rules import Finder
 from agentd.secret_rules import REDACTED, hide
 from agentd.supervisor.checks import refused
-from agentd.supervisor.child_output import Output
+from agentd.supervisor.child_output import ChildOutput
 from agentd.testing import ManualClock
 
 # Made up, and put together here so that no scanner takes them for real ones.
@@ -191,7 +191,7 @@ def test_what_a_child_prints_is_logged_without_secrets(paths: Paths, kind: str) 
     """Also a private key, whose lines come one by one; what comes behind it is logged again."""
     text, secret = TEXTS[kind]
     logger = log.configure("one", paths, LogConfig())
-    output = Output("two", logger, ManualClock())
+    output = ChildOutput("two", logger, ManualClock())
     for line in f"{text}\n-----END it\nnothing said\n".encode().splitlines(keepends=True):
         output.feed(line)
     last = output.end()

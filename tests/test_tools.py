@@ -14,11 +14,18 @@ from agentd.model_server.grammar.mask import AnswerMask, CallMask
 from agentd.model_server.language.call_form import explained
 from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.language.template import described
-from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Choice, Form, Tool
+from agentd.model_server.tool_calls import (
+    MARKS,
+    OWN_FORM,
+    CallReader,
+    Form,
+    OfferedTool,
+    ToolChoice,
+)
 from tests import chat_templates
 from tests.wanting import allows
 
-WEATHER = Tool(
+WEATHER = OfferedTool(
     "get_weather",
     {
         "type": "object",
@@ -30,10 +37,10 @@ WEATHER = Tool(
     },
     "Tell the weather",
 )
-TIME = Tool("get_time", {"type": "object", "properties": {}, "additionalProperties": False})
+TIME = OfferedTool("get_time", {"type": "object", "properties": {}, "additionalProperties": False})
 TOOLS = [WEATHER, TIME]
-BOTH = Choice(("get_weather", "get_time"))
-REQUIRED = Choice(("get_weather", "get_time"), required=True)
+BOTH = ToolChoice(("get_weather", "get_time"))
+REQUIRED = ToolChoice(("get_weather", "get_time"), required=True)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +91,13 @@ def history(tool: str, text: str) -> list[dict[str, Any]]:
     ]
 
 
-def tools_saying(text: str) -> list[Tool]:
+def tools_saying(text: str) -> list[OfferedTool]:
     schema = {
         "type": "object",
         "description": text,
         "properties": {text: {"type": "string", "enum": [text], "default": {"id": text}}},
     }
-    return [Tool("get_weather", schema, f"about {text}")]
+    return [OfferedTool("get_weather", schema, f"about {text}")]
 
 
 @pytest.mark.parametrize("kind", chat_templates.KINDS)
@@ -234,7 +241,7 @@ def test_a_required_call_is_legal_whatever_is_sampled(
 def test_a_named_tool_is_the_only_one(languages: dict[str, ModelLanguage], kind: str) -> None:
     """Forced to one tool with no arguments, nothing is left to be sampled."""
     language = languages[kind]
-    mask = language.call_mask(TOOLS, Choice(("get_time",), required=True))
+    mask = language.call_mask(TOOLS, ToolChoice(("get_time",), required=True))
     text = language.decode(mask.forced()).decode() + language.decode(mask.close()).decode()
     assert mask.finished
     assert read(language.form, text) == ("", "get_time", "{}")
@@ -257,9 +264,9 @@ def spell(language: ModelLanguage, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", chat_templates.KINDS)
-@pytest.mark.parametrize("choice", [BOTH, Choice(())])
+@pytest.mark.parametrize("choice", [BOTH, ToolChoice(())])
 def test_free_text_is_not_touched(
-    languages: dict[str, ModelLanguage], kind: str, choice: Choice
+    languages: dict[str, ModelLanguage], kind: str, choice: ToolChoice
 ) -> None:
     """With tools at hand, or forbidden, any text can be said, and ended, token by token."""
     language = languages[kind]
@@ -347,7 +354,7 @@ def test_text_that_is_cut_inside_a_character_stays_cut(
 def test_a_forbidden_call_cannot_begin(languages: dict[str, ModelLanguage], kind: str) -> None:
     """With tool_choice "none" what would begin a call cannot be completed."""
     language = languages[kind]
-    mask = language.call_mask(TOOLS, Choice(()))
+    mask = language.call_mask(TOOLS, ToolChoice(()))
     tokens = spell(language, language.form.opening)
     for token in tokens[:-1]:
         assert allows(mask.allowed(), token)
@@ -386,7 +393,7 @@ def test_an_answer_of_a_schema_or_a_call(languages: dict[str, ModelLanguage]) ->
     with pytest.raises(Refused, match="bare JSON"):
         languages["llama"].call_mask(TOOLS, BOTH, schema)
     assert languages["llama"].call_mask(TOOLS, REQUIRED, schema).forced()
-    assert languages["llama"].call_mask(TOOLS, Choice(()), schema).forced()
+    assert languages["llama"].call_mask(TOOLS, ToolChoice(()), schema).forced()
 
 
 @pytest.mark.parametrize("form", [*FORMS.values()])
@@ -418,9 +425,11 @@ def test_without_tools_marks_are_no_text() -> None:
 
 def test_a_tools_schema_is_refused_by_its_place(languages: dict[str, ModelLanguage]) -> None:
     """What cannot be honoured names the tool and the keyword."""
-    bad = Tool("bad", {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]})
+    bad = OfferedTool(
+        "bad", {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]}
+    )
     with pytest.raises(Refused) as refused:
-        languages["qwen"].call_mask([TIME, bad], Choice(("get_time", "bad")))
+        languages["qwen"].call_mask([TIME, bad], ToolChoice(("get_time", "bad")))
     assert refused.value.message.startswith("tools.1.function.parameters at /properties/a/not")
     assert refused.value.param == "tools"
 
@@ -429,7 +438,7 @@ def test_a_form_may_hold_any_characters(languages: dict[str, ModelLanguage]) -> 
     """What a template writes around a call is taken literally: quotes, other scripts, brackets."""
     grammars = languages["llama"].grammars
     form = Form('<▁tool▁begin>"\\\t{/', '日é": ', "<▁tool▁begin>")
-    mask = grammars.call_mask(form, [TIME], Choice(("get_time",)))
+    mask = grammars.call_mask(form, [TIME], ToolChoice(("get_time",)))
     for token in grammars.tokenizer.tokenize_str(f"so: {form.trigger}"):
         mask.accept(token)
     rest = b"".join(map(grammars.bytes_of, mask.forced())).decode()
@@ -440,9 +449,9 @@ def test_a_form_may_hold_any_characters(languages: dict[str, ModelLanguage]) -> 
 def test_all_tools_together_are_bounded(languages: dict[str, ModelLanguage]) -> None:
     """Many large schemas in one request are refused before any is compiled."""
     large = {**TIME.parameters, "description": "x" * 100_000}
-    tools = [Tool(f"t{number}", large) for number in range(3)]
+    tools = [OfferedTool(f"t{number}", large) for number in range(3)]
     with pytest.raises(Refused, match="together more than"):
-        languages["qwen"].call_mask(tools, Choice(("t0",)))
+        languages["qwen"].call_mask(tools, ToolChoice(("t0",)))
 
 
 def test_a_template_that_fails_is_a_refusal(languages: dict[str, ModelLanguage]) -> None:

@@ -14,7 +14,7 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.paths import Paths, discover
 from agentd.tools import Toolbox, files
 from agentd.tools import place as places
-from agentd.tools.base import Call
+from agentd.tools.base import ToolCall
 from agentd.tools.closed import Closed
 
 
@@ -168,7 +168,7 @@ def test_a_search_passes_over_what_is_closed_deep_below(paths: Paths, tmp_path: 
     """From the top of the disk on, as from a home."""
     marks = Closed.of(paths, "one", None).marks(writing=False)
     (tmp_path / "x").write_text("secret")
-    call = Call(Permissions(read=(str(tmp_path),)), Closed.of(paths, "one", None))
+    call = ToolCall(Permissions(read=(str(tmp_path),)), Closed.of(paths, "one", None))
     value = files.search_text(files.SearchText(path="", text="secret"), call).value
     assert value["found"] == ["x:1: secret"]
     assert marks.reason(f"/proc/{os.getpid()}", 0) and not marks.reason("/proc", 0)

@@ -13,7 +13,7 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox, http
-from agentd.tools.base import Call
+from agentd.tools.base import ToolCall
 from agentd.tools.connect import is_public
 
 SEEN: list[tuple[str, dict[str, str]]] = []
@@ -208,7 +208,7 @@ def test_a_slow_server_meets_the_deadline(server: str) -> None:
 def test_a_socket_that_is_late_first_is_the_deadline_too() -> None:
     """The socket's own time ends with the call's; either may be the first to say so."""
     clock = ManualClock()
-    call = Call(deadline_s=60, clock=clock)
+    call = ToolCall(deadline_s=60, clock=clock)
     with pytest.raises(ToolError, match="longer than 60 s"), call.interrupting(lambda: None):
         clock.advance(61)
         raise TimeoutError("timed out")

@@ -25,7 +25,7 @@ from agentd.admission.version import (
     MANIFEST,
     MODULE,
     Accepted,
-    Source,
+    SourceFile,
     Version,
     digest_of,
     file_digest,
@@ -74,7 +74,7 @@ def admit(name: str, paths: Paths) -> Accepted:
     return accepted
 
 
-def find_sources(agent: str, paths: Paths, where: str) -> list[Source]:
+def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
     """Read the module and the .baml files; a person's own go before the shipped ones.
 
     Raises:
@@ -92,7 +92,7 @@ def find_sources(agent: str, paths: Paths, where: str) -> list[Source]:
     return sources
 
 
-def _read(path: Path, place: str) -> Source:
+def _read(path: Path, place: str) -> SourceFile:
     try:
         with path.open("rb") as file:
             data = file.read(SOURCE_BYTES_MAX + 1)
@@ -104,7 +104,7 @@ def _read(path: Path, place: str) -> Source:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
         )
-    return Source(path, place, _text(data, path))
+    return SourceFile(path, place, _text(data, path))
 
 
 def _text(data: bytes, path: Path) -> bytes:
@@ -123,7 +123,7 @@ def _text(data: bytes, path: Path) -> bytes:
         raise ConfigError(what, where=error.where, hint=error.hint) from error
 
 
-def _build(name: str, digest: str, sources: list[Source], folder: Path, toml: Path) -> Accepted:
+def _build(name: str, digest: str, sources: list[SourceFile], folder: Path, toml: Path) -> Accepted:
     """Check everything and write the folder; on an error nothing is left of it."""
     build = Path(tempfile.mkdtemp(prefix=BUILD_PREFIX, dir=folder.parent))
     try:

@@ -57,7 +57,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file that goes into a version: where it came from, and its bytes as read once."""
 
     origin: Path
@@ -90,17 +90,17 @@ def load_version(folder: Path) -> Version:
     return make_version(read_version(folder), module_of(folder), folder / "agent.toml")
 
 
-def module_of(folder: Path) -> Source:
+def module_of(folder: Path) -> SourceFile:
     """Return the module of an accepted version, under the name of the file it was copied from.
 
     So tracebacks and errors name what a person can open.
     """
     came = json.loads((folder / MANIFEST).read_bytes()).get("from", {})
     origin = Path(came.get(MODULE, folder / MODULE))
-    return Source(origin, MODULE, (folder / MODULE).read_bytes())
+    return SourceFile(origin, MODULE, (folder / MODULE).read_bytes())
 
 
-def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
+def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     """Import the module and put together what its class and the configuration say."""
     from agentd.tools import REGISTRY  # HTTP and all: not for a worker that waits
 
@@ -134,7 +134,7 @@ def make_version(accepted: Accepted, source: Source, toml: Path) -> Version:
     )
 
 
-def _agent_class(name: str, source: Source) -> type[Agent[Any]]:
+def _agent_class(name: str, source: SourceFile) -> type[Agent[Any]]:
     module = import_source(f"agentd_agents.{name}", source)
     found = [
         value
@@ -159,7 +159,7 @@ def _agent_class(name: str, source: Source) -> type[Agent[Any]]:
     return found[0]
 
 
-def import_source(name: str, source: Source) -> ModuleType:
+def import_source(name: str, source: SourceFile) -> ModuleType:
     """Run a module's source under a private name.
 
     From the bytes that were read once: the file may change again meanwhile.

@@ -11,7 +11,7 @@ from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 if TYPE_CHECKING:
-    from agentd.evaluate.run import Row
+    from agentd.evaluate.run import EvalRow
     from agentd.llm.endpoint import Endpoint
 
 EXAMPLES = """example:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     files = {path.stem: load_cases(path) for path in map(find_cases, args.cases or shipped_cases())}
     paths = discover()
-    rows: list[Row] = []
+    rows: list[EvalRow] = []
     progress = ProgressLine(unit="cases")
     try:
         with Workshop() as workshop:
@@ -110,7 +110,7 @@ def _endpoint(
         yield Endpoint(lambda: address, own=True), name, deadline_s
 
 
-def _print(rows: "Sequence[Row]") -> None:
+def _print(rows: "Sequence[EvalRow]") -> None:
     print_table(
         (
             *("MODEL", "AGENT", "MASK", "FILL", "CASES", "LEGAL", "TOOL", "ARGS", "ENDED"),
@@ -133,6 +133,6 @@ def _print(rows: "Sequence[Row]") -> None:
     )
 
 
-def _share(row: "Row", name: str) -> str | None:
+def _share(row: "EvalRow", name: str) -> str | None:
     share = row.score.share(name)
     return None if share is None else f"{100 * share:.0f} %"

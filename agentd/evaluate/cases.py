@@ -61,7 +61,7 @@ class Expected(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
-class Commit(Strict):
+class CaseCommit(Strict):
     """A commit of the case's repository."""
 
     subject: str
@@ -75,7 +75,7 @@ class Case(Strict):
     event: str
     payload: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
-    commits: tuple[Commit, ...] = ()
+    commits: tuple[CaseCommit, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
     expect: tuple[Expected, ...] = Field(min_length=1)
 

@@ -29,7 +29,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class EvalRow:
     """How one model did on one agent's cases. `fill` is the share of the window, in per cent."""
 
     model: str
@@ -62,7 +62,7 @@ def evaluate(
     mask: bool = True,
     fills: Sequence[int] = (),
     progress: Progress = lambda _done, _total, _label: None,
-) -> Iterator[Row]:
+) -> Iterator[EvalRow]:
     """Yield a row for each agent, first with an empty window and then filled to each share.
 
     Raises:
@@ -86,7 +86,7 @@ def evaluate(
                     wrong.append(case.name)
                 done += 1
                 progress(done, total, f"{setting.model}, {name}")
-            yield Row(setting.model, name, mask, share, result, wrong)
+            yield EvalRow(setting.model, name, mask, share, result, wrong)
 
 
 def _check(file: CaseFile, setting: Setting, where: str) -> None:
@@ -112,7 +112,7 @@ def run_case(
         places = Places([Root(path=PROJECT)], stage)
         cast = Cast.of(code, config.agent, config, where, places)
         told = ToldLLM(cast.version, cast.messages, setting.endpoint, agent=f"eval.{config.agent}")
-        llm = _Watched(told, _filler(told, fill) if fill else "", setting.call_deadline_s)
+        llm = _Counted(told, _filler(told, fill) if fill else "", setting.call_deadline_s)
         performance = perform(
             cast,
             NewEvent(case.event, case.payload),
@@ -141,7 +141,7 @@ def _neutral(number: int) -> str:
     return render(LogEvent("sensor.read", START.replace(minute=number % 60), payload, False))
 
 
-class _Watched:
+class _Counted:
     """An `LLM` with a filler before the log, which counts what was asked and what was illegal."""
 
     def __init__(self, llm: LLM, filler: str, call_deadline_s: float) -> None:

@@ -26,7 +26,7 @@ from agentd.llm.union import Client, Malformed, Union
 from agentd.states import Priority
 
 if TYPE_CHECKING:  # the HTTP modules cost an idle worker memory
-    from agentd.llm.completion import Answer
+    from agentd.llm.completion import Completion
     from agentd.llm.endpoint import Endpoint
 
 __all__ = ["LLM", "BamlLLM", "Choice", "Decision", "Message", "load_client", "types_of"]
@@ -247,7 +247,7 @@ def _again(answer: str, why: str, names: frozenset[str]) -> list[Message]:
 
 
 def _decision(
-    name: str, args: Mapping[str, Any], value: Any, answer: Answer, duration_ms: float
+    name: str, args: Mapping[str, Any], value: Any, answer: Completion, duration_ms: float
 ) -> Decision:
     usage = answer.usage
     return Decision(

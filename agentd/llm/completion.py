@@ -27,7 +27,7 @@ COMPLETION = "completion_tokens"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """A finished chat completion."""
 
     text: str
@@ -35,7 +35,9 @@ class Answer:
     usage: Mapping[str, int]  # prompt_tokens, cached_tokens (of these), completion_tokens
 
 
-def collect(reply: wire.Reply, tick: Callable[[bytes], None], own: bool, masked: bool) -> Answer:
+def collect(
+    reply: wire.HttpReply, tick: Callable[[bytes], None], own: bool, masked: bool
+) -> Completion:
     """Read the whole answer; `tick` gets every line of it as it comes.
 
     What it is, is told by how it begins: servers name their streams in many ways.
@@ -153,7 +155,7 @@ class _Reading:
             raise Busy(fault.message, None)
         refuse(fault, self._own, self._masked)
 
-    def answer(self) -> Answer:
+    def answer(self) -> Completion:
         """Return what was read. Raises HTTPException if its end is missing."""
         if not self._finish:
             raise wire.HTTPException("the answer was cut off")
@@ -162,7 +164,7 @@ class _Reading:
         numbers = {key: _number(self._usage.get(key)) for key in ("prompt_tokens", COMPLETION)}
         details = self._usage.get("prompt_tokens_details")
         cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
-        return Answer(text, self._finish, {**numbers, "cached_tokens": cached})
+        return Completion(text, self._finish, {**numbers, "cached_tokens": cached})
 
 
 def _is_json(text: str) -> bool:

@@ -17,7 +17,7 @@ from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import listing, wire
-from agentd.llm.completion import Answer, collect
+from agentd.llm.completion import Completion, collect
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
 from agentd.macos.privacy import network_hint
 from agentd.paths import Paths
@@ -147,7 +147,7 @@ class Endpoint:
         *,
         deadline_s: float,
         progress: Callable[[], None],
-    ) -> Answer:
+    ) -> Completion:
         """Post a chat completion and collect its stream.
 
         Raises:
@@ -155,7 +155,7 @@ class Endpoint:
             ModelMisconfigured: an external server, and only a person can help.
         """
 
-        def once(address: Address, deadline: wire.Deadline) -> Answer:
+        def once(address: Address, deadline: wire.Deadline) -> Completion:
             full = {
                 "model": address.model,
                 **body,
@@ -227,7 +227,7 @@ class Endpoint:
         deadline: wire.Deadline,
         body: Mapping[str, Any],
         headers: Mapping[str, str],
-    ) -> wire.Reply:
+    ) -> wire.HttpReply:
         sent = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
         if address.key:
             sent["Authorization"] = f"Bearer {address.key}"

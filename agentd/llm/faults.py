@@ -46,7 +46,7 @@ class BrokenOff(BadAnswer):
     """The answer ended in the middle: the server died, or was stopped."""
 
 
-def check(reply: wire.Reply, own: bool, masked: bool) -> None:
+def check(reply: wire.HttpReply, own: bool, masked: bool) -> None:
     """Raise what a status other than 200 means."""
     status = reply.status
     if 200 <= status < 300:

@@ -109,7 +109,7 @@ def _arm(sock: socket.socket, deadline: Deadline) -> None:
     sock.settimeout(left)
 
 
-class Reply:
+class HttpReply:
     """A response whose body is still to be read. Close it, or use it as a context manager."""
 
     def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
@@ -172,7 +172,7 @@ class Reply:
         self._left -= len(piece)
         return piece
 
-    def __enter__(self) -> "Reply":
+    def __enter__(self) -> "HttpReply":
         return self
 
     def __exit__(
@@ -213,7 +213,7 @@ class Wire:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send a request and return the reply once its headers are there.
 
         Raises:
@@ -249,7 +249,7 @@ class Wire:
             connection.sock = _Socket(sock, deadline)
             target = parts.path + (f"?{parts.query}" if parts.query else "")
             connection.request(method, target, body, {**(headers or {}), "Connection": "close"})
-            return Reply(connection.getresponse(), sock)
+            return HttpReply(connection.getresponse(), sock)
         except BaseException:
             sock.close()
             self.check()

@@ -32,7 +32,7 @@ from agentd.terminal import say_lines
 
 if TYPE_CHECKING:
     from agentd.model_server.calls import Engine, Language
-    from agentd.model_server.engine.thread import Runner
+    from agentd.model_server.engine.thread import EngineThread
 
 STOP_S = 3.0  # from SIGTERM to the end
 BEAT_S = 5.0
@@ -161,7 +161,7 @@ async def _serve(
     logger: log.Logger,
     heart: Heart,
 ) -> int:
-    from agentd.model_server.engine.thread import Runner
+    from agentd.model_server.engine.thread import EngineThread
     from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
     from agentd.model_server.http.app import Server
     from agentd.model_server.http.server import http_server
@@ -190,7 +190,7 @@ async def _serve(
             saved_bytes=options.saved_cache_bytes,
         )
 
-    runner = Runner(
+    runner = EngineThread(
         lambda: ModelLanguage(folder, window=options.window),
         load_engine,
         logger,
@@ -246,7 +246,7 @@ async def _serve(
     return EXIT_ENGINE
 
 
-async def _beat(heart: Heart, runner: "Runner") -> None:
+async def _beat(heart: Heart, runner: "EngineThread") -> None:
     """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
     trimmed, frozen = time.monotonic(), False
     while True:

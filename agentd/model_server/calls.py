@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from agentd.model_server.tool_calls import Choice, Form, Tool
+from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice
 from agentd.states import Priority
 
 FinishReason = Literal["stop", "length"]
@@ -157,7 +157,7 @@ class Language(Protocol):
     def encode_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Tool] = (),
+        tools: Sequence[OfferedTool] = (),
         *,
         limit: int | None = None,
     ) -> "Prompt":
@@ -185,7 +185,7 @@ class Language(Protocol):
         ...
 
     def call_mask(
-        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+        self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
         """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
 

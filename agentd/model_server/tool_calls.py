@@ -15,7 +15,7 @@ _NO_MARKS = dict.fromkeys(map(ord, MARKS))
 
 
 @dataclass(frozen=True)
-class Tool:
+class OfferedTool:
     """A function that an answer may call."""
 
     name: str  # letters, digits, _ and -
@@ -24,7 +24,7 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ToolChoice:
     """The tools that an answer may call, by name, and whether it has to call one."""
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ OWN_FORM = Form('<tool_call>\n{"name": "', '", "arguments": ', trigger="<tool_ca
 
 
 @dataclass
-class Part:
+class AnswerPart:
     """What became known of an answer: more content, a call's name, more of its arguments."""
 
     content: str = ""
@@ -82,11 +82,11 @@ class CallReader:
             return False
         return not self._held.strip()
 
-    def feed(self, text: str, *, last: bool = False) -> Part:
+    def feed(self, text: str, *, last: bool = False) -> AnswerPart:
         """Take more text; `last` gives away what is still held back."""
         if self._form is None:
-            return Part(text.translate(_NO_MARKS))
-        part = Part()
+            return AnswerPart(text.translate(_NO_MARKS))
+        part = AnswerPart()
         if self.name is not None:
             part.arguments = text
             return part
@@ -130,7 +130,7 @@ class CallReader:
         rest = held[: len(held) - size]
         return size + len(rest) - len(rest.rstrip())
 
-    def _head(self, form: Form, part: Part) -> None:
+    def _head(self, form: Form, part: AnswerPart) -> None:
         """Take the rest of `before`, the name and `between` from what is held."""
         begun = len(form.before) - len(form.opening)
         at = self._held.find(form.between, begun)

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from agentd.clock import iso
 from agentd.context import LogEvent
-from agentd.recordings.recording import Part, Publication, Whole
+from agentd.recordings.recording import HeadPart, Publication, Whole
 from agentd.sessions.steps import Step, StepKind
 
 
-class StepLine(Part):
+class StepLine(HeadPart):
     """A line of the steps. `args` stand here where the raw answer says something else."""
 
     seq: int

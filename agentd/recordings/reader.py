@@ -17,9 +17,9 @@ from agentd.recordings.recording import (
     TITLE,
     Fixture,
     Head,
+    HeadPart,
     Listing,
     Page,
-    Part,
     Recording,
     Repository,
     Whole,
@@ -165,7 +165,7 @@ class _Reader:
         return RecordingError(f"is damaged: {what}", where=self._at, hint=AGAIN)
 
 
-class _Repository(Part):
+class _Repository(HeadPart):
     head: str
     refs: dict[str, str]
     shallow: tuple[str, ...]
@@ -174,7 +174,7 @@ class _Repository(Part):
         return Repository(self.head, self.refs, self.shallow, pack)
 
 
-class _Page(Part):
+class _Page(HeadPart):
     url: str
 
 

@@ -31,13 +31,13 @@ MARK = re.compile(r"\\*===")  # what begins a section, or a line that could be t
 Whole = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
 
 
-class Part(BaseModel):
+class HeadPart(BaseModel):
     """Base of what stands in a recording's head: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SessionHead(Part):
+class SessionHead(HeadPart):
     """How the session ended."""
 
     id: Whole
@@ -49,7 +49,7 @@ class SessionHead(Part):
     question: str | None = None
 
 
-class EventHead(Part):
+class EventHead(HeadPart):
     """The event that the session answers."""
 
     id: Whole
@@ -68,7 +68,7 @@ class EventHead(Part):
         return Event(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-class ModelHead(Part):
+class ModelHead(HeadPart):
     """The model as the loop saw it. Tokens."""
 
     name: str
@@ -76,7 +76,7 @@ class ModelHead(Part):
     fixed_tokens: int  # of the prompt without the log
 
 
-class VersionHead(Part):
+class VersionHead(HeadPart):
     """The code that ran: digests of its sources by their place, and of the decisions' schema."""
 
     hash: str
@@ -85,14 +85,14 @@ class VersionHead(Part):
     tools: dict[str, str] = Field(default_factory=dict)  # of each shared tool's arguments
 
 
-class Facts(Part):
+class RecordedFacts(HeadPart):
     """What the agent remembered, from the session's attempt of this number on."""
 
     attempt: int
     facts: dict[str, Any]
 
 
-class Publication(Part):
+class Publication(HeadPart):
     """An event to publish."""
 
     type: str
@@ -111,14 +111,14 @@ class Publication(Part):
         return cls(type=event.event_type, payload=payload, target=event.target, key=event.dedup_key)
 
 
-class Settled(Part):
+class Settled(HeadPart):
     """What came at the session's closing or parking, besides what its steps had staged."""
 
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
 
 
-class Root(Part):
+class Root(HeadPart):
     """A folder that the session knew by its absolute path; it lies elsewhere in a replay.
 
     `spellings` are the other ways in which it was written, such as `~/notes`.
@@ -128,7 +128,7 @@ class Root(Part):
     spellings: list[str] = Field(default_factory=list)
 
 
-class Volatile(Part):
+class Volatile(HeadPart):
     """What may differ between a session and its replay, and is mapped before it is compared.
 
     `times`: set from the recording, so that the log is the same. `paths`: the folders of the
@@ -140,7 +140,7 @@ class Volatile(Part):
     fields: list[str] = Field(default_factory=list)
 
 
-class Head(Part):
+class Head(HeadPart):
     """A recording's head."""
 
     agent: str  # the agent's name
@@ -148,7 +148,7 @@ class Head(Part):
     session: SessionHead
     event: EventHead
     config: dict[str, Any]  # of agents.d/NAME.toml, without what is as by default
-    facts: list[Facts] = Field(default_factory=list)
+    facts: list[RecordedFacts] = Field(default_factory=list)
     model: ModelHead
     version: VersionHead
     settled: list[Settled] = Field(default_factory=list)

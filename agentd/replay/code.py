@@ -17,7 +17,7 @@ from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.version import (
     MODULE,
     Accepted,
-    Source,
+    SourceFile,
     Version,
     digest_of,
     intact,
@@ -36,7 +36,7 @@ PROMPTS = "baml_src/"  # their place in a version's folder
 class Code:
     """A module, and the folder in which its prompts' client is."""
 
-    module: Source
+    module: SourceFile
     folder: Path
     sources: Mapping[str, str]  # digests by place
     hash: str = ""  # of the version's folder; empty: not a kept one
@@ -102,7 +102,7 @@ class Workshop:
             self._compile(folder, prompts)
         return Code(module, folder, digests)
 
-    def _compile(self, folder: Path, prompts: list[Source]) -> None:
+    def _compile(self, folder: Path, prompts: list[SourceFile]) -> None:
         half = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(half, ignore_errors=True)
         for source in prompts:

@@ -12,10 +12,10 @@ from agentd.paths import Paths
 from agentd.recordings import git
 from agentd.recordings.recording import (
     EventHead,
-    Facts,
     Head,
     ModelHead,
     Publication,
+    RecordedFacts,
     Recording,
     Repository,
     SessionHead,
@@ -144,7 +144,7 @@ def bare(history: History, where: str) -> Recording:
         ),
         event=EventHead(**{**vars(history.event), "payload": dict(history.event.payload)}),
         config=dict(basis["config"]),
-        facts=[Facts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],
+        facts=[RecordedFacts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],
         model=ModelHead(
             name=str(basis["model"]), window=basis["window"], fixed_tokens=basis["fixed_tokens"]
         ),

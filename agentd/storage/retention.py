@@ -42,7 +42,7 @@ class Pruned:
     agent: str | None = None
 
 
-class Part(Protocol):
+class Pruning(Protocol):
     """A kind of pruning: does at most so many rows of it, None where there is nothing to do."""
 
     __name__: str
@@ -96,7 +96,7 @@ class Retention:
         """Whether it is above its size limit."""
         return self._over
 
-    def _parts(self, by_age: bool) -> Iterator[Part]:
+    def _parts(self, by_age: bool) -> Iterator[Pruning]:
         if by_age:
             yield from (self._removed_lanes, self._memories, self._unanswered)
             yield from (self._old_letters, self._old_sessions, self._old_unread, self._old_events)

@@ -19,7 +19,7 @@ from agentd.process.child import Child
 from agentd.process.jobs import Jobs, in_thread
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.checks import Admissions, Problem, Verdict, refused
+from agentd.supervisor.checks import Admissions, CheckResult, Problem, refused
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.model import describe
 from agentd.supervisor.records import Records
@@ -43,7 +43,7 @@ class Slot:
     problem: Problem | None = None  # of the file as it is now; an earlier version may be running
     unchecked: bool = False  # the file changed since its check began
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
-    checking: "asyncio.Task[Verdict] | None" = field(default=None, repr=False)
+    checking: "asyncio.Task[CheckResult] | None" = field(default=None, repr=False)
 
 
 class Agents:
@@ -332,7 +332,7 @@ class Agents:
             return False
         return not verdict.again
 
-    async def _accept(self, slot: Slot, verdict: Verdict) -> None:
+    async def _accept(self, slot: Slot, verdict: CheckResult) -> None:
         if slot.problem is not None:
             self._log.info("agent.repaired", agent=slot.name)
         slot.problem, slot.enabled = None, True
@@ -367,7 +367,7 @@ class Agents:
         # To the bus it is not there: its cursors must not hold back pruning for ever.
         await self._records.remove(slot.name)
 
-    async def _refuse(self, slot: Slot, verdict: Verdict) -> None:
+    async def _refuse(self, slot: Slot, verdict: CheckResult) -> None:
         if slot.problem != verdict.problem:
             problem = verdict.problem or {}
             self._log.warning("agent.refused", agent=slot.name, waiting=verdict.waiting, **problem)

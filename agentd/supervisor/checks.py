@@ -24,7 +24,7 @@ Problem = dict[str, str]  # what, where, hint
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What a check came to."""
 
     ok: bool
@@ -39,10 +39,10 @@ class Verdict:
     again: bool = False  # it says nothing about the file: ask again later
 
 
-def refused(what: str, where: str = "", hint: str = "", **more: Any) -> Verdict:
+def refused(what: str, where: str = "", hint: str = "", **more: Any) -> CheckResult:
     """Return a verdict that is not ok."""
     problem = {"what": hide(what), "where": hide(where), "hint": hide(hint)}
-    return Verdict(ok=False, problem=problem, **more)
+    return CheckResult(ok=False, problem=problem, **more)
 
 
 class Gate:
@@ -87,7 +87,7 @@ class Admissions:
         self._paths, self._commands, self._reaper, self._clock = paths, commands, reaper, clock
         self._gate = Gate(AT_ONCE)
 
-    async def check(self, name: str, *, first: bool) -> Verdict:
+    async def check(self, name: str, *, first: bool) -> CheckResult:
         """Check agents.d/NAME.toml with all that it names. Never raises for what it finds.
 
         `first`: it goes before all that are not: an agent that runs before one that never did.
@@ -118,7 +118,7 @@ class Admissions:
         return _verdict(code, output, where)
 
 
-def _verdict(code: int, output: bytes, where: str) -> Verdict:
+def _verdict(code: int, output: bytes, where: str) -> CheckResult:
     # A module may print while it is imported; the answer is the last line that is one.
     lines = output.decode("utf-8", "replace").splitlines()
     for line in reversed(lines):
@@ -132,7 +132,7 @@ def _verdict(code: int, output: bytes, where: str) -> Verdict:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         return refused(f"its check died (exit {code}): {last[:300]}", where, "see its module")
     if answer["ok"]:
-        return Verdict(
+        return CheckResult(
             ok=True,
             version=str(answer["version"]),
             enabled=bool(answer.get("enabled", True)),

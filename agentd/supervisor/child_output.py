@@ -11,7 +11,7 @@ LINES_PER_S = 2.0  # that are logged for ever
 KEY_LINES_MAX = 200  # of a private key that somebody prints; its end may be cut off
 
 
-class Output:
+class ChildOutput:
     """One child's stdout and stderr. Feed it what was read; it logs what fits."""
 
     def __init__(self, name: str, log: Logger, clock: Clock) -> None:

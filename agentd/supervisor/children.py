@@ -14,8 +14,8 @@ from agentd.process.child import Child
 from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING
 from agentd.states import WorkerState
-from agentd.supervisor.child_output import Output
-from agentd.supervisor.restart import Due, Ended, Life
+from agentd.supervisor.child_output import ChildOutput
+from agentd.supervisor.restart import DueAction, Ended, Life
 
 KILLED_S = 2.0  # for a killed child to be gone
 PROMISE_MAX_S = 3600.0  # a longer promise counts as this one: it would switch the watch off
@@ -85,7 +85,7 @@ class Managed:
         self._changed = changed
         self._log = log
         self._clock = clock
-        self._output = Output(name, log, clock)
+        self._output = ChildOutput(name, log, clock)
         self._child: Child | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
@@ -235,9 +235,9 @@ class Managed:
         if (slept_s := self._reaper.awake.look()) and self.life.alive and not self.life.stopping:
             self.life.late(slept_s)
         match self.life.due():
-            case Due.START:
+            case DueAction.START:
                 self.start()
-            case Due.HUNG:
+            case DueAction.HUNG:
                 stopped = self._child is not None and self._child.suspended()
                 if stopped:
                     self.life.suspended()
@@ -245,7 +245,7 @@ class Managed:
                     "worker.hung", agent=self.name, pid=self.pid, beat=self.beat, stopped=stopped
                 )
                 self.kill()
-            case Due.KILL:
+            case DueAction.KILL:
                 self._log.warning("worker.killed", agent=self.name, pid=self.pid)
                 self.kill()
             case None:

@@ -37,7 +37,7 @@ RESTING = frozenset(
 )
 
 
-class Due(Enum):
+class DueAction(Enum):
     """What is to be done when the deadline passes."""
 
     START = "start"  # the backoff is over
@@ -171,20 +171,20 @@ class Life:
         self._suspended = True
         self._hung += ", stopped by a signal"
 
-    def due(self) -> Due | None:
+    def due(self) -> DueAction | None:
         """Return what is to be done now, or None while the deadline is ahead."""
         if self.deadline is None or self._clock.monotonic() < self.deadline:
             return None
         self.deadline = None
         if not self.alive:
-            return Due.START if self.state is WorkerState.BACKOFF else None
+            return DueAction.START if self.state is WorkerState.BACKOFF else None
         if self._asked is not None:
-            return Due.KILL
+            return DueAction.KILL
         if self.state is WorkerState.STARTING:
             self._hung = f"hung: no beat within {START_S:.0f} s of its start"
         else:
             self._hung = f"hung: broke its promise to beat within {self._promise_s:g} s"
-        return Due.HUNG
+        return DueAction.HUNG
 
     def exited(self, code: int, said: str = "", *, in_order: bool = False) -> Ended:
         """The process is gone: exit `code`, negative for a signal. `said`: its own last reason.

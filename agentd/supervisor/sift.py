@@ -23,7 +23,7 @@ SHOWN = 200  # refused files that `status` shows; the others are counted
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedFile:
     """A file that no agent can be made of."""
 
     state: WorkerState
@@ -71,7 +71,7 @@ class Sifter:
         log: Logger,
         clock: Clock,
     ) -> None:
-        self.refused: dict[str, Refused] = {}
+        self.refused: dict[str, RefusedFile] = {}
         self._look, self._known, self._admit, self._jobs = look, known, admit, jobs
         self._log, self._clock = log, clock
         self._waiting: dict[str, None] = {}  # in the order in which they came
@@ -163,7 +163,7 @@ class Sifter:
         resting = WorkerState.WAITING if seen.waiting else WorkerState.INVALID
         state = resting if seen.enabled else WorkerState.STOPPED
         since = iso(self._clock.now())
-        self.refused[name] = Refused(state, problem, seen.enabled, since, seen.module)
+        self.refused[name] = RefusedFile(state, problem, seen.enabled, since, seen.module)
         if not quiet:
             self._log.warning("agent.refused", agent=shown(name), waiting=seen.waiting, **problem)
         return True

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused
-from agentd.model_server.tool_calls import OWN_FORM, Choice, Tool
+from agentd.model_server.tool_calls import OWN_FORM, OfferedTool, ToolChoice
 from agentd.models.gguf import write_byte_level_bpe
 
 CHAT_TEMPLATE = (
@@ -98,7 +98,7 @@ class ScriptedLanguage:
     def encode_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Tool] = (),
+        tools: Sequence[OfferedTool] = (),
         *,
         limit: int | None = None,
     ) -> Prompt:
@@ -115,7 +115,7 @@ class ScriptedLanguage:
         raise Refused("a scripted engine honours no schema", code="unsupported_schema")
 
     def call_mask(
-        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+        self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
         """Refuse, as `mask` does."""
         return self.mask(schema)

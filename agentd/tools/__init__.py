@@ -17,11 +17,11 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.process.stop import Cancel
 from agentd.tools import files, http, person, shell
-from agentd.tools.base import DEADLINE_S, Call, Tool
+from agentd.tools.base import DEADLINE_S, Tool, ToolCall
 from agentd.tools.closed import Closed
 from agentd.tools.place import locate
 
-__all__ = ["REGISTRY", "Call", "Tool", "Toolbox"]
+__all__ = ["REGISTRY", "Tool", "ToolCall", "Toolbox"]
 
 REGISTRY: Mapping[str, Tool] = {
     tool.name: tool for tool in (*files.TOOLS, *http.TOOLS, *shell.TOOLS, *person.TOOLS)
@@ -73,7 +73,7 @@ class Toolbox:
             checked = tool.args.model_validate(args)
         except ValidationError as error:
             raise ToolError(f"{name}: {_told(error)}") from error
-        call = Call(
+        call = ToolCall(
             permissions=self.permissions,
             closed=self._closed,
             deadline_s=self._deadline_s,

@@ -35,7 +35,7 @@ class Args(BaseModel):
 
 
 @dataclass
-class Call:
+class ToolCall:
     """One call's surroundings: what it may touch, and how long it may take."""
 
     permissions: Permissions = field(default_factory=Permissions)
@@ -132,7 +132,7 @@ class Tool:
     permission: Literal["read", "write", "net", "run"] | None
     idempotent: bool  # may run again after it was cut off in the middle
     trusted: bool  # whether its results come from this machine's owner
-    run: Callable[[Any, Call], Result]
+    run: Callable[[Any, ToolCall], Result]
 
 
 def unshown(text: str) -> str:

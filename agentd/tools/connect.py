@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from agentd.errors import AgentdError, ToolError
-from agentd.tools.base import Call
+from agentd.tools.base import ToolCall
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def is_public(text: str) -> bool:
     return address.is_global and not any(address in network for network in SPECIAL_V4)
 
 
-def look_up(host: str, port: int, call: Call) -> list[str]:
+def look_up(host: str, port: int, call: ToolCall) -> list[str]:
     """Return the host's addresses.
 
     Raises:
@@ -68,7 +68,7 @@ def look_up(host: str, port: int, call: Call) -> list[str]:
     return list(dict.fromkeys(str(item[4][0]) for item in found))
 
 
-def connect(address: str, port: int, call: Call, wait_s: float) -> socket.socket:
+def connect(address: str, port: int, call: ToolCall, wait_s: float) -> socket.socket:
     """Return a socket that is connected within `wait_s` seconds; its own time is the call's.
 
     Raises:
@@ -81,7 +81,9 @@ def connect(address: str, port: int, call: Call, wait_s: float) -> socket.socket
     return plain
 
 
-def _waited(function: Callable[[], T], call: Call, drop: Callable[[T], None] | None = None) -> T:
+def _waited(
+    function: Callable[[], T], call: ToolCall, drop: Callable[[T], None] | None = None
+) -> T:
     """Return what the system answers; it knows no stop, and no deadline for a name's look-up.
 
     So a thread waits for it. `drop` takes what comes too late.

@@ -11,7 +11,7 @@ from pydantic import Field
 from agentd.agent import Result
 from agentd.errors import ToolError
 from agentd.macos import privacy
-from agentd.tools.base import TEXT_CHARACTERS, Args, Call, Tool, shown
+from agentd.tools.base import TEXT_CHARACTERS, Args, Tool, ToolCall, shown
 from agentd.tools.closed import Marks
 from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes
 from agentd.whole import write_whole
@@ -84,7 +84,7 @@ def _told(place: Place) -> Iterator[None]:
         raise ToolError(f"{place.name}: {privacy.described(Path(place.path), error)}") from error
 
 
-def list_files(args: ListFiles, call: Call) -> Result:
+def list_files(args: ListFiles, call: ToolCall) -> Result:
     """Give a folder's entries: folders with a `/`, files with their size in bytes."""
     marks = call.closed.marks(writing=False)
     place = locate(args.path, call.permissions.read, marks)
@@ -111,7 +111,7 @@ def _entry(name: str, status: os.stat_result) -> str:
     return f"{shown(name)} {'link' if stat.S_ISLNK(status.st_mode) else 'special'}"
 
 
-def read_file(args: ReadFile, call: Call) -> Result:
+def read_file(args: ReadFile, call: ToolCall) -> Result:
     """Give a file's text from line `start` on, with the number of its lines.
 
     A line beyond the end gives the last page, and says so.
@@ -166,7 +166,7 @@ def _page(lines: Sequence[str], start: int) -> tuple[str, int]:
     return "\n".join(kept), start + len(kept)
 
 
-def search_text(args: SearchText, call: Call) -> Result:
+def search_text(args: SearchText, call: ToolCall) -> Result:
     """Give the lines that contain the text, as `path:line: text`, in order of path."""
     marks = call.closed.marks(writing=False)
     place = locate(args.path, call.permissions.read, marks)
@@ -206,7 +206,7 @@ def search_text(args: SearchText, call: Call) -> Result:
 
 
 def _files(
-    place: Place, call: Call, marks: Marks, closed: list[OSError]
+    place: Place, call: ToolCall, marks: Marks, closed: list[OSError]
 ) -> Iterator[tuple[int, str, str]]:
     """Give (folder's descriptor, path below `place`, name) of each file, following no link.
 
@@ -229,7 +229,7 @@ def _files(
                 yield folder, str(Path(inner) / name), name
 
 
-def write_file(args: WriteFile, call: Call) -> Result:
+def write_file(args: WriteFile, call: ToolCall) -> Result:
     """Write the file by way of a temporary one beside it, so that nobody sees half of it."""
     marks = call.closed.marks(writing=True)
     place = locate(args.path, call.permissions.write, marks)

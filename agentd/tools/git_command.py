@@ -14,7 +14,7 @@ from agentd.errors import ToolError
 from agentd.macos import developer_tools, privacy
 from agentd.process.stop import Cancel
 from agentd.tools import repository
-from agentd.tools.base import Call
+from agentd.tools.base import ToolCall
 from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute
 
 DEADLINE_S = 20.0  # of one git command
@@ -154,7 +154,7 @@ def _run(
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
     return execute(
         ["git", "--no-pager", *switches, *args],
-        Call(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
+        ToolCall(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
         program=program,
         env={**environment(folder), **more},
         cwd=folder,

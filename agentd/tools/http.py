@@ -19,7 +19,7 @@ from pydantic import Field
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.macos.privacy import network_hint
-from agentd.tools.base import Args, Call, Tool, cut_text
+from agentd.tools.base import Args, Tool, ToolCall, cut_text
 from agentd.tools.connect import connect, is_public, look_up
 
 BODY_BYTES = 1_000_000
@@ -146,7 +146,7 @@ def _lists(entry: str, target: Target) -> bool:
     return host == target.host and target.port == (port or PORTS[target.scheme])
 
 
-def addresses(target: Target, listed: Sequence[str], call: Call) -> list[str]:
+def addresses(target: Target, listed: Sequence[str], call: ToolCall) -> list[str]:
     """Resolve the host; every address must be public, or listed itself, or the host `localhost`.
 
     Raises:
@@ -163,7 +163,7 @@ def addresses(target: Target, listed: Sequence[str], call: Call) -> list[str]:
 
 
 @contextmanager
-def _connected(target: Target, listed: Sequence[str], call: Call) -> Iterator[socket.socket]:
+def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[socket.socket]:
     """Connect to a checked address; a stop or the deadline shuts the socket down."""
     if call.connect is not None:
         with call.connect(target.url) as given:
@@ -201,7 +201,7 @@ def _connected(target: Target, listed: Sequence[str], call: Call) -> Iterator[so
             yield wrapped
 
 
-def http_get(args: HttpGet, call: Call) -> Result:
+def http_get(args: HttpGet, call: ToolCall) -> Result:
     """Fetch the page, through at most `REDIRECTS` redirects; give status, address and text."""
     listed = call.permissions.net
     url = args.url
@@ -225,7 +225,7 @@ def _told(error: Exception | str) -> str:
     return text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
 
 
-def _get(connected: socket.socket, target: Target, call: Call) -> Result | str:
+def _get(connected: socket.socket, target: Target, call: ToolCall) -> Result | str:
     """Return the page, or where it redirects to."""
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.sock = connected  # never connects by itself: no proxy, no second look-up
@@ -258,7 +258,7 @@ def _get(connected: socket.socket, target: Target, call: Call) -> Result | str:
     return Result(page, trusted=False)
 
 
-def _body(response: http.client.HTTPResponse, call: Call) -> tuple[bytes, bool]:
+def _body(response: http.client.HTTPResponse, call: ToolCall) -> tuple[bytes, bool]:
     data = bytearray()
     while chunk := response.read1(CHUNK_BYTES):
         call.check()

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from agentd.agent import Result
-from agentd.tools.base import Args, Call, Tool
+from agentd.tools.base import Args, Tool, ToolCall
 
 
 class AskPerson(Args):
@@ -12,7 +12,7 @@ class AskPerson(Args):
     question: str = Field(min_length=1, max_length=200)
 
 
-def ask_person(args: AskPerson, call: Call) -> Result:
+def ask_person(args: AskPerson, call: ToolCall) -> Result:
     """Park the session with the question."""
     return Result({"question": args.question}, ask=args.question)
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.macos import developer_tools
-from agentd.tools.base import Args, Call, Tool, cut_text
+from agentd.tools.base import Args, Tool, ToolCall, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
 PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
@@ -52,7 +52,7 @@ class Output:
 
 def execute(
     argv: Sequence[str],
-    call: Call,
+    call: ToolCall,
     *,
     env: Mapping[str, str],
     cwd: str | Path,
@@ -90,7 +90,7 @@ def execute(
     return Output(process.wait(), kept, dropped)
 
 
-def _collect(process: subprocess.Popen[bytes], call: Call, limit: int) -> tuple[bytes, int]:
+def _collect(process: subprocess.Popen[bytes], call: ToolCall, limit: int) -> tuple[bytes, int]:
     """Read until the program itself ends; a child of it may hold the pipe open for longer."""
     assert process.stdout is not None
     pipe = process.stdout.fileno()
@@ -164,7 +164,7 @@ def clean_environment(home: str) -> dict[str, str]:
     return {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
 
 
-def run_command(args: RunCommand, call: Call) -> Result:
+def run_command(args: RunCommand, call: ToolCall) -> Result:
     """Run the program in an empty folder of its own; give its exit code and output."""
     if any("\0" in arg for arg in args.args):
         raise ToolError("an argument holds no NUL")
@@ -179,7 +179,7 @@ def run_command(args: RunCommand, call: Call) -> Result:
     return Result({"exit": output.code, "output": text}, trusted=False)
 
 
-def _run(args: RunCommand, call: Call) -> Output:
+def _run(args: RunCommand, call: ToolCall) -> Output:
     program = find_program(args.program, call.permissions.run)
     try:
         scratch = tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True)

@@ -89,7 +89,7 @@ class Canned(wire.Wire):
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> wire.Reply:
+    ) -> wire.HttpReply:
         """Answer at once."""
         if url.endswith("/tokenize"):
             kind, data = b"application/json", b'{"count":150,"max_model_len":%d}' % WINDOW
@@ -100,11 +100,11 @@ class Canned(wire.Wire):
             cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
         )
         response.begin()
-        return wire.Reply(response, cast(socket.socket, _Bytes(b"")))
+        return wire.HttpReply(response, cast(socket.socket, _Bytes(b"")))
 
 
 class _Bytes:
-    """What http.client and wire.Reply need of a socket."""
+    """What http.client and wire.HttpReply need of a socket."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -37,7 +37,7 @@ class Log(Protocol):
         ...
 
 
-class Runner:
+class EngineThread:
     """Owns the engine, its thread and the queue. The other methods may be called from any thread.
 
     Loading happens in the engine's thread: first the tokenizer, which is quick, then the engine.

@@ -24,7 +24,7 @@ from agentd.model_server.grammar.mask import (
 )
 from agentd.model_server.schema_parts import refuse
 from agentd.model_server.schema_rules import Bounded, bounded
-from agentd.model_server.tool_calls import Choice, Form, Tool
+from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice
 
 SCHEMA_BYTES_MAX = 262_144
 LIMITS = LLParserLimits(max_lexer_states=50_000)  # 1 to 2 KB each, kept as long as the grammar
@@ -63,7 +63,11 @@ class Grammars:
         return AnswerMask(self._of_schema(schema), self._single, self.bytes_of)
 
     def call_mask(
-        self, form: Form, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+        self,
+        form: Form,
+        tools: Sequence[OfferedTool],
+        choice: ToolChoice,
+        schema: object | None = None,
     ) -> CallMask:
         """Return a fresh mask for text, or an answer of `schema`, or a call of a chosen tool.
 
@@ -109,7 +113,7 @@ class Grammars:
             return self._markers[token].encode()
         return bytes(self.tokenizer.decode_bytes([token]))
 
-    def _of_tool(self, number: int, tool: Tool) -> Compiled:
+    def _of_tool(self, number: int, tool: OfferedTool) -> Compiled:
         try:
             return self._of_schema(tool.parameters)
         except Refused as refusal:

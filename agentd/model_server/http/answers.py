@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from agentd.model_server.calls import Call, Piece, Refused
-from agentd.model_server.engine.thread import Runner
+from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import requests
-from agentd.model_server.tool_calls import CallReader, Form, Part
+from agentd.model_server.tool_calls import AnswerPart, CallReader, Form
 
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
 
@@ -56,7 +56,7 @@ class Pieces:
         self._some.set()
 
 
-class Answer:
+class AnswerWriter:
     """One call's answer on its way to the client.
 
     `form` says how tool calls are written in it, if it may have one.
@@ -64,7 +64,7 @@ class Answer:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: EngineThread,
         call: Call,
         pieces: Pieces,
         body: requests.Chat,
@@ -154,7 +154,7 @@ class Answer:
             message["tool_calls"] = [self._tool_call(self._reader.name, "".join(arguments))]
         return message, self._reason(piece.finish)
 
-    def _deltas(self, part: Part) -> Iterator[dict[str, Any]]:
+    def _deltas(self, part: AnswerPart) -> Iterator[dict[str, Any]]:
         """Yield what a part of the answer adds to the message, in OpenAI's shape."""
         if part.content:
             yield {"content": part.content}
@@ -206,7 +206,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: AnswerWriter) -> None:
         super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._answer = answer

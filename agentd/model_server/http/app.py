@@ -16,10 +16,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
-from agentd.model_server.engine.thread import Runner
+from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import conversation, requests
-from agentd.model_server.http.answers import Answer, EventStream, Pieces, error_body
-from agentd.model_server.tool_calls import Choice, Tool
+from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_body
+from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 BODY_BYTES_MAX = 8_000_000
 TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more
@@ -36,7 +36,7 @@ class Server:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: EngineThread,
         *,
         name: str,
         token: str,
@@ -167,13 +167,17 @@ class Server:
         )
         self._runner.submit(call)
         form = language.form if choice.names else None
-        answer = Answer(self._runner, call, pieces, body, self._name, request, form)
+        answer = AnswerWriter(self._runner, call, pieces, body, self._name, request, form)
         if body.stream:
             return EventStream(answer)
         return await answer.whole()
 
     async def _mask(
-        self, body: requests.Chat, tools: Sequence[Tool], choice: Choice, language: Language
+        self,
+        body: requests.Chat,
+        tools: Sequence[OfferedTool],
+        choice: ToolChoice,
+        language: Language,
     ) -> Mask | None:
         """Return the answer's grammar, if it has one. Waits for its compilation."""
         schema = body.answer_schema()
@@ -221,7 +225,7 @@ class Server:
         return bytes(body)
 
 
-def _prompt(body: requests.Chat, tools: Sequence[Tool], language: Language) -> Prompt:
+def _prompt(body: requests.Chat, tools: Sequence[OfferedTool], language: Language) -> Prompt:
     """Tokenise; up to some 10 ms as a rule, so not on the event loop."""
     messages = conversation.plain(body.messages)
     prompt = language.encode_chat(messages, tools, limit=language.window)

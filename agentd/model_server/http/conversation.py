@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from agentd.model_server.calls import Message, Refused
 from agentd.model_server.http.body import Body, strict_json, text_of
-from agentd.model_server.tool_calls import Choice, Tool
+from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 TOOLS_MAX = 128  # OpenAI's own limit
 CALLS_MAX = 128  # in one message
@@ -109,9 +109,9 @@ def plain(messages: Sequence[ChatMessage]) -> list[Message]:
     return told
 
 
-def plain_tools(tools: Sequence[ToolParam]) -> list[Tool]:
+def plain_tools(tools: Sequence[ToolParam]) -> list[OfferedTool]:
     """Return the tools. Raises Refused."""
-    found: dict[str, Tool] = {}
+    found: dict[str, OfferedTool] = {}
     for number, tool in enumerate(tools):
         function, place = tool.function, f"tools.{number}.function"
         schema = function.parameters or NO_PARAMETERS
@@ -121,18 +121,18 @@ def plain_tools(tools: Sequence[ToolParam]) -> list[Tool]:
             raise _wrong(f"{place}.parameters", 'must be a schema of type "object"')
         if not schema.get("properties") and schema.get("additionalProperties") in (None, True):
             schema = {**schema, "properties": {}, "additionalProperties": False}
-        found[function.name] = Tool(function.name, schema, function.description or "")
+        found[function.name] = OfferedTool(function.name, schema, function.description or "")
     return list(found.values())
 
 
-def choice(given: Any, tools: Sequence[Tool]) -> Choice:
+def choice(given: Any, tools: Sequence[OfferedTool]) -> ToolChoice:
     """Return which tools an answer may call, by `tool_choice`. Raises Refused."""
     names = tuple(tool.name for tool in tools)
     match given:
         case None | "auto":
-            return Choice(names)
+            return ToolChoice(names)
         case "none":
-            return Choice(())
+            return ToolChoice(())
         case "required":
             wanted, required = list(names), True
         case {"type": "function", "function": {"name": str(name)}}:
@@ -152,7 +152,7 @@ def choice(given: Any, tools: Sequence[Tool]) -> Choice:
             raise _wrong("tool_choice", f"{name[:64]!r} is none of the tools")
     if required and not wanted:
         raise _wrong("tool_choice", "a call is required, and there are no tools")
-    return Choice(tuple(name for name in names if name in wanted), required)
+    return ToolChoice(tuple(name for name in names if name in wanted), required)
 
 
 def _allowed(tool: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentd.model_server.calls import Message, Refused
 from agentd.model_server.language.template import Template, described
-from agentd.model_server.tool_calls import MARKS, OWN_FORM, Form, Tool
+from agentd.model_server.tool_calls import MARKS, OWN_FORM, Form, OfferedTool
 
 # Words that no template contains.
 USER, NAME, KEY, VALUE, RESULT = (f"agentd{n}probe" for n in range(5))
@@ -52,7 +52,7 @@ def _learn(
     template: Template, specials: Mapping[str, int], as_text: bool
 ) -> tuple[Form, dict[int, str]] | None:
     schema = {"type": "object", "properties": {KEY: {"type": "string"}}, "required": [KEY]}
-    tools = [Tool(NAME, schema, "probe")]
+    tools = [OfferedTool(NAME, schema, "probe")]
     arguments: Any = {KEY: VALUE}
     call = {
         "id": "probe0000",  # Mistral's templates insist on nine characters
@@ -91,7 +91,11 @@ def _learn(
 
 
 def _text(
-    template: Template, messages: Sequence[Message], tools: Sequence[Tool], *, answer: bool = True
+    template: Template,
+    messages: Sequence[Message],
+    tools: Sequence[OfferedTool],
+    *,
+    answer: bool = True,
 ) -> str:
     return "".join(text for text, _own in template.render(messages, tools, answer=answer))
 
@@ -114,7 +118,9 @@ def takes_system(template: Template) -> bool:
         return False
 
 
-def explained(messages: Sequence[Message], tools: Sequence[Tool], *, system: bool) -> list[Message]:
+def explained(
+    messages: Sequence[Message], tools: Sequence[OfferedTool], *, system: bool
+) -> list[Message]:
     """Return messages for a template that knows no tools: all is told in words.
 
     JSON from outside has its angle brackets escaped, so that it cannot close what it stands in.

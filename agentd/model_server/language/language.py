@@ -20,7 +20,7 @@ from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.call_form import explained, learn, takes_system
 from agentd.model_server.language.template import Piece, Template
-from agentd.model_server.tool_calls import Choice, Tool
+from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 DEFAULT_WINDOW = 4096  # tokens, where config.json says nothing
 # Where an event of a log ends or begins. Some templates put instructions and log into one message:
@@ -96,7 +96,7 @@ class ModelLanguage:
     def encode_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Tool] = (),
+        tools: Sequence[OfferedTool] = (),
         *,
         limit: int | None = None,
     ) -> Prompt:
@@ -144,7 +144,7 @@ class ModelLanguage:
         return self.grammars.mask(schema)
 
     def call_mask(
-        self, tools: Sequence[Tool], choice: Choice, schema: object | None = None
+        self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
         """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
 

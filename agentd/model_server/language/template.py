@@ -20,7 +20,7 @@ import jinja2.sandbox
 
 from agentd.model_server.calls import Message, Refused
 from agentd.model_server.schema_rules import ANNOTATIONS, BY_TYPE, KNOWN
-from agentd.model_server.tool_calls import Tool
+from agentd.model_server.tool_calls import OfferedTool
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own
 
@@ -45,7 +45,7 @@ class Template:
         self._names = names
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, answer: bool = True
+        self, messages: Sequence[Message], tools: Sequence[OfferedTool] = (), *, answer: bool = True
     ) -> list[Piece]:
         """Render up to where the answer begins; without `answer` to the last message's end.
 
@@ -95,7 +95,7 @@ def _shown(message: Message, hidden: "Hidden") -> Message:
     return shown
 
 
-def described(tool: Tool) -> dict[str, Any]:
+def described(tool: OfferedTool) -> dict[str, Any]:
     """Return a tool in OpenAI's shape, which templates expect."""
     about = {"description": tool.description} if tool.description else {}
     function = {"name": tool.name, **about, "parameters": tool.parameters}
