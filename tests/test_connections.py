@@ -147,7 +147,7 @@ def test_a_refusal_reaches_who_is_still_sending(server: Serving, key: bytes) -> 
 
 def test_a_body_without_end_is_cut_off(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, but sending on and on: the connection is closed in spite of it."""
-    monkeypatch.setattr("agentd.model_server.guard.DRAIN_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr("agentd.model_server.http.server.DRAIN_BYTES_MAX", 1_000_000)
     sent = 0
     with connected(server.port) as sock, pytest.raises(ConnectionError):
         sock.sendall(POST + b"Content-Length: 99999999999\r\n\r\n")

@@ -417,7 +417,7 @@ def test_hanging_up_in_the_queue_leaves_it(stream: bool) -> None:
 
 def test_a_waiting_stream_says_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """While queued, comments keep the connection alive and tell the client not to count time."""
-    monkeypatch.setattr("agentd.model_server.answers.COMMENT_S", 0.02)
+    monkeypatch.setattr("agentd.model_server.http.answers.COMMENT_S", 0.02)
     gate = Gate()
     with serving(lambda _language: ScriptedEngine(before_step=gate)) as server:
         first = start(server)
@@ -538,7 +538,7 @@ def test_a_fault_of_the_server_has_the_same_shape(monkeypatch: pytest.MonkeyPatc
 
 def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that announces a body and sends none holds nothing for ever."""
-    monkeypatch.setattr("agentd.model_server.app.BODY_S", 0.05)
+    monkeypatch.setattr("agentd.model_server.http.app.BODY_S", 0.05)
     with serving(lambda _language: ScriptedEngine()) as server:
         connection = server.connect()
         connection.putrequest("POST", "/v1/chat/completions")

@@ -43,7 +43,7 @@ def tiny_bundle(monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") ->
     def convert(source: Path, folder: Path) -> None:
         (folder / "config.json").write_text(source.read_text())
 
-    monkeypatch.setattr("agentd.smollm2.convert", convert)
+    monkeypatch.setattr("agentd.models.gguf.convert", convert)
 
 
 INSTALL = """

@@ -200,7 +200,7 @@ def test_a_held_lock_without_a_record_is_an_error(
 ) -> None:
     """Whom to kill is never guessed; the error names the file."""
     locks.mkdir()
-    monkeypatch.setattr("agentd.process.TAKEOVER_S", 0.1)
+    monkeypatch.setattr("agentd.process.child.TAKEOVER_S", 0.1)
     fd = os.open(locks / "one.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(AlreadyRunning) as caught:

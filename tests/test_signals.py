@@ -372,7 +372,7 @@ def test_a_thread_that_breaks_ends_its_process() -> None:
     """What waits for a dead thread would hang until it is killed, and nobody would know why."""
     code = (
         "import threading\n"
-        "from agentd.failure import end_with_threads\n"
+        "from agentd.process.failure import end_with_threads\n"
         "end_with_threads(lambda error: print('told:', repr(error), flush=True))\n"
         "threading.Thread(target=lambda: 1 / 0).start()\n"
         "threading.Event().wait()\n"

@@ -1,4 +1,4 @@
-"""Reads a recording's text; see text.py for the format."""
+"""Reads a recording's text; see file.py for the format."""
 
 import base64
 import json

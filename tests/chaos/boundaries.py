@@ -74,7 +74,7 @@ def script(log: str) -> BaseModel:
 
 
 class ScriptedRunner:
-    """What `agentd.runner.Runner` is to the worker, with a scripted model."""
+    """What `agentd.worker.runner.Runner` is to the worker, with a scripted model."""
 
     def __init__(self, accepted: Accepted, bus: Bus) -> None:
         self._bus = bus

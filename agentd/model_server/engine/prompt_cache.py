@@ -140,7 +140,7 @@ class PromptCaches:
         return found[1:]
 
     def graft(self, tokens: Tokens, slices: Slices, parent: Node | None, states: Any) -> Node:
-        """Add a node that was saved; see cache_file.py."""
+        """Add a node that was saved; see prompt_cache_file.py."""
         node = Node(tokens, slices, parent or self._root, states, self._uses)
         self._attach(node)
         return node
