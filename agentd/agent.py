@@ -118,7 +118,7 @@ class Agent(Generic[P]):
         """Return the union's classes where they depend on the params, `Done` included.
 
         Default None: the .baml file names them. Else its function returns a `@@dynamic` class
-        named `Choice`, and decisions arrive as `agentd.llm.decision.Choice`, a name with its fields.
+        named `Choice`; decisions arrive as `agentd.llm.decision.Choice`, a name with its fields.
         """
         return None
 

@@ -1,7 +1,7 @@
 """The loop: decide, Done?, dispatch, append, again. One session from its opening to its end.
 
 What surrounds it lives elsewhere: limits in guards.py, the log and its budget in context.py, what
-survives a crash in sessions.py. A resumed session comes through here as well: its recorded steps
+survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
 fill the log first, a recorded decision is not asked again, a finished tool is not run again.
 """
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.bus import Bus
-from agentd.config.__main__ import schemas
+from agentd.config.__main__ import PAGE, page, schemas
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.daemon import load_daemon
 from agentd.config.duration import written
@@ -146,6 +146,15 @@ def test_shipped_schemas_hold_to_the_models() -> None:
     """The files that editors read are those of the models (`python -m agentd.config config`)."""
     for name, text in schemas().items():
         assert (shipped() / "config" / name).read_text() == text
+
+
+def test_page_of_all_keys_holds_to_the_models() -> None:
+    """Every key is documented, and no other (`python -m agentd.config config`)."""
+    text = (shipped() / "config" / PAGE).read_text()
+    assert page(text) == text
+    for key in ("schedule", "limits.turns", "model.name", "retention.database_bytes"):
+        assert text.count(f"\n| `{key}` | ") == 1
+    assert "stale" not in page("<!-- keys of agentd.toml -->\nstale\n<!-- end -->")
 
 
 def test_shipped_configuration_is_valid_and_off(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def admit(name: str, paths: Paths) -> Accepted:
         if (accepted := intact(folder)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             accepted = _build(name, digest, sources, folder, toml)
-        os.utime(folder)  # the newest ones are kept, see prune.py
+        os.utime(folder)  # the newest ones are kept, see retention
     return accepted
 
 

@@ -23,7 +23,7 @@ EXAMPLES = """example:
 
 Runs against the model of the running daemon. Where none runs, or with --model, it starts a model
 server of its own. Cases are TOML files, or the names of those that come with agentd (repo_fetch,
-repo_review, task); agentd/evaluate/cases.py says what stands in them.
+repo_review, task, recall); agentd/evaluate/cases.py says what stands in them.
 
 Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of which the tool was
 right; ARGS those of which the arguments were right too; ENDED sessions that came to Done by

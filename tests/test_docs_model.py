@@ -1,4 +1,4 @@
-"""The README's examples of the model server run as they stand, but for port and model."""
+"""The model server's page: its examples run as they stand, but for curl's port and model."""
 
 import ast
 import contextlib
@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from agentd.config.daemon import MODEL_PORT
 from agentd.model_server.http.requests import Caller
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
+from tests.pages import page
 from tests.serving import NAME, TOKEN, Serving, serving
-from tests.test_readme import README, blocks
 from tests.wanting import WantingEngine
 
 
@@ -32,44 +31,47 @@ def server(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     places = discover()
     places.create()
     places.token.write_text(TOKEN + "\n")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # has agentd
     language = ModelLanguage(tiny_model)
 
     def load(_language: Any) -> WantingEngine:
         return WantingEngine(language, lambda call: "Hello, you.")
 
     with serving(load, lambda: language) as server:
+        address = {"url": f"http://127.0.0.1:{server.port}/v1", "model": NAME}
+        places.model_address.write_text(json.dumps(address))
         yield server
 
 
-def example(language: str, word: str, server: Serving) -> str:
-    """Return the README's block with a word, for this server."""
-    (text,) = [block for block in blocks(language) if word in block]
-    return text.replace(f":{MODEL_PORT}/", f":{server.port}/").replace("smollm2-135m", NAME)
+PAGE = page("agentd/model_server")
 
 
-def test_python(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official client, set up as in the README, parses, calls and streams."""
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+def test_python(server: Serving) -> None:
+    """The official client, set up as in the page, parses, calls and streams."""
+    (example,) = PAGE.blocks("python")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(example("python", "OpenAI(", server), "README.md", "exec"), {})
+        exec(compile(example, str(PAGE.path), "exec"), {})
     label, arguments, text = out.getvalue().split("\n")
     assert label in ("question", "order", "other")
     assert json.loads(arguments)["kind"] in ("question", "order", "other")
     assert text == "Hello, you."
 
 
-def test_python_needs_nothing_of_agentds_own_environment(server: Serving) -> None:
+def test_python_needs_nothing_of_agentds_own_environment() -> None:
     """A `uv tool install` gives a command, and no package that other programs can import."""
-    tree = ast.parse(example("python", "OpenAI(", server))
-    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    (example,) = PAGE.blocks("python")
+    froms = {
+        node.module for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)
+    }
     assert {str(name) for name in froms} - sys.stdlib_module_names == {"openai", "pydantic"}
-    assert "`pip install openai`" in README  # which brings pydantic
+    assert "`pip install openai`" in PAGE.text  # which brings pydantic
 
 
 def test_curl(server: Serving) -> None:
     """The curl line is a request that is answered, sent by curl where it is, and else by hand."""
-    line = example("sh", "curl ", server)
+    (line,) = PAGE.blocks("sh")
+    line = re.sub(r"(?<=127\.0\.0\.1:)\d+", str(server.port), line).replace("smollm2-135m", NAME)
     words = shlex.split(
         line.replace("\\\n", " ").replace('$(cat "$(agentd paths run)/model.token")', TOKEN)
     )
@@ -82,19 +84,16 @@ def test_curl(server: Serving) -> None:
     answers = [connection.getresponse().read()]
     connection.close()
     if shutil.which("curl"):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where agentd is
-        done = subprocess.run(
-            ["sh", "-c", line], env={**os.environ, "PATH": path}, capture_output=True, timeout=60
-        )
+        done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=60)
         answers.append(done.stdout)
     for answer in answers:
         assert json.loads(answer)["choices"][0]["message"]["content"] == "Hello, you."
 
 
 def test_endpoints_and_headers_are_documented(server: Serving) -> None:
-    """Every endpoint in the README is there, every header that is read is in the README."""
-    for method, path in re.findall(r"`(GET|POST) (/[\w/]+?)(?:/NAME)?`", README):
+    """Every endpoint in the page is there, every header that is read is in the page."""
+    for method, path in re.findall(r"`(GET|POST) (/[\w/]+?)(?:/NAME)?`", PAGE.text):
         found = server.exchange(method, path, b"" if method == "POST" else None)[0]
         assert found in (200, 400), path
     for name in Caller.model_fields:
-        assert f"`X-Agentd-{name.capitalize()}`" in README
+        assert f"`X-Agentd-{name.capitalize()}`" in PAGE.text
