@@ -113,7 +113,7 @@ def test_what_the_database_thread_raises_reaches_who_opens_it(
     def broken(*_: object, **__: object) -> None:
         raise Strange
 
-    monkeypatch.setattr("agentd.supervisor.records.Bus", broken)
+    monkeypatch.setattr("agentd.bus.thread.Bus", broken)
     paths = discover({"AGENTD_HOME": str(tmp_path)})
 
     async def run() -> None:
@@ -235,6 +235,7 @@ def in_a_terminal(one: Daemon, *before: str) -> int:
     """Start it with a terminal of its own; return our end of that."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a worker in this process may ignore it
         os.execvpe(
             before[0] if before else sys.executable,
             [*before, sys.executable, str(FILE), "run"],

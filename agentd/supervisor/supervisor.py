@@ -21,7 +21,7 @@ from agentd.macos.consent import Consent
 from agentd.paths import Paths, shipped
 from agentd.process.jobs import Jobs
 from agentd.process.lock import LockFile
-from agentd.process.stop import ends_on_hangup
+from agentd.process.stop import ends_on_hangup, stop_at_once
 from agentd.states import WorkerState
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
@@ -124,6 +124,7 @@ class Supervisor:
         self._log.info("supervisor.stopping")
         await self._end()
         self._log.info("supervisor.stopped")
+        _let_go(loop)
         if self._failure is not None:
             raise self._failure
 
@@ -401,3 +402,19 @@ class Supervisor:
         """Stop everything in order, for a reason that `run` raises in the end."""
         self._failure = self._failure or error
         self._stop.set()
+
+
+def _let_go(loop: asyncio.AbstractEventLoop) -> None:
+    """Let a signal end the process at once: all is over.
+
+    The loop closes the descriptor that signals are written to before it gives up its handlers, and
+    a signal in between would be an error on the terminal.
+    """
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        stop_at_once()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
