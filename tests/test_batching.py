@@ -181,7 +181,7 @@ def test_others_decode_while_a_long_prompt_arrives(
     long = run.admit(call_of(language.encode("A long story. " * 90), max_tokens=2))
     pieces = 0
     while not run.tokens[long.number] and len(run.ends) < 3:
-        engine._piece_tokens[True] = 32
+        engine._prefill.piece_tokens[True] = 32
         counts = {c.number: len(run.tokens[c.number]) for c in short if c.number not in run.ends}
         run.step()
         pieces += 1
@@ -197,14 +197,14 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
     language = tiny[1]
     run = Run(engine)
     long = run.admit(call_of(language.encode("A long story. " * 90), max_tokens=2))
-    row = engine._prefilling[0]
-    engine._piece_tokens[False] = 16
+    row = engine._prefill.rows[0]
+    engine._prefill.piece_tokens[False] = 16
     run.step()
     row.quanta += 1  # as after a second
     short = run.admit(call_of(**chat(language, "hello"), max_tokens=1))
     later = run.admit(call_of(**chat(language, "hello again"), max_tokens=1))
     # Newcomers start where the least served is, so the long one's second turn comes before theirs.
-    assert [other.quanta for other in engine._prefilling] == [1, 1, 1]
+    assert [other.quanta for other in engine._prefill.rows] == [1, 1, 1]
     row.quanta += 1
     run.until(run.over(long, short, later))
     assert run.order == [short.number, later.number, long.number]
@@ -220,7 +220,7 @@ def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
     run.until(run.over(alone))
     other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
     run.until(lambda: bool(run.tokens[other.number]))
-    engine._model = Breaks(engine._model, lambda tokens: True)  # what prefills
+    engine._prefill._model = Breaks(engine._model, lambda tokens: True)
     again = run.admit(call_of(**chat(language, "once more"), max_tokens=8))
     run.until(run.over(again))
     assert run.tokens[again.number] == run.tokens[alone.number]
@@ -357,10 +357,10 @@ def test_a_prompt_that_breaks_breaks_its_own_call(
     good = run.admit(call_of(**chat(language, "fine"), max_tokens=40))
     run.until(lambda: bool(run.tokens[good.number]))
     whole = engine._model
-    engine._model = Breaks(whole, lambda tokens: tokens.shape[1] > 1)
+    engine._prefill._model = Breaks(whole, lambda tokens: tokens.shape[1] > 1)
     bad = run.admit(call_of(**chat(language, "not fine")))
     run.step()
-    engine._model = whole
+    engine._prefill._model = whole
     assert list(run.errors) == [bad.number]
     run.until(run.over(good))
     assert len(run.tokens[good.number]) == 40 or run.ends[good.number] == "stop"
@@ -380,7 +380,7 @@ def test_admission_counts_rows_times_the_longest(
     long = call_of(language.encode("long " * 80), max_tokens=100)
     assert 256 < len(long.prompt) + long.max_tokens <= 512
     assert not engine.fits(long)  # five rows of 512
-    run.until(lambda: not engine._prefilling)
+    run.until(lambda: not engine._prefill.rows)
     assert engine.fits(call_of(short, max_tokens=8))  # five rows of 256
     with pytest.raises(Refused) as refused:
         engine.fits(call_of(short, max_tokens=4000))
@@ -411,7 +411,7 @@ def test_a_person_finds_a_slot_and_a_place_in_prefill(
 ) -> None:
     """Events wait in the fair queue behind two prompts in prefill; a person's call does not."""
     engine = MlxEngine(*tiny, fast_blas=True, slots=6)
-    engine._best_rate = 10**6
+    engine._prefill.best_rate = 10**6
     run = Run(engine)
     event, person = call_of([5, 6, 7]), call_of([5, 6, 7], priority=Priority.PERSON)
     for _ in range(2):
@@ -429,7 +429,7 @@ def test_a_slow_machine_has_fewer_slots(tiny: tuple[Path, ModelLanguage]) -> Non
     """Where a step of many rows would take long, fewer are admitted: their deadlines run."""
     engine = MlxEngine(*tiny, fast_blas=True)
     for rate, slots in ((1, 1), (8, 2), (40, 10), (10**5, 16)):
-        engine._best_rate = rate
+        engine._prefill.best_rate = rate
         assert engine.slots == slots
 
 
@@ -499,7 +499,7 @@ def test_a_model_that_is_wrong_in_a_batch_takes_one_row(tmp_path: Path) -> None:
 def test_the_models_that_can_batch_do(folder: Path) -> None:
     """The check at the start is no obstacle to those that are right."""
     engine = MlxEngine(folder, ModelLanguage(folder), fast_blas=True)
-    engine._best_rate = 10**6
+    engine._prefill.best_rate = 10**6
     assert engine.slots == 16
 
 
@@ -512,7 +512,7 @@ def test_checkpoints_of_a_long_log_are_few(tmp_path: Path) -> None:
     for turn in range(12):
         log += f'<event type="result" ts="{turn}">\n{{"line": "{turn * 7} and so on"}}\n</event>\n'
         call = run.admit(call_of(**chat(language, "Do this. " * 5, log), max_tokens=2))
-        assert len(run.engine._prefilling[0].marks) <= 3
+        assert len(run.engine._prefill.rows[0].marks) <= 3
         run.until(run.over(call))
     nodes = run.engine._caches.nodes()
     assert sum(node.states is not None for node in nodes) <= 4
@@ -553,7 +553,7 @@ def test_a_prompt_in_prefill_is_not_starved(
         call_of(language.encode("x " * 40), priority=Priority.SCHEDULE, max_tokens=1)
     )
     event = run.admit(call_of(language.encode("y " * 40), max_tokens=1))
-    engine._prefilling[0].prefill_since -= 11
+    engine._prefill.rows[0].prefill_since -= 11
     run.until(run.over(schedule, event))
     assert run.order == [schedule.number, event.number]
 

@@ -78,7 +78,7 @@ def test_same_tokens_as_bare_mlx_lm(
     wanted = [token for token, _ in steps]
     if language.end_tokens & set(wanted):
         wanted = wanted[: min(wanted.index(t) for t in language.end_tokens if t in wanted)]
-    engine._piece_tokens = {True: 7, False: 7}
+    engine._prefill.piece_tokens = {True: 7, False: 7}
     for _ in range(2):  # cold, then from the cache
         assert run(engine, call_of(prompt, session="1"))[0] == wanted
 
@@ -102,7 +102,7 @@ def test_a_removed_call_leaves_what_it_prefilled(
 ) -> None:
     """A cancelled call's prefill is not lost for the session's next try."""
     prompt = language.encode("A long story. " * 10)
-    engine._piece_tokens = {True: 8, False: 8}
+    engine._prefill.piece_tokens = {True: 8, False: 8}
     call = call_of(prompt, session="1")
     engine.admit(call)
     engine.step()
@@ -174,7 +174,7 @@ def test_caches_change_no_answer_after_cancellations(
         at = choose.randrange(len(prompts))
         grown = language.encode("".join(choose.choices(words, k=choose.randrange(1, 12))))
         prompts[at] = [*prompts[at][: choose.randrange(40, len(prompts[at]) + 1)], *grown][:400]
-        cached._piece_tokens[False] = choose.randrange(1, 40)
+        cached._prefill.piece_tokens[False] = choose.randrange(1, 40)
         call = call_of(prompts[at], session=str(at), max_tokens=12)
         if choose.random() < 0.4:
             cached.admit(call)

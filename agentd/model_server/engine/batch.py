@@ -36,7 +36,7 @@ class Row:
     fed: int = 0  # tokens that the caches hold
     marks: list[int] = field(default_factory=list)  # where checkpoints are due, the next one first
     states: dict[int, States] = field(default_factory=dict)  # the checkpoints taken
-    quanta: int = 0  # of prefill that it had; see MlxEngine._next_prefill
+    quanta: int = 0  # of prefill that it had; see Prefill.next
     quantum_s: float = 0.0
     recoveries: int = 0  # steps that failed with it in them, and no good ones since
     good_steps: int = 0  # in a row, in a batch with others

@@ -9,15 +9,16 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server.calls import Advance, Call, FinishReason, Language, Refused
+from agentd.model_server.calls import Advance, Call, Language, Refused
 from agentd.model_server.engine import memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
+from agentd.model_server.engine.next_tokens import Faults, NextTokens
+from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.queue import RANK
 from agentd.model_server.engine.sampling import Sampler, choose
@@ -31,26 +32,10 @@ FEW_SLOTS = 4
 # Prompts in prefill: a long one and one that overtakes it. More of them wait in the fair queue,
 # where a person still goes first and no deadline runs.
 PREFILLING_MAX = 2
-# A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
-# itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
-# it may take as long as two steps.
-PIECE_S = 0.1
-PIECE_STEPS = 2.0
-# While nobody decodes; a cancelled call holds its slot no longer than this. On a CPU 64 tokens at
-# a time are prefilled twice as fast as 16.
-PIECE_ALONE_S = 0.4
-PIECE_TOKENS_MAX = 2048
-QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
-ALONE_AFTER = 2  # failed steps, after which rows decode alone
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
-WARM_UP_TOKENS = 8
 TRIAL_TOKENS = 24
-PATIENCE_S = 10.0  # of a prompt in prefill; for each of these it counts as one class higher
 GOOD_STEPS = 8  # after which a row is no suspect any more
 MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of its last events
-
-
-Faults = dict[int, Exception]  # by a row's place: its grammar failed
 
 
 class MlxEngine:
@@ -82,21 +67,19 @@ class MlxEngine:
             # files in the temporary folder, for nothing that can be measured in a step.
             mx.disable_compile()
         total = memory.set_limits()
-        self._language = language
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         self._batch = Batch(self._model)
         self._ahead: mx.array | None = (
             None  # the rows' next tokens, being computed; see _look_ahead
         )
-        self._prefilling: list[Row] = []
         self._lost: list[Advance] = []  # to be told with the next step's
-        self._piece_tokens = {True: WARM_UP_TOKENS, False: WARM_UP_TOKENS}  # by: others decode
-        self._step_s = 0.0  # of a decoding step, smoothed
         self._counts = dict.fromkeys(COUNTERS, 0.0)
-        self._best_rate = 0.0  # tokens a second that this machine can prefill
-        self._warm_up()
+        self._next = NextTokens(language, self._counts)
+        first = (language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
+        self._row_bytes, rate = warm_up(self._model, self._layers, first)
+        self._prefill = Prefill(self._model, rate, self._counts)
         self.budget = memory.share_out(total, cache_bytes)
-        trial = (self._language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
+        trial = (language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
         self._slots_max = slots if together else 1
         self._caches = PromptCaches(self.budget.caches, self._layers)
@@ -104,13 +87,13 @@ class MlxEngine:
         self._identity = prompt_cache_file.identity(folder)
         if saved is not None:
             prompt_cache_file.load(
-                self._caches, saved, self._identity, prefill_rate=self._best_rate
+                self._caches, saved, self._identity, prefill_rate=self._prefill.best_rate
             )
 
     @property
     def slots(self) -> int:
         """Rows that this machine decodes in a step of a bearable length."""
-        return max(1, min(self._slots_max, int(self._best_rate * STEP_S)))
+        return max(1, min(self._slots_max, int(self._prefill.best_rate * STEP_S)))
 
     def fits(self, call: Call) -> bool:
         """Whether there is a slot and memory: a batch pads, so rows count as the longest does.
@@ -126,9 +109,9 @@ class MlxEngine:
                 code="context_length_exceeded",
                 param="messages",
             )
-        rows = [row.call for row in (*self._batch.rows, *self._prefilling)]
+        rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
         longest = max([length, *(len(other.prompt) + other.max_tokens for other in rows)])
-        before = sum(RANK[row.call.priority] <= RANK[call.priority] for row in self._prefilling)
+        before = sum(RANK[row.call.priority] <= RANK[call.priority] for row in self._prefill.rows)
         kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
         slots = self.slots - (0 if call.priority is Priority.PERSON else kept)
         wanted = (len(rows) + 1) * self._row_bytes(longest)
@@ -142,28 +125,28 @@ class MlxEngine:
         row.marks = marks if len(marks) <= MARKS_MAX else [marks[0], *marks[1 - MARKS_MAX :]]
         row.prefill_since = time.monotonic()
         # As many turns as the others had: a newcomer goes before long prompts, but not for ever.
-        row.quanta = min((other.quanta for other in self._prefilling), default=0)
-        self._prefilling.append(row)
+        row.quanta = min((other.quanta for other in self._prefill.rows), default=0)
+        self._prefill.rows.append(row)
 
     def step(self) -> list[Advance]:
         """Decode one token of each row, then prefill a piece of one prompt, or of short ones."""
         advances, self._lost = self._lost, []
         advances += self._decode() if self._batch.rows else []
         began, share = time.perf_counter(), 1.0
-        while (row := self._next_prefill()) is not None:
-            advances += self._prefill(row, share)
-            left_s = self._piece_s() - (time.perf_counter() - began)
+        while (row := self._prefill.next(self._batch.rows)) is not None:
+            advances += self._feed(row, share)
+            left_s = self._prefill.piece_s(bool(self._batch.rows)) - (time.perf_counter() - began)
             # A few tokens more would take the others as much time as a step.
-            if row in self._prefilling or left_s < self._step_s:
+            if row in self._prefill.rows or left_s < self._prefill.step_s:
                 break
-            share = left_s / self._piece_s()
+            share = left_s / self._prefill.piece_s(bool(self._batch.rows))
         return advances
 
     def remove(self, call: Call) -> None:
         """Free the slot; what was prefilled is kept for the session."""
-        for row in self._prefilling:
+        for row in self._prefill.rows:
             if row.call is call:
-                self._prefilling.remove(row)
+                self._prefill.rows.remove(row)
                 self._keep(row)
                 return
         self._lost += self._leave([row for row in self._batch.rows if row.call is call])
@@ -182,7 +165,7 @@ class MlxEngine:
             if row.recoveries > RECOVERIES_MAX:
                 lost.append(Advance(row.call, error=error))
             else:
-                self._prefilling.append(row)
+                self._prefill.rows.append(row)
         mx.clear_cache()
         return lost
 
@@ -199,7 +182,7 @@ class MlxEngine:
             "cache_limit_bytes": self.budget.caches,
             "batch_limit_bytes": self.budget.batch,
             "decoding": len(self._batch),
-            "prefilling": len(self._prefilling),
+            "prefilling": len(self._prefill.rows),
             "active_memory_bytes": mx.get_active_memory(),
             "peak_memory_bytes": mx.get_peak_memory(),
         }
@@ -212,7 +195,7 @@ class MlxEngine:
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""
         self._caches.clear()
-        del self._model, self._batch, self._caches
+        del self._model, self._batch, self._prefill, self._caches
         gc.unfreeze()
         gc.collect()  # model and caches refer to each other
         mx.clear_cache()
@@ -228,11 +211,11 @@ class MlxEngine:
             ready = [at for at, row in enumerate(rows) if not row.pending]
             if len(ready) < len(rows):
                 rows, logits = [rows[at] for at in ready], logits[mx.array(ready)]
-            tokens, faults = self._choose(rows, logits)
+            tokens, faults = self._next.choose(rows, logits)
         self._ahead = self._look_ahead(rows, tokens)
-        advances = self._accept(rows, tokens, faults)
+        advances = self._next.accept(rows, tokens, faults)
         took = time.perf_counter() - started
-        self._step_s += (took - self._step_s) / 8 if self._step_s else took
+        self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
         self._counts["decode_steps_total"] += 1
         self._counts["decode_seconds_total"] += took
         self._counts["decode_rows_total"] += len(self._batch)
@@ -250,69 +233,13 @@ class MlxEngine:
         """
         last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
         masked = any(row.call.mask is not None for row in self._batch.rows)
-        if not self._pipelined or last or masked or self._prefilling:
+        if not self._pipelined or last or masked or self._prefill.rows:
             return None
         logits = self._batch.feed(tokens)
         positions = [row.call.completion_tokens + 1 for row in rows]
         ahead = choose(logits, [row.sampler for row in rows], positions, [None] * len(rows))
         mx.async_eval(ahead)  # type: ignore[no-untyped-call]
         return ahead
-
-    def _choose(self, rows: Sequence[Row], logits: mx.array) -> "tuple[mx.array, Faults]":
-        """Return each row's next token, not yet computed, and the rows whose grammars failed."""
-        started = time.perf_counter()
-        masks: list[bytes | None] = []
-        faults = Faults()
-        for at, row in enumerate(rows):
-            try:  # one answer's grammar must not be the others' fault
-                masks.append(row.call.mask.allowed() if row.call.mask else None)
-            except Exception as error:
-                faults[at] = error
-                masks.append(None)
-        self._count_masks(sum(mask is not None for mask in masks), started)
-        positions = [row.call.completion_tokens for row in rows]
-        return choose(logits, [row.sampler for row in rows], positions, masks), faults
-
-    def _accept(self, rows: Sequence[Row], tokens: mx.array, faults: "Faults") -> list[Advance]:
-        """Give each row its token, and what its grammar forces after it."""
-        numbers: Any = tokens.tolist()
-        advances = []
-        for at, (row, token) in enumerate(zip(rows, numbers, strict=True)):
-            try:
-                if at in faults:
-                    raise faults[at]
-                advances.append(self._sampled(row, token))
-            except Exception as error:
-                advances.append(Advance(row.call, error=error))
-        return advances
-
-    def _sampled(self, row: Row, token: int) -> Advance:
-        call, mask = row.call, row.call.mask
-        sent, row.unsent = row.unsent, []
-        call.completion_tokens += len(sent)
-        if token in self._language.end_tokens:
-            row.tokens.append(token)  # its caches may hold it already
-            return Advance(call, tuple(sent), "stop")
-        new = [token]
-        if mask is not None:
-            started = time.perf_counter()
-            mask.accept(token)
-            new += mask.forced()
-            self._count_masks(0, started)
-        call.completion_tokens += len(new)
-        row.tokens += new
-        sent = [*sent, *new]
-        reason: FinishReason | None = None
-        if mask is not None and mask.finished:
-            reason = "stop"
-        elif call.completion_tokens >= call.max_tokens:
-            sent += mask.close() if mask is not None else []
-            reason = "length"
-        return Advance(call, tuple(sent), reason)
-
-    def _count_masks(self, count: int, started: float) -> None:
-        self._counts["mask_total"] += count
-        self._counts["mask_seconds_total"] += time.perf_counter() - started
 
     def _leave(self, rows: Sequence[Row]) -> list[Advance]:
         try:
@@ -330,32 +257,7 @@ class MlxEngine:
 
     # -- prefill --------------------------------------------------------------------------------
 
-    def _next_prefill(self) -> Row | None:
-        """Return the prompt whose turn it is: by class, then by turns had, then the oldest.
-
-        A prompt that had its quantum waits for those that had fewer, so that one of 8,000 tokens
-        holds up short ones for a second and not for a minute. None starves: its deadline runs.
-        """
-        if not self._prefilling:
-            return None
-        both = (*self._batch.rows, *self._prefilling)
-        if self._batch.rows and any(row.recoveries >= ALONE_AFTER for row in both):
-            return None  # which of them is it that breaks the step? One row at a time shows it
-        now = time.monotonic()
-
-        def order(row: Row) -> tuple[int, int, int, int]:
-            patience = int((now - row.prefill_since) / PATIENCE_S)
-            rank = max(0, RANK[row.call.priority] - patience)
-            weight = 0 if patience else row.call.weight
-            return rank, row.quanta, weight, row.call.number
-
-        return min(self._prefilling, key=order)
-
-    def _piece_s(self) -> float:
-        """Return how long a step may prefill."""
-        return max(PIECE_S, PIECE_STEPS * self._step_s) if self._batch.rows else PIECE_ALONE_S
-
-    def _prefill(self, row: Row, share: float) -> list[Advance]:
+    def _feed(self, row: Row, share: float) -> list[Advance]:
         """Prefill a piece, or a `share` of one; a row that is ready joins the batch."""
         call = row.call
         try:
@@ -365,17 +267,17 @@ class MlxEngine:
             elif row.layers is None and self._begin(row):
                 return self._join(row, Advance(call))
             else:
-                advance = self._prefill_piece(row, share)
+                advance = self._piece(row, share)
         except Exception as error:  # in its own caches: no other row is touched
             advance = Advance(call, error=error)
         if advance.last:
-            self._prefilling.remove(row)
+            self._prefill.rows.remove(row)
         elif advance.tokens:
             return self._join(row, advance)
         return [advance]
 
     def _join(self, row: Row, advance: Advance) -> list[Advance]:
-        self._prefilling.remove(row)
+        self._prefill.rows.remove(row)
         try:
             self._batch.join(row)
         except Exception as error:  # its first token is chosen, and will be delivered
@@ -397,42 +299,13 @@ class MlxEngine:
         self._counts["prefill_tokens_total"] += joins
         return joins
 
-    def _prefill_piece(self, row: Row, share: float) -> Advance:
-        call = row.call
+    def _piece(self, row: Row, share: float) -> Advance:
         busy = bool(self._batch.rows)
-        count = min(max(1, int(self._piece_tokens[busy] * share)), row.pending)
-        if row.marks:
-            count = min(count, row.marks[0] - row.fed)
-        started = time.perf_counter()
-        piece = row.tokens[row.fed : row.fed + count]
-        logits = self._model(mx.array([piece]), cache=row.layers)[:, -1]
-        last = count == row.pending
-        # The output layer of a piece in the middle is never computed.
-        mx.eval([layer.state for layer in row.layers or ()], logits if last else [])
-        row.fed += count
-        self._pieced(row, count, time.perf_counter() - started, busy)
-        if row.marks and row.fed == row.marks[0]:
-            row.states[row.marks.pop(0)] = self._caches.checkpoint(row.layers or [])
-        if not last:
-            return Advance(call)
+        logits = self._prefill.piece(row, share, busy, self._caches.checkpoint)
+        if logits is None:
+            return Advance(row.call)
         self._keep(row)
-        return self._accept([row], *self._choose([row], logits))[0]
-
-    def _pieced(self, row: Row, count: int, took: float, busy: bool) -> None:
-        """Count a piece, and choose the next one's length."""
-        self._counts["prefill_tokens_total"] += count
-        self._counts["prefill_seconds_total"] += took
-        self._best_rate = max(self._best_rate, count / took)
-        row.quantum_s += took
-        if row.quantum_s >= QUANTUM_S:
-            row.quanta, row.quantum_s = row.quanta + 1, 0.0
-        if count < self._piece_tokens[busy] and count < WARM_UP_TOKENS:
-            return  # says nothing of longer ones
-        # Twice as many at most: one fast piece must not lead to a very long one.
-        wanted = min(
-            round(count / took * self._piece_s()), 2 * max(count, self._piece_tokens[busy])
-        )
-        self._piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
+        return self._next.accept([row], *self._next.choose([row], logits))[0]
 
     def _keep(self, row: Row) -> None:
         if row.layers is None or not row.fed:
@@ -458,24 +331,6 @@ class MlxEngine:
     def _layers(self) -> Layers:
         layers: Layers = make_prompt_cache(self._model)
         return layers
-
-    def _warm_up(self) -> None:
-        """Run a few tokens through the model, and see how fast it is."""
-        tokens = (self._language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
-        took = 0.0
-        for _ in range(2):  # slow the first time: memory is touched
-            layers = self._layers()
-            started = time.perf_counter()
-            self._model(mx.array([tokens]), cache=layers)
-            mx.eval([layer.state for layer in layers])
-            took = time.perf_counter() - started
-        self._best_rate = WARM_UP_TOKENS / took
-        self._row_bytes = memory.RowBytes(layers)
-        for busy, seconds in ((True, PIECE_S), (False, PIECE_ALONE_S)):
-            wanted = round(self._best_rate * seconds)
-            self._piece_tokens[busy] = max(1, min(wanted, 4 * WARM_UP_TOKENS))
-        mx.eval(mx.argmax(self._model(mx.array([tokens[:1]]), cache=layers)[0, -1]))
-        mx.clear_cache()
 
 
 COUNTERS = (

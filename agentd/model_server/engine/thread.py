@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError
@@ -18,23 +17,12 @@ from agentd.model_server.calls import (
 )
 from agentd.model_server.engine.metrics import Metrics
 from agentd.model_server.engine.queue import FairQueue
+from agentd.model_server.engine.request_log import Log, log_finished, milliseconds
 from agentd.model_server.engine.watchdog import Progress
 from agentd.model_server.language.text_stream import TextStream
 
 ASLEEP_S = 10.0  # between two looks at busy calls, far above a step: this process was stopped
 FAILURES_MAX = 5  # failures of steps or calls, without a token in between, and it is given up
-
-
-class Log(Protocol):
-    """A structlog logger, or anything like one."""
-
-    def info(self, event: str, **keys: Any) -> Any:
-        """Write a line."""
-        ...
-
-    def error(self, event: str, **keys: Any) -> Any:
-        """Write a line."""
-        ...
 
 
 class EngineThread:
@@ -169,7 +157,7 @@ class EngineThread:
         engine = self._engine = self._load_engine(self.language)
         self.progress.step()
         self.progress.ready = True
-        self._log.info("model.ready", duration_ms=_ms(self._clock.monotonic() - started))
+        self._log.info("model.ready", duration_ms=milliseconds(self._clock.monotonic() - started))
         return engine
 
     def _turn(self, engine: Engine) -> bool:
@@ -314,21 +302,8 @@ class EngineThread:
         if piece.finish:
             self._pace_s += (in_slot - self._pace_s) / 8
         outcome = piece.finish or ("cancelled" if piece.cancelled else "error")
-        first = call.first_token_at
         self._metrics.finished(call, outcome, now)
-        self._log.info(
-            "request.finished",
-            agent=call.agent or "model",
-            session_id=_session_id(call.session),
-            priority=str(call.priority),
-            prompt_tokens=len(call.prompt),
-            cached_tokens=call.cached_tokens,
-            completion_tokens=call.completion_tokens,
-            queue_ms=_ms((call.admitted_at or now) - call.queued_at),
-            ttft_ms=_ms(first - call.queued_at) if first is not None else None,
-            duration_ms=_ms(now - call.queued_at),
-            finish_reason=piece.error.code if piece.error else outcome,
-        )
+        log_finished(self._log, call, piece.error.code if piece.error else outcome, now)
         call.emit(piece)
 
     def _drop_all(self) -> None:
@@ -346,12 +321,3 @@ class EngineThread:
             self._log.error("engine.broken", exc_info=error)
         self._drop_all()
         self._on_end(error)
-
-
-def _session_id(session: str | None) -> int | str | None:
-    """Return the session as other processes log it: our own are numbers."""
-    return int(session) if session is not None and session.isdecimal() else session
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
