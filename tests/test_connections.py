@@ -245,7 +245,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between requests a connection may be reused, for a while."""
-    monkeypatch.setattr("agentd.model_server.http.IDLE_S", 2)
+    monkeypatch.setattr("agentd.model_server.http.server.IDLE_S", 2)
     with serving(lambda _language: ScriptedEngine()) as server, connected(server.port) as sock:
         for _ in range(3):
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
