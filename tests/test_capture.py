@@ -10,7 +10,9 @@ import pytest
 
 from agentd.admission.admit import admit
 from agentd.recordings import file, git
+from agentd.recordings.recording import Root
 from agentd.replay import capture
+from agentd.replay.folders import Places
 from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
 from tests.repository import Repository
 
@@ -262,6 +264,109 @@ def test_paths_are_mapped_in_every_spelling(
     session = reader(world, [read(str(tmp_path / "link" / "a.txt")), done()])
     recording, outcome = world.take(session)
     assert outcome.difference is None and recording.given == frozenset()
+
+
+SPELLINGS = {
+    "home": "~/notes/a.txt",
+    "home twice slashed": "~//notes//a.txt",
+    "a link": "{home}/link/a.txt",
+    "a link among folders": "{home}/links/notes/a.txt",
+    "up and down": "{home}/notes/../notes/a.txt",
+    "up from home": "~/elsewhere/../notes/a.txt",
+    "double slashes": "{home}/notes//a.txt",
+    "dots": "{home}/./notes/./a.txt",
+    "a folder with a slash": "{home}/notes/",
+    "home with a slash": "~/notes/",
+    "up inside": "{home}/notes/sub/../a.txt",
+    "a link inside": "{home}/notes/inner.txt",
+    "nfc": "~/notes/caf\u00e9.txt",
+    "nfd": "~/notes/cafe\u0301.txt",
+    "a blank": "~/notes/two words.txt",
+    "absent": "~/notes/absent.txt",
+    "elsewhere": "~/elsewhere/b.txt",
+    "nobody's home": "~nobody-at-all/notes/a.txt",
+    "relative": "a.txt",
+    "relative, up and down": "../notes/a.txt",
+    "in a sentence": "see ~/notes/a.txt, or ~/notes.",
+    "a tilde alone": "about ~ 5 of ~",
+    "other case": "{home}/NOTES/a.txt",
+}
+
+
+@pytest.mark.parametrize("permitted", ["~/notes", "{home}/notes", "{home}/link/", "~/./notes/"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_event_may_spell_a_path_in_any_way(
+    world: World, monkeypatch: pytest.MonkeyPatch, permitted: str, spelling: str
+) -> None:
+    """The log shows what was written; the tools find what was meant, on another machine too."""
+    home = world.root / "ann"
+    for folder in ("notes/sub", "elsewhere", "links"):
+        (home / folder).mkdir(parents=True)
+    for name in ("a.txt", "caf\u00e9.txt", "cafe\u0301.txt", "two words.txt"):
+        (home / "notes" / name).write_text(f"{name!a}\n")
+    (home / "elsewhere" / "b.txt").write_text("b\n")
+    (home / "link").symlink_to(home / "notes")
+    (home / "links" / "notes").symlink_to("../notes")
+    (home / "notes" / "inner.txt").symlink_to("a.txt")
+    monkeypatch.setenv("HOME", str(home))
+    path = SPELLINGS[spelling].format(home=home)
+    world.write("reader", NOTES.format(folder=permitted.format(home=home)))
+    world.publish("note.changed", {"path": path}, target="reader")
+    session = world.run("reader", [read(path), {"tool": "list_files", "path": path}, done(path)])
+    recording, outcome = world.take(session)
+    assert outcome.difference is None, outcome.difference
+    assert path in file.write(recording)
+    monkeypatch.setenv("HOME", "/nowhere")
+    shutil.rmtree(home)
+    again = world.replay(file.read(file.write(recording), "x"))
+    assert again.difference is None, again.difference
+    if spelling in ("home", "a link", "up and down", "double slashes", "nfd", "up from home"):
+        assert recording.given == frozenset(), "the fixture has it"
+
+
+NOTES = """agent = "task"
+done = "The note that the event names is read."
+subscribe = ["note.changed"]
+[params]
+instructions = "Read the note."
+tools = ["ListFiles", "ReadFile"]
+publish = "note.read"
+[permissions]
+read = ["{folder}"]
+"""
+
+
+def test_a_folder_inside_another_is_one_place(world: World) -> None:
+    """However the outer and the inner one are permitted and spelled."""
+    (world.notes / "deep").mkdir()
+    (world.notes / "deep" / "b.txt").write_text("deep\n")
+    (world.root / "short").symlink_to(world.notes / "deep")
+    for folders in (("short", "notes"), ("notes", "short"), ("short", "notes/deep", "notes")):
+        written = '", "'.join(str(world.root / folder) for folder in folders)
+        world.write("reader", NOTES.format(folder=written))
+        world.publish("note.changed", {"path": str(world.root / "short")}, target="reader")
+        paths = [world.root / "short" / "b.txt", world.notes / "deep" / "b.txt"]
+        search = {"tool": "list_files", "path": str(world.notes)}
+        session = world.run("reader", [*[read(str(path)) for path in paths], search, done()])
+        recording, outcome = world.take(session)
+        assert outcome.difference is None and recording.given == frozenset()
+
+
+def test_places_never_lead_out(tmp_path: Path) -> None:
+    """A recording's folders may be written by somebody else."""
+    evil = [
+        Root(path="/a"),
+        *[
+            Root(path=f"/a/{inner}", spellings=[f"~{number}"])
+            for number, inner in enumerate(("../../../etc", "..", ".git/hooks", "b/.GIT", "git~1"))
+        ],
+        Root(path="/a/b/c"),
+    ]
+    places = Places(evil, tmp_path)
+    assert places.folders[1:6] == [tmp_path / str(number) for number in range(1, 6)]
+    assert places.folders[6] == tmp_path / "0" / "b" / "c"
+    assert set(places.links.values()) <= set(places.folders)
+    assert places.outward(places.inward("~3/x /a/b/c/x ~0")) == "~3/x /a/b/c/x ~0"
 
 
 def test_a_repository_is_only_read(world: World) -> None:

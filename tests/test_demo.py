@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from agentd.bus import Bus
-from agentd.commands.demo.home import write_toml
+from agentd.cli import main
+from agentd.commands.demo.home import Leave, write_toml
 from agentd.commands.demo.report import gather, words
 from agentd.commands.demo.run import SLOW, agent_config, check_repository
 from agentd.errors import UsageError
@@ -151,10 +152,22 @@ def test_a_repository_below_the_folder_is_found(repo: Repository, place: Path) -
     assert str(repo.path) in output
 
 
-@pytest.mark.parametrize("case", ["missing", "file", "plain", "empty", "bare"])
+@pytest.mark.parametrize(
+    "case", ["missing", "file", "plain", "empty", "bare", "worktree", "loop", "dot git"]
+)
 def test_what_is_no_repository(case: str, tmp_path: Path, place: Path) -> None:
     """A folder that is no repository, or one without a commit, is a usage error with a hint."""
     path = tmp_path / case
+    if case == "worktree":
+        main = Repository(tmp_path / "main")
+        main.commit("first", a__py="1")
+        main.git("worktree", "add", "-q", str(path))
+        shutil.rmtree(main.path)
+    if case == "loop":
+        path.symlink_to(path)
+    if case == "dot git":
+        Repository(path).commit("first", a__py="1")
+        path = path / ".git"
     if case == "file":
         path.write_text("x")
     elif case == "plain":
@@ -170,30 +183,50 @@ def test_what_is_no_repository(case: str, tmp_path: Path, place: Path) -> None:
     assert demo.left == []
 
 
-def test_a_folder_beside_a_repository_is_none(
+@pytest.mark.parametrize("spelling", ["../plain", "./../plain/", "sub/../../plain", "../link"])
+def test_a_folder_beside_the_repository_is_not_the_one_you_stand_in(
+    spelling: str, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above `../plain` is not where one stands."""
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "link").symlink_to("plain")
+    (repo.path / "sub").mkdir()
+    monkeypatch.chdir(repo.path)
+    with pytest.raises(UsageError, match="is not in a git repository"):
+        check_repository(Path(spelling))
+    for absent in ("../absent", "../plain/absent", "absent", "~nobody-at-all/x"):
+        with pytest.raises(UsageError, match=r"is not a folder|cannot be used"):
+            check_repository(Path(absent))
+    (repo.path / "out").symlink_to(tmp_path / "plain")
+    with pytest.raises(UsageError, match="is not in a git repository"):
+        check_repository(Path("out"))  # as `cd out && git status` says
+
+
+def test_the_repository_that_is_meant_is_found(
     repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`../x` names x, and never the repository that one stands in; a link is what it leads to."""
-    beside = repo.path.parent / "x"
-    beside.mkdir()
-    (repo.path / "link").symlink_to(beside)
-    repo.commit("start", a__py="1\n")
+    """By any spelling, from below, through a link, and in a worktree of its own."""
+    (repo.path / "sub" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(repo.path / "sub")
+    other = Repository(tmp_path / "other")
+    other.commit("first", a__py="1")
+    repo.git("worktree", "add", "-q", str(tmp_path / "tree"))
+    monkeypatch.chdir(repo.path / "sub")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelling in (".", "", "..", "deep", "../../link/deep", "~/repo", "~/repo//sub/../sub/"):
+        assert check_repository(Path(spelling)) == repo.path, spelling
+    for spelling in ("../../other", "../../tree/../other", str(tmp_path / "repo" / ".." / "other")):
+        assert check_repository(Path(spelling)) == other.path, spelling
+    assert check_repository(Path("../../tree")) == tmp_path / "tree"
+
+
+def test_an_empty_name_is_not_the_folder_you_stand_in(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a shell's variable that is not set."""
     monkeypatch.chdir(repo.path)
-    for spelling in ("../x", "./../x/", "link", f"{repo.path}/../x", "../x/."):
-        with pytest.raises(UsageError, match="not in a git repository"):
-            check_repository(Path(spelling))
-    for spelling in (".", "../x/../" + repo.path.name, str(repo.path)):
-        assert check_repository(Path(spelling)) == repo.path.resolve()
-    with pytest.raises(UsageError, match="leads nowhere"):
-        check_repository(Path("~nobody-of-this-name/x"))
-
-
-def test_a_demo_that_fails_before_its_daemon_leaves_nothing(repo: Repository, place: Path) -> None:
-    """There is nothing to look at in a home in which no daemon ran."""
-    repo.commit("start", a__py="1\n")
-    demo = Demo(repo.path, place, "--model", "no-such-model")
-    code, output = demo.wait()
-    assert code != 0 and "Traceback" not in output and demo.left == []
+    assert main(["demo", "--repo", ""]) == 2
+    assert "is empty" in capsys.readouterr().err
 
 
 def test_a_model_that_fails_is_told(repo: Repository, place: Path) -> None:
@@ -211,7 +244,7 @@ def test_a_model_that_fails_is_told(repo: Repository, place: Path) -> None:
     assert "Traceback" not in output
     assert "not every event was answered" in output
     (kept,) = re.findall(r"kept (\S+):", output)
-    assert Path(kept).is_dir() and Path(kept).name in demo.left
+    assert demo.left == [Path(kept).name]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -232,6 +265,55 @@ def test_interrupting_leaves_nothing(number: signal.Signals, repo: Repository, p
     assert "Traceback" not in output
     assert demo.left == []
     assert psutil.wait_procs(processes, timeout=DEADLINE_S)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["home", "daemon", "impatient"])
+def test_a_signal_at_any_moment_leaves_nothing(
+    number: signal.Signals, moment: str, repo: Repository, place: Path
+) -> None:
+    """While the home is made, while the daemon starts, and again and again while it stops."""
+    with fake() as server:
+        demo = Demo(repo.path, place, "--url", server.url)
+        pattern = {"home": "agentd-demo-*", "daemon": "agentd-demo-*/logs/run.out"}
+        wait_for(
+            lambda: any(demo.temporary.glob(pattern.get(moment, "agentd-demo-*/logs/run.out"))),
+            seconds=DEADLINE_S,
+        )
+        processes = psutil.Process(demo.process.pid).children(recursive=True)
+        demo.process.send_signal(number)
+        if moment == "impatient":
+            for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                demo.process.send_signal(again)
+        code, output = demo.wait()
+    assert code in (128 + number, 128 + signal.SIGTERM, 128 + signal.SIGHUP, 130), output
+    assert "Traceback" not in output
+    assert psutil.wait_procs(processes, timeout=DEADLINE_S)[1] == []
+    assert demo.left == []
+
+
+def test_what_is_held_is_whole_before_a_signal_ends_the_program() -> None:
+    """The first signal waits until then, and further ones say that somebody is in a hurry."""
+    leave, done = Leave(), []
+    with pytest.raises(SystemExit, match="143"), leave.held():
+        leave.signalled(signal.SIGTERM, None)
+        with leave.held():
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"] and leave.insisted
+    leave.signalled(signal.SIGINT, None)  # the clean-up goes on
+    leave = Leave()
+    with pytest.raises(KeyboardInterrupt):
+        leave.signalled(signal.SIGINT, None)
+    assert not leave.insisted
+
+
+def test_nothing_to_look_at_is_not_kept(repo: Repository, place: Path) -> None:
+    """A misspelt model fails before the daemon starts: one error, and no folder."""
+    demo = Demo(repo.path, place, "--model", str(place / "no-such-model"))
+    code, output = demo.wait()
+    assert code != 0 and "Traceback" not in output, output
+    assert "kept" not in output and demo.left == []
 
 
 def test_a_killed_demo_takes_its_processes_with_it(repo: Repository, place: Path) -> None:

@@ -19,7 +19,7 @@ from agentd.replay.offline import Offline
 from agentd.sessions.session import Session
 from agentd.states import SessionState
 from agentd.testing import Reply, Request
-from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
+from tests.recorded import FETCHED, World, done, fetch, read, reader, review
 
 
 @pytest.fixture
@@ -44,47 +44,6 @@ def test_a_session_replays_identically_from_its_file(world: World) -> None:
     """Recorded, written, read back and replayed: the same prompts, results and events."""
     for session in (fetch(world), review(world)):
         identical(world, session)
-
-
-SPELLINGS = (
-    "~/notes",
-    "~/./notes",
-    "~/notes/",
-    "~/other/../notes",
-    "~//notes",
-    "{home}/notes",
-    "{home}/other/../notes",
-    "{home}//notes/",
-    "{link}",
-    "{link}/../notes",
-    "~/n\u00f6te\u0308s",
-)
-
-
-@pytest.mark.parametrize("permitted", ["~/notes", "{link}", "{home}/other/../notes"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_path_replays_however_it_was_spelt(
-    world: World, monkeypatch: pytest.MonkeyPatch, spelling: str, permitted: str
-) -> None:
-    """The event, the permission and the decision may each name one folder in a way of its own."""
-    monkeypatch.setenv("HOME", str(world.root))
-    link = world.root / "link"
-    link.symlink_to(world.notes)
-    (world.root / "other").mkdir()
-    (world.root / "n\u00f6te\u0308s").symlink_to(world.notes)
-    folder = spelling.format(home=world.root, link=link)
-    world.write(
-        "reader",
-        READER.format(
-            folder=permitted.format(home=world.root, link=link), host="localhost:1", turns=8
-        ),
-    )
-    world.publish("note.changed", {"path": f"{folder.rstrip('/')}/a.txt"})
-    answers = [read(f"{folder.rstrip('/')}/a.txt"), read(str(world.notes / "a.txt")), done()]
-    session = world.run("reader", answers)
-    _, steps = world.sessions.show(session)
-    assert "buy milk" in str([step.payload for step in steps])
-    identical(world, session)
 
 
 def test_a_recording_needs_nothing_of_its_machine(world: World) -> None:

@@ -21,7 +21,7 @@ Exits 0 when the agents came to their end, 1 when they did not."""
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--repo", type=Path, default=None, metavar="PATH", help="a git repository (default: here)"
+        "--repo", type=_path, default=None, metavar="PATH", help="a git repository (default: here)"
     )
     parser.add_argument(
         "--model",
@@ -38,11 +38,17 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the home, and say where it is")
 
 
+def _path(text: str) -> Path:
+    if not text:  # a Path makes the working folder of it
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    return Path(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     if args.model and args.model.startswith("-"):
         raise UsageError("is no model name", where=args.model)
     from agentd.commands.demo.run import demo
 
-    demo(args.repo or Path.cwd(), model=args.model, url=args.url, small=args.small, keep=args.keep)
+    demo(args.repo or Path(), model=args.model, url=args.url, small=args.small, keep=args.keep)
     return Exit.OK

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,59 +25,89 @@ from agentd.whole import write_whole
 START_S = 60.0  # for the daemon to answer
 STOP_S = 15.0  # above the daemon's own 10 s
 LOOK_S = 0.1  # between two looks at what is waited for
+OUTPUT = "run.out"  # of the daemon, in its log folder
+
+
+class Leave:
+    """Makes of Ctrl-C, SIGTERM and SIGHUP one exit through the clean-up; later ones hasten it."""
+
+    def __init__(self) -> None:
+        self.insisted = False  # a signal came while cleaning up
+        self._number = 0  # the first signal; 0: none yet
+        self._held = self._left = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no signal raise here: what is begun, or cleaned up, is so whole."""
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
+            if self._number:
+                self._leave()
+
+    def signalled(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.insisted = self.insisted or self._held or self._left
+        self._number = self._number or number
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._held or self._left:
+            return
+        self._left = True
+        if self._number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._number)
 
 
 @contextmanager
-def temporary_home(keep: bool) -> Iterator[Paths]:
-    """Yield the paths of a new home that shares the user's models; remove it, or say why not.
+def stoppable() -> Iterator[Leave]:
+    """Let the signals that end a program leave it through its clean-up."""
+    leave = Leave()
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            before[number] = signal.signal(number, leave.signalled)
+    try:
+        yield leave
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    After a failure it is kept, if the daemon ran in it: else there is nothing to look at.
-    """
+
+@contextmanager
+def temporary_home(keep: bool, leave: Leave) -> Iterator[Paths]:
+    """Yield the paths of a new home that shares the user's models; remove it, or say why not."""
     models_folder = discover().models
     private_folder(models_folder)
-    root = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
-    home = discover({HOME_VARIABLE: str(root)})
-    try:
+    with ExitStack() as stack:
+        with leave.held():
+            root = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
+            home = discover({HOME_VARIABLE: str(root)})
+            kept = [root] if keep else []
+            stack.callback(_remove, home, kept, leave)
         (root / "models").symlink_to(models_folder)
         home.create()
-        yield home
-    except Exception:
-        keep = keep or home.database.exists()
-        raise
-    finally:
-        if keep:
+        try:
+            yield home
+        except Exception:
+            if (home.logs / OUTPUT).exists():  # else there is nothing to look at
+                kept.append(root)
+            raise
+
+
+def _remove(home: Paths, kept: list[Path], leave: Leave) -> None:
+    """Remove a home, unless it is to be kept."""
+    with leave.held():
+        if not home.sockets.is_relative_to(home.user):  # where the path is too long
+            shutil.rmtree(home.sockets, ignore_errors=True)
+        if kept:
+            root = kept[0]
             say(f"kept {root}: try `{HOME_VARIABLE}={root} agentd status` (also: events, logs)")
         else:
-            with _undisturbed():
-                shutil.rmtree(root, ignore_errors=True)
-                shutil.rmtree(home.sockets, ignore_errors=True)  # outside for a long path
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP leave through the same clean-up as Ctrl-C."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let nobody who insists cut the clean-up off: it takes a moment, and nobody would do it."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            shutil.rmtree(home.user, ignore_errors=True)
 
 
 def write_toml(path: Path, data: Mapping[str, Any]) -> None:
@@ -104,6 +134,7 @@ class Daemon:
 
     child: "subprocess.Popen[bytes]"
     output: Path
+    leave: Leave
 
     def check(self) -> None:
         """Raise AgentdError, with its last words, when it is gone."""
@@ -116,43 +147,47 @@ class Daemon:
 
     def stop(self) -> None:
         """Stop it in order; kill what does not stop in time or where the person insists."""
-        self.child.terminate()
-        try:
-            self.child.wait(STOP_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
+        with self.leave.held():
+            self.child.terminate()
+            deadline = time.monotonic() + STOP_S
+            while time.monotonic() < deadline and not self.leave.insisted:
+                with suppress(subprocess.TimeoutExpired):
+                    self.child.wait(LOOK_S)
+                    return
             self.child.kill()  # its own children see their lifelines end
             self.child.wait()
 
 
 @contextmanager
-def running_daemon(home: Paths) -> Iterator[Daemon]:
+def running_daemon(home: Paths, leave: Leave | None = None) -> Iterator[Daemon]:
     """Run `agentd run` in `home` and yield it once it answers."""
-    output = home.logs / "run.out"
-    lifeline, ours = os.pipe()
-    environment = {**os.environ, HOME_VARIABLE: str(home.user)}
-    environment[process.LIFELINE_VARIABLE] = str(lifeline)
-    with output.open("wb") as sink:
-        child = subprocess.Popen(
-            process.python("agentd", "run"),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=(lifeline,),
-            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
-        )
-    os.close(lifeline)
-    daemon = Daemon(child, output)
-    try:
+    leave = leave or Leave()
+    output = home.logs / OUTPUT
+    with ExitStack() as stack:
+        with leave.held():
+            lifeline, ours = os.pipe()
+            stack.callback(os.close, ours)
+            environment = {**os.environ, HOME_VARIABLE: str(home.user)}
+            environment[process.LIFELINE_VARIABLE] = str(lifeline)
+            with output.open("wb") as sink:
+                child = subprocess.Popen(
+                    process.python("agentd", "run"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    pass_fds=(lifeline,),
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+                )
+            os.close(lifeline)
+            daemon = Daemon(child, output, leave)
+            stack.callback(daemon.stop)
         for _ in until(START_S, "the daemon did not answer"):
             daemon.check()
             with suppress(NotRunning):
                 query(home)
                 break
         yield daemon
-    finally:
-        daemon.stop()
-        os.close(ours)
 
 
 def until(seconds: float, what: str, step_s: float = LOOK_S) -> Iterator[None]:

@@ -21,7 +21,7 @@ from agentd.commands.demo.screen import Screen
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, ProgressLine, colour, duration, say, say_lines
 from agentd.config.daemon import load_daemon
-from agentd.errors import AgentdError, UsageError
+from agentd.errors import AgentdError, ToolError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
 from agentd.models import store
@@ -76,10 +76,10 @@ def demo(repo: Path, *, model: str | None, url: str | None, small: bool, keep: b
     began = time.monotonic()
     repo = check_repository(repo)
     say(colour(f"agentd demo on {repo}", BOLD))
-    with stoppable(), temporary_home(keep) as home:
+    with stoppable() as leave, temporary_home(keep, leave) as home:
         name = _get_model(model or MODEL, home) if url is None else model or "default"
         write_toml(home.daemon_file, {"model": {"name": name, **({"url": url} if url else {})}})
-        with running_daemon(home) as daemon:
+        with running_daemon(home, leave) as daemon:
             speed = _measure(home, daemon)
             scale = SLOW
             if speed >= FAST_TOKENS_PER_S and not small:
@@ -109,26 +109,32 @@ def check_repository(path: Path) -> Path:
     """
     hint = "name one with --repo PATH"
     try:
-        # Free of `..` and links: of `../x`, the folder that one stands in would be a parent.
-        path = path.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"leads nowhere: {error}", where=str(path), hint=hint) from error
-    if not path.is_dir():
-        raise UsageError("is not a folder", where=str(path), hint=hint)
+        # Resolved before the way up: above `../x` is not the folder that one stands in.
+        folder = path.expanduser().resolve()
+        known = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # kept out; a loop of links, or nobody's home
+        problem = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot be used: {problem}", where=str(path), hint=hint) from error
+    if not known:
+        raise UsageError("is not a folder", where=str(folder), hint=hint)
     if shutil.which("git") is None:
         raise UsageError("the demo needs the `git` command", hint="install git")
-    for top in (path, *path.parents):
+    for top in (folder, *folder.parents):
         if git.is_repository(top):
             break
     else:
-        raise UsageError("is not in a git repository", where=str(path), hint=hint)
+        raise UsageError("is not in a git repository", where=str(folder), hint=hint)
     if not (top / ".git").exists():
         raise UsageError("is a bare repository, without files to read", where=str(top), hint=hint)
     try:
         str(top).encode()
     except UnicodeEncodeError as error:
         raise UsageError("its path is not UTF-8", where=repr(top), hint=hint) from error
-    if git.head(top) is None:
+    try:
+        tip = git.head(top)
+    except ToolError as error:  # such as a worktree of a repository that was removed
+        raise UsageError(f"git cannot use it: {error.what}", where=str(top), hint=hint) from error
+    if tip is None:
         raise UsageError("this git repository has no commit yet", where=str(top), hint=hint)
     return top
 
