@@ -246,7 +246,7 @@ def test_smollm2_is_converted_with_its_tokenizer(smollm2: Path) -> None:
 
 PRODUCT = """
 import sys, time
-from agentd.model_server import blas
+from agentd.model_server.engine import blas
 print(blas.speed_up(sys.argv[1]))
 import mlx.core as mx, numpy as np
 a, b = mx.random.normal((300, 200)), mx.random.normal((400, 200))

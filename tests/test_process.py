@@ -23,7 +23,7 @@ from tests.supervised import DEADLINE_S, alive, state, suspend, wait_for
 CHILD = """
 import os, signal, subprocess, sys, threading
 from agentd.errors import ConfigError
-from agentd.process import child_side
+from agentd.process.child import child_side
 heart = child_side()
 heart.beat(5, "idle", started=True)
 """
@@ -86,7 +86,7 @@ def test_it_dies_when_its_parent_is_killed(locks: Path) -> None:
             sys.executable,
             "-c",
             "import sys, os, threading\nfrom pathlib import Path\n"
-            "from agentd.process import Child\n"
+            "from agentd.process.child import Child\n"
             f"c = Child.spawn('one', [sys.executable, '-c', {code!r}], Path({str(locks)!r}))\n"
             "os.set_blocking(c.output_fd, True)\n"
             "print(c.pid, os.read(c.output_fd, 100).decode(), flush=True)\n"
@@ -116,7 +116,7 @@ def test_nothing_of_a_child_outlives_its_parent(locks: Path, how: signal.Signals
     locks.mkdir()
     parent = (
         "import os, signal, sys, threading; from pathlib import Path\n"
-        "from agentd.process import Child\n"
+        "from agentd.process.child import Child\n"
         f"child = Child.spawn('one', [sys.executable, '-c', {code!r}], Path({str(locks)!r}))\n"
         "found = {}\n"
         "while 'tool' not in found:\n"

@@ -17,7 +17,7 @@ from agentd.storage.health import sqlite_version
 AFFECTED_FROM, FIXED_IN = (3, 7, 0), (3, 51, 3)
 DESCRIPTORS_BASE, DESCRIPTORS_EACH = 64, 4  # that a supervisor needs: itself, and for each agent
 CALL_S = 20.0  # for a tool to say its version
-BLAS = "from agentd.model_server.blas import speed_up; print(speed_up())"
+BLAS = "from agentd.model_server.engine.blas import speed_up; print(speed_up())"
 
 
 def sqlite() -> Iterator[Finding]:

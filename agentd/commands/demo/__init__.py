@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     if args.model and args.model.startswith("-"):
         raise UsageError("is no model name", where=args.model)
-    from agentd.commands.demo.run import demo
+    from agentd.commands.demo.demo import demo
 
     demo(args.repo or Path(), model=args.model, url=args.url, small=args.small, keep=args.keep)
     return Exit.OK
