@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,10 +16,21 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("agentd")
 
-# A shell without job control lets what it starts in the background ignore Ctrl-C, and that is
-# inherited: the commands that tests interrupt would go on.
+# A shell without job control lets what it starts in the background ignore Ctrl-C, nohup the end of
+# its terminal, and that is inherited: the commands that tests interrupt would go on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What a test in this process does to signals is not inherited by what later ones start."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
