@@ -235,7 +235,7 @@ def in_a_terminal(one: Daemon, *before: str) -> int:
     """Start it with a terminal of its own; return our end of that."""
     pid, terminal = pty.fork()
     if pid == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a worker in this process may ignore it
+        os.chdir(one.paths.user)  # where `nohup` writes what is said
         os.execvpe(
             before[0] if before else sys.executable,
             [*before, sys.executable, str(FILE), "run"],
