@@ -24,7 +24,6 @@ argument is right if it equals the label, is in the labelled list, or contains t
 """
 
 import subprocess
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from agentd.config.toml import Strict, config_error, read_toml
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
 from agentd.paths import shipped
+from agentd.replay.folders import unsafe
 from agentd.tools.shell import PROGRAM_PATH
 
 PROJECT = "/project"
@@ -147,7 +147,11 @@ def write_project(case: Case, folder: Path) -> None:
 def _write(files: Mapping[str, str], folder: Path) -> None:
     for name, text in files.items():
         path = folder / name
-        if "\0" in name or not path.resolve().is_relative_to(folder.resolve()) or _of_git(name):
+        if (
+            "\0" in name
+            or not path.resolve().is_relative_to(folder.resolve())
+            or any(map(unsafe, name.split("/")))
+        ):
             raise ConfigError(
                 "leads out of the project's folder, or into git's own",
                 where=f"files: {name}",
@@ -155,15 +159,6 @@ def _write(files: Mapping[str, str], folder: Path) -> None:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-
-def _of_git(name: str) -> bool:
-    """Whether a file's name leads into a `.git`: settings in there can run programs.
-
-    On a Mac capital letters are the same, and HFS+ overlooks characters that nobody sees.
-    """
-    seen = "".join(char for char in name if unicodedata.category(char) != "Cf")
-    return ".git" in seen.casefold().split("/")
 
 
 def _git(folder: Path, *args: str) -> None:
