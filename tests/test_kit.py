@@ -12,6 +12,7 @@ import pytest
 from agentd.errors import ConfigError, ModelError, RecordingError
 from agentd.events import NewEvent
 from agentd.llm import wire
+from agentd.net.deadline import Deadline
 from agentd.recordings.file import load
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
@@ -308,7 +309,7 @@ def test_a_test_of_the_kit_reaches_no_real_model() -> None:
     """This module imports the kit, so only fake servers may be called, and only this machine."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    deadline = wire.Deadline(ManualClock(), 1)
+    deadline = Deadline(ManualClock(), 1)
     with pytest.raises(ModelError, match="no fake server"):
         wire.Wire().send("GET", f"http://127.0.0.1:{sock.getsockname()[1]}/", deadline)
     with pytest.raises(Offline, match=r"192\.0\.2\.1 may not be reached"):

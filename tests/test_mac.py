@@ -208,7 +208,7 @@ def test_a_refused_local_network_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(errno.EHOSTUNREACH, "No route to host")
 
-    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
     monkeypatch.setattr(wire, "only", None)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setenv(privacy.LAUNCHD_VARIABLE, "1")

@@ -1,9 +1,7 @@
 """`agentd model`: which models there are, fetch one, and what the model server does."""
 
 import argparse
-import http.client
 import re
-from urllib.parse import urlsplit
 
 from agentd.commands.home import with_external
 from agentd.commands.output import plain, print_json, print_table, say
@@ -114,18 +112,14 @@ def _number(value: float) -> str:
 
 def ask_model_server(url: str, path: str, paths: Paths) -> str | None:
     """Return our own model server's answer to GET `path`, or None while it gives no good one."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
+    from agentd.llm.wire import fetch
+
     try:
         token = paths.token.read_text().strip()
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-        reply = connection.getresponse()
-        text = reply.read().decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return None  # still starting, or gone this moment: `agentd status` says which
-    finally:
-        connection.close()
-    return text if reply.status == 200 else None
+    except OSError:
+        return None  # still starting
+    answer = fetch(url.removesuffix("/v1") + path, token, ANSWER_S)
+    return None if answer is None else answer.decode("utf-8", "replace")
 
 
 def _parse(text: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """A model server of one's own, for an evaluation while no daemon runs or with another model."""
 
-import http.client
 import secrets
 import shutil
 import socket
@@ -10,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import ConfigError
 from agentd.llm.endpoint import Address
+from agentd.llm.wire import fetch
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import environment
@@ -100,15 +99,8 @@ def _wait(child: Child, address: Address, waiting: Callable[[], None]) -> None:
 
 
 def _ready(address: Address) -> bool:
-    parts = urlsplit(address.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
-    try:
-        connection.request("GET", "/ready", headers={"Authorization": f"Bearer {address.key}"})
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False  # still starting, or gone: the caller looks
-    finally:
-        connection.close()
+    url = address.url.removesuffix("/v1") + "/ready"
+    return fetch(url, address.key, ANSWER_S) is not None
 
 
 def _stop(child: Child) -> None:

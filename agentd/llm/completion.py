@@ -20,6 +20,7 @@ from agentd.llm.faults import (
     json_object,
     refuse,
 )
+from agentd.net.exchange import HTTPException
 
 DONE = "[DONE]"  # what a stream ends with
 CUT_REASONS = frozenset({"length", "max_tokens", "max_length", "MAX_TOKENS", "model_length"})
@@ -158,7 +159,7 @@ class _Reading:
     def answer(self) -> Completion:
         """Return what was read. Raises HTTPException if its end is missing."""
         if not self._finish:
-            raise wire.HTTPException("the answer was cut off")
+            raise HTTPException("the answer was cut off")
         # Half a character in one chunk, half in the next: JSON's way to write an emoji.
         text = "".join(self._text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         numbers = {key: _number(self._usage.get(key)) for key in ("prompt_tokens", COMPLETION)}

@@ -20,6 +20,8 @@ from agentd.llm import listing, wire
 from agentd.llm.completion import Completion, collect
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
 from agentd.macos.privacy import network_hint
+from agentd.net.deadline import Deadline, Passed
+from agentd.net.exchange import BROKEN
 from agentd.paths import Paths
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
@@ -122,10 +124,10 @@ class Endpoint:
     def _only_model(self, url: str, key: str) -> str | None:
         """Return the one model of a server that [model] names none for; None: it does not say."""
         if self._only is None:
-            deadline = wire.Deadline(self._clock, LIST_S)
+            deadline = Deadline(self._clock, LIST_S)
             try:
                 names = listing.models(self._wire, url, key, deadline)
-            except wire.Passed as error:
+            except Passed as error:
                 raise TimeoutError(f"no list of models within {LIST_S:g} s") from error
             if names is not None and len(names) != 1:
                 raise ModelMisconfigured(
@@ -155,7 +157,7 @@ class Endpoint:
             ModelMisconfigured: an external server, and only a person can help.
         """
 
-        def once(address: Address, deadline: wire.Deadline) -> Completion:
+        def once(address: Address, deadline: Deadline) -> Completion:
             full = {
                 "model": address.model,
                 **body,
@@ -166,18 +168,18 @@ class Endpoint:
             with self._post(url, address, deadline, full, headers) as reply:
                 masked = "response_format" in body
                 check(reply, self.own, masked)
-                queued = wire.Deadline(self._clock, self._queue_wait_s)
+                queued = Deadline(self._clock, self._queue_wait_s)
                 try:
                     ticked = partial(tick, deadline, queued)
                     return collect(reply, ticked, self.own, masked)
-                except wire.Passed:
+                except Passed:
                     raise
-                except wire.BROKEN as error:
+                except BROKEN as error:
                     # Not like a server that is down: this very call may be what crashes it.
                     self._wire.check()
                     raise BrokenOff(f"the model server's answer broke off: {error}") from error
 
-        def tick(deadline: wire.Deadline, queued: wire.Deadline, line: bytes) -> None:
+        def tick(deadline: Deadline, queued: Deadline, line: bytes) -> None:
             progress()
             if line.startswith(QUEUED) and queued.left() <= 0:
                 raise ModelUnavailable(
@@ -196,7 +198,7 @@ class Endpoint:
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
 
-        def once(address: Address, deadline: wire.Deadline) -> Mapping[str, Any] | None:
+        def once(address: Address, deadline: Deadline) -> Mapping[str, Any] | None:
             url = address.url.removesuffix("/v1") + "/tokenize"
             full = {"model": address.model, **body}
             with self._post(url, address, deadline, full, {}) as reply:
@@ -224,7 +226,7 @@ class Endpoint:
         self,
         url: str,
         address: Address,
-        deadline: wire.Deadline,
+        deadline: Deadline,
         body: Mapping[str, Any],
         headers: Mapping[str, str],
     ) -> wire.HttpReply:
@@ -236,15 +238,15 @@ class Endpoint:
 
     def _retrying(
         self,
-        once: Callable[[Address, wire.Deadline], T],
+        once: Callable[[Address, Deadline], T],
         deadline_s: float,
         busy_s: float,
         progress: Callable[[], None],
         strikes: Strikes,
     ) -> T:
         """Call `once` until it answers, fails for good, or the wait is over."""
-        down = wire.Deadline(self._clock, deadline_s)  # unreachable for as long as a call may take
-        full = wire.Deadline(self._clock, busy_s)
+        down = Deadline(self._clock, deadline_s)  # unreachable for as long as a call may take
+        full = Deadline(self._clock, busy_s)
         pause = RETRY_FIRST_S
         while True:
             self._wire.check()
@@ -256,8 +258,8 @@ class Endpoint:
                 strikes.found(self._address)
                 if strikes.bad >= BAD_ANSWERS_MAX:
                     raise BadAnswer("the model server crashes over this call")
-                return once(self._address, wire.Deadline(self._clock, deadline_s))
-            except wire.Passed as error:
+                return once(self._address, Deadline(self._clock, deadline_s))
+            except Passed as error:
                 raise CallDeadline(
                     f"the model did not answer within {deadline_s:.0f} s of the call's admission",
                     where=self._url,
@@ -269,7 +271,7 @@ class Endpoint:
             except Busy as error:
                 problem, over = error, full
                 wait = pause if error.retry_after is None else error.retry_after
-            except (ModelUnavailable, *wire.BROKEN) as error:
+            except (ModelUnavailable, *BROKEN) as error:
                 self._wire.check()  # a cut connection looks like a broken one
                 if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
                     self._address = self._only = None  # a person may correct it meanwhile
@@ -306,7 +308,7 @@ class Endpoint:
 
     def _pause(self, seconds: float, progress: Callable[[], None]) -> None:
         """Wait, saying now and then that this is no hang; the next call gets its time in full."""
-        end = wire.Deadline(self._clock, seconds)
+        end = Deadline(self._clock, seconds)
         progress()
         while (left := end.left()) > 0:
             self._wire.wait(min(left, PROGRESS_S))

@@ -14,6 +14,8 @@ from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUna
 from agentd.llm import wire
 from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.macos.privacy import network_hint
+from agentd.net.deadline import Deadline, Passed
+from agentd.net.exchange import BROKEN
 from agentd.states import WorkerState
 
 KEY_BYTES_MAX = 16_384  # of a key's file that are read
@@ -22,7 +24,7 @@ LOOK_S = 2.0  # for a command to wait for the server
 NO_LIST = (404, 405, 501)
 
 
-def models(http: wire.Wire, url: str, key: str, deadline: wire.Deadline) -> Sequence[str] | None:
+def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[str] | None:
     """Return the names of the server's models; None where it has no such list.
 
     Raises:
@@ -139,12 +141,12 @@ def _look(config: ModelConfig, seconds: float) -> Seen:
     url = (config.url or "").rstrip("/")
     try:
         key = read_key(config.api_key_file) if config.api_key_file else ""
-        return Seen(models(wire.Wire(), url, key, wire.Deadline(SystemClock(), seconds)), None)
+        return Seen(models(wire.Wire(), url, key, Deadline(SystemClock(), seconds)), None)
     except AgentdError as error:
         return Seen(None, error)
-    except wire.Passed:
+    except Passed:
         return _silent(seconds)
-    except wire.BROKEN as error:
+    except BROKEN as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         hint = network_hint(error) or "is it running?"
         return Seen(

@@ -2,13 +2,12 @@
 
 import io
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
 
 from agentd.errors import RecordingError, ToolError
+from agentd.net.exchange import Stream
 from agentd.recordings import git
 from agentd.recordings.recording import Fixture, Listing, Page
 from agentd.replay.folders import Places, unsafe
@@ -94,7 +93,7 @@ class Pages:
         self._pages = pages
 
     @contextmanager
-    def connect(self, url: str) -> Iterator[socket.socket]:
+    def connect(self, url: str) -> Iterator[Stream]:
         """Yield what answers for `url`.
 
         Raises:
@@ -102,16 +101,14 @@ class Pages:
         """
         page = self._pages.get(url)
         if page is not None and page.url != url:
-            yield cast(
-                socket.socket, _Answer(f"302 Found\r\nLocation: {page.url}\r\n\r\n".encode())
-            )
+            yield _Answer(f"302 Found\r\nLocation: {page.url}\r\n\r\n".encode())
             return
         if page is None:
             page = next((page for page in self._pages.values() if page.url == url), None)
         if page is None:
             raise ToolError(f"{url} is not among the recorded pages; a replay has no network")
         head = "200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
-        yield cast(socket.socket, _Answer(head.encode() + page.text.encode("utf-8", "replace")))
+        yield _Answer(head.encode() + page.text.encode("utf-8", "replace"))
 
 
 class _Answer:

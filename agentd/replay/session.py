@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
 from typing import Any, cast
 
 from agentd.admission.version import Version
@@ -24,6 +23,7 @@ from agentd.llm.decision import LLM, Message
 from agentd.llm.union import Client, Union
 from agentd.logs.logger import Logger
 from agentd.loop import Loop
+from agentd.net.exchange import Stream
 from agentd.replay.agent import Actor, Chosen
 from agentd.replay.code import Code
 from agentd.replay.folders import Places
@@ -129,7 +129,7 @@ def perform(
     clock: Clock,
     facts: Mapping[str, Any] | None = None,
     answers: Sequence[Any] = (),
-    connect: Callable[[str], AbstractContextManager[socket]] | None = None,
+    connect: Callable[[str], AbstractContextManager[Stream]] | None = None,
     programs: Callable[[Sequence[str]], Output] | None = None,
     call_deadline_s: float = CALL_DEADLINE_S,
 ) -> Performance:

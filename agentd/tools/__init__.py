@@ -3,7 +3,6 @@
 Each tool is a BAML class of the same name and fields in baml_src/tools.baml.
 """
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +14,7 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
+from agentd.net.exchange import Stream
 from agentd.process.stop import Cancel
 from agentd.tools import files, http, person, shell
 from agentd.tools.base import DEADLINE_S, Tool, ToolCall
@@ -42,7 +42,7 @@ class Toolbox:
         *,
         closed: Closed | None = None,
         deadline_s: float = DEADLINE_S,
-        connect: Callable[[str], AbstractContextManager[socket.socket]] | None = None,
+        connect: Callable[[str], AbstractContextManager[Stream]] | None = None,
         programs: Callable[[Sequence[str]], shell.Output] | None = None,
         clock: Clock | None = None,
     ) -> None:

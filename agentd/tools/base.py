@@ -19,8 +19,7 @@ from agentd.process.stop import Cancel
 from agentd.tools.closed import Closed
 
 if TYPE_CHECKING:
-    import socket
-
+    from agentd.net.exchange import Stream
     from agentd.tools.shell import Output
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -44,7 +43,7 @@ class ToolCall:
     closed: Closed = field(default_factory=Closed)
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
-    connect: "Callable[[str], AbstractContextManager[socket.socket]] | None" = None
+    connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)
@@ -79,9 +78,7 @@ class ToolCall:
             try:
                 yield
             except Exception as error:
-                # A socket's own time is over in the same moment, and may be the first to say so.
-                late = isinstance(error, TimeoutError) and self.left_s <= 0
-                if once.called or late:
+                if once.called:
                     raise self._reason() from error
                 raise
             finally:

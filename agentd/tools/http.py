@@ -4,14 +4,12 @@ Every host, also that of a redirect, must be listed, and resolve to public addre
 connection goes to the very address that was checked. A private address must be listed as such.
 """
 
-import http.client
 import ipaddress
 import re
-import socket
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pydantic import Field
@@ -19,13 +17,23 @@ from pydantic import Field
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.macos.privacy import network_hint
+from agentd.net.connection import connect, look_up
+from agentd.net.deadline import Deadline, Passed
+from agentd.net.exchange import (
+    BROKEN,
+    PORTS,
+    Response,
+    Stream,
+    authority,
+    bracketed,
+    exchange,
+)
+from agentd.net.wait import Waiter
 from agentd.tools.base import Args, Tool, ToolCall, cut_text
-from agentd.tools.connect import connect, is_public, look_up
+from agentd.tools.public import is_public
 
 BODY_BYTES = 1_000_000
-CHUNK_BYTES = 65_536
 REDIRECTS = 5
-PORTS = {"http": 80, "https": 443}
 TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml")
 TOLD_CHARACTERS = 200  # of what a server said, in an error
 URL_CHARACTERS = 2_000  # of a redirect; a longer one is cut
@@ -49,8 +57,6 @@ ENCODINGS = {
 HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
-    "Accept-Encoding": "identity",
-    "Connection": "close",
 }
 
 
@@ -72,9 +78,12 @@ class Target:
     @property
     def url(self) -> str:
         """The URL as it is fetched."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.path}"
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+    @property
+    def authority(self) -> str:
+        """The host as the URL writes it, with its port."""
+        return authority(self.scheme, self.host, self.port)
 
 
 def check_url(url: str, listed: Sequence[str]) -> Target:
@@ -137,8 +146,7 @@ def _entry(entry: str) -> tuple[str, int | None]:
 def listed_host(entry: str) -> str:
     """Return the host of an entry of `net` as a URL writes it, with its port; "" for none."""
     host, port = _entry(entry)
-    bracketed = f"[{host}]" if ":" in host else host
-    return f"{bracketed}:{port}" if host and port else bracketed
+    return bracketed(host, port) if host else ""
 
 
 def _lists(entry: str, target: Target) -> bool:
@@ -146,14 +154,20 @@ def _lists(entry: str, target: Target) -> bool:
     return host == target.host and target.port == (port or PORTS[target.scheme])
 
 
-def addresses(target: Target, listed: Sequence[str], call: ToolCall) -> list[str]:
+def addresses(target: Target, listed: Sequence[str], waiter: Waiter) -> list[str]:
     """Resolve the host; every address must be public, or listed itself, or the host `localhost`.
 
     Raises:
         PermissionRefused: an address is not public.
-        ToolError: the name does not resolve, or not in time.
+        ToolError: the name does not resolve.
+        Stopped, Passed: see `Waiter.left`.
     """
-    found = look_up(target.host, target.port, call)
+    try:
+        found = waiter.result(partial(look_up, target.host, target.port))
+    except Passed:
+        raise
+    except (OSError, UnicodeError) as error:
+        raise ToolError(f"{target.host} does not resolve: {error}") from error
     for text in found:
         own = target.host == "localhost" and ipaddress.ip_address(text).is_loopback
         literal = Target(target.scheme, text, target.port, "/")
@@ -163,42 +177,25 @@ def addresses(target: Target, listed: Sequence[str], call: ToolCall) -> list[str
 
 
 @contextmanager
-def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[socket.socket]:
-    """Connect to a checked address; a stop or the deadline shuts the socket down."""
+def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[Stream]:
+    """Connect to a checked address; a stop or the deadline ends every wait."""
     if call.connect is not None:
         with call.connect(target.url) as given:
             yield given
         return
-    error: OSError | None = None
-    plain = None
-    found = addresses(target, listed, call)
-    for number, address in enumerate(found):
-        call.check()
-        try:  # one that never answers leaves time for the others
-            plain = connect(address, target.port, call, call.left_s / (len(found) - number))
-            break
-        except OSError as problem:
-            error = problem
-    if plain is None:
-        hint = network_hint(error)
-        told = f"{error} ({hint})" if hint else error
-        raise ToolError(f"{target.url} cannot be reached: {told}") from error
-
-    def shut() -> None:
-        with suppress(OSError):
-            plain.shutdown(socket.SHUT_RDWR)
-
-    with plain, call.interrupting(shut):
-        if target.scheme == "http":
-            yield plain
-            return
-        context = ssl.create_default_context()
-        # The wrapper takes the descriptor over; shutting a duplicate down reaches it all the same.
-        with (
-            plain.dup() as inner,
-            context.wrap_socket(inner, server_hostname=target.host) as wrapped,
-        ):
-            yield wrapped
+    with Waiter(Deadline(call.clock, call.left_s), call.cancel) as waiter:
+        found = addresses(target, listed, waiter)
+        try:
+            connection = connect(found, target.port, waiter)
+        except OSError as error:
+            call.check()
+            hint = network_hint(error)
+            told = f"{error} ({hint})" if hint else error
+            raise ToolError(f"{target.url} cannot be reached: {told}") from error
+        with connection:
+            if target.scheme == "https":
+                connection.encrypt(target.host)
+            yield connection
 
 
 def http_get(args: HttpGet, call: ToolCall) -> Result:
@@ -209,12 +206,12 @@ def http_get(args: HttpGet, call: ToolCall) -> Result:
         target = check_url(url, listed)
         try:
             with _connected(target, listed, call) as connected:
-                answer = _get(connected, target, call)
+                answer = _get(connected, target)
             if isinstance(answer, Result):
                 return answer
             url = urljoin(target.url, answer)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            # A server may answer with anything.
+        except (*BROKEN, ValueError) as error:  # a server may answer with anything
+            call.check()
             raise ToolError(f"{target.url} failed: {_told(error)}") from error
     raise ToolError(f"{args.url} redirects more than {REDIRECTS} times")
 
@@ -225,29 +222,21 @@ def _told(error: Exception | str) -> str:
     return text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
 
 
-def _get(connected: socket.socket, target: Target, call: ToolCall) -> Result | str:
+def _get(connected: Stream, target: Target) -> Result | str:
     """Return the page, or where it redirects to."""
-    connection = http.client.HTTPConnection(target.host, target.port)
-    connection.sock = connected  # never connects by itself: no proxy, no second look-up
-    connection.auto_open = 0
-    host = target.url.split("/")[2]
-    connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
-    for name, value in {"Host": host, **HEADERS}.items():
-        connection.putheader(name, value)
-    connection.endheaders()
-    with connection.getresponse() as response:
-        location = response.getheader("Location")
-        if response.status in (301, 302, 303, 307, 308) and location:
-            # Header fields are read as latin-1, and mostly written as UTF-8.
-            return location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
-        if response.status != 200:
-            raise ToolError(f"{target.url} answered {response.status} {_told(response.reason)}")
-        kind = response.getheader("Content-Type", "text/plain").lower()
-        if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
-            raise ToolError(f"{target.url} is no text but {_told(kind)}")
-        if response.getheader("Content-Encoding", "identity").lower() != "identity":
-            raise ToolError(f"{target.url} came compressed, which was not asked for")
-        data, whole = _body(response, call)
+    reply = exchange(connected, "GET", target.authority, target.path, HEADERS)
+    location = reply.header("Location")
+    if reply.status in (301, 302, 303, 307, 308) and location:
+        # Header fields are read as latin-1, and mostly written as UTF-8.
+        return location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
+    if reply.status != 200:
+        raise ToolError(f"{target.url} answered {reply.status} {_told(reply.reason)}")
+    kind = (reply.header("Content-Type") or "text/plain").lower()
+    if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
+        raise ToolError(f"{target.url} is no text but {_told(kind)}")
+    if (reply.header("Content-Encoding") or "identity").lower() != "identity":
+        raise ToolError(f"{target.url} came compressed, which was not asked for")
+    data, whole = _body(reply)
     label = CHARSET.search(kind)
     text = data.decode(ENCODINGS.get(label[1] if label else "", "utf-8"), "replace")
     if "\0" in text:
@@ -258,11 +247,10 @@ def _get(connected: socket.socket, target: Target, call: ToolCall) -> Result | s
     return Result(page, trusted=False)
 
 
-def _body(response: http.client.HTTPResponse, call: ToolCall) -> tuple[bytes, bool]:
+def _body(reply: Response) -> tuple[bytes, bool]:
     data = bytearray()
-    while chunk := response.read1(CHUNK_BYTES):
-        call.check()
-        data += chunk
+    for piece in reply.pieces():
+        data += piece
         if len(data) > BODY_BYTES:
             return bytes(data[:BODY_BYTES]), False
     return bytes(data), True

@@ -30,6 +30,8 @@ from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.logs import logger as logs
 from agentd.loop import Loop
+from agentd.net.deadline import Deadline
+from agentd.net.exchange import Response
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.testing import FakeModelServer, Request, ScriptedLLM
@@ -85,7 +87,7 @@ class Canned(wire.Wire):
         self,
         method: str,
         url: str,
-        deadline: wire.Deadline,
+        deadline: Deadline,
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
@@ -100,20 +102,17 @@ class Canned(wire.Wire):
             cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
         )
         response.begin()
-        return wire.HttpReply(response, cast(socket.socket, _Bytes(b"")))
+        return wire.HttpReply(Response(response), lambda: None)
 
 
 class _Bytes:
-    """What http.client and wire.HttpReply need of a socket."""
+    """What http.client needs of a socket to read from."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
 
     def makefile(self, *_mode: object) -> io.BytesIO:
         return io.BytesIO(self._data)
-
-    def close(self) -> None:
-        pass
 
 
 def _stream(body: bytes) -> bytes:

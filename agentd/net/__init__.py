@@ -1,0 +1,5 @@
+"""The one HTTP client: `deadline` and `wait` bound it, `connection` connects, `exchange` asks.
+
+It knows no agent and no model. Who may be reached, what is retried and what an answer means is for
+those who use it: `llm/wire.py` and `tools/http.py`.
+"""

@@ -1,0 +1,97 @@
+"""One HTTP exchange over a connection: a request, and a reply whose body is read as it comes.
+
+http.client reads heads and chunks, with its own bounds: 64 KiB a line and 100 fields. No HTTP
+library beside it: httpx costs a worker 25 MB.
+"""
+
+import http.client
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+HTTPException = http.client.HTTPException
+BROKEN = (OSError, HTTPException)  # refused, reset, cut off, not HTTP
+PORTS = {"http": 80, "https": 443}
+PIECE_BYTES = 65_536
+
+
+class Stream(Protocol):
+    """What http.client needs of a connection."""
+
+    def makefile(self, mode: str) -> Any:
+        """Return a reader of the bytes that come."""
+        ...
+
+    def sendall(self, data: bytes, /) -> object:
+        """Send all of it."""
+        ...
+
+    def close(self) -> object:
+        """Is called once the request is sent."""
+        ...
+
+
+def bracketed(host: str, port: int | None = None) -> str:
+    """Return a host as a URL writes it: an IPv6 address in brackets, a port behind it."""
+    written = f"[{host}]" if ":" in host else host
+    return written if port is None else f"{written}:{port}"
+
+
+def authority(scheme: str, host: str, port: int) -> str:
+    """Return a server's name as its URLs and the Host field write it."""
+    return bracketed(host, None if port == PORTS[scheme] else port)
+
+
+class Response:
+    """A reply whose body is still to be read."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+        self.missing = response.length  # bytes of the body to come; None: that is not said
+        self.status = response.status
+        self.reason = response.reason
+
+    def header(self, name: str) -> str:
+        """Return a header's value, or an empty text."""
+        return self._response.headers.get(name) or ""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it comes. One that is cut off ends early: something is `missing`.
+
+        Raises:
+            HTTPException: a body in chunks is cut off, or is none.
+            Stopped, Passed, OSError: see `ClientConnection.receive`.
+        """
+        while piece := self._piece():
+            yield piece
+
+    def _piece(self) -> bytes:
+        """Return what has come. Counts for itself: until 3.12 `read1` does not."""
+        if self.missing is None:
+            return self._response.read1(PIECE_BYTES)
+        piece = self._response.read1(min(PIECE_BYTES, self.missing)) if self.missing else b""
+        self.missing -= len(piece)
+        return piece
+
+
+def exchange(
+    stream: Stream,
+    method: str,
+    host: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+) -> Response:
+    """Send a request to `host`, an authority, and return the reply once its head is there.
+
+    It goes over this one stream: there is no proxy, and no second look at the name.
+
+    Raises:
+        HTTPException, ValueError: what answers does not speak HTTP; or it is no request.
+        Stopped, Passed, OSError: see `ClientConnection.receive`.
+    """
+    connection = http.client.HTTPConnection(host)
+    connection.sock = stream
+    connection.auto_open = 0
+    fields = {"Host": host, "Accept-Encoding": "identity", "Connection": "close", **headers}
+    connection.request(method, target, body, fields)
+    return Response(connection.getresponse())
