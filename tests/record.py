@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 
 from agentd.bus import Bus
-from agentd.commands.demo.home import running_daemon, until, write_toml
+from agentd.commands.demo.temporary import expecting, running_daemon, write_toml
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
@@ -107,7 +107,7 @@ def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
 def _work(home: Paths) -> None:
     """Let every agent answer what there is for it, in two rounds."""
     bus = Bus(home.database, wake=home.wake)
-    for _ in until(START_S, "the agents did not start"):
+    for _ in expecting(START_S, "the agents did not start"):
         states = {agent["name"]: agent["state"] for agent in query(home)["agents"]}
         if list(states.values()) == [WorkerState.RUNNING] * 4:
             break
@@ -134,7 +134,7 @@ def _ask(bus: Bus, event: NewEvent) -> None:
 def _settled(bus: Bus) -> None:
     rows = bus.agents()
     lanes = [Lane(row.name, direct, row.subscribe) for row in rows for direct in (True, False)]
-    for _ in until(WORK_S, "the agents did not come to an end"):
+    for _ in expecting(WORK_S, "the agents did not come to an end"):
         if not sum(bus.waiting(lane) for lane in lanes):
             return
 

@@ -19,8 +19,8 @@ import pytest
 from agentd.bus import Bus
 from agentd.cli import main
 from agentd.commands.demo.demo import SLOW, agent_config, check_repository
-from agentd.commands.demo.home import Leave, write_toml
 from agentd.commands.demo.report import gather, words
+from agentd.commands.demo.temporary import Leave, write_toml
 from agentd.errors import UsageError
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository

@@ -20,6 +20,7 @@ IMPORTERS = {
     "structlog": {"agentd/logs/logger.py", LEAN},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
+    "tomli_w": {"agentd/commands/demo/temporary.py"},
     "platformdirs": {"agentd/paths.py", LEAN},
 }
 

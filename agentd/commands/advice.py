@@ -1,7 +1,8 @@
 """What is legal in a configuration, and will not do what was meant: for `agentd check`.
 
 A problem can never work. Advice is about what may come still, such as a folder on a disk that is
-not there now, or be done by a person, such as waking an agent.
+not there now, or be done by a person, such as waking an agent. A caution is about permissions that
+are right, and yet not what they may look like.
 """
 
 import os
@@ -9,12 +10,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.config.agent import AgentConfig
+from agentd.config.agent import AgentConfig, Permissions
 from agentd.config.daemon import DaemonConfig, load_daemon
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, ToolError
+from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.paths import Paths
+from agentd.tools.closed import Closed
+from agentd.tools.http import check_url, listed_host
+from agentd.tools.place import locate
+from agentd.tools.shell import PROGRAM_PATH
 
 OTHERS = 0o077  # mode bits of everybody else
 WILDCARDS = frozenset("*?[")
@@ -22,8 +28,6 @@ WILDCARDS = frozenset("*?[")
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
     """Return why the model can never be reached as agentd.toml names it."""
-    from agentd.llm.listing import read_key
-
     model = config.model
     try:
         if model.url is None:
@@ -91,9 +95,6 @@ def _absolute(entry: str) -> bool:
 
 def _can_match(entry: str) -> bool:
     """Whether some URL is allowed by this entry of `net`."""
-    from agentd.errors import ToolError
-    from agentd.tools.http import check_url, listed_host
-
     host = listed_host(entry)
     if not host or "://" in entry or "*" in entry:
         return False
@@ -106,8 +107,6 @@ def _can_match(entry: str) -> bool:
 
 def unlikely(config: AgentConfig) -> Iterator[str]:
     """Yield what an agent that is right will probably not do."""
-    from agentd.tools.shell import PROGRAM_PATH
-
     if not config.subscribe and config.schedule is None:
         yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
     for key in ("read", "write"):
@@ -122,3 +121,20 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
         if developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
+
+
+def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]:
+    """Yield what a person should know of an agent's permissions, a sentence each."""
+    if permissions.run:
+        yield (
+            f"{name} may run {', '.join(permissions.run)}: a program has all the rights of this "
+            "user, whatever `read`, `write` and `net` say, and many can be told to run others"
+        )
+    closed = Closed.of(paths, name, None)
+    for key in ("read", "write"):
+        marks = closed.marks(writing=key == "write")
+        for place in getattr(permissions, key):
+            try:
+                locate(str(Path(place).expanduser()), [place], marks)
+            except (ToolError, RuntimeError) as error:
+                yield f"{name} lists {place} in `{key}` in vain: {error}"

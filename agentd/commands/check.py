@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json, say
+from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_facts, print_json, say
 from agentd.commands.subscriptions import cycles, unheard
 from agentd.config.agent_files import TOML, agent_names, overlooked
 from agentd.errors import ConfigError, StorageError, UsageError, shown
@@ -71,8 +71,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
-    from agentd.commands.advice import daemon_advice, unlikely
-    from agentd.commands.cautions import cautions
+    from agentd.commands.advice import cautions, daemon_advice, unlikely
 
     paths = discover()
     warnings: list[tuple[str, list[str]]] = []
@@ -251,9 +250,7 @@ def _document(
     problems = [
         {
             "name": item.name,
-            "where": item.problem.where,
-            "what": item.problem.what,
-            "hint": item.problem.hint,
+            **item.problem.document(),
             "waiting": item.waiting,
             "enabled": item.enabled,
         }
@@ -280,9 +277,8 @@ def _print(checked: Sequence[Checked], warnings: Sequence[str], paths: Paths) ->
         if not item.enabled:
             verdict = "disabled; to be corrected before it is enabled:"
         say(f"{name}  {verdict}")
-        for key in ("where", "what", "hint"):
-            if value := getattr(item.problem, key):
-                say(f"{'':{width}}    {key:5}  {plain(value)}")
+        facts = {key: getattr(item.problem, key) for key in ("where", "what", "hint")}
+        print_facts(facts, indent=width + 4)
     for warning in warnings:
         say(f"{colour('warning', YELLOW)}: {plain(warning)}")
     if len(checked) == 1 and checked[0].name == "agentd" and not paths.agents_d.is_dir():

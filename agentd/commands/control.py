@@ -4,8 +4,6 @@ They are events, addressed to the supervisor's own cursor: the database shows wh
 """
 
 import argparse
-import threading
-import time
 from typing import Any
 
 from agentd.bus import Bus
@@ -14,6 +12,7 @@ from agentd.commands.output import say
 from agentd.errors import AgentdError
 from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
+from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
 from agentd.supervisor.client import query
 
@@ -59,13 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wait(bus: Bus, paths: Paths, command: str, name: str | None) -> None:
-    lane, pause = Lane(DAEMON, True), threading.Event()
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
+    lane = Lane(DAEMON, True)
+    for _ in until(DEADLINE_S, STEP_S):
         taken = bus.waiting(lane) == 0
         if taken and _done(command, _agents(query(paths)).get(name or "")):
             return
-        pause.wait(STEP_S)
     raise AgentdError(
         f"the daemon has not carried out {command!r} within {DEADLINE_S:.0f} s",
         hint="see `agentd status` and `agentd logs agentd`",

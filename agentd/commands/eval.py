@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from agentd.commands.home import live_model
 from agentd.commands.output import ProgressLine, note, print_json, print_table
 from agentd.errors import NotRunning
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 if TYPE_CHECKING:
-    from agentd.evaluate.run import EvalRow
+    from agentd.evaluate.evaluate import EvalRow
     from agentd.llm.endpoint import Endpoint
 
 EXAMPLES = """example:
@@ -49,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the cases with each model, and print the table."""
     from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
-    from agentd.evaluate.run import Setting, evaluate
+    from agentd.evaluate.evaluate import Setting, evaluate
     from agentd.replay.code import Workshop
 
     files = {path.stem: load_cases(path) for path in map(find_cases, args.cases or shipped_cases())}
@@ -90,21 +91,19 @@ def _endpoint(
     from agentd.config.daemon import load_daemon
     from agentd.evaluate.server import CALL_DEADLINE, own_server
     from agentd.llm.endpoint import Endpoint
-    from agentd.supervisor.client import query
 
-    config = load_daemon(paths.daemon_file)
-    deadline_s = config.model.call_deadline.total_seconds()
     if name is None:
         try:
-            if config.model.url is None:
-                query(paths)
-            endpoint = Endpoint.discover(paths, config.model)
-            yield endpoint, endpoint.model() if config.model.url else config.model.name, deadline_s
-            return
+            endpoint, model = live_model(paths)
         except NotRunning:
-            name = config.model.name
+            name = load_daemon(paths.daemon_file).model.name
             note(f"no daemon runs: {name} gets a server of its own")
-    deadline_s = max(deadline_s, CALL_DEADLINE.total_seconds())
+        else:
+            deadline_s = model.call_deadline.total_seconds()
+            yield endpoint, endpoint.model() if model.url else model.name, deadline_s
+            return
+    config = load_daemon(paths.daemon_file)
+    deadline_s = max(config.model.call_deadline, CALL_DEADLINE).total_seconds()
     with own_server(name, config, paths, lambda: progress.say(f"loading {name}")) as address:
         progress.clear()
         yield Endpoint(lambda: address, own=True), name, deadline_s

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean
@@ -12,6 +12,10 @@ from agentd.events import Event
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.supervisor.client import query
+
+if TYPE_CHECKING:
+    from agentd.config.daemon import ModelConfig
+    from agentd.llm.endpoint import Endpoint
 
 BUSY_MS = 10_000  # for a lock that another program holds on the database
 
@@ -56,6 +60,21 @@ def supervisor(paths: Paths) -> dict[str, Any] | None:
         return None
 
 
+def live_model(paths: Paths) -> "tuple[Endpoint, ModelConfig]":
+    """Return the model that the agents ask now: of the running daemon, or a configured server.
+
+    Raises:
+        NotRunning: no daemon runs, and no other server is configured.
+    """
+    from agentd.config.daemon import load_daemon
+    from agentd.llm.endpoint import Endpoint
+
+    config = load_daemon(paths.daemon_file).model
+    if config.url is None:
+        query(paths)
+    return Endpoint.discover(paths, config), config
+
+
 def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
     """Return the supervisor's entry of the model; an external server is asked how it is."""
     if not model.get("external"):
@@ -95,6 +114,11 @@ def home_alone(paths: Paths) -> Iterator[None]:
         lock.close()
 
 
+def present(bus: Bus) -> dict[str, AgentRow]:
+    """Return the agents that there are, by name, without those that were removed."""
+    return {row.name: row for row in bus.agents() if row.removed_at is None}
+
+
 def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     """Return an agent that can receive events.
 
@@ -102,13 +126,13 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
         AgentdError: there is none of this name, and says which there are; or its file cannot be
             used, and says why.
     """
-    present = {row.name: row for row in bus.agents() if row.removed_at is None}
-    if name in present:
-        return present[name]
+    there = present(bus)
+    if name in there:
+        return there[name]
     file = paths.agents_d / f"{name}.toml"
     if name in _files(paths):
         _raise_problem(name, paths, file)
-    raise no_such_agent(name, present)
+    raise no_such_agent(name, there)
 
 
 def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:
@@ -155,8 +179,12 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
 
 def known_types(bus: Bus) -> list[str]:
     """Return the event types that an agent reads or that were published, for a hint."""
-    read = {item for row in bus.agents() if row.removed_at is None for item in row.subscribe}
-    return sorted({*read, *bus.types()})
+    return sorted({*read_types(bus), *bus.types()})
+
+
+def read_types(bus: Bus) -> set[str]:
+    """Return the event types, and prefixes of them, that an agent reads."""
+    return {item for row in present(bus).values() for item in row.subscribe}
 
 
 def _files(paths: Paths) -> list[str]:

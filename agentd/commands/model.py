@@ -4,7 +4,7 @@ import argparse
 import re
 
 from agentd.commands.home import with_external
-from agentd.commands.output import plain, print_json, print_table, say
+from agentd.commands.output import print_facts, print_json, print_table, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
@@ -99,10 +99,8 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     metrics = {name: _number(value) for name, value in (model["metrics"] or {}).items()}
     flat = {**model, **(model["problem"] or {}), **metrics, **model["beat"]}
     flat["models"] = ", ".join(model.get("models") or ())
-    shown = {k: v for k, v in flat.items() if v not in (None, "", {}) and not isinstance(v, dict)}
-    width = max(map(len, shown))
-    for key, value in shown.items():
-        say(f"{key:{width}}  {plain(str(value))}")
+    texts = {k: v for k, v in flat.items() if v not in (None, "") and not isinstance(v, dict)}
+    print_facts(texts)
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -35,9 +35,9 @@ __all__ = [  # all that commands print with
     "local",
     "note",
     "plain",
+    "print_facts",
     "print_json",
     "print_table",
-    "rewrite",
     "say",
     "say_lines",
     "shorten",
@@ -97,6 +97,17 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     say(colour(_line(head, widths), BOLD))
     for row in cells:
         say(_line(row, widths))
+
+
+def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) -> None:
+    """Print named values, one a line; nothing for None and an empty text.
+
+    The values stand behind the longest name, or behind `width` characters.
+    """
+    width = width or max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, ""):
+            say(f"{'':{indent}}{name:{width}}  {plain(str(value))}")
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import fields
 
-from agentd.commands.output import print_json, say
+from agentd.commands.output import print_facts, print_json, say
 from agentd.config.suggest import did_you_mean
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.json:
         print_json(found)
     else:
-        width = max(map(len, found))
-        for name, path in found.items():
-            say(f"{name:{width}}  {path}")
+        print_facts(found)
     return Exit.OK
 
 

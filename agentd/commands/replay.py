@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentd.commands.home import open_bus
+from agentd.commands.home import live_model, open_bus
 from agentd.commands.output import (
     BOLD,
     DIM,
@@ -97,7 +97,6 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay, and print a verdict, or a table of several."""
-    pass
     from agentd.replay.code import Workshop
     from agentd.replay.many import replay_all
 
@@ -215,21 +214,14 @@ def _endpoint(paths: Paths) -> "tuple[Endpoint, dict[str, float]]":
     Raises:
         NotRunning: no daemon runs, and no other server is configured.
     """
-    from agentd.config.daemon import load_daemon
-    from agentd.llm.endpoint import Endpoint
-    from agentd.supervisor.client import query
-
-    config = load_daemon(paths.daemon_file).model
-    if config.url is None:
-        try:
-            query(paths)
-        except NotRunning as error:
-            raise NotRunning(
-                "a live model is that of the running daemon, and none runs",
-                where=error.where,
-                hint="`agentd run`, or set [model] url",
-            ) from error
-    endpoint = Endpoint.discover(paths, config)
+    try:
+        endpoint, config = live_model(paths)
+    except NotRunning as error:
+        raise NotRunning(
+            "a live model is that of the running daemon, and none runs",
+            where=error.where,
+            hint="`agentd run`, or set [model] url",
+        ) from error
     return endpoint, {"call_deadline_s": config.call_deadline.total_seconds()}
 
 

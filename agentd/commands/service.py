@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.macos import launchd
 from agentd.macos.launchctl import Service
 from agentd.paths import Paths, discover
+from agentd.process.until import until
 from agentd.states import Exit
 from agentd.supervisor.client import last_failure, query
 
@@ -105,17 +105,14 @@ def _wait_started(paths: Paths, before: int | None) -> None:
     Raises:
         AgentdError: it gave up, and says why; or it does not answer in time.
     """
-    began, pause = time.time(), threading.Event()
-    deadline = time.monotonic() + ANSWERS_S
-    failed = paths.run / "failed.json"
-    while time.monotonic() < deadline:
+    began, failed = time.time(), paths.run / "failed.json"
+    for _ in until(ANSWERS_S, STEP_S):
         pid = _pid(paths)
         if pid is not None and pid != before:
             say(f"agentd runs, pid {pid}")
             return
         if failed.exists() and failed.stat().st_mtime >= began - 1 and (why := last_failure(paths)):
-            raise AgentdError(why["what"], where=why["where"], hint=why["hint"])
-        pause.wait(STEP_S)
+            raise AgentdError(**why)
     raise AgentdError(
         f"agentd does not answer within {ANSWERS_S:g} s of its start",
         hint="see `agentd status` and `agentd logs agentd`; does `agentd run` start here?",
@@ -130,12 +127,11 @@ def _wait_stopped(paths: Paths, before: int | None) -> None:
     Raises:
         AgentdError: it is not in time; or it was not launchd that started it.
     """
-    pause, deadline = threading.Event(), time.monotonic() + ANSWERS_S
-    while (pid := _pid(paths) or _living(before)) is not None:
-        if time.monotonic() > deadline:
-            raise AgentdError(
-                f"agentd still runs, pid {pid}",
-                hint=f"was it started by hand? Ctrl-C there, or `kill -TERM {pid}`",
-            )
-        pause.wait(STEP_S)
-    say("agentd is stopped" if before is not None else "agentd was not running")
+    for _ in until(ANSWERS_S, STEP_S):
+        if (pid := _pid(paths) or _living(before)) is None:
+            say("agentd is stopped" if before is not None else "agentd was not running")
+            return
+    raise AgentdError(
+        f"agentd still runs, pid {pid}",
+        hint=f"was it started by hand? Ctrl-C there, or `kill -TERM {pid}`",
+    )

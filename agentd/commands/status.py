@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import no_such_agent, supervisor, with_external
+from agentd.commands.home import no_such_agent, present, supervisor, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -17,6 +17,7 @@ from agentd.commands.output import (
     local,
     note,
     plain,
+    print_facts,
     print_json,
     print_table,
     say,
@@ -132,7 +133,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
     bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
-    rows = {row.name: row for row in bus.agents() if row.removed_at is None}
+    rows = present(bus)
     letters: dict[str, int] = dict(bus.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
@@ -264,16 +265,14 @@ def _print_agent(agent: Mapping[str, Any]) -> None:
     beat = agent.get("beat")
     if beat:
         facts["says"] = compact({k: v for k, v in beat.items() if k != "promise_s"})
-    for key, value in facts.items():
-        if value not in (None, ""):
-            say(f"  {key:10}  {plain(str(value))}")
+    print_facts(facts, indent=2, width=10)
     _print_problem(agent["problem"])
 
 
 def _print_problem(problem: Mapping[str, str] | None) -> None:
-    for key in ("where", "what", "hint"):
-        if problem and problem.get(key):
-            say(f"  {key:10}  {plain(problem[key])}")
+    if problem:
+        facts = {key: problem.get(key) for key in ("where", "what", "hint")}
+        print_facts(facts, indent=2, width=10)
 
 
 def _session(session: Mapping[str, Any] | None) -> str | None:

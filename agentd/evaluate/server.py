@@ -4,8 +4,6 @@ import secrets
 import shutil
 import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +16,7 @@ from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import environment
 from agentd.process.child import Child
+from agentd.process.until import until
 from agentd.supervisor.argv import Commands
 from agentd.whole import write_whole
 
@@ -81,8 +80,9 @@ def _spawn(home: Paths, config: DaemonConfig) -> tuple[Child, int]:
 
 def _wait(child: Child, address: Address, waiting: Callable[[], None]) -> None:
     """Return when the server has generated a token, or raise what it said before it died."""
-    pause, deadline = threading.Event(), time.monotonic() + LOAD_S
-    while not _ready(address):
+    for _ in until(LOAD_S, LOOK_S):
+        if _ready(address):
+            return
         said = Child.read(child.output_fd) or b""
         if child.poll() is not None:
             text = said.decode("utf-8", "replace").strip()
@@ -91,11 +91,9 @@ def _wait(child: Child, address: Address, waiting: Callable[[], None]) -> None:
                 where=address.model,
                 hint="`agentd model list` shows the models that are here",
             )
-        if time.monotonic() > deadline:
-            raise ConfigError(f"was not loaded within {LOAD_S:.0f} s", where=address.model)
         child.beats()  # nobody else empties the pipe
         waiting()
-        pause.wait(LOOK_S)
+    raise ConfigError(f"was not loaded within {LOAD_S:.0f} s", where=address.model)
 
 
 def _ready(address: Address) -> bool:
@@ -106,9 +104,11 @@ def _ready(address: Address) -> bool:
 def _stop(child: Child) -> None:
     """Ask it to stop; kill it if it does not."""
     child.terminate()
-    pause, deadline = threading.Event(), time.monotonic() + STOP_S
-    while child.poll() is None:
-        if time.monotonic() > deadline:
-            child.kill()
-        pause.wait(LOOK_S)
+    if not _ended(child):
+        child.kill()
+        _ended(child)
     child.close()
+
+
+def _ended(child: Child) -> bool:
+    return any(child.poll() is not None for _ in until(STOP_S, LOOK_S))

@@ -8,12 +8,11 @@ try again. `kickstart` does not know a service that is not bootstrapped (113).
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 from agentd.errors import AgentdError, StorageError, UsageError
+from agentd.process.until import until
 from agentd.whole import write_whole
 
 LABEL = "local.agentd"
@@ -39,7 +38,6 @@ class Service:
         self._text = text
         self._domain = f"gui/{os.getuid()}"
         self._target = f"{self._domain}/{LABEL}"
-        self._pause = Event()
         self._program = shutil.which("launchctl")
         if self._program is None:
             raise AgentdError(
@@ -174,12 +172,7 @@ class Service:
             self._check(done[0], "bootstrap")
 
     def _within(self, seconds: float, condition: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
-            self._pause.wait(STEP_S)
-        return True
+        return any(condition() for _ in until(seconds, STEP_S))
 
     def _must(self, *words: str) -> None:
         self._check(self._call(*words), words[0])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agentd.replay.offline import Offline, offline
     from agentd.replay.session import Performance
     from agentd.replay.tape import RecordedLLM
-    from agentd.testing.agents import UnionLLM, recorded, run_agent
+    from agentd.testing.one_agent import UnionLLM, recorded, run_agent
     from agentd.testing.random_model import RandomModel
     from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, Script, Scripted, ScriptedLLM
     from agentd.testing.server import Answer, FakeModelServer, Reply, Request
@@ -42,37 +42,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "replay.offline": (
-        "Offline",
-        "offline",
-    ),
+    "replay.offline": ("Offline", "offline"),
     "replay.session": ("Performance",),
     "replay.tape": ("RecordedLLM",),
-    "testing.agents": (
-        "UnionLLM",
-        "recorded",
-        "run_agent",
-    ),
+    "testing.one_agent": ("UnionLLM", "recorded", "run_agent"),
     "testing.random_model": ("RandomModel",),
-    "testing.scripted": (
-        "BYTES_PER_TOKEN",
-        "WINDOW",
-        "Script",
-        "Scripted",
-        "ScriptedLLM",
-    ),
-    "testing.server": (
-        "Answer",
-        "FakeModelServer",
-        "Reply",
-        "Request",
-    ),
-    "testing.waiting": (
-        "POLL_S",
-        "WAIT_S",
-        "ManualClock",
-        "wait_for",
-    ),
+    "testing.scripted": ("BYTES_PER_TOKEN", "WINDOW", "Script", "Scripted", "ScriptedLLM"),
+    "testing.server": ("Answer", "FakeModelServer", "Reply", "Request"),
+    "testing.waiting": ("POLL_S", "WAIT_S", "ManualClock", "wait_for"),
 }
 
 

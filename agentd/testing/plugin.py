@@ -71,11 +71,11 @@ def _kept(item: pytest.Item) -> Iterator[None]:
 
     from agentd.llm import wire
     from agentd.replay.offline import offline
-    from agentd.testing import agents
+    from agentd.testing import one_agent
     from agentd.testing.server import RUNNING
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(agents, "default_home", _home(item.config)))
+        stack.enter_context(patch.object(one_agent, "default_home", _home(item.config)))
         if item.get_closest_marker(ONLINE) is None:
             stack.enter_context(patch.object(wire, "only", RUNNING))
             stack.enter_context(offline(loopback=True, all_threads=True))

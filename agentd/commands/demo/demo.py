@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.commands.demo.home import (
+from agentd.commands.demo.report import Report, gather
+from agentd.commands.demo.screen import Screen
+from agentd.commands.demo.temporary import (
     Daemon,
+    expecting,
     running_daemon,
     stoppable,
     temporary_home,
-    until,
     write_toml,
 )
-from agentd.commands.demo.report import Report, gather
-from agentd.commands.demo.screen import Screen
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, ProgressLine, colour, duration, say, say_lines
 from agentd.config.daemon import load_daemon
@@ -173,7 +173,7 @@ def _get_model(name: str, home: Paths) -> str:
 def _measure(home: Paths, daemon: Daemon) -> float:
     """Wait for the model and return its prefill speed in tokens/s, by a short call."""
     endpoint = Endpoint.discover(home, load_daemon(home.daemon_file).model)
-    for _ in until(START_S, "the model was not loaded"):
+    for _ in expecting(START_S, "the model was not loaded"):
         daemon.check()
         model = query(home)["model"]
         if model["state"] in GAVE_UP or model["problem"]:
@@ -191,7 +191,7 @@ def _follow(home: Paths, daemon: Daemon) -> Report:
     """Ask for a run, print each event as it comes, and report once nothing is left to do."""
     bus = Bus(home.database, wake=home.wake)
     screen = Screen(bus)
-    for _ in until(START_S, "the agents did not start"):
+    for _ in expecting(START_S, "the agents did not start"):
         daemon.check()
         if all(state == WorkerState.RUNNING for state in _states(home).values()):
             break
@@ -200,7 +200,7 @@ def _follow(home: Paths, daemon: Daemon) -> Report:
     trigger = NewEvent("agent.trigger", {}, target=AGENTS[0])
     bus.publish(PERSON, trigger, priority=Priority.PERSON, system=True)
     looked = time.monotonic()
-    for _ in until(DEADLINE_S, "the agents did not come to an end"):
+    for _ in expecting(DEADLINE_S, "the agents did not come to an end"):
         daemon.check()
         screen.update()
         if not _waiting(bus):

@@ -33,8 +33,8 @@ from agentd.testing.waiting import WAIT_S, ManualClock
 from agentd.tools.shell import Output
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
-Answer = tuple[str, Mapping[str, Any]] | Mapping[str, Any] | str | Exception
-Model = Iterable[Answer] | Callable[[str], Answer] | RandomModel | FakeModelServer
+AnyAnswer = tuple[str, Mapping[str, Any]] | Mapping[str, Any] | str | Exception
+Model = Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel | FakeModelServer
 
 default_home: Path | None = None  # set by the pytest plugin; None: the working folder
 
@@ -159,7 +159,7 @@ class UnionLLM:
     def __init__(
         self,
         cast: Cast,
-        model: Iterable[Answer] | Callable[[str], Answer] | RandomModel,
+        model: Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel,
         *,
         window: int = WINDOW,
     ) -> None:

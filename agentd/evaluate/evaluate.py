@@ -1,7 +1,7 @@
 """Runs cases with a real model: the agent's real code and loop, on a stage."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from agentd.evaluate.score import Score, check_labels, score
 from agentd.events import NewEvent
 from agentd.llm.decision import LLM, Decision
 from agentd.llm.endpoint import Endpoint
+from agentd.models.huggingface import Progress
 from agentd.paths import Paths
 from agentd.recordings.recording import Root
 from agentd.replay.code import Workshop
@@ -25,7 +26,6 @@ from agentd.replay.session import Cast, perform
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
 FILL_SAMPLE = 60  # neutral events that are counted; their numbers repeat
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """The demo's throw-away home, and the daemon in it."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,10 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import tomli_w
+
 from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import child as process
+from agentd.process.until import until
 from agentd.supervisor.client import query
 from agentd.whole import write_whole
 
@@ -112,20 +113,7 @@ def _remove(home: Paths, kept: list[Path], leave: Leave) -> None:
 
 def write_toml(path: Path, data: Mapping[str, Any]) -> None:
     """Write a configuration file in one step, so that the daemon never reads half of it."""
-    scalars = [f"{key} = {_toml(v)}" for key, v in data.items() if not isinstance(v, Mapping)]
-    for name, table in data.items():
-        if isinstance(table, Mapping):
-            scalars += ["", f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items())]
-    write_whole(path, "\n".join(scalars) + "\n", mode=None)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    # TOML's basic strings, numbers and booleans are JSON's, but for one control character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    write_whole(path, tomli_w.dumps(data), mode=None)
 
 
 @dataclass
@@ -182,7 +170,7 @@ def running_daemon(home: Paths, leave: Leave | None = None) -> Iterator[Daemon]:
             os.close(lifeline)
             daemon = Daemon(child, output, leave)
             stack.callback(daemon.stop)
-        for _ in until(START_S, "the daemon did not answer"):
+        for _ in expecting(START_S, "the daemon did not answer"):
             daemon.check()
             with suppress(NotRunning):
                 query(home)
@@ -190,16 +178,13 @@ def running_daemon(home: Paths, leave: Leave | None = None) -> Iterator[Daemon]:
         yield daemon
 
 
-def until(seconds: float, what: str, step_s: float = LOOK_S) -> Iterator[None]:
-    """Yield every `step_s` seconds.
+def expecting(seconds: float, what: str) -> Iterator[None]:
+    """Yield now and then.
 
     Raises:
         AgentdError: `seconds` are over; `what` says what did not happen.
     """
-    pause, deadline = threading.Event(), time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        yield
-        pause.wait(step_s)
+    yield from until(seconds, LOOK_S)
     raise AgentdError(
         f"{what} within {duration(seconds)}", hint="the logs in the kept home say more"
     )
