@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
 
@@ -17,10 +17,7 @@ T = TypeVar("T")
 
 
 class Waiter:
-    """The waits of one exchange. A context manager.
-
-    A stop comes in another thread. It rings a bell: a socket that each wait looks at, too.
-    """
+    """The waits of one exchange; each listens for the stop, too. A context manager."""
 
     def __init__(self, deadline: Deadline, cancel: Cancel) -> None:
         self.deadline = deadline
@@ -28,15 +25,7 @@ class Waiter:
         self._open = ExitStack()
 
     def __enter__(self) -> "Waiter":
-        heard, bell = socket.socketpair()
-        self._heard = self._open.enter_context(heard)
-        self._open.enter_context(bell)
-
-        def ring() -> None:
-            with suppress(OSError):  # the exchange is over
-                bell.shutdown(socket.SHUT_WR)
-
-        self._open.enter_context(self._cancel.watching(ring))
+        self._bell = self._open.enter_context(self._cancel.bell())
         return self
 
     def __exit__(
@@ -66,7 +55,7 @@ class Waiter:
         """
         poll = select.poll()
         poll.register(sock, event)
-        poll.register(self._heard, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
         found = poll.poll(max(0.0, seconds) * 1000)
         if self._cancel.stopped:
             raise Stopped("the exchange was stopped")

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 
 def stop_at_once() -> None:
@@ -102,6 +103,18 @@ class Cancel:
         finally:
             with self._lock:
                 self._callbacks.remove(callback)
+
+    @contextmanager
+    def bell(self) -> Iterator[socket.socket]:
+        """Yield what is readable, in `poll` and `select`, once the stop has come."""
+        heard, bell = socket.socketpair()
+
+        def ring() -> None:
+            with suppress(OSError):  # nobody listens any more
+                bell.shutdown(socket.SHUT_WR)
+
+        with heard, bell, self.watching(ring):
+            yield heard
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:

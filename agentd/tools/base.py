@@ -1,10 +1,8 @@
-"""What a tool is, what it is given, and how a stop or a deadline reaches it."""
+"""What a tool is, and what it is given."""
 
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,64 +58,10 @@ class ToolCall:
 
     def check(self) -> None:
         """Raise `Stopped` after a stop, `ToolError` past the deadline."""
-        if self.cancel.stopped or self.left_s <= 0:
-            raise self._reason()
-
-    @contextmanager
-    def interrupting(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call `callback` from another thread at a stop or at the deadline.
-
-        Raises:
-            Stopped, ToolError: in the place of what the interrupted block raises.
-        """
-        once = _Once(callback)
-        timer = _Timer(self.left_s, once)
-        timer.daemon = True
-        with self.cancel.watching(once):
-            timer.start()
-            try:
-                yield
-            except Exception as error:
-                if once.called:
-                    raise self._reason() from error
-                raise
-            finally:
-                timer.cancel()
-        if once.called:
-            raise self._reason()
-
-    def _reason(self) -> Stopped | ToolError:
         if self.cancel.stopped:
-            return Stopped("the tool was stopped")
-        return ToolError(f"took longer than {self.deadline_s:g} s and was stopped")
-
-
-class _Timer(threading.Timer):
-    """A timer that a Mac's sleep does not cut short.
-
-    Timed waits for locks follow the wall clock there (cpython#112606), which goes on in its sleep;
-    the monotonic clock stands still.
-    """
-
-    def run(self) -> None:
-        until = time.monotonic() + self.interval
-        while (left_s := until - time.monotonic()) > 0:
-            if self.finished.wait(left_s):
-                return
-        self.function(*self.args, **self.kwargs)
-
-
-class _Once:
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._lock = threading.Lock()
-        self._callback = callback
-        self.called = False
-
-    def __call__(self) -> None:
-        with self._lock:
-            first, self.called = not self.called, True
-        if first:
-            self._callback()
+            raise Stopped("the tool was stopped")
+        if self.left_s <= 0:
+            raise ToolError(f"took longer than {self.deadline_s:g} s and was stopped")
 
 
 @dataclass(frozen=True)

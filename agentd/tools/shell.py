@@ -122,11 +122,12 @@ def _collect(process: subprocess.Popen[bytes], call: ToolCall, limit: int) -> tu
         waiter.start()
         stack.callback(waiter.join)
         stack.callback(process.kill)  # does nothing to one that has ended
-        stack.enter_context(call.interrupting(process.kill))
+        bell = stack.enter_context(call.cancel.bell())
         selector = stack.enter_context(selectors.DefaultSelector())
-        selector.register(pipe, selectors.EVENT_READ)
-        selector.register(ended, selectors.EVENT_READ)
-        while ended not in (ready := {key.fd for key, _ in selector.select()}):
+        for source in (pipe, ended, bell):
+            selector.register(source, selectors.EVENT_READ)
+        while ended not in (ready := {key.fd for key, _ in selector.select(call.left_s)}):
+            call.check()
             if pipe in ready and read() == 0:  # it closed its output and goes on
                 selector.unregister(pipe)
         for _ in range(LAST_READS):
