@@ -12,7 +12,6 @@ from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import Stopped, ToolError
-from agentd.errors import shown as shown
 from agentd.process.stop import Cancel
 from agentd.tools.closed import Closed
 
@@ -83,6 +82,12 @@ def unshown(text: str) -> str:
         return bytes([int(match[1], 16)]).decode("utf-8", "surrogateescape")
 
     return BYTE.sub(byte, text)
+
+
+def clean_line(text: str, limit: int) -> str:
+    """Return what others wrote as one line of at most `limit` characters, cut visibly."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def cut_text(text: str, limit: int = TEXT_CHARACTERS) -> str:

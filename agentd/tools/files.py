@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from agentd.agent import Result
-from agentd.errors import ToolError
+from agentd.errors import ToolError, shown
 from agentd.macos import privacy
-from agentd.tools.base import TEXT_CHARACTERS, Args, Tool, ToolCall, shown
+from agentd.tools.base import TEXT_CHARACTERS, Args, Tool, ToolCall
 from agentd.tools.closed import Marks
 from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes
 from agentd.whole import write_whole
@@ -27,9 +27,8 @@ LINE_CHARACTERS = 1_000  # of one line shown
 MATCH_CHARACTERS = 160
 BINARY_PROBE_BYTES = 8_192
 NEW_MODE = 0o644
-WRITTEN_MODES = (
-    0o666  # no set-uid, set-gid or sticky bit, and nothing that a model wrote is executable
-)
+# No set-uid, set-gid or sticky bit, and nothing that a model wrote is executable.
+WRITTEN_MODES = 0o666
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv"})
 
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agentd.errors import ToolError
+from agentd.errors import ToolError, shown
 from agentd.macos import privacy
 from agentd.tools import repository
-from agentd.tools.base import shown
+from agentd.tools.base import clean_line
 from agentd.tools.git_command import OUTPUT_BYTES, environment, folders, git, held_to, stopped_by
 
 __all__ = [
@@ -161,10 +161,7 @@ def new_commits(repo: Path, tip: str, since: str | None, limit: int, *, first: i
 
 def _parse_commit(record: bytes) -> Commit:
     identity, _, subject = record.decode("utf-8", "replace").partition(" ")
-    subject = "".join(c if c.isprintable() else " " for c in subject)
-    if len(subject) > SUBJECT_CHARACTERS:
-        subject = subject[: SUBJECT_CHARACTERS - 3] + "..."
-    return Commit(id=identity, subject=subject)
+    return Commit(id=identity, subject=clean_line(subject, SUBJECT_CHARACTERS))
 
 
 def changed_files(repo: Path, tip: str, base: str | None) -> list[FileChange]:

@@ -29,7 +29,7 @@ from agentd.net.exchange import (
     exchange,
 )
 from agentd.net.wait import Waiter
-from agentd.tools.base import Args, Tool, ToolCall, cut_text
+from agentd.tools.base import Args, Tool, ToolCall, clean_line, cut_text
 from agentd.tools.public import is_public
 
 BODY_BYTES = 1_000_000
@@ -212,14 +212,9 @@ def http_get(args: HttpGet, call: ToolCall) -> Result:
             url = urljoin(target.url, answer)
         except (*BROKEN, ValueError) as error:  # a server may answer with anything
             call.check()
-            raise ToolError(f"{target.url} failed: {_told(error)}") from error
+            told = clean_line(str(error) or type(error).__name__, TOLD_CHARACTERS)
+            raise ToolError(f"{target.url} failed: {told}") from error
     raise ToolError(f"{args.url} redirects more than {REDIRECTS} times")
-
-
-def _told(error: Exception | str) -> str:
-    """Return what a server said as one clean line."""
-    text = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
-    return text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
 
 
 def _get(connected: Stream, target: Target) -> Result | str:
@@ -230,10 +225,11 @@ def _get(connected: Stream, target: Target) -> Result | str:
         # Header fields are read as latin-1, and mostly written as UTF-8.
         return location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
     if reply.status != 200:
-        raise ToolError(f"{target.url} answered {reply.status} {_told(reply.reason)}")
+        reason = clean_line(reply.reason, TOLD_CHARACTERS)
+        raise ToolError(f"{target.url} answered {reply.status} {reason}")
     kind = (reply.header("Content-Type") or "text/plain").lower()
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
-        raise ToolError(f"{target.url} is no text but {_told(kind)}")
+        raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
     if (reply.header("Content-Encoding") or "identity").lower() != "identity":
         raise ToolError(f"{target.url} came compressed, which was not asked for")
     data, whole = _body(reply)

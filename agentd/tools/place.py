@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.errors import PermissionRefused, ToolError
+from agentd.errors import PermissionRefused, ToolError, shown
 from agentd.macos import privacy
-from agentd.tools.base import shown, unshown
+from agentd.tools.base import unshown
 from agentd.tools.closed import OWN, Marks
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -13,9 +13,8 @@ from pathlib import Path
 from agentd.errors import ToolError
 
 POINTER_BYTES = 8_192  # of a `.git` file, `commondir` or `alternates`; git's own are far shorter
-DEPTH_MAX = (
-    6  # of alternates of alternates, and of settings that include others; git stops at 5, 10
-)
+# Of alternates of alternates, and of settings that include others; git stops at 5 and 10.
+DEPTH_MAX = 6
 LINKS_LOOKED_AT = 200_000  # entries of a git folder in which links are looked for
 UNREAD = frozenset({"hooks", "lfs", "logs", "modules", "worktrees", "annex", "rr-cache"})
 
