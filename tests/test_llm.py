@@ -16,7 +16,7 @@ from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailabl
 from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.llm.union import Malformed, Union
-from agentd.net.deadline import Deadline, Passed
+from agentd.net.wait import Deadline, Passed
 from agentd.paths import discover, shipped
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, ManualClock, Reply, Request

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,9 @@ from agentd.clock import SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import ModelMisconfigured, Stopped, ToolError
 from agentd.llm.endpoint import Address, Endpoint
-from agentd.net.connection import connect
-from agentd.net.deadline import Deadline, Passed
+from agentd.net.connection import connected, look_up_in_time
 from agentd.net.exchange import Response, exchange
-from agentd.net.wait import Waiter
+from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.process.stop import Cancel
 from agentd.testing import wait_for
 from agentd.tools import Toolbox
@@ -80,9 +79,18 @@ def serving(answer: Callable[[socket.socket], None], certificate: Path | None) -
 
 @contextmanager
 def asked(
-    port: int, waiter: Waiter, *, secure: bool, body: bytes | None = None
+    port: int,
+    seconds: float,
+    cancel: Cancel | None = None,
+    *,
+    secure: bool = False,
+    body: bytes | None = None,
+    waiter: type[Waiter] = Waiter,
 ) -> Iterator[Response]:
-    with waiter, connect(["::1", "127.0.0.1"], port, waiter) as connection:
+    with ExitStack() as stack:
+        deadline = Deadline(SystemClock(), seconds)
+        waits = stack.enter_context(waiter.of(deadline, cancel or Cancel()))
+        connection = stack.enter_context(connected(["::1", "127.0.0.1"], port, waits))
         if secure:
             connection.encrypt("localhost")
         yield exchange(connection, "POST", f"localhost:{port}", "/", {}, body)
@@ -116,10 +124,9 @@ KINDS = [False, pytest.param(True, marks=needs_openssl)]
 def test_a_large_exchange(secure: bool, request: pytest.FixtureRequest) -> None:
     """More than the sockets hold goes both ways; the second address of the host answers."""
     certificate = request.getfixturevalue("trusted") if secure else None
-    waiter = Waiter(Deadline(SystemClock(), 30), Cancel())
     with (
         serving(whole, certificate) as port,
-        asked(port, waiter, secure=secure, body=BODY) as reply,
+        asked(port, 30, secure=secure, body=BODY) as reply,
     ):
         assert b"".join(reply.pieces()) == BODY
         assert reply.status == 200 and reply.missing == 0
@@ -129,11 +136,10 @@ def test_a_large_exchange(secure: bool, request: pytest.FixtureRequest) -> None:
 def test_a_silent_server_meets_the_deadline(secure: bool, request: pytest.FixtureRequest) -> None:
     """In the middle of an answer, and under TLS as well."""
     certificate = request.getfixturevalue("trusted") if secure else None
-    waiter = Waiter(Deadline(SystemClock(), 0.5), Cancel())
     with (
         serving(silent, certificate) as port,
         pytest.raises(Passed),
-        asked(port, waiter, secure=secure) as reply,
+        asked(port, 0.5, secure=secure) as reply,
     ):
         list(reply.pieces())
 
@@ -159,7 +165,7 @@ def test_a_stop_ends_a_read(secure: bool, request: pytest.FixtureRequest) -> Non
     with (
         serving(silent, certificate) as port,
         pytest.raises(Stopped),
-        asked(port, Watched(Deadline(SystemClock(), 60), cancel), secure=secure) as reply,
+        asked(port, 60, cancel, secure=secure, waiter=Watched) as reply,
     ):
         for _ in reply.pieces():
             begun.set()
@@ -168,12 +174,11 @@ def test_a_stop_ends_a_read(secure: bool, request: pytest.FixtureRequest) -> Non
 
 def test_a_server_that_takes_nothing_meets_the_deadline() -> None:
     """A request may be larger than what fits on the way."""
-    waiter = Waiter(Deadline(SystemClock(), 0.3), Cancel())
     try:
         with (
             serving(deaf, None) as port,
             pytest.raises(Passed),
-            asked(port, waiter, secure=False, body=BODY * 4),
+            asked(port, 0.3, body=BODY * 4),
         ):
             pass
     finally:
@@ -197,18 +202,16 @@ def test_nothing_of_an_exchange_stays_open() -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     cancel = Cancel()
     for _ in range(3):
-        waiter = Waiter(Deadline(SystemClock(), 0.2), cancel)
         with (
             serving(silent, None) as port,
             pytest.raises(Passed),
-            asked(port, waiter, secure=False) as reply,
+            asked(port, 0.2, cancel) as reply,
         ):
             list(reply.pieces())
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    waiter = Waiter(Deadline(SystemClock(), 5), cancel)
-    with pytest.raises(ConnectionRefusedError), asked(port, waiter, secure=False):
+    with pytest.raises(ConnectionRefusedError), asked(port, 5, cancel):
         pass
-    with waiter, pytest.raises(ZeroDivisionError):
-        waiter.result(lambda: 1 // 0)
+    with Waiter.of(Deadline(SystemClock(), 30), cancel) as waiter:
+        assert look_up_in_time("127.0.0.1", 80, waiter) == ["127.0.0.1"]
     wait_for(lambda: len(list(Path("/dev/fd").iterdir())) <= before)

@@ -20,8 +20,8 @@ from agentd.llm import listing, wire
 from agentd.llm.completion import Completion, collect
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
 from agentd.macos.privacy import network_hint
-from agentd.net.deadline import Deadline, Passed
 from agentd.net.exchange import BROKEN
+from agentd.net.wait import Deadline, Passed
 from agentd.paths import Paths
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes

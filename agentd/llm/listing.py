@@ -14,8 +14,8 @@ from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUna
 from agentd.llm import wire
 from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.macos.privacy import network_hint
-from agentd.net.deadline import Deadline, Passed
 from agentd.net.exchange import BROKEN
+from agentd.net.wait import Deadline, Passed
 from agentd.states import WorkerState
 
 KEY_BYTES_MAX = 16_384  # of a key's file that are read

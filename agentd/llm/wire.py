@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 from agentd.clock import SystemClock
 from agentd.errors import ModelError, ModelMisconfigured, Stopped
-from agentd.net.connection import ClientConnection, connect, look_up
-from agentd.net.deadline import Deadline
+from agentd.net.connection import ClientConnection, connected, look_up
 from agentd.net.exchange import BROKEN, PORTS, HTTPException, Response, authority, exchange
-from agentd.net.wait import Waiter
+from agentd.net.wait import Deadline, Waiter
 from agentd.process.stop import Cancel
 
 CONNECT_S = 5.0  # a loopback server answers at once
@@ -137,9 +136,9 @@ class Wire:
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         name = authority(parts.scheme, host, port)
         with ExitStack() as opened:
-            waiter = opened.enter_context(Waiter(deadline, self._cancel))
-            # In this thread: a look-up of a name cannot be stopped.
-            connection = opened.enter_context(connect(look_up(host, port), port, waiter, CONNECT_S))
+            waiter = opened.enter_context(Waiter.of(deadline, self._cancel))
+            found = look_up(host, port)  # in this thread, for which `offline` may let it through
+            connection = opened.enter_context(connected(found, port, waiter, CONNECT_S))
             if parts.scheme == "https":
                 _encrypt(connection, host)
             response = exchange(connection, method, name, target, headers or {}, body)

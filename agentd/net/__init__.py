@@ -1,4 +1,4 @@
-"""The one HTTP client: `deadline` and `wait` bound it, `connection` connects, `exchange` asks.
+"""The one HTTP client: `wait.py` bounds it, `connection.py` connects, `exchange.py` asks.
 
 It knows no agent and no model. Who may be reached, what is retried and what an answer means is for
 those who use it: `llm/wire.py` and `tools/http.py`.

@@ -10,10 +10,10 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from types import TracebackType
 from typing import TypeVar
 
 from agentd.net.wait import Waiter
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """Return the host's addresses. May take as long as the system likes: see `Waiter.result`.
+    """Return the host's addresses. May take as long as the system likes.
 
     Raises:
         OSError, UnicodeError: it has none, or can have none.
@@ -32,10 +32,37 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(item[4][0]) for item in found))
 
 
-def connect(
+def look_up_in_time(host: str, port: int, waiter: Waiter) -> list[str]:
+    """Return the host's addresses. A thread asks for them, and is left alone if it takes too long.
+
+    Raises:
+        Stopped, Passed: see `Waiter.left`.
+        OSError, UnicodeError: see `look_up`.
+    """
+    found: list[str] = []
+    failed: list[Exception] = []
+    waiting, done = socket.socketpair()
+
+    def ask() -> None:
+        with done:  # its end wakes who waits
+            try:
+                found.extend(look_up(host, port))
+            except Exception as error:  # handed to who waits
+                failed.append(error)
+
+    with waiting:
+        threading.Thread(target=ask, name="look-up", daemon=True).start()
+        waiter.until(waiting, select.POLLIN)
+    if failed:
+        raise failed[0]
+    return found
+
+
+@contextmanager
+def connected(
     addresses: Sequence[str], port: int, waiter: Waiter, seconds: float | None = None
-) -> "ClientConnection":
-    """Return a connection to the first address that answers within `seconds`.
+) -> "Iterator[ClientConnection]":
+    """Yield a connection to the first address that answers within `seconds`.
 
     One that never answers leaves time for the others.
 
@@ -43,14 +70,22 @@ def connect(
         Stopped: an orderly stop came.
         OSError: nobody answers there, or not in time.
     """
+    connection = ClientConnection(_first(addresses, port, waiter, seconds), waiter)
+    try:
+        yield connection
+    finally:
+        connection.sock.close()
+
+
+def _first(
+    addresses: Sequence[str], port: int, waiter: Waiter, seconds: float | None
+) -> socket.socket:
     problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
     for number, address in enumerate(addresses):
         share = waiter.deadline.left() / (len(addresses) - number)
         given = share if seconds is None else min(seconds, share)
         try:
-            return ClientConnection(
-                _connected(address, port, waiter, max(CONNECT_MIN_S, given)), waiter
-            )
+            return _connected(address, port, waiter, max(CONNECT_MIN_S, given))
         except OSError as error:
             problem = error
     raise problem
@@ -73,42 +108,49 @@ def _connected(address: str, port: int, waiter: Waiter, seconds: float) -> socke
     return sock
 
 
-class ClientConnection:
-    """A connected socket, plain or under TLS. What http.client needs of one; a context manager."""
+class ClientConnection(io.RawIOBase):
+    """A connected socket, plain or under TLS, as http.client reads from it and writes to it.
+
+    Each raises Stopped, Passed (see `Waiter.left`) or, where the connection breaks, OSError.
+    """
 
     def __init__(self, sock: socket.socket, waiter: Waiter) -> None:
-        self._sock = sock
+        self.sock = sock
         self._waiter = waiter
 
     def encrypt(self, host: str) -> None:
         """Go on under TLS, with a certificate that this machine trusts for the host.
 
         Raises:
-            ssl.SSLError: it has none.
-            Stopped, Passed, OSError: see `receive`.
+            ssl.SSLError: it has none. Besides what reading raises.
         """
         context = ssl.create_default_context()
         wrapped = context.wrap_socket(
-            self._sock, server_hostname=host, do_handshake_on_connect=False
+            self.sock, server_hostname=host, do_handshake_on_connect=False
         )
-        self._sock = wrapped
+        self.sock = wrapped
         self._done(wrapped.do_handshake, select.POLLIN)
 
-    def receive(self, buffer: "bytearray | memoryview") -> int:
-        """Fill the buffer with what has come, and return how much that is; 0 at the end.
+    def readable(self) -> bool:
+        """Return True."""
+        return True
 
-        Raises:
-            Stopped: an orderly stop came.
-            Passed: the deadline has passed.
-            OSError: the connection broke.
-        """
-        return self._done(partial(self._sock.recv_into, buffer), select.POLLIN)
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        """Fill the buffer with what has come, and return how much that is; 0 at the end."""
+        return self._done(partial(self.sock.recv_into, buffer), select.POLLIN)
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it. Raises as `receive` does."""
+        """Send all of it."""
         rest = memoryview(data)
         while rest:
-            rest = rest[self._done(partial(self._sock.send, rest), select.POLLOUT) :]
+            rest = rest[self._done(partial(self.sock.send, rest), select.POLLOUT) :]
+
+    def makefile(self, *_mode: object) -> io.BufferedReader:
+        """Return a reader of the bytes that come."""
+        return io.BufferedReader(self)
+
+    def close(self) -> None:
+        """Do nothing: http.client closes before the body is read. `connected` closes."""
 
     def _done(self, step: Callable[[], T], event: int) -> T:
         """Return what a step gives once the other side lets it; it waits for `event`, or for TLS's.
@@ -120,37 +162,8 @@ class ClientConnection:
             try:
                 return step()
             except ssl.SSLWantWriteError:
-                self._waiter.until(self._sock, select.POLLOUT)
+                self._waiter.until(self.sock, select.POLLOUT)
             except ssl.SSLWantReadError:
-                self._waiter.until(self._sock, select.POLLIN)
+                self._waiter.until(self.sock, select.POLLIN)
             except BlockingIOError:
-                self._waiter.until(self._sock, event)
-
-    def makefile(self, *_mode: object) -> io.BufferedReader:
-        """Return a reader of the bytes that come."""
-        return io.BufferedReader(_Raw(self))
-
-    def close(self) -> None:
-        """Do nothing: http.client closes before the body is read. The block's end closes."""
-
-    def __enter__(self) -> "ClientConnection":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sock.close()
-
-
-class _Raw(io.RawIOBase):
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        return self._connection.receive(buffer)
+                self._waiter.until(self.sock, event)

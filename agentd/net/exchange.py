@@ -15,19 +15,11 @@ PIECE_BYTES = 65_536
 
 
 class Stream(Protocol):
-    """What http.client needs of a connection."""
+    """What http.client needs of a connection: see `ClientConnection`."""
 
-    def makefile(self, mode: str) -> Any:
-        """Return a reader of the bytes that come."""
-        ...
-
-    def sendall(self, data: bytes, /) -> object:
-        """Send all of it."""
-        ...
-
-    def close(self) -> object:
-        """Is called once the request is sent."""
-        ...
+    def makefile(self, mode: str) -> Any: ...  # noqa: D102
+    def sendall(self, data: bytes, /) -> object: ...  # noqa: D102
+    def close(self) -> object: ...  # noqa: D102
 
 
 def bracketed(host: str, port: int | None = None) -> str:
@@ -59,7 +51,7 @@ class Response:
 
         Raises:
             HTTPException: a body in chunks is cut off, or is none.
-            Stopped, Passed, OSError: see `ClientConnection.receive`.
+            Stopped, Passed, OSError: see `ClientConnection`.
         """
         while piece := self._piece():
             yield piece
@@ -87,7 +79,7 @@ def exchange(
 
     Raises:
         HTTPException, ValueError: what answers does not speak HTTP; or it is no request.
-        Stopped, Passed, OSError: see `ClientConnection.receive`.
+        Stopped, Passed, OSError: see `ClientConnection`.
     """
     connection = http.client.HTTPConnection(host)
     connection.sock = stream

@@ -2,39 +2,68 @@
 
 import select
 import socket
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import ExitStack
-from types import TracebackType
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from agentd.clock import Clock
 from agentd.errors import Stopped
-from agentd.net.deadline import Deadline
 from agentd.process.stop import Cancel
 
-T = TypeVar("T")
+LATE_S = 2.0  # a wait that ends this late: this process was stopped meanwhile (SIGSTOP)
+
+
+class Passed(TimeoutError):
+    """The exchange's deadline has passed."""
+
+
+class Deadline:
+    """A moment on the monotonic clock that can be set anew."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Count `seconds` from now."""
+        self._at = self._clock.monotonic() + seconds
+        self._armed: tuple[float, float] | None = None
+
+    def arm(self) -> float:
+        """Return the seconds left for a wait that begins now.
+
+        No wait takes longer than what was left when it began. If the last one did, this process was
+        stopped in it, and the time counts anew: the other side may have answered long ago.
+
+        Raises:
+            Passed: there are none.
+        """
+        now = self._clock.monotonic()
+        if self._armed is not None and now - self._armed[0] > self._armed[1] + LATE_S:
+            self._at = now + self._armed[1]
+        self._armed = (now, self._at - now)
+        if self._armed[1] <= 0:
+            raise Passed("timed out")
+        return self._armed[1]
+
+    def left(self) -> float:
+        """Return the seconds left; negative when it has passed."""
+        return self._at - self._clock.monotonic()
 
 
 class Waiter:
-    """The waits of one exchange; each listens for the stop, too. A context manager."""
+    """The waits of one exchange. Each also listens to the bell, which rings at a stop."""
 
-    def __init__(self, deadline: Deadline, cancel: Cancel) -> None:
+    def __init__(self, deadline: Deadline, cancel: Cancel, bell: socket.socket) -> None:
         self.deadline = deadline
         self._cancel = cancel
-        self._open = ExitStack()
+        self._bell = bell
 
-    def __enter__(self) -> "Waiter":
-        self._bell = self._open.enter_context(self._cancel.bell())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.close()
+    @classmethod
+    @contextmanager
+    def of(cls, deadline: Deadline, cancel: Cancel) -> "Iterator[Waiter]":
+        """Yield one for an exchange."""
+        with cancel.bell() as bell:
+            yield cls(deadline, cancel, bell)
 
     def left(self) -> float:
         """Return the seconds left for a wait that begins now.
@@ -43,8 +72,7 @@ class Waiter:
             Stopped: an orderly stop came.
             Passed: the deadline has passed.
         """
-        if self._cancel.stopped:
-            raise Stopped("the exchange was stopped")
+        self._check()
         return self.deadline.arm()
 
     def ready(self, sock: socket.socket, event: int, seconds: float) -> bool:
@@ -57,8 +85,7 @@ class Waiter:
         poll.register(sock, event)
         poll.register(self._bell, select.POLLIN)
         found = poll.poll(max(0.0, seconds) * 1000)
-        if self._cancel.stopped:
-            raise Stopped("the exchange was stopped")
+        self._check()
         return bool(found)
 
     def until(self, sock: socket.socket, event: int) -> None:
@@ -70,25 +97,6 @@ class Waiter:
         while not self.ready(sock, event, self.left()):
             pass  # the deadline has passed, or this process was stopped: it knows which
 
-    def result(self, function: Callable[[], T]) -> T:
-        """Return what a call of the system answers that knows neither a stop nor a deadline.
-
-        A thread of its own makes it, and is left alone when it takes too long.
-
-        Raises:
-            Stopped, Passed: see `left`. Besides what `function` raises.
-        """
-        answer: Future[T] = Future()
-        waiting, done = socket.socketpair()
-
-        def ask() -> None:
-            with done:  # whose end wakes who waits
-                try:
-                    answer.set_result(function())
-                except Exception as error:  # handed to who waits
-                    answer.set_exception(error)
-
-        with waiting:
-            threading.Thread(target=ask, name="network", daemon=True).start()
-            self.until(waiting, select.POLLIN)
-        return answer.result(timeout=0)
+    def _check(self) -> None:
+        if self._cancel.stopped:
+            raise Stopped("the exchange was stopped")

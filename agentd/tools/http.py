@@ -7,9 +7,8 @@ connection goes to the very address that was checked. A private address must be 
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pydantic import Field
@@ -17,8 +16,7 @@ from pydantic import Field
 from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
 from agentd.macos.privacy import network_hint
-from agentd.net.connection import connect, look_up
-from agentd.net.deadline import Deadline, Passed
+from agentd.net.connection import connected, look_up_in_time
 from agentd.net.exchange import (
     BROKEN,
     PORTS,
@@ -28,7 +26,7 @@ from agentd.net.exchange import (
     bracketed,
     exchange,
 )
-from agentd.net.wait import Waiter
+from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.tools.base import Args, Tool, ToolCall, clean_line, cut_text
 from agentd.tools.public import is_public
 
@@ -163,7 +161,7 @@ def addresses(target: Target, listed: Sequence[str], waiter: Waiter) -> list[str
         Stopped, Passed: see `Waiter.left`.
     """
     try:
-        found = waiter.result(partial(look_up, target.host, target.port))
+        found = look_up_in_time(target.host, target.port, waiter)
     except Passed:
         raise
     except (OSError, UnicodeError) as error:
@@ -183,19 +181,20 @@ def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterato
         with call.connect(target.url) as given:
             yield given
         return
-    with Waiter(Deadline(call.clock, call.left_s), call.cancel) as waiter:
+    with ExitStack() as stack:
+        deadline = Deadline(call.clock, call.left_s)
+        waiter = stack.enter_context(Waiter.of(deadline, call.cancel))
         found = addresses(target, listed, waiter)
         try:
-            connection = connect(found, target.port, waiter)
+            connection = stack.enter_context(connected(found, target.port, waiter))
         except OSError as error:
             call.check()
             hint = network_hint(error)
             told = f"{error} ({hint})" if hint else error
             raise ToolError(f"{target.url} cannot be reached: {told}") from error
-        with connection:
-            if target.scheme == "https":
-                connection.encrypt(target.host)
-            yield connection
+        if target.scheme == "https":
+            connection.encrypt(target.host)
+        yield connection
 
 
 def http_get(args: HttpGet, call: ToolCall) -> Result:

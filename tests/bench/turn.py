@@ -30,8 +30,8 @@ from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.logs import logger as logs
 from agentd.loop import Loop
-from agentd.net.deadline import Deadline
 from agentd.net.exchange import Response
+from agentd.net.wait import Deadline
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.testing import FakeModelServer, Request, ScriptedLLM
