@@ -13,7 +13,8 @@ from agentd.errors import ConfigError
 from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
 from agentd.evaluate.evaluate import Setting, evaluate
 from agentd.evaluate.score import fits
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.address import Address
+from agentd.llm.endpoint import Endpoint
 from agentd.paths import discover, shipped
 from agentd.replay.code import Workshop
 from agentd.testing import FakeModelServer, Reply, Request

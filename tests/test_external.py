@@ -5,17 +5,21 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentd.config.daemon import ModelConfig
-from agentd.errors import ModelError, ModelMisconfigured, ModelUnavailable
+from agentd.errors import CallDeadline, ModelMisconfigured, ModelUnavailable
+from agentd.llm.address import Address
 from agentd.llm.completion import Completion
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.endpoint import LEAST_CALL, Endpoint
+from agentd.llm.faults import CallRefused
+from agentd.llm.listing import look
 from agentd.paths import Paths
-from agentd.testing import FakeModelServer, Reply
+from agentd.testing import FakeModelServer, Reply, Request
 from tests.commandline import agentd
 from tests.livehome import Home, a_home
 
@@ -29,7 +33,8 @@ def serve() -> Iterator[Serve]:
     servers: list[FakeModelServer] = []
 
     def start(*answers: Any, **options: Any) -> FakeModelServer:
-        servers.append(FakeModelServer(answers or ("{}",), **options))
+        given = answers[0] if answers and callable(answers[0]) else answers
+        servers.append(FakeModelServer(given or ("{}",), **options))
         return servers[-1]
 
     yield start
@@ -38,7 +43,9 @@ def serve() -> Iterator[Serve]:
 
 
 def ask(server: FakeModelServer, deadline_s: float = 10.0) -> Completion:
-    endpoint = Endpoint(lambda: Address(server.url, "fake", server.token), own=False)
+    endpoint = Endpoint(
+        lambda: Address(server.url, "fake", server.token), own=False, queue_wait_s=deadline_s
+    )
     return endpoint.chat(BODY, {}, deadline_s=deadline_s, progress=lambda: None)
 
 
@@ -128,7 +135,14 @@ def test_an_answer_that_was_cut_says_so(serve: Serve, reason: str) -> None:
     assert ask(serve(reply)).finish_reason == "length"
 
 
-@pytest.mark.parametrize("usage", ["[]", '"x"', '{"prompt_tokens":"x"}', '{"prompt_tokens":-1}'])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "[]",
+        '"x"',
+        *(f'{{"prompt_tokens":{count}}}' for count in ('"x"', -1, 2**63, 10**400, 1.5, "[7]")),
+    ],
+)
 def test_odd_counts_are_none(serve: Serve, usage: str) -> None:
     """What a server counts is for people; nothing depends on it."""
     odd = b'data: {"choices":[],"usage":' + usage.encode() + b"}\n\n"
@@ -152,15 +166,92 @@ def test_odd_counts_are_none(serve: Serve, usage: str) -> None:
         b'event: error\ndata: {"message":"out of memory"}\n\n',
         b'data: {"object":"error","message":"out of memory","code":500}\n\n',
         b'{"detail":"Internal"}',
+        event(delta={"content": "x"}, finish_reason=5),
+        event(delta={"content": "x"}, finish_reason=True),
+        event(delta={"content": "x"}, finish_reason=["stop"]),
+        b'data: {"choices":[{"delta":{"content":' + b'[{"text":' * 400 + b"]}" * 400 + b"}]}\n\n",
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_answer_is_tried_again_and_then_an_error(serve: Serve, garbage: bytes) -> None:
     """Never half an answer, never a traceback; a server that comes to itself is given the time."""
     bad = Reply(garbage=garbage)
     assert ask(serve(bad, "hello")).text == "hello"
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(CallRefused):
+        ask(serve(lambda request: "ok" if is_least(request) else bad))
+    with pytest.raises(ModelUnavailable) as caught:
         ask(serve(bad))
     assert not isinstance(caught.value, ModelMisconfigured)
+
+
+def is_least(request: Request) -> bool:
+    """Whether it was asked for nothing but a sign of life."""
+    return bool(request.body["messages"] == [{"role": "user", "content": LEAST_CALL}])
+
+
+REFUSALS = {
+    "out of the blue": Reply("Bad Request", status=400),
+    "parameter": Reply("Unsupported parameter: 'max_tokens' is not supported", status=400),
+    "field": Reply("Extra inputs are not permitted", status=422),
+    "credit": Reply("Your credit balance is too low", status=400),
+    "TLS wanted": Reply("The plain HTTP request was sent to HTTPS port", status=400),
+    "conflict": Reply("endpoint is paused", status=409),
+    "upgrade": Reply("Upgrade Required", status=426),
+    "law": Reply("Unavailable For Legal Reasons", status=451),
+    "certificate": Reply("SSL Certificate Error", status=495),
+    "in a stream": Reply(garbage=b'{"error":{"message":"no","type":"invalid_request_error"}}'),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_server_that_refuses_any_call_costs_no_event(serve: Serve, kind: str) -> None:
+    """Told by asking it for the least; where it answers that, this very call is to blame."""
+    reply = REFUSALS[kind]
+    server = serve(reply)
+    with pytest.raises(ModelMisconfigured, match="refused the call"):
+        ask(server)
+    assert [is_least(request) for request in server.requests] == [False, True]
+    assert "response_format" not in server.requests[1].body
+    with pytest.raises(CallRefused):
+        ask(serve(lambda request: "ok" if is_least(request) else reply))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("model requires more system memory (5.6 GiB) than is available", status=500),
+        Reply("CUDA error", status=500),
+        Reply("HTTP Version Not Supported", status=505),
+    ],
+)
+def test_a_server_that_fails_at_any_call_is_down(serve: Serve, reply: Reply) -> None:
+    """The event waits for it, as for one that refuses connections."""
+    with pytest.raises(ModelUnavailable, match=f"HTTP {reply.status}") as caught:
+        ask(serve(reply))
+    assert not isinstance(caught.value, ModelMisconfigured)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        *(Reply("later", status=status) for status in (408, 425, 429, 503, 520, 521, 524, 529)),
+        Reply(garbage=b'{"error":{"message":"Overloaded","type":"overloaded_error"}}', status=500),
+    ],
+)
+def test_a_full_server_is_asked_again(serve: Serve, full: Reply) -> None:
+    """As often as there is time; `Retry-After: 0` is no reason to hammer."""
+    assert ask(serve(full, "hello")).text == "hello"
+    server = serve(replace(full, headers={"Retry-After": "0"}))
+    with pytest.raises(ModelUnavailable):
+        ask(server, deadline_s=0.5)
+    assert len(server.requests) < 8
+
+
+def test_comments_in_a_stream_of_others_do_not_lengthen_the_deadline(serve: Serve) -> None:
+    """`: queued` and `: admitted` are our own server's words."""
+    server = serve(Reply("hello", queued=1000, pause_s=5.0))
+    with pytest.raises(CallDeadline):
+        ask(server, deadline_s=0.5)
 
 
 FORMAT_FAULTS = [
@@ -203,6 +294,11 @@ CONFIGURATION: dict[str, tuple[Reply, str]] = {
         "api_key_file",
     ),
     "no credit": (Reply("pay first", status=402), "url"),
+    "key, in words": (Reply("API key not valid. Please pass a valid API key.", status=400), "key"),
+    "model, in words": (Reply("foo/bar is not a valid model ID", status=400), "name"),
+    "model, given up": (Reply("The model `x` has been decommissioned", status=400), "name"),
+    "window": (Reply("maximum context length is 2048 tokens", status=400), "context_window"),
+    "size": (Reply("Payload Too Large", status=413), "context_window"),
     "redirect": (Reply(status=307, headers={"Location": "https://h.invalid/v1"}), "url"),
     "moved": (Reply(status=301, headers={"Location": "/other"}), "url"),
     "page": (Reply(garbage=b"\n<!doctype html><title>Hello</title>", content_type="text/html"), ""),
@@ -276,6 +372,7 @@ def test_the_only_model_of_a_server_is_taken(serve: Serve, tmp_path: Path) -> No
     assert server.requests[0].body["model"] == "qwen3"
     assert discovered(server, tmp_path, name="mine").model() == "mine"
     assert discovered(serve(models=[]), tmp_path).model() == "smollm2-135m"  # it has no list
+    assert discovered(serve(models=["one", "one", "", "\ud800"]), tmp_path).model() == "one"
     with pytest.raises(ModelMisconfigured, match="2 models: one, two"):
         discovered(serve(models=["one", "two"]), tmp_path).model()
     wrong = discovered(server, tmp_path)
@@ -291,7 +388,44 @@ def test_a_page_for_everything_counts_no_tokens(serve: Serve) -> None:
     assert endpoint.tokenize({"content": "a"}) is None
 
 
-@pytest.mark.parametrize("fault", [Reply("bad key", status=401), Reply("no", status=404)])
+URLS = [
+    "http://127.0.0.1:99999/v1",
+    "http://h:abc/v1",
+    "http://h:0/v1",
+    "http://a..b/v1",
+    f"http://{'a' * 64}.invalid/v1",
+    "http:///v1",
+    "ftp://h.invalid/v1",
+    "http://[::1/v1",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_that_nothing_can_be_asked_at_is_refused(url: str) -> None:
+    """When the file is read, not at each call."""
+    with pytest.raises(ValueError, match="url"):
+        ModelConfig.model_validate({"url": url})
+
+
+def test_what_a_look_at_a_server_cannot_foresee_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of its own asks; its error reaches who wanted to know."""
+
+    def odd(*_args: Any) -> None:
+        raise UnicodeError("odd")
+
+    monkeypatch.setattr("agentd.llm.listing._look", odd)
+    with pytest.raises(UnicodeError):
+        look(ModelConfig(url="http://127.0.0.1:1/v1"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply("bad key", status=401),
+        Reply("no", status=404),
+        Reply("Extra inputs are not permitted", status=422),
+    ],
+)
 def test_a_wrong_key_or_model_costs_no_event(tmp_path: Path, fault: Reply) -> None:
     """The agent rests with the reason, and answers all of its events once that is mended."""
     replies: list[Any] = [fault]

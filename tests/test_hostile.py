@@ -23,8 +23,9 @@ from agentd.config.agent import Limits
 from agentd.context import LogEvent, parse, render
 from agentd.errors import EventRefused
 from agentd.events import Lane, NewEvent
+from agentd.llm.address import Address
 from agentd.llm.baml import BamlLLM
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.endpoint import Endpoint
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
 from agentd.sessions.sessions import Session, Sessions

@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field
 from agentd.admission.compile import compile_client
 from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
+from agentd.llm.address import Address
 from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed, Union
 from agentd.net.wait import Deadline, Passed
 from agentd.paths import discover, shipped

@@ -17,7 +17,8 @@ from agentd.doctor import setup
 from agentd.doctor.finding import problem
 from agentd.errors import ModelUnavailable, ToolError
 from agentd.llm import wire
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.address import Address
+from agentd.llm.endpoint import Endpoint
 from agentd.macos import developer_tools, privacy
 from agentd.macos.consent import Consent
 from agentd.paths import discover

@@ -15,7 +15,8 @@ import pytest
 from agentd.clock import SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import ModelMisconfigured, Stopped, ToolError
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.address import Address
+from agentd.llm.endpoint import Endpoint
 from agentd.net.connection import connected, look_up_in_time
 from agentd.net.exchange import Response, exchange
 from agentd.net.wait import Deadline, Passed, Waiter

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -76,11 +76,19 @@ class ModelConfig(Strict):
     def _http(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            if parts.scheme not in ("http", "https") or not _can_be_asked(parts):
                 raise ValueError('write it as "http://127.0.0.1:8080/v1"')
             if parts.username or parts.password:
                 raise ValueError("no secrets in a URL: use api_key_file")
         return value
+
+
+def _can_be_asked(parts: SplitResult) -> bool:
+    """Whether host and port are such that a connection can be tried at all."""
+    try:
+        return bool(parts.hostname and parts.hostname.encode("idna")) and parts.port != 0
+    except ValueError:  # a port beyond 65535, an empty label, one of more than 63 characters
+        return False
 
 
 class LogConfig(Strict):

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import ConfigError
-from agentd.llm.endpoint import Address
+from agentd.llm.address import Address
 from agentd.llm.wire import fetch
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder

@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 from agentd.errors import ModelMisconfigured
 from agentd.llm import wire
 from agentd.llm.faults import (
-    ABOUT_LOAD,
-    BUSY,
     STOPPING,
     BadAnswer,
     BrokenOff,
@@ -25,6 +23,7 @@ from agentd.net.exchange import HTTPException
 DONE = "[DONE]"  # what a stream ends with
 CUT_REASONS = frozenset({"length", "max_tokens", "max_length", "MAX_TOKENS", "model_length"})
 COMPLETION = "completion_tokens"
+TOKENS_MAX = 2**31  # of a count that is believed
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class _Reading:
             if isinstance(usage := chunk.get("usage"), dict):
                 self._usage = usage
             for choice in chunk.get("choices") or ():
-                if choice.get("index"):
+                if str(choice.get("index") or 0) != "0":
                     continue  # one was asked for
                 if choice.get("delta") is not None:
                     self._text.append(_content(choice["delta"].get("content")))
@@ -140,11 +139,17 @@ class _Reading:
                     self._text = [_content(message.get("content"))]  # all of it, once more perhaps
                 else:
                     self._text.append(_content(choice.get("text")))
-                reason = choice.get("finish_reason") or self._finish
+                reason = _reason(choice.get("finish_reason")) or self._finish
                 if reason == "error":
                     raise BadAnswer("the model server failed in the middle of its answer")
                 self._finish = "length" if reason in CUT_REASONS else reason
-        except (AttributeError, TypeError, KeyError) as problem:  # JSON, but of another shape
+        except (
+            AttributeError,
+            TypeError,
+            KeyError,
+            RecursionError,
+        ) as problem:
+            # JSON, but of another shape.
             what = f"the model server's answer is no chat completion: {problem}"
             raise BadAnswer(what) from problem
 
@@ -152,7 +157,7 @@ class _Reading:
         fault = Fault.said(chunk)
         if STOPPING in fault.code.split():
             raise BrokenOff(f"the model server's answer broke off: {fault.message}")
-        if fault.status in BUSY or ABOUT_LOAD.search(fault.code):
+        if fault.tells_of_load:
             raise Busy(fault.message, None)
         refuse(fault, self._own, self._masked)
 
@@ -181,6 +186,12 @@ def _only_tells(chunk: dict[str, Any]) -> bool:
     return "choices" not in chunk and isinstance(chunk.get("detail"), str)
 
 
+def _reason(reason: Any) -> str:
+    if reason is None or isinstance(reason, str):
+        return reason or ""
+    raise TypeError(f"a finish_reason of type {type(reason).__name__}")
+
+
 def _content(content: Any) -> str:
     """Return the text of a content: a text, nothing, or a list of parts."""
     if isinstance(content, list):
@@ -191,4 +202,4 @@ def _content(content: Any) -> str:
 
 
 def _number(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
+    return value if type(value) is int and 0 <= value < TOKENS_MAX else 0

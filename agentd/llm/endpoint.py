@@ -9,16 +9,23 @@ import http.client
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import listing, wire
+from agentd.llm.address import Address, NotThere, Strikes, own_address
 from agentd.llm.completion import Completion, collect
-from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, check, json_object
+from agentd.llm.faults import (
+    BUSY,
+    BadAnswer,
+    BrokenOff,
+    Busy,
+    CallRefused,
+    check,
+    json_object,
+)
 from agentd.macos.privacy import network_hint
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
@@ -28,48 +35,13 @@ QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is th
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
 LIST_S = 5.0  # for a server to list its models
 PROGRESS_S = 10.0  # between two signs of life while waiting to try again
+LEAST_CALL = "Say: ok"  # what any model server can be asked
 RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
 RETRY_MAX_S = 5.0
 BAD_ANSWERS_MAX = 3  # of one call: no event stream, 500, or a crash of the server
 QUEUED, ADMITTED = b": queued", b": admitted"  # our server's comments in the event stream
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Address:
-    """A server's base URL (ending in /v1 as a rule), the model's name there, and the key."""
-
-    url: str
-    model: str
-    key: str = ""
-    pid: int | None = None
-    crashes: int = 0  # of our own server so far, by its own doing: a kill is none
-
-
-@dataclass
-class Strikes:
-    """What speaks against one call: bad answers, and crashes of the server that was answering it.
-
-    An answer that breaks off is no strike yet: the server may have been killed. It is one when the
-    server's next address says that it crashed, or when the same process breaks off again.
-    """
-
-    call: int = 0  # hash of its body
-    bad: int = 0
-    suspect: Address | None = None  # of the server whose answer broke off last
-
-    def broke_off(self, server: Address) -> None:
-        """Note that an answer broke off."""
-        if self.suspect is not None and self.suspect.pid == server.pid:
-            self.bad += 1
-        self.suspect = server
-
-    def found(self, server: Address) -> None:
-        """Judge an answer that broke off by the server's address as it is now."""
-        if self.suspect is not None and server.crashes > self.suspect.crashes:
-            self.bad += 1
-            self.suspect = None
 
 
 class Endpoint:
@@ -100,7 +72,7 @@ class Endpoint:
     def discover(cls, paths: Paths, config: ModelConfig, clock: Clock | None = None) -> "Endpoint":
         """Return the configured server: `[model] url`, or our own by run/model.json."""
         if config.url is None:
-            return cls(lambda: _own_address(paths), own=True, clock=clock)
+            return cls(lambda: own_address(paths), own=True, clock=clock)
         url, key_file = config.url.rstrip("/"), config.api_key_file
         named = config.name if config.named else None
 
@@ -158,42 +130,96 @@ class Endpoint:
         """
 
         def once(address: Address, deadline: Deadline) -> Completion:
-            full = {
-                "model": address.model,
-                **body,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-            url = f"{address.url}/chat/completions"
-            with self._post(url, address, deadline, full, headers) as reply:
-                masked = "response_format" in body
-                check(reply, self.own, masked)
-                queued = Deadline(self._clock, self._queue_wait_s)
-                try:
-                    ticked = partial(tick, deadline, queued)
-                    return collect(reply, ticked, self.own, masked)
-                except Passed:
-                    raise
-                except BROKEN as error:
-                    # Not like a server that is down: this very call may be what crashes it.
-                    self._wire.check()
-                    raise BrokenOff(f"the model server's answer broke off: {error}") from error
+            queued = Deadline(self._clock, self._queue_wait_s)
 
-        def tick(deadline: Deadline, queued: Deadline, line: bytes) -> None:
-            progress()
-            if line.startswith(QUEUED) and queued.left() <= 0:
-                raise ModelUnavailable(
-                    f"the call waited {self._queue_wait_s:.0f} s in the model server's queue",
-                    hint="it is overloaded: fewer agents, or a faster model",
-                )
-            if line.startswith((QUEUED, ADMITTED)):
-                deadline.restart(deadline_s)
+            def tick(line: bytes) -> None:
+                progress()
+                if not self.own:
+                    return  # the comments are our own server's words
+                if line.startswith(QUEUED) and queued.left() <= 0:
+                    raise ModelUnavailable(
+                        f"the call waited {self._queue_wait_s:.0f} s in the model server's queue",
+                        hint="it is overloaded: fewer agents, or a faster model",
+                    )
+                if line.startswith((QUEUED, ADMITTED)):
+                    deadline.restart(deadline_s)
+
+            return self._complete(address, deadline, body, headers, tick)
 
         call = hash(json.dumps(body, sort_keys=True))
         if self._strikes.call != call:
             self._strikes = Strikes(call)
         busy_s = max(deadline_s, self._queue_wait_s)
-        return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
+        try:
+            return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
+        except CallRefused as error:
+            if not self.own:
+                self._clear(error, body, headers, progress)
+            raise
+
+    def _clear(
+        self,
+        error: CallRefused,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        progress: Callable[[], None],
+    ) -> None:
+        """Clear the event of blame where the server refuses the least of calls as well.
+
+        Servers say in thousands of ways what is wrong with them. So they are asked, once.
+
+        Raises:
+            ModelMisconfigured: it refuses that, too.
+            ModelUnavailable: it cannot answer that, either.
+        """
+        least = {key: value for key, value in body.items() if key != "response_format"}
+        least["messages"] = [{"role": "user", "content": LEAST_CALL}]
+        deadline = Deadline(self._clock, SHORT_CALL_S)
+        try:
+            progress()
+            address = self._address or self._find()
+            self._complete(address, deadline, least, headers, lambda _line: progress())
+        except Passed:
+            return  # slow: that speaks neither for the event nor against it
+        except CallRefused as refusal:
+            raise ModelMisconfigured(
+                refusal.what,
+                where="[model] url",
+                hint="it refuses any call, also the least: see the model server's log",
+            ) from refusal
+        except (Busy, BadAnswer, *BROKEN) as failure:
+            raise ModelUnavailable(
+                f"the model server cannot be used: {failure}",
+                where=self._url,
+                hint="it fails at any call, also the least: see the model server's log",
+            ) from failure
+
+    def _complete(
+        self,
+        address: Address,
+        deadline: Deadline,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        tick: Callable[[bytes], None],
+    ) -> Completion:
+        full = {
+            "model": address.model,
+            **body,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        masked = "response_format" in body
+        url = f"{address.url}/chat/completions"
+        with self._post(url, address, deadline, full, headers) as reply:
+            check(reply, self.own, masked)
+            try:
+                return collect(reply, tick, self.own, masked)
+            except Passed:
+                raise
+            except BROKEN as error:
+                # Not like a server that is down: this very call may be what crashes it.
+                self._wire.check()
+                raise BrokenOff(f"the model server's answer broke off: {error}") from error
 
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
@@ -270,7 +296,7 @@ class Endpoint:
                 raise
             except Busy as error:
                 problem, over = error, full
-                wait = pause if error.retry_after is None else error.retry_after
+                wait = max(pause, error.retry_after or 0.0)
             except (ModelUnavailable, *BROKEN) as error:
                 self._wire.check()  # a cut connection looks like a broken one
                 if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
@@ -290,7 +316,7 @@ class Endpoint:
                     strikes.bad += 1
                 if strikes.bad >= BAD_ANSWERS_MAX:
                     strikes.bad = 0  # another session may try the same
-                    raise ModelError(
+                    raise CallRefused(
                         str(error), where=self._url, hint="see the model server's log"
                     ) from error
                 problem, wait = error, pause
@@ -318,22 +344,3 @@ class Endpoint:
 def _is_not_http(error: Exception) -> bool:
     gone = isinstance(error, http.client.RemoteDisconnected)  # a BadStatusLine, too
     return isinstance(error, http.client.BadStatusLine) and not gone
-
-
-class NotThere(ModelUnavailable):
-    """Our own server has not written its address yet."""
-
-
-def _own_address(paths: Paths) -> Address:
-    try:
-        data = json.loads(paths.model_address.read_text())
-        token = paths.token.read_text().strip()
-        crashes = int(data.get("crashes", 0))
-        url = str(data["url"]).rstrip("/")
-        return Address(url, str(data["model"]), token, data.get("pid"), crashes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotThere(
-            "the model server has not said yet where it is",
-            where=str(paths.model_address),
-            hint="`agentd run` starts it",
-        ) from error

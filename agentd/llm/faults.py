@@ -9,7 +9,8 @@ from agentd.errors import ModelError, ModelMisconfigured
 from agentd.llm import wire
 
 RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
-BUSY = frozenset({429, 502, 503, 504})
+# Full, loading, or a gateway without its server behind it: Cloudflare's 52x, Anthropic's 529.
+BUSY = frozenset({408, 425, 429, 502, 503, 504, *range(520, 528), 529})
 STOPPING = "stopping"  # the code with which our own server ends its calls when it stops
 MESSAGE_MAX = 300  # characters of a server's message in our error
 # Statuses with which servers refuse a schema; 0: an error inside of a stream.
@@ -19,11 +20,23 @@ ABOUT_FORMAT = re.compile(
 )
 ABOUT_MODEL = re.compile(
     r"(?i)model_not_found|\bmodels?\b.{0,100}(?:not (?:found|exist|loaded|available|supported)"
-    r"|does ?n[o']t exist|unknown)|\b(?:unknown|invalid|no such|no) model\b|model_not_"
+    r"|does ?n[o']t exist|unknown|decommissioned|deprecated)|not a valid model"
+    r"|\b(?:unknown|invalid|no such|no) model\b|model_not_|model_decommissioned"
 )
-ABOUT_KEY = re.compile(r"invalid_api_key|authentication|permission_denied|unauthorized|forbidden")
+ABOUT_KEY = re.compile(
+    r"(?i)invalid_api_key|authentication|permission_denied|unauthori[sz]ed|forbidden"
+    r"|\bapi[ _-]?key\b|credentials"
+)
 ABOUT_LOAD = re.compile(r"overloaded|rate_limit|unavailable|too_many")
+ABOUT_WINDOW = re.compile(
+    r"(?i)context_length|(?:context|maximum|max)[ _-](?:\w{1,20}[ _-])?(?:length|window|size)"
+    r"|\btoo (?:long|large|many tokens)"
+)
 TITLE = re.compile(r"(?is)<title[^>]{0,100}>(.{1,300}?)</title>")
+
+
+class CallRefused(ModelError):
+    """The server will not answer this call. Whether it answers any other has to be asked."""
 
 
 class MaskRefused(ModelError):
@@ -58,7 +71,9 @@ def check(reply: wire.HttpReply, own: bool, masked: bool) -> None:
             hint="set it to where the server is; redirects are not followed",
         )
     said = Fault.of(reply.body())
-    if status in BUSY:
+    if status < 200:
+        raise BadAnswer(f"the model server answered with HTTP {status}, which is no answer")
+    if status in BUSY or said.tells_of_load:
         raise Busy(f"HTTP {status}: {said.message}", _retry_after(reply.header("Retry-After")))
     refuse(replace(said, status=status), own, masked)
 
@@ -70,6 +85,11 @@ class Fault:
     message: str
     code: str = ""  # its words: "model_not_found", "invalid_request_error" ...
     status: int = 0  # 0: none was given
+
+    @property
+    def tells_of_load(self) -> bool:
+        """Whether the server is only full, or not ready yet."""
+        return self.status in BUSY or ABOUT_LOAD.search(self.code) is not None
 
     @classmethod
     def of(cls, body: bytes) -> "Fault":
@@ -118,7 +138,13 @@ def refuse(fault: Fault, own: bool, masked: bool) -> NoReturn:
             hint="is there a model of this name? A URL ends in /v1 as a rule; `agentd model "
             "status` shows what the server has",
         )
-    elif status in (401, 403, 407) or ABOUT_KEY.search(fault.code):
+    elif status == 413 or (status < 500 and ABOUT_WINDOW.search(f"{fault.code} {message}")):
+        raise ModelMisconfigured(
+            f"the model server refused the call{how}: {message}",
+            where="[model] context_window",
+            hint="set it to the window that the server really has",
+        )
+    elif status in (401, 403, 407) or ABOUT_KEY.search(f"{fault.code} {message}"):
         raise ModelMisconfigured(
             f"the model server refused the call{how}: {message}",
             where="[model] api_key_file",
@@ -132,7 +158,7 @@ def refuse(fault: Fault, own: bool, masked: bool) -> NoReturn:
         )
     if status >= 500 or (not status and "invalid_request" not in fault.code):
         raise BadAnswer(f"the model server failed{how}: {message}")
-    raise ModelError(
+    raise CallRefused(
         f"the model server refused the call{how}: {message}", hint="see the model server's log"
     )
 

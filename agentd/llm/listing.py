@@ -1,6 +1,7 @@
 """Asks an external model server which models it has: GET /models, one short look."""
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ KEY_BYTES_MAX = 16_384  # of a key's file that are read
 LOOK_S = 2.0  # for a command to wait for the server
 
 NO_LIST = (404, 405, 501)
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no request can name that model
 
 
 def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[str] | None:
@@ -62,14 +64,15 @@ def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[
 
 
 def _names(data: Any) -> Sequence[str] | None:
-    """Read OpenAI's list, and what others make of it."""
+    """Read OpenAI's list, and what others make of it; None where nothing is named."""
     if isinstance(data, dict):
-        data = data.get("data") or data.get("models") or []
+        data = data.get("data") or data.get("models")
     if not isinstance(data, list):
         return None
     entries = (item if isinstance(item, dict) else {"id": item} for item in data)
     names = (item.get("id") or item.get("name") or item.get("model") for item in entries)
-    return [name for name in names if isinstance(name, str)]
+    named = (name for name in names if isinstance(name, str) and name.strip())
+    return list(dict.fromkeys(name for name in named if not _SURROGATE.search(name))) or None
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,19 @@ class Seen:
 
 def look(config: ModelConfig, seconds: float = LOOK_S) -> Seen:
     """Ask the server of `[model] url`, within `seconds`, a name's lookup included."""
-    seen = [_silent(seconds)]
-    asking = threading.Thread(target=lambda: seen.append(_look(config, seconds)), daemon=True)
+    seen: list[Seen | Exception] = [_silent(seconds)]
+
+    def ask() -> None:
+        try:
+            seen.append(_look(config, seconds))
+        except Exception as error:  # nobody else would hear of it
+            seen.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()  # of its own: a lookup of a name knows no deadline
     asking.join(seconds)
+    if isinstance(seen[-1], Exception):
+        raise seen[-1]
     return seen[-1]
 
 

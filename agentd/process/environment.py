@@ -14,11 +14,25 @@ agents, which read what strangers wrote, and needs none of them. Which child get
 import os
 from collections.abc import Mapping
 
+from agentd.secret_rules import telling
+
 # Who and where we are, in which language and time, and where temporary files lie.
 NAMES = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR"),
         *("TERM", "NO_COLOR", "SSL_CERT_FILE", "SSL_CERT_DIR", "__CF_USER_TEXT_ENCODING"),
+        *(
+            "LC_ALL",
+            "LC_CTYPE",
+            "LC_COLLATE",
+            "LC_MESSAGES",
+            "LC_MONETARY",
+            "LC_NUMERIC",
+            "LC_TIME",
+        ),
+        *("LC_ADDRESS", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_NAME", "LC_PAPER"),
+        *("LC_TELEPHONE", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"),
+        *("XDG_RUNTIME_DIR", "XDG_CONFIG_DIRS", "XDG_DATA_DIRS", "XDG_BIN_HOME"),
         *("AGENTD_HOME", "AGENTD_LAUNCHD", "AGENTD_BLAS"),
         # Python's own settings, and where an unusual one finds its parts.
         *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONWARNINGS"),
@@ -27,7 +41,6 @@ NAMES = frozenset(
         *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
     }
 )
-PREFIXES = ("LC_", "XDG_")
 # What the model's libraries read. Nothing is fetched there, so no token of a hub is among them.
 MODEL_PREFIXES = ("MLX_", "OPENBLAS_", "OMP_", "KMP_", "MKL_", "GOTO_", "VECLIB_", "BLIS_", "MTL_")
 MODEL_NAMES = frozenset(
@@ -45,7 +58,7 @@ ALWAYS = {
 
 def for_child(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of a process that runs agents' code, or compiles for it."""
-    return {k: v for k, v in environ.items() if k in NAMES or k.startswith(PREFIXES)} | ALWAYS
+    return {k: v for k, v in environ.items() if k in NAMES} | ALWAYS
 
 
 def for_model_server(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -53,6 +66,6 @@ def for_model_server(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     tuned = {
         key: value
         for key, value in environ.items()
-        if key in MODEL_NAMES or key.startswith(MODEL_PREFIXES)
+        if key in MODEL_NAMES or (key.startswith(MODEL_PREFIXES) and not telling(key))
     }
     return for_child(environ) | tuned

@@ -13,8 +13,9 @@ from agentd.config.agent import validate_agent
 from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
+from agentd.llm.address import Address
 from agentd.llm.decision import LLM, Decision, Message
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
 from agentd.recordings.file import load

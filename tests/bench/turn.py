@@ -25,9 +25,10 @@ from agentd.config.agent import Limits
 from agentd.config.daemon import LogConfig
 from agentd.events import Lane, NewEvent
 from agentd.llm import wire
+from agentd.llm.address import Address
 from agentd.llm.baml import BamlLLM
 from agentd.llm.decision import LLM, Choice
-from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.endpoint import Endpoint
 from agentd.logs import logger as logs
 from agentd.loop import Loop
 from agentd.net.exchange import Response
