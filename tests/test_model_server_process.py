@@ -38,6 +38,13 @@ def home(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(places.sockets)  # lies elsewhere where tmp_path is long
 
 
+def test_mlx_is_not_loaded_before_its_blas_is_chosen() -> None:
+    """The system's OpenBLAS must be there first, and the trial of numpy's forks this process."""
+    code = "import sys, agentd.model_server.__main__; print('mlx.core' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
 def token_of(home: Path) -> Path:
     return paths.discover({paths.HOME_VARIABLE: str(home)}).token
 

@@ -22,7 +22,7 @@ from agentd import paths
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
-from agentd.model_server.engine import blas, memory
+from agentd.model_server.engine import blas, malloc  # no others: they import MLX
 from agentd.models import store
 from agentd.process import child
 from agentd.process.failure import end_with_threads
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 STOP_S = 3.0  # from SIGTERM to the end
 BEAT_S = 5.0
+# A stop must not take long: an old laptop's disk writes this in half a second.
 SAVED_BYTES_MAX = 100_000_000
 PROMISE_S = 30.0
 BACKLOG = 256
@@ -45,7 +46,7 @@ LOOPBACK = "127.0.0.1"
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
-    memory.keep_together()
+    malloc.keep_together()
     heart = child.child_side()
     heart.beat(PROMISE_S, "starting")
     options = _options(argv)
@@ -257,7 +258,7 @@ async def _beat(heart: Heart, runner: "EngineThread") -> None:
             gc.freeze()
         frozen = runner.loaded  # an engine that goes thaws it
         if time.monotonic() - trimmed > TRIM_S:
-            await asyncio.to_thread(memory.trim)
+            await asyncio.to_thread(malloc.trim)
             trimmed = time.monotonic()
         progress = runner.progress
         state = "loading" if not progress.ready else "busy" if progress.busy else "idle"

@@ -9,12 +9,11 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentd.model_server.calls import Full, Refused
-from agentd.model_server.http.answers import error_body
+from agentd.model_server.http.answers import error_response
 
 HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
 DRAIN_S = 1.0
@@ -61,10 +60,7 @@ class Guard:
         if refusal is None:
             await self._app(scope, tracked, polite)
             return
-        response = JSONResponse(
-            error_body(refusal), status_code=refusal.status, headers={"Connection": "close"}
-        )
-        await response(scope, tracked, polite)
+        await error_response(refusal, {"Connection": "close"})(scope, tracked, polite)
 
 
 def _odd(scope: Scope, headers: dict[bytes, bytes]) -> Refused | None:
@@ -212,9 +208,7 @@ class Connection(H11Protocol):
 async def _full(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer every request of a connection that is one too many."""
     error = Full("too many connections", retry_after_s=1, code="too_many_connections")
-    headers = {"Retry-After": str(error.retry_after_s), "Connection": "close"}
-    response = JSONResponse(error_body(error), status_code=error.status, headers=headers)
-    await response(scope, receive, send)
+    await error_response(error, {"Connection": "close"})(scope, receive, send)
 
 
 IDLE_S = 30  # between two requests; longer than HTTP clients keep an idle connection for reuse

@@ -54,15 +54,11 @@ class ModelLanguage:
             tokenizer.no_truncation()
         nested = config.get("text_config")
         text_config = nested if isinstance(nested, dict) else {}
-        limits = [config.get("max_position_embeddings"), text_config.get("max_position_embeddings")]
-        own_window = next((int(limit) for limit in limits if limit), DEFAULT_WINDOW)
+        sizes = {**text_config, **{key: value for key, value in config.items() if value}}
+        own_window = int(sizes.get("max_position_embeddings") or DEFAULT_WINDOW)
         self.window = min(window or own_window, own_window)
-        self.vocabulary = int(
-            config.get("vocab_size")
-            or text_config.get("vocab_size")
-            or self._marked.get_vocab_size(with_added_tokens=True)
-        )
-        self.vocabulary = max(self.vocabulary, self._marked.get_vocab_size(with_added_tokens=True))
+        tokens = self._marked.get_vocab_size(with_added_tokens=True)
+        self.vocabulary = max(int(sizes.get("vocab_size") or 0), tokens)
         added = self._marked.get_added_tokens_decoder()
         self._markers = {number for number, token in added.items() if token.content.strip()}
         names = {
