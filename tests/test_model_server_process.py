@@ -20,6 +20,7 @@ import pytest
 from agentd import paths
 from agentd.config.last_good import keep
 from agentd.model_server import __main__ as server_main
+from agentd.model_server import serve
 from agentd.model_server.engine.watchdog import EXIT_STALLED, Progress
 from agentd.process.heart import Heart
 from agentd.states import Exit
@@ -239,7 +240,7 @@ def test_a_model_that_comes_back_is_out_of_the_collectors_way_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else each full collection walks through the whole model, after the first idle time."""
-    monkeypatch.setattr(server_main, "BEAT_S", 0.001)
+    monkeypatch.setattr(serve, "BEAT_S", 0.001)
 
     class Loaded:
         loaded, beats = True, 0
@@ -264,7 +265,7 @@ def test_a_model_that_comes_back_is_out_of_the_collectors_way_again(
             await asyncio.sleep(0)
 
     async def run() -> None:
-        beating = asyncio.ensure_future(server_main._beat(Heart(None), runner))
+        beating = asyncio.ensure_future(serve.beat(Heart(None), runner))
         await asyncio.wait_for(frozen(), 20)
         runner.loaded = False
         gc.unfreeze()  # as an engine does that lets go of its memory

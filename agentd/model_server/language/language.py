@@ -6,7 +6,6 @@ none: see `template.py`.
 
 import json
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -19,6 +18,7 @@ from agentd.errors import ConfigError
 from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.call_form import explained, learn, takes_system
+from agentd.model_server.language.markers import is_marker, renamed, without_markers
 from agentd.model_server.language.template import Piece, Template
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
@@ -46,7 +46,7 @@ class ModelLanguage:
         try:
             data = json.loads(text)
             self._marked = Tokenizer.from_str(text)
-            self._plain = Tokenizer.from_str(json.dumps(_without_special(data)))
+            self._plain = Tokenizer.from_str(json.dumps(without_markers(data)))
         except Exception as error:  # tokenizers raises bare Exception for anything wrong
             raise _bad(folder / "tokenizer.json", f"is no tokenizer: {error}") from error
         for tokenizer in (self._marked, self._plain):
@@ -74,13 +74,13 @@ class ModelLanguage:
         specials = {token.content: number for number, token in added.items() if token.special}
         self.form, marks = learn(self._template, specials)
         self.grammars = Grammars(
-            _renamed(data),
+            renamed(data),
             self.vocabulary,
             sorted(self.end_tokens),
             markers={
                 number: marks.get(number, "") if token.special else token.content
                 for number, token in added.items()
-                if _is_marker(token.content, token.special)
+                if is_marker(token.content, token.special)
             },
         )
 
@@ -204,59 +204,6 @@ def _with_text_arguments(message: Message) -> Message:
         text = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
-
-
-def _without_special(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer that knows no markers: only added tokens of pure whitespace stay."""
-    added = [token for token in data.get("added_tokens") or [] if not token["content"].strip()]
-    return {
-        **data,
-        "added_tokens": added,
-        "post_processor": None,
-        "pre_tokenizer": _within(data.get("pre_tokenizer")),
-    }
-
-
-def _within(step: Any) -> Any:
-    """Return a pre-tokenizer that puts no space before what it sees: it is never the beginning."""
-    if not isinstance(step, dict):
-        return step
-    if isinstance(inner := step.get("pretokenizers"), list):
-        return {**step, "pretokenizers": [_within(one) for one in inner]}
-    return {**step, "prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
-
-
-def _is_marker(content: str, special: bool) -> bool:
-    """Say whether an added token is no part of any text: `<think>` is none, though not special."""
-    return special or bool(re.fullmatch(r"<\S+>|\[\S+\]", content))
-
-
-def _renamed(data: dict[str, Any]) -> str:
-    """Return a tokenizer whose markers are special and have names that no schema can contain.
-
-    With its own, an enum value that spells `<|im_end|>` would be forced as that token.
-    """
-    nonce = secrets.token_hex(8)
-    names = {
-        token["content"]: f"\ue000{nonce}.{token['id']}\ue001"
-        for token in data.get("added_tokens") or []
-        if _is_marker(token["content"], token["special"])
-    }
-    added = [
-        {**token, "content": names[token["content"]], "special": True}
-        if token["content"] in names
-        else token
-        for token in data.get("added_tokens") or []
-    ]
-    model = dict(data["model"])
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {names.get(name, name): number for name, number in vocabulary.items()}
-    else:  # Unigram: pairs of a token and its score
-        model["vocab"] = [[names.get(name, name), score] for name, score in vocabulary]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    return json.dumps({**data, "added_tokens": added, "model": model, "post_processor": None})
 
 
 def _template(folder: Path, settings: dict[str, Any], names: dict[str, str]) -> Template:
