@@ -32,7 +32,7 @@ SEAM = 16  # tokens that a slice may have more than the same text within the who
 
 
 class ModelLanguage:
-    """Reads tokenizer.json, the chat template and the window of a model folder.
+    """A `calls.Language` of a model folder: its tokenizer.json, chat template and window.
 
     Raises:
         ConfigError: a file is missing or is not what it should be.
@@ -85,7 +85,7 @@ class ModelLanguage:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Tokenise plain text: what looks like a special token is text."""
+        """See `Language.encode`."""
         # Unlike `encode` this gives the interpreter to other threads: 1 MB takes seconds.
         return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
@@ -96,13 +96,9 @@ class ModelLanguage:
         *,
         limit: int | None = None,
     ) -> Prompt:
-        """Tokenise a conversation through the chat template, up to where the answer begins.
+        """See `Language.encode_chat`.
 
         A log's events are tokenised one by one: a log that has grown begins with the same tokens.
-
-        Raises:
-            Refused: the template does not take these messages, or they have clearly more than
-                `limit` tokens.
         """
         if not self.form.native:
             messages, tools = explained(messages, tools, system=self._takes_system), ()
@@ -129,24 +125,17 @@ class ModelLanguage:
         return Prompt(tokens, tuple(ends[1:]))
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """Return the bytes of generated tokens.
-
-        A special token has none, or if tool calls are written with it, those of a noncharacter.
-        """
+        """See `Language.decode`."""
         return b"".join(map(self.grammars.bytes_of, tokens))
 
     def mask(self, schema: object) -> Mask:
-        """Return a fresh mask for one answer. Raises Refused."""
+        """See `Language.mask`."""
         return self.grammars.mask(schema)
 
     def call_mask(
         self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
-        """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
-
-        Raises:
-            Refused: a schema cannot be honoured.
-        """
+        """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
 
     def _split(self, pieces: Iterable[Piece]) -> Iterable[str | int]:
