@@ -27,6 +27,8 @@ SCHEMA = {
 }
 KINDS = ["llama", *tiny_models.CONFIGS]
 
+SAVED = 10**8  # bytes of caches that may be written down
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
@@ -438,13 +440,13 @@ def test_caches_are_read_again_after_a_restart(folder: Path, tmp_path: Path) -> 
     language = ModelLanguage(folder)
     saved = tmp_path / "caches.safetensors"
     given = chat(language, "These are the instructions. " * 8, "one event\n</event>\n")
-    first = Run(MlxEngine(folder, language, fast_blas=True, saved=saved))
+    first = Run(MlxEngine(folder, language, fast_blas=True, saved=saved, saved_bytes=SAVED))
     cold = first.admit(call_of(**given))
     first.until(first.over(cold))
     first.engine.save()
     assert saved.stat().st_mode & 0o077 == 0
     assert [path.name for path in tmp_path.iterdir()] == [saved.name]
-    second = Run(MlxEngine(folder, language, fast_blas=True, saved=saved))
+    second = Run(MlxEngine(folder, language, fast_blas=True, saved=saved, saved_bytes=SAVED))
     assert second.engine.counters()["cache_tokens"] == first.engine.counters()["cache_tokens"]
     assert second.engine.cache_bytes() == first.engine.cache_bytes()
     warm = second.admit(call_of(**given))
@@ -459,7 +461,7 @@ def test_a_useless_cache_file_is_removed(
 ) -> None:
     """A damaged file, or one of another model, costs a cold start and nothing else."""
     saved = tmp_path / "caches.safetensors"
-    run = Run(MlxEngine(*tiny, fast_blas=True, saved=saved))
+    run = Run(MlxEngine(*tiny, fast_blas=True, saved=saved, saved_bytes=SAVED))
     call = run.admit(call_of(**chat(tiny[1], "Remember this. " * 9)))
     run.until(run.over(call))
     if damage == "other model":
@@ -469,7 +471,7 @@ def test_a_useless_cache_file_is_removed(
     saved.write_bytes(
         {"cut": data[: len(data) // 2], "garbage": b"x" * 99, "empty": b""}.get(damage, data)
     )
-    again = MlxEngine(*tiny, fast_blas=True, saved=saved)
+    again = MlxEngine(*tiny, fast_blas=True, saved=saved, saved_bytes=SAVED)
     assert again.cache_bytes() == 0
     assert not saved.exists()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Advance, Call
-from agentd.model_server.http import server as connection
+from agentd.model_server.http import connection
 from agentd.testing.model import ScriptedEngine
 from tests.raw_http import ask, connected, one_reply, status, to_end
 from tests.serving import TOKEN, Serving, chat_body, serving, wait_for

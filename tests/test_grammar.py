@@ -12,7 +12,6 @@ from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.grammar.mask import AnswerMask, RunLengths
 from agentd.model_server.language.language import ModelLanguage
-from agentd.model_server.schema_rules import bounded
 
 DECISION = {
     "anyOf": [
@@ -253,7 +252,7 @@ def test_what_is_unbounded_gets_bounds(
         ),
         ({"type": "array", "items": 5}, "/items"),
         ({"type": "object", "properties": []}, "/properties"),
-        ({"description": "x" * 300_000}, "longer than"),
+        ({"type": "null", "description": "x" * 300_000}, "longer than"),
         ({"type": "number", "minimum": 10**400}, "compiled"),
         ({"type": "integer", "multipleOf": 1009}, "/multipleOf"),
         ({"type": "integer", "multipleOf": 0}, "/multipleOf"),
@@ -285,15 +284,6 @@ def test_what_cannot_be_honoured_is_refused_by_path(
         grammars.mask(schema)
     assert place in refused.value.message
     assert refused.value.status == 400
-
-
-def test_deep_nesting_is_refused() -> None:
-    """A schema of a thousand levels is refused, not recursed into."""
-    schema: Any = {"type": "null"}
-    for _ in range(1000):
-        schema = {"type": "array", "items": schema}
-    with pytest.raises(Refused):
-        bounded(schema)
 
 
 def test_a_schema_is_compiled_once(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,135 +1,112 @@
-"""The mask's schema: what a server needs to make every answer legal and finite."""
+"""One walker for both sides: what a schema leaves open is bounded, what is too much is refused."""
 
-import enum
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from hypothesis import given, settings
 
-from agentd.errors import ConfigError
-from agentd.llm.json_schema import INTEGER_MAX, ITEMS_MAX, STRING_MAX, member_schema, union_schema
+from agentd.json_schema.bounds import Bounds, Unfit
+from agentd.json_schema.walk import bounded
+from agentd.llm import decision_schema
+from agentd.model_server.grammar import grammar
+from tests.schemas import documents
 
-
-class Severity(str, enum.Enum):  # noqa: UP042  as BAML generates it
-    LOW = "LOW"
-    HIGH = "HIGH"
-
-
-class Part(BaseModel):
-    line: int
-    text: str
-
-
-class Finding(BaseModel):
-    tool: Literal["finding"]
-    severity: Severity = Field(description="how bad")
-    kind: Literal["a"] | Literal["b"]
-    parts: list[Part]
-    start: int | None = None
-    sure: bool
-    score: float
-
-
-def test_every_value_is_bounded_and_every_object_closed() -> None:
-    """No answer may be endless: strings, integers and arrays get bounds, objects no more keys."""
-    schema = member_schema(Finding)
-    integer = {"minimum": -INTEGER_MAX, "maximum": INTEGER_MAX, "type": "integer"}
-    assert schema == {
-        "type": "object",
-        "properties": {
-            "tool": {"const": "finding", "type": "string"},
-            "severity": {"enum": ["LOW", "HIGH"], "type": "string"},
-            "kind": {"enum": ["a", "b"]},
-            "parts": {
-                "type": "array",
-                "maxItems": ITEMS_MAX,
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "line": integer,
-                        "text": {"type": "string", "maxLength": STRING_MAX},
-                    },
-                    "required": ["line", "text"],
-                    "additionalProperties": False,
-                },
-            },
-            "start": {"anyOf": [integer, {"type": "null"}]},
-            "sure": {"type": "boolean"},
-            "score": {"minimum": -INTEGER_MAX, "maximum": INTEGER_MAX, "type": "number"},
-        },
-        "required": ["tool", "severity", "kind", "parts", "start", "sure", "score"],
-        "additionalProperties": False,
-    }
-
-
-def test_order_is_the_declared_one() -> None:
-    """The mask writes properties in order, so the tool's name must come first."""
-    assert list(member_schema(Finding)["properties"]) == list(Finding.model_fields)
-
-
-class FindingArgs(BaseModel):
-    parts: list[Part] = Field(max_length=2)
-    start: int = Field(1, gt=0, lt=100)
-    score: Annotated[float, Field(ge=0, le=1)]
-
-
-def test_argument_models_narrow_the_bounds() -> None:
-    """What Pydantic would refuse afterwards must not be decided in the first place."""
-    properties = member_schema(Finding, FindingArgs)["properties"]
-    assert properties["parts"]["maxItems"] == 2
-    assert properties["start"] == {
-        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 99}, {"type": "null"}]
-    }
-    assert (properties["score"]["minimum"], properties["score"]["maximum"]) == (0, 1)
-
-
-class Texts(BaseModel):
-    tool: Literal["texts"]
-    items: list[str]
-
-
-class TextsArgs(BaseModel):
-    items: list[Annotated[str, Field(max_length=7)]] = Field(max_length=3)
-
-
-def test_narrowing_reaches_into_lists() -> None:
-    """A list of bounded strings is narrowed item by item, with its own bound kept."""
-    items = member_schema(Texts, TextsArgs)["properties"]["items"]
-    assert items == {"type": "array", "maxItems": 3, "items": {"type": "string", "maxLength": 7}}
-
-
-class Other(BaseModel):
-    other: int
-
-
-class Nameless(BaseModel):
-    path: str
-
-
-class Tree(BaseModel):
-    tool: Literal["tree"]
-    children: list["Tree"]
+BOUNDS = Bounds(string=9, items=3, integer=50, properties=2, step=0.5)
+SIDES = [decision_schema.BOUNDS, grammar.BOUNDS]
+OPEN = {"string", "items", "integer", "properties", "step", "foreign"}  # each side's own
 
 
 @pytest.mark.parametrize(
-    ("model", "narrow", "what"),
+    ("schema", "more"),
     [
-        (Finding, Other, "other"),
-        (Nameless, None, "does not begin with its tool's name"),
-        (Tree, None, "contains itself"),
+        ({"type": "string"}, {"maxLength": 9}),
+        ({"type": "string", "minLength": 40}, {"maxLength": 40}),
+        ({"type": "string", "maxLength": 30_000}, {"maxLength": BOUNDS.characters}),
+        ({"type": "string", "format": "date"}, {}),
+        ({"type": "integer", "minimum": 7}, {"maximum": 50}),
+        ({"type": "integer", "exclusiveMinimum": 7}, {"maximum": 50}),
+        ({"type": "number"}, {"minimum": -50, "maximum": 50, "multipleOf": 0.5}),
+        ({"type": "array", "items": {"type": "null"}}, {"maxItems": 3}),
+        ({"type": "array", "items": {"type": "null"}, "minItems": 8}, {"maxItems": 8}),
+        ({"type": "object", "additionalProperties": {"type": "null"}}, {"maxProperties": 2}),
+        ({"minimum": 1, "maximum": 2}, {"type": "number", "multipleOf": 0.5}),
+        ({"type": "null", "title": "T", "readOnly": True}, {"title": None, "readOnly": None}),
     ],
 )
-def test_a_class_that_no_mask_can_hold_is_an_error(
-    model: type[BaseModel], narrow: type[BaseModel] | None, what: str
+def test_what_is_left_open_is_bounded(schema: dict[str, Any], more: dict[str, Any]) -> None:
+    """A minimum above the side's own bound raises it; what the schema says itself stays."""
+    wanted = {key: value for key, value in {**schema, **more}.items() if value is not None}
+    assert bounded(schema, BOUNDS).schema == wanted
+
+
+def test_the_schema_given_stays_as_it_was() -> None:
+    """The same tools come with every request: a walk writes into nothing of the caller's."""
+    schema = {"type": "array", "items": {"type": "object", "properties": {"a": {"minLength": 1}}}}
+    before = repr(schema)
+    assert bounded(schema, BOUNDS).schema != schema
+    assert repr(schema) == before
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(schema=documents())
+def test_what_one_side_takes_the_other_takes_too(schema: dict[str, Any]) -> None:
+    """An agent is accepted by the rules that its calls meet: the ceilings are the same."""
+    try:
+        ours = bounded(schema, decision_schema.BOUNDS).schema
+    except Unfit:
+        with pytest.raises(Unfit):
+            bounded(schema, grammar.BOUNDS)
+        return
+    again = bounded(ours, decision_schema.BOUNDS).schema
+    assert again == ours
+    bounded(ours, grammar.BOUNDS)
+
+
+def test_the_sides_have_the_same_ceilings() -> None:
+    """They differ in what they close, and in nothing that is refused."""
+    one, other = SIDES
+    ceilings = [field.name for field in fields(Bounds) if field.name not in OPEN]
+    assert all(getattr(one, name) == getattr(other, name) for name in ceilings)
+
+
+@pytest.mark.parametrize("bounds", SIDES)
+@pytest.mark.parametrize(
+    ("schema", "pointer", "reason"),
+    [
+        ({"type": "array", "items": {"type": "string", "maxLength": -1}}, "/items/maxLength", "0"),
+        ({"properties": {"a/b~": {"type": "x"}}}, "/properties/a~1b~0/type", "must be among"),
+        ({"anyOf": [{"type": "null"}, {}]}, "/anyOf/1", "needs a type"),
+        ({"enum": ["a" * 30_000]}, "/enum", "20000 characters"),
+        ({"type": "string", "pattern": "a" * 501}, "/pattern", "500 characters"),
+        ({"type": "null", "description": "x" * 300_000}, "", "longer than 262144 bytes"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(
+    bounds: Bounds, schema: dict[str, Any], pointer: str, reason: str
 ) -> None:
-    """Found when the agent is accepted, not at its first call."""
-    with pytest.raises(ConfigError, match=what) as caught:
-        member_schema(model, narrow)
-    assert caught.value.hint
+    """The place as a JSON pointer, and the reason; both in the error's text."""
+    with pytest.raises(Unfit, match=reason) as caught:
+        bounded(schema, bounds)
+    assert caught.value.pointer == pointer
+    assert str(caught.value).startswith(pointer or "/: ")
 
 
-def test_a_union_keeps_its_order_and_one_member_needs_no_union() -> None:
-    """The first branch is the first in the prompt as well."""
-    a, b = member_schema(Finding), member_schema(Texts)
-    assert union_schema({"Finding": a, "Texts": b}) == {"anyOf": [a, b]}
-    assert union_schema({"Texts": b}) == b
+@pytest.mark.parametrize("keyword", ["uniqueItems", "x-note"])
+def test_foreign_keywords_pass_where_other_servers_know_them(keyword: str) -> None:
+    """A decision's schema goes to servers of all kinds; our own answers for what it masks."""
+    schema = {"type": "array", "items": {"type": "null"}, keyword: True}
+    assert bounded(schema, decision_schema.BOUNDS).schema[keyword] is True
+    with pytest.raises(Unfit, match="cannot be honoured") as caught:
+        bounded(schema, grammar.BOUNDS)
+    assert caught.value.pointer == f"/{keyword}"
+
+
+@pytest.mark.parametrize("bounds", SIDES)
+def test_deep_nesting_is_refused(bounds: Bounds) -> None:
+    """A schema of a thousand levels is refused, not recursed into."""
+    schema: Any = {"type": "null"}
+    for _ in range(1000):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(Unfit, match="nests deeper"):
+        bounded(schema, bounds)

@@ -690,7 +690,7 @@ def test_metrics_are_prometheus_text() -> None:
 def test_watchdog_counts_ticks_without_steps_only_while_busy() -> None:
     """Idle is fine, slow is fine, standing still while busy is not."""
     progress = Progress()
-    dog = Watchdog(progress, stall_s=3, load_s=100, tick_s=1)
+    dog = Watchdog(progress, stall_s=3, load_s=100, tick_s=1, on_stall=print)
     progress.ready = True
     assert not any(dog.tick() for _ in range(10))  # idle
     progress.busy = True

@@ -20,6 +20,7 @@ import pytest
 from agentd import paths
 from agentd.config.last_good import keep
 from agentd.model_server import __main__ as server_main
+from agentd.model_server import serve
 from agentd.model_server.engine.watchdog import EXIT_STALLED, Progress
 from agentd.process.heart import Heart
 from agentd.states import Exit
@@ -36,6 +37,13 @@ def home(tmp_path: Path) -> Iterator[Path]:
     places.token.write_text(TOKEN)
     yield tmp_path
     shutil.rmtree(places.sockets)  # lies elsewhere where tmp_path is long
+
+
+def test_mlx_is_not_loaded_before_its_blas_is_chosen() -> None:
+    """The system's OpenBLAS must be there first, and the trial of numpy's forks this process."""
+    code = "import sys, agentd.model_server.__main__; print('mlx.core' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 def token_of(home: Path) -> Path:
@@ -232,7 +240,7 @@ def test_a_model_that_comes_back_is_out_of_the_collectors_way_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else each full collection walks through the whole model, after the first idle time."""
-    monkeypatch.setattr(server_main, "BEAT_S", 0.001)
+    monkeypatch.setattr(serve, "BEAT_S", 0.001)
 
     class Loaded:
         loaded, beats = True, 0
@@ -257,7 +265,7 @@ def test_a_model_that_comes_back_is_out_of_the_collectors_way_again(
             await asyncio.sleep(0)
 
     async def run() -> None:
-        beating = asyncio.ensure_future(server_main._beat(Heart(None), runner))
+        beating = asyncio.ensure_future(serve.beat(Heart(None), runner))
         await asyncio.wait_for(frozen(), 20)
         runner.loaded = False
         gc.unfreeze()  # as an engine does that lets go of its memory

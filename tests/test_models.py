@@ -34,7 +34,6 @@ def tiny_bundle(monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") ->
         requirement="llm-nothing==1",
         module="llm_nothing",
         file="model.gguf",
-        wheel_bytes=len(content),
         file_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -241,7 +240,7 @@ def test_smollm2_is_converted_with_its_tokenizer(smollm2: Path) -> None:
     chat = language.encode_chat([{"role": "user", "content": "hi"}]).tokens
     assert chat[0] == 1
     assert chat[-4:] == [198, 1, 520, 9531] or chat[-1] == 198
-    assert store.folder_bytes(smollm2) < 110_000_000
+    assert huggingface.folder_bytes(smollm2) < 110_000_000
 
 
 PRODUCT = """

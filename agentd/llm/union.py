@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
-from agentd.llm import json_schema
+from agentd.json_schema.bounds import Schema
 from agentd.llm.decision import Choice, Message
+from agentd.llm.decision_schema import member_schema, union_schema
 
 # Stands for the log while BAML renders. The log itself is put in afterwards, by us: BAML finds its
 # roles by a magic text in the rendered prompt, so a log that held that text could forge a system
@@ -65,8 +66,7 @@ class Union:
             classes = self._chosen(members or ())
         self.members: dict[str, type[BaseModel]] = {c.__name__: c for c in classes}
         self._schemas = {
-            name: json_schema.member_schema(cls, arguments.get(name))
-            for name, cls in self.members.items()
+            name: member_schema(cls, arguments.get(name)) for name, cls in self.members.items()
         }
         self._names = {s["properties"]["tool"]["const"]: n for n, s in self._schemas.items()}
 
@@ -87,10 +87,10 @@ class Union:
         self._options = {"baml_options": {"tb": tb}}
         return [getattr(types, name) for name in names]
 
-    def schema(self, names: Iterable[str]) -> json_schema.Schema:
+    def schema(self, names: Iterable[str]) -> Schema:
         """Return the mask's schema for the classes of `names`, in the union's order."""
         wanted = set(names)
-        return json_schema.union_schema({n: s for n, s in self._schemas.items() if n in wanted})
+        return union_schema({n: s for n, s in self._schemas.items() if n in wanted})
 
     def tool(self, name: str) -> str:
         """Return the tool's name of a class, as answers write it."""

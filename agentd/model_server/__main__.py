@@ -7,47 +7,36 @@ port or a file cannot be used, 70 the engine broke, 69 the engine stood still.
 
 import argparse
 import asyncio
-import gc
 import ipaddress
 import os
-import signal
 import socket
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agentd import paths
 from agentd.config.last_good import in_force
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
-from agentd.model_server.engine import blas, memory
+from agentd.model_server.engine import blas, malloc  # no others: they import MLX
 from agentd.models import store
 from agentd.process import child
 from agentd.process.failure import end_with_threads
-from agentd.process.heart import STOPPING, Heart
+from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.terminal import say_lines
 
-if TYPE_CHECKING:
-    from agentd.model_server.calls import Engine, Language
-    from agentd.model_server.engine.thread import EngineThread
-
-STOP_S = 3.0  # from SIGTERM to the end
-BEAT_S = 5.0
+STARTING_S = 30.0  # until the first beat
+# A stop must not take long: an old laptop's disk writes this in half a second.
 SAVED_BYTES_MAX = 100_000_000
-PROMISE_S = 30.0
 BACKLOG = 256
-TRIM_S = 30.0
 LOOPBACK = "127.0.0.1"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
-    memory.keep_together()
+    malloc.keep_together()
     heart = child.child_side()
-    heart.beat(PROMISE_S, "starting")
+    heart.beat(STARTING_S, "starting")
     options = _options(argv)
     try:
         home = paths.discover()
@@ -67,7 +56,20 @@ def main(argv: list[str] | None = None) -> int:
         port = sock.getsockname()[1]
         _warn_if_exposed(sock, logger)
         logger.info("model.starting", model=options.model, port=port, blas=found)
-        code = asyncio.run(_serve(options, home, folder, token, sock, found, logger, heart))
+        from agentd.model_server.serve import Serving  # 0.5 s: the port is open before
+
+        serving = Serving(
+            options,
+            folder,
+            token,
+            caches=home.prompt_caches,
+            fast_blas=found in ("system", "numpy"),
+            logger=logger,
+            heart=heart,
+            on_error=lambda error: _raised(error, logger, heart),
+        )
+        ended = asyncio.run(serving.run(sock))
+        code = _report(ended, heart) if isinstance(ended, AgentdError) else ended
         logger.info("model.stopped", code=code)
         return code
     except Exception as error:  # the top of the process: its traceback belongs in the log
@@ -149,120 +151,6 @@ def _warn_if_exposed(sock: socket.socket, logger: log.Logger) -> None:
         logger.warning(
             "model.exposed", address=address, hint="the token is sent in clear; --host 127.0.0.1"
         )
-
-
-async def _serve(
-    options: argparse.Namespace,
-    home: paths.Paths,
-    folder: Path,
-    token: str,
-    sock: socket.socket,
-    found: blas.Found,
-    logger: log.Logger,
-    heart: Heart,
-) -> int:
-    from agentd.model_server.engine.thread import EngineThread
-    from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
-    from agentd.model_server.http.app import Server
-    from agentd.model_server.http.server import http_server
-    from agentd.model_server.language.language import ModelLanguage
-
-    if not options.saved_cache_bytes:
-        for file in home.data.glob(f"*{home.prompt_caches.stem}*.safetensors"):
-            file.unlink(missing_ok=True)  # and what a kill left half written
-    loop = asyncio.get_running_loop()
-    ended: list[BaseException] = []
-
-    def end(error: BaseException) -> None:
-        ended.append(error)
-        loop.call_soon_threadsafe(stop)
-
-    def load_engine(language: "Language") -> "Engine":
-        from agentd.model_server.engine.mlx import MlxEngine  # 2 s, in the engine's thread
-
-        fast = found in ("system", "numpy")
-        return MlxEngine(
-            folder,
-            language,
-            fast_blas=fast,
-            cache_bytes=options.cache_bytes,
-            saved=home.prompt_caches if options.saved_cache_bytes else None,
-            saved_bytes=options.saved_cache_bytes,
-        )
-
-    runner = EngineThread(
-        lambda: ModelLanguage(folder, window=options.window),
-        load_engine,
-        logger,
-        queue_size=options.queue,
-        on_end=end,
-        unload_after_s=options.unload_after,
-    )
-
-    def stalled(seconds: float) -> None:
-        logger.error("engine.stalled", quiet_s=seconds)
-        log.close()
-        os._exit(EXIT_STALLED)
-
-    watchdog = Watchdog(
-        runner.progress, stall_s=options.stall, load_s=options.load_limit, on_stall=stalled
-    )
-    server = Server(
-        runner,
-        name=options.name or options.model,
-        token=token,
-        call_deadline_s=options.call_deadline,
-        quiet_s=lambda: watchdog.quiet_s,
-    )
-
-    http = http_server(server.build(), knows=server.knows, stop_s=STOP_S)
-
-    def stop() -> None:
-        http.should_exit = True
-        # Answers that are under way end now, with an error that says so.
-        threading.Thread(target=runner.stop, args=(STOP_S,), daemon=True).start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    runner.start()
-    watchdog.start()
-
-    def beaten(task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _raised(error, logger, heart)
-            end(error)
-
-    beating = asyncio.create_task(_beat(heart, runner))
-    beating.add_done_callback(beaten)
-    await http.serve(sockets=[sock])
-    beating.cancel()
-    await asyncio.to_thread(runner.stop, STOP_S)  # it may be saving the prompt caches
-    watchdog.stop()
-    if not ended:
-        heart.beat(PROMISE_S, STOPPING)
-        return Exit.OK
-    if isinstance(ended[0], AgentdError):
-        return _report(ended[0], heart)
-    return EXIT_ENGINE
-
-
-async def _beat(heart: Heart, runner: "EngineThread") -> None:
-    """Promise the next beat. That the engine moves is the watchdog's business, not a beat's."""
-    trimmed, frozen = time.monotonic(), False
-    while True:
-        if runner.loaded and not frozen:
-            # What is loaded stays: the collector need not look at it, and so looks at the rest far
-            # more often. A failed request's frames hold its tokens until then.
-            gc.collect()
-            gc.freeze()
-        frozen = runner.loaded  # an engine that goes thaws it
-        if time.monotonic() - trimmed > TRIM_S:
-            await asyncio.to_thread(memory.trim)
-            trimmed = time.monotonic()
-        progress = runner.progress
-        state = "loading" if not progress.ready else "busy" if progress.busy else "idle"
-        heart.beat(PROMISE_S, state, waiting=runner.waiting(), running=runner.running())
-        await asyncio.sleep(BEAT_S)
 
 
 def _raised(error: BaseException, logger: log.Logger, heart: Heart) -> None:

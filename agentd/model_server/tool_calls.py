@@ -65,6 +65,15 @@ class AnswerPart:
     arguments: str = ""
 
 
+def overlap(word: str, text: str) -> int:
+    """Return the length of the longest end of `text` that is a beginning of `word`, not all of it.
+
+    That much of a text is undecided while more of it comes.
+    """
+    sizes = range(min(len(word) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if text.endswith(word[:size])), 0)
+
+
 class CallReader:
     """Splits an answer, as it comes, into content and a call. Without a form all is content."""
 
@@ -121,8 +130,7 @@ class CallReader:
         """Return the length of the end that may belong to a call's beginning, space before it."""
         held = self._held
         if form.trigger:
-            sizes = range(min(len(form.trigger) - 1, len(held)), 0, -1)
-            size = next((n for n in sizes if held.endswith(form.trigger[:n])), 0)
+            size = overlap(form.trigger, held)
         elif self._content:
             return 0
         else:

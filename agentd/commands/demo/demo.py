@@ -25,6 +25,7 @@ from agentd.errors import AgentdError, ToolError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
 from agentd.models import store
+from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths, shipped
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
@@ -166,7 +167,7 @@ def _get_model(name: str, home: Paths) -> str:
         folder = store.pull(name, home.models, progress)
     finally:
         progress.done()
-    say(f"  model {name}: {store.folder_bytes(folder) / 1e6:.0f} MB on disk")
+    say(f"  model {name}: {folder_bytes(folder) / 1e6:.0f} MB on disk")
     return name
 
 

@@ -4,10 +4,7 @@ MLX's own limit is a guideline: it delays, it does not refuse. What bounds memor
 `RowBytes`, and the prompt caches' ceiling. Memory is never wired: see weights.py.
 """
 
-import contextlib
-import ctypes
 import os
-import sys
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -81,29 +78,3 @@ class RowBytes:
         whole = -(-tokens // self._step) * self._step  # buffers grow in steps
         growing = sum(size * min(whole, most or whole) for size, most in self._growing)
         return self._fixed + int(growing)
-
-
-M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of malloc.h
-LARGE_BYTES = 1_048_576
-
-
-def keep_together() -> None:
-    """Let all threads allocate from two arenas, and large blocks for themselves.
-
-    glibc gives each thread its own arena, and what one frees no other can use. And it moves the
-    threshold of what is large up to 32 MB, so that a model's buffers break up the heap. Under churn
-    the process grew by 7 % in ten minutes.
-    """
-    _call("mallopt", M_ARENA_MAX, 2)
-    _call("mallopt", M_MMAP_THRESHOLD, LARGE_BYTES)
-
-
-def trim() -> None:
-    """Give the system back what malloc keeps between pieces in use; it does so only at the end."""
-    _call("malloc_trim", 0)
-
-
-def _call(function: str, *numbers: int) -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            getattr(ctypes.CDLL(None), function)(*numbers)

@@ -57,7 +57,7 @@ class MlxEngine:
         fast_blas: bool,
         cache_bytes: int | None = None,
         saved: Path | None = None,
-        saved_bytes: int = prompt_cache_file.SAVED_BYTES_MAX,
+        saved_bytes: int = 0,
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:

@@ -21,8 +21,6 @@ from agentd.model_server.engine.prompt_cache import Node, PromptCaches, Slices
 from agentd.whole import put_in_place
 
 FORMAT = 1
-# A stop must not take long: an old laptop's disk writes this in half a second.
-SAVED_BYTES_MAX = 100_000_000
 # Reading beats prefilling nearly everywhere; a slow disk beside a fast GPU is the exception.
 READ_BYTES_PER_S = 200_000_000
 
@@ -35,9 +33,7 @@ def identity(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save(
-    caches: PromptCaches, path: Path, identity: str, limit_bytes: int = SAVED_BYTES_MAX
-) -> int:
+def save(caches: PromptCaches, path: Path, identity: str, limit_bytes: int) -> int:
     """Write the nodes that were used last, whole paths only; return their bytes.
 
     Raises:

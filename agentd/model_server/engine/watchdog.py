@@ -1,9 +1,7 @@
 """Ends the process when the engine makes no step for long. Busy is not dead."""
 
-import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 EXIT_ENGINE = 70  # EX_SOFTWARE: the engine raised and cannot go on
 EXIT_STALLED = 69  # EX_UNAVAILABLE: the engine's thread made no step for too long
@@ -35,13 +33,13 @@ class Watchdog:
         *,
         stall_s: float,
         load_s: float,
-        on_stall: Callable[[float], Any] | None = None,
+        on_stall: Callable[[float], object],
         tick_s: float = TICK_SECONDS,
     ) -> None:
         self._progress = progress
         self._stall_s = stall_s
         self._load_s = load_s
-        self._on_stall = on_stall or (lambda _seconds: os._exit(EXIT_STALLED))
+        self._on_stall = on_stall
         self._tick_s = tick_s
         self._stop = threading.Event()
         self.quiet_s = 0.0  # seconds without a step while busy

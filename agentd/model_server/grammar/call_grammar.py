@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from agentd.model_server.schema_parts import Schema
+from agentd.json_schema.bounds import Schema
 from agentd.model_server.tool_calls import MARKS, Form
 
 ANYTHING = "/(?s:.*)/"

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from agentd.json_schema.bounds import Bounds, Unfit
+from agentd.json_schema.walk import bounded
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar import call_grammar
 from agentd.model_server.grammar.compilations import Compilations
@@ -22,11 +24,10 @@ from agentd.model_server.grammar.mask import (
     Compiled,
     single_tokens,
 )
-from agentd.model_server.schema_parts import refuse
-from agentd.model_server.schema_rules import Bounded, bounded
 from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice
 
-SCHEMA_BYTES_MAX = 262_144
+# Whole numbers are exact in a double.
+BOUNDS = Bounds(string=1000, items=100, integer=10**15, properties=20, step=0.0001)
 LIMITS = LLParserLimits(max_lexer_states=50_000)  # 1 to 2 KB each, kept as long as the grammar
 OPTIONS = {"whitespace_flexible": False, "json_allowed_escapes": '"\\nrt'}
 SPACED = {"item_separator": ", ", "key_separator": ": "}
@@ -75,8 +76,8 @@ class Grammars:
             Refused: as for `mask`; names the tool.
         """
         size = sum(len(json.dumps(tool.parameters)) for tool in tools)
-        if size > SCHEMA_BYTES_MAX:
-            raise Refused(f"tools: together more than {SCHEMA_BYTES_MAX} bytes", param="tools")
+        if size > BOUNDS.bytes:
+            raise Refused(f"tools: together more than {BOUNDS.bytes} bytes", param="tools")
         chosen = {
             tool.name: self._of_tool(number, tool)
             for number, tool in enumerate(tools)
@@ -101,9 +102,8 @@ class Grammars:
         )
         parts = [*chosen.values(), *([answer] if answer else [])]
         longest = max((part.string_tokens for part in parts), default=0)
-        compiled = self._compilations.get(
-            _key(f"calls {grammar}"),
-            lambda: Compiled(self._matcher(lambda: grammar), longest),
+        compiled = self._once(
+            f"calls {grammar}", lambda: Compiled(self._matcher(lambda: grammar), longest)
         )
         return CallMask(compiled, self._single, self.bytes_of, form, json_answer=answer is not None)
 
@@ -124,13 +124,23 @@ class Grammars:
 
     def _of_schema(self, schema: object) -> Compiled:
         # The order of properties is the order of the answer: no sorting here.
-        text = json.dumps(schema)
-        if len(text) > SCHEMA_BYTES_MAX:
-            raise refuse("", f"longer than {SCHEMA_BYTES_MAX} bytes")
-        return self._compilations.get(_key(text), lambda: self._compile(schema))
+        return self._once(json.dumps(schema), lambda: self._compile(schema))
+
+    def _once(self, text: str, make: Callable[[], Compiled]) -> Compiled:
+        """Return what `make` returns or returned for this text. Raises Refused."""
+
+        def refusing() -> Compiled:
+            try:
+                return make()
+            except Unfit as error:
+                raise Refused(
+                    str(error), code="unsupported_schema", param="response_format"
+                ) from error
+
+        return self._compilations.get(hashlib.sha256(text.encode()).hexdigest(), refusing)
 
     def _compile(self, schema: object) -> Compiled:
-        ready: Bounded = bounded(schema)
+        ready = bounded(schema, BOUNDS)
         matcher = self._matcher(
             lambda: LLMatcher.grammar_from_json_schema(json.dumps(ready.schema), overrides=OPTIONS)
         )
@@ -142,14 +152,14 @@ class Grammars:
         try:
             matcher = LLMatcher(self.tokenizer, grammar(), log_level=0, limits=LIMITS)
         except ValueError as error:  # numbers beyond a double, values nested too deep
-            raise refuse("", f"the schema cannot be compiled: {error}") from error
+            raise Unfit("", f"the schema cannot be compiled: {error}") from error
         if matcher.is_error():
             reason = matcher.get_error().strip().splitlines()[0]
-            raise refuse("", f"the schema cannot be compiled: {reason}")
+            raise Unfit("", f"the schema cannot be compiled: {reason}")
         return matcher
 
     def _try_to_close(self, compiled: Compiled) -> None:
-        """Refuse a schema without an end, such as a node that requires a node."""
+        """Raise Unfit for a schema without an end, such as a node that requires a node."""
         why = ""
         try:
             closed = AnswerMask(compiled, self._single, self.bytes_of).close(CLOSING_TOKENS_MAX)
@@ -157,8 +167,4 @@ class Grammars:
             closed, why = [], f": {refusal.message}"
         if not closed:
             most = f"no answer of {CLOSING_TOKENS_MAX} tokens or fewer was found for it"
-            raise refuse("", most + why)
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+            raise Unfit("", most + why)

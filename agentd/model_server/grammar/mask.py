@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from llguidance import LLMatcher, LLTokenizer
 
+from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Refused
-from agentd.model_server.schema_parts import Schema
 from agentd.model_server.tool_calls import CallReader, Form
 
 NUMBER_TOKENS_MAX = 24

@@ -5,8 +5,8 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +16,8 @@ from agentd.model_server.calls import Call, Piece, Refused
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import requests
 from agentd.model_server.tool_calls import AnswerPart, CallReader, Form
+
+T = TypeVar("T")
 
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
 
@@ -84,17 +86,7 @@ class AnswerWriter:
 
     async def whole(self) -> Response:
         """Wait for the whole answer; a client that hangs up meanwhile cancels it."""
-        gone = asyncio.ensure_future(self.hung_up())
-        collected = asyncio.ensure_future(self._collect())
-        try:
-            await asyncio.wait({gone, collected}, return_when=asyncio.FIRST_COMPLETED)
-            if not collected.done():
-                raise ClientDisconnect
-            message, reason = collected.result()
-        finally:
-            gone.cancel()
-            collected.cancel()
-            self._runner.cancel(self._call)  # of no effect once it is finished
+        message, reason = await self.while_there(self._collect())
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return JSONResponse(
             {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
@@ -129,9 +121,23 @@ class AnswerWriter:
             yield _event({**head, "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
 
-    def cancel(self) -> None:
-        """Stop generating."""
-        self._runner.cancel(self._call)
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what brings the answer to the client, and listen meanwhile.
+
+        Raises:
+            ClientDisconnect: it hung up; nothing more is generated.
+        """
+        working = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._hung_up())
+        try:
+            await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientDisconnect
+            return working.result()
+        finally:
+            gone.cancel()
+            working.cancel()
+            self._runner.cancel(self._call)  # of no effect once it is finished
 
     async def _collect(self) -> tuple[dict[str, Any], str]:
         """Return the whole message and why it ended."""
@@ -170,8 +176,7 @@ class AnswerWriter:
     def _reason(self, finish: str) -> str:
         return "tool_calls" if finish == "stop" and self._reader.name is not None else finish
 
-    async def hung_up(self) -> None:
-        """Return when the client is gone."""
+    async def _hung_up(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
 
@@ -213,16 +218,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send; return when it is sent or the client is gone."""
-        sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(self._answer.hung_up())
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            self._answer.cancel()
-            sending.cancel()
-            gone.cancel()
+        with contextlib.suppress(ClientDisconnect):  # too late for another status
+            await self._answer.while_there(self._send(send))
 
     async def _send(self, send: Send) -> None:
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -234,6 +231,14 @@ class EventStream(Response):
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def error_response(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as an answer."""
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return JSONResponse(
+        error_body(error), status_code=error.status, headers={**retry, **(headers or {})}
+    )
 
 
 def error_body(error: Refused) -> dict[str, Any]:

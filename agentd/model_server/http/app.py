@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import conversation, requests
-from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_body
+from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_response
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 BODY_BYTES_MAX = 8_000_000
@@ -259,20 +259,13 @@ class _Authenticated:
 
 def _refused(request: Request | None, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    return error_response(error, {"WWW-Authenticate": "Bearer"} if error.status == 401 else None)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal = Refused(str(error.detail), status=error.status_code, code="http_error")
-    return JSONResponse(
-        error_body(refusal), status_code=error.status_code, headers=dict(error.headers or {})
-    )
+    return error_response(refusal, error.headers)
 
 
 def _gone(request: Request, error: Exception) -> Response:

@@ -6,7 +6,6 @@ none: see `template.py`.
 
 import json
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -19,6 +18,7 @@ from agentd.errors import ConfigError
 from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.call_form import explained, learn, takes_system
+from agentd.model_server.language.markers import is_marker, renamed, without_markers
 from agentd.model_server.language.template import Piece, Template
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
@@ -32,7 +32,7 @@ SEAM = 16  # tokens that a slice may have more than the same text within the who
 
 
 class ModelLanguage:
-    """Reads tokenizer.json, the chat template and the window of a model folder.
+    """A `calls.Language` of a model folder: its tokenizer.json, chat template and window.
 
     Raises:
         ConfigError: a file is missing or is not what it should be.
@@ -46,7 +46,7 @@ class ModelLanguage:
         try:
             data = json.loads(text)
             self._marked = Tokenizer.from_str(text)
-            self._plain = Tokenizer.from_str(json.dumps(_without_special(data)))
+            self._plain = Tokenizer.from_str(json.dumps(without_markers(data)))
         except Exception as error:  # tokenizers raises bare Exception for anything wrong
             raise _bad(folder / "tokenizer.json", f"is no tokenizer: {error}") from error
         for tokenizer in (self._marked, self._plain):
@@ -54,15 +54,11 @@ class ModelLanguage:
             tokenizer.no_truncation()
         nested = config.get("text_config")
         text_config = nested if isinstance(nested, dict) else {}
-        limits = [config.get("max_position_embeddings"), text_config.get("max_position_embeddings")]
-        own_window = next((int(limit) for limit in limits if limit), DEFAULT_WINDOW)
+        sizes = {**text_config, **{key: value for key, value in config.items() if value}}
+        own_window = int(sizes.get("max_position_embeddings") or DEFAULT_WINDOW)
         self.window = min(window or own_window, own_window)
-        self.vocabulary = int(
-            config.get("vocab_size")
-            or text_config.get("vocab_size")
-            or self._marked.get_vocab_size(with_added_tokens=True)
-        )
-        self.vocabulary = max(self.vocabulary, self._marked.get_vocab_size(with_added_tokens=True))
+        tokens = self._marked.get_vocab_size(with_added_tokens=True)
+        self.vocabulary = max(int(sizes.get("vocab_size") or 0), tokens)
         added = self._marked.get_added_tokens_decoder()
         self._markers = {number for number, token in added.items() if token.content.strip()}
         names = {
@@ -78,18 +74,18 @@ class ModelLanguage:
         specials = {token.content: number for number, token in added.items() if token.special}
         self.form, marks = learn(self._template, specials)
         self.grammars = Grammars(
-            _renamed(data),
+            renamed(data),
             self.vocabulary,
             sorted(self.end_tokens),
             markers={
                 number: marks.get(number, "") if token.special else token.content
                 for number, token in added.items()
-                if _is_marker(token.content, token.special)
+                if is_marker(token.content, token.special)
             },
         )
 
     def encode(self, text: str) -> list[int]:
-        """Tokenise plain text: what looks like a special token is text."""
+        """See `Language.encode`."""
         # Unlike `encode` this gives the interpreter to other threads: 1 MB takes seconds.
         return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
@@ -100,13 +96,9 @@ class ModelLanguage:
         *,
         limit: int | None = None,
     ) -> Prompt:
-        """Tokenise a conversation through the chat template, up to where the answer begins.
+        """See `Language.encode_chat`.
 
         A log's events are tokenised one by one: a log that has grown begins with the same tokens.
-
-        Raises:
-            Refused: the template does not take these messages, or they have clearly more than
-                `limit` tokens.
         """
         if not self.form.native:
             messages, tools = explained(messages, tools, system=self._takes_system), ()
@@ -133,24 +125,17 @@ class ModelLanguage:
         return Prompt(tokens, tuple(ends[1:]))
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """Return the bytes of generated tokens.
-
-        A special token has none, or if tool calls are written with it, those of a noncharacter.
-        """
+        """See `Language.decode`."""
         return b"".join(map(self.grammars.bytes_of, tokens))
 
     def mask(self, schema: object) -> Mask:
-        """Return a fresh mask for one answer. Raises Refused."""
+        """See `Language.mask`."""
         return self.grammars.mask(schema)
 
     def call_mask(
         self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
-        """Return a fresh mask for an answer that is text, or fits `schema`, or calls a tool.
-
-        Raises:
-            Refused: a schema cannot be honoured.
-        """
+        """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
 
     def _split(self, pieces: Iterable[Piece]) -> Iterable[str | int]:
@@ -208,59 +193,6 @@ def _with_text_arguments(message: Message) -> Message:
         text = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
-
-
-def _without_special(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer that knows no markers: only added tokens of pure whitespace stay."""
-    added = [token for token in data.get("added_tokens") or [] if not token["content"].strip()]
-    return {
-        **data,
-        "added_tokens": added,
-        "post_processor": None,
-        "pre_tokenizer": _within(data.get("pre_tokenizer")),
-    }
-
-
-def _within(step: Any) -> Any:
-    """Return a pre-tokenizer that puts no space before what it sees: it is never the beginning."""
-    if not isinstance(step, dict):
-        return step
-    if isinstance(inner := step.get("pretokenizers"), list):
-        return {**step, "pretokenizers": [_within(one) for one in inner]}
-    return {**step, "prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
-
-
-def _is_marker(content: str, special: bool) -> bool:
-    """Say whether an added token is no part of any text: `<think>` is none, though not special."""
-    return special or bool(re.fullmatch(r"<\S+>|\[\S+\]", content))
-
-
-def _renamed(data: dict[str, Any]) -> str:
-    """Return a tokenizer whose markers are special and have names that no schema can contain.
-
-    With its own, an enum value that spells `<|im_end|>` would be forced as that token.
-    """
-    nonce = secrets.token_hex(8)
-    names = {
-        token["content"]: f"\ue000{nonce}.{token['id']}\ue001"
-        for token in data.get("added_tokens") or []
-        if _is_marker(token["content"], token["special"])
-    }
-    added = [
-        {**token, "content": names[token["content"]], "special": True}
-        if token["content"] in names
-        else token
-        for token in data.get("added_tokens") or []
-    ]
-    model = dict(data["model"])
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {names.get(name, name): number for name, number in vocabulary.items()}
-    else:  # Unigram: pairs of a token and its score
-        model["vocab"] = [[names.get(name, name), score] for name, score in vocabulary]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    return json.dumps({**data, "added_tokens": added, "model": model, "post_processor": None})
 
 
 def _template(folder: Path, settings: dict[str, Any], names: dict[str, str]) -> Template:

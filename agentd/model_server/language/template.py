@@ -18,14 +18,16 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from agentd.json_schema.bounds import ANNOTATIONS, BY_TYPE, KEYWORDS
 from agentd.model_server.calls import Message, Refused
-from agentd.model_server.schema_rules import ANNOTATIONS, BY_TYPE, KNOWN
 from agentd.model_server.tool_calls import OfferedTool
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own
 
 # Words that templates look for in a tool's schema. None can be a part of a marker.
-OPEN_WORDS = ANNOTATIONS | KNOWN | BY_TYPE.keys() | {"function", "name", "parameters", "arguments"}
+OPEN_WORDS = (
+    ANNOTATIONS | KEYWORDS | BY_TYPE.keys() | {"function", "name", "parameters", "arguments"}
+)
 
 
 class Template:

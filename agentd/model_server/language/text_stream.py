@@ -3,6 +3,8 @@
 import codecs
 from collections.abc import Sequence
 
+from agentd.model_server.tool_calls import overlap
+
 
 class TextStream:
     """Decodes one answer's bytes and ends it at a stop string.
@@ -25,21 +27,7 @@ class TextStream:
         if found:
             self.stopped = True
             return self._held[: min(found)[0]]
-        keep = 0 if last else self._undecided()
-        text, self._held = (
-            self._held[: len(self._held) - keep],
-            self._held[len(self._held) - keep :],
-        )
+        keep = 0 if last else max((overlap(word, self._held) for word in self._stop), default=0)
+        text = self._held[: len(self._held) - keep]
+        self._held = self._held[len(text) :]
         return text
-
-    def _undecided(self) -> int:
-        """Return the length of the longest end that is the beginning of a stop string."""
-        return max(
-            (
-                size
-                for word in self._stop
-                for size in range(1, min(len(word), len(self._held) + 1))
-                if self._held.endswith(word[:size])
-            ),
-            default=0,
-        )
