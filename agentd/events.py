@@ -60,3 +60,8 @@ class Lane:
     def consumer(self) -> str:
         """Name of the cursor's row: `NAME/direct` or `NAME`."""
         return self.agent + DIRECT if self.direct else self.agent
+
+
+def matches(event_type: str, item: str) -> bool:
+    """Whether a subscription, exact or a `prefix.*`, means this type."""
+    return event_type == item or (item.endswith(".*") and event_type.startswith(item[:-1]))

@@ -63,7 +63,9 @@ class World:
     def run(self, name: str, answers: Answers, *, window: int = 8192) -> int:
         """Answer the agent's next event; return its session's id."""
         accepted = admit(name, self.paths)
-        self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
+        self.bus.registry.accept(
+            name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning"
+        )
         given = answers if callable(answers) else list(map(json.dumps, answers))
         with FakeModelServer(given, window=window) as server:
             server.write_address(self.paths.run)
@@ -91,8 +93,8 @@ class World:
         code = self.workshop.current(recording.config.agent, self.paths, "test")
         return Replay(recording, code, self.workshop, **options).run()
 
-    def events(self, kind: str) -> list[Event]:
-        return self.bus.events(event_type=kind)
+    def events(self, kind: str) -> Sequence[Event]:
+        return self.bus.events.list(event_type=kind)
 
 
 READER = """agent = "task"

@@ -65,7 +65,7 @@ class Home:
         """Run one session of the agent for its next event, and close it."""
         version = self.version(name, **params)
         config = version.accepted.config
-        self.bus.accept(name, "v", subscribe=config.subscribe)
+        self.bus.registry.accept(name, "v", subscribe=config.subscribe)
         for lane in (Lane(name, True), Lane(name, False, config.subscribe)):
             event = self.bus.next(lane)
             if event is not None:
@@ -96,10 +96,10 @@ class Home:
         return ending
 
     def facts(self, name: str) -> Memory:
-        return Memory(self.bus.facts(name))
+        return Memory(self.bus.facts.of(name))
 
     def events(self, event_type: str) -> list[Event]:
-        return list(self.bus.events(event_type=event_type))
+        return list(self.bus.events.list(event_type=event_type))
 
     def fetch(self, **params: Any) -> dict[str, Any]:
         self.publish("agent.trigger", {}, target="repo_fetch")
@@ -131,7 +131,9 @@ def home(tmp_path: Path) -> Iterator[Home]:
     paths.create()
     bus = Bus(paths.database)
     for name in NAMES:
-        bus.accept(name, "v", subscribe=load_agent(SHIPPED / "agents.d" / f"{name}.toml").subscribe)
+        bus.registry.accept(
+            name, "v", subscribe=load_agent(SHIPPED / "agents.d" / f"{name}.toml").subscribe
+        )
     yield Home(paths, bus, Repository(tmp_path / "repo"))
     bus.close()
 

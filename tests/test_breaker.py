@@ -31,7 +31,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Iterator[Bus]:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.accept("worker", "v1", subscribe=LANE.subscribe)
+    bus.registry.accept("worker", "v1", subscribe=LANE.subscribe)
     for number in range(10):
         bus.publish("other", NewEvent("repo.changed", {"n": number}))
     yield bus
@@ -77,7 +77,7 @@ def test_the_same_failure_of_several_events_trips_it_once(
     assert wait.seconds == pytest.approx(breaker.PAUSE_FIRST_S, rel=0.01)
     again = begin(bus, sessions)
     assert isinstance(again, Wait) and again.why == "breaker"
-    (told,) = bus.events(event_type="agent.parked")
+    (told,) = bus.events.list(event_type="agent.parked")
     assert told.payload["agent"] == "worker"
     assert "3 events in a row failed alike" in told.payload["reason"]
     assert "cannot reach" in told.payload["reason"]
@@ -97,8 +97,8 @@ def test_one_event_is_tried_after_a_growing_pause_and_none_is_lost(
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(breaker.PAUSE_MAX_S, rel=0.01)
     assert len(bus.dead.list()) == letters
-    assert len(bus.events(event_type="agent.parked")) == 1, "announced once"
-    assert bus.waiting(LANE) == 8
+    assert len(bus.events.list(event_type="agent.parked")) == 1, "announced once"
+    assert bus.lanes.waiting(LANE) == 8
 
 
 def test_an_event_that_ends_well_closes_it(
@@ -146,8 +146,8 @@ def test_workers_that_die_of_every_event_trip_it(
     assert [letter.reason for letter in bus.dead.list()] == [DeadReason.CRASHED] * 3
     held = trouble(bus.db, "worker")
     assert held is not None and held.state is WorkerState.PARKED and "hung" in held.reason
-    assert len(bus.events(event_type="agent.parked")) == 1
-    assert bus.waiting(LANE) == 7
+    assert len(bus.events.list(event_type="agent.parked")) == 1
+    assert bus.lanes.waiting(LANE) == 7
 
 
 def test_an_invalid_event_is_its_senders_fault(bus: Bus, sessions: Sessions) -> None:
@@ -188,12 +188,12 @@ def test_a_person_or_a_change_closes_it(
 ) -> None:
     """`agentd resume`, or a new file; the same version accepted again changes nothing."""
     trip(bus, sessions, clock)
-    bus.accept("worker", "v1", subscribe=LANE.subscribe)
+    bus.registry.accept("worker", "v1", subscribe=LANE.subscribe)
     assert isinstance(begin(bus, sessions), Wait)
     if how == "resume":
-        bus.forgive("worker")
+        bus.registry.forgive("worker")
     else:
-        bus.accept("worker", "v2", subscribe=LANE.subscribe)
+        bus.registry.accept("worker", "v2", subscribe=LANE.subscribe)
     assert isinstance(begin(bus, sessions), Session)
 
 

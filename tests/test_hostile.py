@@ -118,7 +118,7 @@ class Way:
         )
         self.language = ModelLanguage(tiny)
         self.bus = Bus(paths.database)
-        self.bus.accept("reader", "v", subscribe=LANE.subscribe)
+        self.bus.registry.accept("reader", "v", subscribe=LANE.subscribe)
         self.sessions = Sessions(self.bus)
         tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
         self.special = {tokenizer.token_to_id(name) for name in SPECIAL}
@@ -189,7 +189,7 @@ def test_the_bus_keeps_a_payload_exactly_or_refuses_it(way: Way, payload: dict[s
         return
     event_id = way.bus.publish("watcher", NewEvent("other.event", payload))
     assert event_id is not None
-    event = way.bus.event(event_id)
+    event = way.bus.events.get(event_id)
     assert event is not None and event.payload == payload
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ AGENTS = 50
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def fired(bus: Bus) -> list[Event]:
-    return bus.events(event_type="schedule.fired", limit=100_000)
+def fired(bus: Bus) -> Sequence[Event]:
+    return bus.events.list(event_type="schedule.fired", limit=100_000)
 
 
 def answer_all(bus: Bus, names: list[str]) -> None:
@@ -65,7 +65,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Iterator[Bus]:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.accept("one", "v1")
+    bus.registry.accept("one", "v1")
     yield bus
     bus.close()
 
@@ -85,7 +85,7 @@ def test_fifty_agents_that_are_late_at_once_are_spread(
     tables = [Timetable(f"agent{n}", Every(every=timedelta(minutes=15))) for n in range(AGENTS)]
     spreads = [Spread(clock, chance.random) for _ in tables]
     for table in tables:
-        bus.accept(table.agent, "v1")
+        bus.registry.accept(table.agent, "v1")
         reconcile(bus, table, missed, clock.now(), LOG)
     clock.advance(9 * 3600 + 61)
     woke = clock.now()
@@ -172,7 +172,7 @@ def test_no_run_twice_however_the_clock_jumps(
     clock = ManualClock()
     path = tmp_path_factory.mktemp("walk") / "a.db"
     bus = Bus(path, clock=clock)
-    bus.accept("one", "v1")
+    bus.registry.accept("one", "v1")
     schedule = (
         Every(every=timedelta(minutes=30)) if expression == "every" else Cron(cron=expression)
     )
@@ -289,7 +289,7 @@ def test_a_session_goes_on_where_the_whole_tree_stood_still(tmp_path: Path) -> N
                 wait_for(lambda: sessions.list(state=SessionState.ENDED), seconds=DEADLINE_S)
                 (row,) = sessions.list()
                 assert (row.attempt, row.turns) == (1, 1)
-                assert bus.events(event_type="agent.crashed") == []
+                assert bus.events.list(event_type="agent.crashed") == []
                 bus.close()
                 process.terminate()
                 assert process.wait(20) == 0

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ class Home:
     def accept(self, toml: str) -> None:
         (self.paths.agents_d / "reader.toml").write_text(toml)
         self.accepted = admit("reader", self.paths)
-        self.bus.accept("reader", self.accepted.hash, subscribe=self.accepted.config.subscribe)
+        self.bus.registry.accept(
+            "reader", self.accepted.hash, subscribe=self.accepted.config.subscribe
+        )
 
     def start(self) -> "subprocess.Popen[bytes]":
         worker = subprocess.Popen(
@@ -66,8 +68,8 @@ class Home:
     def ask(self) -> None:
         self.bus.publish("tester", NewEvent("note.asked", {"name": "a.txt"}))
 
-    def events(self, event_type: str) -> list[Event]:
-        return self.bus.events(event_type=event_type)
+    def events(self, event_type: str) -> Sequence[Event]:
+        return self.bus.events.list(event_type=event_type)
 
     def log(self, name: str) -> list[dict[str, Any]]:
         text = (self.paths.logs / "reader.jsonl").read_text()

@@ -62,7 +62,7 @@ def _wait(bus: Bus, paths: Paths, command: str, name: str | None) -> None:
     lane, pause = Lane(DAEMON, True), threading.Event()
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
-        taken = bus.waiting(lane) == 0
+        taken = bus.lanes.waiting(lane) == 0
         if taken and _done(command, _agents(query(paths)).get(name or "")):
             return
         pause.wait(STEP_S)

@@ -102,7 +102,7 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
         AgentdError: there is none of this name, and says which there are; or its file cannot be
             used, and says why.
     """
-    present = {row.name: row for row in bus.agents() if row.removed_at is None}
+    present = {row.name: row for row in bus.agents.list() if row.removed_at is None}
     if name in present:
         return present[name]
     file = paths.agents_d / f"{name}.toml"
@@ -148,15 +148,15 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
     Raises:
         AgentdError: nobody is or was.
     """
-    agents = {*_files(paths), *(row.name for row in (bus.agents() if bus is not None else ()))}
+    agents = {*_files(paths), *(row.name for row in (bus.agents.list() if bus is not None else ()))}
     if name not in agents and name not in others:
         raise no_such_agent(name, sorted(agents))
 
 
 def known_types(bus: Bus) -> list[str]:
     """Return the event types that an agent reads or that were published, for a hint."""
-    read = {item for row in bus.agents() if row.removed_at is None for item in row.subscribe}
-    return sorted({*read, *bus.types()})
+    read = {item for row in bus.agents.list() if row.removed_at is None for item in row.subscribe}
+    return sorted({*read, *bus.events.types()})
 
 
 def _files(paths: Paths) -> list[str]:

@@ -6,12 +6,11 @@ import sys
 from typing import Any
 
 from agentd.bus import Bus, sql
-from agentd.bus.outbox import matches
 from agentd.commands.home import find_agent, known_types, open_bus, supervisor
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
-from agentd.events import PERSON, NewEvent
+from agentd.events import PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
 from agentd.sessions.session import SessionRow, session_row
 from agentd.sessions.sessions import ANSWER
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _unread(bus: Bus, event: NewEvent) -> str | None:
     """Say that no agent reads this type, where none does."""
-    rows = [row for row in bus.agents() if row.removed_at is None]
+    rows = [row for row in bus.agents.list() if row.removed_at is None]
     read = sorted({item for row in rows for item in row.subscribe})
     if event.target is not None or any(matches(event.event_type, item) for item in read):
         return None
@@ -86,7 +85,7 @@ def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) ->
     event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
-    rows = {row.name: row for row in bus.agents() if row.removed_at is None}
+    rows = {row.name: row for row in bus.agents.list() if row.removed_at is None}
     if supervisor(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
     elif event.target is not None and rows[event.target].paused:

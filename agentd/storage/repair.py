@@ -95,8 +95,8 @@ def _mend_cursors(bus: Bus, saved: Saved) -> None:
 
     A new one would stand at the end, and what waits would never be read.
     """
-    there = {lane.consumer for lane, _ in bus.slowest()}
-    wanted = [f"{row.name}{end}" for row in bus.agents() for end in (DIRECT, "")]
+    there = {lane.consumer for lane, _ in bus.lanes.slowest()}
+    wanted = [f"{row.name}{end}" for row in bus.agents.list() for end in (DIRECT, "")]
     for consumer in wanted:
         if consumer in there:
             continue
@@ -109,7 +109,7 @@ def _mend_cursors(bus: Bus, saved: Saved) -> None:
         bus.db.run(sql.CREATE_CURSOR, (consumer, settled))
         saved.notes.append(f"the lane {consumer} goes on after event {settled}")
     if f"{DAEMON}{DIRECT}" not in there:
-        bus.open_lane(Lane(DAEMON, True))  # commands of then are nobody's wish any more
+        bus.lanes.open(Lane(DAEMON, True))  # commands of then are nobody's wish any more
 
 
 def _mend_sessions(bus: Bus, saved: Saved) -> None:
@@ -123,7 +123,7 @@ def _mend_sessions(bus: Bus, saved: Saved) -> None:
             bus.db.run(sql.GIVE_UP_SESSION, (now, LOST_STEPS, session_id, row[8]))
             _bury(bus, row, DeadReason.PARTIAL_EFFECTS, LOST_STEPS)
             if state == SessionState.RUNNING:
-                bus.pass_over(Lane(agent, consumer.endswith(DIRECT)), delivered_id)
+                bus.lanes.pass_over(Lane(agent, consumer.endswith(DIRECT)), delivered_id)
             saved.notes.append(f"session {session_id} was given up: {LOST_STEPS}")
 
 

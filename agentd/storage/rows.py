@@ -26,8 +26,8 @@ class Rows:
 
     def passed_by_all(self) -> int:
         """Return the id up to which every lane has read."""
-        lanes = self._bus.slowest()
-        return lanes[0][1] if lanes else self._bus.last_id()
+        lanes = self._bus.lanes.slowest()
+        return lanes[0][1] if lanes else self._bus.events.last_id()
 
     def expire(
         self,
@@ -57,9 +57,9 @@ class Rows:
                 dead.add(lane.agent, reason, error, expired, session_id=session_id)
             else:
                 dead.add_row(lane.agent, reason, error, delivered_id, session_id=session_id)
-            self._bus.pass_over(lane, delivered_id)
+            self._bus.lanes.pass_over(lane, delivered_id)
             buried = 1
-        more, done = self._bus.expire(lane, error, upto=upto, before=before, rows=rows)
+        more, done = self._bus.lanes.expire(lane, error, upto=upto, before=before, rows=rows)
         return buried + more, done
 
     def give_up(self, session_id: int, attempt: int, now: datetime, error: str) -> None:

@@ -1,0 +1,55 @@
+"""What the bus knows of agents, for everybody who only reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentd.bus import sql
+from agentd.bus.database import Database
+from agentd.bus.json_text import read_strings
+from agentd.clock import Clock, moment_or
+
+
+@dataclass(frozen=True)
+class AgentRow:
+    """What the bus knows of an agent. `version` is the accepted folder's hash."""
+
+    name: str
+    version: str
+    subscribe: tuple[str, ...]
+    paused: bool
+    accepted_at: datetime
+    removed_at: datetime | None
+
+
+class AgentRows:
+    """Every agent that was ever accepted and is not forgotten; see `Registry`, which writes them.
+
+    What a person broke in a row is written anew when its agent is next accepted.
+    """
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self.db = db
+        self._clock = clock
+
+    def list(self) -> Sequence[AgentRow]:
+        """Return them all, by name."""
+        now = self._clock.now()
+        return [
+            AgentRow(
+                name,
+                str(version),
+                read_strings(subscribe),
+                bool(paused),
+                moment_or(accepted_at, now),
+                moment_or(removed_at, now) if removed_at else None,
+            )
+            for name, version, subscribe, paused, accepted_at, removed_at in self.db.read(
+                sql.AGENTS, (), sql.AGENT_COLUMNS
+            )
+            if isinstance(name, str)  # else nobody is called so
+        ]
+
+    def present(self) -> Mapping[str, AgentRow]:
+        """Return those that were not removed, by their names."""
+        return {row.name: row for row in self.list() if row.removed_at is None}
