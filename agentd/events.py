@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agentd.clock import iso
 from agentd.states import Priority
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
@@ -46,6 +47,11 @@ class Event:
     cause_id: int | None
     depth: int
     dedup_key: str | None
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON has it: the outbox's columns by their names, times in UTC."""
+        plain = {"payload": dict(self.payload), "created_at": iso(self.created_at)}
+        return {**vars(self), **plain, "priority": self.priority.value}
 
 
 @dataclass(frozen=True)

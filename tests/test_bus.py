@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,33 @@ def test_a_refused_part_of_finish_leaves_nothing(
     bus.step(READER, event)
 
 
+def test_finish_publishes_last_before_its_commit(bus: Bus) -> None:
+    """On a database with several writers, ids would else become visible out of order for longer."""
+    bus.publish("fetch", NewEvent("repo.changed"))
+    event = bus.next(READER)
+    assert event is not None
+    statements: list[str] = []
+
+    def traced(cursor: Any, statement: str, bindings: Any) -> bool:
+        statements.append(statement)
+        return True
+
+    bus.db.connection.exec_trace = traced
+    bus.finish(READER, event, publish=[NewEvent("review.done")], remember={"a": 1})
+    assert statements[-2:] == [sql.PUBLISH, sql.COMMIT]
+
+
+def test_a_transaction_that_failed_can_run_again(bus: Bus, clock: ManualClock) -> None:
+    """What it keeps in memory goes back to where the database is."""
+    bus.publish("fetch", NewEvent("repo.changed"))
+    event = bus.next(READER)
+    assert event is not None
+    with pytest.raises(EventRefused):
+        bus.finish(READER, event, publish=[NewEvent("review.done"), NewEvent("No Type")])
+    assert bus.finish(READER, event, publish=[NewEvent("review.done")]) == [2]
+    assert bus.next(READER) is None
+
+
 def test_a_failure_inside_a_joined_transaction_fails_the_outer_one(bus: Bus) -> None:
     """Swallowing the inner error must not commit half of what was meant to be one."""
     with pytest.raises(RuntimeError, match="nothing was written"), bus.transaction():
@@ -593,6 +621,18 @@ def test_retry_wakes_the_agent(tmp_path: Path) -> None:
     waker = bus.doorbell.waker("reader")
     bus.dead.retry(bus.dead.add("reader", DeadReason.FAILED, "boom", event))
     assert waker.wait(1)
+
+
+def test_retry_of_a_loop_wakes_whom_it_was_meant_for(tmp_path: Path) -> None:
+    """Its letter is its producer's, who does not read it."""
+    bus = Bus(tmp_path / "a.db", wake=tmp_path)
+    bus.registry.accept("reader", "v1", subscribe=["repo.changed"])
+    bus.publish("fetch", NewEvent("repo.changed"))
+    cause = replace(consume(bus, READER)[0], depth=DEPTH_MAX)
+    assert bus.publish("fetch", NewEvent("repo.changed"), cause=cause) is None
+    fetch, reader = bus.doorbell.waker("fetch"), bus.doorbell.waker("reader")
+    bus.dead.retry(bus.dead.list()[0].id)
+    assert reader.wait(1) and not fetch.drain()
 
 
 def test_letters_are_listed_by_agent_and_dropped(bus: Bus) -> None:

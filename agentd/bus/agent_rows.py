@@ -1,6 +1,6 @@
 """What the bus knows of agents, for everybody who only reads it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +50,6 @@ class AgentRows:
             if isinstance(name, str)  # else nobody is called so
         ]
 
-    def present(self) -> Mapping[str, AgentRow]:
+    def present(self) -> dict[str, AgentRow]:
         """Return those that were not removed, by their names."""
         return {row.name: row for row in self.list() if row.removed_at is None}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 
 from agentd.bus import Bus
-from agentd.commands.home import check_known, event_document, known_types, open_bus
+from agentd.commands.home import check_known, known_types, open_bus
 from agentd.commands.output import (
     DIM,
     colour,
@@ -99,7 +99,7 @@ def _print(found: Iterable[Event], as_json: bool) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for event in found:
         if as_json:
-            print_json(event_document(event), indent=None)
+            print_json(event.document(), indent=None)
         else:
             say(line(event, width), flush=True)
 

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
-from agentd.events import Event
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.supervisor.client import query
@@ -102,7 +101,7 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
         AgentdError: there is none of this name, and says which there are; or its file cannot be
             used, and says why.
     """
-    present = {row.name: row for row in bus.agents.list() if row.removed_at is None}
+    present = bus.agents.present()
     if name in present:
         return present[name]
     file = paths.agents_d / f"{name}.toml"
@@ -155,27 +154,9 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
 
 def known_types(bus: Bus) -> list[str]:
     """Return the event types that an agent reads or that were published, for a hint."""
-    read = {item for row in bus.agents.list() if row.removed_at is None for item in row.subscribe}
+    read = {item for row in bus.agents.present().values() for item in row.subscribe}
     return sorted({*read, *bus.events.types()})
 
 
 def _files(paths: Paths) -> list[str]:
     return [path.stem for path in paths.agents_d.glob("[!.]*.toml")]
-
-
-def event_document(event: Event) -> dict[str, Any]:
-    """Return an event as --json shows it: the outbox's columns by their names, times in UTC."""
-    from agentd.clock import iso
-
-    return {
-        "id": event.id,
-        "agent": event.agent,
-        "event_type": event.event_type,
-        "payload": dict(event.payload),
-        "created_at": iso(event.created_at),
-        "target": event.target,
-        "priority": event.priority.value,
-        "cause_id": event.cause_id,
-        "depth": event.depth,
-        "dedup_key": event.dedup_key,
-    }

@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _unread(bus: Bus, event: NewEvent) -> str | None:
     """Say that no agent reads this type, where none does."""
-    rows = [row for row in bus.agents.list() if row.removed_at is None]
-    read = sorted({item for row in rows for item in row.subscribe})
+    read = sorted({item for row in bus.agents.present().values() for item in row.subscribe})
     if event.target is not None or any(matches(event.event_type, item) for item in read):
         return None
     known = ", ".join(read) or "nothing"
@@ -85,7 +84,7 @@ def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) ->
     event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
-    rows = {row.name: row for row in bus.agents.list() if row.removed_at is None}
+    rows = bus.agents.present()
     if supervisor(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
     elif event.target is not None and rows[event.target].paused:

@@ -132,8 +132,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
     bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
-    rows = {row.name: row for row in bus.agents.list() if row.removed_at is None}
-    letters: dict[str, int] = dict(bus.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
+    rows, letters = bus.agents.present(), bus.dead.counts()
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value

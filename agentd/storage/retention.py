@@ -18,9 +18,8 @@ from agentd.bus import Bus, sql
 from agentd.clock import iso
 from agentd.config.daemon import RetentionConfig
 from agentd.config.duration import written
-from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason
-from agentd.storage.rows import FUTURE, QUIET, Rows
+from agentd.storage.rows import FUTURE, QUIET, Rows, Unfinished, give_up
 
 STEP_S = 0.025  # a transaction that takes longer makes the next one smaller
 ROWS_FIRST, ROWS_MAX = 50, 500  # rows in one transaction
@@ -166,7 +165,7 @@ class Retention:
         for agent in self._bus.agents.list():
             if agent.removed_at is None or agent.removed_at > now - self.rules.removed:
                 continue
-            if facts := self._rows.delete(sql.DELETE_FACTS, (agent.name, rows)):
+            if facts := self._db.change(sql.DELETE_FACTS, (agent.name, rows)):
                 return Pruned("facts", facts, agent.name)
             if agent.name in holding:
                 continue  # what its lanes have yet to read is found by its row
@@ -178,21 +177,13 @@ class Retention:
     # --- by age
 
     def _unanswered(self, now: datetime, rows: int) -> Pruned | None:
-        for session_id, agent, attempt, question, event, ended_at in self._db.run(
-            sql.OLDEST_PARKED, (rows,)
-        ):
+        for *found, question, ended_at in self._db.run(sql.OLDEST_PARKED, (rows,)):
             if str(ended_at) >= iso(now - self.rules.sessions):
                 continue
             error = f"nobody answered within {written(self.rules.sessions)}: {question}"
-            self._rows.give_up(session_id, attempt, now, error)
-            self._bus.dead.add(
-                agent,
-                DeadReason.UNANSWERED,
-                error,
-                event_from_json(event),
-                session_id=session_id,
-            )
-            return Pruned("unanswered", 1, agent)
+            session = Unfinished(*found)
+            give_up(self._bus, session, DeadReason.UNANSWERED, error)
+            return Pruned("unanswered", 1, session.agent)
         return None
 
     def _old_letters(self, now: datetime, rows: int) -> Pruned | None:

@@ -133,8 +133,7 @@ class Records:
         Raises:
             StorageError: the database cannot be read.
         """
-        rows = await self._thread.call(lambda bus: bus.agents.list())
-        return {row.name: row for row in rows if row.removed_at is None}
+        return await self._thread.call(lambda bus: bus.agents.present())
 
     async def next_command(self) -> Event | None:
         """Take the next event addressed to the supervisor, None when there is none.
