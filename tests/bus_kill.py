@@ -198,7 +198,7 @@ def at_every_write(
     """Kill `work` at each of its writes to the file; `check` what is left, also at the end."""
     template = folder / "template.db"
     bus = Bus(template)
-    bus.registry.accept("worker", "v", subscribe=LANE.subscribe)
+    bus.accept("worker", "v", subscribe=LANE.subscribe)
     bus.publish("person", NewEvent("repo.changed", {"n": 1}))
     bus.db.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     bus.close()
@@ -234,7 +234,7 @@ def chain(folder: Path) -> None:
     bus = Bus(path)
     stages = (("first", "repo.changed", "repo.read"), ("second", "repo.read", "repo.reviewed"))
     for name, reads, _ in stages:
-        bus.registry.accept(name, "v", subscribe=[reads])
+        bus.accept(name, "v", subscribe=[reads])
     bus.outbox.publish_many(
         "person", [NewEvent("repo.changed", {"n": n}) for n in range(CHAIN_EVENTS)]
     )

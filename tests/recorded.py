@@ -63,9 +63,7 @@ class World:
     def run(self, name: str, answers: Answers, *, window: int = 8192) -> int:
         """Answer the agent's next event; return its session's id."""
         accepted = admit(name, self.paths)
-        self.bus.registry.accept(
-            name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning"
-        )
+        self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
         given = answers if callable(answers) else list(map(json.dumps, answers))
         with FakeModelServer(given, window=window) as server:
             server.write_address(self.paths.run)

@@ -65,7 +65,7 @@ class Home:
         """Run one session of the agent for its next event, and close it."""
         version = self.version(name, **params)
         config = version.accepted.config
-        self.bus.registry.accept(name, "v", subscribe=config.subscribe)
+        self.bus.accept(name, "v", subscribe=config.subscribe)
         for lane in (Lane(name, True), Lane(name, False, config.subscribe)):
             event = self.bus.next(lane)
             if event is not None:
@@ -131,9 +131,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     paths.create()
     bus = Bus(paths.database)
     for name in NAMES:
-        bus.registry.accept(
-            name, "v", subscribe=load_agent(SHIPPED / "agents.d" / f"{name}.toml").subscribe
-        )
+        bus.accept(name, "v", subscribe=load_agent(SHIPPED / "agents.d" / f"{name}.toml").subscribe)
     yield Home(paths, bus, Repository(tmp_path / "repo"))
     bus.close()
 

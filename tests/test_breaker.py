@@ -31,7 +31,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Iterator[Bus]:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.registry.accept("worker", "v1", subscribe=LANE.subscribe)
+    bus.accept("worker", "v1", subscribe=LANE.subscribe)
     for number in range(10):
         bus.publish("other", NewEvent("repo.changed", {"n": number}))
     yield bus
@@ -188,12 +188,12 @@ def test_a_person_or_a_change_closes_it(
 ) -> None:
     """`agentd resume`, or a new file; the same version accepted again changes nothing."""
     trip(bus, sessions, clock)
-    bus.registry.accept("worker", "v1", subscribe=LANE.subscribe)
+    bus.accept("worker", "v1", subscribe=LANE.subscribe)
     assert isinstance(begin(bus, sessions), Wait)
     if how == "resume":
-        bus.registry.forgive("worker")
+        bus.forgive("worker")
     else:
-        bus.registry.accept("worker", "v2", subscribe=LANE.subscribe)
+        bus.accept("worker", "v2", subscribe=LANE.subscribe)
     assert isinstance(begin(bus, sessions), Session)
 
 

@@ -33,7 +33,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Bus:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.registry.accept("reader", "v1", subscribe=READER.subscribe)
+    bus.accept("reader", "v1", subscribe=READER.subscribe)
     return bus
 
 
@@ -260,7 +260,7 @@ def test_start_now_in_an_outbox_pruned_empty_is_after_the_last_id(bus: Bus) -> N
     for _ in range(3):
         bus.publish("person", NewEvent("repo.changed"))
     bus.db.run("DELETE FROM outbox")
-    bus.registry.accept("late", "v1", subscribe=["repo.changed"], start="now")
+    bus.accept("late", "v1", subscribe=["repo.changed"], start="now")
     assert bus.db.run("SELECT last_seen_id FROM cursors WHERE consumer = 'late'") == [(3,)]
 
 
@@ -268,8 +268,8 @@ def test_start_decides_whether_a_new_agent_reads_the_past(bus: Bus) -> None:
     """`start = "now"` or `"beginning"`; accepting again moves nothing."""
     bus.publish("person", NewEvent("repo.changed"))
     for name, start in (("late", "now"), ("historian", "beginning")):
-        bus.registry.accept(name, "v1", subscribe=["repo.changed"], start=start)  # type: ignore[arg-type]
-        bus.registry.accept(name, "v2", subscribe=["repo.changed"], start="beginning")
+        bus.accept(name, "v1", subscribe=["repo.changed"], start=start)  # type: ignore[arg-type]
+        bus.accept(name, "v2", subscribe=["repo.changed"], start="beginning")
     assert consume(bus, Lane("late", False, ("repo.changed",))) == []
     assert len(consume(bus, Lane("historian", False, ("repo.changed",)))) == 1
 
@@ -541,13 +541,13 @@ def test_consumer_queries_use_the_indexes(bus: Bus) -> None:
 def test_an_agent_is_accepted_paused_removed_and_taken_back(bus: Bus, clock: ManualClock) -> None:
     """Its row stays, a pause outlives a new version, and the cursors keep their place."""
     bus.publish("person", NewEvent("repo.changed"))
-    assert bus.registry.set_paused("reader", True) and not bus.registry.set_paused("nobody", True)
-    bus.registry.accept("reader", "v2", subscribe=["mail.came"])
+    assert bus.agents.set_paused("reader", True) and not bus.agents.set_paused("nobody", True)
+    bus.accept("reader", "v2", subscribe=["mail.came"])
     (row,) = bus.agents.list()
     assert (row.version, row.subscribe, row.paused) == ("v2", ("mail.came",), True)
-    bus.registry.remove("reader")
+    bus.agents.remove("reader")
     assert bus.agents.list()[0].removed_at == clock.now()
-    bus.registry.accept("reader", "v3", subscribe=READER.subscribe)
+    bus.accept("reader", "v3", subscribe=READER.subscribe)
     assert bus.agents.list()[0].removed_at is None
     assert types(consume(bus, READER)) == ["repo.changed"]
 
@@ -615,7 +615,7 @@ def test_a_retried_loop_goes_to_whom_it_was_meant_for(bus: Bus) -> None:
 def test_retry_wakes_the_agent(tmp_path: Path) -> None:
     """A person waits for it."""
     bus = Bus(tmp_path / "a.db", wake=tmp_path)
-    bus.registry.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
+    bus.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
     bus.publish("person", NewEvent("repo.changed"))
     (event,) = consume(bus, READER)
     waker = bus.doorbell.waker("reader")
@@ -626,7 +626,7 @@ def test_retry_wakes_the_agent(tmp_path: Path) -> None:
 def test_retry_of_a_loop_wakes_whom_it_was_meant_for(tmp_path: Path) -> None:
     """Its letter is its producer's, who does not read it."""
     bus = Bus(tmp_path / "a.db", wake=tmp_path)
-    bus.registry.accept("reader", "v1", subscribe=["repo.changed"])
+    bus.accept("reader", "v1", subscribe=["repo.changed"])
     bus.publish("fetch", NewEvent("repo.changed"))
     cause = replace(consume(bus, READER)[0], depth=DEPTH_MAX)
     assert bus.publish("fetch", NewEvent("repo.changed"), cause=cause) is None
@@ -683,7 +683,7 @@ def test_the_bus_opens_no_file_of_the_database_itself(tmp_path: Path) -> None:
 
     sys.addaudithook(hook)
     bus = Bus(tmp_path / "a.db")
-    bus.registry.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
+    bus.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
     bus.publish("person", NewEvent("repo.changed"))
     consume(bus, READER)
     bus.close()

@@ -58,7 +58,7 @@ def test_nothing_to_read_yet(words: tuple[str, ...], tmp_path: Path) -> None:
 def bus(tmp_path: Path) -> Iterator[Bus]:
     """A home's bus that nobody serves, with one agent, `hello`, that subscribes to note.*."""
     bus = Bus(tmp_path / "agentd.db")
-    bus.registry.accept("hello", "v1", subscribe=["note.*"])
+    bus.accept("hello", "v1", subscribe=["note.*"])
     yield bus
     bus.close()
 

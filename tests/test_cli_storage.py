@@ -55,7 +55,7 @@ def run(paths: Paths, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def bus(paths: Paths) -> Bus:
     bus = Bus(paths.database)
-    bus.registry.accept("hello", "v1", subscribe=["note.*"], start="beginning")
+    bus.accept("hello", "v1", subscribe=["note.*"], start="beginning")
     return bus
 
 

@@ -173,7 +173,7 @@ def test_sessions_says_so(
     outcomes: Sequence[dict[str, Any]] = ({"result": "x", "forced": "last turn"}, {"result": "y"})
     with contextlib.closing(Bus(paths.database)) as bus:
         sessions, lane = Sessions(bus), Lane("reader", False, ("note.changed",))
-        bus.registry.accept("reader", "v", subscribe=["note.changed"])
+        bus.accept("reader", "v", subscribe=["note.changed"])
         for outcome in outcomes:
             bus.publish("person", EVENT, priority=Priority.PERSON)
             session = sessions.begin(lane, bus.next(lane) or pytest.fail(), "v", Limits())

@@ -38,7 +38,7 @@ def paths(tmp_path: Path, wanted: bool) -> Paths:
     paths.daemon_file.write_text(f"[bus]\nfullfsync = {str(wanted).lower()}\n")
     write_agent(tmp_path, "hello")
     bus = Bus(paths.database)
-    bus.registry.accept("hello", "v1")
+    bus.accept("hello", "v1")
     bus.close()
     return paths
 

@@ -118,7 +118,7 @@ class Way:
         )
         self.language = ModelLanguage(tiny)
         self.bus = Bus(paths.database)
-        self.bus.registry.accept("reader", "v", subscribe=LANE.subscribe)
+        self.bus.accept("reader", "v", subscribe=LANE.subscribe)
         self.sessions = Sessions(self.bus)
         tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
         self.special = {tokenizer.token_to_id(name) for name in SPECIAL}

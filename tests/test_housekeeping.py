@@ -62,8 +62,8 @@ def test_the_size_limit_holds_while_it_runs(supervisor: Daemon) -> None:
     supervisor.start()
     supervisor.wait_state("one", "RUNNING")
     bus = Bus(supervisor.paths.database)
-    bus.registry.accept("slow", "v", subscribe=["note.added"], start="beginning")
-    bus.registry.set_paused("slow", True)
+    bus.accept("slow", "v", subscribe=["note.added"], start="beginning")
+    bus.agents.set_paused("slow", True)
     for _ in range(60):
         bus.outbox.publish_many(
             "x", [NewEvent("note.added", {"text": "x" * 5000}) for _ in range(10)]

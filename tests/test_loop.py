@@ -83,7 +83,7 @@ class Reader(Agent[Any]):
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
     bus = Bus(tmp_path / "agentd.db")
-    bus.registry.accept("reader", "v1", subscribe=("file.changed",))
+    bus.accept("reader", "v1", subscribe=("file.changed",))
     bus.publish("watcher", NewEvent("file.changed", {"path": "a"}))
     yield bus
     bus.close()

@@ -104,7 +104,7 @@ def test_any_value_in_any_column_of_the_outbox(
     """It is read, refused, or a dead letter with its reason; the next event is read after it."""
     path = discover().database
     bus = Bus(path)
-    bus.registry.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
     taken = 0
     for value in ODD:
         for target in ({"target": "'reader'"}, {}):
@@ -196,7 +196,7 @@ def test_odd_rows_of_before_the_rules_are_kept(column: str, home: Path) -> None:
     assert there + len(letters) == taken
     assert all(letter.reason is DeadReason.INVALID and letter.error for letter in letters)
     assert bus.db.run(sql.INTEGRITY_CHECK) == [("ok",)]
-    bus.registry.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
     good = bus.publish("fetch", NewEvent("note.added"))
     assert good in drain(bus, READER)
     read_all(home)
@@ -241,7 +241,7 @@ def test_any_value_in_another_table(
 ) -> None:
     """No command ends in a traceback, and agents go on reading."""
     bus = Bus(discover().database, clock=ManualClock())
-    bus.registry.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
     event = bus.events.get(bus.publish("fetch", NewEvent("note.old")) or 0)
     assert event is not None
     bus.facts.remember("reader", {"k": 1})
@@ -276,7 +276,7 @@ def test_any_value_in_another_table(
 def test_a_cursor_that_stands_beyond_all_events_is_set_back(tmp_path: Path) -> None:
     """Else its agent would read nothing any more, without a word."""
     bus = Bus(tmp_path / "a.db")
-    bus.registry.accept("reader", "v", subscribe=READER.subscribe)
+    bus.accept("reader", "v", subscribe=READER.subscribe)
     bus.db.run("UPDATE cursors SET last_seen_id = 9223372036854775807")
     assert bus.next(READER) is None
     good = bus.publish("fetch", NewEvent("note.added"))
@@ -306,7 +306,7 @@ def test_odd_rows_of_sessions_end_in_no_traceback(
 ) -> None:
     """Nobody is asked to write there, but a person may."""
     bus = Bus(discover().database)
-    bus.registry.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
     bus.publish("fetch", NewEvent("note.added"))
     event = bus.next(READER)
     assert event is not None

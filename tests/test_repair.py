@@ -33,7 +33,7 @@ def fill(path: Path) -> None:
     """Write a database with something in every table; its last session is still running."""
     bus = Bus(path, clock=ManualClock())
     for name in ("reader", "slow", "third"):
-        bus.registry.accept(name, "v1", subscribe=READER.subscribe, start="beginning")
+        bus.accept(name, "v1", subscribe=READER.subscribe, start="beginning")
         bus.facts.remember(name, {f"key{n}": "x" * 100 for n in range(20)})
     for n in range(300):
         text = "x" * (9000 if n % 50 == 0 else 200)  # some need pages of their own
@@ -157,7 +157,7 @@ def test_an_unfinished_session_that_lost_steps_is_given_up(tmp_path: Path) -> No
     """What its tools did is not known any more: doing it again could do it twice."""
     path = tmp_path / "agentd.db"
     bus = Bus(path)
-    bus.registry.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
     bus.publish("fetch", NewEvent("repo.changed"))
     bus.publish("fetch", NewEvent("repo.changed"))
     sessions = Sessions(bus)
@@ -182,7 +182,7 @@ def test_text_that_is_none_is_damage(tmp_path: Path) -> None:
     """A page in the middle of a long text has no form that SQLite could check."""
     path = tmp_path / "agentd.db"
     bus = Bus(path)
-    bus.registry.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
     bus.publish("fetch", NewEvent("repo.changed", {"text": "long " * 3000}))
     bus.publish("fetch", NewEvent("repo.changed"))
     bus.close()
@@ -237,7 +237,7 @@ def test_an_event_that_failed_is_not_lost_with_its_cursor(tmp_path: Path, then: 
     """
     path, clock = tmp_path / "agentd.db", ManualClock()
     bus = Bus(path, clock=clock)
-    bus.registry.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
     bus.outbox.publish_many("fetch", [NewEvent("repo.changed") for _ in range(4)])
     sessions = Sessions(bus)
     sessions.close(begin(bus, sessions))

@@ -32,7 +32,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Bus:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.registry.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
+    bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
     return bus
 
 
@@ -122,7 +122,7 @@ def test_pruning_never_passes_the_slowest_cursor(bus: Bus, clock: ManualClock) -
     All others have read it.
     """
     slow = Lane("slow", False, ("repo.changed",))
-    bus.registry.accept("slow", "v1", subscribe=slow.subscribe, start="beginning")
+    bus.accept("slow", "v1", subscribe=slow.subscribe, start="beginning")
     publish(bus, 4)
     consume(bus)
     catch_up(bus, DIRECT)
@@ -138,8 +138,8 @@ def test_pruning_never_passes_the_slowest_cursor(bus: Bus, clock: ManualClock) -
 
 def test_old_unread_events_become_dead_letters(bus: Bus, clock: ManualClock) -> None:
     """A paused agent does not pin the database for ever, and loses nothing in silence."""
-    bus.registry.accept("slow", "v1", subscribe=["repo.changed"], start="beginning")
-    bus.registry.set_paused("slow", True)
+    bus.accept("slow", "v1", subscribe=["repo.changed"], start="beginning")
+    bus.agents.set_paused("slow", True)
     publish(bus, 3)
     publish(bus, 1, target="slow")
     bus.publish("fetch", NewEvent("other.thing"))
@@ -167,11 +167,11 @@ def test_a_removed_agent_holds_back_for_seven_days(
 
     However short it is remembered otherwise.
     """
-    bus.registry.accept("gone", "v1", subscribe=["repo.changed"], start="beginning")
+    bus.accept("gone", "v1", subscribe=["repo.changed"], start="beginning")
     bus.facts.remember("gone", {"seen": 1})
     publish(bus, 2)
     clock.advance(60)
-    bus.registry.remove("gone")
+    bus.agents.remove("gone")
     clock.advance(60)
     publish(bus, 2)
     clock.advance(LEAVE.total_seconds() - 120)
@@ -192,10 +192,10 @@ def test_a_removed_agent_holds_back_for_seven_days(
 def test_an_agent_that_comes_back_in_time_keeps_its_place(bus: Bus, clock: ManualClock) -> None:
     """An editor that deletes and writes anew, or a weekend without the agent, loses nothing."""
     publish(bus, 2)
-    bus.registry.remove("reader")
+    bus.agents.remove("reader")
     clock.advance(6 * DAY)
     assert prune(bus) == {}
-    bus.registry.accept("reader", "v2", subscribe=READER.subscribe)
+    bus.accept("reader", "v2", subscribe=READER.subscribe)
     assert consume(bus) == [1, 2]
 
 
@@ -414,7 +414,7 @@ def test_the_oldest_go_beyond_the_size_limit(bus: Bus, clock: ManualClock) -> No
 
 def test_at_the_size_limit_unread_events_expire(bus: Bus, clock: ManualClock) -> None:
     """The slowest lane's oldest become dead letters; those keep their share, the oldest go."""
-    bus.registry.accept("slow", "v1", subscribe=["repo.changed"], start="beginning")
+    bus.accept("slow", "v1", subscribe=["repo.changed"], start="beginning")
     publish(bus, 600, text=BIG)
     consume(bus)
     done = prune(bus, database_bytes=LIMIT)

@@ -42,7 +42,7 @@ def clock() -> Clock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: Clock) -> Iterator[Bus]:
     bus = Bus(tmp_path / "agentd.db", clock=clock)
-    bus.registry.accept("digest", "v1")
+    bus.accept("digest", "v1")
     yield bus
     bus.close()
 
@@ -251,7 +251,7 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
     wake = tmp_path / "w"
     wake.mkdir()
     bus = Bus(tmp_path / "agentd.db", wake=wake)
-    bus.registry.accept("digest", "v1")
+    bus.accept("digest", "v1")
     config = AgentConfig(agent="task", done="something is done", schedule=Every(every="200ms"))
     with_bus = lambda: Bus(tmp_path / "agentd.db", wake=wake)  # noqa: E731
     waker = bus.doorbell.waker("digest")
@@ -270,7 +270,7 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
 def test_what_its_thread_raises_reaches_the_worker(tmp_path: Path) -> None:
     """APScheduler would log it and go on, and the schedule would never be due again."""
     bus = Bus(tmp_path / "agentd.db")
-    bus.registry.accept("digest", "v1")
+    bus.accept("digest", "v1")
     config = AgentConfig(agent="task", done="something is done", schedule=Every(every="100ms"))
 
     def broken() -> Bus:
@@ -299,7 +299,7 @@ DAILY, HOURLY = Cron(cron="0 9 * * *"), Every(every=timedelta(hours=1))
 def hold(bus: Bus, schedule: Cron | Every | None) -> None:
     """As the supervisor and then the worker of an accepted file do."""
     name = None if schedule is None else schedule.name
-    bus.registry.accept("digest", "v", schedule=name)
+    bus.accept("digest", "v", schedule=name)
     bus.schedules.hold("digest", name)
     if schedule is not None:
         reconcile(bus, Timetable("digest", schedule, UTC), "once", bus.clock.now(), LOG)
@@ -312,10 +312,8 @@ def hold(bus: Bus, schedule: Cron | Every | None) -> None:
         pytest.param(lambda bus: hold(bus, Cron(cron="0 0 1 1 *")), id="another cron"),
         pytest.param(lambda bus: hold(bus, Every(every=timedelta(days=99))), id="an interval"),
         pytest.param(lambda bus: hold(bus, None), id="no schedule"),
-        pytest.param(
-            lambda bus: bus.registry.accept("digest", "v", schedule=None), id="it never ran"
-        ),
-        pytest.param(lambda bus: bus.registry.remove("digest"), id="disabled or removed"),
+        pytest.param(lambda bus: bus.accept("digest", "v", schedule=None), id="it never ran"),
+        pytest.param(lambda bus: bus.agents.remove("digest"), id="disabled or removed"),
     ],
 )
 def test_time_in_which_a_schedule_did_not_hold_is_not_made_up_for(
@@ -345,7 +343,7 @@ def test_a_restart_is_no_change_of_the_schedule(bus: Bus, clock: Clock) -> None:
 def test_a_worker_forgets_what_an_earlier_one_left(bus: Bus, clock: Clock) -> None:
     """A worker that was still to stop may note a run after its schedule was changed."""
     hold(bus, HOURLY)
-    bus.registry.accept("digest", "v", schedule=DAILY.name)
+    bus.accept("digest", "v", schedule=DAILY.name)
     bus.schedules.note("digest", HOURLY.name, clock.now())
     hold(bus, DAILY)
     assert bus.schedules.last_run("digest", HOURLY.name) is None
@@ -370,7 +368,7 @@ def scheduled(
 
     config = AgentConfig(agent="task", done="something is done", schedule=schedule)
     with contextlib.closing(open_bus()) as bus:
-        bus.registry.accept("digest", "v1")
+        bus.accept("digest", "v1")
         scheduler = Scheduler("digest", config, open_bus, clock, LOG)
         scheduler.start(bus)
         try:

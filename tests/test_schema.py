@@ -150,7 +150,7 @@ def test_a_stopped_lock_holder_is_a_storage_error(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> None:
     """A command then says so, instead of a driver's traceback; half a transaction is none."""
     bus = Bus(tmp_path / "a.db")
-    bus.registry.accept("a", "v", start="beginning")
+    bus.accept("a", "v", start="beginning")
     pages = bus.db.connection.pragma("page_count")
     bus.db.connection.pragma("max_page_count", pages)
     with pytest.raises(StorageError, match="full"), bus.transaction():

@@ -41,7 +41,7 @@ def open_bus(tmp_path: Path, clock: ManualClock) -> Callable[[], Bus]:
 @pytest.fixture
 def bus(open_bus: Callable[[], Bus]) -> Bus:
     bus = open_bus()
-    bus.registry.accept("worker", "v", subscribe=LANE.subscribe)
+    bus.accept("worker", "v", subscribe=LANE.subscribe)
     bus.publish("person", NewEvent("repo.changed", {"n": 1}))
     return bus
 
@@ -542,7 +542,7 @@ def test_a_second_answer_is_a_dead_letter(bus: Bus, sessions: Sessions) -> None:
 def test_another_agents_session_cannot_be_answered(bus: Bus, sessions: Sessions) -> None:
     """An answer is addressed to the agent that asked."""
     parked = park(bus, sessions)
-    bus.registry.accept("other", "v")
+    bus.accept("other", "v")
     bus.publish("person", NewEvent("person.answer", {"session": parked.id, "answer": 1}, "other"))
     lane = Lane("other", True)
     assert isinstance(sessions.begin(lane, head(bus, lane), V1, LIMITS), Dead)

@@ -65,7 +65,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def bus(tmp_path: Path, clock: ManualClock) -> Iterator[Bus]:
     bus = Bus(tmp_path / "a.db", clock=clock)
-    bus.registry.accept("one", "v1")
+    bus.accept("one", "v1")
     yield bus
     bus.close()
 
@@ -85,7 +85,7 @@ def test_fifty_agents_that_are_late_at_once_are_spread(
     tables = [Timetable(f"agent{n}", Every(every=timedelta(minutes=15))) for n in range(AGENTS)]
     spreads = [Spread(clock, chance.random) for _ in tables]
     for table in tables:
-        bus.registry.accept(table.agent, "v1")
+        bus.accept(table.agent, "v1")
         reconcile(bus, table, missed, clock.now(), LOG)
     clock.advance(9 * 3600 + 61)
     woke = clock.now()
@@ -172,7 +172,7 @@ def test_no_run_twice_however_the_clock_jumps(
     clock = ManualClock()
     path = tmp_path_factory.mktemp("walk") / "a.db"
     bus = Bus(path, clock=clock)
-    bus.registry.accept("one", "v1")
+    bus.accept("one", "v1")
     schedule = (
         Every(every=timedelta(minutes=30)) if expression == "every" else Cron(cron=expression)
     )

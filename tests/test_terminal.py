@@ -54,7 +54,7 @@ def bus(paths: Paths) -> Bus:
     """A bus in which everything that can be text is hostile."""
     bus = Bus(paths.database, clock=ManualClock())
     name = "ev\x1b[2Jil"
-    bus.registry.accept(name, EVIL, subscribe=("note.*",), start="beginning")
+    bus.accept(name, EVIL, subscribe=("note.*",), start="beginning")
     row = (name, json.dumps({"text": EVIL, EVIL: 1}), f"tar{EVIL}get", EVIL)
     bus.db.run(
         "INSERT INTO outbox (agent, event_type, payload, target, dedup_key)"
@@ -287,7 +287,7 @@ def test_a_misspelt_word_gets_a_hint(
 ) -> None:
     """Commands, options, their values, agents, event types, keys."""
     bus = Bus(paths.database)
-    bus.registry.accept("hello", "v", subscribe=("note.added",))
+    bus.accept("hello", "v", subscribe=("note.added",))
     write_agent(paths.user, "other", HELLO.replace("subscribe", "subscirbe"))
     paths.logs.mkdir(exist_ok=True)
     code = main(words)
@@ -306,8 +306,8 @@ def test_options_are_not_abbreviated(paths: Paths) -> None:
 def test_an_agent_of_which_there_is_nothing_yet_is_no_error(paths: Paths) -> None:
     """It has a file, or was here once."""
     bus = Bus(paths.database)
-    bus.registry.accept("gone", "v")
-    bus.registry.remove("gone")
+    bus.accept("gone", "v")
+    bus.agents.remove("gone")
     write_agent(paths.user, "fresh")
     paths.logs.mkdir(exist_ok=True)
     for name in ("gone", "fresh"):
@@ -340,7 +340,7 @@ def test_trigger_says_what_is_wrong_with_an_agents_file(
 def test_send_says_what_becomes_nothing(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """The event is written all the same; a person may know better."""
     bus = Bus(paths.database)
-    bus.registry.accept("hello", "v", subscribe=("note.*",), start="beginning")
+    bus.accept("hello", "v", subscribe=("note.*",), start="beginning")
 
     def said(*words: str) -> str:
         assert main(["send", *words]) == 0
@@ -372,7 +372,7 @@ def test_status_shows_the_session_that_began_last(
     """Also after a clock that ran ahead: its session stands in the future for long."""
     clock = ManualClock()
     bus = Bus(paths.database, clock=clock)
-    bus.registry.accept("hello", "v", subscribe=("note.*",))
+    bus.accept("hello", "v", subscribe=("note.*",))
     sessions, lane = Sessions(bus), Lane("hello", False, ("note.*",))
     for moment in (clock.now() + timedelta(days=1), clock.now()):
         clock.set(moment)

@@ -16,8 +16,8 @@ from agentd.events import Lane, NewEvent
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
     bus = Bus(tmp_path / "a.db", wake=tmp_path)
-    bus.registry.accept("reader", "v", subscribe=["repo.changed", "disk.*"])
-    bus.registry.accept("other", "v", subscribe=["mail.came"])
+    bus.accept("reader", "v", subscribe=["repo.changed", "disk.*"])
+    bus.accept("other", "v", subscribe=["mail.came"])
     return bus
 
 
@@ -50,7 +50,7 @@ def test_a_changed_subscription_is_noticed(bus: Bus) -> None:
     """The table of subscriptions is cached, and the cache is dropped on a change."""
     other = bus.doorbell.waker("other")
     bus.publish("person", NewEvent("repo.changed"))
-    bus.registry.accept("other", "v2", subscribe=["repo.changed"])
+    bus.accept("other", "v2", subscribe=["repo.changed"])
     bus.publish("person", NewEvent("repo.changed"))
     assert other.wait(1)
 

@@ -53,9 +53,7 @@ class Home:
     def accept(self, toml: str) -> None:
         (self.paths.agents_d / "reader.toml").write_text(toml)
         self.accepted = admit("reader", self.paths)
-        self.bus.registry.accept(
-            "reader", self.accepted.hash, subscribe=self.accepted.config.subscribe
-        )
+        self.bus.accept("reader", self.accepted.hash, subscribe=self.accepted.config.subscribe)
 
     def start(self) -> "subprocess.Popen[bytes]":
         worker = subprocess.Popen(

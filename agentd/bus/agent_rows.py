@@ -1,4 +1,4 @@
-"""What the bus knows of agents, for everybody who only reads it."""
+"""What the bus knows of agents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from datetime import datetime
 from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.json_text import read_strings
-from agentd.clock import Clock, moment_or
+from agentd.clock import Clock, iso, moment_or
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AgentRow:
 
 
 class AgentRows:
-    """Every agent that was ever accepted and is not forgotten; see `Registry`, which writes them.
+    """Every agent that was ever accepted and is not forgotten; `Bus.accept` writes one.
 
     What a person broke in a row is written anew when its agent is next accepted.
     """
@@ -53,3 +53,11 @@ class AgentRows:
     def present(self) -> dict[str, AgentRow]:
         """Return those that were not removed, by their names."""
         return {row.name: row for row in self.list() if row.removed_at is None}
+
+    def remove(self, name: str) -> None:
+        """Note that an agent is gone. Its cursors stay for a while, in case it comes back."""
+        self.db.run(sql.REMOVE, (iso(self._clock.now()), name))
+
+    def set_paused(self, name: str, paused: bool) -> bool:
+        """Pause an agent or let it go on; return False when it is not known."""
+        return self.db.change(sql.SET_PAUSED, (int(paused), name)) > 0

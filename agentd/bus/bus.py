@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from agentd.bus import sql
 from agentd.bus.agent_rows import AgentRows
 from agentd.bus.database import Database, atomic
 from agentd.bus.dead import DeadLetters
 from agentd.bus.doorbell import Doorbell
 from agentd.bus.event_rows import EventRows
 from agentd.bus.facts import AgentFacts
+from agentd.bus.json_text import compact
 from agentd.bus.lanes import Lanes
 from agentd.bus.outbox import Outbox
-from agentd.bus.registry import Registry
 from agentd.bus.schedules import Schedules
 from agentd.bus.schema import OPENING, Opening
-from agentd.clock import Clock, SystemClock
+from agentd.clock import Clock, SystemClock, iso
 from agentd.events import Event, Lane, NewEvent
 
 
@@ -43,7 +44,6 @@ class Bus:
         self.outbox = Outbox(db, clock, self.dead, self.doorbell)
         self.lanes = Lanes(self.events, self.agents, self.dead, clock)
         self.schedules = Schedules(db, self.outbox)
-        self.registry = Registry(db, clock, self.lanes, self.schedules, self.doorbell)
         # What everybody calls, without the detour.
         self.publish, self.transaction = self.outbox.publish, db.transaction
         self.next, self.step = self.lanes.next, self.lanes.step
@@ -69,6 +69,35 @@ class Bus:
         self.facts.remember(lane.agent, remember or {})
         self.lanes.step(lane, event)
         return self.outbox.publish_many(lane.agent, publish, cause=cause or event)
+
+    @atomic
+    def accept(
+        self,
+        name: str,
+        version: str,
+        *,
+        subscribe: Sequence[str] = (),
+        start: Literal["now", "beginning"] = "now",
+        schedule: str | None = None,
+    ) -> None:
+        """Note an agent's accepted version; the first time, create both lanes' cursors.
+
+        A changed subscription holds from the cursor onward. A paused agent stays paused.
+        `schedule`: the name of the one that holds from now; None: it has none.
+        """
+        back = self.db.run(sql.WAS_REMOVED, (name,))
+        self.schedules.hold(name, None if back else schedule)
+        for direct in (True, False):
+            self.lanes.open(Lane(name, direct), after=0 if start == "beginning" else None)
+        self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))
+        self.db.run(sql.ACCEPT, (name, version, compact(list(subscribe)), iso(self.clock.now())))
+        self.doorbell.look_again()
+
+    @atomic
+    def forgive(self, name: str) -> None:
+        """Let an agent try again whose breaker tripped (see `agentd.sessions.breaker`)."""
+        self.db.run(sql.DROP_BREAKER, (name,))
+        self.doorbell.wake(name)
 
     def close(self) -> None:
         """Close the connection."""

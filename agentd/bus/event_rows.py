@@ -84,28 +84,19 @@ class EventRows:
         """
         if bytes in map(type, row):
             raise ValueError("holds text that is not UTF-8")
-        if not is_type(row[2]):
+        event_id, agent, kind, text, at, target, priority, cause_id, depth, dedup_key = row
+        if not is_type(kind):
             raise ValueError("its event_type is none: it is dotted lower case, like repo.changed")
-        if not are_names(row[1], row[5], row[9]):
+        if not are_names(agent, target, dedup_key):
             raise ValueError("its agent, target or dedup_key is no proper name")
         try:
-            payload = read_json(row[3])
+            payload = read_json(text)
         except json.JSONDecodeError:  # SQLite lets JSON5 pass, which a person may have written
-            payload = read_json(self.db.strict_json(row[3]))
-        if "\\u" in row[3] and not is_utf8(compact(payload)):
+            payload = read_json(self.db.strict_json(text))
+        if "\\u" in text and not is_utf8(compact(payload)):
             raise ValueError("its payload holds half a character (a lone surrogate)")
-        return Event(
-            row[0],
-            row[1],
-            row[2],
-            payload,
-            parse_iso(row[4]),
-            row[5],
-            _PRIORITIES[row[6]],
-            row[7],
-            row[8],
-            row[9],
-        )
+        head = (event_id, agent, kind, payload, parse_iso(at), target, _PRIORITIES[priority])
+        return Event(*head, cause_id, depth, dedup_key)
 
 
 def is_type(kind: str) -> bool:

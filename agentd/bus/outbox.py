@@ -44,29 +44,21 @@ class Outbox:
         if priority is None:
             priority = Priority.EVENT if cause is None else cause.priority
         cause_id, depth = (None, 0) if cause is None else (cause.id, cause.depth + 1)
+        now, kind, target = self._clock.now(), event.event_type, event.target
+        fate = (cause_id, depth, event.dedup_key)
         if depth > DEPTH_MAX:
-            self._bury_loop(agent, event, payload, priority, cause_id, depth)
+            error = f"answers a chain of {depth} events; at most {DEPTH_MAX} may follow one another"
+            unwritten = Event(0, agent, kind, event.payload, now, target, priority, *fate)
+            self._dead.add(agent, DeadReason.LOOP, error, unwritten, payload=payload)
             return None
+        row = (agent, kind, payload, iso(now), target, priority.value, *fate)
         try:
-            event_id = self.db.insert(
-                sql.PUBLISH,
-                (
-                    agent,
-                    event.event_type,
-                    payload,
-                    iso(self._clock.now()),
-                    event.target,
-                    priority.value,
-                    cause_id,
-                    depth,
-                    event.dedup_key,
-                ),
-            )
+            event_id = self.db.insert(sql.PUBLISH, row)
         except REFUSED as error:
-            raise EventRefused(f"{error}", where=event.event_type) from error
+            raise EventRefused(f"{error}", where=kind) from error
         if not event_id:
             return None
-        self._doorbell.written(agent, event.event_type, event.target)
+        self._doorbell.written(agent, kind, target)
         return event_id
 
     @atomic
@@ -99,32 +91,3 @@ class Outbox:
         if not are_names(agent, event.target, event.dedup_key):
             raise EventRefused("producer, target or dedup_key is no proper name", where=kind)
         return payload_text(kind, event.payload)
-
-    def _bury_loop(
-        self,
-        agent: str,
-        event: NewEvent,
-        payload: str,
-        priority: Priority,
-        cause_id: int | None,
-        depth: int,
-    ) -> None:
-        unwritten = Event(
-            0,
-            agent,
-            event.event_type,
-            event.payload,
-            self._clock.now(),
-            event.target,
-            priority,
-            cause_id,
-            depth,
-            event.dedup_key,
-        )
-        self._dead.add(
-            agent,
-            DeadReason.LOOP,
-            f"answers a chain of {depth} events; at most {DEPTH_MAX} may follow one another",
-            unwritten,
-            payload=payload,
-        )

@@ -141,7 +141,7 @@ def perform(
     config = cast_.version.accepted.config
     bus = Bus(folder / "bus.db", clock=clock)
     try:
-        bus.registry.accept(name, "v", subscribe=[event.event_type], start="beginning")
+        bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
         bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
         tools = Toolbox(config.permissions, connect=connect, programs=programs)

@@ -93,7 +93,7 @@ class Records:
         """
 
         def work(bus: Bus) -> bool:
-            bus.registry.accept(name, version, subscribe=subscribe, start=start, schedule=schedule)
+            bus.accept(name, version, subscribe=subscribe, start=start, schedule=schedule)
             return any(row.paused for row in bus.agents.list() if row.name == name)
 
         return await self._thread.call(work)
@@ -104,7 +104,7 @@ class Records:
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.registry.remove(name))
+        await self._thread.call(lambda bus: bus.agents.remove(name))
 
     async def set_paused(self, name: str, paused: bool) -> None:
         """Keep an agent's pause beyond a restart.
@@ -112,7 +112,7 @@ class Records:
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.registry.set_paused(name, paused))
+        await self._thread.call(lambda bus: bus.agents.set_paused(name, paused))
 
     async def forgive(self, *names: str) -> None:
         """Let agents try again that gave up because all their events failed alike.
@@ -123,7 +123,7 @@ class Records:
 
         def work(bus: Bus) -> None:
             for name in names:
-                bus.registry.forgive(name)
+                bus.forgive(name)
 
         await self._thread.call(work)
 

@@ -37,7 +37,7 @@ def measure(quick: bool, _home: Home) -> Iterator[Figure]:
             made.lanes.open(LANE)
             made.close()
         bus, waking = Bus(path / "bus.db"), Bus(path / "waking.db", wake=path / "w")
-        waking.registry.accept("reader", "v", subscribe=LANE.subscribe)
+        waking.accept("reader", "v", subscribe=LANE.subscribe)
         waker = waking.doorbell.waker("reader")
         same = raw.Same(raw.connect(path / "same.db"))
         least = raw.Least(raw.connect(path / "least.db"))

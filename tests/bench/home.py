@@ -41,7 +41,7 @@ paths = discover()
 bus = Bus(paths.database)
 for name in sys.argv[1:]:
     accepted = admit(name, paths)
-    bus.registry.accept(name, accepted.hash, subscribe=accepted.config.subscribe)
+    bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe)
     print(accepted.hash)
 """
 

@@ -21,7 +21,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     names = [f"agent{number}" for number in range(count)]
     home.admit(names)
     bus = home.bus()
-    bus.registry.accept("reader", "v", subscribe=(ASKED,))
+    bus.accept("reader", "v", subscribe=(ASKED,))
     bus.close()
     workers = home.start(names)
     with consumer(home, "poll") as polling:

@@ -42,12 +42,12 @@ def consumer(home: Home, mode: str) -> "Iterator[subprocess.Popen[str]]":
 def measure(quick: bool, home: Home) -> Iterator[Figure]:
     """Yield the median and the 99th percentile, of the bus and of a bare datagram."""
     bus = home.bus()
-    bus.registry.accept("reader", "v", subscribe=(ASKED,))
+    bus.accept("reader", "v", subscribe=(ASKED,))
     events = EVENTS_QUICK if quick else EVENTS
     woken = _latencies(home, bus, "wake", events, PAUSE_S)
     bare = _datagrams(home, events)
     polled = _latencies(home, bus, "poll", POLLED_QUICK if quick else POLLED, 0.1)
-    bus.registry.remove("reader")
+    bus.agents.remove("reader")
     bus.close()
     for name, share, aim in (("p50", 0.5, 0.5), ("p99", 0.99, 1.0)):
         ours, base = quantile(woken, share), quantile(polled, share)

@@ -144,7 +144,7 @@ class Bench:
     def __init__(self, home: Home) -> None:
         self.bus = Bus(home.paths.database, wake=home.paths.wake)
         self.sessions = Sessions(self.bus)
-        self.bus.registry.accept("reader", "v", subscribe=LANE.subscribe)
+        self.bus.accept("reader", "v", subscribe=LANE.subscribe)
         self.log = logs.configure("reader", home.paths, LogConfig())
 
     def session(self, llm: LLM) -> float:

@@ -165,7 +165,7 @@ def prepared(folder: Path) -> tuple[Home, Accepted]:
     environ = {**os.environ, **home.environment}
     version = json.loads(subprocess.check_output(admission, env=environ))["version"]
     bus = Bus(home.paths.database)
-    bus.registry.accept(NAME, version, subscribe=LANE.subscribe, start="beginning")
+    bus.accept(NAME, version, subscribe=LANE.subscribe, start="beginning")
     bus.close()
     return home, read_version(home.paths.versions / NAME / version)
 
