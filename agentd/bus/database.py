@@ -4,7 +4,8 @@ What is SQLite's own stands here and in `schema`: a part that writes knows state
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -79,10 +80,13 @@ class Database:
         Raises:
             DamagedDatabase, StorageError: as `run`.
         """
-        try:
+        with errors(self.path):
             return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except schema.OPERATIONAL as error:
-            raise schema.storage_error(error, self.path) from error
+
+    def one_file(self) -> None:
+        """Write the log back and do without one, so that the file alone can be renamed."""
+        with errors(self.path):
+            self.connection.pragma("journal_mode", "delete")
 
     def run(self, statement: str, arguments: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         """Run one statement and return all its rows.
@@ -140,6 +144,19 @@ class Database:
             return str(self.run(sql.STRICT_JSON, (text,))[0][0])
         except apsw.SQLError as error:
             raise ValueError(str(error)) from error
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Say what goes wrong with this file as an error of ours.
+
+    Raises:
+        DamagedDatabase, StorageError: something did.
+    """
+    try:
+        yield
+    except schema.OPERATIONAL as error:
+        raise schema.storage_error(error, path) from error
 
 
 def _text(value: Any) -> Any:

@@ -509,6 +509,9 @@ AND NOT EXISTS (SELECT 1 FROM sessions WHERE consumer = ?1 AND state = 'running'
 ORDER BY id DESC LIMIT 1
 """
 
+# Write what is there now to another file, whole.
+COPY = "VACUUM INTO ?"
+
 # The highest id that each table ever gave, and a way to raise it.
 COUNTS = "SELECT name, seq FROM sqlite_sequence"
 START_COUNT = """

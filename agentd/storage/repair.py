@@ -60,7 +60,7 @@ def repair(database: Path, clock: Clock) -> Repaired:
                 ) from error
             bus = Bus(new, clock=clock)
             _mend(bus, saved)
-            bus.db.connection.pragma("journal_mode", "delete")  # one file again, to be renamed
+            bus.db.one_file()
             bus.close()
             copies.check(new)
             done = Repaired(kept, saved.rows, saved.missing, saved.notes)
