@@ -10,7 +10,6 @@ from another's, `json_text.py` is JSON as it lies there. `thread.py` is a bus in
 
 from agentd.bus.agent_rows import AgentRow
 from agentd.bus.bus import Bus
-from agentd.bus.schedules import LastRun
 from agentd.bus.schema import Opening
 
-__all__ = ["AgentRow", "Bus", "LastRun", "Opening"]
+__all__ = ["AgentRow", "Bus", "Opening"]
