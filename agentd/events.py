@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agentd.clock import iso
 from agentd.states import Priority
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
@@ -47,6 +48,11 @@ class Event:
     depth: int
     dedup_key: str | None
 
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON has it: the outbox's columns by their names, times in UTC."""
+        plain = {"payload": dict(self.payload), "created_at": iso(self.created_at)}
+        return {**vars(self), **plain, "priority": self.priority.value}
+
 
 @dataclass(frozen=True)
 class Lane:
@@ -60,3 +66,8 @@ class Lane:
     def consumer(self) -> str:
         """Name of the cursor's row: `NAME/direct` or `NAME`."""
         return self.agent + DIRECT if self.direct else self.agent
+
+
+def matches(event_type: str, item: str) -> bool:
+    """Whether a subscription, exact or a `prefix.*`, means this type."""
+    return event_type == item or (item.endswith(".*") and event_type.startswith(item[:-1]))

@@ -146,7 +146,7 @@ def check_parking(path: Path) -> bool:
     """Assert that question, event, state and step are there, or none is; return which."""
     bus = Bus(path)
     assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
-    asked = bus.events(event_type="person.asked")
+    asked = bus.events.list(event_type="person.asked")
     done = bool(asked)
     assert len(asked) <= 1
     assert (bus.next(LANE) is None) is done
@@ -165,10 +165,10 @@ def check_whole(path: Path) -> bool:
     """Assert that either nothing or all of the session's end is there; return which."""
     bus = Bus(path)
     assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
-    published = [event.event_type for event in bus.events()][1:]
+    published = [event.event_type for event in bus.events.list()][1:]
     done = bool(published)
     assert published == (["tool.ran", "repo.reviewed"] if done else [])
-    assert bus.facts("worker") == ({"last": 1} if done else {})
+    assert bus.facts.of("worker") == ({"last": 1} if done else {})
     (cursor,) = bus.db.run("SELECT last_seen_id FROM cursors WHERE consumer = 'worker'")[0]
     assert cursor == (1 if done else 0)
     states = [row.state for row in Sessions(bus).list()]
@@ -235,12 +235,14 @@ def chain(folder: Path) -> None:
     stages = (("first", "repo.changed", "repo.read"), ("second", "repo.read", "repo.reviewed"))
     for name, reads, _ in stages:
         bus.accept(name, "v", subscribe=[reads])
-    bus.publish_many("person", [NewEvent("repo.changed", {"n": n}) for n in range(CHAIN_EVENTS)])
+    bus.outbox.publish_many(
+        "person", [NewEvent("repo.changed", {"n": n}) for n in range(CHAIN_EVENTS)]
+    )
 
     def work(name: str, reads: str, writes: str) -> None:
         bus, lane = Bus(path), Lane(name, False, (reads,))
         sessions = Sessions(bus)
-        while bus.facts(name).get("count") != CHAIN_EVENTS:
+        while bus.facts.of(name).get("count") != CHAIN_EVENTS:
             event = bus.next(lane)
             if event is None:
                 select.select([], [], [], 0.001)
@@ -252,7 +254,7 @@ def chain(folder: Path) -> None:
             assert isinstance(session, Session), session
             if not session.steps:
                 sessions.record_decision(session, "Tool", {}, idempotent=True)
-            count = bus.facts(name).get("count", 0) + 1
+            count = bus.facts.of(name).get("count", 0) + 1
             publish = [NewEvent(writes, dict(event.payload))]
             sessions.close(session, publish=publish, remember={"count": count})
 
@@ -274,7 +276,7 @@ def chain(folder: Path) -> None:
     bus = Bus(path)
     assert not bus.dead.list()
     for _, _, writes in stages:
-        passed = [e.payload["n"] for e in bus.events(event_type=writes, limit=10_000)]
+        passed = [e.payload["n"] for e in bus.events.list(event_type=writes, limit=10_000)]
         assert passed == list(range(CHAIN_EVENTS)), (writes, passed)
     print("kills", kills)
 
@@ -291,14 +293,14 @@ def writers(folder: Path) -> None:
                 bus.publish(f"writer{writer}", NewEvent("repo.changed", {"n": n}))
                 continue
             with bus.transaction():
-                before = bus.last_id()
+                before = bus.events.last_id()
                 bus.publish(f"writer{writer}", NewEvent("repo.changed", {"n": n}))
-                assert bus.last_id() == before + 1
+                assert bus.events.last_id() == before + 1
 
     pids = [forked(lambda w=w: work(w)) for w in range(WRITERS)]  # type: ignore[misc]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * WRITERS
     bus = Bus(path)
-    events = bus.events(limit=100_000)
+    events = bus.events.list(limit=100_000)
     assert [event.id for event in events] == list(range(1, WRITERS * EACH + 1))
     for writer in range(WRITERS):
         mine = [event.payload["n"] for event in events if event.agent == f"writer{writer}"]
@@ -320,7 +322,7 @@ def creators(folder: Path) -> None:
         os.close(opener)
         os.close(gate)
         assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * WRITERS
-        assert len(Bus(path).events()) == WRITERS
+        assert len(Bus(path).events.list()) == WRITERS
 
 
 PROGRAMS = {

@@ -132,10 +132,10 @@ def _ask(bus: Bus, event: NewEvent) -> None:
 
 
 def _settled(bus: Bus) -> None:
-    rows = bus.agents()
+    rows = bus.agents.list()
     lanes = [Lane(row.name, direct, row.subscribe) for row in rows for direct in (True, False)]
     for _ in expecting(WORK_S, "the agents did not come to an end"):
-        if not sum(bus.waiting(lane) for lane in lanes):
+        if not sum(bus.lanes.waiting(lane) for lane in lanes):
             return
 
 

@@ -91,8 +91,8 @@ class World:
         code = self.workshop.current(recording.config.agent, self.paths, "test")
         return Replay(recording, code, self.workshop, **options).run()
 
-    def events(self, kind: str) -> list[Event]:
-        return self.bus.events(event_type=kind)
+    def events(self, kind: str) -> Sequence[Event]:
+        return self.bus.events.list(event_type=kind)
 
 
 READER = """agent = "task"

@@ -96,10 +96,10 @@ class Home:
         return ending
 
     def facts(self, name: str) -> Memory:
-        return Memory(self.bus.facts(name))
+        return Memory(self.bus.facts.of(name))
 
     def events(self, event_type: str) -> list[Event]:
-        return list(self.bus.events(event_type=event_type))
+        return list(self.bus.events.list(event_type=event_type))
 
     def fetch(self, **params: Any) -> dict[str, Any]:
         self.publish("agent.trigger", {}, target="repo_fetch")

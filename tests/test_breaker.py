@@ -77,7 +77,7 @@ def test_the_same_failure_of_several_events_trips_it_once(
     assert wait.seconds == pytest.approx(breaker.PAUSE_FIRST_S, rel=0.01)
     again = begin(bus, sessions)
     assert isinstance(again, Wait) and again.why == "breaker"
-    (told,) = bus.events(event_type="agent.parked")
+    (told,) = bus.events.list(event_type="agent.parked")
     assert told.payload["agent"] == "worker"
     assert "3 events in a row failed alike" in told.payload["reason"]
     assert "cannot reach" in told.payload["reason"]
@@ -97,8 +97,8 @@ def test_one_event_is_tried_after_a_growing_pause_and_none_is_lost(
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(breaker.PAUSE_MAX_S, rel=0.01)
     assert len(bus.dead.list()) == letters
-    assert len(bus.events(event_type="agent.parked")) == 1, "announced once"
-    assert bus.waiting(LANE) == 8
+    assert len(bus.events.list(event_type="agent.parked")) == 1, "announced once"
+    assert bus.lanes.waiting(LANE) == 8
 
 
 def test_an_event_that_ends_well_closes_it(
@@ -146,8 +146,8 @@ def test_workers_that_die_of_every_event_trip_it(
     assert [letter.reason for letter in bus.dead.list()] == [DeadReason.CRASHED] * 3
     held = trouble(bus.db, "worker")
     assert held is not None and held.state is WorkerState.PARKED and "hung" in held.reason
-    assert len(bus.events(event_type="agent.parked")) == 1
-    assert bus.waiting(LANE) == 7
+    assert len(bus.events.list(event_type="agent.parked")) == 1
+    assert bus.lanes.waiting(LANE) == 7
 
 
 def test_an_invalid_event_is_its_senders_fault(bus: Bus, sessions: Sessions) -> None:

@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def consume(bus: Bus, lane: Lane) -> list[Event]:
     return events
 
 
-def types(events: list[Event]) -> list[str]:
+def types(events: Sequence[Event]) -> list[str]:
     return [event.event_type for event in events]
 
 
@@ -57,7 +58,7 @@ def test_an_event_is_read_as_it_was_published(bus: Bus, clock: ManualClock) -> N
     new = NewEvent("repo.changed", {"files": 3, "name": "ä"}, target="reader", dedup_key="k")
     event_id = bus.publish("person", new, priority=Priority.PERSON)
     assert event_id is not None
-    assert bus.event(event_id) == Event(
+    assert bus.events.get(event_id) == Event(
         id=event_id,
         agent="person",
         event_type="repo.changed",
@@ -88,7 +89,7 @@ def test_any_json_object_round_trips(bus: Bus, payload: dict[str, Any]) -> None:
     """NULs, emoji, huge integers, negative zero: what goes in comes out."""
     event_id = bus.publish("person", NewEvent("repo.changed", payload))
     assert event_id is not None
-    event = bus.event(event_id)
+    event = bus.events.get(event_id)
     assert event is not None and event.payload == payload
 
 
@@ -116,7 +117,7 @@ def test_a_payload_that_is_no_json_object_is_refused(bus: Bus, payload: Any) -> 
     with pytest.raises(EventRefused) as caught:
         bus.publish("person", NewEvent("repo.changed", payload))
     assert "repo.changed" in str(caught.value)
-    assert bus.last_id() == 0
+    assert bus.events.last_id() == 0
 
 
 @pytest.mark.parametrize("depth", [900, 1001, 5000, 100_000])
@@ -128,7 +129,7 @@ def test_a_payload_nested_too_deeply_is_refused_or_readable(bus: Bus, depth: int
     try:
         bus.publish("person", NewEvent("repo.changed", payload))
     except EventRefused:
-        assert bus.last_id() == 0
+        assert bus.events.last_id() == 0
     consume(bus, READER)  # read, or buried; never stuck
     assert bus.next(READER) is None
 
@@ -164,14 +165,14 @@ def test_a_known_dedup_key_writes_nothing(bus: Bus) -> None:
     assert bus.publish("agentd", NewEvent("repo.changed", {"n": 1}, dedup_key="9:00")) == 1
     assert bus.publish("agentd", NewEvent("repo.changed", {"n": 2}, dedup_key="9:00")) is None
     assert bus.publish("agentd", NewEvent("repo.changed", {"n": 3}, dedup_key="9:15"))
-    assert [event.payload["n"] for event in bus.events()] == [1, 3]
+    assert [event.payload["n"] for event in bus.events.list()] == [1, 3]
 
 
 def test_an_answer_carries_its_cause_one_deeper_and_its_priority(bus: Bus) -> None:
     """A person's request stays a person's along the chain."""
     first = bus.publish("person", NewEvent("repo.changed"), priority=Priority.PERSON)
-    cause = bus.event(first or 0)
-    second = bus.event(bus.publish("fetcher", NewEvent("repo.changed"), cause=cause) or 0)
+    cause = bus.events.get(first or 0)
+    second = bus.events.get(bus.publish("fetcher", NewEvent("repo.changed"), cause=cause) or 0)
     assert second is not None
     assert (second.cause_id, second.depth, second.priority) == (first, 1, Priority.PERSON)
 
@@ -180,7 +181,7 @@ def test_a_chain_of_causes_that_is_too_long_ends_in_a_dead_letter(bus: Bus) -> N
     """Agents that answer each other for ever are stopped, and it shows."""
     event_id, depths = bus.publish("ping", NewEvent("repo.changed")), []
     while event_id is not None:
-        event = bus.event(event_id)
+        event = bus.events.get(event_id)
         assert event is not None
         depths.append(event.depth)
         event_id = bus.publish("ping", NewEvent("repo.changed", {"n": 1}), cause=event)
@@ -221,7 +222,7 @@ def test_next_does_not_step(bus: Bus) -> None:
     """A worker killed in the middle finds its event again."""
     bus.publish("person", NewEvent("repo.changed"))
     assert bus.next(READER) == bus.next(READER) != None  # noqa: E711 - a chained comparison
-    assert bus.waiting(READER) == 1
+    assert bus.lanes.waiting(READER) == 1
 
 
 def test_a_second_worker_cannot_step_the_same_event(tmp_path: Path, bus: Bus) -> None:
@@ -232,11 +233,11 @@ def test_a_second_worker_cannot_step_the_same_event(tmp_path: Path, bus: Bus) ->
     assert mine is not None and theirs is not None
     other.step(READER, theirs)
     with pytest.raises(LostLane):
-        bus.hold(READER)
+        bus.lanes.hold(READER)
     with pytest.raises(LostLane), bus.transaction():
         bus.publish("reader", NewEvent("repo.reviewed"))
         bus.step(READER, mine)
-    assert types(bus.events()) == ["repo.changed"]
+    assert types(bus.events.list()) == ["repo.changed"]
 
 
 def test_a_lane_without_a_cursor_is_an_error(bus: Bus) -> None:
@@ -295,14 +296,14 @@ def test_a_caught_up_cursor_is_moved_past_unwanted_events_in_bulk(
 ) -> None:
     """Else an agent of a rare type would hold back pruning, and re-scan after each start."""
     noise = [NewEvent("disk.full")] * lanes.STEP_OVER_EVENTS
-    bus.publish_many("person", noise[:10])
+    bus.outbox.publish_many("person", noise[:10])
     assert bus.next(READER) is None and bus.next(DIRECT) is None
     cursors = "SELECT DISTINCT last_seen_id FROM cursors"
     assert bus.db.run(cursors) == [(0,)]
-    bus.publish_many("person", noise)
+    bus.outbox.publish_many("person", noise)
     assert bus.next(READER) is None and bus.next(DIRECT) is None
     assert bus.db.run(cursors) == [(1010,)]
-    bus.publish_many("person", noise[:10])
+    bus.outbox.publish_many("person", noise[:10])
     bus.next(READER)
     clock.advance(lanes.STEP_OVER_S + 1)
     bus.publish("person", noise[0])
@@ -344,7 +345,7 @@ def test_an_event_that_cannot_be_read_is_buried_and_does_not_block(bus: Bus) -> 
         "VALUES ('me', 'repo.x', '{}', 'yesterday')"
     )
     bus.publish("person", NewEvent("repo.changed"))
-    assert [event.id for event in bus.events()] == [2] and bus.event(1) is None
+    assert [event.id for event in bus.events.list()] == [2] and bus.events.get(1) is None
     assert types(consume(bus, READER)) == ["repo.changed"]
     (letter,) = bus.dead.list()
     assert (letter.agent, letter.reason, letter.event_id) == ("reader", DeadReason.INVALID, 1)
@@ -372,7 +373,7 @@ def test_what_was_never_json_or_text_is_buried_and_stops_nobody(bus: Bus, values
     """
     bus.db.run(f"INSERT INTO outbox (agent, event_type, payload) VALUES ({values})")
     bus.publish("person", NewEvent("repo.changed"))
-    assert [event.id for event in bus.events()] == [2] and bus.event(1) is None
+    assert [event.id for event in bus.events.list()] == [2] and bus.events.get(1) is None
     assert types(consume(bus, READER)) == ["repo.changed"]
     (letter,) = bus.dead.list()
     assert (letter.agent, letter.reason, letter.event_id) == ("reader", DeadReason.INVALID, 1)
@@ -404,10 +405,10 @@ def test_finish_publishes_remembers_and_steps_together(bus: Bus) -> None:
     ids = bus.finish(
         READER, event, publish=[NewEvent("repo.reviewed", {"n": 1})], remember={"last": "abc"}
     )
-    published = bus.event(ids[0] or 0)
+    published = bus.events.get(ids[0] or 0)
     assert published is not None
     assert (published.agent, published.cause_id, published.depth) == ("reader", event.id, 1)
-    assert bus.facts("reader") == {"last": "abc"}
+    assert bus.facts.of("reader") == {"last": "abc"}
     assert bus.next(READER) is None
 
 
@@ -428,8 +429,35 @@ def test_a_refused_part_of_finish_leaves_nothing(
     assert event is not None
     with pytest.raises(EventRefused):
         bus.finish(READER, event, publish=publish, remember=remember)
-    assert types(bus.events()) == ["repo.changed"] and bus.facts("reader") == {}
+    assert types(bus.events.list()) == ["repo.changed"] and bus.facts.of("reader") == {}
     bus.step(READER, event)
+
+
+def test_finish_publishes_last_before_its_commit(bus: Bus) -> None:
+    """On a database with several writers, ids would else become visible out of order for longer."""
+    bus.publish("fetch", NewEvent("repo.changed"))
+    event = bus.next(READER)
+    assert event is not None
+    statements: list[str] = []
+
+    def traced(cursor: Any, statement: str, bindings: Any) -> bool:
+        statements.append(statement)
+        return True
+
+    bus.db.connection.exec_trace = traced
+    bus.finish(READER, event, publish=[NewEvent("review.done")], remember={"a": 1})
+    assert statements[-2:] == [sql.PUBLISH, sql.COMMIT]
+
+
+def test_a_transaction_that_failed_can_run_again(bus: Bus, clock: ManualClock) -> None:
+    """What it keeps in memory goes back to where the database is."""
+    bus.publish("fetch", NewEvent("repo.changed"))
+    event = bus.next(READER)
+    assert event is not None
+    with pytest.raises(EventRefused):
+        bus.finish(READER, event, publish=[NewEvent("review.done"), NewEvent("No Type")])
+    assert bus.finish(READER, event, publish=[NewEvent("review.done")]) == [2]
+    assert bus.next(READER) is None
 
 
 def test_a_failure_inside_a_joined_transaction_fails_the_outer_one(bus: Bus) -> None:
@@ -437,8 +465,8 @@ def test_a_failure_inside_a_joined_transaction_fails_the_outer_one(bus: Bus) -> 
     with pytest.raises(RuntimeError, match="nothing was written"), bus.transaction():
         bus.publish("person", NewEvent("repo.changed"))
         with pytest.raises(EventRefused):
-            bus.publish_many("person", [NewEvent("repo.changed"), NewEvent("bad")])
-    assert bus.events() == []
+            bus.outbox.publish_many("person", [NewEvent("repo.changed"), NewEvent("bad")])
+    assert bus.events.list() == []
     assert bus.publish("person", NewEvent("repo.changed")) == 1
 
 
@@ -448,7 +476,7 @@ def test_a_bus_belongs_to_its_thread(bus: Bus) -> None:
 
     def use() -> None:
         try:
-            bus.last_id()
+            bus.events.last_id()
         except RuntimeError as error:
             errors.append(error)
 
@@ -460,8 +488,14 @@ def test_a_bus_belongs_to_its_thread(bus: Bus) -> None:
 
 def test_no_read_leaves_a_statement_open(tmp_path: Path, bus: Bus) -> None:
     """An unfinished SELECT pins the WAL, which then only grows (523 MB were seen)."""
-    bus.publish_many("person", [NewEvent("repo.changed")] * 50)
-    bus.events(limit=1), bus.next(READER), bus.agents(), bus.waiting(READER), bus.event(1)
+    bus.outbox.publish_many("person", [NewEvent("repo.changed")] * 50)
+    (
+        bus.events.list(limit=1),
+        bus.next(READER),
+        bus.agents.list(),
+        bus.lanes.waiting(READER),
+        bus.events.get(1),
+    )
     writer = Bus(tmp_path / "a.db")
     for _ in range(20):
         writer.publish("person", NewEvent("repo.changed"))
@@ -479,12 +513,12 @@ def test_events_filters_for_people(bus: Bus) -> None:
         [("a", "repo.x"), ("b", "repo.y"), ("a", "mail.came"), ("a", "repo.y")], start=1
     ):
         assert bus.publish(agent, NewEvent(kind)) == number
-    assert [e.id for e in bus.events(agent="a")] == [1, 3, 4]
-    assert [e.id for e in bus.events(event_type="repo.y")] == [2, 4]
-    assert [e.id for e in bus.events(event_type="repo.*", agent="a")] == [1, 4]
-    assert [e.id for e in bus.events(after=2)] == [3, 4]
-    assert [e.id for e in bus.events(limit=2)] == [1, 2]
-    assert [e.id for e in bus.events(limit=2, newest=True)] == [3, 4]
+    assert [e.id for e in bus.events.list(agent="a")] == [1, 3, 4]
+    assert [e.id for e in bus.events.list(event_type="repo.y")] == [2, 4]
+    assert [e.id for e in bus.events.list(event_type="repo.*", agent="a")] == [1, 4]
+    assert [e.id for e in bus.events.list(after=2)] == [3, 4]
+    assert [e.id for e in bus.events.list(limit=2)] == [1, 2]
+    assert [e.id for e in bus.events.list(limit=2, newest=True)] == [3, 4]
 
 
 def test_consumer_queries_use_the_indexes(bus: Bus) -> None:
@@ -507,43 +541,43 @@ def test_consumer_queries_use_the_indexes(bus: Bus) -> None:
 def test_an_agent_is_accepted_paused_removed_and_taken_back(bus: Bus, clock: ManualClock) -> None:
     """Its row stays, a pause outlives a new version, and the cursors keep their place."""
     bus.publish("person", NewEvent("repo.changed"))
-    assert bus.set_paused("reader", True) and not bus.set_paused("nobody", True)
+    assert bus.agents.set_paused("reader", True) and not bus.agents.set_paused("nobody", True)
     bus.accept("reader", "v2", subscribe=["mail.came"])
-    (row,) = bus.agents()
+    (row,) = bus.agents.list()
     assert (row.version, row.subscribe, row.paused) == ("v2", ("mail.came",), True)
-    bus.remove("reader")
-    assert bus.agents()[0].removed_at == clock.now()
+    bus.agents.remove("reader")
+    assert bus.agents.list()[0].removed_at == clock.now()
     bus.accept("reader", "v3", subscribe=READER.subscribe)
-    assert bus.agents()[0].removed_at is None
+    assert bus.agents.list()[0].removed_at is None
     assert types(consume(bus, READER)) == ["repo.changed"]
 
 
 def test_facts_are_an_agents_own(bus: Bus) -> None:
     """Any JSON value, by key, replaced when remembered again."""
-    bus.remember("reader", {"n": 1, "list": [1.5, None], "text": "5", "none": None})
-    bus.remember("reader", {"n": 2})
-    bus.remember("other", {"n": 3})
-    assert bus.facts("reader") == {"n": 2, "list": [1.5, None], "text": "5", "none": None}
+    bus.facts.remember("reader", {"n": 1, "list": [1.5, None], "text": "5", "none": None})
+    bus.facts.remember("reader", {"n": 2})
+    bus.facts.remember("other", {"n": 3})
+    assert bus.facts.of("reader") == {"n": 2, "list": [1.5, None], "text": "5", "none": None}
 
 
 def test_a_schedule_notes_its_due_time_with_its_event(bus: Bus) -> None:
     """In one transaction, so that the policy for missed runs holds across restarts."""
     due = datetime(2026, 1, 15, 9, tzinfo=UTC)
     fired = NewEvent("schedule.fired", {"schedule": "daily"}, target="reader", dedup_key="d1")
-    assert bus.last_run("reader", "daily") is None
-    event_id = bus.fire_schedule("reader", "daily", due, fired)
-    run = bus.last_run("reader", "daily")
+    assert bus.schedules.last_run("reader", "daily") is None
+    event_id = bus.schedules.fire("reader", "daily", due, fired)
+    run = bus.schedules.last_run("reader", "daily")
     assert run is not None and (run.due, run.unanswered) == (due, True)
     event = bus.next(DIRECT)
     assert event is not None and (event.id, event.agent) == (event_id, "agentd")
     assert event.priority is Priority.SCHEDULE
     later = due + timedelta(days=1)
-    assert bus.fire_schedule("reader", "daily", later, fired) is None
-    run = bus.last_run("reader", "daily")
+    assert bus.schedules.fire("reader", "daily", later, fired) is None
+    run = bus.schedules.last_run("reader", "daily")
     assert run is not None and (run.due, run.unanswered) == (later, True)
     bus.step(DIRECT, event)
-    bus.note_schedule("reader", "daily", due)
-    run = bus.last_run("reader", "daily")
+    bus.schedules.note("reader", "daily", due)
+    run = bus.schedules.last_run("reader", "daily")
     assert run is not None and (run.due, run.unanswered) == (due, False)
 
 
@@ -552,13 +586,13 @@ def test_a_schedule_notes_its_due_time_with_its_event(bus: Bus) -> None:
 
 def test_a_retried_letter_comes_through_the_direct_lane_of_its_agent(bus: Bus) -> None:
     """To the agent that failed it alone, with its cause; the letter is gone."""
-    first = bus.event(bus.publish("person", NewEvent("repo.changed")) or 0)
+    first = bus.events.get(bus.publish("person", NewEvent("repo.changed")) or 0)
     bus.publish("fetcher", NewEvent("repo.changed", {"n": 1}, dedup_key="k"), cause=first)
     event = consume(bus, READER)[1]
     letter_id = bus.dead.add("reader", DeadReason.FAILED, "boom \ud800", event, session_id=7)
     letter = bus.dead.get(letter_id)
     assert (letter.error, letter.session_id, letter.event_id) == ("boom ?", 7, event.id)
-    bus.retry_letter(letter_id)
+    bus.dead.retry(letter_id)
     (copy,) = consume(bus, DIRECT)
     assert (copy.agent, copy.event_type, copy.payload) == ("fetcher", "repo.changed", {"n": 1})
     assert (copy.cause_id, copy.depth, copy.target) == (event.cause_id, 1, "reader")
@@ -568,12 +602,12 @@ def test_a_retried_letter_comes_through_the_direct_lane_of_its_agent(bus: Bus) -
 
 def test_a_retried_loop_goes_to_whom_it_was_meant_for(bus: Bus) -> None:
     """As the start of a new chain: a person decided so."""
-    event = bus.event(bus.publish("person", NewEvent("repo.changed")) or 0)
+    event = bus.events.get(bus.publish("person", NewEvent("repo.changed")) or 0)
     consume(bus, READER)
     while event is not None:
-        event = bus.event(bus.publish("fetcher", NewEvent("repo.changed"), cause=event) or 0)
+        event = bus.events.get(bus.publish("fetcher", NewEvent("repo.changed"), cause=event) or 0)
     consume(bus, READER)
-    bus.retry_letter(bus.dead.list()[0].id)
+    bus.dead.retry(bus.dead.list()[0].id)
     (again,) = consume(bus, READER)
     assert (again.depth, again.target) == (0, None)
 
@@ -584,9 +618,21 @@ def test_retry_wakes_the_agent(tmp_path: Path) -> None:
     bus.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
     bus.publish("person", NewEvent("repo.changed"))
     (event,) = consume(bus, READER)
-    waker = bus.waker("reader")
-    bus.retry_letter(bus.dead.add("reader", DeadReason.FAILED, "boom", event))
+    waker = bus.doorbell.waker("reader")
+    bus.dead.retry(bus.dead.add("reader", DeadReason.FAILED, "boom", event))
     assert waker.wait(1)
+
+
+def test_retry_of_a_loop_wakes_whom_it_was_meant_for(tmp_path: Path) -> None:
+    """Its letter is its producer's, who does not read it."""
+    bus = Bus(tmp_path / "a.db", wake=tmp_path)
+    bus.accept("reader", "v1", subscribe=["repo.changed"])
+    bus.publish("fetch", NewEvent("repo.changed"))
+    cause = replace(consume(bus, READER)[0], depth=DEPTH_MAX)
+    assert bus.publish("fetch", NewEvent("repo.changed"), cause=cause) is None
+    fetch, reader = bus.doorbell.waker("fetch"), bus.doorbell.waker("reader")
+    bus.dead.retry(bus.dead.list()[0].id)
+    assert reader.wait(1) and not fetch.drain()
 
 
 def test_letters_are_listed_by_agent_and_dropped(bus: Bus) -> None:
@@ -619,7 +665,7 @@ def test_a_transaction_takes_the_write_lock_before_it_reads(tmp_path: Path, bus:
     other = Bus(tmp_path / "a.db")
     other.db.connection.set_busy_timeout(0)
     with bus.transaction():
-        last = bus.last_id()
+        last = bus.events.last_id()
         with pytest.raises(StorageError, match="locked"):
             other.publish("person", NewEvent("repo.changed"))
         assert bus.publish("person", NewEvent("repo.changed")) == last + 1

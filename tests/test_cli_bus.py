@@ -68,17 +68,17 @@ def test_send_waits_in_the_database(bus: Bus, tmp_path: Path) -> None:
     done = agentd(tmp_path, "send", "note.added", '{"text": "é"}', "--to", "hello")
     assert done.returncode == 0
     assert "not running" in done.stderr
-    (event,) = bus.events()
+    (event,) = bus.events.list()
     assert done.stdout == f"event {event.id}\n"
     assert (event.agent, event.event_type, event.target) == ("person", "note.added", "hello")
     assert event.payload == {"text": "é"} and event.priority == "person"
-    assert bus.waiting(Lane("hello", True)) == 1
+    assert bus.lanes.waiting(Lane("hello", True)) == 1
 
 
 def test_send_reads_a_payload_from_stdin(bus: Bus, tmp_path: Path) -> None:
     """A - in place of the payload reads it from stdin, as pipes want."""
     assert agentd(tmp_path, "send", "note.added", "-", stdin='{"a": 1}').returncode == 0
-    assert bus.events()[0].payload == {"a": 1}
+    assert bus.events.list()[0].payload == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_send_refuses(kind: str, payload: str, code: int, bus: Bus, tmp_path: Pa
     done = agentd(tmp_path, "send", kind, "-", stdin=payload)
     assert done.returncode == code, done.stderr
     assert "agentd: " in done.stderr and "Traceback" not in done.stderr
-    assert bus.last_id() == 0
+    assert bus.events.last_id() == 0
 
 
 def test_trigger_and_unknown_agents(bus: Bus, tmp_path: Path) -> None:
     """`trigger` addresses one agent, past the ban on system types; an unknown one is named."""
     assert agentd(tmp_path, "trigger", "hello").returncode == 0
-    (event,) = bus.events()
+    (event,) = bus.events.list()
     assert (event.event_type, event.target, event.priority) == ("agent.trigger", "hello", "person")
     wrong = agentd(tmp_path, "trigger", "hullo")
     assert wrong.returncode == 1
@@ -151,7 +151,7 @@ def test_events_json_keys_are_stable(bus: Bus, tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_no_error(bus: Bus, tmp_path: Path) -> None:
     """`agentd events | head -1` ends quietly, however much is left to print."""
-    bus.publish_many("fetch", [NewEvent("repo.changed", {"n": n}) for n in range(3000)])
+    bus.outbox.publish_many("fetch", [NewEvent("repo.changed", {"n": n}) for n in range(3000)])
     done = subprocess.run(
         f"set -o pipefail; {sys.executable} -m agentd events --limit 3000 | head -1",
         shell=True,
@@ -188,7 +188,7 @@ def test_following_events_ends_quietly_on_ctrl_c(bus: Bus, tmp_path: Path) -> No
 
 def test_dead_letters(bus: Bus, tmp_path: Path) -> None:
     """Dead letters are listed with their reason, shown, retried as a new event, and dropped."""
-    event = bus.event(bus.publish("fetch", NewEvent("note.added", {"n": 1})) or 0)
+    event = bus.events.get(bus.publish("fetch", NewEvent("note.added", {"n": 1})) or 0)
     assert event is not None
     for error in ("first", "second"):
         bus.dead.add("hello", DeadReason.FAILED, error, event)
@@ -197,7 +197,7 @@ def test_dead_letters(bus: Bus, tmp_path: Path) -> None:
     shown = json.loads(agentd(tmp_path, "dead", "show", "1", "--json").stdout)
     assert (shown["reason"], shown["error"], shown["payload"]) == ("failed", "first", {"n": 1})
     assert "event 2" in agentd(tmp_path, "dead", "retry", "1").stdout
-    assert bus.events()[-1].target == "hello"
+    assert bus.events.list()[-1].target == "hello"
     assert agentd(tmp_path, "dead", "drop", "2").returncode == 0
     assert json.loads(agentd(tmp_path, "dead", "--json").stdout) == []
     missing = agentd(tmp_path, "dead", "drop", "2")

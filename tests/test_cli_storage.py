@@ -215,11 +215,11 @@ def test_prune_says_what_it_removes_and_a_dry_run_removes_nothing(
         bus.step(lane, event)
     dry = json.loads(run("prune", "--dry-run", "--json")[1])
     assert dry["expired"] == 2 and dry["removed"]["events"] == 5 and dry["dry_run"] is True
-    assert len(bus.events()) == 6 and bus.dead.list() == []
+    assert len(bus.events.list()) == 6 and bus.dead.list() == []
     assert not list(paths.data.glob(".prune*"))
     code, shown, _ = run("prune")
     assert code == 0 and "2 unread events, now dead letters" in shown
-    assert [event.id for event in bus.events()] == [6]
+    assert [event.id for event in bus.events.list()] == [6]
     assert {letter.reason for letter in bus.dead.list()} == {DeadReason.EXPIRED}
     assert "nothing is too old" in run("prune")[1]
 

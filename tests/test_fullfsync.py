@@ -11,6 +11,7 @@ import structlog
 
 from agentd.admission.admit import admit
 from agentd.bus import Bus
+from agentd.bus.outbox import Outbox
 from agentd.cli import main
 from agentd.clock import SystemClock
 from agentd.config.daemon import load_daemon
@@ -52,7 +53,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def of(bus: Bus) -> bool:
+def of(bus: Bus | Outbox) -> bool:
     return bool(bus.db.connection.pragma("fullfsync"))
 
 
@@ -94,13 +95,13 @@ def test_a_command_that_writes(
 ) -> None:
     """What it acknowledges is as safe as what an agent publishes."""
     seen: list[bool] = []
-    publish: Callable[..., Any] = Bus.publish
+    publish: Callable[..., Any] = Outbox.publish
 
-    def watched(bus: Bus, *args: Any, **keys: Any) -> Any:
-        seen.append(of(bus))
-        return publish(bus, *args, **keys)
+    def watched(outbox: Outbox, *args: Any, **keys: Any) -> Any:
+        seen.append(of(outbox))
+        return publish(outbox, *args, **keys)
 
-    monkeypatch.setattr(Bus, "publish", watched)
+    monkeypatch.setattr(Outbox, "publish", watched)
     monkeypatch.setenv("AGENTD_HOME", str(paths.data))
     assert main(list(words)) == 0
     assert seen == [wanted]

@@ -190,7 +190,7 @@ def test_the_bus_keeps_a_payload_exactly_or_refuses_it(way: Way, payload: dict[s
         return
     event_id = way.bus.publish("watcher", NewEvent("other.event", payload))
     assert event_id is not None
-    event = way.bus.event(event_id)
+    event = way.bus.events.get(event_id)
     assert event is not None and event.payload == payload
 
 

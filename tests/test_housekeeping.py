@@ -63,9 +63,11 @@ def test_the_size_limit_holds_while_it_runs(supervisor: Daemon) -> None:
     supervisor.wait_state("one", "RUNNING")
     bus = Bus(supervisor.paths.database)
     bus.accept("slow", "v", subscribe=["note.added"], start="beginning")
-    bus.set_paused("slow", True)
+    bus.agents.set_paused("slow", True)
     for _ in range(60):
-        bus.publish_many("x", [NewEvent("note.added", {"text": "x" * 5000}) for _ in range(10)])
+        bus.outbox.publish_many(
+            "x", [NewEvent("note.added", {"text": "x" * 5000}) for _ in range(10)]
+        )
     bus.close()
 
     def bounded() -> bool:
@@ -119,7 +121,7 @@ def test_nothing_is_too_old_by_a_clock_that_is_not_trusted(paths: Paths) -> None
     )
 
     def left() -> int:
-        return len(bus.events())
+        return len(bus.events.list())
 
     async def run() -> None:
         try:

@@ -157,11 +157,11 @@ def test_decide_dispatch_append_done(bus: Bus) -> None:
 def test_results_are_staged_and_published_once(bus: Bus) -> None:
     """What tools publish waits for the session's closing, and comes before what Done publishes."""
     ending, _, session, _ = run(bus, [("WriteFile", {"path": "b"}), DONE])
-    assert bus.events(event_type="note.written") == []
+    assert bus.events.list(event_type="note.written") == []
     Sessions(bus).close(session, publish=ending.result.publish, remember=ending.result.remember)
-    notes = bus.events(event_type="note.written")
+    notes = bus.events.list(event_type="note.written")
     assert [note.payload["text"] for note in notes] == ["b", "end"]
-    assert bus.facts("reader") == {"last": 1}
+    assert bus.facts.of("reader") == {"last": 1}
     assert bus.next(LANE) is None
 
 
@@ -321,7 +321,9 @@ def test_resume_asks_and_runs_nothing_again(bus: Bus) -> None:
     assert agent.calls == ["ReadFile a", "WriteFile b"]
     assert ending.result.value == {"results": 2}
     Sessions(bus).close(first, publish=ending.result.publish)
-    assert len(bus.events(event_type="note.written")) == 2, "what was staged before the cut counts"
+    assert len(bus.events.list(event_type="note.written")) == 2, (
+        "what was staged before the cut counts"
+    )
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable, CallDeadline, Stopped])

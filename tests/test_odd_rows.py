@@ -124,7 +124,7 @@ def test_any_value_in_any_column_of_the_outbox(
     assert main(["prune"]) == 0
     for letter in bus.dead.list(limit=1000):  # again an event, or one clear error
         try:
-            bus.retry_letter(letter.id)
+            bus.dead.retry(letter.id)
         except AgentdError as error:
             assert error.hint
     drain(bus, DIRECT, READER)
@@ -175,7 +175,7 @@ def test_a_time_in_another_form_is_read(form: str, tmp_path: Path) -> None:
     """What SQLite's own functions write is UTC."""
     bus = Bus(tmp_path / "a.db")
     bus.db.run(_with("created_at", form))
-    (event,) = bus.events()
+    (event,) = bus.events.list()
     ((wanted,),) = bus.db.run("SELECT unixepoch(created_at) FROM outbox")
     assert event.created_at.timestamp() == wanted
 
@@ -215,10 +215,10 @@ def test_seconds_of_before_the_rules_become_a_time(tmp_path: Path) -> None:
     db.execute("UPDATE sqlite_sequence SET seq = 9223372036854775807")
     db.close()
     bus = Bus(path)
-    assert bus.events()[0].created_at.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert bus.events.list()[0].created_at.isoformat() == "2026-01-01T00:00:00+00:00"
     cursors = bus.db.run("SELECT consumer, last_seen_id FROM cursors ORDER BY 1")
     assert cursors == [("reader", 12), ("reader/direct", 0)]
-    assert (bus.facts("a"), bus.facts("reader")) == ({"k": 2}, {})
+    assert (bus.facts.of("a"), bus.facts.of("reader")) == ({"k": 2}, {})
     assert len(bus.db.run("SELECT row FROM odd_rows")) == 1
     assert bus.publish("person", NewEvent("a.b")) == 13
 
@@ -242,10 +242,10 @@ def test_any_value_in_another_table(
     """No command ends in a traceback, and agents go on reading."""
     bus = Bus(discover().database, clock=ManualClock())
     bus.accept("reader", "v", subscribe=READER.subscribe, start="beginning")
-    event = bus.event(bus.publish("fetch", NewEvent("note.old")) or 0)
+    event = bus.events.get(bus.publish("fetch", NewEvent("note.old")) or 0)
     assert event is not None
-    bus.remember("reader", {"k": 1})
-    bus.note_schedule("reader", "1h", event.created_at)
+    bus.facts.remember("reader", {"k": 1})
+    bus.schedules.note("reader", "1h", event.created_at)
     for value in ODD:
         bus.dead.add("reader", DeadReason.FAILED, "why", event)
         attempt(
@@ -255,17 +255,17 @@ def test_any_value_in_another_table(
             else f"UPDATE {table} SET {column} = {value}",
         )
         good = bus.publish("fetch", NewEvent("note.added"))
-        bus.open_lane(READER, start="now")
+        bus.lanes.open(READER)
         found = drain(bus, READER)
         assert good in found or column in ("removed_at", *OTHERS["cursors"])
         for agent in ("reader", "fetch"):
             try:
-                bus.facts(agent)
+                bus.facts.of(agent)
             except SessionFailed as error:
                 assert error.hint
-        bus.last_run("reader", "1h")
-        assert all(agent.name for agent in bus.agents())
-        bus.slowest()
+        bus.schedules.last_run("reader", "1h")
+        assert all(agent.name for agent in bus.agents.list())
+        bus.lanes.slowest()
         while Retention(bus, RetentionConfig()).step() is not None:
             pass
     read_all(home)

@@ -34,7 +34,7 @@ def fill(path: Path) -> None:
     bus = Bus(path, clock=ManualClock())
     for name in ("reader", "slow", "third"):
         bus.accept(name, "v1", subscribe=READER.subscribe, start="beginning")
-        bus.remember(name, {f"key{n}": "x" * 100 for n in range(20)})
+        bus.facts.remember(name, {f"key{n}": "x" * 100 for n in range(20)})
     for n in range(300):
         text = "x" * (9000 if n % 50 == 0 else 200)  # some need pages of their own
         bus.publish("fetch", NewEvent("repo.changed", {"n": n, "text": text}))
@@ -45,7 +45,7 @@ def fill(path: Path) -> None:
             sessions.record_decision(session, "Tool", {"n": number}, idempotent=False)
             sessions.record_result(session, "tool", {"text": "y" * 100}, trusted=False)
         sessions.close(session, outcome={"n": session.id})
-    event = bus.event(5)
+    event = bus.events.get(5)
     assert event is not None
     for n in range(40):
         bus.dead.add("reader", DeadReason.FAILED, f"boom {n}", event)
@@ -132,7 +132,11 @@ def test_any_page_may_be_damaged(whole: Path, tmp_path: Path, part: int, zero: b
         assert bus.db.run("PRAGMA integrity_check") == [("ok",)]
         event_id = bus.publish("fetch", NewEvent("repo.changed"))
         assert event_id and event_id > 300, "no id is given again"
-        assert {lane.consumer for lane, _ in bus.slowest()} >= {"reader", "reader/direct", "slow"}
+        assert {lane.consumer for lane, _ in bus.lanes.slowest()} >= {
+            "reader",
+            "reader/direct",
+            "slow",
+        }
         assert not bus.db.run("PRAGMA foreign_key_check")
         bus.close()
         assert done.kept.stat().st_size >= PAGE * (pages - 1)
@@ -234,7 +238,7 @@ def test_an_event_that_failed_is_not_lost_with_its_cursor(tmp_path: Path, then: 
     path, clock = tmp_path / "agentd.db", ManualClock()
     bus = Bus(path, clock=clock)
     bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
-    bus.publish_many("fetch", [NewEvent("repo.changed") for _ in range(4)])
+    bus.outbox.publish_many("fetch", [NewEvent("repo.changed") for _ in range(4)])
     sessions = Sessions(bus)
     sessions.close(begin(bus, sessions))
     failed = begin(bus, sessions)
@@ -402,7 +406,7 @@ def test_a_restored_copy_gives_no_id_again(whole: Path, tmp_path: Path) -> None:
     shutil.copy(whole, path)
     copies.backup(path, copy)
     bus = Bus(path)
-    bus.publish_many("fetch", [NewEvent("repo.changed") for _ in range(10)])
+    bus.outbox.publish_many("fetch", [NewEvent("repo.changed") for _ in range(10)])
     bus.close()
     done, kept = copies.restore(copy, path, ManualClock())
     assert done.last_event_id == 300 and kept is not None
@@ -427,7 +431,9 @@ def test_a_log_that_was_left_lying_is_not_replayed_into_a_copy(whole: Path, tmp_
     path = tmp_path / "agentd.db"
     shutil.copy(whole, path)
     bus = Bus(path)
-    bus.publish_many("fetch", [NewEvent("repo.changed", {"x": "y" * 3000}) for _ in range(50)])
+    bus.outbox.publish_many(
+        "fetch", [NewEvent("repo.changed", {"x": "y" * 3000}) for _ in range(50)]
+    )
     log = path.with_name("agentd.db-wal").read_bytes()
     bus.close()
     path.unlink()

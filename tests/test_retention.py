@@ -48,7 +48,7 @@ def prune(bus: Bus, *, by_age: bool = True, **rules: object) -> Counter[str]:
 
 def publish(bus: Bus, count: int = 1, **keys: object) -> None:
     text = keys.pop("text", "")
-    bus.publish_many(
+    bus.outbox.publish_many(
         "fetch",
         [NewEvent("repo.changed", {"n": n, "text": text}, **keys) for n in range(count)],  # type: ignore[arg-type]
     )
@@ -67,7 +67,8 @@ def consume(bus: Bus, *lanes: Lane) -> list[int]:
 def catch_up(bus: Bus, lane: Lane) -> None:
     """Move an idle lane's cursor up, as a worker does within a minute."""
     bus.db.run(
-        "UPDATE cursors SET last_seen_id = ? WHERE consumer = ?", (bus.last_id(), lane.consumer)
+        "UPDATE cursors SET last_seen_id = ? WHERE consumer = ?",
+        (bus.events.last_id(), lane.consumer),
     )
 
 
@@ -83,7 +84,7 @@ def begin(bus: Bus, lane: Lane = READER, limits: Limits = LIMITS) -> tuple[Sessi
 
 
 def ids(bus: Bus) -> list[int]:
-    return [event.id for event in bus.events(limit=100_000)]
+    return [event.id for event in bus.events.list(limit=100_000)]
 
 
 # --- by age
@@ -138,7 +139,7 @@ def test_pruning_never_passes_the_slowest_cursor(bus: Bus, clock: ManualClock) -
 def test_old_unread_events_become_dead_letters(bus: Bus, clock: ManualClock) -> None:
     """A paused agent does not pin the database for ever, and loses nothing in silence."""
     bus.accept("slow", "v1", subscribe=["repo.changed"], start="beginning")
-    bus.set_paused("slow", True)
+    bus.agents.set_paused("slow", True)
     publish(bus, 3)
     publish(bus, 1, target="slow")
     bus.publish("fetch", NewEvent("other.thing"))
@@ -154,7 +155,7 @@ def test_old_unread_events_become_dead_letters(bus: Bus, clock: ManualClock) -> 
     assert ids(bus) == [6, 7]
     assert consume(bus, Lane("slow", False, ("repo.changed",))) == [6, 7]
     assert consume(bus) == [6, 7], "the others lose nothing"
-    bus.retry_letter(letters[0].id)
+    bus.dead.retry(letters[0].id)
     assert consume(bus, Lane("slow", True)) == [8]
 
 
@@ -167,10 +168,10 @@ def test_a_removed_agent_holds_back_for_seven_days(
     However short it is remembered otherwise.
     """
     bus.accept("gone", "v1", subscribe=["repo.changed"], start="beginning")
-    bus.remember("gone", {"seen": 1})
+    bus.facts.remember("gone", {"seen": 1})
     publish(bus, 2)
     clock.advance(60)
-    bus.remove("gone")
+    bus.agents.remove("gone")
     clock.advance(60)
     publish(bus, 2)
     clock.advance(LEAVE.total_seconds() - 120)
@@ -179,19 +180,19 @@ def test_a_removed_agent_holds_back_for_seven_days(
     done = prune(bus, removed=removed)
     assert done["expired"] == 2
     assert {letter.event_id for letter in bus.dead.list("gone")} == {1, 2}
-    assert [lane.agent for lane, _ in bus.slowest()] == ["reader", "reader"]
+    assert [lane.agent for lane, _ in bus.lanes.slowest()] == ["reader", "reader"]
     if removed == "30d":
-        assert bus.facts("gone") == {"seen": 1}, "it may come back with what it remembers"
+        assert bus.facts.of("gone") == {"seen": 1}, "it may come back with what it remembers"
     clock.advance(31 * DAY)
     prune(bus, removed=removed)
-    assert bus.facts("gone") == {}
-    assert [row.name for row in bus.agents()] == ["reader"]
+    assert bus.facts.of("gone") == {}
+    assert [row.name for row in bus.agents.list()] == ["reader"]
 
 
 def test_an_agent_that_comes_back_in_time_keeps_its_place(bus: Bus, clock: ManualClock) -> None:
     """An editor that deletes and writes anew, or a weekend without the agent, loses nothing."""
     publish(bus, 2)
-    bus.remove("reader")
+    bus.agents.remove("reader")
     clock.advance(6 * DAY)
     assert prune(bus) == {}
     bus.accept("reader", "v2", subscribe=READER.subscribe)
@@ -305,7 +306,7 @@ def work(bus: Bus, count: int, text: str = "") -> None:
 
 def bury(bus: Bus, count: int) -> None:
     for _ in range(count):
-        bus.dead.add_row("reader", DeadReason.FAILED, "boom", bus.last_id())
+        bus.dead.add_row("reader", DeadReason.FAILED, "boom", bus.events.last_id())
 
 
 def test_sessions_and_letters_from_the_future_hold_nothing_up(bus: Bus, clock: ManualClock) -> None:

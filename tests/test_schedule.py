@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ def in_berlin(expression: str) -> Timetable:
     return table
 
 
-def fired(bus: Bus) -> list[Event]:
-    return bus.events(event_type="schedule.fired")
+def fired(bus: Bus) -> Sequence[Event]:
+    return bus.events.list(event_type="schedule.fired")
 
 
 def answer(bus: Bus) -> None:
@@ -254,7 +254,7 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
     bus.accept("digest", "v1")
     config = AgentConfig(agent="task", done="something is done", schedule=Every(every="200ms"))
     with_bus = lambda: Bus(tmp_path / "agentd.db", wake=wake)  # noqa: E731
-    waker = bus.waker("digest")
+    waker = bus.doorbell.waker("digest")
     scheduler = Scheduler("digest", config, with_bus, bus.clock, LOG)
     scheduler.start(bus)
     try:
@@ -300,7 +300,7 @@ def hold(bus: Bus, schedule: Cron | Every | None) -> None:
     """As the supervisor and then the worker of an accepted file do."""
     name = None if schedule is None else schedule.name
     bus.accept("digest", "v", schedule=name)
-    bus.hold_schedule("digest", name)
+    bus.schedules.hold("digest", name)
     if schedule is not None:
         reconcile(bus, Timetable("digest", schedule, UTC), "once", bus.clock.now(), LOG)
 
@@ -313,7 +313,7 @@ def hold(bus: Bus, schedule: Cron | Every | None) -> None:
         pytest.param(lambda bus: hold(bus, Every(every=timedelta(days=99))), id="an interval"),
         pytest.param(lambda bus: hold(bus, None), id="no schedule"),
         pytest.param(lambda bus: bus.accept("digest", "v", schedule=None), id="it never ran"),
-        pytest.param(lambda bus: bus.remove("digest"), id="disabled or removed"),
+        pytest.param(lambda bus: bus.agents.remove("digest"), id="disabled or removed"),
     ],
 )
 def test_time_in_which_a_schedule_did_not_hold_is_not_made_up_for(
@@ -344,9 +344,9 @@ def test_a_worker_forgets_what_an_earlier_one_left(bus: Bus, clock: Clock) -> No
     """A worker that was still to stop may note a run after its schedule was changed."""
     hold(bus, HOURLY)
     bus.accept("digest", "v", schedule=DAILY.name)
-    bus.note_schedule("digest", HOURLY.name, clock.now())
+    bus.schedules.note("digest", HOURLY.name, clock.now())
     hold(bus, DAILY)
-    assert bus.last_run("digest", HOURLY.name) is None
+    assert bus.schedules.last_run("digest", HOURLY.name) is None
 
 
 def test_sleep_does_not_walk_what_was_missed() -> None:

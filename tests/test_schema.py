@@ -30,7 +30,7 @@ def test_a_row_inserted_by_hand_gets_an_utc_time_with_milliseconds(tmp_path: Pat
     """`sqlite3 agentd.db "INSERT ..."` is a way in like any other."""
     bus = Bus(tmp_path / "a.db")
     bus.db.run("INSERT INTO outbox (agent, event_type, payload) VALUES ('me', 'a.b', '{\"n\": 1}')")
-    event = bus.events()[0]
+    event = bus.events.list()[0]
     assert event.created_at.utcoffset() is not None
     text = bus.db.run("SELECT created_at FROM outbox")[0][0]
     assert len(text) == len("2026-01-15T10:30:00.000Z") and text.endswith("Z")
@@ -84,13 +84,13 @@ def test_a_database_of_the_first_version_is_migrated_with_its_rows(tmp_path: Pat
     db.close()
     bus = Bus(path)
     assert bus.db.connection.pragma("user_version") == len(schema.MIGRATIONS)
-    assert [event.event_type for event in bus.events()] == ["a.b"]
-    last = bus.last_run("me", "every 1h")
+    assert [event.event_type for event in bus.events.list()] == ["a.b"]
+    last = bus.schedules.last_run("me", "every 1h")
     assert last is not None
     run = NewEvent("schedule.fired", target="me", dedup_key="a run")
-    assert bus.fire_schedule("me", "every 1h", last.due, run) == 2
+    assert bus.schedules.fire("me", "every 1h", last.due, run) == 2
     bus.db.run("DELETE FROM outbox")
-    assert bus.fire_schedule("me", "every 1h", last.due, run) is None
+    assert bus.schedules.fire("me", "every 1h", last.due, run) is None
 
 
 def test_a_migration_that_fails_leaves_the_version_before(
@@ -144,7 +144,7 @@ def test_a_stopped_lock_holder_is_a_storage_error(tmp_path: Path) -> None:
     bus = Bus(tmp_path / "a.db")
     bus.db.connection.exec_trace = gives_up
     with pytest.raises(StorageError, match="locking protocol"):
-        bus.events()
+        bus.events.list()
 
 
 def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_full_disk_is_a_storage_error_and_writes_nothing(tmp_path: Path) -> No
         bus.publish("person", NewEvent("a.b", {"n": 1}))
         bus.publish("person", NewEvent("a.b", {"text": "x" * 50_000}))
     bus.db.connection.pragma("max_page_count", 1_000_000)
-    assert bus.events() == []
+    assert bus.events.list() == []
     assert bus.publish("person", NewEvent("a.b", {"n": 1})) == 1
 
 
@@ -193,7 +193,7 @@ def test_a_table_that_somebody_dropped_is_one_error(tmp_path: Path) -> None:
     bus = Bus(tmp_path / "a.db")
     bus.db.run("DROP TABLE facts")
     with pytest.raises(DamagedDatabase, match="no such table: facts"):
-        bus.facts("me")
+        bus.facts.of("me")
     bus.close()
     with pytest.raises(DamagedDatabase, match="lacks the table facts"):
         Bus(tmp_path / "a.db")

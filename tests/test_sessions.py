@@ -86,7 +86,7 @@ def states(sessions: Sessions) -> list[SessionState]:
 
 
 def kinds(bus: Bus) -> list[str]:
-    return [event.event_type for event in bus.events()]
+    return [event.event_type for event in bus.events.list()]
 
 
 # --- a session that ends
@@ -102,10 +102,10 @@ def test_an_ended_session_publishes_remembers_and_steps(bus: Bus, sessions: Sess
         session, publish=[NewEvent("done.last")], remember={"b": 2}, outcome={"text": "well"}
     )
     assert kinds(bus)[1:] == ["tool.first", "tool.second", "done.last"]
-    second = bus.event(ids[1] or 0)
+    second = bus.events.get(ids[1] or 0)
     assert second is not None
     assert (second.target, second.dedup_key, second.cause_id) == ("other", "key", session.event.id)
-    assert bus.facts("worker") == {"a": 1, "b": 2}
+    assert bus.facts.of("worker") == {"a": 1, "b": 2}
     assert bus.next(LANE) is None
     row, steps = sessions.show(session.id)
     assert (row.state, row.outcome, row.turns) == (SessionState.ENDED, {"text": "well"}, 2)
@@ -116,7 +116,7 @@ def test_nothing_is_visible_before_the_session_ends(bus: Bus, sessions: Sessions
     """Staged is not published."""
     session = begin(bus, sessions)
     run_tool(sessions, session, publish=[NewEvent("tool.first")], remember={"a": 1})
-    assert kinds(bus) == ["repo.changed"] and bus.facts("worker") == {}
+    assert kinds(bus) == ["repo.changed"] and bus.facts.of("worker") == {}
 
 
 def test_a_closing_that_is_refused_leaves_the_session_running(bus: Bus, sessions: Sessions) -> None:
@@ -203,7 +203,7 @@ def test_a_cut_session_resumes_with_its_steps(
     assert resumed.spent_s == 5
     assert resumed.event == session.event
     Sessions(bus).close(resumed)
-    assert kinds(bus) == ["repo.changed", "tool.first"] and bus.facts("worker") == {"a": 1}
+    assert kinds(bus) == ["repo.changed", "tool.first"] and bus.facts.of("worker") == {"a": 1}
 
 
 def test_the_worker_that_lost_its_session_cannot_write(
@@ -492,7 +492,7 @@ def test_a_parked_session_steps_its_lane_and_resumes_with_the_answer(
         assert [step.kind for step in session.steps].count(StepKind.RESULT) == 2
     sessions.close(session, publish=[NewEvent("done.last")])
     assert kinds(bus) == ["person.answer", "done.last"]
-    assert bus.events()[-1].cause_id == parked.event.id
+    assert bus.events.list()[-1].cause_id == parked.event.id
     assert bus.next(DIRECT) is None
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ AGENTS = 50
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def fired(bus: Bus) -> list[Event]:
-    return bus.events(event_type="schedule.fired", limit=100_000)
+def fired(bus: Bus) -> Sequence[Event]:
+    return bus.events.list(event_type="schedule.fired", limit=100_000)
 
 
 def answer_all(bus: Bus, names: list[str]) -> None:
@@ -289,7 +289,7 @@ def test_a_session_goes_on_where_the_whole_tree_stood_still(tmp_path: Path) -> N
                 wait_for(lambda: sessions.list(state=SessionState.ENDED), seconds=DEADLINE_S)
                 (row,) = sessions.list()
                 assert (row.attempt, row.turns) == (1, 1)
-                assert bus.events(event_type="agent.crashed") == []
+                assert bus.events.list(event_type="agent.crashed") == []
                 bus.close()
                 process.terminate()
                 assert process.wait(20) == 0

@@ -94,10 +94,10 @@ def test_a_damaged_page_stops_the_daemon_and_is_repaired(home: Home) -> None:
     home.start()
     assert agentd(home.root, "pause", "hello").returncode == 0
     bus = Bus(home.paths.database)
-    first = bus.last_id() + 1
+    first = bus.events.last_id() + 1
     for n in range(first, first + 60):
         bus.publish("person", NewEvent("note.added", {"mark": f"mark {n} ", "x": "y" * 400}))
-    last = bus.last_id()
+    last = bus.events.last_id()
     bus.close()
     home.stop()
     damage(home.paths.database, first + 30)

@@ -110,7 +110,7 @@ def test_a_removed_file_stops_its_agent(supervisor: Daemon) -> None:
     wait_for(lambda: not alive(agent["pid"]), "it is stopped")
     wait_for(lambda: supervisor.log("agent.removed"), "it is removed")
     bus = Bus(supervisor.paths.database)
-    assert [row.removed_at is not None for row in bus.agents()] == [True]
+    assert [row.removed_at is not None for row in bus.agents.list()] == [True]
     bus.close()
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_comes_back_at_once_runs_again(supervisor: Daemon) -> None:
     wait_for(again, "it runs again")
     assert not alive(first["pid"])
     bus = Bus(supervisor.paths.database)
-    assert [row.removed_at for row in bus.agents()] == [None]
+    assert [row.removed_at for row in bus.agents.list()] == [None]
     bus.close()
 
 
@@ -191,7 +191,7 @@ def test_a_file_removed_while_nobody_ran_is_an_agent_gone(supervisor: Daemon) ->
 
     def removed() -> list[bool]:
         with contextlib.closing(Bus(supervisor.paths.database)) as bus:
-            return [row.removed_at is not None for row in bus.agents()]
+            return [row.removed_at is not None for row in bus.agents.list()]
 
     wait_for(lambda: removed() == [False, True], "only two is removed")
 
@@ -372,10 +372,10 @@ def test_a_schedule_holds_from_when_its_file_says_so(supervisor: Daemon) -> None
 
     def times() -> int:
         with contextlib.closing(Bus(supervisor.paths.database)) as bus:
-            return sum(bus.last_run("one", name) is not None for name in ("a", "b"))
+            return sum(bus.schedules.last_run("one", name) is not None for name in ("a", "b"))
 
     with contextlib.closing(Bus(supervisor.paths.database)) as bus:
-        bus.note_schedule("one", "a", bus.clock.now())
+        bus.schedules.note("one", "a", bus.clock.now())
     supervisor.drop("one", more="schedule = 'a'")
     supervisor.start()
     version = supervisor.wait_state("one", "RUNNING")["version"]
@@ -384,7 +384,7 @@ def test_a_schedule_holds_from_when_its_file_says_so(supervisor: Daemon) -> None
     wait_for(lambda: supervisor.agent("one")["version"] != version, "it is accepted")
     assert times() == 0
     with contextlib.closing(Bus(supervisor.paths.database)) as bus:
-        bus.note_schedule("one", "b", bus.clock.now())
+        bus.schedules.note("one", "b", bus.clock.now())
     supervisor.drop("one", more="schedule = 'b'\nenabled = false")
     supervisor.wait_state("one", "STOPPED")
     supervisor.drop("one", more="schedule = 'b'")

@@ -64,7 +64,7 @@ def bus(paths: Paths) -> Bus:
     bus.db.run(
         "INSERT INTO outbox (agent, event_type, payload) VALUES ('a', ?, '{}')", (f"note.{EVIL}",)
     )
-    event = bus.event(1)
+    event = bus.events.get(1)
     assert event is not None
     bus.dead.add(name, DeadReason.FAILED, f"{EVIL}\nsecond line {EVIL}", event)
     bus.dead.add_row(name, DeadReason.INVALID, EVIL, 2)
@@ -307,7 +307,7 @@ def test_an_agent_of_which_there_is_nothing_yet_is_no_error(paths: Paths) -> Non
     """It has a file, or was here once."""
     bus = Bus(paths.database)
     bus.accept("gone", "v")
-    bus.remove("gone")
+    bus.agents.remove("gone")
     write_agent(paths.user, "fresh")
     paths.logs.mkdir(exist_ok=True)
     for name in ("gone", "fresh"):
@@ -389,7 +389,7 @@ def test_status_shows_the_session_that_began_last(
 def test_dead_show_prints_an_errors_lines(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """As lines, and not with a backslash and an n."""
     bus = Bus(paths.database)
-    event = bus.event(bus.publish("person", NewEvent("note.added")) or 0)
+    event = bus.events.get(bus.publish("person", NewEvent("note.added")) or 0)
     assert event is not None
     bus.dead.add("hello", DeadReason.FAILED, "what happened\n  hint: do this", event)
     assert main(["dead", "show", "1"]) == 0

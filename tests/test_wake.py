@@ -23,7 +23,7 @@ def bus(tmp_path: Path) -> Bus:
 
 def test_a_subscriber_is_woken_and_nobody_else(bus: Bus) -> None:
     """Twenty idle workers must not wake for one event."""
-    reader, other = bus.waker("reader"), bus.waker("other")
+    reader, other = bus.doorbell.waker("reader"), bus.doorbell.waker("other")
     bus.publish("person", NewEvent("repo.changed"))
     assert reader.wait(1) and not reader.drain()
     bus.publish("person", NewEvent("disk.full"))
@@ -33,7 +33,7 @@ def test_a_subscriber_is_woken_and_nobody_else(bus: Bus) -> None:
 
 def test_the_target_is_woken_and_no_subscriber(bus: Bus) -> None:
     """An addressed event is nobody else's."""
-    reader, other = bus.waker("reader"), bus.waker("other")
+    reader, other = bus.doorbell.waker("reader"), bus.doorbell.waker("other")
     bus.publish("person", NewEvent("repo.changed", target="other"))
     assert other.wait(1)
     assert not reader.drain()
@@ -41,14 +41,14 @@ def test_the_target_is_woken_and_no_subscriber(bus: Bus) -> None:
 
 def test_a_publisher_does_not_wake_itself(bus: Bus) -> None:
     """It does not receive its own events."""
-    reader = bus.waker("reader")
+    reader = bus.doorbell.waker("reader")
     bus.publish("reader", NewEvent("repo.changed"))
     assert not reader.drain()
 
 
 def test_a_changed_subscription_is_noticed(bus: Bus) -> None:
     """The table of subscriptions is cached, and the cache is dropped on a change."""
-    other = bus.waker("other")
+    other = bus.doorbell.waker("other")
     bus.publish("person", NewEvent("repo.changed"))
     bus.accept("other", "v2", subscribe=["repo.changed"])
     bus.publish("person", NewEvent("repo.changed"))
@@ -57,7 +57,7 @@ def test_a_changed_subscription_is_noticed(bus: Bus) -> None:
 
 def test_the_wake_up_comes_after_the_commit(bus: Bus) -> None:
     """Woken earlier, a consumer would find nothing and sleep for a whole poll."""
-    reader = bus.waker("reader")
+    reader = bus.doorbell.waker("reader")
     with bus.transaction():
         bus.publish("person", NewEvent("repo.changed"))
         assert not reader.drain()
@@ -66,7 +66,7 @@ def test_the_wake_up_comes_after_the_commit(bus: Bus) -> None:
 
 def test_a_rolled_back_event_wakes_nobody(bus: Bus) -> None:
     """Neither at once nor with the next commit."""
-    reader = bus.waker("reader")
+    reader = bus.doorbell.waker("reader")
     with pytest.raises(EventRefused), bus.transaction():
         bus.publish("person", NewEvent("repo.changed"))
         bus.publish("person", NewEvent("not a type"))
@@ -76,7 +76,7 @@ def test_a_rolled_back_event_wakes_nobody(bus: Bus) -> None:
 
 def test_a_full_receiver_neither_blocks_nor_fails_the_publisher(bus: Bus) -> None:
     """ENOBUFS and EAGAIN: enough wake-ups wait there already."""
-    reader = bus.waker("reader")
+    reader = bus.doorbell.waker("reader")
     for _ in range(2000):
         bus.publish("person", NewEvent("repo.changed"))
     assert reader.wait(1) and not reader.drain()

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ class Home:
     def ask(self) -> None:
         self.bus.publish("tester", NewEvent("note.asked", {"name": "a.txt"}))
 
-    def events(self, event_type: str) -> list[Event]:
-        return self.bus.events(event_type=event_type)
+    def events(self, event_type: str) -> Sequence[Event]:
+        return self.bus.events.list(event_type=event_type)
 
     def log(self, name: str) -> list[dict[str, Any]]:
         text = (self.paths.logs / "reader.jsonl").read_text()

@@ -1,10 +1,15 @@
-"""One connection with short transactions: what bus, dead letters and sessions share."""
+"""One connection with short transactions: what all parts of the bus and the sessions share.
+
+What is SQLite's own stands here and in `schema`: a part that writes knows statements (`sql`) alone.
+"""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import apsw
 
@@ -23,24 +28,37 @@ class Undecodable(DamagedDatabase):
     """A text that is none, but no damage; `Database.read` gives it as bytes."""
 
 
-class Database:
-    """A connection for one thread. Every SELECT is fetched at once, every transaction is short.
+class Watcher:
+    """Hears of transactions; of those inside another one, only the outermost counts."""
 
-    `begun`, `committed` and `rolled_back` are called around the outermost transaction.
-    """
+    def begun(self) -> None:
+        """Nothing is written yet."""
+
+    def committed(self) -> None:
+        """All that it wrote is there for everybody."""
+
+    def rolled_back(self) -> None:
+        """Nothing of what it wrote is there."""
+
+
+class Database:
+    """A connection for one thread. Every SELECT is fetched at once, every transaction is short."""
 
     def __init__(self, path: Path, opening: schema.Opening = schema.OPENING) -> None:
         self.path = path
         self.connection = schema.connect(path, opening)
-        self.begun: Callable[[], None] = _nothing
-        self.committed: Callable[[], None] = _nothing
-        self.rolled_back: Callable[[], None] = _nothing
+        self.watchers: list[Watcher] = []
         self._joined = Transaction(self)
         self._thread = threading.get_ident()
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell a watcher of every transaction from now on; not from the middle of one."""
+        assert not self.in_transaction
+        self.watchers.append(watcher)
 
     @property
     def in_transaction(self) -> bool:
@@ -62,10 +80,13 @@ class Database:
         Raises:
             DamagedDatabase, StorageError: as `run`.
         """
-        try:
+        with errors(self.path):
             return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except schema.OPERATIONAL as error:
-            raise schema.storage_error(error, self.path) from error
+
+    def one_file(self) -> None:
+        """Write the log back and do without one, so that the file alone can be renamed."""
+        with errors(self.path):
+            self.connection.pragma("journal_mode", "delete")
 
     def run(self, statement: str, arguments: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         """Run one statement and return all its rows.
@@ -103,6 +124,40 @@ class Database:
             rows = self.run(sql.undecoded(statement, columns), arguments)
             return [tuple(_text(value) for value in row) for row in rows]
 
+    def insert(self, statement: str, arguments: Sequence[Any]) -> int:
+        """As `run`, for an INSERT of one row: return its id, 0 where nothing was written."""
+        self.run(statement, arguments)
+        return self.connection.last_insert_rowid() if self.connection.changes() else 0
+
+    def change(self, statement: str, arguments: Sequence[Any]) -> int:
+        """As `run`, for an INSERT, UPDATE or DELETE: return how many rows it was about."""
+        self.run(statement, arguments)
+        return self.connection.changes()
+
+    def strict_json(self, text: str) -> str:
+        """Return JSON5, which the tables let pass, as JSON.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        try:
+            return str(self.run(sql.STRICT_JSON, (text,))[0][0])
+        except apsw.SQLError as error:
+            raise ValueError(str(error)) from error
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Say what goes wrong with this file as an error of ours.
+
+    Raises:
+        DamagedDatabase, StorageError: something did.
+    """
+    try:
+        yield
+    except schema.OPERATIONAL as error:
+        raise schema.storage_error(error, path) from error
+
 
 def _text(value: Any) -> Any:
     try:
@@ -123,7 +178,8 @@ class Transaction:
         if self.depth == 0:
             self._doomed = False
             self._db.run(sql.BEGIN)
-            self._db.begun()
+            for watcher in self._db.watchers:
+                watcher.begun()
         self.depth += 1
 
     def __exit__(
@@ -148,12 +204,37 @@ class Transaction:
                 # A full disk makes SQLite roll back by itself.
                 if self._db.connection.in_transaction:
                     self._db.run(sql.ROLLBACK)
-                self._db.rolled_back()
+                for watcher in self._db.watchers:
+                    watcher.rolled_back()
         if not self._doomed:
-            self._db.committed()
+            for watcher in self._db.watchers:
+                watcher.committed()
         elif kind is None:
             raise RuntimeError("a transaction inside this one failed; nothing was written")
 
 
-def _nothing() -> None:
-    pass
+class _Part(Protocol):
+    """What has a database."""
+
+    @property
+    def db(self) -> Database: ...
+
+
+P = ParamSpec("P")
+Self = TypeVar("Self", bound=_Part)
+T = TypeVar("T")
+
+
+def atomic(method: Callable[Concatenate[Self, P], T]) -> Callable[Concatenate[Self, P], T]:
+    """Make a method one transaction: all that it writes, or nothing.
+
+    It reads all that it goes by inside, and what it keeps in memory a watcher takes back: after a
+    transaction that failed it can run again.
+    """
+
+    @wraps(method)
+    def run(self: Self, /, *args: P.args, **keys: P.kwargs) -> T:
+        with self.db.transaction():
+            return method(self, *args, **keys)
+
+    return run

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from agentd.bus import sql
-from agentd.bus.database import REFUSED, Database
-from agentd.bus.json_text import read_json
+from agentd.bus.database import REFUSED, Database, atomic
+from agentd.bus.doorbell import Doorbell
+from agentd.bus.json_text import UNREADABLE, read_json
 from agentd.clock import EPOCH, Clock, iso, moment_or
 from agentd.errors import AgentdError, UsageError
 from agentd.events import Event
@@ -42,9 +43,10 @@ class DeadLetter:
 class DeadLetters:
     """The dead letters of one database."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
-        self._db = db
+    def __init__(self, db: Database, clock: Clock, doorbell: Doorbell) -> None:
+        self.db = db
         self._clock = clock
+        self._doorbell = doorbell
 
     def add(
         self,
@@ -60,17 +62,16 @@ class DeadLetters:
 
         An `event.id` of 0 says that it was never written.
         """
-        self._db.run(
+        return self.db.insert(
             sql.BURY,
             (
-                *(agent, reason.value, short_error(error), session_id, iso(self._clock.now())),
+                *self._head(agent, reason, error, session_id),
                 *(event.id or None, event.agent, event.event_type),
                 json.dumps(event.payload) if payload is None else payload,
                 *(iso(event.created_at), event.target, event.priority.value),
                 *(event.cause_id, event.depth),
             ),
         )
-        return self._db.connection.last_insert_rowid()
 
     def add_row(
         self,
@@ -82,13 +83,17 @@ class DeadLetters:
         session_id: int | None = None,
     ) -> int:
         """Bury an event as it lies in the outbox, unread; return the letter's id."""
-        head = (agent, reason.value, short_error(error), session_id, iso(self._clock.now()))
-        self._db.run(sql.BURY_ROW, (*head, event_id))
-        return self._db.connection.last_insert_rowid()
+        head = self._head(agent, reason, error, session_id)
+        return self.db.insert(sql.BURY_ROW, (*head, event_id))
+
+    def _head(
+        self, agent: str, reason: DeadReason, error: str, session_id: int | None
+    ) -> tuple[Any, ...]:
+        return agent, reason.value, short_error(error), session_id, iso(self._clock.now())
 
     def list(self, agent: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
         """Return dead letters, newest first, of one agent or of all."""
-        rows = self._db.read(sql.LETTERS, (agent, limit), sql.LETTER_COLUMNS)
+        rows = self.db.read(sql.LETTERS, (agent, limit), sql.LETTER_COLUMNS)
         return [_letter(row) for row in rows]
 
     def get(self, letter_id: int) -> DeadLetter:
@@ -97,46 +102,51 @@ class DeadLetters:
         Raises:
             UsageError: there is none with this id.
         """
-        rows = self._db.read(sql.LETTER, (letter_id,), sql.LETTER_COLUMNS)
+        rows = self.db.read(sql.LETTER, (letter_id,), sql.LETTER_COLUMNS)
         if not rows:
             raise UsageError(
                 "no such dead letter", where=str(letter_id), hint="see `agentd dead list`"
             )
         return _letter(rows[0])
 
+    def counts(self) -> dict[str, int]:
+        """Return how many dead letters each agent has, by its name."""
+        return dict(self.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
+
+    @atomic
     def retry(self, letter_id: int) -> int:
         """Publish its event again, remove the letter, and return the new event's id.
 
         The copy goes through the direct lane of the agent that gave it up; of a loop, to those it
-        was meant for, at depth 0. Use `Bus.retry_letter` where a consumer should be woken.
+        was meant for, at depth 0.
 
         Raises:
             UsageError: there is none with this id.
             AgentdError: its event cannot be written.
         """
-        with self._db.transaction():
-            self.get(letter_id)
-            try:
-                self._db.run(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
-            except REFUSED as error:  # it was never an event
-                raise AgentdError(
-                    f"cannot be an event again: {error}",
-                    where=f"dead letter {letter_id}",
-                    hint="send one that is right with `agentd send`, and drop the letter",
-                ) from error
-            event_id = self._db.connection.last_insert_rowid()
-            self._db.run(sql.DROP_LETTER, (letter_id,))
+        letter = self.get(letter_id)
+        try:
+            event_id = self.db.insert(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
+        except REFUSED as error:  # it was never an event
+            raise AgentdError(
+                f"cannot be an event again: {error}",
+                where=f"dead letter {letter_id}",
+                hint="send one that is right with `agentd send`, and drop the letter",
+            ) from error
+        self.db.run(sql.DROP_LETTER, (letter_id,))
+        target = letter.target if letter.reason is DeadReason.LOOP else letter.agent
+        self._doorbell.written(letter.producer, letter.event_type, target)
         return event_id
 
+    @atomic
     def drop(self, letter_id: int) -> None:
         """Forget a dead letter.
 
         Raises:
             UsageError: there is none with this id.
         """
-        with self._db.transaction():
-            self.get(letter_id)
-            self._db.run(sql.DROP_LETTER, (letter_id,))
+        self.get(letter_id)
+        self.db.run(sql.DROP_LETTER, (letter_id,))
 
 
 def short_error(error: str) -> str:
@@ -150,7 +160,7 @@ def _letter(row: Any) -> DeadLetter:
     payload: Any = row[9]
     try:
         payload = read_json(payload)
-    except (ValueError, RecursionError, TypeError):
+    except UNREADABLE:
         payload = str(payload)
     reason = DeadReason(row[2]) if row[2] in set(DeadReason) else DeadReason.INVALID
     head: tuple[Any, ...] = (*row[:2], reason, *row[3:5], moment_or(row[5], EPOCH))

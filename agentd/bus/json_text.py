@@ -8,6 +8,7 @@ from typing import Any
 from agentd.errors import EventRefused
 from agentd.events import PAYLOAD_BYTES_MAX
 
+UNREADABLE = (ValueError, TypeError, RecursionError)  # of a row that somebody wrote by hand
 DEPTH_MAX = 100  # levels; Python and SQLite both give up near 1,000, and an agent adds some
 
 compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -27,12 +28,21 @@ def read_json(text: str) -> Any:
     """Return what a JSON text says, if it might have been published.
 
     Raises:
-        ValueError, TypeError, RecursionError: it is not JSON, not finite or too deep.
+        UNREADABLE: it is not JSON, not finite or too deep.
     """
     value = _decode(text)
-    if text.count("{") + text.count("[") > DEPTH_MAX and _deeper(value, DEPTH_MAX):
+    if _too_deep(text, value):
         raise ValueError(f"nests deeper than {DEPTH_MAX} levels")
     return value
+
+
+def read_strings(text: Any) -> tuple[str, ...]:
+    """Return the strings of a JSON array, without what a person wrote there that is none."""
+    try:
+        items = read_json(text)
+    except UNREADABLE:
+        return ()
+    return tuple(item for item in items if isinstance(item, str) and is_utf8(item))
 
 
 def is_utf8(text: str) -> bool:
@@ -69,15 +79,17 @@ def strict_json(value: Any, where: str) -> str:
             where=where,
             hint="publish a path or a summary instead",
         )
-    if text.count("{") + text.count("[") > DEPTH_MAX and _deeper(value, DEPTH_MAX):
+    if _too_deep(text, value):
         raise EventRefused(f"nests deeper than {DEPTH_MAX} levels", where=where, hint="flatten it")
     return text
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether a JSON value nests deeper than `levels`; goes down level by level."""
+def _too_deep(text: str, value: Any) -> bool:
+    """Whether a JSON value, given with its text, nests too deeply; goes down level by level."""
+    if text.count("{") + text.count("[") <= DEPTH_MAX:
+        return False
     level = [value]
-    for _ in range(levels):
+    for _ in range(DEPTH_MAX):
         level = [
             child
             for item in level

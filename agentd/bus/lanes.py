@@ -4,13 +4,14 @@ A cursor's value is opaque outside this module.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agentd.bus import sql
-from agentd.bus.json_text import compact
-from agentd.bus.outbox import UNREADABLE, Outbox, prefix_range, subscriptions
-from agentd.bus.schema import OPENING, Opening
+from agentd.bus.agent_rows import AgentRows
+from agentd.bus.database import Watcher, atomic
+from agentd.bus.dead import DeadLetters
+from agentd.bus.event_rows import EventRows
+from agentd.bus.json_text import UNREADABLE, compact
 from agentd.clock import Clock
 from agentd.errors import LostLane, StorageError
 from agentd.events import DIRECT, Event, Lane
@@ -20,27 +21,26 @@ STEP_OVER_EVENTS = 1000  # unwanted events after which a caught-up cursor is mov
 STEP_OVER_S = 60.0  # the same after this time, so that pruning is not held back
 
 
-class Lanes(Outbox):
-    """The part of the bus that consumers read; see `Bus`."""
+class Lanes(Watcher):
+    """The lanes of one database, as this connection reads and steps them."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Clock | None = None,
-        wake: Path | None = None,
-        opening: Opening = OPENING,
+        self, events: EventRows, agents: AgentRows, dead: DeadLetters, clock: Clock
     ) -> None:
-        super().__init__(path, clock=clock, wake=wake, opening=opening)
+        self.db = events.db
+        self._events = events
+        self._agents = agents
+        self._dead = dead
+        self._clock = clock
         self._cursors: dict[str, int] = {}  # by consumer, as last read: the fence of `step`
         self._cursors_before: dict[str, int] = {}
         self._passed: dict[Lane, tuple[int, float]] = {}  # id without wanted events below; since
-        self.db.begun = self._begun
+        self.db.watch(self)
 
-    def open_lane(self, lane: Lane, *, start: Literal["now", "beginning"] = "now") -> None:
-        """Create the lane's cursor, before the first event or after the last; keep one there is."""
-        last = self.last_id() if start == "now" else 0
-        self.db.run(sql.CREATE_CURSOR, (lane.consumer, last))
+    def open(self, lane: Lane, *, after: int | None = None) -> None:
+        """Create the lane's cursor, after an event's id or after the last; keep one there is."""
+        after = self._events.last_id() if after is None else after
+        self.db.run(sql.CREATE_CURSOR, (lane.consumer, after))
 
     def next(self, lane: Lane) -> Event | None:
         """Return the lane's next event, or None when it is caught up. Does not step the lane.
@@ -51,35 +51,46 @@ class Lanes(Outbox):
             LostLane: somebody else steps this lane.
             StorageError: the lane has no cursor.
         """
-        consumer = lane.consumer
-        while True:
-            cursor, last = self.db.run(sql.POSITION, (consumer,))[0]
-            if cursor is None:
-                raise StorageError(
-                    "this lane has no cursor", where=consumer, hint="accept the agent first"
-                )
-            last = last or 0
-            if cursor > last:  # where no event was yet: only a person put it there
-                self._cursors[consumer] = cursor
-                self._move(consumer, last)
-                cursor = last
-            passed, since = self._passed.get(lane, (cursor, self.clock.monotonic()))
-            if cursor < self._cursors.get(consumer, 0) or last < passed:
-                passed = cursor  # a person moved it back, or restored an older database
-            self._cursors[consumer] = cursor
-            if passed >= last:
-                return None
-            # `last` was read before the lane's events are: none that is wanted can be missed.
-            row = self._next_row(lane, max(cursor, passed))
-            if row is None:
-                self._step_over(lane, cursor, last, since)
-                return None
+        while (row := self._wanted(lane)) is not None:
             try:
-                return self._read(row)
+                return self._events.read(row)
             except UNREADABLE as error:
-                with self.transaction():
-                    self.dead.add_row(lane.agent, DeadReason.INVALID, str(error), row[0])
-                    self._move(consumer, row[0])
+                self._give_up(lane, row[0], str(error))
+        return None
+
+    @atomic
+    def _give_up(self, lane: Lane, event_id: int, error: str) -> None:
+        self._dead.add_row(lane.agent, DeadReason.INVALID, error, event_id)
+        self._move(lane.consumer, event_id)
+
+    def _wanted(self, lane: Lane) -> Any:
+        """Return the row of the lane's next event; None: it is caught up, which is remembered."""
+        consumer = lane.consumer
+        cursor, last = self._position(consumer)
+        passed, since = self._passed.get(lane, (cursor, self._clock.monotonic()))
+        if cursor < self._cursors.get(consumer, 0) or last < passed:
+            passed = cursor  # a person moved it back, or restored an older database
+        self._cursors[consumer] = cursor
+        if passed >= last:
+            return None
+        # `last` was read before the lane's events are: none that is wanted can be missed.
+        row = self._next_row(lane, max(cursor, passed))
+        if row is None:
+            self._step_over(lane, cursor, last, since)
+        return row
+
+    def _position(self, consumer: str) -> tuple[int, int]:
+        """Return where the cursor stands and the highest id, in one snapshot."""
+        cursor, last = self.db.run(sql.POSITION, (consumer,))[0]
+        if cursor is None:
+            raise StorageError(
+                "this lane has no cursor", where=consumer, hint="accept the agent first"
+            )
+        last = last or 0
+        if cursor > last:  # where no event was yet: only a person put it there
+            self._cursors[consumer] = cursor
+            self._move(consumer, last)
+        return min(cursor, last), last
 
     def _next_row(self, lane: Lane, after: int) -> Any:
         given: tuple[Any, ...]
@@ -99,14 +110,12 @@ class Lanes(Outbox):
         types = [item for item in subscribe if not item.endswith(".*")]
         for item in subscribe:
             if item.endswith(".*"):
-                first, end = prefix_range(item)
-                found = self.db.read(sql.TYPES_BETWEEN, (first, end), "name")
-                types += [name for (name,) in found if isinstance(name, str)]
+                types += self._events.types(item)
         return list(dict.fromkeys(types))
 
     def _step_over(self, lane: Lane, cursor: int, last: int, since: float) -> None:
         """Remember that nothing up to `last` is wanted; now and then move the cursor there."""
-        now = self.clock.monotonic()
+        now = self._clock.monotonic()
         if last - cursor >= STEP_OVER_EVENTS or now - since >= STEP_OVER_S:
             self._move(lane.consumer, last)
             since = now
@@ -121,9 +130,7 @@ class Lanes(Outbox):
         self._move(lane.consumer, event.id)
 
     def _move(self, consumer: str, event_id: int) -> None:
-        seen = self._cursors.get(consumer)
-        self.db.run(sql.STEP, (event_id, consumer, seen))
-        if self.db.connection.changes() != 1:
+        if self.db.change(sql.STEP, (event_id, consumer, self._cursors.get(consumer))) != 1:
             raise LostLane(
                 "somebody else stepped this lane", where=consumer, hint="is a second worker alive?"
             )
@@ -135,14 +142,13 @@ class Lanes(Outbox):
         Raises:
             LostLane: it does not.
         """
-        rows = self.db.run(sql.CURSOR, (lane.consumer,))
-        if not rows or rows[0][0] != self._cursors.get(lane.consumer):
+        cursor = self._cursor(lane)
+        if cursor is None or cursor != self._cursors.get(lane.consumer):
             raise LostLane("somebody else stepped this lane", where=lane.consumer)
 
     def waiting(self, lane: Lane) -> int:
         """Return how many events wait on the lane, the one being worked on included."""
-        rows = self.db.run(sql.CURSOR, (lane.consumer,))
-        cursor = rows[0][0] if rows else 0
+        cursor = self._cursor(lane) or 0
         if lane.direct:
             return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor))[0][0])
         types = compact(self._types(lane.subscribe))
@@ -153,8 +159,7 @@ class Lanes(Outbox):
 
         What an agent that the bus does not know subscribes to is not known either.
         """
-        agents = self.db.read(sql.AGENTS, (), sql.AGENT_COLUMNS)
-        known = {row[0]: subscriptions(row[2]) for row in agents}
+        known = {row.name: row.subscribe for row in self._agents.list()}
         found = []
         for consumer, cursor in self.db.read(sql.CURSORS, (), "consumer, last_seen_id"):
             if not isinstance(consumer, str):
@@ -178,7 +183,7 @@ class Lanes(Outbox):
             row = self._next_row(lane, passed)
             last = row is None or row[0] > upto or (before is not None and row[4] >= before)
             if not last:
-                self.dead.add_row(lane.agent, DeadReason.EXPIRED, error, row[0])
+                self._dead.add_row(lane.agent, DeadReason.EXPIRED, error, row[0])
                 passed, buried = row[0], buried + 1
         if last and before is None:
             passed = upto
@@ -192,14 +197,20 @@ class Lanes(Outbox):
             self._move(lane.consumer, event_id)
 
     def _look_at(self, lane: Lane) -> int:
-        ((cursor,),) = self.db.run(sql.CURSOR, (lane.consumer,))
-        self._cursors[lane.consumer] = int(cursor)
-        return int(cursor)
+        cursor = self._cursor(lane)
+        assert cursor is not None, "only lanes that have a cursor are looked at"
+        self._cursors[lane.consumer] = cursor
+        return cursor
 
-    def _begun(self) -> None:
+    def _cursor(self, lane: Lane) -> int | None:
+        rows = self.db.run(sql.CURSOR, (lane.consumer,))
+        return int(rows[0][0]) if rows else None
+
+    def begun(self) -> None:
+        """Keep where the cursors stood."""
         self._cursors_before = dict(self._cursors)
 
-    def _rolled_back(self) -> None:
-        super()._rolled_back()
+    def rolled_back(self) -> None:
+        """Go back to there."""
         self._cursors = self._cursors_before
         self._passed.clear()  # it may count ids that were never given in the end

@@ -141,9 +141,6 @@ SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
 AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
-# What the present agents subscribe to.
-SUBSCRIPTIONS = "SELECT name, subscribe FROM agents WHERE removed_at IS NULL"
-
 # --- facts
 
 # What an agent remembers.
@@ -375,7 +372,6 @@ LETTER_COUNTS = "SELECT agent, count(*) AS letters FROM dead_letters GROUP BY ag
 
 # --- retention
 
-# Pages in the file, those of them that are free, and the bytes of one.
 # The schema's version, and the names of all tables and views, in one snapshot.
 SCHEMA = """
 SELECT user_version, (SELECT json_group_array(name) FROM sqlite_schema
@@ -383,6 +379,7 @@ SELECT user_version, (SELECT json_group_array(name) FROM sqlite_schema
 FROM pragma_user_version
 """
 
+# Pages in the file, those of them that are free, and the bytes of one.
 SIZE = "SELECT page_count, freelist_count, page_size FROM " + ", ".join(
     f"pragma_{name}" for name in ("page_count", "freelist_count", "page_size")
 )
@@ -415,13 +412,14 @@ ORDER BY ended_at LIMIT ?
 
 # The oldest sessions that wait for a person.
 OLDEST_PARKED = """
-SELECT id, agent, attempt, question, event, ended_at FROM sessions WHERE state = 'parked'
+SELECT id, agent, attempt, event, delivered_id, question, ended_at FROM sessions
+WHERE state = 'parked'
 ORDER BY ended_at LIMIT ?
 """
 
 # When the session that holds a lane last recorded something.
 HELD_SINCE = """
-SELECT id, attempt, delivered_id, event, coalesce(
+SELECT id, agent, attempt, event, delivered_id, coalesce(
   (SELECT ts FROM steps WHERE session_id = sessions.id ORDER BY seq DESC LIMIT 1), started_at)
 FROM sessions WHERE consumer = ? AND state = 'running'
 """
@@ -484,8 +482,10 @@ def incremental_vacuum(pages: int) -> str:
 
 # --- copies and repairs
 
-# Whether the file is sound: one row "ok", or one row for each thing that is wrong.
+# The names of all tables.
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+
+# Whether the file is sound: one row "ok", or one row for each thing that is wrong.
 QUICK_CHECK = "PRAGMA quick_check"
 INTEGRITY_CHECK = "PRAGMA integrity_check(20)"
 
@@ -508,6 +508,9 @@ SELECT {_SESSION} FROM sessions WHERE consumer = ?1 AND state = 'failed' AND del
 AND NOT EXISTS (SELECT 1 FROM sessions WHERE consumer = ?1 AND state = 'running')
 ORDER BY id DESC LIMIT 1
 """
+
+# Write what is there now to another file, whole.
+COPY = "VACUUM INTO ?"
 
 # The highest id that each table ever gave, and a way to raise it.
 COUNTS = "SELECT name, seq FROM sqlite_sequence"

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            say(f"dead letter {letter_id} is event {bus.retry_letter(letter_id)} now")
+            say(f"dead letter {letter_id} is event {bus.dead.retry(letter_id)} now")
         else:
             bus.dead.drop(letter_id)
             say(f"dropped {letter_id}")

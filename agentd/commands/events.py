@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 
 from agentd.bus import Bus
-from agentd.commands.home import check_known, event_document, known_types, open_bus
+from agentd.commands.home import check_known, known_types, open_bus
 from agentd.commands.output import (
     DIM,
     colour,
@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
             told[event_id] = why
             note(f"event {event_id} cannot be read: {why}")
 
-    after = bus.last_id() if args.since_id is None else args.since_id
-    if args.agent is not None and not bus.events(agent=args.agent, limit=1):
+    after = bus.events.last_id() if args.since_id is None else args.since_id
+    if args.agent is not None and not bus.events.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus, PERSON, DAEMON)
-    found = bus.events(
+    found = bus.events.list(
         after=args.since_id or 0,
         agent=args.agent,
         event_type=args.type,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     _print(found, args.json)
     while args.follow:
         after = max([after, *(event.id for event in found), *told])
-        found = bus.events(after=after, agent=args.agent, event_type=args.type, odd=odd)
+        found = bus.events.list(after=after, agent=args.agent, event_type=args.type, odd=odd)
         _print(found, args.json)
         if not found:
             _pause()
@@ -99,7 +99,7 @@ def _print(found: Iterable[Event], as_json: bool) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for event in found:
         if as_json:
-            print_json(event_document(event), indent=None)
+            print_json(event.document(), indent=None)
         else:
             say(line(event, width), flush=True)
 
@@ -110,7 +110,7 @@ def _pause() -> None:
 
 def _nothing(bus: Bus, args: argparse.Namespace) -> str:
     hint = did_you_mean(args.type, known_types(bus)) if args.type else ""
-    if bus.last_id() == 0:
+    if bus.events.last_id() == 0:
         return f"no events yet{hint}"
     if args.type:
         return f"no such events{hint}"

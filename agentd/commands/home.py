@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
-from agentd.events import Event
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.supervisor.client import query
@@ -114,11 +113,6 @@ def home_alone(paths: Paths) -> Iterator[None]:
         lock.close()
 
 
-def present(bus: Bus) -> dict[str, AgentRow]:
-    """Return the agents that there are, by name, without those that were removed."""
-    return {row.name: row for row in bus.agents() if row.removed_at is None}
-
-
 def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     """Return an agent that can receive events.
 
@@ -126,13 +120,13 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
         AgentdError: there is none of this name, and says which there are; or its file cannot be
             used, and says why.
     """
-    there = present(bus)
-    if name in there:
-        return there[name]
+    present = bus.agents.present()
+    if name in present:
+        return present[name]
     file = paths.agents_d / f"{name}.toml"
     if name in _files(paths):
         _raise_problem(name, paths, file)
-    raise no_such_agent(name, there)
+    raise no_such_agent(name, present)
 
 
 def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:
@@ -172,38 +166,20 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
     Raises:
         AgentdError: nobody is or was.
     """
-    agents = {*_files(paths), *(row.name for row in (bus.agents() if bus is not None else ()))}
+    agents = {*_files(paths), *(row.name for row in (bus.agents.list() if bus is not None else ()))}
     if name not in agents and name not in others:
         raise no_such_agent(name, sorted(agents))
 
 
 def known_types(bus: Bus) -> list[str]:
     """Return the event types that an agent reads or that were published, for a hint."""
-    return sorted({*read_types(bus), *bus.types()})
+    return sorted({*read_types(bus), *bus.events.types()})
 
 
 def read_types(bus: Bus) -> set[str]:
     """Return the event types, and prefixes of them, that an agent reads."""
-    return {item for row in present(bus).values() for item in row.subscribe}
+    return {item for row in bus.agents.present().values() for item in row.subscribe}
 
 
 def _files(paths: Paths) -> list[str]:
     return [path.stem for path in paths.agents_d.glob("[!.]*.toml")]
-
-
-def event_document(event: Event) -> dict[str, Any]:
-    """Return an event as --json shows it: the outbox's columns by their names, times in UTC."""
-    from agentd.clock import iso
-
-    return {
-        "id": event.id,
-        "agent": event.agent,
-        "event_type": event.event_type,
-        "payload": dict(event.payload),
-        "created_at": iso(event.created_at),
-        "target": event.target,
-        "priority": event.priority.value,
-        "cause_id": event.cause_id,
-        "depth": event.depth,
-        "dedup_key": event.dedup_key,
-    }

@@ -6,12 +6,11 @@ import sys
 from typing import Any
 
 from agentd.bus import Bus, sql
-from agentd.bus.outbox import matches
-from agentd.commands.home import find_agent, known_types, open_bus, present, read_types, supervisor
+from agentd.commands.home import find_agent, known_types, open_bus, read_types, supervisor
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
-from agentd.events import PERSON, NewEvent
+from agentd.events import PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
 from agentd.sessions.session import SessionRow, session_row
 from agentd.sessions.sessions import ANSWER
@@ -87,7 +86,7 @@ def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) ->
     say(f"event {event_id}")
     if supervisor(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
-    elif event.target is not None and present(bus)[event.target].paused:
+    elif event.target is not None and bus.agents.present()[event.target].paused:
         note(f"{event.target} is paused: the event waits for `agentd resume {event.target}`")
     return event_id
 

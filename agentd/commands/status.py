@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import no_such_agent, present, supervisor, with_external
+from agentd.commands.home import no_such_agent, supervisor, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -133,8 +133,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
     bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
-    rows = present(bus)
-    letters: dict[str, int] = dict(bus.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
+    rows, letters = bus.agents.present(), bus.dead.counts()
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
@@ -146,7 +145,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
-    document["last_event_id"] = bus.last_id()
+    document["last_event_id"] = bus.events.last_id()
     document["dead_letters"] = sum(letters.values())
     bus.close()
 
@@ -178,8 +177,8 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
         "paused": row.paused,
         "subscribe": list(row.subscribe),
         "waiting": {
-            "direct": bus.waiting(Lane(name, True)),
-            "subscribed": bus.waiting(Lane(name, False, row.subscribe)),
+            "direct": bus.lanes.waiting(Lane(name, True)),
+            "subscribed": bus.lanes.waiting(Lane(name, False, row.subscribe)),
         },
         "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from agentd.events import PERSON, SYSTEM_TYPES
+from agentd.events import PERSON, SYSTEM_TYPES, matches
 
 if TYPE_CHECKING:
     from agentd.commands.check import Checked
@@ -20,7 +20,8 @@ def cycles(checked: Sequence["Checked"]) -> list[list[str]]:
         a.name: sorted(
             b.name
             for b in checked
-            if b.name != a.name and any(_wanted(t, b.subscribe) for t in a.publishes)
+            if b.name != a.name
+            and any(matches(kind, item) for kind in a.publishes for item in b.subscribe)
         )
         for a in checked
     }
@@ -30,13 +31,6 @@ def cycles(checked: Sequence["Checked"]) -> list[list[str]]:
         if ring:
             found.setdefault(frozenset(ring), ring)
     return list(found.values())
-
-
-def _wanted(event_type: str, subscribe: Sequence[str]) -> bool:
-    return any(
-        event_type.startswith(item[:-1]) if item.endswith(".*") else event_type == item
-        for item in subscribe
-    )
 
 
 def _way_back(start: str, edges: Mapping[str, Sequence[str]]) -> list[str] | None:
@@ -57,6 +51,6 @@ def unheard(checked: Sequence["Checked"]) -> Iterator[tuple[str, list[str]]]:
     for item in checked:
         others = {kind for other in checked if other is not item for kind in other.publishes}
         for wanted in item.subscribe:
-            if not wanted.startswith(OURS) and not any(_wanted(kind, [wanted]) for kind in others):
+            if not wanted.startswith(OURS) and not any(matches(kind, wanted) for kind in others):
                 what = f"{item.name}: no agent here publishes {wanted}; only `agentd send` does"
                 yield what, [item.name]

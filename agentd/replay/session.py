@@ -142,7 +142,7 @@ def perform(
     bus = Bus(folder / "bus.db", clock=clock)
     try:
         bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
-        bus.remember(name, facts or {})
+        bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
         tools = Toolbox(config.permissions, connect=connect, programs=programs)
         play = _Play(cast_, bus, llm, tools, clock, call_deadline_s)
@@ -156,12 +156,12 @@ def perform(
             payload = {"session": session_id, "answer": waiting.pop(0)}
             bus.publish(PERSON, NewEvent(ANSWER, payload, name), priority=Priority.PERSON)
             lane = Lane(name, True)
-        published = [e for e in bus.events(limit=10_000) if e.agent == name]
+        published = [e for e in bus.events.list(limit=10_000) if e.agent == name]
         return Performance(
             SessionState.FAILED if error else row.state,
             steps,
             published,
-            bus.facts(name),
+            bus.facts.of(name),
             row.outcome,
             row.question,
             error,
@@ -193,7 +193,7 @@ class _Play:
         session = self.sessions.begin(lane, event, "v", version.accepted.config.limits)
         if not isinstance(session, Session):
             raise UsageError(f"the session does not begin: {session}", where=lane.consumer)
-        facts = Facts(self.bus.facts(lane.agent))
+        facts = Facts(self.bus.facts.of(lane.agent))
         done = version.accepted.config.done
         kit = Kit(lane.agent, done, self.tools, facts, self.cast.client.types)
         error: str | None = None

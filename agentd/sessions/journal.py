@@ -55,7 +55,7 @@ class Journal:
             LostLane: somebody else took this session up.
         """
         for event in publish:
-            self._bus.check(session.agent, event)
+            self._bus.outbox.check(session.agent, event)
         step = Step(
             len(session.steps) + 1,
             kind,

@@ -68,7 +68,7 @@ class Sessions(Closing):
         if wait_s > 0:
             return Wait(wait_s, tried.why)
         with self._bus.transaction():
-            self._bus.hold(lane)
+            self._bus.lanes.hold(lane)
             last = self._last_session(lane, event, limits)
             # What a person asks for is tried all the same; nobody else can be a `person`.
             asked = asked_by_person(lane, event)
@@ -205,7 +205,7 @@ class Sessions(Closing):
         if row[16] is not None:
             return steps.event_from_json(row[16])
         # Of a session at rest, which nobody works on, the event may be pruned by now.
-        return self._bus.event(row[3]) or delivery
+        return self._bus.events.get(row[3]) or delivery
 
     # --- reading
 
@@ -248,7 +248,7 @@ class Sessions(Closing):
         row, recorded = self.show(session_id)
         (full,) = self._db.run(sql.SESSION, (session_id,))
         try:
-            kept = steps.event_from_json(full[16]) if full[16] else self._bus.event(full[3])
+            kept = steps.event_from_json(full[16]) if full[16] else self._bus.events.get(full[3])
             return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SessionFailed(

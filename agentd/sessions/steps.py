@@ -160,8 +160,7 @@ def encode(value: Mapping[str, Any], where: str) -> str:
 
 def event_json(event: Event) -> str:
     """Return an event as text, for a session that may outlive its row in the outbox."""
-    fields = {**vars(event), "payload": dict(event.payload), "created_at": iso(event.created_at)}
-    return encode(fields, event.event_type)
+    return encode(event.document(), event.event_type)
 
 
 def event_from_json(text: str) -> Event:

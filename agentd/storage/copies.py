@@ -19,9 +19,10 @@ from typing import Any
 import apsw
 
 from agentd.bus import schema, sql
+from agentd.bus.database import Database, errors
 from agentd.clock import Clock
-from agentd.errors import AgentdError, DamagedDatabase, StorageError, UsageError
-from agentd.storage.health import shm_of, wal_of
+from agentd.errors import DamagedDatabase, StorageError, UsageError
+from agentd.storage.health import opened, shm_of, wal_of
 from agentd.whole import PARTIAL, put_in_place
 
 PARTIAL_OLD_S = 3600.0  # what is older was left by a process that was killed
@@ -49,11 +50,8 @@ def backup(database: Path, target: Path, *, force: bool = False) -> Copy:
     if target.exists() and not force:
         raise UsageError("is there already", where=str(target), hint="choose another, or --force")
     try:
-        with _errors(database):
-            source = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
-            source.set_busy_timeout(schema.BUSY_TIMEOUT_MS)
-            with contextlib.closing(source):
-                return copy(source, target, force=force)
+        with opened(database, busy_ms=schema.BUSY_TIMEOUT_MS) as source:
+            return copy(source, target, force=force)
     except FileExistsError as error:
         raise UsageError("is there already", where=str(target), hint="or --force") from error
 
@@ -79,8 +77,8 @@ def copy(source: apsw.Connection, target: Path, *, force: bool = False) -> Copy:
             )
         partial.unlink(missing_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it is private
-        with _errors(partial):
-            source.execute("VACUUM INTO ?", (str(partial),)).fetchall()
+        with errors(partial):
+            source.execute(sql.COPY, (str(partial),)).fetchall()
         last_event_id = check(partial)
         size = partial.stat().st_size
         put_in_place(partial, target, new=not force)
@@ -116,10 +114,8 @@ def restore(file: Path, database: Path, clock: Clock) -> tuple[Copy, Path | None
     new = stamped(database, "restored", clock.now())
     kept = stamped(database, "replaced", clock.now()) if database.exists() else None
     try:
-        with _errors(file):
-            flags = apsw.SQLITE_OPEN_READONLY
-            with contextlib.closing(apsw.Connection(str(file), flags=flags)) as source:
-                copied = copy(source, new)
+        with opened(file, busy_ms=0, flags=apsw.SQLITE_OPEN_READONLY) as source:
+            copied = copy(source, new)
         if kept is None:
             _adopt(new, {})
             replace(database, new, None)
@@ -144,11 +140,11 @@ def _counts(db: apsw.Connection) -> dict[str, int]:
 
 def _adopt(new: Path, counts: dict[str, int]) -> None:
     """Bring a copy up to date, and let its ids go on after the old ones."""
-    with contextlib.closing(schema.connect(new)) as db:
+    with contextlib.closing(Database(new)) as db:
         for table, last in counts.items():
-            db.execute(sql.START_COUNT, (table, table)).fetchall()
-            db.execute(sql.RAISE_COUNT, (last, table)).fetchall()
-        db.pragma("journal_mode", "delete")  # one file again, to be renamed
+            db.run(sql.START_COUNT, (table, table))
+            db.run(sql.RAISE_COUNT, (last, table))
+        db.one_file()
 
 
 def check(path: Path) -> int:
@@ -157,10 +153,7 @@ def check(path: Path) -> int:
     Raises:
         DamagedDatabase: it is damaged, or none of ours.
     """
-    with (
-        _errors(path),
-        contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db,
-    ):
+    with opened(path, busy_ms=0, flags=apsw.SQLITE_OPEN_READONLY) as db:
         verdict = db.execute(sql.QUICK_CHECK).fetchall()
         if verdict != [("ok",)]:
             raise DamagedDatabase(f"this copy is damaged: {verdict[0][0]}", where=str(path))
@@ -179,13 +172,10 @@ def alone(database: Path) -> Iterator[apsw.Connection]:
         DamagedDatabase: not even its first page can be read.
         StorageError: somebody else has it open.
     """
-    with _errors(database):
-        db = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
-        with contextlib.closing(db):
-            db.set_busy_timeout(EXCLUSIVE_MS)
-            db.pragma("locking_mode", "exclusive")
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            yield db
+    with opened(database, busy_ms=EXCLUSIVE_MS) as db:
+        db.pragma("locking_mode", "exclusive")
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        yield db
 
 
 def replace(database: Path, new: Path, kept: Path | None) -> None:
@@ -228,13 +218,3 @@ def _sweep(target: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > PARTIAL_OLD_S:
                 left.unlink()
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except AgentdError:
-        raise
-    except schema.OPERATIONAL as error:
-        raise schema.storage_error(error, path) from error

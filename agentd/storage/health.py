@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import schema, sql
+from agentd.bus.database import errors
 from agentd.bus.schema import JOURNAL_SIZE_LIMIT_BYTES
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
@@ -165,7 +166,7 @@ def wrongs(path: Path) -> list[str]:
         DamagedDatabase: not even that can be told.
         StorageError: it cannot be looked at now; that says nothing about what it holds.
     """
-    with _opened(path) as db:
+    with opened(path) as db:
         version = db.pragma("user_version")
         if isinstance(version, int) and version > len(schema.MIGRATIONS):
             raise NewerDatabase("a newer agentd wrote it", where=str(path), hint="update agentd")
@@ -182,7 +183,7 @@ def sound(path: Path) -> bool:
     try:
         if wrongs(path):
             return False
-        with _opened(path) as db:
+        with opened(path) as db:
             for (table,) in db.execute(sql.TABLES).fetchall():
                 for _ in db.execute(f"SELECT * FROM {table}"):
                     pass
@@ -194,7 +195,7 @@ def sound(path: Path) -> bool:
 def newest_event(path: Path) -> str | None:
     """Return when the newest event was created; None where that cannot be told."""
     try:
-        with _opened(path) as db:
+        with opened(path) as db:
             rows = db.execute(sql.NEWEST_EVENT).fetchall()
     except (StorageError, apsw.SQLError):
         return None
@@ -202,11 +203,14 @@ def newest_event(path: Path) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[apsw.Connection]:
-    try:
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        with closing(db):
-            db.set_busy_timeout(BUSY_MS)
-            yield db
-    except schema.OPERATIONAL as error:
-        raise schema.storage_error(error, path) from error
+def opened(
+    path: Path, *, busy_ms: int = BUSY_MS, flags: int = apsw.SQLITE_OPEN_READWRITE
+) -> Iterator[apsw.Connection]:
+    """Open a database that is there, as it is: nothing in it is brought up to date.
+
+    Raises:
+        DamagedDatabase, StorageError: it cannot be opened, or something goes wrong meanwhile.
+    """
+    with errors(path), closing(apsw.Connection(str(path), flags=flags)) as db:
+        db.set_busy_timeout(busy_ms)
+        yield db

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus, schema, sql
-from agentd.clock import Clock, iso
+from agentd.clock import Clock
 from agentd.errors import DamagedDatabase, StorageError
 from agentd.events import DAEMON, DIRECT, Lane
-from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
+from agentd.storage.rows import Unfinished, give_up
 from agentd.storage.salvage import Saved, salvage
 from agentd.whole import write_whole
 
@@ -60,7 +60,7 @@ def repair(database: Path, clock: Clock) -> Repaired:
                 ) from error
             bus = Bus(new, clock=clock)
             _mend(bus, saved)
-            bus.db.connection.pragma("journal_mode", "delete")  # one file again, to be renamed
+            bus.db.one_file()
             bus.close()
             copies.check(new)
             done = Repaired(kept, saved.rows, saved.missing, saved.notes)
@@ -95,42 +95,36 @@ def _mend_cursors(bus: Bus, saved: Saved) -> None:
 
     A new one would stand at the end, and what waits would never be read.
     """
-    there = {lane.consumer for lane, _ in bus.slowest()}
-    wanted = [f"{row.name}{end}" for row in bus.agents() for end in (DIRECT, "")]
-    for consumer in wanted:
-        if consumer in there:
+    there = {lane.consumer for lane, _ in bus.lanes.slowest()}
+    lanes = [Lane(row.name, direct) for row in bus.agents.list() for direct in (True, False)]
+    for lane in lanes:
+        if lane.consumer in there:
             continue
-        name = consumer.removesuffix(DIRECT)
-        ((settled,),) = bus.db.run(sql.LAST_SETTLED, (consumer, name))
-        for session in bus.db.run(sql.UNSETTLED_SESSION, (consumer, settled)):
-            _bury(bus, session, DeadReason.FAILED, LOST_FATE)
-            settled = session[4]
-            saved.notes.append(f"event {settled} of {name} became a dead letter: {LOST_FATE}")
-        bus.db.run(sql.CREATE_CURSOR, (consumer, settled))
-        saved.notes.append(f"the lane {consumer} goes on after event {settled}")
-    if f"{DAEMON}{DIRECT}" not in there:
-        bus.open_lane(Lane(DAEMON, True))  # commands of then are nobody's wish any more
+        ((settled,),) = bus.db.run(sql.LAST_SETTLED, (lane.consumer, lane.agent))
+        for row in bus.db.run(sql.UNSETTLED_SESSION, (lane.consumer, settled)):
+            give_up(bus, _unfinished(row), DeadReason.FAILED, LOST_FATE)
+            settled = row[4]
+            saved.notes.append(f"event {settled} of {lane.agent} became a dead letter: {LOST_FATE}")
+        bus.lanes.open(lane, after=settled)
+        saved.notes.append(f"the lane {lane.consumer} goes on after event {settled}")
+    commands = Lane(DAEMON, True)
+    if commands.consumer not in there:
+        bus.lanes.open(commands)  # commands of then are nobody's wish any more
 
 
 def _mend_sessions(bus: Bus, saved: Saved) -> None:
     """Give up unfinished sessions that lost steps: what they did must not be done again."""
     for session_id in saved.doubtful:
         for row in bus.db.run(sql.SESSION, (session_id,)):
-            agent, consumer, delivered_id, state = row[1], row[2], row[4], row[7]
+            session, consumer, state = _unfinished(row), row[2], row[7]
             if state not in (SessionState.RUNNING, SessionState.PARKED):
                 continue
-            now = iso(bus.clock.now())
-            bus.db.run(sql.GIVE_UP_SESSION, (now, LOST_STEPS, session_id, row[8]))
-            _bury(bus, row, DeadReason.PARTIAL_EFFECTS, LOST_STEPS)
+            give_up(bus, session, DeadReason.PARTIAL_EFFECTS, LOST_STEPS)
             if state == SessionState.RUNNING:
-                bus.pass_over(Lane(agent, consumer.endswith(DIRECT)), delivered_id)
+                lane = Lane(session.agent, consumer.endswith(DIRECT))
+                bus.lanes.pass_over(lane, session.delivered_id)
             saved.notes.append(f"session {session_id} was given up: {LOST_STEPS}")
 
 
-def _bury(bus: Bus, session: Any, reason: DeadReason, error: str) -> None:
-    """Write the letter of a session's event, given the session's row."""
-    session_id, agent, delivered_id, event = session[0], session[1], session[4], session[16]
-    if event is not None:
-        bus.dead.add(agent, reason, error, event_from_json(event), session_id=session_id)
-    else:
-        bus.dead.add_row(agent, reason, error, delivered_id, session_id=session_id)
+def _unfinished(row: Sequence[Any]) -> Unfinished:
+    return Unfinished(row[0], row[1], row[8], row[16], row[4])

@@ -18,9 +18,8 @@ from agentd.bus import Bus, sql
 from agentd.clock import iso
 from agentd.config.daemon import RetentionConfig
 from agentd.config.duration import written
-from agentd.sessions.steps import event_from_json
 from agentd.states import DeadReason
-from agentd.storage.rows import FUTURE, QUIET, Rows
+from agentd.storage.rows import FUTURE, QUIET, Rows, Unfinished, give_up
 
 STEP_S = 0.025  # a transaction that takes longer makes the next one smaller
 ROWS_FIRST, ROWS_MAX = 50, 500  # rows in one transaction
@@ -146,13 +145,13 @@ class Retention:
     # --- agents that were removed
 
     def _removed_lanes(self, now: datetime, rows: int) -> Pruned | None:
-        gone = {a.name: a.removed_at for a in self._bus.agents() if a.removed_at is not None}
-        for lane, _ in self._bus.slowest():
+        gone = {a.name: a.removed_at for a in self._bus.agents.list() if a.removed_at is not None}
+        for lane, _ in self._bus.lanes.slowest():
             removed_at = gone.get(lane.agent)
             if removed_at is None or removed_at > now - LEAVE:
                 continue
             error = f"its agent was removed at {iso(removed_at)}"
-            upto = self._bus.last_id()
+            upto = self._bus.events.last_id()
             buried, done = self._rows.expire(lane, now, error, upto, rows, before=iso(removed_at))
             if done:
                 self._db.run(sql.DELETE_CURSOR, (lane.consumer,))
@@ -162,11 +161,11 @@ class Retention:
         return None
 
     def _memories(self, now: datetime, rows: int) -> Pruned | None:
-        holding = {lane.agent for lane, _ in self._bus.slowest()}
-        for agent in self._bus.agents():
+        holding = {lane.agent for lane, _ in self._bus.lanes.slowest()}
+        for agent in self._bus.agents.list():
             if agent.removed_at is None or agent.removed_at > now - self.rules.removed:
                 continue
-            if facts := self._rows.delete(sql.DELETE_FACTS, (agent.name, rows)):
+            if facts := self._db.change(sql.DELETE_FACTS, (agent.name, rows)):
                 return Pruned("facts", facts, agent.name)
             if agent.name in holding:
                 continue  # what its lanes have yet to read is found by its row
@@ -178,21 +177,13 @@ class Retention:
     # --- by age
 
     def _unanswered(self, now: datetime, rows: int) -> Pruned | None:
-        for session_id, agent, attempt, question, event, ended_at in self._db.run(
-            sql.OLDEST_PARKED, (rows,)
-        ):
+        for *found, question, ended_at in self._db.run(sql.OLDEST_PARKED, (rows,)):
             if str(ended_at) >= iso(now - self.rules.sessions):
                 continue
             error = f"nobody answered within {written(self.rules.sessions)}: {question}"
-            self._rows.give_up(session_id, attempt, now, error)
-            self._bus.dead.add(
-                agent,
-                DeadReason.UNANSWERED,
-                error,
-                event_from_json(event),
-                session_id=session_id,
-            )
-            return Pruned("unanswered", 1, agent)
+            session = Unfinished(*found)
+            give_up(self._bus, session, DeadReason.UNANSWERED, error)
+            return Pruned("unanswered", 1, session.agent)
         return None
 
     def _old_letters(self, now: datetime, rows: int) -> Pruned | None:
@@ -204,7 +195,7 @@ class Retention:
 
     def _old_unread(self, now: datetime, rows: int) -> Pruned | None:
         error = f"was not read within {written(self.rules.events)}"
-        for lane, cursor in self._bus.slowest():
+        for lane, cursor in self._bus.lanes.slowest():
             if cursor >= self._cut:
                 return None
             if lane.consumer not in self._rows.busy:
@@ -247,8 +238,8 @@ class Retention:
     def _slowest(self, now: datetime, rows: int) -> Pruned | None:
         """Expire the oldest unread events of the slowest lane that nobody works on."""
         error = f"the database is above its limit of {self.rules.database_bytes} bytes"
-        last = self._bus.last_id()
-        for lane, cursor in self._bus.slowest():
+        last = self._bus.events.last_id()
+        for lane, cursor in self._bus.lanes.slowest():
             if cursor < last and lane.consumer not in self._rows.busy:
                 upto = self._enough(self._db.run(sql.OLDEST_EVENTS, (cursor, last, rows))) or last
                 buried, done = self._rows.expire(lane, now, error, upto, rows)

@@ -1,6 +1,7 @@
 """What retention does to single rows: delete them, or give an unread event up."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,29 @@ FUTURE = timedelta(hours=1)
 ID_MAX = 2**63 - 1
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A session that is given up, with the event that it answers where it kept it."""
+
+    id: int
+    agent: str
+    attempt: int
+    event: str | None  # as JSON; None: it is the one that was delivered
+    delivered_id: int
+
+
+def give_up(bus: Bus, session: Unfinished, reason: DeadReason, error: str) -> None:
+    """Fail a session unless somebody took it up, and bury its event."""
+    ended = (iso(bus.clock.now()), short_error(error), session.id, session.attempt)
+    bus.db.run(sql.GIVE_UP_SESSION, ended)
+    if session.event is None:
+        delivered = session.delivered_id
+        bus.dead.add_row(session.agent, reason, error, delivered, session_id=session.id)
+    else:
+        event = event_from_json(session.event)
+        bus.dead.add(session.agent, reason, error, event, session_id=session.id)
+
+
 class Rows:
     """Deletes and expires, inside the caller's transaction; each returns how many went."""
 
@@ -26,8 +50,8 @@ class Rows:
 
     def passed_by_all(self) -> int:
         """Return the id up to which every lane has read."""
-        lanes = self._bus.slowest()
-        return lanes[0][1] if lanes else self._bus.last_id()
+        lanes = self._bus.lanes.slowest()
+        return lanes[0][1] if lanes else self._bus.events.last_id()
 
     def expire(
         self,
@@ -41,34 +65,23 @@ class Rows:
     ) -> tuple[int, bool]:
         """Bury what a lane has not read, and say if that is all; (0, False): somebody is at it."""
         buried = 0
-        for session_id, attempt, delivered_id, event, since in self._db.run(
-            sql.HELD_SINCE, (lane.consumer,)
-        ):
+        for *found, since in self._db.run(sql.HELD_SINCE, (lane.consumer,)):
+            session = Unfinished(*found)
             if now - QUIET < moment_or(since, EPOCH) <= now + FUTURE:
                 self.busy.add(lane.consumer)
                 return 0, False
-            if delivered_id > upto:
+            if session.delivered_id > upto:
                 break
             # It was cut off and never taken up again: its agent is paused, parked or gone.
-            self.give_up(session_id, attempt, now, error)
-            dead, reason = self._bus.dead, DeadReason.EXPIRED
-            if event is not None:
-                expired = event_from_json(event)
-                dead.add(lane.agent, reason, error, expired, session_id=session_id)
-            else:
-                dead.add_row(lane.agent, reason, error, delivered_id, session_id=session_id)
-            self._bus.pass_over(lane, delivered_id)
+            give_up(self._bus, session, DeadReason.EXPIRED, error)
+            self._bus.lanes.pass_over(lane, session.delivered_id)
             buried = 1
-        more, done = self._bus.expire(lane, error, upto=upto, before=before, rows=rows)
+        more, done = self._bus.lanes.expire(lane, error, upto=upto, before=before, rows=rows)
         return buried + more, done
-
-    def give_up(self, session_id: int, attempt: int, now: datetime, error: str) -> None:
-        """Fail an unfinished session, unless somebody took it up."""
-        self._db.run(sql.GIVE_UP_SESSION, (iso(now), short_error(error), session_id, attempt))
 
     def drop_events(self, upto: int, rows: int) -> int:
         """Drop the oldest events up to an id."""
-        return self.delete(sql.DELETE_EVENTS, (upto, rows))
+        return self._db.change(sql.DELETE_EVENTS, (upto, rows))
 
     def old_sessions(self, before: datetime, now: datetime, rows: int) -> list[tuple[int, str]]:
         """Return the oldest sessions that rest, with when they came to rest."""
@@ -96,7 +109,7 @@ class Rows:
         """Drop sessions at rest, and steps of one that is too long to go at once."""
         left, dropped = rows, 0
         for session_id in ids:
-            left -= self.delete(sql.DELETE_STEPS, (session_id, left))
+            left -= self._db.change(sql.DELETE_STEPS, (session_id, left))
             if left <= 0:
                 break
             self._db.run(sql.DELETE_SESSION, (session_id,))
@@ -104,8 +117,3 @@ class Rows:
             if left <= 0:
                 break
         return dropped, rows - left
-
-    def delete(self, statement: str, arguments: tuple[object, ...]) -> int:
-        """Run a DELETE."""
-        self._db.run(statement, arguments)
-        return self._db.connection.changes()

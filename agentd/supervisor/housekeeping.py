@@ -123,7 +123,7 @@ class Housekeeping:
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
-            known = await self._thread.call(lambda bus: {row.name for row in bus.agents()})
+            known = await self._thread.call(lambda bus: {row.name for row in bus.agents.list()})
             now = self._clock.now()
             await in_thread(sweep, self._paths, known, now, self._rules.removed)
         return self._judge(retention.over, stuck)

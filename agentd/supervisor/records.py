@@ -66,7 +66,7 @@ class Records:
             NewerDatabase, StorageError: the database cannot be used.
         """
         await self._thread.open()
-        await self._thread.call(lambda bus: bus.open_lane(LANE))
+        await self._thread.call(lambda bus: bus.lanes.open(LANE))
         self._sender = self._jobs.start(self._send(), "announce", last=True)
 
     def announce(self, event_type: str, payload: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Records:
 
         def work(bus: Bus) -> bool:
             bus.accept(name, version, subscribe=subscribe, start=start, schedule=schedule)
-            return any(row.paused for row in bus.agents() if row.name == name)
+            return any(row.paused for row in bus.agents.list() if row.name == name)
 
         return await self._thread.call(work)
 
@@ -104,7 +104,7 @@ class Records:
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.remove(name))
+        await self._thread.call(lambda bus: bus.agents.remove(name))
 
     async def set_paused(self, name: str, paused: bool) -> None:
         """Keep an agent's pause beyond a restart.
@@ -112,7 +112,7 @@ class Records:
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.set_paused(name, paused))
+        await self._thread.call(lambda bus: bus.agents.set_paused(name, paused))
 
     async def forgive(self, *names: str) -> None:
         """Let agents try again that gave up because all their events failed alike.
@@ -133,8 +133,7 @@ class Records:
         Raises:
             StorageError: the database cannot be read.
         """
-        rows = await self._thread.call(lambda bus: bus.agents())
-        return {row.name: row for row in rows if row.removed_at is None}
+        return await self._thread.call(lambda bus: bus.agents.present())
 
     async def next_command(self) -> Event | None:
         """Take the next event addressed to the supervisor, None when there is none.
@@ -196,7 +195,9 @@ class Records:
         async with self._writing:
             batch = list(self._waiting)
             try:
-                await self._thread.call(lambda bus: bus.publish_many(DAEMON, batch, system=True))
+                await self._thread.call(
+                    lambda bus: bus.outbox.publish_many(DAEMON, batch, system=True)
+                )
             except StorageError as error:
                 if self.problem is None:
                     self._log.error("events.delayed", count=len(batch), error=error.what)

@@ -84,7 +84,7 @@ class Runner:
     ) -> Ending:
         """Run one session; see `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
-        facts = self._bus.facts(self._name)
+        facts = self._bus.facts.of(self._name)
         self._note_basis(session, sessions, facts)
         loop = Loop(
             session,

@@ -173,14 +173,14 @@ def reconcile(
     `missed` decides once it is answered. Several missed runs are one. Returns in how many seconds
     to look again, because a late run waits by `spread`; 0: no earlier than usual.
     """
-    last = bus.last_run(timetable.agent, timetable.name)
+    last = bus.schedules.last_run(timetable.agent, timetable.name)
     if last is None:  # a new schedule counts from now
-        bus.note_schedule(timetable.agent, timetable.name, now)
+        bus.schedules.note(timetable.agent, timetable.name, now)
         return 0.0
     if last.due > now:
         # The clock was set back. Going on from here cannot run anything twice: keys are unique.
         log.warning("schedule.clock_back", last_due=iso(last.due))
-        bus.note_schedule(timetable.agent, timetable.name, now)
+        bus.schedules.note(timetable.agent, timetable.name, now)
         return 0.0
     due = timetable.latest(last.due, now)
     if due is None or last.unanswered:
@@ -188,14 +188,14 @@ def reconcile(
     late_s = round((now - due.at).total_seconds(), 3)
     waits = spread is not None and spread.chose(due)
     if not waits and not wanted(due, now, missed):
-        bus.note_schedule(timetable.agent, timetable.name, due.at)
+        bus.schedules.note(timetable.agent, timetable.name, due.at)
         log.info("schedule.skipped", schedule=timetable.name, due=iso(due.at), late_s=late_s)
         return 0.0
     if spread is not None and now - due.at > ON_TIME and (wait_s := spread.wait_s(due)) > 0:
         return wait_s
     payload = {"schedule": timetable.name, "due": iso(due.at), "late_s": late_s}
     event = NewEvent("schedule.fired", payload, target=timetable.agent, dedup_key=due.key)
-    event_id = bus.fire_schedule(timetable.agent, timetable.name, due.at, event)
+    event_id = bus.schedules.fire(timetable.agent, timetable.name, due.at, event)
     if event_id is not None:
         log.info("schedule.fired", event_id=event_id, **payload)
     return 0.0
@@ -234,7 +234,7 @@ class Scheduler:
     def start(self, bus: Bus) -> None:
         """Look once now, on the caller's thread and bus; then wait for the due times."""
         self.look(bus)
-        last = bus.last_run(self._timetable.agent, self._timetable.name)
+        last = bus.schedules.last_run(self._timetable.agent, self._timetable.name)
         anchor = last.due if last is not None else self._clock.now()
         self._scheduler.add_job(self._look, self._timetable.trigger(anchor), id=DUE)
         self._scheduler.add_job(self._look, IntervalTrigger(seconds=RECONCILE_S, timezone=UTC))

@@ -70,7 +70,7 @@ class Worker:
         self.sessions = Sessions(self.bus)
         name = accepted.name
         self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
-        self.waker = self.bus.waker(name)
+        self.waker = self.bus.doorbell.waker(name)
         self._owed: Session | None = None  # cut by a storage fault; its attempt was none
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
@@ -92,7 +92,7 @@ class Worker:
         name, schedule = self.accepted.name, self.config.schedule
         # The supervisor did, while a worker with an earlier schedule may still have run.
         self.patiently(
-            lambda: self.bus.hold_schedule(name, None if schedule is None else schedule.name)
+            lambda: self.bus.schedules.hold(name, None if schedule is None else schedule.name)
         )
         if schedule is not None:
             from agentd.worker.schedule import (
@@ -268,7 +268,7 @@ class Worker:
             self._told_deaf = False
             return
         try:
-            waker = self.bus.waker(self.accepted.name)
+            waker = self.bus.doorbell.waker(self.accepted.name)
         except StorageError as error:  # its folder is gone as well: the supervisor makes that
             if not self._told_deaf:
                 self.log.warning("socket.removed", path=str(self.waker.path), why=error.what)

@@ -34,11 +34,11 @@ def measure(quick: bool, _home: Home) -> Iterator[Figure]:
         (path / "w").mkdir()
         for name in ("bus.db", "same.db"):
             made = Bus(path / name)
-            made.open_lane(LANE)
+            made.lanes.open(LANE)
             made.close()
         bus, waking = Bus(path / "bus.db"), Bus(path / "waking.db", wake=path / "w")
         waking.accept("reader", "v", subscribe=LANE.subscribe)
-        waker = waking.waker("reader")
+        waker = waking.doorbell.waker("reader")
         same = raw.Same(raw.connect(path / "same.db"))
         least = raw.Least(raw.connect(path / "least.db"))
 

@@ -24,7 +24,7 @@ def main(mode: str) -> None:
     if mode == "bare":
         _bare(paths)
     bus = Bus(paths.database, wake=paths.wake)
-    waker = bus.waker("reader") if mode == "wake" else None
+    waker = bus.doorbell.waker("reader") if mode == "wake" else None
     never = threading.Event()
     print("ready", flush=True)
     while True:

@@ -47,7 +47,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     woken = _latencies(home, bus, "wake", events, PAUSE_S)
     bare = _datagrams(home, events)
     polled = _latencies(home, bus, "poll", POLLED_QUICK if quick else POLLED, 0.1)
-    bus.remove("reader")
+    bus.agents.remove("reader")
     bus.close()
     for name, share, aim in (("p50", 0.5, 0.5), ("p99", 0.99, 1.0)):
         ours, base = quantile(woken, share), quantile(polled, share)

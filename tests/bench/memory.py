@@ -65,9 +65,9 @@ def _used(home: Home) -> float:
     with FakeModelServer(answer) as server:
         server.write_address(home.paths.run)
         workers = home.start(["plain"])
-        before = bus.last_id()
+        before = bus.events.last_id()
         bus.publish("bench", NewEvent(ASKED, {"note": "none"}))
-        wait_for(lambda: bus.events(after=before, event_type=ANSWERED), seconds=30)
+        wait_for(lambda: bus.events.list(after=before, event_type=ANSWERED), seconds=30)
         memory = memory_mb(workers[0].pid)
         home.stop(workers)
     bus.close()

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
 from agentd.bus import Bus
+from agentd.bus.lanes import Lanes
 from agentd.clock import SystemClock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
@@ -84,7 +85,7 @@ class ScriptedRunner:
         self, session: Session, sessions: Sessions, log: Any, beat: Callable[[float], None]
     ) -> Ending:
         """Run one session."""
-        memory = Facts(self._bus.facts(NAME))
+        memory = Facts(self._bus.facts.of(NAME))
         nothing: Any = None
         kit = Kit(NAME, "", nothing, memory, SimpleNamespace(**TYPES))
         return Loop(
@@ -145,15 +146,15 @@ def expected(fault: str) -> list[str]:
 
 def advance_first() -> None:
     """Break the promise: step the lane before the work instead of with its end."""
-    begin, step = Sessions.begin, Bus.step
+    begin, step = Sessions.begin, Lanes.step
 
     def begin_and_step(self: Sessions, lane: Lane, event: Event, *more: Any) -> Any:
         begun = begin(self, lane, event, *more)
-        step(self._bus, lane, event)
+        step(self._bus.lanes, lane, event)
         return begun
 
     setattr(Sessions, "begin", begin_and_step)  # noqa: B010 - mypy allows no assignment to a method
-    setattr(Bus, "step", lambda self, lane, event: None)  # noqa: B010
+    setattr(Lanes, "step", lambda self, lane, event: None)  # noqa: B010
 
 
 def prepared(folder: Path) -> tuple[Home, Accepted]:

@@ -188,7 +188,7 @@ class Havoc:
         if self._bus is None:
             with suppress(AgentdError):
                 self._bus = Bus(self.home.paths.database, wake=self.home.paths.wake)
-        if self._bus is None or len(self._bus.agents()) < len(AGENTS):
+        if self._bus is None or len(self._bus.agents.list()) < len(AGENTS):
             return  # an order to an agent that has no lane yet would be nobody's
         self.placed += 1
         target = "intake" if self.placed % 5 == 0 else None

@@ -243,6 +243,6 @@ def _waiting(bus: Bus) -> int:
     An answer's events are written together with its lane's step, so the count never dips to 0
     between two agents.
     """
-    rows = [row for row in bus.agents() if row.name in AGENTS]
+    rows = [row for row in bus.agents.list() if row.name in AGENTS]
     lanes = [Lane(row.name, direct, row.subscribe) for row in rows for direct in (True, False)]
-    return sum(bus.waiting(lane) for lane in lanes)
+    return sum(bus.lanes.waiting(lane) for lane in lanes)

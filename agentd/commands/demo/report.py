@@ -165,9 +165,9 @@ def gather(bus: Bus) -> Report:
     rows = list(reversed(sessions.list(limit=SESSIONS_MAX)))
     steps = [step for row in rows for step in sessions.show(row.id)[1]]
     return Report(
-        changes=bus.events(event_type="repo.changed"),
-        findings=bus.events(event_type="review.finding", limit=SESSIONS_MAX),
-        reviews=bus.events(event_type="review.done"),
+        changes=bus.events.list(event_type="repo.changed"),
+        findings=bus.events.list(event_type="review.finding", limit=SESSIONS_MAX),
+        reviews=bus.events.list(event_type="review.done"),
         sessions=rows,
         tokens=tokens(steps),
         dead_letters=len(bus.dead.list()),

@@ -45,7 +45,7 @@ class Screen:
 
     def update(self) -> None:
         """Print what is new."""
-        events = self._bus.events(after=self._last)
+        events = self._bus.events.list(after=self._last)
         if events:
             self._line.clear()
         for event in events:

@@ -1,0 +1,116 @@
+"""The outbox as it is read: by people, by sessions, and row by row by `lanes`."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from agentd.bus import sql
+from agentd.bus.database import Database
+from agentd.bus.json_text import UNREADABLE, compact, is_utf8, read_json
+from agentd.clock import parse_iso
+from agentd.events import EVENT_TYPE, Event
+from agentd.states import Priority
+
+NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
+PREFIX_END = "/"  # the character after "."
+TYPES_END = "{"  # the character after "z", with which a type may begin
+_PRIORITIES = {priority.value: priority for priority in Priority}
+
+
+class EventRows:
+    """The events of one database. What a person wrote there by hand may be none; see `read`."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def list(
+        self,
+        *,
+        after: int = 0,
+        agent: str | None = None,
+        event_type: str | None = None,
+        limit: int = 100,
+        newest: bool = False,
+        odd: Callable[[int, str], object] | None = None,
+    ) -> Sequence[Event]:
+        """Return events in id order: the first `limit` after `after`, or the `newest` of them.
+
+        `agent` is the producer; `event_type` is exact or a `prefix.*`. What cannot be read is
+        left out; `odd` is told its id and why.
+        """
+        prefix = event_type is not None and event_type.endswith(".*")
+        first, end = _range(event_type) if event_type and prefix else (event_type, "")
+        statement = sql.events(
+            agent=agent is not None,
+            exact=event_type is not None and not prefix,
+            prefix=prefix,
+            newest=newest,
+        )
+        given = {"after": after, "limit": limit, "agent": agent, "event_type": first, "end": end}
+        rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
+        events = []
+        for row in reversed(rows) if newest else rows:
+            try:
+                events.append(self.read(row))
+            except UNREADABLE as error:  # its consumer buries it, with the reason
+                if odd is not None:
+                    odd(row[0], str(error))
+        return events
+
+    def get(self, event_id: int) -> Event | None:
+        """Return one event, or None when it is not there, was pruned or cannot be read."""
+        rows = self.db.read(sql.EVENT, (event_id,), sql.EVENT_COLUMNS)
+        try:
+            return self.read(rows[0]) if rows else None
+        except UNREADABLE:
+            return None
+
+    def types(self, prefix: str | None = None) -> Sequence[str]:
+        """Return the event types that the outbox holds, by an index; or those of a `prefix.*`."""
+        between = ("", TYPES_END) if prefix is None else _range(prefix)
+        rows = self.db.read(sql.TYPES_BETWEEN, between, "name")
+        return [name for (name,) in rows if isinstance(name, str)]
+
+    def last_id(self) -> int:
+        """Return the highest id ever given."""
+        rows = self.db.run(sql.LAST_ID)
+        return int(rows[0][0]) if rows else 0
+
+    def read(self, row: Any) -> Event:
+        """Return the event of a row of EVENT_COLUMNS.
+
+        Raises:
+            UNREADABLE: it is none, and why.
+        """
+        if bytes in map(type, row):
+            raise ValueError("holds text that is not UTF-8")
+        event_id, agent, kind, text, at, target, priority, cause_id, depth, dedup_key = row
+        if not is_type(kind):
+            raise ValueError("its event_type is none: it is dotted lower case, like repo.changed")
+        if not are_names(agent, target, dedup_key):
+            raise ValueError("its agent, target or dedup_key is no proper name")
+        try:
+            payload = read_json(text)
+        except json.JSONDecodeError:  # SQLite lets JSON5 pass, which a person may have written
+            payload = read_json(self.db.strict_json(text))
+        if "\\u" in text and not is_utf8(compact(payload)):
+            raise ValueError("its payload holds half a character (a lone surrogate)")
+        head = (event_id, agent, kind, payload, parse_iso(at), target, _PRIORITIES[priority])
+        return Event(*head, cause_id, depth, dedup_key)
+
+
+def is_type(kind: str) -> bool:
+    """Whether an event may be of this type."""
+    return len(kind) <= NAME_CHARACTERS_MAX and EVENT_TYPE.fullmatch(kind) is not None
+
+
+def are_names(*names: str | None) -> bool:
+    """Whether an event may carry these names, where it has any."""
+    return all(
+        name is None or (0 < len(name) <= NAME_CHARACTERS_MAX and is_utf8(name)) for name in names
+    )
+
+
+def _range(prefix: str) -> tuple[str, str]:
+    """Return the range of types of `prefix.*`: from "prefix." to before "prefix/"."""
+    return prefix[:-1], prefix[:-2] + PREFIX_END
