@@ -7,7 +7,7 @@ fill the log first, a recorded decision is not asked again, a finished tool is n
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,8 +29,8 @@ from agentd.events import NewEvent
 from agentd.guards import DONE, Guards, Turn, forced
 from agentd.llm.decision import LLM, Decision
 from agentd.logs.logger import Logger
-from agentd.sessions.session import FORCED
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import FORCED, Session
 from agentd.sessions.steps import Step, StepKind
 
 NOTE = "note"  # the event in which agentd itself speaks to the model
@@ -64,7 +64,7 @@ class Loop:
         session: Session,
         agent: Agent[Any],
         llm: LLM,
-        sessions: Sessions,
+        journal: Journal,
         *,
         idempotent: frozenset[str],
         call_deadline_s: float,
@@ -72,7 +72,7 @@ class Loop:
         log: Logger,
         beat: Callable[[float], None],
     ) -> None:
-        self.session, self.agent, self.llm, self.sessions = session, agent, llm, sessions
+        self.session, self.agent, self.llm, self.journal = session, agent, llm, journal
         self.limits = session.limits
         self.idempotent = idempotent
         self.call_deadline_s = call_deadline_s
@@ -122,7 +122,7 @@ class Loop:
                 raise EventRefused(_first(error), where=f"event {event.id}") from error
         opening = self.agent.opening(event)
         log_event, tokens = self._fit(event.event_type, opening)
-        step = self.sessions.record_opening(
+        step = self.journal.record_opening(
             self.session, event.event_type, log_event.payload, trusted=opening.trusted
         )
         self._show(step, tokens)
@@ -151,9 +151,9 @@ class Loop:
             refused = self._refused(decision)
             shown = None if refused is None else self._shown(decision, refused)
             # With its refusal in one transaction: a refused decision must not look unfinished.
-            with self.sessions.transaction():
-                self.sessions.record_decision(
-                    self.session,
+            with self.journal.transaction():
+                step = Step(
+                    StepKind.DECISION,
                     decision.name,
                     decision.args,
                     idempotent=decision.name in (DONE, *self.idempotent),
@@ -162,10 +162,11 @@ class Loop:
                     completion_tokens=decision.completion_tokens,
                     duration_ms=decision.duration_ms,
                     raw=decision.raw,
-                    allowed=allowed,
+                    allowed=None if allowed is None else tuple(sorted(allowed)),
                     finish_reason=decision.finish_reason,
                     context_tokens=self.context.tokens,
                 )
+                self.journal.record(self.session, step)
                 if refused is None or shown is None:
                     return decision
                 self._record(refused, *shown)
@@ -218,16 +219,8 @@ class Loop:
         return self._fit(event.type, Result(NO_ROOM, result.trusted))
 
     def _record(self, result: Result, event: LogEvent, tokens: int) -> None:
-        step = self.sessions.record_result(
-            self.session,
-            event.type,
-            event.payload,
-            trusted=result.trusted,
-            publish=result.publish,
-            remember=result.remember,
-            effect=result.effect,
-            later=result.ask is not None,
-        )
+        shown = replace(result, value=event.payload)
+        step = self.journal.record_result(self.session, event.type, shown)
         self._show(step, tokens)
         if not step.idempotent:
             self.guards.changed()
@@ -262,7 +255,7 @@ class Loop:
         event = LogEvent(NOTE, self.clock.now(), payload, True)
         tokens = self.context.measure(event)
         if last or tokens <= self.context.room:
-            step = self.sessions.record_note(self.session, NOTE, payload)
+            step = self.journal.record_note(self.session, NOTE, payload)
             self._show(step, tokens)
 
     def _show(self, step: Step, tokens: int | None = None) -> None:

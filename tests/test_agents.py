@@ -24,7 +24,8 @@ from agentd.events import Event, Lane, NewEvent
 from agentd.llm.baml import types_of
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, discover, shipped
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import ManualClock, ScriptedLLM
 from agentd.tools import Toolbox
@@ -80,7 +81,7 @@ class Home:
             session,
             version.agent(version.params, kit),
             ScriptedLLM(script(types), names=("FetchRepo", "ReadFile", "Finding", "Done")),
-            sessions,
+            sessions.journal,
             idempotent=repeatable(version),
             call_deadline_s=5,
             clock=ManualClock(),
@@ -89,7 +90,7 @@ class Home:
         )
         ending = loop.run()
         result = ending.result
-        sessions.close(
+        sessions.closing.close(
             session, publish=result.publish, remember=result.remember, outcome=result.value
         )
         self.log = loop.context.text

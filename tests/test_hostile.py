@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from agentd.admission.admit import admit
 from agentd.admission.version import load_version
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.bus.json_text import DEPTH_MAX
 from agentd.config.agent import Limits
@@ -27,7 +28,9 @@ from agentd.llm.baml import BamlLLM
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 
 LANE = Lane("reader", False, ("file.changed",))
 LIMITS = Limits(sessions_per_hour=1_000_000)
@@ -158,11 +161,11 @@ def test_what_goes_in_is_what_the_model_reads(
     opening = payload if utf8(payload) else {}
     session = way.session(opening)
     assert session.event.payload == opening
-    way.sessions.record_opening(session, "file.changed", payload, trusted=False)
+    way.sessions.journal.record_opening(session, "file.changed", payload, trusted=False)
     for result in results:
-        way.sessions.record_decision(session, "ReadFile", result, idempotent=True, raw="{}")
-        way.sessions.record_result(session, "read_file", result, trusted=trusted)
-    _, steps = way.sessions.show(session.id)
+        way.sessions.journal.record(session, Step(StepKind.DECISION, "ReadFile", result, raw="{}"))
+        way.sessions.journal.record_result(session, "read_file", Result(result, trusted=trusted))
+    _, steps = way.sessions.archive.show(session.id)
     shown = [step for step in steps if step.kind != "decision"]
     assert [step.payload for step in shown] == [payload, *results]
     assert [step.payload for step in steps if step.kind == "decision"] == results
@@ -175,7 +178,7 @@ def test_what_goes_in_is_what_the_model_reads(
     read, marks = way.seen_by_the_model(log)
     assert read.endswith(log), "the tokens say something else"
     assert marks == way.seen_by_the_model("")[1], "content became a special token"
-    way.sessions.close(session, outcome={})
+    way.sessions.closing.close(session, outcome={})
 
 
 @quick
@@ -204,9 +207,11 @@ def test_nesting_is_kept_or_refused_never_a_crash(way: Way, depth: int) -> None:
             way.session({"a": nested})
         return
     session = way.session({"a": nested})
-    way.sessions.record_opening(session, "file.changed", session.event.payload, trusted=False)
+    way.sessions.journal.record_opening(
+        session, "file.changed", session.event.payload, trusted=False
+    )
     event = LogEvent("file.changed", NOW, session.event.payload, False)
     log = render(event)
     assert parse(log) == [event]
     assert way.seen_by_the_model(log)[0].endswith(log)
-    way.sessions.close(session, outcome={})
+    way.sessions.closing.close(session, outcome={})

@@ -150,7 +150,7 @@ def perform(
         waiting = list(answers)
         while True:
             session_id, error = play.session(lane)
-            row, steps = play.sessions.show(session_id)
+            row, steps = play.sessions.archive.show(session_id)
             if row.state is not SessionState.PARKED or not waiting:
                 break
             payload = {"session": session_id, "answer": waiting.pop(0)}
@@ -209,7 +209,7 @@ class _Play:
                 session,
                 actor,
                 self.llm,
-                self.sessions,
+                self.sessions.journal,
                 idempotent=repeatable(version),
                 call_deadline_s=self.call_deadline_s,
                 clock=self.clock,
@@ -219,7 +219,7 @@ class _Play:
             try:
                 with held_to(self.tools.check_readable):
                     ending = loop.run()
-                settle(self.sessions, session, ending)
+                settle(self.sessions.closing, session, ending)
             finally:
                 self.log = loop.context.text
         except AgentdError as problem:

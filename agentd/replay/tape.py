@@ -6,8 +6,9 @@ One tape serves one replay. It knows where the session stands by the steps that 
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from agentd.bus import Bus
@@ -20,6 +21,8 @@ from agentd.loop import NO_ROOM, NOTE, Ending
 from agentd.process.failure import without_places
 from agentd.recordings.recording import ASKED, Recording
 from agentd.replay.folders import Places
+from agentd.sessions.attempts import Attempts
+from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind, settled
@@ -180,16 +183,19 @@ class Tape:
         return MONOTONIC_S + max(before, step.active_s - took)
 
 
-class TapedSessions(Sessions):
-    """Sessions on a replay's own bus: every step is compared with the recorded one."""
+def taped_sessions(bus: Bus, tape: Tape) -> Sessions:
+    """Return the sessions of a replay's own bus: every step is compared with the recorded one."""
+    return Sessions(bus, jitter=lambda: 0.0, kind=partial(_TapedJournal, tape))
 
-    def __init__(self, bus: Bus, tape: Tape) -> None:
-        super().__init__(bus, jitter=lambda: 0.0)
+
+class _TapedJournal(Journal):
+    """Compares every step with the recorded one."""
+
+    def __init__(self, tape: Tape, bus: Bus, attempts: Attempts) -> None:
+        super().__init__(bus, attempts)
         self._tape = tape
 
-    def record(
-        self, session: Session, kind: StepKind, type: str, payload: Mapping[str, Any], **more: Any
-    ) -> Step:
+    def record(self, session: Session, step: Step, *, later: bool = False) -> Step:
         """Record a step; see `Journal.record`.
 
         Raises:
@@ -197,8 +203,8 @@ class TapedSessions(Sessions):
             Cut: the recorded session was cut off before it.
         """
         self._tape.check_cut()
-        payload = self._tape.own_words(kind, payload)
-        step = super().record(session, kind, type, payload, **more)
+        words = self._tape.own_words(step.kind, step.payload)
+        step = super().record(session, replace(step, payload=words), later=later)
         self._tape.compare(step, self._last_decision(session))
         return step
 

@@ -19,7 +19,9 @@ from agentd.llm.endpoint import Endpoint
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.closing import Closing
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Session
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
 from agentd.tools.git import held_to
@@ -76,21 +78,17 @@ class Runner:
         )
 
     def run(
-        self,
-        session: Session,
-        sessions: Sessions,
-        log: Logger,
-        beat: Callable[[float], None],
+        self, session: Session, journal: Journal, log: Logger, beat: Callable[[float], None]
     ) -> Ending:
         """Run one session; see `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts(self._name)
-        self._note_basis(session, sessions, facts)
+        self._note_basis(session, journal, facts)
         loop = Loop(
             session,
             self._agent(facts),
             self._llm,
-            sessions,
+            journal,
             idempotent=self._idempotent,
             call_deadline_s=min(
                 self._call_deadline_s, self._config.limits.no_progress.total_seconds()
@@ -107,7 +105,7 @@ class Runner:
         self._tools.close()
         self._llm.close()
 
-    def _note_basis(self, session: Session, sessions: Sessions, facts: Mapping[str, Any]) -> None:
+    def _note_basis(self, session: Session, journal: Journal, facts: Mapping[str, Any]) -> None:
         """Note what the session depends on besides its event, for a replay."""
         if not session.basis:
             session.basis = {
@@ -122,7 +120,7 @@ class Runner:
             }  # written with the opening
         elif session.basis["facts"][-1][1] != facts:  # another session came in between
             session.basis["facts"].append([session.attempt, facts])
-            sessions.note_basis(session, session.basis)
+            journal.note_basis(session, session.basis)
 
     def _agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
         kit = Kit(self._name, self._config.done, self._tools, Facts(facts), self._types)
@@ -146,7 +144,7 @@ def repeatable(version: Version) -> frozenset[str]:
     return agent.idempotent | agent.reads | {n for n in version.uses if REGISTRY[n].idempotent}
 
 
-def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
+def settle(closing: Closing, session: Session, ending: Ending) -> None:
     """Bring a session to rest as its run of the loop ended: closed, or parked on its question.
 
     Raises:
@@ -154,9 +152,9 @@ def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
     """
     if ending.question is None:
         result = ending.result
-        sessions.close(
+        closing.close(
             session, publish=result.publish, remember=result.remember, outcome=ending.outcome
         )
         return
     asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
-    sessions.park(session, ending.question, publish=[asked])
+    closing.park(session, ending.question, publish=[asked])

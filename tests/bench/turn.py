@@ -159,7 +159,7 @@ class Bench:
             session,
             Reader(),
             llm,
-            self.sessions,
+            self.sessions.journal,
             idempotent=frozenset({"ReadFile"}),
             call_deadline_s=60,
             clock=CLOCK,
@@ -167,7 +167,7 @@ class Bench:
             beat=lambda promise_s: None,
         )
         ending = loop.run()
-        self.sessions.close(session, outcome=ending.result.value)
+        self.sessions.closing.close(session, outcome=ending.result.value)
         passed = time.perf_counter() - started
         assert loop.guards.turns == TURNS, loop.guards.turns
         return passed * 1000 / TURNS
@@ -256,8 +256,9 @@ def _parts(bench: Bench, llm: LLM, count: int) -> dict[str, float]:
         undo.append(partial(setattr, owner, name, function))
         setattr(owner, name, timed)
 
-    for name in ("record_opening", "record_decision", "record_result", "close", "begin"):
-        watch("durable records", bench.sessions, name)
+    watch("durable records", bench.sessions, "begin")
+    watch("durable records", bench.sessions.journal, "record")
+    watch("durable records", bench.sessions.closing, "close")
     watch("counting tokens", llm, "count")
     watch("rendering events", context, "render")
     watch("the model's double", llm, "decide")
