@@ -67,6 +67,15 @@ class Guards:
         """Seconds that the session has been worked on, earlier attempts included."""
         return self.spent_s + self.clock.monotonic() - self._started
 
+    def resume(self, steps: Sequence[Step]) -> None:
+        """Count what is recorded already; a repeat that was forbidden for a turn is so no more."""
+        for step in steps:
+            if step.kind is StepKind.DECISION:
+                self.next_turn()
+                self.decided(step.type, step.payload)
+            elif step.kind is StepKind.RESULT and not step.idempotent:
+                self.changed()
+
     def next_turn(self) -> Turn:
         """Return what the next decision may be."""
         self.turns += 1

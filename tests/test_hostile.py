@@ -24,8 +24,9 @@ from agentd.config.agent import Limits
 from agentd.context import LogEvent, parse, render
 from agentd.errors import EventRefused
 from agentd.events import Lane, NewEvent
-from agentd.llm.baml import BamlLLM
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.union import Union
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
 from agentd.sessions.session import Session
@@ -110,15 +111,10 @@ class Way:
         (paths.agents_d / "reader.toml").write_text(TASK)
         version = load_version(admit("reader", paths).folder)
         nowhere = Endpoint(lambda: Address("http://127.0.0.1:1/v1", "m"), own=True)
-        self.llm = BamlLLM(
-            version.client_dir,
-            version.function,
-            nowhere,
-            agent="reader",
-            done=version.accepted.config.done,
-            fixed={"instructions": "Read it."},
-            members=version.members,
-        )
+        client = load_client(version.client_dir)
+        union = Union(client, version.function, version.members, {})
+        given = {"done": version.accepted.config.done, "instructions": "Read it."}
+        self.llm = BamlLLM(union, union.frame(given), nowhere, agent="reader")
         self.language = ModelLanguage(tiny)
         self.bus = Bus(paths.database)
         self.bus.accept("reader", "v", subscribe=LANE.subscribe)

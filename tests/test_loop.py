@@ -24,12 +24,13 @@ from agentd.errors import (
 )
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice, Decision
-from agentd.loop import Ending, Loop, snake_case
+from agentd.loop import Ending, Loop
 from agentd.sessions.session import Dead, Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from agentd.testing import ManualClock, ScriptedLLM
+from agentd.transcript import snake_case
 
 LANE = Lane("reader", False, ("file.changed",))
 NAMES = ("ReadFile", "WriteFile", "Ask", "Done")
@@ -83,7 +84,7 @@ class Reader(Agent[Any]):
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    bus = Bus(tmp_path / "agentd.db")
+    bus = Bus(tmp_path / "agentd.db", clock=ManualClock())
     bus.accept("reader", "v1", subscribe=("file.changed",))
     bus.publish("watcher", NewEvent("file.changed", {"path": "a"}))
     yield bus
@@ -112,7 +113,6 @@ def loop(
         Sessions(bus).journal,
         idempotent=frozenset(idempotent),
         call_deadline_s=5,
-        clock=ManualClock(),
         log=LOG,
         beat=lambda _promise: None,
     )

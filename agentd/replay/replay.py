@@ -278,7 +278,6 @@ class Replay:
             journal,
             idempotent=repeatable(self.version),
             call_deadline_s=CALL_DEADLINE_S,
-            clock=self.tape,
             log=cast(Logger, Quiet()),
             beat=lambda _promise: None,
         )

@@ -32,7 +32,7 @@ class Sessions:
     """Opens and resumes the sessions of one bus.
 
     `journal` writes what one does as it goes, `closing` brings it to rest, `archive` is for those
-    who read. `jitter` returns numbers in [0, 1); `kind` is the journal's class.
+    who read. `jitter` returns numbers in [0, 1); `journal` makes another journal than ours.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Sessions:
         bus: Bus,
         *,
         jitter: Callable[[], float] = random.random,
-        kind: Callable[[Bus, Attempts], Journal] = Journal,
+        journal: Callable[[Bus, Attempts], Journal] = Journal,
     ) -> None:
         self._bus = bus
         self._db = bus.db
         self._clock = bus.clock
         self._attempts = Attempts(bus.db, bus.clock, jitter)
         self._breaker = Breaker(bus.db, bus.clock, jitter)
-        self.journal = kind(bus, self._attempts)
+        self.journal = journal(bus, self._attempts)
         self.closing = Closing(bus, self.journal, self._attempts, self._breaker)
         self.archive = Archive(bus)
 

@@ -14,8 +14,9 @@ from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
-from agentd.llm.baml import BamlLLM, types_of
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.endpoint import Endpoint
+from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths
@@ -51,11 +52,11 @@ class Runner:
         self._config = accepted.config
         self._name = accepted.name
         self._bus = bus
-        self._clock = clock
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
         self._model = None if daemon.model.url else daemon.model.name
         self._version = version = load_version(accepted.folder)
-        self._types = types_of(version.client_dir)
+        client = load_client(version.client_dir)
+        self._types = client.types
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
             accepted.config.permissions,
@@ -64,16 +65,13 @@ class Runner:
         )
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock)
+        union = Union(client, version.function, version.members, version.arguments)
         self._llm = BamlLLM(
-            version.client_dir,
-            version.function,
+            union,
+            union.frame({"done": self._config.done, **self._agent({}).prompt_arguments()}),
             self._endpoint,
             agent=accepted.name,
-            done=accepted.config.done,
-            weight=accepted.config.priority,
-            fixed=self._agent({}).prompt_arguments(),
-            arguments=version.arguments,
-            members=version.members,
+            weight=self._config.priority,
             clock=clock,
         )
 
@@ -93,7 +91,6 @@ class Runner:
             call_deadline_s=min(
                 self._call_deadline_s, self._config.limits.no_progress.total_seconds()
             ),
-            clock=self._clock,
             log=log,
             beat=beat,
         )

@@ -25,9 +25,10 @@ from agentd.config.agent import Limits
 from agentd.config.daemon import LogConfig
 from agentd.events import Lane, NewEvent
 from agentd.llm import wire
-from agentd.llm.baml import BamlLLM
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Address, Endpoint
+from agentd.llm.union import Union
 from agentd.logs import logger as logs
 from agentd.loop import Loop
 from agentd.sessions.session import Session
@@ -127,15 +128,9 @@ def _stream(body: bytes) -> bytes:
 
 def baml(client: Path, endpoint: Endpoint) -> LLM:
     """The real client over an endpoint."""
-    return BamlLLM(
-        client,
-        "Decide",
-        endpoint,
-        agent="reader",
-        done="it is read",
-        fixed={"instructions": "Read the files."},
-        members=("ReadFile", "Done"),
-    )
+    union = Union(load_client(client), "Decide", ("ReadFile", "Done"), {})
+    messages = union.frame({"done": "it is read", "instructions": "Read the files."})
+    return BamlLLM(union, messages, endpoint, agent="reader")
 
 
 class Bench:
@@ -162,7 +157,6 @@ class Bench:
             self.sessions.journal,
             idempotent=frozenset({"ReadFile"}),
             call_deadline_s=60,
-            clock=CLOCK,
             log=self.log.bind(session_id=session.id, event_id=event.id),
             beat=lambda promise_s: None,
         )

@@ -22,7 +22,6 @@ from pydantic import BaseModel
 from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
 from agentd.bus import Bus
-from agentd.clock import SystemClock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.loop import Ending, Loop
@@ -97,7 +96,6 @@ class ScriptedRunner:
             journal,
             idempotent=self._version.agent.idempotent,
             call_deadline_s=5,
-            clock=SystemClock(),
             log=log,
             beat=beat,
         ).run()
