@@ -20,7 +20,6 @@ from agentd.llm.decision import LLM, Ask, Decision
 from agentd.logs.logger import Logger
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session
-from agentd.sessions.steps import StepKind
 from agentd.transcript import Transcript
 
 
@@ -95,6 +94,7 @@ class Loop:
             turn = self.guards.next_turn()
             if turn.note is not None:
                 self.transcript.note(turn.note, last=turn.last)
+            self.beat(self.call_deadline_s)
             allowed = self._allowed(turn)
             decision = self._ask(allowed)
             if allowed is not None and decision.name not in allowed:
@@ -138,7 +138,7 @@ class Loop:
         self._promise()
         agent = self.agent
         agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
-        result = agent.finish(done.value, self.session.event, self._results())
+        result = agent.finish(done.value, self.session.event, self.session.results)
         _check_declared(agent, result.publish)
         return result
 
@@ -167,11 +167,10 @@ class Loop:
                 interrupted = "interrupted in the middle: it may have happened or not"
                 self.append(pending, Result({**pending.args, "error": interrupted}))
                 pending = None
-        self.agent.begin(self.session.event, self._results())
+        self.agent.begin(self.session.event, self.session.results)
         return pending
 
     def _ask(self, allowed: frozenset[str] | None) -> Decision:
-        self.beat(self.call_deadline_s)
         ask = Ask(
             log=self.transcript.context.text,
             allowed=allowed,
@@ -212,9 +211,6 @@ class Loop:
         else:
             told = self.guards.decided(decision.name, decision.args)
         return None if told is None else Result({"error": told}, effect=False)
-
-    def _results(self) -> list[Mapping[str, Any]]:
-        return [step.payload for step in self.session.steps if step.kind is StepKind.RESULT]
 
     def _promise(self) -> None:
         """Let the agent's own code work for as long as a turn may record nothing."""

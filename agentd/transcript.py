@@ -131,9 +131,9 @@ class Transcript:
         It asks the tokenizer, over HTTP as a rule: never inside a transaction.
         """
         kind, limit = snake_case(decision.name), self._session.limits.result_tokens
-        shown = self._fit(kind, result, limit)
-        if shown[1] <= self.context.room:
-            return shown
+        event, tokens = self._fit(kind, result, limit)
+        if tokens <= self.context.room:
+            return event, tokens
         self.full = True
         return self._fit(kind, Result(NO_ROOM, result.trusted), limit)
 

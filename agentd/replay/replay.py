@@ -269,7 +269,7 @@ class Replay:
             self.places,
             choose=self._choose,
             settle=self._settle,
-            results=lambda: [s.payload for s in session.steps if s.kind is StepKind.RESULT],
+            results=lambda: session.results,
         )
         loop = Loop(
             session,

@@ -1,5 +1,6 @@
 """A session as it is worked on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +51,11 @@ class Session:
     def turns(self) -> int:
         """Decisions so far."""
         return sum(step.kind is StepKind.DECISION for step in self.steps)
+
+    @property
+    def results(self) -> Sequence[Mapping[str, Any]]:
+        """What its decisions came to."""
+        return [step.payload for step in self.steps if step.kind is StepKind.RESULT]
 
     @property
     def partial(self) -> bool:
