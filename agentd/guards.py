@@ -29,7 +29,6 @@ class Turn:
     `allowed` is None when every class of the union is; `note` is told to the model first.
     """
 
-    number: int  # 1 is the session's first
     allowed: frozenset[str] | None = None
     note: str | None = None
 
@@ -67,6 +66,15 @@ class Guards:
         """Seconds that the session has been worked on, earlier attempts included."""
         return self.spent_s + self.clock.monotonic() - self._started
 
+    def resume(self, steps: Sequence[Step]) -> None:
+        """Count what is recorded already; a repeat that was forbidden for a turn is so no more."""
+        for step in steps:
+            if step.kind is StepKind.DECISION:
+                self.next_turn()
+                self.decided(step.type, step.payload)
+            elif step.kind is StepKind.RESULT and not step.idempotent:
+                self.changed()
+
     def next_turn(self) -> Turn:
         """Return what the next decision may be."""
         self.turns += 1
@@ -75,13 +83,13 @@ class Guards:
         if self._closing is None and self.left_s <= 0:
             self._closing = "time is up"
         if self._closing is not None:
-            return Turn(self.turns, frozenset({DONE}), f"{self._closing}{END_NOW}")
+            return Turn(frozenset({DONE}), f"{self._closing}{END_NOW}")
         if self._forbidden is not None:
             name, self._forbidden = self._forbidden, None
             left = self.names - {name}
             order = END_NOW if left == {DONE} else ": decide otherwise"
-            return Turn(self.turns, left, f"{name} again and again{order}")
-        return Turn(self.turns)
+            return Turn(left, f"{name} again and again{order}")
+        return Turn()
 
     def close(self, why: str) -> None:
         """Leave only Done from the next turn on."""

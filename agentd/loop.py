@@ -1,41 +1,26 @@
 """The loop: decide, Done?, dispatch, append, again. One session from its opening to its end.
 
-What surrounds it lives elsewhere: limits in guards.py, the log and its budget in context.py, what
-survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
+What surrounds it lives elsewhere: limits in guards.py, what is recorded and shown in transcript.py,
+what survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
 fill the log first, a recorded decision is not asked again, a finished tool is not run again.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from agentd.agent import Agent, Result
-from agentd.clock import Clock
 from agentd.config.wording import first
-from agentd.context import Context, LogEvent
-from agentd.errors import (
-    EventRefused,
-    ModelError,
-    ModelUnavailable,
-    PermissionRefused,
-    SessionFailed,
-    Stopped,
-    ToolError,
-)
+from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
 from agentd.events import NewEvent
 from agentd.guards import DONE, Guards, Turn, forced
-from agentd.llm.decision import LLM, Decision
+from agentd.llm.decision import LLM, Ask, Decision
 from agentd.logs.logger import Logger
-from agentd.sessions.session import FORCED
-from agentd.sessions.sessions import Session, Sessions
-from agentd.sessions.steps import Step, StepKind
-
-NOTE = "note"  # the event in which agentd itself speaks to the model
-NO_ROOM = {"cut": "no room left in the context"}
-RESERVE_TOKENS = 128  # kept free for a result without room (NO_ROOM) and the last turn's note
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import FORCED, Session
+from agentd.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -64,28 +49,19 @@ class Loop:
         session: Session,
         agent: Agent[Any],
         llm: LLM,
-        sessions: Sessions,
+        journal: Journal,
         *,
         idempotent: frozenset[str],
         call_deadline_s: float,
-        clock: Clock,
         log: Logger,
         beat: Callable[[float], None],
     ) -> None:
-        self.session, self.agent, self.llm, self.sessions = session, agent, llm, sessions
-        self.limits = session.limits
-        self.idempotent = idempotent
+        self.session, self.agent, self.llm = session, agent, llm
+        self.idempotent = idempotent | {DONE}
         self.call_deadline_s = call_deadline_s
-        self.clock, self.log, self.beat = clock, log, beat
-        self.guards = Guards(self.limits, llm.names, clock, session.spent_s)
-        self._tokens: Callable[[str], int] = llm.count
-        self.context = Context(
-            self._count,
-            fixed=llm.fixed_tokens(),
-            window=llm.window(),
-            share=self.limits.context_share,
-            reserve=RESERVE_TOKENS,
-        )
+        self.clock, self.log, self.beat = journal.clock, log, beat
+        self.guards = Guards(session.limits, llm.names, self.clock, session.spent_s)
+        self.transcript = Transcript(session, llm, journal, log)
 
     def run(self) -> Ending:
         """Run the session to its end.
@@ -95,7 +71,11 @@ class Loop:
             SessionFailed, ModelError: it failed; it may be tried again as a new session.
             ModelUnavailable, Stopped: it is cut off here, and resumes where it was.
         """
-        decision = self.open()
+        decision: Decision | None = None
+        if self.session.steps:
+            decision = self.resume()
+        else:
+            self.open()
         while True:
             decision = decision or self.decide()
             if decision.name == DONE:
@@ -106,69 +86,28 @@ class Loop:
                 return Ending(result, result.ask)
             decision = None
 
-    def open(self) -> Decision | None:
-        """Fill the log, and return a recorded decision that is still to be carried out."""
-        event = self.session.event
-        # First what was cut off in the middle is told: the agent has to know of it, too.
-        pending = self._resume() if self.session.steps else None
-        self.agent.begin(event, self._results())
-        if self.session.steps:
-            return pending
-        model = self.agent.accepts.get(event.event_type)
-        if model is not None:
-            try:
-                model.model_validate(event.payload)
-            except ValidationError as error:
-                raise EventRefused(_first(error), where=f"event {event.id}") from error
-        opening = self.agent.opening(event)
-        log_event, tokens = self._fit(event.event_type, opening)
-        step = self.sessions.record_opening(
-            self.session, event.event_type, log_event.payload, trusted=opening.trusted
-        )
-        self._show(step, tokens)
-        return None
-
     def decide(self) -> Decision:
         """Ask until the model comes to a decision that may be carried out; record every one."""
         while True:
+            if self.transcript.full:
+                self.guards.close("the context is full")
             turn = self.guards.next_turn()
             if turn.note is not None:
-                self._note({"text": turn.note}, turn.last)
+                self.transcript.note(turn.note, last=turn.last)
             self.beat(self.call_deadline_s)
             allowed = self._allowed(turn)
-            decision = self.llm.decide(
-                self.context.text,
-                allowed=allowed,
-                max_tokens=self.limits.decision_tokens,
-                deadline_s=self.call_deadline_s,
-                priority=self.session.priority,
-                session=self.session.id,
-                progress=lambda: self.beat(self.call_deadline_s),
-            )
-            self._log_turn(turn.number, decision)
+            decision = self._ask(allowed)
             if allowed is not None and decision.name not in allowed:
                 raise SessionFailed(f"decided {decision.name}, which this turn did not allow")
             refused = self._refused(decision)
-            shown = None if refused is None else self._shown(decision, refused)
-            # With its refusal in one transaction: a refused decision must not look unfinished.
-            with self.sessions.transaction():
-                self.sessions.record_decision(
-                    self.session,
-                    decision.name,
-                    decision.args,
-                    idempotent=decision.name in (DONE, *self.idempotent),
-                    prompt_tokens=decision.prompt_tokens,
-                    cached_tokens=decision.cached_tokens,
-                    completion_tokens=decision.completion_tokens,
-                    duration_ms=decision.duration_ms,
-                    raw=decision.raw,
-                    allowed=allowed,
-                    finish_reason=decision.finish_reason,
-                    context_tokens=self.context.tokens,
-                )
-                if refused is None or shown is None:
-                    return decision
-                self._record(refused, *shown)
+            self.transcript.decided(
+                decision,
+                allowed=allowed,
+                idempotent=decision.name in self.idempotent,
+                refused=refused,
+            )
+            if refused is None:
+                return decision
 
     def dispatch(self, decision: Decision) -> Result:
         """Carry the decision out. What a tool refuses is a result, too: the model is told."""
@@ -179,7 +118,7 @@ class Loop:
         except ToolError as error:
             told = {**decision.args, "error": error.what}
             result = Result(told, trusted=False, effect=not isinstance(error, PermissionRefused))
-        self._check_declared(result.publish)
+        _check_declared(self.agent, result.publish)
         self.log.info(
             "turn.dispatched",
             turn=self.guards.turns,
@@ -190,46 +129,8 @@ class Loop:
         return result
 
     def append(self, decision: Decision, result: Result) -> None:
-        """Record the result, staged events included, and append it to the log.
-
-        What was done is recorded even if the tokenizer cannot be asked: else it would be done
-        again, or told as interrupted. Then a byte counts as a token, of which it is never less.
-        """
-        asked = len(self.session.counted)
-        try:
-            shown = self._shown(decision, result)
-        except (ModelError, ModelUnavailable, Stopped) as error:
-            self.log.warning("turn.uncounted", turn=self.guards.turns, error=str(error))
-            del self.session.counted[asked:]
-            self._tokens = _bytes
-            shown = self._shown(decision, result)
-            self._tokens = self.llm.count
-        self._record(result, *shown)
-
-    def _shown(self, decision: Decision, result: Result) -> tuple[LogEvent, int]:
-        """Return the result as the log will show it, and its tokens.
-
-        It asks the tokenizer, over HTTP as a rule: never inside a transaction.
-        """
-        event, tokens = self._fit(snake_case(decision.name), result)
-        if tokens <= self.context.room:
-            return event, tokens
-        self.guards.close("the context is full")
-        return self._fit(event.type, Result(NO_ROOM, result.trusted))
-
-    def _record(self, result: Result, event: LogEvent, tokens: int) -> None:
-        step = self.sessions.record_result(
-            self.session,
-            event.type,
-            event.payload,
-            trusted=result.trusted,
-            publish=result.publish,
-            remember=result.remember,
-            effect=result.effect,
-            later=result.ask is not None,
-        )
-        self._show(step, tokens)
-        if not step.idempotent:
+        """Record the result, staged events included, and append it to the log."""
+        if not self.transcript.append(decision, result).idempotent:
             self.guards.changed()
 
     def finish(self, done: Decision) -> Result:
@@ -237,37 +138,60 @@ class Loop:
         self._promise()
         agent = self.agent
         agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
-        result = agent.finish(done.value, self.session.event, self._results())
-        self._check_declared(result.publish)
+        result = agent.finish(done.value, self.session.event, self.session.results)
+        _check_declared(agent, result.publish)
         return result
 
-    def _count(self, text: str) -> int:
-        """Ask the tokenizer, and keep what it said: a replay has none."""
-        tokens = self._tokens(text)
-        self.session.counted.append(tokens)
-        return tokens
+    def open(self) -> None:
+        """Let the agent open the session.
 
-    def _promise(self) -> None:
-        """Let the agent's own code work for as long as a turn may record nothing."""
-        self.beat(self.limits.no_progress.total_seconds())
-
-    def _note(self, payload: Mapping[str, Any], last: bool) -> None:
-        """Tell the model; once, however often the call that follows it is cut off.
-
-        The reserve is the last turn's: without room for another note, the mask alone speaks.
+        Raises:
+            EventRefused: it cannot read its event.
         """
-        before = self.session.steps[-1]
-        if before.kind is StepKind.NOTE and before.payload == payload:
-            return
-        event = LogEvent(NOTE, self.clock.now(), payload, True)
-        tokens = self.context.measure(event)
-        if last or tokens <= self.context.room:
-            step = self.sessions.record_note(self.session, NOTE, payload)
-            self._show(step, tokens)
+        event = self.session.event
+        self.agent.begin(event, [])
+        model = self.agent.accepts.get(event.event_type)
+        if model is not None:
+            _check(event.payload, model, EventRefused, f"event {event.id}")
+        self.transcript.open(self.agent.opening(event))
 
-    def _show(self, step: Step, tokens: int | None = None) -> None:
-        """Append a recorded step to the log, with its own time."""
-        self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
+    def resume(self) -> Decision | None:
+        """Fill the log, and return a recorded decision that is still to be carried out."""
+        self.guards.resume(self.session.steps)
+        self.transcript.resume()
+        unfinished, pending = self.session.unfinished, None
+        if unfinished is not None:
+            pending = self.llm.restore(unfinished.raw or "")
+            if pending.name not in self.idempotent:
+                # Told before the agent begins: it has to know of it, too.
+                interrupted = "interrupted in the middle: it may have happened or not"
+                self.append(pending, Result({**pending.args, "error": interrupted}))
+                pending = None
+        self.agent.begin(self.session.event, self.session.results)
+        return pending
+
+    def _ask(self, allowed: frozenset[str] | None) -> Decision:
+        ask = Ask(
+            log=self.transcript.context.text,
+            allowed=allowed,
+            max_tokens=self.session.limits.decision_tokens,
+            deadline_s=self.call_deadline_s,
+            priority=self.session.priority,
+            session=self.session.id,
+            progress=lambda: self.beat(self.call_deadline_s),
+        )
+        decision = self.llm.decide(ask)
+        usage = replace(decision.usage, duration_ms=round(decision.usage.duration_ms, 1))
+        self.log.info(
+            "turn.decided",
+            turn=self.guards.turns,
+            decision=decision.name,
+            **vars(usage),
+            context_tokens=self.transcript.context.tokens,
+            context_budget=self.transcript.context.budget,
+            finish_reason=decision.finish_reason,
+        )
+        return decision
 
     def _allowed(self, turn: Turn) -> frozenset[str] | None:
         """Return what the turn allows and the agent does not bar; None for everything."""
@@ -276,87 +200,41 @@ class Loop:
             return turn.allowed
         return ((turn.allowed or self.guards.names) - barred) or turn.allowed
 
-    def _results(self) -> list[Mapping[str, Any]]:
-        return [step.payload for step in self.session.steps if step.kind is StepKind.RESULT]
-
-    def _resume(self) -> Decision | None:
-        unfinished: Step | None = None
-        for step in self.session.steps:
-            if step.kind is StepKind.DECISION:
-                self.guards.next_turn()  # a repeat that was forbidden for a turn is so no more
-                self.guards.decided(step.type, step.payload)
-                unfinished = step
-                continue
-            self._show(step)
-            if step.kind is StepKind.RESULT:
-                unfinished = None
-                if not step.idempotent:
-                    self.guards.changed()
-        pending = self.llm.restore(unfinished.raw or "") if unfinished else None
-        if pending is None or pending.name == DONE or pending.name in self.idempotent:
-            return pending
-        interrupted = "interrupted in the middle: it may have happened or not"
-        self.append(pending, Result({**pending.args, "error": interrupted}))
-        return None
-
     def _refused(self, decision: Decision) -> Result | None:
         """Return what to tell the model instead of carrying its decision out, or None."""
         if decision.name == DONE:
             return None
         if decision.finish_reason == "length":  # half a path is a legal and wrong path
             self.guards.cut_answer()
-            told: str | None = f"cut off after {self.limits.decision_tokens} tokens; be brief"
+            limit = self.session.limits.decision_tokens
+            told: str | None = f"cut off after {limit} tokens; be brief"
         else:
             told = self.guards.decided(decision.name, decision.args)
         return None if told is None else Result({"error": told}, effect=False)
 
-    def _fit(self, kind: str, result: Result) -> tuple[LogEvent, int]:
-        """Return the result as an event within its own cap, and its tokens."""
-        event = LogEvent(kind, self.clock.now(), result.value, result.trusted)
-        limit = self.limits.result_tokens
-        if not self.session.steps:  # the opening has to fit: there is no session without it
-            limit = min(limit, self.context.room)
-        return self.context.cut(event, limit)
-
-    def _check_declared(self, events: Sequence[NewEvent]) -> None:
-        """Hold what an agent publishes to the payload models that it declares."""
-        declared = self.agent.published(self.agent.params)
-        for event in events:
-            model = declared.get(event.event_type)
-            if model is None:
-                raise SessionFailed(
-                    f"publishes {event.event_type}, which `publishes` does not declare",
-                    where=f"agents/{type(self.agent).__module__.rpartition('.')[2]}.py",
-                )
-            try:
-                model.model_validate(dict(event.payload))
-            except ValidationError as error:
-                where = f"payload of {event.event_type}"
-                raise SessionFailed(_first(error), where=where) from error
-
-    def _log_turn(self, number: int, decision: Decision) -> None:
-        self.log.info(
-            "turn.decided",
-            turn=number,
-            decision=decision.name,
-            duration_ms=round(decision.duration_ms, 1),
-            prompt_tokens=decision.prompt_tokens,
-            cached_tokens=decision.cached_tokens,
-            completion_tokens=decision.completion_tokens,
-            context_tokens=self.context.tokens,
-            context_budget=self.context.budget,
-            finish_reason=decision.finish_reason,
-        )
+    def _promise(self) -> None:
+        """Let the agent's own code work for as long as a turn may record nothing."""
+        self.beat(self.session.limits.no_progress.total_seconds())
 
 
-def snake_case(name: str) -> str:
-    """Return the log's event type of a decision class: ReadFile -> read_file."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+def _check_declared(agent: Agent[Any], events: Sequence[NewEvent]) -> None:
+    """Hold what an agent publishes to the payload models that it declares."""
+    declared = agent.published(agent.params)
+    for event in events:
+        kind = event.event_type
+        if kind not in declared:
+            raise SessionFailed(
+                f"publishes {kind}, which `publishes` does not declare",
+                where=f"agents/{type(agent).__module__.rpartition('.')[2]}.py",
+            )
+        _check(event.payload, declared[kind], SessionFailed, f"payload of {kind}")
 
 
-def _bytes(text: str) -> int:
-    return len(text.encode())
-
-
-def _first(error: ValidationError) -> str:
-    return first(error.errors(include_url=False, include_input=False), "payload")
+def _check(
+    payload: Mapping[str, Any], model: type[BaseModel], refusal: type[AgentdError], where: str
+) -> None:
+    try:
+        model.model_validate(dict(payload))
+    except ValidationError as error:
+        what = first(error.errors(include_url=False, include_input=False), "payload")
+        raise refusal(what, where=where) from error

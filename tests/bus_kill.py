@@ -17,10 +17,13 @@ from typing import Any
 
 import apsw
 
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
-from agentd.sessions.sessions import Session, Sessions, Wait
+from agentd.sessions.session import Session, Wait
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
 
 LANE = Lane("worker", False, ("repo.changed",))
@@ -84,14 +87,16 @@ def one_session(path: Path) -> None:
     session = sessions.begin(LANE, event, "v1", LIMITS)
     assert isinstance(session, Session), session
     if not session.steps:
-        sessions.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
+        sessions.journal.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
     if len(session.steps) < 2:
-        sessions.record_decision(session, "Tool", {}, idempotent=True)
+        sessions.journal.record(session, Step(StepKind.DECISION, "Tool", {}))
     if len(session.steps) < 3:
-        sessions.record_result(
-            session, "tool", {}, trusted=True, publish=[NewEvent("tool.ran", dict(event.payload))]
+        sessions.journal.record_result(
+            session,
+            "tool",
+            Result({}, publish=[NewEvent("tool.ran", dict(event.payload))]),
         )
-    sessions.close(
+    sessions.closing.close(
         session,
         publish=[NewEvent("repo.reviewed", {**event.payload, "text": "x" * 6000})],
         remember={"last": event.payload["n"]},
@@ -109,8 +114,8 @@ def one_failure(path: Path) -> None:
     session = sessions.begin(LANE, event, "v1", LIMITS.model_copy(update={"attempts": 1}))
     assert isinstance(session, Session), session
     if not session.steps:
-        sessions.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
-    sessions.fail(session, "x" * 6000)
+        sessions.journal.record_opening(session, "repo.changed", dict(event.payload), trusted=False)
+    sessions.closing.fail(session, "x" * 6000)
 
 
 def check_failure(path: Path) -> bool:
@@ -121,7 +126,7 @@ def check_failure(path: Path) -> bool:
     done = bool(letters)
     assert len(letters) <= 1
     assert (bus.next(LANE) is None) is done
-    states = [row.state for row in Sessions(bus).list()]
+    states = [row.state for row in Sessions(bus).archive.list()]
     assert states in ([SessionState.FAILED],) if done else states in ([], [SessionState.RUNNING])
     bus.close()
     return done
@@ -137,9 +142,11 @@ def one_parking(path: Path) -> None:
     session = sessions.begin(LANE, event, "v1", LIMITS)
     assert isinstance(session, Session), session
     if not session.steps:
-        sessions.record_decision(session, "AskPerson", {}, idempotent=True)
-    sessions.record_result(session, "ask_person", {}, trusted=True, later=True)
-    sessions.park(session, "May I?", publish=[NewEvent("person.asked", {"text": "x" * 6000})])
+        sessions.journal.record(session, Step(StepKind.DECISION, "AskPerson", {}))
+    sessions.journal.record_result(session, "ask_person", Result({}, ask="May I?"))
+    sessions.closing.park(
+        session, "May I?", publish=[NewEvent("person.asked", {"text": "x" * 6000})]
+    )
 
 
 def check_parking(path: Path) -> bool:
@@ -150,12 +157,12 @@ def check_parking(path: Path) -> bool:
     done = bool(asked)
     assert len(asked) <= 1
     assert (bus.next(LANE) is None) is done
-    rows = Sessions(bus).list()
+    rows = Sessions(bus).archive.list()
     assert [row.question for row in rows] == (["May I?"] if done else [None] * len(rows))
     states = [row.state for row in rows]
     assert states in ([SessionState.PARKED],) if done else states in ([], [SessionState.RUNNING])
     for row in rows:
-        results = sum(step.kind == "result" for step in Sessions(bus).show(row.id)[1])
+        results = sum(step.kind == "result" for step in Sessions(bus).archive.show(row.id)[1])
         assert results == int(done), "a question without its parking would be lost"
     bus.close()
     return done
@@ -171,7 +178,7 @@ def check_whole(path: Path) -> bool:
     assert bus.facts.of("worker") == ({"last": 1} if done else {})
     (cursor,) = bus.db.run("SELECT last_seen_id FROM cursors WHERE consumer = 'worker'")[0]
     assert cursor == (1 if done else 0)
-    states = [row.state for row in Sessions(bus).list()]
+    states = [row.state for row in Sessions(bus).archive.list()]
     assert states in ([SessionState.ENDED],) if done else states in ([], [SessionState.RUNNING])
     bus.close()
     return done
@@ -253,10 +260,10 @@ def chain(folder: Path) -> None:
                 continue
             assert isinstance(session, Session), session
             if not session.steps:
-                sessions.record_decision(session, "Tool", {}, idempotent=True)
+                sessions.journal.record(session, Step(StepKind.DECISION, "Tool", {}))
             count = bus.facts.of(name).get("count", 0) + 1
             publish = [NewEvent(writes, dict(event.payload))]
-            sessions.close(session, publish=publish, remember={"count": count})
+            sessions.closing.close(session, publish=publish, remember={"count": count})
 
     bus.close()  # before any fork: a connection must not be taken along
     dice = random.Random(7)

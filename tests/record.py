@@ -23,7 +23,7 @@ from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
 from agentd.recordings import file
 from agentd.replay.code import Workshop
 from agentd.replay.record import take
-from agentd.sessions.sessions import Sessions
+from agentd.sessions.archive import Archive
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query
 from tests.repository import ENVIRONMENT, Repository
@@ -141,11 +141,11 @@ def _settled(bus: Bus) -> None:
 
 def _record(home: Paths) -> int:
     bus = Bus(home.database)
-    sessions, failed = Sessions(bus), 0
+    archive, failed = Archive(bus), 0
     with Workshop() as workshop:
-        for row in reversed(sessions.list(limit=1000)):
+        for row in reversed(archive.list(limit=1000)):
             began = time.monotonic()
-            recording, outcome = take(sessions, row.id, home, workshop, scrub=True)
+            recording, outcome = take(archive, row.id, home, workshop, scrub=True)
             path = FOLDER / f"{row.agent}-{row.id}{file.SUFFIX}"
             file.save(recording, path)
             path.chmod(0o644)

@@ -76,15 +76,15 @@ class World:
             finally:
                 worker.waker.close()
                 worker.bus.close()
-        return self.sessions.list(agent=name)[0].id
+        return self.sessions.archive.list(agent=name)[0].id
 
     def cut(self) -> None:
         """End the running call to the model, as an orderly stop does."""
         assert self.worker._runner is not None
         self.worker._runner.interrupt()
 
-    def take(self, session: int) -> tuple[Recording, Outcome]:
-        return take(self.sessions, session, self.paths, self.workshop)
+    def take(self, session: int, **options: Any) -> tuple[Recording, Outcome]:
+        return take(self.sessions.archive, session, self.paths, self.workshop, **options)
 
     def replay(self, recording: Recording, **options: Any) -> Outcome:
         """Replay with the agent's code as it is in this home."""

@@ -21,12 +21,13 @@ from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError, Stopped, ToolError
 from agentd.events import Event, Lane, NewEvent
-from agentd.llm.baml import types_of
+from agentd.llm.baml import load_client
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, discover, shipped
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
-from agentd.testing import ManualClock, ScriptedLLM
+from agentd.testing import ScriptedLLM
 from agentd.tools import Toolbox
 from agentd.worker.runner import repeatable
 from tests.repository import Repository
@@ -74,25 +75,24 @@ class Home:
         sessions = Sessions(self.bus)
         session = sessions.begin(lane, event, "v", config.limits)
         assert isinstance(session, Session)
-        types = types_of(version.client_dir)
+        types = load_client(version.client_dir).types
         kit = Kit(name, config.done, Toolbox(config.permissions), self.facts(name), types)
         loop = Loop(
             session,
             version.agent(version.params, kit),
             ScriptedLLM(script(types), names=("FetchRepo", "ReadFile", "Finding", "Done")),
-            sessions,
+            sessions.journal,
             idempotent=repeatable(version),
             call_deadline_s=5,
-            clock=ManualClock(),
             log=structlog.get_logger(),
             beat=lambda _promise: None,
         )
         ending = loop.run()
         result = ending.result
-        sessions.close(
+        sessions.closing.close(
             session, publish=result.publish, remember=result.remember, outcome=result.value
         )
-        self.log = loop.context.text
+        self.log = loop.transcript.context.text
         return ending
 
     def facts(self, name: str) -> Memory:
@@ -195,7 +195,7 @@ def test_a_stop_ends_a_look_at_the_repository(home: Home) -> None:
     home.repo.commit("start")
     version = home.version("repo_fetch")
     tools = Toolbox(version.accepted.config.permissions)
-    types = types_of(version.client_dir)
+    types = load_client(version.client_dir).types
     kit = Kit("repo_fetch", "", tools, home.facts("repo_fetch"), types)
     agent = version.agent(version.params, kit)
     home.publish("agent.trigger", {}, target="repo_fetch")
@@ -438,7 +438,7 @@ def test_a_review_resumes_with_its_findings(home: Home) -> None:
     event = home.bus.next(Lane("repo_review", False, ("repo.changed",)))
     assert event is not None
     version = home.version("repo_review")
-    types = types_of(version.client_dir)
+    types = load_client(version.client_dir).types
     tools = Toolbox(version.accepted.config.permissions)
     kit = Kit("repo_review", "", tools, Memory(), types)
     agent = version.agent(version.params, kit)

@@ -13,7 +13,8 @@ from agentd.events import PERSON, Lane, NewEvent
 from agentd.process.crash import Crash
 from agentd.process.failure import signature, summary
 from agentd.sessions import breaker
-from agentd.sessions.sessions import Dead, Session, Sessions, Wait
+from agentd.sessions.session import Dead, Session, Wait
+from agentd.sessions.sessions import Sessions
 from agentd.sessions.trouble import trouble
 from agentd.states import DeadReason, Priority, WorkerState
 from agentd.testing import ManualClock
@@ -56,7 +57,7 @@ def fail(bus: Bus, sessions: Sessions, clock: ManualClock, error: str = ERROR) -
         clock.advance(outcome.seconds + 0.001)
         outcome = begin(bus, sessions)
     assert isinstance(outcome, Session), outcome
-    return sessions.fail(outcome, error.format(outcome.event.id, outcome.event.id))
+    return sessions.closing.fail(outcome, error.format(outcome.event.id, outcome.event.id))
 
 
 def trip(bus: Bus, sessions: Sessions, clock: ManualClock) -> Wait:
@@ -108,12 +109,12 @@ def test_an_event_that_ends_well_closes_it(
     clock.advance(trip(bus, sessions, clock).seconds + 0.001)
     session = begin(bus, sessions)
     assert isinstance(session, Session)
-    sessions.close(session)
+    sessions.closing.close(session)
     assert session.recovered and trouble(bus.db, "worker") is None
     for _ in range(2):
         session = begin(bus, sessions)
         assert isinstance(session, Session)
-        sessions.close(session)
+        sessions.closing.close(session)
         assert not session.recovered
     outcome = fail(bus, sessions, clock)
     assert isinstance(outcome, Wait) and outcome.why == "backoff"
@@ -155,7 +156,7 @@ def test_an_invalid_event_is_its_senders_fault(bus: Bus, sessions: Sessions) -> 
     for _ in range(6):
         session = begin(bus, sessions)
         assert isinstance(session, Session)
-        dead = sessions.fail(session, "no `path`", reason=DeadReason.INVALID)
+        dead = sessions.closing.fail(session, "no `path`", reason=DeadReason.INVALID)
         assert isinstance(dead, Dead)
     assert trouble(bus.db, "worker") is None
 
@@ -173,12 +174,12 @@ def test_a_person_gets_through(bus: Bus, sessions: Sessions, clock: ManualClock)
             clock.advance(outcome.seconds + 0.001)
             outcome = begin(bus, sessions, DIRECT)
         assert isinstance(outcome, Session), attempt
-        ended = sessions.fail(outcome, ERROR.format(1, 1))
+        ended = sessions.closing.fail(outcome, ERROR.format(1, 1))
     assert isinstance(ended, Dead)
     assert isinstance(begin(bus, sessions), Wait)
     healed = begin(bus, sessions, DIRECT)
     assert isinstance(healed, Session)
-    sessions.close(healed)
+    sessions.closing.close(healed)
     assert isinstance(begin(bus, sessions), Session)
 
 

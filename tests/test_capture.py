@@ -400,7 +400,9 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
             done(),
         ],
     )
-    results = [step.payload for step in world.sessions.show(session)[1] if step.kind == "result"]
+    results = [
+        step.payload for step in world.sessions.archive.show(session)[1] if step.kind == "result"
+    ]
     refused = [number for number, result in enumerate(results) if "error" in result]
     assert refused == [0, 1, 3, 5] and results[4]["found"] == []
     recording, outcome = world.take(session)
@@ -422,6 +424,6 @@ def test_a_repository_that_leads_elsewhere_is_refused_while_it_runs(world: World
     assert accepted.config.permissions.read == (str(world.repo.path),)
     world.publish("agent.trigger", {}, target="repo_fetch")
     session = world.run("repo_fetch", FETCHED)
-    _row, steps = world.sessions.show(session)
+    _row, steps = world.sessions.archive.show(session)
     assert "outside of what may be touched" in str([step.payload for step in steps])
     assert world.events("repo.changed") == []

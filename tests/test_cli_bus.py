@@ -14,7 +14,9 @@ import pytest
 from agentd.bus import Bus
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from tests.commandline import DEADLINE_S, agentd
 
@@ -214,11 +216,19 @@ def test_sessions(bus: Bus, tmp_path: Path) -> None:
     sessions = Sessions(bus)
     session = sessions.begin(lane, event, "v1", Limits.model_validate({}))
     assert isinstance(session, Session)
-    sessions.record_opening(session, "note.added", {"text": "hi"}, trusted=False)
-    sessions.record_decision(
-        session, "Done", {"result": "\x1b[2J"}, idempotent=True, prompt_tokens=30, cached_tokens=10
+    sessions.journal.record_opening(session, "note.added", {"text": "hi"}, trusted=False)
+    sessions.journal.record(
+        session,
+        Step(
+            StepKind.DECISION,
+            "Done",
+            {"result": "\x1b[2J"},
+            idempotent=True,
+            prompt_tokens=30,
+            cached_tokens=10,
+        ),
     )
-    sessions.close(session, outcome={"result": "fine"})
+    sessions.closing.close(session, outcome={"result": "fine"})
     (row,) = json.loads(agentd(tmp_path, "sessions", "--json").stdout)
     assert (row["agent"], row["state"], row["turns"]) == ("hello", "ended", 1)
     assert row["prompt_tokens"] == 30 and row["outcome"] == {"result": "fine"}

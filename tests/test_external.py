@@ -110,7 +110,7 @@ def test_every_dress_of_an_answer_is_read(serve: Serve, name: str, packed: bool)
     answer = ask(serve(Reply(garbage=STREAMS[name], gzip=packed)))
     assert (answer.text, answer.finish_reason) == ("hello", "stop")
     if b"completion_tokens" in STREAMS[name]:
-        assert (answer.usage["prompt_tokens"], answer.usage["completion_tokens"]) == (7, 2)
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 2)
 
 
 @pytest.mark.parametrize("content_type", TYPES)
@@ -146,7 +146,7 @@ def test_an_answer_that_was_cut_says_so(serve: Serve, reason: str) -> None:
 def test_odd_counts_are_none(serve: Serve, usage: str) -> None:
     """What a server counts is for people; nothing depends on it."""
     odd = b'data: {"choices":[],"usage":' + usage.encode() + b"}\n\n"
-    assert ask(serve(Reply(garbage=ONE + odd + STOP))).usage["prompt_tokens"] == 0
+    assert ask(serve(Reply(garbage=ONE + odd + STOP))).usage.prompt_tokens == 0
 
 
 @pytest.mark.parametrize(

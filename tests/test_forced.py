@@ -15,7 +15,8 @@ from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.guards import forced
 from agentd.paths import discover
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority
 from agentd.testing import run_agent
@@ -178,8 +179,8 @@ def test_sessions_says_so(
             bus.publish("person", EVENT, priority=Priority.PERSON)
             session = sessions.begin(lane, bus.next(lane) or pytest.fail(), "v", Limits())
             assert isinstance(session, Session)
-            sessions.record_opening(session, "note.changed", {}, trusted=False)
-            sessions.close(session, outcome=outcome)
+            sessions.journal.record_opening(session, "note.changed", {}, trusted=False)
+            sessions.closing.close(session, outcome=outcome)
     assert main(["sessions"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("ended, forced (last turn)") == 1
@@ -196,10 +197,11 @@ def test_sessions_says_so(
 def test_an_older_session_that_resumes_has_a_reason() -> None:
     """Its note does not say why; that it was forced is told by what the turn allowed."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    note = Step(1, StepKind.NOTE, "note", {"text": "last turn: decide Done now"}, now)
-    done = Step(2, StepKind.DECISION, "Done", {}, now, allowed=("Done",))
+    note = Step(StepKind.NOTE, "note", {"text": "last turn: decide Done now"}, seq=1, ts=now)
+    done = Step(StepKind.DECISION, "Done", {}, seq=2, ts=now, allowed=("Done",))
     both = frozenset({"Done", "Look"})
     assert forced([note, done], both) == "last turn"
-    old = Step(1, StepKind.NOTE, "note", {"text": "Look was decided again; decide otherwise"}, now)
+    told = {"text": "Look was decided again; decide otherwise"}
+    old = Step(StepKind.NOTE, "note", told, seq=1, ts=now)
     assert forced([old, done], both) == forced([done], both) == "only Done was allowed"
     assert forced([note, done], frozenset({"Done"})) is None

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from agentd.admission.admit import admit
 from agentd.admission.version import load_version
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.bus.json_text import DEPTH_MAX
 from agentd.config.agent import Limits
@@ -24,11 +25,14 @@ from agentd.context import LogEvent, parse, render
 from agentd.errors import EventRefused
 from agentd.events import Lane, NewEvent
 from agentd.llm.address import Address
-from agentd.llm.baml import BamlLLM
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.endpoint import Endpoint
+from agentd.llm.union import Union
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 
 LANE = Lane("reader", False, ("file.changed",))
 LIMITS = Limits(sessions_per_hour=1_000_000)
@@ -108,15 +112,10 @@ class Way:
         (paths.agents_d / "reader.toml").write_text(TASK)
         version = load_version(admit("reader", paths).folder)
         nowhere = Endpoint(lambda: Address("http://127.0.0.1:1/v1", "m"), own=True)
-        self.llm = BamlLLM(
-            version.client_dir,
-            version.function,
-            nowhere,
-            agent="reader",
-            done=version.accepted.config.done,
-            fixed={"instructions": "Read it."},
-            members=version.members,
-        )
+        client = load_client(version.client_dir)
+        union = Union(client, version.function, version.members, {})
+        given = {"done": version.accepted.config.done, "instructions": "Read it."}
+        self.llm = BamlLLM(union, union.frame(given), nowhere, agent="reader")
         self.language = ModelLanguage(tiny)
         self.bus = Bus(paths.database)
         self.bus.accept("reader", "v", subscribe=LANE.subscribe)
@@ -159,11 +158,11 @@ def test_what_goes_in_is_what_the_model_reads(
     opening = payload if utf8(payload) else {}
     session = way.session(opening)
     assert session.event.payload == opening
-    way.sessions.record_opening(session, "file.changed", payload, trusted=False)
+    way.sessions.journal.record_opening(session, "file.changed", payload, trusted=False)
     for result in results:
-        way.sessions.record_decision(session, "ReadFile", result, idempotent=True, raw="{}")
-        way.sessions.record_result(session, "read_file", result, trusted=trusted)
-    _, steps = way.sessions.show(session.id)
+        way.sessions.journal.record(session, Step(StepKind.DECISION, "ReadFile", result, raw="{}"))
+        way.sessions.journal.record_result(session, "read_file", Result(result, trusted=trusted))
+    _, steps = way.sessions.archive.show(session.id)
     shown = [step for step in steps if step.kind != "decision"]
     assert [step.payload for step in shown] == [payload, *results]
     assert [step.payload for step in steps if step.kind == "decision"] == results
@@ -176,7 +175,7 @@ def test_what_goes_in_is_what_the_model_reads(
     read, marks = way.seen_by_the_model(log)
     assert read.endswith(log), "the tokens say something else"
     assert marks == way.seen_by_the_model("")[1], "content became a special token"
-    way.sessions.close(session, outcome={})
+    way.sessions.closing.close(session, outcome={})
 
 
 @quick
@@ -205,9 +204,11 @@ def test_nesting_is_kept_or_refused_never_a_crash(way: Way, depth: int) -> None:
             way.session({"a": nested})
         return
     session = way.session({"a": nested})
-    way.sessions.record_opening(session, "file.changed", session.event.payload, trusted=False)
+    way.sessions.journal.record_opening(
+        session, "file.changed", session.event.payload, trusted=False
+    )
     event = LogEvent("file.changed", NOW, session.event.payload, False)
     log = render(event)
     assert parse(log) == [event]
     assert way.seen_by_the_model(log)[0].endswith(log)
-    way.sessions.close(session, outcome={})
+    way.sessions.closing.close(session, outcome={})

@@ -14,7 +14,8 @@ from agentd.admission.compile import compile_client
 from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
 from agentd.llm.address import Address
-from agentd.llm.baml import BamlLLM, Choice, Decision, load_client
+from agentd.llm.baml import BamlLLM, load_client
+from agentd.llm.decision import Ask, Choice, Decision
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed, Union
 from agentd.net.wait import Deadline, Passed
@@ -110,16 +111,15 @@ def endpoint(server: FakeModelServer, *, own: bool = True, **options: Any) -> En
     return Endpoint(lambda: Address(server.url, "fake", server.token), own=own, **options)
 
 
-def review(client: Path, server: FakeModelServer, *, own: bool = True, **options: Any) -> BamlLLM:
+def baml(client: Path, endpoint: Endpoint, function: str = "Review") -> BamlLLM:
+    union = Union(load_client(client), function, None, {"Finding": FindingArgs})
     return BamlLLM(
-        client,
-        "Review",
-        endpoint(server, own=own, **options),
-        agent="repo_review",
-        done="all read",
-        weight=3,
-        arguments={"Finding": FindingArgs},
+        union, union.frame({"done": "all read"}), endpoint, agent="repo_review", weight=3
     )
+
+
+def review(client: Path, server: FakeModelServer, *, own: bool = True, **options: Any) -> BamlLLM:
+    return baml(client, endpoint(server, own=own, **options))
 
 
 def ask(llm: BamlLLM, log: str = "<event/>\n", **options: Any) -> Decision:
@@ -130,7 +130,7 @@ def ask(llm: BamlLLM, log: str = "<event/>\n", **options: Any) -> Decision:
         "session": 7,
         "progress": lambda: None,
     }
-    return llm.decide(log, **{**given, **options})
+    return llm.decide(Ask(log=log, **{**given, **options}))
 
 
 def test_a_decision_is_typed_and_says_what_it_cost(
@@ -144,9 +144,9 @@ def test_a_decision_is_typed_and_says_what_it_cost(
     assert decision.args == {"severity": "low", "line": 3, "tags": []}
     assert isinstance(decision.value, types.Finding)
     assert (decision.raw, decision.finish_reason) == (FINDING, "stop")
-    assert decision.prompt_tokens > 0 and decision.completion_tokens > 0
-    assert decision.cached_tokens == decision.prompt_tokens // 2
-    assert decision.duration_ms > 0
+    assert decision.usage.prompt_tokens > 0 and decision.usage.completion_tokens > 0
+    assert decision.usage.cached_tokens == decision.usage.prompt_tokens // 2
+    assert decision.usage.duration_ms > 0
 
 
 def test_the_call_carries_prompt_mask_and_who_asks(
@@ -219,9 +219,8 @@ def test_a_prompt_must_end_with_the_log_and_say_what_done_is(
     client: Path, serve: Callable[..., FakeModelServer], function: str, what: str
 ) -> None:
     """The fixed part comes first and never changes, and it always carries `done`."""
-    llm = BamlLLM(client, function, endpoint(serve()), agent="a", done="all read")
     with pytest.raises(ConfigError, match=what):
-        llm.prompt("")
+        baml(client, endpoint(serve()), function)
 
 
 def test_tokens_are_counted_by_the_server(
@@ -443,7 +442,7 @@ def restarting(
         return Address(server.url, "fake", server.token, pid(number), crashes(number))
 
     endpoint = Endpoint(find, own=True)
-    return BamlLLM(client, "Review", endpoint, agent="a", done="all read")
+    return baml(client, endpoint)
 
 
 @pytest.mark.parametrize("fault", [Reply(DONE, cut=True), STOPPED])
@@ -486,12 +485,12 @@ def test_a_server_that_is_down_is_unavailable(client: Path, tmp_path: Path) -> N
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     down = Endpoint(lambda: Address(f"http://127.0.0.1:{port}/v1", "m"), own=True)
-    llm = BamlLLM(client, "Review", down, agent="a", done="all read")
+    llm = baml(client, down)
     with pytest.raises(ModelUnavailable, match="refused"):
         ask(llm, deadline_s=0.3)
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     own = Endpoint.discover(paths, ModelConfig.model_validate({}))
-    llm = BamlLLM(client, "Review", own, agent="a", done="all read")
+    llm = baml(client, own)
     with pytest.raises(ModelUnavailable, match="where it is"):
         ask(llm, deadline_s=0.3)
 
@@ -505,7 +504,7 @@ def test_a_restarted_server_is_found_again(
     first = serve([DONE])
     first.write_address(paths.run)
     own = Endpoint.discover(paths, ModelConfig.model_validate({}))
-    llm = BamlLLM(client, "Review", own, agent="a", done="all read")
+    llm = baml(client, own)
     assert ask(llm).name == "Done"
     first.close()
     second = serve([FINDING], token="another")
@@ -521,7 +520,7 @@ def test_an_external_server_gets_its_key(
     key = tmp_path / "key"
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     config = ModelConfig.model_validate({"url": server.url, "api_key_file": str(key)})
-    llm = BamlLLM(client, "Review", Endpoint.discover(paths, config), agent="a", done="all read")
+    llm = baml(client, Endpoint.discover(paths, config))
     with pytest.raises(ConfigError, match="api_key_file"):
         ask(llm)
     key.write_text("sk-1\n")
@@ -562,13 +561,7 @@ def test_a_server_that_drips_bytes_does_not_outlast_the_deadline(client: Path) -
         thread = threading.Thread(target=drip)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        llm = BamlLLM(
-            client,
-            "Review",
-            Endpoint(lambda: Address(url, "m"), own=True),
-            agent="a",
-            done="all read",
-        )
+        llm = baml(client, Endpoint(lambda: Address(url, "m"), own=True))
         with pytest.raises(CallDeadline):
             ask(llm, deadline_s=0.3)
         stop.set()
@@ -614,15 +607,9 @@ def test_a_task_agents_union_is_chosen_at_run_time(
 ) -> None:
     """Only the configured tools stand in prompt and mask; decisions come as name and fields."""
     server = serve(['{"tool":"search_text","path":"a","text":"b"}'])
-    llm = BamlLLM(
-        task_client,
-        "Decide",
-        endpoint(server),
-        agent="notes",
-        done="one line",
-        fixed={"instructions": "Answer from the notes."},
-        members=("SearchText", "Done"),
-    )
+    union = Union(load_client(task_client), "Decide", ("SearchText", "Done"), {})
+    messages = union.frame({"done": "one line", "instructions": "Answer from the notes."})
+    llm = BamlLLM(union, messages, endpoint(server), agent="notes")
     decision = ask(llm)
     assert decision.value == Choice("SearchText", {"path": "a", "text": "b"})
     assert (decision.name, decision.args) == ("SearchText", {"path": "a", "text": "b"})
@@ -650,5 +637,5 @@ def test_an_answer_in_one_document_is_read_too(
     """A server that ignores `stream` answers all the same."""
     server = serve([Reply(f"Sure:\n```json\n{FINDING}\n```", stream=False)])
     decision = ask(review(client, server, own=False))
-    assert decision.name == "Finding" and decision.completion_tokens > 0
+    assert decision.name == "Finding" and decision.usage.completion_tokens > 0
     assert json.loads(json.dumps(decision.args)) == decision.args

@@ -24,11 +24,13 @@ from agentd.errors import (
 )
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice, Decision
-from agentd.loop import Ending, Loop, snake_case
-from agentd.sessions.sessions import Dead, Session, Sessions
-from agentd.sessions.steps import StepKind
+from agentd.loop import Ending, Loop
+from agentd.sessions.session import Dead, Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from agentd.testing import ManualClock, ScriptedLLM
+from agentd.transcript import snake_case
 
 LANE = Lane("reader", False, ("file.changed",))
 NAMES = ("ReadFile", "WriteFile", "Ask", "Done")
@@ -82,7 +84,7 @@ class Reader(Agent[Any]):
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    bus = Bus(tmp_path / "agentd.db")
+    bus = Bus(tmp_path / "agentd.db", clock=ManualClock())
     bus.accept("reader", "v1", subscribe=("file.changed",))
     bus.publish("watcher", NewEvent("file.changed", {"path": "a"}))
     yield bus
@@ -108,10 +110,9 @@ def loop(
         session,
         agent,
         llm,
-        Sessions(bus),
+        Sessions(bus).journal,
         idempotent=frozenset(idempotent),
         call_deadline_s=5,
-        clock=ManualClock(),
         log=LOG,
         beat=lambda _promise: None,
     )
@@ -158,7 +159,9 @@ def test_results_are_staged_and_published_once(bus: Bus) -> None:
     """What tools publish waits for the session's closing, and comes before what Done publishes."""
     ending, _, session, _ = run(bus, [("WriteFile", {"path": "b"}), DONE])
     assert bus.events.list(event_type="note.written") == []
-    Sessions(bus).close(session, publish=ending.result.publish, remember=ending.result.remember)
+    Sessions(bus).closing.close(
+        session, publish=ending.result.publish, remember=ending.result.remember
+    )
     notes = bus.events.list(event_type="note.written")
     assert [note.payload["text"] for note in notes] == ["b", "end"]
     assert bus.facts.of("reader") == {"last": 1}
@@ -252,8 +255,8 @@ def test_question_parks(bus: Bus) -> None:
     llm = ScriptedLLM([], names=NAMES)
     asked = loop(bus, cut, agent, llm, idempotent=("Ask",)).run().question
     assert asked == "sure?", "a kill before the parking lost the question"
-    Sessions(bus).park(cut, asked)
-    assert [step.kind for step in Sessions(bus).show(cut.id)[1]][-1] is StepKind.RESULT
+    Sessions(bus).closing.park(cut, asked)
+    assert [step.kind for step in Sessions(bus).archive.show(cut.id)[1]][-1] is StepKind.RESULT
 
 
 def test_a_note_is_told_once_however_often_the_call_is_cut(bus: Bus) -> None:
@@ -263,7 +266,7 @@ def test_a_note_is_told_once_however_often_the_call_is_cut(bus: Bus) -> None:
         session = begin(bus, turns=1)
         with pytest.raises(ModelUnavailable):
             loop(bus, session, Reader(), ScriptedLLM([away], names=NAMES, window=600)).run()
-        Sessions(bus).refund(session)
+        Sessions(bus).closing.refund(session)
     llm = ScriptedLLM([DONE], names=NAMES, window=600)
     loop(bus, begin(bus, turns=1), Reader(), llm).run()
     assert llm.asked[0][0].count("last turn") == 1
@@ -320,7 +323,7 @@ def test_resume_asks_and_runs_nothing_again(bus: Bus) -> None:
     ending = loop(bus, first, agent, llm).run()
     assert agent.calls == ["ReadFile a", "WriteFile b"]
     assert ending.result.value == {"results": 2}
-    Sessions(bus).close(first, publish=ending.result.publish)
+    Sessions(bus).closing.close(first, publish=ending.result.publish)
     assert len(bus.events.list(event_type="note.written")) == 2, (
         "what was staged before the cut counts"
     )
@@ -362,7 +365,7 @@ def test_what_breaks_after_an_effect_is_not_tried_again(bus: Bus, path: str) -> 
     llm = ScriptedLLM([("Send", {"path": path}), DONE], names={"Send", "Done"})
     with pytest.raises((SessionFailed, ArithmeticError, ValueError)) as raised:
         loop(bus, session, Sender(), llm).run()
-    dead = sessions.fail(session, str(raised.value))
+    dead = sessions.closing.fail(session, str(raised.value))
     assert isinstance(dead, Dead) and dead.reason is DeadReason.PARTIAL_EFFECTS
 
 
@@ -371,10 +374,12 @@ def test_tool_cut_in_the_middle(bus: Bus, name: str) -> None:
     """An unfinished tool runs again only if that is harmless; else the model is told."""
     session = begin(bus)
     sessions = Sessions(bus)
-    sessions.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
+    sessions.journal.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
     raw = f'{{"tool":"{name}","path":"a"}}'
     idempotent = name == "ReadFile"
-    sessions.record_decision(session, name, {"path": "a"}, idempotent=idempotent, raw=raw)
+    sessions.journal.record(
+        session, Step(StepKind.DECISION, name, {"path": "a"}, idempotent=idempotent, raw=raw)
+    )
     resumed, agent = begin(bus), Reader()
     llm = ScriptedLLM([DONE], names=NAMES)
     loop(bus, resumed, agent, llm).run()
@@ -391,9 +396,11 @@ def test_the_agent_knows_what_was_cut_off(bus: Bus) -> None:
             seen.extend(results)
 
     session, sessions = begin(bus), Sessions(bus)
-    sessions.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
+    sessions.journal.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
     raw = '{"tool":"WriteFile","path":"a"}'
-    sessions.record_decision(session, "WriteFile", {"path": "a"}, idempotent=False, raw=raw)
+    sessions.journal.record(
+        session, Step(StepKind.DECISION, "WriteFile", {"path": "a"}, idempotent=False, raw=raw)
+    )
     loop(bus, begin(bus), Once(), ScriptedLLM([DONE], names=NAMES)).run()
     (result,) = seen
     assert result["path"] == "a" and "interrupted" in result["error"]
@@ -403,8 +410,10 @@ def test_recorded_done_is_not_asked_again(bus: Bus) -> None:
     """A kill between Done and the closing transaction costs no second model call."""
     session = begin(bus)
     sessions = Sessions(bus)
-    sessions.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
-    sessions.record_decision(session, "Done", {}, idempotent=False, raw='{"tool":"Done"}')
+    sessions.journal.record_opening(session, "file.changed", {"path": "a"}, trusted=False)
+    sessions.journal.record(
+        session, Step(StepKind.DECISION, "Done", {}, idempotent=False, raw='{"tool":"Done"}')
+    )
     llm = ScriptedLLM([], names=NAMES)
     assert loop(bus, begin(bus), Reader(), llm).run().result.value == {"results": 0}
     assert llm.asked == []

@@ -13,7 +13,8 @@ from agentd.config.daemon import RetentionConfig
 from agentd.errors import AgentdError, SessionFailed
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
 from agentd.storage.retention import Retention
 from agentd.testing import ManualClock
@@ -313,7 +314,7 @@ def test_odd_rows_of_sessions_end_in_no_traceback(
     sessions = Sessions(bus)
     session = sessions.begin(READER, event, "v", Limits.model_validate({}))
     assert isinstance(session, Session)
-    sessions.record_opening(session, "note.added", {}, trusted=True)
+    sessions.journal.record_opening(session, "note.added", {}, trusted=True)
     bus.db.run(change)
     read_all(home)
     assert main(["sessions", "show", "1"]) in (0, 1)

@@ -140,7 +140,7 @@ def wait_ended(bus: Bus, event_id: int) -> None:
     sessions = Sessions(bus)
 
     def ended() -> bool:
-        rows = sessions.list(state=SessionState.ENDED)
+        rows = sessions.archive.list(state=SessionState.ENDED)
         return any(row.event_id == event_id for row in rows)
 
     wait_for(ended, seconds=DEADLINE_S)

@@ -10,11 +10,14 @@ from typing import Any
 import apsw
 import pytest
 
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.config.agent import Limits
 from agentd.errors import DamagedDatabase, StorageError, UsageError
 from agentd.events import Lane, NewEvent
-from agentd.sessions.sessions import Session, Sessions, Wait
+from agentd.sessions.session import Session, Wait
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
 from agentd.storage.health import sound
@@ -42,16 +45,20 @@ def fill(path: Path) -> None:
     for _ in range(150):
         session = begin(bus, sessions)
         for number in range(3):
-            sessions.record_decision(session, "Tool", {"n": number}, idempotent=False)
-            sessions.record_result(session, "tool", {"text": "y" * 100}, trusted=False)
-        sessions.close(session, outcome={"n": session.id})
+            sessions.journal.record(
+                session, Step(StepKind.DECISION, "Tool", {"n": number}, idempotent=False)
+            )
+            sessions.journal.record_result(
+                session, "tool", Result({"text": "y" * 100}, trusted=False)
+            )
+        sessions.closing.close(session, outcome={"n": session.id})
     event = bus.events.get(5)
     assert event is not None
     for n in range(40):
         bus.dead.add("reader", DeadReason.FAILED, f"boom {n}", event)
     bus.db.run("DELETE FROM outbox WHERE id % 7 = 0 AND id < 100")
     running = begin(bus, sessions)
-    sessions.record_decision(running, "Tool", {}, idempotent=False)
+    sessions.journal.record(running, Step(StepKind.DECISION, "Tool", {}, idempotent=False))
     bus.db.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     bus.close()
 
@@ -61,7 +68,7 @@ def begin(bus: Bus, sessions: Sessions) -> Session:
     assert event is not None
     session = sessions.begin(READER, event, "v1", LIMITS)
     assert isinstance(session, Session)
-    sessions.record_opening(session, event.event_type, {"text": "x"}, trusted=False)
+    sessions.journal.record_opening(session, event.event_type, {"text": "x"}, trusted=False)
     return session
 
 
@@ -162,7 +169,9 @@ def test_an_unfinished_session_that_lost_steps_is_given_up(tmp_path: Path) -> No
     bus.publish("fetch", NewEvent("repo.changed"))
     sessions = Sessions(bus)
     session = begin(bus, sessions)
-    sessions.record_decision(session, "Send", {"mark": "lost step"}, idempotent=False)
+    sessions.journal.record(
+        session, Step(StepKind.DECISION, "Send", {"mark": "lost step"}, idempotent=False)
+    )
     bus.close()
     data = bytearray(path.read_bytes())
     place = data.index(b"lost step") // PAGE * PAGE
@@ -173,7 +182,7 @@ def test_an_unfinished_session_that_lost_steps_is_given_up(tmp_path: Path) -> No
     bus = Bus(path)
     (letter,) = bus.dead.list()
     assert (letter.reason, letter.session_id) == (DeadReason.PARTIAL_EFFECTS, session.id)
-    assert Sessions(bus).list()[0].state is SessionState.FAILED
+    assert Sessions(bus).archive.list()[0].state is SessionState.FAILED
     event = bus.next(READER)
     assert event is not None and event.id == 2, "its lane goes on with the next event"
 
@@ -240,15 +249,15 @@ def test_an_event_that_failed_is_not_lost_with_its_cursor(tmp_path: Path, then: 
     bus.accept("reader", "v1", subscribe=READER.subscribe, start="beginning")
     bus.outbox.publish_many("fetch", [NewEvent("repo.changed") for _ in range(4)])
     sessions = Sessions(bus)
-    sessions.close(begin(bus, sessions))
+    sessions.closing.close(begin(bus, sessions))
     failed = begin(bus, sessions)
-    assert isinstance(sessions.fail(failed, "boom"), Wait)
+    assert isinstance(sessions.closing.fail(failed, "boom"), Wait)
     clock.advance(100)
     if then == "it is tried again":
         begin(bus, sessions)
     elif then != "it waits":
         failed = begin(bus, sessions)
-        sessions.fail(failed, "boom", reason=DeadReason.FAILED)
+        sessions.closing.fail(failed, "boom", reason=DeadReason.FAILED)
     if then == "its letter is dropped":
         bus.dead.drop(1)
     bus.close()

@@ -17,6 +17,7 @@ from agentd.recordings import file as text
 from agentd.replay.many import of_file
 from agentd.replay.offline import Offline
 from agentd.sessions.session import Session
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
 from agentd.testing import Reply, Request
 from tests.recorded import FETCHED, World, done, fetch, read, reader, review
@@ -96,9 +97,9 @@ def test_a_cut_session_replays_with_its_cut(world: World) -> None:
         return same
 
     session = reader(world, first)
-    assert world.sessions.show(session)[0].state is SessionState.RUNNING
+    assert world.sessions.archive.show(session)[0].state is SessionState.RUNNING
     assert world.run("reader", [same, done()]) == session
-    _, steps = world.sessions.show(session)
+    _, steps = world.sessions.archive.show(session)
     assert {step.attempt for step in steps} == {1, 2}
     identical(world, session)
 
@@ -120,9 +121,11 @@ def test_an_interrupted_tool_is_not_run_in_the_replay(world: World) -> None:
     assert isinstance(killed, Session)
     args = {"program": "true", "args": [str(world.notes)]}
     raw = f'{{"tool":"run_command","program":"true","args":["{world.notes}"]}}'
-    world.sessions.record_decision(killed, "RunCommand", args, idempotent=False, raw=raw)
+    world.sessions.journal.record(
+        killed, Step(StepKind.DECISION, "RunCommand", args, idempotent=False, raw=raw)
+    )
     assert world.run("reader", [done()]) == session
-    _, steps = world.sessions.show(session)
+    _, steps = world.sessions.archive.show(session)
     assert "interrupted" in steps[2].payload["error"]
     identical(world, session)
 
@@ -146,7 +149,7 @@ def test_a_failed_session_fails_again_in_the_same_way(world: World) -> None:
         .replace("        value = dict(done.args)", "        value = {}['missing']")
     )
     session = reader(world, [done()])
-    error = world.sessions.show(session)[0].error
+    error = world.sessions.archive.show(session)[0].error
     assert error is not None and error.startswith("KeyError: 'missing'")
     identical(world, session)
 
@@ -155,7 +158,7 @@ def test_a_failure_after_a_note_is_replayed(world: World) -> None:
     """A note that was said and never written, since the call after it failed, is no difference."""
     same = read("a.txt")
     session = reader(world, [same, same, same, same])
-    row, steps = world.sessions.show(session)
+    row, steps = world.sessions.archive.show(session)
     assert row.state is SessionState.FAILED and all(step.kind != "note" for step in steps)
     identical(world, session)
 
@@ -381,7 +384,7 @@ def test_time_passes_as_recorded(world: World) -> None:
         return read("a.txt") if len(world.requests) == 1 else done()
 
     session = world.run("slow", answer)
-    _, steps = world.sessions.show(session)
+    _, steps = world.sessions.archive.show(session)
     assert [step.payload for step in steps if step.kind == "note"] == [
         {"text": "time is up: decide Done now"}
     ]

@@ -80,7 +80,7 @@ def test_random_sessions_of_a_task(world: World, result_tokens: int, share: floa
     for seed in range(SEEDS):
         world.publish("note.changed", {"path": "a.txt", "seed": seed}, target="looker")
         session = world.run("looker", RandomModel(seed, words=words), window=6000)
-        row, _ = world.sessions.show(session)
+        row, _ = world.sessions.archive.show(session)
         if row.question is not None and seed % 2:
             answer = {"session": session, "answer": f"yes, {seed}"}
             world.publish("person.answer", answer, target="looker")

@@ -11,7 +11,9 @@ from agentd.clock import iso
 from agentd.config.agent import Limits
 from agentd.config.daemon import RetentionConfig
 from agentd.events import Lane, NewEvent
-from agentd.sessions.sessions import Session, Sessions, Wait
+from agentd.sessions.session import Session, Wait
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, SessionState
 from agentd.storage.retention import LEAVE, Retention
 from agentd.storage.rows import QUIET
@@ -79,7 +81,7 @@ def begin(bus: Bus, lane: Lane = READER, limits: Limits = LIMITS) -> tuple[Sessi
     sessions = Sessions(bus)
     session = sessions.begin(lane, event, "v1", limits)
     assert isinstance(session, Session)
-    sessions.record_opening(session, event.event_type, {"text": "x"}, trusted=False)
+    sessions.journal.record_opening(session, event.event_type, {"text": "x"}, trusted=False)
     return sessions, session
 
 
@@ -204,14 +206,14 @@ def test_old_sessions_go_with_their_steps(bus: Bus, clock: ManualClock) -> None:
     publish(bus, 2)
     sessions, session = begin(bus)
     for number in range(120):
-        sessions.record_note(session, "note", {"n": number})
-        sessions.record_decision(session, "Tool", {}, idempotent=True)
-    sessions.close(session)
+        sessions.journal.record_note(session, "note", {"n": number})
+        sessions.journal.record(session, Step(StepKind.DECISION, "Tool", {}))
+    sessions.closing.close(session)
     clock.advance(31 * DAY)
     _, running = begin(bus)
     done = prune(bus)
     assert done["sessions"] == 1 and done["steps"] > 0
-    assert [row.id for row in sessions.list()] == [running.id]
+    assert [row.id for row in sessions.archive.list()] == [running.id]
     assert bus.db.run("SELECT DISTINCT session_id FROM steps") == [(running.id,)]
 
 
@@ -219,7 +221,7 @@ def test_a_question_that_nobody_answers_becomes_a_dead_letter(bus: Bus, clock: M
     """With the event that it answers, whose row may be gone; a late answer finds nobody waiting."""
     publish(bus)
     sessions, session = begin(bus)
-    sessions.park(session, "Delete it?")
+    sessions.closing.park(session, "Delete it?")
     clock.advance(29 * DAY)
     assert prune(bus)["unanswered"] == 0
     clock.advance(2 * DAY)
@@ -227,7 +229,7 @@ def test_a_question_that_nobody_answers_becomes_a_dead_letter(bus: Bus, clock: M
     (letter,) = bus.dead.list()
     assert (letter.reason, letter.session_id) == (DeadReason.UNANSWERED, session.id)
     assert "Delete it?" in letter.error and letter.event_type == "repo.changed"
-    (row,) = sessions.list()
+    (row,) = sessions.archive.list()
     assert row.state is SessionState.FAILED
     answer = NewEvent("person.answer", {"session": session.id, "answer": "yes"}, target="reader")
     bus.publish("person", answer)
@@ -255,7 +257,7 @@ def test_a_session_in_progress_is_left_to_its_worker(bus: Bus, clock: ManualCloc
     clock.advance(31 * DAY)
     sessions, session = begin(bus)
     assert prune(bus).keys() <= {"lanes"} and ids(bus) == [1, 2]
-    sessions.close(session, publish=[NewEvent("repo.read")])
+    sessions.closing.close(session, publish=[NewEvent("repo.read")])
     assert bus.dead.list() == []
 
 
@@ -267,9 +269,9 @@ def test_a_session_that_nobody_resumes_is_given_up(bus: Bus, clock: ManualClock)
     assert prune(bus)["expired"] == 2
     letters = bus.dead.list()
     assert [letter.session_id for letter in letters] == [None, session.id]
-    assert sessions.list()[0].state is SessionState.FAILED
+    assert sessions.archive.list()[0].state is SessionState.FAILED
     with pytest.raises(Exception, match="took this session up"):
-        sessions.close(session)
+        sessions.closing.close(session)
 
 
 def test_a_clock_that_was_ahead_keeps_nothing_for_ever(bus: Bus, clock: ManualClock) -> None:
@@ -300,8 +302,8 @@ def work(bus: Bus, count: int, text: str = "") -> None:
     for _ in range(count):
         publish(bus)
         sessions, session = begin(bus, limits=MANY)
-        sessions.record_note(session, "note", {"text": text})
-        sessions.close(session)
+        sessions.journal.record_note(session, "note", {"text": text})
+        sessions.closing.close(session)
 
 
 def bury(bus: Bus, count: int) -> None:
@@ -319,7 +321,7 @@ def test_sessions_and_letters_from_the_future_hold_nothing_up(bus: Bus, clock: M
     work(bus, 1)
     clock.advance(2 * DAY)
     assert prune(bus)["sessions"] == 80
-    assert len(sessions.list(limit=1000)) == 1
+    assert len(sessions.archive.list(limit=1000)) == 1
     clock.advance(60 * DAY)
     assert prune(bus)["dead_letters"] == 80
 
@@ -331,13 +333,13 @@ def test_what_is_young_and_stands_before_the_old_does_not_hold_it_up(
     publish(bus, 60)
     for _ in range(60):
         sessions, session = begin(bus, limits=MANY)
-        sessions.park(session, "Go on?")
+        sessions.closing.park(session, "Go on?")
     work(bus, 20)
     bus.db.run("UPDATE sessions SET ended_at = ? WHERE state = 'parked'", (iso_in(clock, 31),))
     bus.db.run("UPDATE sessions SET state = 'ended' WHERE state = 'parked'")
     clock.advance(31 * DAY)
     assert prune(bus)["sessions"] == 20
-    assert len(sessions.list(limit=1000)) == 60
+    assert len(sessions.archive.list(limit=1000)) == 60
 
 
 def iso_in(clock: ManualClock, days: int) -> str:
@@ -368,10 +370,10 @@ def test_a_session_that_goes_on_after_its_clock_was_set_right_is_left_alone(
     sessions, session = begin(bus)
     clock.set(now)
     clock.advance(31 * DAY)
-    sessions.record_note(session, "note", {})
-    sessions.record_decision(session, "Tool", {}, idempotent=True)
+    sessions.journal.record_note(session, "note", {})
+    sessions.journal.record(session, Step(StepKind.DECISION, "Tool", {}))
     assert prune(bus)["expired"] == 0
-    sessions.close(session)
+    sessions.closing.close(session)
 
 
 def test_a_clock_that_was_behind_makes_nothing_old(bus: Bus, clock: ManualClock) -> None:
@@ -431,17 +433,17 @@ def test_the_size_limit_spares_young_sessions(bus: Bus, clock: ManualClock) -> N
     """`sessions_per_hour` counts them: without them a storm would be unbounded."""
     publish(bus, 300, text=BIG)
     sessions, session = begin(bus)
-    sessions.close(session)
+    sessions.closing.close(session)
     consume(bus)
     catch_up(bus, DIRECT)
     prune(bus, database_bytes=LIMIT)
-    assert len(sessions.list()) == 1
+    assert len(sessions.archive.list()) == 1
     publish(bus, 300, text=BIG)
     consume(bus)
     catch_up(bus, DIRECT)
     clock.advance(2 * QUIET.total_seconds())
     prune(bus, database_bytes=LIMIT)
-    assert sessions.list() == []
+    assert sessions.archive.list() == []
 
 
 @pytest.mark.parametrize("ahead", [1, 300])
@@ -461,7 +463,7 @@ def test_sessions_from_the_future_do_not_make_the_size_limit_expire_events(
     while retention.step(by_age=False) is not None:
         pass
     assert not retention.over and bus.dead.list() == []
-    assert 0 < len(Sessions(bus).list(limit=1000)) < 301
+    assert 0 < len(Sessions(bus).archive.list(limit=1000)) < 301
 
 
 def test_free_pages_go_back_to_the_disk(tmp_path: Path, bus: Bus, clock: ManualClock) -> None:
@@ -520,7 +522,7 @@ def test_a_failed_session_may_be_pruned_while_its_event_waits(bus: Bus, clock: M
     """It is tried again as a new session, which needs nothing of the old one."""
     publish(bus)
     sessions, session = begin(bus)
-    assert isinstance(sessions.fail(session, "boom"), Wait)
+    assert isinstance(sessions.closing.fail(session, "boom"), Wait)
     bus.db.run("UPDATE sessions SET ended_at = '2020-01-01T00:00:00.000Z'")
     assert prune(bus)["sessions"] == 1
     clock.advance(61)

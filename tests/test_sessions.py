@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.config.agent import Limits
 from agentd.errors import EventRefused, LostLane, SessionFailed, UsageError
 from agentd.events import Event, Lane, NewEvent
 from agentd.process.crash import Crash
 from agentd.sessions import attempts
-from agentd.sessions.sessions import Dead, Session, Sessions, Wait
-from agentd.sessions.steps import StepKind
+from agentd.sessions.session import Dead, Session, Wait
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 from agentd.testing import ManualClock
 
@@ -73,16 +75,18 @@ def begin(
 
 
 def decide(sessions: Sessions, session: Session, *, idempotent: bool = True) -> None:
-    sessions.record_decision(session, "Tool", {"path": "x"}, idempotent=idempotent, raw="{}")
+    sessions.journal.record(
+        session, Step(StepKind.DECISION, "Tool", {"path": "x"}, idempotent=idempotent, raw="{}")
+    )
 
 
 def run_tool(sessions: Sessions, session: Session, *, idempotent: bool = True, **more: Any) -> None:
     decide(sessions, session, idempotent=idempotent)
-    sessions.record_result(session, "tool", {"ok": True}, trusted=True, **more)
+    sessions.journal.record_result(session, "tool", Result({"ok": True}, **more))
 
 
 def states(sessions: Sessions) -> list[SessionState]:
-    return [row.state for row in reversed(sessions.list())]
+    return [row.state for row in reversed(sessions.archive.list())]
 
 
 def kinds(bus: Bus) -> list[str]:
@@ -95,10 +99,10 @@ def kinds(bus: Bus) -> list[str]:
 def test_an_ended_session_publishes_remembers_and_steps(bus: Bus, sessions: Sessions) -> None:
     """What its tools staged comes first, in order; the last remembered value wins."""
     session = begin(bus, sessions)
-    sessions.record_opening(session, "repo.changed", {"n": 1}, trusted=False)
+    sessions.journal.record_opening(session, "repo.changed", {"n": 1}, trusted=False)
     run_tool(sessions, session, publish=[NewEvent("tool.first")], remember={"a": 1, "b": 1})
     run_tool(sessions, session, publish=[NewEvent("tool.second", {"n": 2}, "other", "key")])
-    ids = sessions.close(
+    ids = sessions.closing.close(
         session, publish=[NewEvent("done.last")], remember={"b": 2}, outcome={"text": "well"}
     )
     assert kinds(bus)[1:] == ["tool.first", "tool.second", "done.last"]
@@ -107,7 +111,7 @@ def test_an_ended_session_publishes_remembers_and_steps(bus: Bus, sessions: Sess
     assert (second.target, second.dedup_key, second.cause_id) == ("other", "key", session.event.id)
     assert bus.facts.of("worker") == {"a": 1, "b": 2}
     assert bus.next(LANE) is None
-    row, steps = sessions.show(session.id)
+    row, steps = sessions.archive.show(session.id)
     assert (row.state, row.outcome, row.turns) == (SessionState.ENDED, {"text": "well"}, 2)
     assert [step.kind for step in steps] == ["opening"] + ["decision", "result"] * 2
 
@@ -129,9 +133,9 @@ def test_a_closing_that_is_refused_leaves_the_session_running(bus: Bus, sessions
         {"outcome": {"n": math.nan}},
     ):
         with pytest.raises((EventRefused, SessionFailed)):
-            sessions.close(session, **bad)
+            sessions.closing.close(session, **bad)
     assert kinds(bus) == ["repo.changed"] and states(sessions) == [SessionState.RUNNING]
-    assert isinstance(sessions.fail(session, "refused"), Wait)
+    assert isinstance(sessions.closing.fail(session, "refused"), Wait)
 
 
 def test_a_staged_event_is_checked_when_it_is_staged(bus: Bus, sessions: Sessions) -> None:
@@ -139,8 +143,8 @@ def test_a_staged_event_is_checked_when_it_is_staged(bus: Bus, sessions: Session
     session = begin(bus, sessions)
     decide(sessions, session)
     with pytest.raises(EventRefused):
-        sessions.record_result(
-            session, "tool", {}, trusted=True, publish=[NewEvent("agent.started")]
+        sessions.journal.record_result(
+            session, "tool", Result({}, publish=[NewEvent("agent.started")])
         )
     assert len(session.steps) == 1
 
@@ -149,16 +153,18 @@ def test_a_step_that_is_no_json_fails_the_session(bus: Bus, sessions: Sessions) 
     """With the tool's name, and without half a step."""
     session = begin(bus, sessions)
     with pytest.raises(SessionFailed, match="tool"):
-        sessions.record_result(session, "tool", {"n": {1}}, trusted=True)
+        sessions.journal.record_result(session, "tool", Result({"n": {1}}))
     assert session.steps == []
 
 
 def test_half_a_character_in_a_result_is_kept(bus: Bus, sessions: Sessions) -> None:
     """File names may hold bytes that are no UTF-8; Python shows them as lone surrogates."""
     session = begin(bus, sessions)
-    sessions.record_result(session, "tool", {"name": "a\udcff", "ä": "ö"}, trusted=False)
-    sessions.record_decision(session, "Tool", {}, idempotent=True, raw="raw \udcff")
-    _, steps = sessions.show(session.id)
+    sessions.journal.record_result(
+        session, "tool", Result({"name": "a\udcff", "ä": "ö"}, trusted=False)
+    )
+    sessions.journal.record(session, Step(StepKind.DECISION, "Tool", {}, raw="raw \udcff"))
+    _, steps = sessions.archive.show(session.id)
     assert steps[0].payload == {"name": "a\udcff", "ä": "ö"}
     assert steps[1].raw == "raw ?"
 
@@ -172,27 +178,32 @@ def test_a_cut_session_resumes_with_its_steps(
     """Recorded decisions are not asked again; what they staged still takes effect."""
     session = begin(bus, sessions)
     clock.advance(2)
-    sessions.record_opening(session, "repo.changed", {"n": 1}, trusted=False)
-    sessions.record_note(session, "note", {"text": "mind"})
-    sessions.record_decision(
+    sessions.journal.record_opening(session, "repo.changed", {"n": 1}, trusted=False)
+    sessions.journal.record_note(session, "note", {"text": "mind"})
+    sessions.journal.record(
         session,
-        "Tool",
-        {"path": "x"},
-        idempotent=False,
-        prompt_tokens=10,
-        cached_tokens=4,
-        completion_tokens=3,
-        duration_ms=1.5,
-        raw='{"tool":"Tool"}',
+        Step(
+            StepKind.DECISION,
+            "Tool",
+            {"path": "x"},
+            idempotent=False,
+            prompt_tokens=10,
+            cached_tokens=4,
+            completion_tokens=3,
+            duration_ms=1.5,
+            raw='{"tool":"Tool"}',
+        ),
     )
     clock.advance(3)
-    sessions.record_result(
+    sessions.journal.record_result(
         session,
         "tool",
-        {"ok": True},
-        trusted=False,
-        publish=[NewEvent("tool.first", {"n": 1}, "other", "key")],
-        remember={"a": 1},
+        Result(
+            {"ok": True},
+            trusted=False,
+            publish=[NewEvent("tool.first", {"n": 1}, "other", "key")],
+            remember={"a": 1},
+        ),
     )
     clock.advance(100)  # the worker is dead
 
@@ -202,7 +213,7 @@ def test_a_cut_session_resumes_with_its_steps(
     assert resumed.steps == session.steps
     assert resumed.spent_s == 5
     assert resumed.event == session.event
-    Sessions(bus).close(resumed)
+    Sessions(bus).closing.close(resumed)
     assert kinds(bus) == ["repo.changed", "tool.first"] and bus.facts.of("worker") == {"a": 1}
 
 
@@ -215,14 +226,14 @@ def test_the_worker_that_lost_its_session_cannot_write(
     begin(open_bus())
     for write in (
         lambda: decide(sessions, session),
-        lambda: sessions.close(session, publish=[NewEvent("tool.first")]),
-        lambda: sessions.fail(session, "boom"),
-        lambda: sessions.park(session, "?"),
+        lambda: sessions.closing.close(session, publish=[NewEvent("tool.first")]),
+        lambda: sessions.closing.fail(session, "boom"),
+        lambda: sessions.closing.park(session, "?"),
     ):
         with pytest.raises(LostLane):
             write()
     assert kinds(bus) == ["repo.changed"]
-    assert sessions.list()[0].state is SessionState.RUNNING
+    assert sessions.archive.list()[0].state is SessionState.RUNNING
 
 
 def test_a_cut_session_of_changed_code_begins_anew(bus: Bus, sessions: Sessions) -> None:
@@ -231,7 +242,7 @@ def test_a_cut_session_of_changed_code_begins_anew(bus: Bus, sessions: Sessions)
     run_tool(sessions, session, publish=[NewEvent("tool.first")])
     second = begin(bus, sessions, V2)
     assert second.id != session.id and second.steps == [] and not second.resumed
-    sessions.close(second)
+    sessions.closing.close(second)
     assert kinds(bus) == ["repo.changed"]
     assert states(sessions) == [SessionState.FAILED, SessionState.ENDED]
 
@@ -309,7 +320,7 @@ def test_a_crash_is_counted_once_and_only_against_its_own_work(
     assert not sessions.crashed("other", Crash(os.getpid(), "another agent"))
     assert crash(sessions) and not crash(sessions)
     assert bus.db.run("SELECT crashes, total_crashes FROM deliveries") == [(1, 1)]
-    sessions.refund(begin(bus, sessions))
+    sessions.closing.refund(begin(bus, sessions))
     assert not crash(sessions), "it had given its attempt back"
 
 
@@ -328,15 +339,15 @@ def test_a_recorded_step_starts_the_count_anew(
 def test_an_orderly_stop_costs_no_attempt(bus: Bus, sessions: Sessions) -> None:
     """Neither does a model server that is away, for however long."""
     for _ in range(50):
-        sessions.refund(begin(bus, sessions))
+        sessions.closing.refund(begin(bus, sessions))
     assert begin(bus, sessions).resumed
 
 
 def test_a_note_before_an_orderly_stop_is_kept(bus: Bus, sessions: Sessions) -> None:
     """The resumed log must equal the one that the model server has cached."""
     session = begin(bus, sessions)
-    sessions.record_note(session, "note", {"text": "mind"})
-    sessions.refund(session)
+    sessions.journal.record_note(session, "note", {"text": "mind"})
+    sessions.closing.refund(session)
     assert [step.payload for step in begin(bus, sessions).steps] == [{"text": "mind"}]
 
 
@@ -345,7 +356,7 @@ def test_the_next_event_starts_with_fresh_counts(bus: Bus, sessions: Sessions) -
     for _ in range(attempts.CUT_FREE):
         session = begin(bus, sessions)
         crash(sessions)
-    sessions.close(session)
+    sessions.closing.close(session)
     bus.publish("person", NewEvent("repo.changed"))
     assert begin(bus, sessions).attempt == 1
     assert bus.db.run("SELECT attempts, crashes FROM deliveries") == [(1, 0)]
@@ -362,7 +373,7 @@ def test_a_failed_session_is_tried_again_after_a_wait(
     for _ in range(2):
         session = begin(bus, sessions)
         run_tool(sessions, session, publish=[NewEvent("tool.first")])
-        outcome = sessions.fail(session, "boom")
+        outcome = sessions.closing.fail(session, "boom")
         assert isinstance(outcome, Wait)
         blocked = sessions.begin(LANE, head(bus), V1, LIMITS)
         assert isinstance(blocked, Wait) and blocked.why == "backoff"
@@ -371,7 +382,7 @@ def test_a_failed_session_is_tried_again_after_a_wait(
         clock.advance(outcome.seconds + 0.001)
     assert waits == pytest.approx([1, 2], rel=0.01)
     session = begin(bus, sessions)
-    dead = sessions.fail(session, "the last boom")
+    dead = sessions.closing.fail(session, "the last boom")
     assert isinstance(dead, Dead) and dead.reason is DeadReason.FAILED
     assert bus.next(LANE) is None and kinds(bus) == ["repo.changed"]
     assert states(sessions) == [SessionState.FAILED] * 3
@@ -387,7 +398,7 @@ def test_backoff_blocks_a_lane_for_a_minute_at_most(
     sessions = Sessions(bus, jitter=random.Random(tries).random)
     waited = 0.0
     for number in range(1, tries + 1):
-        outcome = sessions.fail(begin(bus, sessions, attempts=tries), "boom")
+        outcome = sessions.closing.fail(begin(bus, sessions, attempts=tries), "boom")
         if number < tries:
             assert isinstance(outcome, Wait) and outcome.seconds > 0
             waited += outcome.seconds
@@ -400,7 +411,7 @@ def test_a_wall_clock_set_back_does_not_block_the_lane(
     bus: Bus, sessions: Sessions, clock: ManualClock
 ) -> None:
     """The end of a wait is wall time, because it has to survive a restart."""
-    sessions.fail(begin(bus, sessions), "boom")
+    sessions.closing.fail(begin(bus, sessions), "boom")
     clock.set(clock.now() - timedelta(days=400))
     begin(bus, sessions, sessions_per_hour=1)
 
@@ -409,7 +420,7 @@ def test_a_failed_session_is_not_repeated_after_an_effect(bus: Bus, sessions: Se
     """Dead letter "partial effects": a person decides."""
     session = begin(bus, sessions)
     run_tool(sessions, session, idempotent=False)
-    dead = sessions.fail(session, "boom")
+    dead = sessions.closing.fail(session, "boom")
     assert isinstance(dead, Dead) and dead.reason is DeadReason.PARTIAL_EFFECTS
     assert bus.next(LANE) is None
 
@@ -418,7 +429,7 @@ def test_a_tool_that_did_nothing_is_no_effect(bus: Bus, sessions: Sessions) -> N
     """Refused: the session is tried again."""
     session = begin(bus, sessions)
     run_tool(sessions, session, idempotent=False, effect=False)
-    assert isinstance(sessions.fail(session, "boom"), Wait)
+    assert isinstance(sessions.closing.fail(session, "boom"), Wait)
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
@@ -428,7 +439,7 @@ def test_a_tool_that_broke_off_may_have_done_something(
     """It raised, or its result could not be recorded: it is tried again only if it may be."""
     session = begin(bus, sessions)
     decide(sessions, session, idempotent=idempotent)
-    found = sessions.fail(session, "boom")
+    found = sessions.closing.fail(session, "boom")
     if idempotent:
         assert isinstance(found, Wait)
     else:
@@ -437,16 +448,16 @@ def test_a_tool_that_broke_off_may_have_done_something(
 
 def test_an_event_that_makes_no_sense_is_given_up_at_once(bus: Bus, sessions: Sessions) -> None:
     """Trying again would change nothing."""
-    dead = sessions.fail(begin(bus, sessions), "no `path`", reason=DeadReason.INVALID)
+    dead = sessions.closing.fail(begin(bus, sessions), "no `path`", reason=DeadReason.INVALID)
     assert isinstance(dead, Dead) and dead.reason is DeadReason.INVALID
     assert bus.next(LANE) is None
 
 
 def test_a_direct_event_passes_a_blocked_lane(bus: Bus, sessions: Sessions) -> None:
     """A person's request does not wait behind a backoff, nor behind a cut session."""
-    sessions.fail(begin(bus, sessions), "boom")
+    sessions.closing.fail(begin(bus, sessions), "boom")
     bus.publish("person", NewEvent("agent.trigger", target="worker"), system=True)
-    sessions.close(begin(bus, sessions, lane=DIRECT))
+    sessions.closing.close(begin(bus, sessions, lane=DIRECT))
     assert bus.next(DIRECT) is None
     assert isinstance(sessions.begin(LANE, head(bus), V1, LIMITS), Wait)
 
@@ -457,8 +468,8 @@ def test_a_direct_event_passes_a_blocked_lane(bus: Bus, sessions: Sessions) -> N
 def park(bus: Bus, sessions: Sessions) -> Session:
     session = begin(bus, sessions)
     run_tool(sessions, session, publish=[NewEvent("tool.first")])
-    sessions.record_decision(session, "AskPerson", {"question": "May I?"}, idempotent=True)
-    sessions.park(session, "May I?", publish=[NewEvent("person.asked")])
+    sessions.journal.record(session, Step(StepKind.DECISION, "AskPerson", {"question": "May I?"}))
+    sessions.closing.park(session, "May I?", publish=[NewEvent("person.asked")])
     return session
 
 
@@ -475,7 +486,7 @@ def test_a_parked_session_steps_its_lane_and_resumes_with_the_answer(
     parked = park(bus, sessions)
     assert bus.next(LANE) is None
     assert kinds(bus) == ["repo.changed", "tool.first", "person.asked"]
-    (row,) = sessions.list(state=SessionState.PARKED)
+    (row,) = sessions.archive.list(state=SessionState.PARKED)
     assert (row.id, row.question) == (parked.id, "May I?")
 
     bus.db.run("DELETE FROM outbox")  # pruned meanwhile: the lane was stepped
@@ -490,7 +501,7 @@ def test_a_parked_session_steps_its_lane_and_resumes_with_the_answer(
         assert results[0][0] == "AskPerson"
         assert results[1] == ("person.answer", {"answer": "yes"})
         assert [step.kind for step in session.steps].count(StepKind.RESULT) == 2
-    sessions.close(session, publish=[NewEvent("done.last")])
+    sessions.closing.close(session, publish=[NewEvent("done.last")])
     assert kinds(bus) == ["person.answer", "done.last"]
     assert bus.events.list()[-1].cause_id == parked.event.id
     assert bus.next(DIRECT) is None
@@ -533,7 +544,7 @@ def test_a_second_answer_is_a_dead_letter(bus: Bus, sessions: Sessions) -> None:
     parked = park(bus, sessions)
     answer(bus, {"session": parked.id, "answer": "yes"})
     answer(bus, {"session": parked.id, "answer": "no"})
-    sessions.close(begin(bus, sessions, lane=DIRECT))
+    sessions.closing.close(begin(bus, sessions, lane=DIRECT))
     dead = sessions.begin(DIRECT, head(bus, DIRECT), V1, LIMITS)
     assert isinstance(dead, Dead) and "ended" in dead.error
     assert states(sessions) == [SessionState.ENDED]
@@ -555,7 +566,7 @@ def test_a_session_that_published_while_parking_is_not_repeated(
     """A new session would publish the same again."""
     parked = park(bus, sessions)
     answer(bus, {"session": parked.id, "answer": "yes"})
-    dead = sessions.fail(begin(bus, sessions, lane=DIRECT), "boom")
+    dead = sessions.closing.fail(begin(bus, sessions, lane=DIRECT), "boom")
     assert isinstance(dead, Dead) and dead.reason is DeadReason.PARTIAL_EFFECTS
     (letter,) = bus.dead.list()
     assert letter.event_id == parked.event.id
@@ -567,15 +578,15 @@ def test_an_answered_session_without_effects_is_repeated_for_its_own_event(
 ) -> None:
     """The event that it answers is the one that asked for work, not the person's answer."""
     parked = begin(bus, sessions)
-    sessions.park(parked, "May I?")
+    sessions.closing.park(parked, "May I?")
     answer(bus, {"session": parked.id, "answer": "yes"})
     if how == "failed":
-        assert isinstance(sessions.fail(begin(bus, sessions, lane=DIRECT), "boom"), Wait)
+        assert isinstance(sessions.closing.fail(begin(bus, sessions, lane=DIRECT), "boom"), Wait)
         clock.advance(2)
     for _ in range(2):  # cut off once
         again = begin(bus, sessions, V2, lane=DIRECT)
         assert again.id != parked.id and again.event == parked.event
-    sessions.close(again, publish=[NewEvent("done.last")])
+    sessions.closing.close(again, publish=[NewEvent("done.last")])
     assert bus.next(DIRECT) is None
     assert states(sessions) == [SessionState.FAILED, SessionState.ENDED]
 
@@ -588,7 +599,7 @@ def test_sessions_per_hour_are_bounded(bus: Bus, sessions: Sessions, clock: Manu
     for _ in range(3):
         bus.publish("person", NewEvent("repo.changed"))
     for _ in range(2):
-        sessions.close(begin(bus, sessions, sessions_per_hour=2))
+        sessions.closing.close(begin(bus, sessions, sessions_per_hour=2))
         clock.advance(60)
     limits = LIMITS.model_copy(update={"sessions_per_hour": 2})
     wait = sessions.begin(LANE, head(bus), V1, limits)
@@ -604,21 +615,26 @@ def test_sessions_per_hour_are_bounded(bus: Bus, sessions: Sessions, clock: Manu
 def test_sessions_are_listed_by_agent_and_state(bus: Bus, sessions: Sessions) -> None:
     """Newest first; an unknown id is a person's mistake."""
     session = begin(bus, sessions)
-    sessions.record_decision(
-        session, "Tool", {}, idempotent=True, prompt_tokens=10, completion_tokens=2
+    sessions.journal.record(
+        session,
+        Step(StepKind.DECISION, "Tool", {}, prompt_tokens=10, completion_tokens=2),
     )
-    sessions.record_decision(
-        session, "Done", {}, idempotent=True, prompt_tokens=12, completion_tokens=3
+    sessions.journal.record(
+        session,
+        Step(StepKind.DECISION, "Done", {}, prompt_tokens=12, completion_tokens=3),
     )
-    sessions.close(session)
+    sessions.closing.close(session)
     bus.publish("person", NewEvent("repo.changed"))
     begin(bus, sessions)
-    assert [row.state for row in sessions.list()] == [SessionState.RUNNING, SessionState.ENDED]
-    (row,) = sessions.list(agent="worker", state=SessionState.ENDED)
+    assert [row.state for row in sessions.archive.list()] == [
+        SessionState.RUNNING,
+        SessionState.ENDED,
+    ]
+    (row,) = sessions.archive.list(agent="worker", state=SessionState.ENDED)
     assert (row.turns, row.prompt_tokens, row.completion_tokens) == (2, 22, 5)
-    assert sessions.list(agent="other") == [] and len(sessions.list(limit=1)) == 1
+    assert sessions.archive.list(agent="other") == [] and len(sessions.archive.list(limit=1)) == 1
     with pytest.raises(UsageError):
-        sessions.show(99)
+        sessions.archive.show(99)
 
 
 def test_a_running_session_whose_event_was_settled_by_hand_is_closed(

@@ -286,8 +286,10 @@ def test_a_session_goes_on_where_the_whole_tree_stood_still(tmp_path: Path) -> N
                 for each in tree:
                     each.resume()
                 sessions = Sessions(bus)
-                wait_for(lambda: sessions.list(state=SessionState.ENDED), seconds=DEADLINE_S)
-                (row,) = sessions.list()
+                wait_for(
+                    lambda: sessions.archive.list(state=SessionState.ENDED), seconds=DEADLINE_S
+                )
+                (row,) = sessions.archive.list()
                 assert (row.attempt, row.turns) == (1, 1)
                 assert bus.events.list(event_type="agent.crashed") == []
                 bus.close()

@@ -13,6 +13,7 @@ import pytest
 
 import agentd
 from agentd import terminal
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
@@ -21,7 +22,9 @@ from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view
 from agentd.paths import Paths, discover
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from agentd.testing import ManualClock
 from tests.commandline import HELLO, write_agent
@@ -80,17 +83,19 @@ def bus(paths: Paths) -> Bus:
             **{"model": EVIL, "window": 100, "prompt": PROMPT, "agentd": EVIL, "version": EVIL},
             **{"config": {"agent": "task", "done": EVIL}, "fixed_tokens": 1, "facts": [[1, {}]]},
         }
-        sessions.record_opening(session, "note.added", {"text": EVIL}, trusted=False)
-        sessions.record_decision(session, "ReadFile", {EVIL: EVIL}, idempotent=True, raw=EVIL)
-        sessions.record_result(
-            session, "file.read", {"x": EVIL}, trusted=False, remember={EVIL: EVIL}
+        sessions.journal.record_opening(session, "note.added", {"text": EVIL}, trusted=False)
+        sessions.journal.record(
+            session, Step(StepKind.DECISION, "ReadFile", {EVIL: EVIL}, raw=EVIL)
+        )
+        sessions.journal.record_result(
+            session, "file.read", Result({"x": EVIL}, trusted=False, remember={EVIL: EVIL})
         )
         if end == "fail":
-            sessions.fail(session, f"{EVIL}\n{EVIL}", reason=DeadReason.FAILED)
+            sessions.closing.fail(session, f"{EVIL}\n{EVIL}", reason=DeadReason.FAILED)
         elif end == "park":
-            sessions.park(session, EVIL)
+            sessions.closing.park(session, EVIL)
         else:
-            sessions.close(session, outcome={EVIL: EVIL})
+            sessions.closing.close(session, outcome={EVIL: EVIL})
     return bus
 
 
@@ -357,7 +362,7 @@ def test_send_says_what_becomes_nothing(paths: Paths, capsys: pytest.CaptureFixt
     assert isinstance(session, Session)
     answer = json.dumps({"session": session.id, "answer": "yes"})
     assert "asks nothing: it is running" in said("person.answer", answer, "--to", "hello")
-    sessions.park(session, "shall I?")
+    sessions.closing.park(session, "shall I?")
     assert "answers no question" not in said("person.answer", answer, "--to", "hello")
     assert "send it --to hello" in said("person.answer", answer)
     assert "has no `answer`" in said("person.answer", '{"session": 1}', "--to", "hello")
@@ -381,7 +386,7 @@ def test_status_shows_the_session_that_began_last(
         assert event is not None
         session = sessions.begin(lane, event, "v", Limits.model_validate({}))
         assert isinstance(session, Session)
-        sessions.close(session)
+        sessions.closing.close(session)
     main(["status", "hello", "--json"])
     assert json.loads(capsys.readouterr().out)["last_session"]["id"] == 2
 

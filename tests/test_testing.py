@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentd.errors import ModelError, ModelUnavailable, Stopped
-from agentd.llm.decision import LLM, Choice, Decision
+from agentd.llm.decision import LLM, Ask, Choice, Decision
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, ManualClock, Reply, Request, ScriptedLLM, wait_for
 
@@ -20,8 +20,8 @@ class ReadFile(BaseModel):
 
 
 def ask(llm: LLM, log: str = "", allowed: frozenset[str] | None = None) -> Decision:
-    return llm.decide(
-        log,
+    ask = Ask(
+        log=log,
         allowed=allowed,
         max_tokens=10,
         deadline_s=1,
@@ -29,6 +29,7 @@ def ask(llm: LLM, log: str = "", allowed: frozenset[str] | None = None) -> Decis
         session=1,
         progress=lambda: None,
     )
+    return llm.decide(ask)
 
 
 def test_a_scripted_model_plays_its_script() -> None:

@@ -111,7 +111,7 @@ def test_event_in_event_out(home: Home) -> None:
     assert note.payload == {"result": "milk"}
     assert (note.agent, note.cause_id, note.depth) == ("reader", 1, 1)
     assert note.priority is Priority.PERSON
-    (row,) = home.sessions.list()
+    (row,) = home.sessions.archive.list()
     assert (row.state, row.turns) == (SessionState.ENDED, 2)
     assert [line["decision"] for line in home.log("turn.decided")] == ["ReadFile", "Done"]
     assert "buy milk" not in (home.paths.logs / "reader.jsonl").read_text(), "content in the log"
@@ -136,13 +136,13 @@ def test_stop_in_the_middle_of_a_call(home: Home, number: int) -> None:
         wait_for(lambda: [r for r in server.requests if r.path.endswith("/chat/completions")])
         worker.send_signal(number)
         assert worker.wait(5) == Exit.OK
-    (row,) = home.sessions.list()
+    (row,) = home.sessions.archive.list()
     assert row.state is SessionState.RUNNING
     assert home.bus.db.run("SELECT attempts, total_attempts FROM deliveries") == [(0, 0)]
     with serve(home, reads_then_done(home)):
         home.start()
         wait_for(lambda: home.events("note.read"))
-    (row,) = home.sessions.list()
+    (row,) = home.sessions.archive.list()
     assert (row.state, row.attempt) == (SessionState.ENDED, 2)
 
 
@@ -190,7 +190,7 @@ def test_failing_session_becomes_a_dead_letter(home: Home) -> None:
         (letter,) = wait_for(home.bus.dead.list, seconds=20)
     assert letter.event_type == "note.asked"
     assert "no decision" in letter.error
-    assert len(home.sessions.list()) == 2
+    assert len(home.sessions.archive.list()) == 2
 
 
 def test_question_and_answer(home: Home) -> None:
@@ -207,7 +207,7 @@ def test_question_and_answer(home: Home) -> None:
         home.ask()
         (asked,) = wait_for(lambda: home.events("person.asked"))
         assert asked.payload["question"] == "milk or tea?"
-        (row,) = home.sessions.list()
+        (row,) = home.sessions.archive.list()
         assert row.state is SessionState.PARKED
         reply = {"session": row.id, "answer": "tea"}
         home.bus.publish("person", NewEvent("person.answer", reply, target="reader"))

@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     from agentd.recordings import file as text
     from agentd.replay.code import Workshop
     from agentd.replay.record import take
-    from agentd.sessions.sessions import Sessions
+    from agentd.sessions.archive import Archive
     from agentd.sessions.steps import StepKind
 
     paths = discover()
-    sessions = Sessions(open_bus(paths))
+    archive = Archive(open_bus(paths))
     with Workshop() as workshop:
-        recording, outcome = take(sessions, args.session, paths, workshop, scrub=args.scrub)
+        recording, outcome = take(archive, args.session, paths, workshop, scrub=args.scrub)
     name = f"{recording.head.agent}-{args.session}{text.SUFFIX}"
     file = args.file or (args.as_test or Path()) / name
     if args.file is None and file.exists():

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
     from agentd.replay.code import Workshop
     from agentd.replay.many import Source
-    from agentd.sessions.sessions import Sessions
+    from agentd.sessions.archive import Archive
 
 EXAMPLES = """example:
   agentd replay review.recording
@@ -175,22 +175,22 @@ def _sources(
 ) -> "Iterator[tuple[str, Load]]":
     from agentd.clock import SystemClock
     from agentd.replay.many import of_file, of_session, recorded_sessions
-    from agentd.sessions.sessions import Sessions
+    from agentd.sessions.archive import Archive
 
     named: Sequence[str] = args.targets
     numbers = [name for name in named if name.isdecimal() and not Path(name).exists()]
-    sessions = Sessions(open_bus(paths)) if numbers or args.all else None
+    archive = Archive(open_bus(paths)) if numbers or args.all else None
     if args.all:
-        assert sessions is not None
+        assert archive is not None
         if args.agent is not None:
-            _check_agent(args.agent, sessions)
+            _check_agent(args.agent, archive)
         since = SystemClock().now() - args.since if args.since else None
-        numbers = list(map(str, recorded_sessions(sessions, since=since, agent=args.agent)))
+        numbers = list(map(str, recorded_sessions(archive, since=since, agent=args.agent)))
     for name in numbers if args.all else named:
-        if sessions is not None and name in numbers:
+        if archive is not None and name in numbers:
             yield (
                 f"session {name}",
-                partial(of_session, int(name), sessions, paths, workshop),
+                partial(of_session, int(name), archive, paths, workshop),
             )
         elif name.startswith("-"):
             raise UsageError("is neither a file nor a session", where=name)
@@ -198,9 +198,9 @@ def _sources(
             yield name, partial(of_file, Path(name), paths, workshop)
 
 
-def _check_agent(name: str, sessions: "Sessions") -> None:
-    known = sorted({row.agent for row in sessions.list(limit=KNOWN_MAX)})
-    if name not in known and not sessions.list(agent=name, limit=1):
+def _check_agent(name: str, archive: "Archive") -> None:
+    known = sorted({row.agent for row in archive.list(limit=KNOWN_MAX)})
+    if name not in known and not archive.list(agent=name, limit=1):
         raise UsageError(
             f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}"
             f"{did_you_mean(name, known)}",

@@ -5,14 +5,14 @@ import json
 import sys
 from typing import Any
 
-from agentd.bus import Bus, sql
+from agentd.bus import Bus
 from agentd.commands.home import find_agent, known_types, open_bus, read_types, supervisor
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
-from agentd.sessions.session import SessionRow, session_row
+from agentd.sessions.archive import Archive
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
 
@@ -63,15 +63,15 @@ def _unread(bus: Bus, event: NewEvent) -> str | None:
 def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
     """Say why a person's answer fits no question, where it fits none."""
     session_id = event.payload.get("session")
-    found: list[SessionRow] = []
+    found = None
     if type(session_id) is int and abs(session_id) <= INTEGER_MAX:
-        found = [session_row(row) for row in bus.db.run(sql.SESSIONS, (None, None, session_id, 1))]
-    if not found:
+        found = Archive(bus).find(session_id)
+    if found is None:
         why = "`session` is the id of the session that asked"
-    elif event.target != found[0].agent:
-        why = f"session {session_id} is one of {found[0].agent}: send it --to {found[0].agent}"
-    elif found[0].state is not SessionState.PARKED:
-        why = f"session {session_id} asks nothing: it is {found[0].state.value}"
+    elif event.target != found.agent:
+        why = f"session {session_id} is one of {found.agent}: send it --to {found.agent}"
+    elif found.state is not SessionState.PARKED:
+        why = f"session {session_id} asks nothing: it is {found.state.value}"
     elif "answer" not in event.payload:
         why = "it has no `answer`"
     else:

@@ -23,8 +23,7 @@ from agentd.commands.output import (
 )
 from agentd.errors import UsageError
 from agentd.paths import discover
-from agentd.sessions.session import History
-from agentd.sessions.sessions import SessionRow, Sessions
+from agentd.sessions.archive import Archive, History, SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Exit, SessionState
 
@@ -69,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
         args.fail("--turn is for show")
     paths = discover()
     bus = open_bus(paths)
-    sessions = Sessions(bus)
+    archive = Archive(bus)
     if args.action == "show":
-        history = sessions.history(args.id)
+        history = archive.history(args.id)
         row, steps = history.row, history.steps
         if args.turn is not None:
             _prompt(history, args.turn, as_json=args.json)
@@ -81,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
             _show(row, steps, history.basis)
         return Exit.OK
     state = SessionState(args.state) if args.state else None
-    rows = sessions.list(agent=args.agent, state=state, limit=args.limit)
-    if args.agent is not None and not rows and not sessions.list(agent=args.agent, limit=1):
+    rows = archive.list(agent=args.agent, state=state, limit=args.limit)
+    if args.agent is not None and not rows and not archive.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus)
     if args.json:
         print_json([document(row) for row in rows])

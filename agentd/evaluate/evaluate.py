@@ -13,7 +13,7 @@ from agentd.errors import AgentdError, CallDeadline, ModelError, ModelUnavailabl
 from agentd.evaluate.cases import PROJECT, Case, CaseFile, write_project
 from agentd.evaluate.score import Score, check_labels, score
 from agentd.events import NewEvent
-from agentd.llm.decision import LLM, Decision
+from agentd.llm.decision import LLM, Ask, Decision, Message
 from agentd.llm.endpoint import Endpoint
 from agentd.models.huggingface import Progress
 from agentd.paths import Paths
@@ -21,7 +21,6 @@ from agentd.recordings.recording import Root
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
 from agentd.replay.folders import Places
-from agentd.replay.live import ToldLLM
 from agentd.replay.session import Cast, perform
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
@@ -111,7 +110,7 @@ def run_case(
         write_project(case, stage / "0")
         places = Places([Root(path=PROJECT)], stage)
         cast = Cast.of(code, config.agent, config, where, places)
-        told = ToldLLM(cast.version, cast.messages, setting.endpoint, agent=f"eval.{config.agent}")
+        told = cast.over(setting.endpoint, agent=f"eval.{config.agent}")
         llm = _Counted(told, _filler(told, fill) if fill else "", setting.call_deadline_s)
         performance = perform(
             cast,
@@ -163,15 +162,16 @@ class _Counted:
     def count(self, text: str) -> int:
         return self._llm.count(text)
 
-    def prompt(self, log: str) -> list[dict[str, str]]:
+    def prompt(self, log: str) -> list[Message]:
         return self._llm.prompt(self._filler + log)
 
-    def decide(self, log: str, **call: Any) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Ask with the filler before the log."""
         self.asked += 1
         began = time.monotonic()
         try:
-            return self._llm.decide(self._filler + log, **{**call, "deadline_s": self._deadline_s})
+            log = self._filler + ask.log
+            return self._llm.decide(replace(ask, log=log, deadline_s=self._deadline_s))
         except (ModelUnavailable, CallDeadline) as error:  # nothing was answered at all
             self.asked -= 1
             self.unavailable = error

@@ -11,59 +11,41 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError
-from agentd.llm.decision import LLM, Choice, Decision, Message
+from agentd.llm.decision import Ask, Decision, Message, with_log
 from agentd.llm.union import Client, Malformed, Union
-from agentd.states import Priority
 
 if TYPE_CHECKING:  # the HTTP modules cost an idle worker memory
-    from agentd.llm.completion import Completion
     from agentd.llm.endpoint import Endpoint
-
-__all__ = ["LLM", "BamlLLM", "Choice", "Decision", "Message", "load_client", "types_of"]
 
 BYTES_PER_TOKEN = 2  # a safe over-estimate where the server does not tokenize
 MESSAGE_TOKENS = 8  # of a chat template around each message, likewise
 
 
 class BamlLLM:
-    """An agent's union over a model server.
-
-    `client_dir` is a version's `baml_client`; `function` its BAML function; `fixed` the
-    function's arguments besides `context` and `done`; `arguments` narrows classes by name
-    (lengths, ranges); `members` chooses the classes where the function returns `Choice`.
-    """
+    """An agent's union over a model server. `messages` are those of an empty log."""
 
     def __init__(
         self,
-        client_dir: Path,
-        function: str,
+        union: Union,
+        messages: Sequence[Message],
         endpoint: Endpoint,
         *,
         agent: str,
-        done: str,
         weight: int = 5,
-        fixed: Mapping[str, Any] | None = None,
-        arguments: Mapping[str, type[BaseModel]] | None = None,
-        members: Sequence[str] | None = None,
-        seed: int = 0,
         clock: Clock | None = None,
     ) -> None:
-        self._union = Union(load_client(client_dir), function, members, arguments or {})
+        self._union = union
+        self._messages = messages
         self._endpoint = endpoint
         self._agent = agent
         self._weight = weight
-        self._given = {"done": done, **(fixed or {})}
-        self._seed = seed
         self._clock = clock or SystemClock()
         self._window = endpoint.context_window
         self._fixed_tokens: int | None = None
@@ -112,43 +94,27 @@ class BamlLLM:
 
     def prompt(self, log: str) -> list[Message]:
         """Return the exact messages of a call."""
-        *before, last = self._frame
-        return [*before, {**last, "content": last["content"] + log}]
+        return with_log(self._messages, log)
 
-    @cached_property
-    def _frame(self) -> list[Message]:
-        """The messages of an empty log; the log goes to the end of the last one."""
-        return self._union.frame(self._given)
-
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
         from agentd.llm.faults import MaskRefused
 
-        names = self.names if allowed is None else self.names & allowed
+        names = ask.among(self.names)
         headers = {
             "X-Agentd-Agent": self._agent,
-            "X-Agentd-Session": str(session),
-            "X-Agentd-Priority": str(priority),
+            "X-Agentd-Session": str(ask.session),
+            "X-Agentd-Priority": str(ask.priority),
             "X-Agentd-Weight": str(self._weight),
         }
-        messages = self.prompt(log)
+        messages = self.prompt(ask.log)
         started = self._clock.monotonic()
         asked_again = False
         while True:
-            body = self._body(messages, names, max_tokens)
+            body = self._body(messages, names, ask.max_tokens)
             try:
                 answer = self._endpoint.chat(
-                    body, headers, deadline_s=deadline_s, progress=progress
+                    body, headers, deadline_s=ask.deadline_s, progress=ask.progress
                 )
             except MaskRefused:
                 self._endpoint.masks = False
@@ -167,8 +133,9 @@ class BamlLLM:
                 asked_again = True
                 messages = [*messages, *_again(answer.text, f"{error}{cut}", names)]
                 continue
-            duration = (self._clock.monotonic() - started) * 1000
-            return _decision(name, args, value, answer, duration)
+            duration_ms = (self._clock.monotonic() - started) * 1000
+            usage = replace(answer.usage, duration_ms=duration_ms)
+            return Decision(name, args, value, answer.text, answer.finish_reason, usage)
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text. See `LLM.restore`."""
@@ -186,7 +153,7 @@ class BamlLLM:
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": 0,
-            "seed": self._seed,
+            "seed": 0,
             "max_tokens": limit,
         }
         if self._endpoint.masks:
@@ -227,11 +194,6 @@ def load_client(folder: Path) -> Client:
     return _clients[folder]
 
 
-def types_of(client_dir: Path) -> ModuleType:
-    """Return the generated types of a version, for `Kit.types`."""
-    return load_client(client_dir).types
-
-
 def _tokens(reply: Mapping[str, Any] | None) -> int | None:
     if reply is None:
         return None
@@ -244,20 +206,3 @@ def _again(answer: str, why: str, names: frozenset[str]) -> list[Message]:
         f"That is no legal answer: {why}. Answer with one JSON object: {', '.join(sorted(names))}."
     )
     return [{"role": "assistant", "content": answer[:1000]}, {"role": "user", "content": ask}]
-
-
-def _decision(
-    name: str, args: Mapping[str, Any], value: Any, answer: Completion, duration_ms: float
-) -> Decision:
-    usage = answer.usage
-    return Decision(
-        name,
-        args,
-        value,
-        answer.text,
-        answer.finish_reason,
-        usage["prompt_tokens"],
-        usage["cached_tokens"],
-        usage["completion_tokens"],
-        duration_ms,
-    )

@@ -3,12 +3,13 @@
 import codecs
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from agentd.errors import ModelMisconfigured
 from agentd.llm import wire
+from agentd.llm.decision import Usage
 from agentd.llm.faults import (
     STOPPING,
     BadAnswer,
@@ -22,7 +23,6 @@ from agentd.net.exchange import HTTPException
 
 DONE = "[DONE]"  # what a stream ends with
 CUT_REASONS = frozenset({"length", "max_tokens", "max_length", "MAX_TOKENS", "model_length"})
-COMPLETION = "completion_tokens"
 TOKENS_MAX = 2**31  # of a count that is believed
 
 
@@ -32,7 +32,7 @@ class Completion:
 
     text: str
     finish_reason: str
-    usage: Mapping[str, int]  # prompt_tokens, cached_tokens (of these), completion_tokens
+    usage: Usage
 
 
 def collect(
@@ -167,10 +167,13 @@ class _Reading:
             raise HTTPException("the answer was cut off")
         # Half a character in one chunk, half in the next: JSON's way to write an emoji.
         text = "".join(self._text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        numbers = {key: _number(self._usage.get(key)) for key in ("prompt_tokens", COMPLETION)}
         details = self._usage.get("prompt_tokens_details")
-        cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
-        return Completion(text, self._finish, {**numbers, "cached_tokens": cached})
+        usage = Usage(
+            prompt_tokens=_number(self._usage.get("prompt_tokens")),
+            cached_tokens=_number(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+            completion_tokens=_number(self._usage.get("completion_tokens")),
+        )
+        return Completion(text, self._finish, usage)
 
 
 def _is_json(text: str) -> bool:

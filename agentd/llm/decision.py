@@ -1,12 +1,22 @@
 """What the loop needs of a model: one typed decision at a time. No BAML and no HTTP here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agentd.states import Priority
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a call cost."""
+
+    duration_ms: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt's
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -18,10 +28,7 @@ class Decision:
     value: Any  # the generated class's instance; `Choice` for an agent made of configuration alone
     raw: str  # the answer's text, exactly
     finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    duration_ms: float = 0.0
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,23 @@ class Choice:
     def model_dump(self, **_options: Any) -> dict[str, Any]:
         """Return the fields, as a generated type's `model_dump(exclude={"tool"})` does."""
         return dict(self.args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A question to the model: which decision comes after this log?"""
+
+    log: str
+    allowed: frozenset[str] | None = None  # narrows the union for this call alone
+    max_tokens: int  # of the answer
+    deadline_s: float  # from the server's admission on
+    priority: Priority
+    session: int
+    progress: Callable[[], None]  # called while queued, and for every piece of the answer
+
+    def among(self, names: frozenset[str]) -> frozenset[str]:
+        """Return which classes of a union may be decided."""
+        return names if self.allowed is None else names & self.allowed
 
 
 class LLM(Protocol):
@@ -60,21 +84,8 @@ class LLM(Protocol):
         """Return the exact messages of a call."""
         ...
 
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
-        """Ask for one decision; `allowed` narrows the union for this call alone.
-
-        `deadline_s` counts from the server's admission. `progress` is called while queued and
-        for every piece of the answer.
+    def decide(self, ask: Ask) -> Decision:
+        """Ask for one decision.
 
         Raises:
             ModelUnavailable: the server is down, loading or full; costs no attempt.
@@ -91,3 +102,9 @@ class LLM(Protocol):
     def close(self) -> None:
         """End a running call from another thread, and refuse new ones. Never raises."""
         ...
+
+
+def with_log(messages: Sequence[Message], log: str) -> list[Message]:
+    """Return a call's messages: those of an empty log, and the log at the end of the last one."""
+    *before, last = messages
+    return [*before, {**last, "content": last["content"] + log}]

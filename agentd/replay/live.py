@@ -1,13 +1,12 @@
 """A real model in a replay: asked again at each turn, or followed from one turn on."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentd.admission.version import Version
 from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
 from agentd.errors import (
@@ -19,14 +18,14 @@ from agentd.errors import (
     UsageError,
 )
 from agentd.events import NewEvent
-from agentd.llm.baml import BamlLLM
-from agentd.llm.decision import LLM, Decision, Message
+from agentd.llm.decision import LLM, Ask, Decision
 from agentd.llm.endpoint import Endpoint
 from agentd.loop import Ending
 from agentd.recordings.recording import Recording
 from agentd.replay.agent import Chosen, runs
 from agentd.replay.offline import online
 from agentd.replay.replay import Replay
+from agentd.replay.session import model_over
 from agentd.replay.tape import Difference, Diverged, RecordedLLM, Tape, shown
 from agentd.sessions.steps import Step, StepKind
 from agentd.tools import Toolbox
@@ -59,15 +58,15 @@ class _Asking(RecordedLLM):
         self._model, self._deadline_s, self._asked = model, call_deadline_s, asked
         self.turns: list[LiveTurn] = []
 
-    def decide(self, log: str, **call: Any) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Return the recorded decision; note the model's own beside it."""
-        recorded = super().decide(log, **call)
+        recorded = super().decide(ask)
         turn = self.tape.turn + 1
         self._asked(turn, self.tape.recording.turns)
         before = shown({"tool": recorded.name, **recorded.args})
         try:
             with online():
-                now = self._model.decide(log, **{**call, "deadline_s": self._deadline_s})
+                now = self._model.decide(replace(ask, deadline_s=self._deadline_s))
         except ModelUnavailable:
             raise
         except ModelError as error:
@@ -80,9 +79,9 @@ class _Asking(RecordedLLM):
                 before,
                 decided,
                 decided == before and now.finish_reason == recorded.finish_reason,
-                now.prompt_tokens,
-                now.completion_tokens,
-                now.duration_ms,
+                now.usage.prompt_tokens,
+                now.usage.completion_tokens,
+                now.usage.duration_ms,
             )
         )
         return recorded
@@ -111,7 +110,7 @@ class AskAgain(Replay):
         return self.llm.turns if isinstance(self.llm, _Asking) else []
 
     def _make_llm(self) -> RecordedLLM:
-        model = ToldLLM(self.version, self.messages, self._endpoint)
+        model = model_over(self._endpoint, self.version, self._union, self.messages)
         return _Asking(self.tape, super()._make_llm(), model, self._deadline_s, self._asked)
 
     def _prompt_changed(self, difference: Difference) -> None:
@@ -186,13 +185,13 @@ class _Forking(RecordedLLM):
         with online():
             return self._model.count(text)
 
-    def decide(self, log: str, **call: Any) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Return the recorded decision, or the model's."""
         if not self._fork.left and self._fork.turn + 1 < self._fork.first:
-            return super().decide(log, **call)
+            return super().decide(ask)
         self._fork.leave()
         with online():
-            return self._model.decide(log, **{**call, "deadline_s": self._deadline_s})
+            return self._model.decide(replace(ask, deadline_s=self._deadline_s))
 
 
 class ForkAt(Replay):
@@ -244,7 +243,7 @@ class ForkAt(Replay):
         return self._fork
 
     def _make_llm(self) -> RecordedLLM:
-        model = ToldLLM(self.version, self.messages, self._endpoint)
+        model = model_over(self._endpoint, self.version, self._union, self.messages)
         return _Forking(self._fork, super()._make_llm(), model, self._deadline_s)
 
     def _make_toolbox(self) -> Toolbox:
@@ -307,27 +306,3 @@ class PartialToolbox(Toolbox):
         with suppress(ToolError):
             return Path(locate(path, self.permissions.read).path) in self._unread
         return False
-
-
-class ToldLLM(BamlLLM):
-    """Asks with these messages before the log; in them folders are called as they are told."""
-
-    def __init__(
-        self, version: Version, messages: Sequence[Message], endpoint: Endpoint, *, agent: str = ""
-    ) -> None:
-        super().__init__(
-            version.client_dir,
-            version.function,
-            endpoint,
-            agent=agent or version.accepted.name,
-            done=version.accepted.config.done,
-            weight=version.accepted.config.priority,
-            arguments=version.arguments,
-            members=version.members,
-        )
-        self._messages = list(messages)
-
-    def prompt(self, log: str) -> list[Message]:
-        """Return the messages of a call."""
-        *before, last = self._messages
-        return [*before, {**last, "content": last["content"] + log}]

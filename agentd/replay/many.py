@@ -16,7 +16,7 @@ from agentd.replay.code import Code, Workshop, as_now
 from agentd.replay.live import AskAgain, Fork, ForkAt, LiveTurn
 from agentd.replay.record import captured, checked, described
 from agentd.replay.replay import Outcome, Replay
-from agentd.sessions.sessions import Sessions
+from agentd.sessions.archive import Archive
 from agentd.states import SessionState
 
 SESSIONS_MAX = 100_000
@@ -155,7 +155,7 @@ def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
     return Source(str(path), recording, code, installed=installed)
 
 
-def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Workshop) -> Source:
+def of_session(session_id: int, archive: Archive, paths: Paths, workshop: Workshop) -> Source:
     """Return a session of the database, with the agent's code and configuration as they are now.
 
     Raises:
@@ -163,7 +163,7 @@ def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Work
         RecordingError: it replays neither so nor with the code that it ran on.
     """
     name = f"session {session_id}"
-    recording, ran_on = captured(sessions, session_id, paths, workshop)
+    recording, ran_on = captured(archive, session_id, paths, workshop)
     file = paths.agents_d / f"{recording.head.agent}.toml"
     config, notes = recording.config, tuple[str, ...]()
     if file.exists():
@@ -189,10 +189,10 @@ def of_session(session_id: int, sessions: Sessions, paths: Paths, workshop: Work
 
 
 def recorded_sessions(
-    sessions: Sessions, *, since: datetime | None = None, agent: str | None = None
+    archive: Archive, *, since: datetime | None = None, agent: str | None = None
 ) -> list[int]:
     """Return the ids of all sessions at rest that took a decision, oldest first."""
-    rows = sessions.list(agent=agent, limit=SESSIONS_MAX)
+    rows = archive.list(agent=agent, limit=SESSIONS_MAX)
     return [
         row.id
         for row in reversed(rows)

@@ -29,15 +29,14 @@ from agentd.recordings.redact import redact
 from agentd.replay.capture import Capture, find_roots
 from agentd.replay.code import Code, Workshop
 from agentd.replay.replay import Outcome, Replay
-from agentd.sessions.session import History
-from agentd.sessions.sessions import Sessions
+from agentd.sessions.archive import Archive, History
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
 from agentd.tools.closed import Closed
 
 
 def take(
-    sessions: Sessions, session_id: int, paths: Paths, workshop: Workshop, *, scrub: bool = False
+    archive: Archive, session_id: int, paths: Paths, workshop: Workshop, *, scrub: bool = False
 ) -> tuple[Recording, Outcome]:
     """Return a session's recording, and how its first replay went.
 
@@ -50,7 +49,7 @@ def take(
         ConfigError: its agent's code cannot be used.
     """
     where = f"session {session_id}"
-    recording, code = captured(sessions, session_id, paths, workshop)
+    recording, code = captured(archive, session_id, paths, workshop)
     recording = redact(
         recording,
         known=_own_secrets(paths),
@@ -62,14 +61,14 @@ def take(
 
 
 def captured(
-    sessions: Sessions, session_id: int, paths: Paths, workshop: Workshop
+    archive: Archive, session_id: int, paths: Paths, workshop: Workshop
 ) -> tuple[Recording, Code]:
     """Return a session with what its tools read, and the code it ran on, or that of now.
 
     Its secrets are still in it. Raises as `take` does.
     """
     where = f"session {session_id}"
-    history = sessions.history(session_id)
+    history = archive.history(session_id)
     if history.row.state is SessionState.RUNNING:
         raise RecordingError(
             "this session still runs, or was cut off and resumes",

@@ -28,9 +28,10 @@ from agentd.replay.offline import offline
 from agentd.replay.results import recorded_result, steady
 from agentd.replay.sandbox import confined
 from agentd.replay.session import CALL_DEADLINE_S, Quiet, seed
-from agentd.replay.tape import Cut, Difference, Diverged, RecordedLLM, Tape, TapedSessions
+from agentd.replay.tape import Cut, Difference, Diverged, RecordedLLM, Tape, taped_sessions
+from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.sessions.sessions import ANSWER
+from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools import REGISTRY, Toolbox
@@ -219,17 +220,17 @@ class Replay:
         bus = Bus(self._stage / "bus.db", clock=tape)
         try:
             seed(bus, head.agent, event, head.session.id)
-            sessions = TapedSessions(bus, tape)
+            sessions = taped_sessions(bus, tape)
             lane = Lane(head.agent, event.target == head.agent, (event.event_type,))
             while True:
                 session = self.session = self._begin(sessions, bus, lane)
                 try:
                     with held_to(self._readable):
-                        ending = self._loop(session, sessions).run()
+                        ending = self._loop(session, sessions.journal).run()
                     self._check_rest(ending)
-                    settle(sessions, session, ending)
+                    settle(sessions.closing, session, ending)
                 except Cut:
-                    sessions.refund(session)
+                    sessions.closing.refund(session)
                 except (Diverged, RecordingError):
                     raise
                 except Exception as error:  # an agent's own code may raise anything
@@ -249,7 +250,7 @@ class Replay:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._stage)):
             raise PermissionRefused(f"{path} is not in the recording")
 
-    def _begin(self, sessions: TapedSessions, bus: Bus, lane: Lane) -> Session:
+    def _begin(self, sessions: Sessions, bus: Bus, lane: Lane) -> Session:
         self.tape.hold()
         event = bus.next(lane)
         if event is None:
@@ -261,23 +262,22 @@ class Replay:
             raise RecordingError(f"the session does not begin: {session}", where=self._where)
         return session
 
-    def _loop(self, session: Session, sessions: TapedSessions) -> Loop:
+    def _loop(self, session: Session, journal: Journal) -> Loop:
         attempt = self.tape.attempt
         actor = Actor.of(
             lambda: self._agent(attempt),
             self.places,
             choose=self._choose,
             settle=self._settle,
-            results=lambda: [s.payload for s in session.steps if s.kind is StepKind.RESULT],
+            results=lambda: session.results,
         )
         loop = Loop(
             session,
             actor,
             self.llm,
-            sessions,
+            journal,
             idempotent=repeatable(self.version),
             call_deadline_s=CALL_DEADLINE_S,
-            clock=self.tape,
             log=cast(Logger, Quiet()),
             beat=lambda _promise: None,
         )

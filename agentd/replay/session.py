@@ -18,8 +18,9 @@ from agentd.clock import Clock, iso
 from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, RecordingError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
-from agentd.llm.baml import load_client
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Message
+from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Client, Union
 from agentd.logs.logger import Logger
 from agentd.loop import Loop
@@ -86,6 +87,24 @@ class Cast:
         )
         return cls(version, client, union, messages, places)
 
+    def over(self, endpoint: Endpoint, *, agent: str = "") -> BamlLLM:
+        """Return the model of `endpoint`, asked with this union and prompt in the agent's name."""
+        return model_over(endpoint, self.version, self.union, self.messages, agent=agent)
+
+
+def model_over(
+    endpoint: Endpoint,
+    version: Version,
+    union: Union,
+    messages: Sequence[Message],
+    *,
+    agent: str = "",
+) -> BamlLLM:
+    """Return the model of `endpoint`, asked with these messages before the log."""
+    accepted = version.accepted
+    weight = accepted.config.priority
+    return BamlLLM(union, messages, endpoint, agent=agent or accepted.name, weight=weight)
+
 
 @dataclass
 class Performance:
@@ -145,12 +164,12 @@ def perform(
         bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
         tools = Toolbox(config.permissions, connect=connect, programs=programs)
-        play = _Play(cast_, bus, llm, tools, clock, call_deadline_s)
+        play = _Play(cast_, bus, llm, tools, call_deadline_s)
         lane = Lane(name, event.target == name, (event.event_type,))
         waiting = list(answers)
         while True:
             session_id, error = play.session(lane)
-            row, steps = play.sessions.show(session_id)
+            row, steps = play.sessions.archive.show(session_id)
             if row.state is not SessionState.PARKED or not waiting:
                 break
             payload = {"session": session_id, "answer": waiting.pop(0)}
@@ -177,7 +196,6 @@ class _Play:
     bus: Bus
     llm: LLM
     tools: Toolbox
-    clock: Clock
     call_deadline_s: float
     log: str = ""
 
@@ -209,19 +227,18 @@ class _Play:
                 session,
                 actor,
                 self.llm,
-                self.sessions,
+                self.sessions.journal,
                 idempotent=repeatable(version),
                 call_deadline_s=self.call_deadline_s,
-                clock=self.clock,
                 log=cast(Logger, Quiet()),
                 beat=lambda _promise: None,
             )
             try:
                 with held_to(self.tools.check_readable):
                     ending = loop.run()
-                settle(self.sessions, session, ending)
+                settle(self.sessions.closing, session, ending)
             finally:
-                self.log = loop.context.text
+                self.log = loop.transcript.context.text
         except AgentdError as problem:
             error = str(problem)
         except Exception as problem:  # an agent's own code may raise anything

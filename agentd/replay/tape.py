@@ -6,8 +6,9 @@ One tape serves one replay. It knows where the session stands by the steps that 
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from agentd.bus import Bus
@@ -15,15 +16,18 @@ from agentd.bus.dead import short_error
 from agentd.errors import AgentdError, ModelError, RecordingError
 from agentd.events import NewEvent
 from agentd.guards import REPEATED
-from agentd.llm.decision import Decision, Message
-from agentd.loop import NO_ROOM, NOTE, Ending
+from agentd.llm.decision import Ask, Decision, Message, Usage, with_log
+from agentd.loop import Ending
 from agentd.process.failure import without_places
 from agentd.recordings.recording import ASKED, Recording
 from agentd.replay.folders import Places
+from agentd.sessions.attempts import Attempts
+from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind, settled
-from agentd.states import Priority, SessionState
+from agentd.states import SessionState
+from agentd.transcript import NO_ROOM, NOTE
 
 CONTEXT_LINES = 2
 
@@ -180,16 +184,19 @@ class Tape:
         return MONOTONIC_S + max(before, step.active_s - took)
 
 
-class TapedSessions(Sessions):
-    """Sessions on a replay's own bus: every step is compared with the recorded one."""
+def taped_sessions(bus: Bus, tape: Tape) -> Sessions:
+    """Return the sessions of a replay's own bus: every step is compared with the recorded one."""
+    return Sessions(bus, jitter=lambda: 0.0, journal=partial(_TapedJournal, tape))
 
-    def __init__(self, bus: Bus, tape: Tape) -> None:
-        super().__init__(bus, jitter=lambda: 0.0)
+
+class _TapedJournal(Journal):
+    """Compares every step with the recorded one."""
+
+    def __init__(self, tape: Tape, bus: Bus, attempts: Attempts) -> None:
+        super().__init__(bus, attempts)
         self._tape = tape
 
-    def record(
-        self, session: Session, kind: StepKind, type: str, payload: Mapping[str, Any], **more: Any
-    ) -> Step:
+    def record(self, session: Session, step: Step, *, later: bool = False) -> Step:
         """Record a step; see `Journal.record`.
 
         Raises:
@@ -197,8 +204,8 @@ class TapedSessions(Sessions):
             Cut: the recorded session was cut off before it.
         """
         self._tape.check_cut()
-        payload = self._tape.own_words(kind, payload)
-        step = super().record(session, kind, type, payload, **more)
+        words = self._tape.own_words(step.kind, step.payload)
+        step = super().record(session, replace(step, payload=words), later=later)
         self._tape.compare(step, self._last_decision(session))
         return step
 
@@ -271,20 +278,9 @@ class RecordedLLM:
 
     def prompt(self, log: str) -> list[Message]:
         """Return the messages of a call."""
-        *before, last = self._messages
-        return [*before, {**last, "content": last["content"] + log}]
+        return with_log(self._messages, log)
 
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Return the recorded decision, if this is the recorded call.
 
         Raises:
@@ -301,14 +297,14 @@ class RecordedLLM:
         if step.kind is not StepKind.DECISION:
             raise tape.diverged("what comes next", _text(step), "asks for a decision")
         recorded = tape.recording.log(step.seq)
-        if log != recorded:
-            raise tape.diverged("the log before the decision", recorded, log)
-        names = None if allowed is None else sorted(allowed)
+        if ask.log != recorded:
+            raise tape.diverged("the log before the decision", recorded, ask.log)
+        names = None if ask.allowed is None else sorted(ask.allowed)
         expected = None if step.allowed is None else sorted(step.allowed)
         if names != expected:
             raise tape.diverged("what may be decided", expected or "all", names or "all")
         tape.decided = True
-        return self._decision(step, self._names if allowed is None else self._names & allowed)
+        return self._decision(step, ask.among(self._names))
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision of an earlier attempt."""
@@ -326,17 +322,13 @@ class RecordedLLM:
                 hint=f"it has {', '.join(sorted(self._names))}; record the session again",
             )
         name, args, value = self.parse(raw, names)
-        return Decision(
-            name,
-            args,
-            value,
-            raw,
-            step.finish_reason,
+        usage = Usage(
+            step.duration_ms or 0.0,
             step.prompt_tokens or 0,
             step.cached_tokens or 0,
             step.completion_tokens or 0,
-            step.duration_ms or 0.0,
         )
+        return Decision(name, args, value, raw, step.finish_reason, usage)
 
 
 def check_rest(tape: Tape, ending: Ending, rest: int) -> None:

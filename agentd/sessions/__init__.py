@@ -1,6 +1,7 @@
 """Sessions: one run of the loop for one event, durable, resumed after a cut.
 
-`session.py` is the session in memory, `steps.py` its recorded log, `journal.py` writes it,
-`attempts.py` counts tries, `breaker.py` stops an agent that fails at everything, `closing.py`
-brings sessions to rest, `sessions.py` opens and resumes them, `trouble.py` tells people.
+`sessions.py` opens and resumes them. It holds three more: `journal.py` writes what a session does
+as it goes, `closing.py` brings it to rest, `archive.py` is for all who only read. `session.py` is a
+session in memory, `steps.py` its recorded log, `attempts.py` counts tries, `breaker.py` stops an
+agent that fails at everything, `trouble.py` tells people.
 """

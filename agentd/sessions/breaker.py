@@ -44,13 +44,9 @@ class Breaker:
     def __init__(self, db: Database, clock: Clock, jitter: Callable[[], float]) -> None:
         self._db, self._clock, self._jitter = db, clock, jitter
 
-    def of(self, agent: str) -> Tripped | None:
-        """Return the agent's breaker if it has tripped, also while its one event is tried."""
-        return read(self._db, agent)
-
     def wait_s(self, agent: str) -> float:
         """Return how long the agent still rests; 0 or less: not at all."""
-        tripped = self.of(agent)
+        tripped = read(self._db, agent)
         if tripped is None:
             return 0.0
         left = (tripped.until - self._clock.now()).total_seconds()
@@ -90,13 +86,13 @@ class Breaker:
 
     def ended(self, agent: str) -> bool:
         """Note that a session ended well; return whether the agent had been resting."""
-        tripped = self.of(agent) is not None
+        tripped = read(self._db, agent) is not None
         self._db.run(sql.DROP_BREAKER, (agent,))
         return tripped
 
 
 def read(db: Database, agent: str) -> Tripped | None:
-    """Return the agent's breaker if it has tripped."""
+    """Return the agent's breaker if it has tripped, also while its one event is tried."""
     for _, _, error, events, pauses, until in db.run(sql.BREAKER, (agent,)):
         if pauses:
             return Tripped(agent, error, events, pauses, moment_or(until, EPOCH))

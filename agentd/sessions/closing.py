@@ -7,20 +7,23 @@ from agentd.bus import Bus, sql
 from agentd.bus.dead import short_error
 from agentd.clock import iso
 from agentd.events import DAEMON, Event, Lane, NewEvent
-from agentd.sessions import steps
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker, Tripped
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Dead, Session, Wait, asked_by_person, lost
+from agentd.sessions.steps import encode, event_json, settled
 from agentd.states import DeadReason, SessionState
 
 
-class Closing(Journal):
-    """The part of `Sessions` that brings them to rest, with what that means for their event."""
+class Closing:
+    """Brings sessions to rest, with what that means for their event and their agent."""
 
-    def __init__(self, bus: Bus, attempts: Attempts, breaker: Breaker) -> None:
-        super().__init__(bus, attempts)
-        self.breaker = breaker
+    def __init__(self, bus: Bus, journal: Journal, attempts: Attempts, breaker: Breaker) -> None:
+        self._bus = bus
+        self._db = bus.db
+        self._journal = journal
+        self._attempts = attempts
+        self._breaker = breaker
 
     def close(
         self,
@@ -69,14 +72,13 @@ class Closing(Journal):
         effect = session.settled_effect or bool(events or facts)
         basis = dict(session.basis)
         if basis:  # what the steps staged stands there
-            now = steps.settled(publish, remember or {})
+            now = settled(publish, remember or {})
             basis["settled"] = [*basis.get("settled", ()), now]
         with self._bus.transaction():
-            self.note_basis(session, basis)
-            for step in session.unwritten:
-                self._insert(session, step)
-            self._rest(session, state, question=question, outcome=outcome, effect=effect)
-            session.recovered = self.breaker.ended(session.agent)
+            self._journal.note_basis(session, basis)
+            self._journal.insert(session, session.unwritten)
+            self._end(session, state, question=question, outcome=outcome, effect=effect)
+            session.recovered = self._breaker.ended(session.agent)
             ids = self._bus.finish(
                 session.lane,
                 session.delivery,
@@ -100,31 +102,35 @@ class Closing(Journal):
         Raises:
             LostLane: somebody else took this session up, or stepped its lane.
         """
-        lane, event = session.lane, session.delivery
         with self._bus.transaction():
-            tried = self._attempts.of(lane, event)
-            if reason is None and (session.partial or session.interrupted is not None):
-                reason = DeadReason.PARTIAL_EFFECTS
-            tripped = None
-            if reason is not DeadReason.INVALID and not asked_by_person(lane, event):
-                tripped = self._note_failure(session.agent, event, error)
-            if reason is None and tripped is not None:
-                self._rest(session, SessionState.FAILED, error=error)
-                self._attempts.refund(lane, event)
-                session.state = SessionState.FAILED
-                return Wait(self.breaker.wait_s(lane.agent), "breaker")
-            if reason is None and tried.failures + 1 >= session.limits.attempts:
-                reason = DeadReason.FAILED
-            if reason is not None:
-                return self._bury(lane, event, session, reason, error)
-            self._rest(session, SessionState.FAILED, error=error)
-            wait_s = self._attempts.failed(lane, event, tried, session.limits.attempts)
+            outcome = self._fail(session, error, reason)
         session.state = SessionState.FAILED
-        return Wait(wait_s, "backoff")
+        return outcome
 
-    def _note_failure(self, agent: str, event: Event, error: str) -> Tripped | None:
-        """Note it against the agent; announce it when its breaker trips for the first time."""
-        tripped = self.breaker.failed(agent, event.id, error)
+    def _fail(self, session: Session, error: str, reason: DeadReason | None) -> Wait | Dead:
+        lane, event = session.lane, session.delivery
+        tried = self._attempts.of(lane, event)
+        if reason is None and (session.partial or session.interrupted is not None):
+            reason = DeadReason.PARTIAL_EFFECTS
+        tripped = None
+        if reason is not DeadReason.INVALID and not asked_by_person(lane, event):
+            tripped = self.note_failure(session.agent, event, error)
+        if reason is None and tripped is None and tried.failures + 1 >= session.limits.attempts:
+            reason = DeadReason.FAILED
+        if reason is not None:
+            return self.bury(lane, event, session, reason, error)
+        self.drop(session, error)
+        if tripped is not None:
+            self._attempts.refund(lane, event)
+            return Wait(self._breaker.wait_s(lane.agent), "breaker")
+        return Wait(self._attempts.failed(lane, event, tried, session.limits.attempts), "backoff")
+
+    def note_failure(self, agent: str, event: Event, error: str) -> Tripped | None:
+        """Note it against the agent; announce it when its breaker trips for the first time.
+
+        Inside the caller's transaction.
+        """
+        tripped = self._breaker.failed(agent, event.id, error)
         if tripped is not None:
             self._tell(tripped)
         return tripped
@@ -136,8 +142,8 @@ class Closing(Journal):
         """
         with self._bus.transaction():
             self.refund(session)
-            self._tell(self.breaker.rest(session.agent, session.delivery.id, error))
-        return Wait(self.breaker.wait_s(session.agent), "breaker")
+            self._tell(self._breaker.rest(session.agent, session.delivery.id, error))
+        return Wait(self._breaker.wait_s(session.agent), "breaker")
 
     def _tell(self, tripped: Tripped) -> None:
         """Announce a breaker that tripped for the first time."""
@@ -149,48 +155,49 @@ class Closing(Journal):
     def refund(self, session: Session) -> None:
         """Take the attempt back: an orderly stop, or no model server. The session stays cut."""
         with self._bus.transaction():
-            for step in session.unwritten:
-                self._insert(session, step)
+            self._journal.insert(session, session.unwritten)
             self._attempts.refund(session.lane, session.delivery)
         session.unwritten.clear()
 
-    def _rest(
+    def drop(self, session: Session, error: str) -> None:
+        """End a session as failed, whatever becomes of its event."""
+        self._end(session, SessionState.FAILED, error=error, effect=session.settled_effect)
+
+    def _end(
         self,
         session: Session,
         state: SessionState,
         *,
+        effect: bool,
         question: str | None = None,
         outcome: Mapping[str, Any] | None = None,
         error: str | None = None,
-        effect: bool = False,
     ) -> None:
-        kept = steps.event_json(session.event) if state is SessionState.PARKED else None
-        settled = len(session.steps) if error is None else session.settled_seq
         self._db.run(
             sql.CLOSE_SESSION,
             (
-                *(
-                    state.value,
-                    iso(self._clock.now()),
-                    settled,
-                    int(effect or session.settled_effect),
-                    question,
-                ),
-                None if outcome is None else steps.encode(outcome, "the outcome"),
+                state.value,
+                iso(self._bus.clock.now()),
+                len(session.steps) if error is None else session.settled_seq,
+                int(effect),
+                question,
+                None if outcome is None else encode(outcome, "the outcome"),
                 None if error is None else short_error(error),
-                *(kept, session.id, session.attempt),
+                event_json(session.event) if state is SessionState.PARKED else None,
+                session.id,
+                session.attempt,
             ),
         )
         if self._db.connection.changes() != 1:
             raise lost(session)
 
-    def _bury(
+    def bury(
         self, lane: Lane, event: Event, session: Session | None, reason: DeadReason, error: str
     ) -> Dead:
-        """Give the event up: close its session, write the letter, step the lane."""
+        """Give the event up: end its session, write the letter, step the lane."""
         with self._bus.transaction():
             if session is not None and session.state in (SessionState.RUNNING, SessionState.PARKED):
-                self._rest(session, SessionState.FAILED, error=error)
+                self.drop(session, error)
             session_id = None if session is None else session.id
             letter_id = self._bus.dead.add(
                 lane.agent,
@@ -200,6 +207,4 @@ class Closing(Journal):
                 session_id=session_id,
             )
             self._bus.step(lane, event)
-        if session is not None:
-            session.state = SessionState.FAILED
         return Dead(letter_id, reason, error, session_id)

@@ -1,12 +1,10 @@
-"""A session as it is worked on, and as people list it."""
+"""A session as it is worked on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agentd.clock import EPOCH, moment_or
 from agentd.config.agent import Limits
 from agentd.errors import LostLane
 from agentd.events import PERSON, Event, Lane
@@ -50,6 +48,16 @@ class Session:
         return self.delivery.priority
 
     @property
+    def turns(self) -> int:
+        """Decisions so far."""
+        return sum(step.kind is StepKind.DECISION for step in self.steps)
+
+    @property
+    def results(self) -> Sequence[Mapping[str, Any]]:
+        """What its decisions came to."""
+        return [step.payload for step in self.steps if step.kind is StepKind.RESULT]
+
+    @property
     def partial(self) -> bool:
         """Whether something happened that must not happen twice."""
         return self.settled_effect or any(
@@ -57,11 +65,16 @@ class Session:
         )
 
     @property
+    def unfinished(self) -> Step | None:
+        """The recorded decision that came to no result yet."""
+        last = next((s for s in reversed(self.steps) if s.kind is not StepKind.NOTE), None)
+        return last if last is not None and last.kind is StepKind.DECISION else None
+
+    @property
     def interrupted(self) -> str | None:
         """The decision that was cut off in the middle and must not be carried out twice."""
-        last = next((s for s in reversed(self.steps) if s.kind is not StepKind.NOTE), None)
-        cut = last is not None and last.kind is StepKind.DECISION and not last.idempotent
-        return last.type if last is not None and cut else None
+        unfinished = self.unfinished
+        return None if unfinished is None or unfinished.idempotent else unfinished.type
 
 
 @dataclass(frozen=True)
@@ -82,47 +95,6 @@ class Dead:
     session_id: int | None
 
 
-@dataclass(frozen=True)
-class History:
-    """All that is kept of a session. `event` is None where it was pruned."""
-
-    row: "SessionRow"
-    event: Event | None
-    steps: Sequence[Step]
-    basis: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class SessionRow:
-    """A session as people list it."""
-
-    id: int
-    agent: str
-    event_id: int
-    event_type: str
-    version: str
-    state: SessionState
-    attempt: int
-    started_at: datetime
-    ended_at: datetime | None
-    question: str | None
-    outcome: Any
-    error: str | None
-    turns: int
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def forced(self) -> str | None:
-        """Why Done was the only decision left, None where the model chose it."""
-        return self.outcome.get(FORCED) if isinstance(self.outcome, dict) else None
-
-    @property
-    def shown_state(self) -> str:
-        """The state as people read it."""
-        return f"{self.state.value}, forced ({self.forced})" if self.forced else self.state.value
-
-
 def asked_by_person(lane: Lane, event: Event) -> bool:
     """Say whether a person asked for it; nobody else can be a `person`."""
     return lane.direct and event.agent == PERSON
@@ -135,25 +107,3 @@ def lost(session: Session) -> LostLane:
         where=f"session {session.id}",
         hint="is a second worker of this name alive?",
     )
-
-
-def session_row(row: Any) -> SessionRow:
-    """Read a row of `sql.SESSIONS`."""
-    fields = (
-        *row[:5],
-        SessionState(row[5]),
-        row[6],
-        moment_or(row[7], EPOCH),
-        moment_or(row[8], EPOCH) if row[8] else None,
-        row[9],
-        _outcome(row[10]) if row[10] else None,
-        *row[11:],
-    )
-    return SessionRow(*fields)
-
-
-def _outcome(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return str(text)  # by a person's SQL

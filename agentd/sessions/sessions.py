@@ -6,46 +6,50 @@ goes on where it was; one that *failed* is tried again from the start, as a new 
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, iso, moment_or
 from agentd.config.agent import Limits
-from agentd.errors import SessionFailed, UsageError
 from agentd.events import PERSON, Event, Lane
 from agentd.process.crash import Crash
-from agentd.sessions import steps
+from agentd.sessions.archive import Archive
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker
 from agentd.sessions.closing import Closing
-from agentd.sessions.session import (
-    Dead,
-    History,
-    Session,
-    SessionRow,
-    Wait,
-    asked_by_person,
-    session_row,
-)
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Dead, Session, Wait, asked_by_person
+from agentd.sessions.steps import Step, StepKind, event_from_json, event_json
 from agentd.states import DeadReason, SessionState
-
-__all__ = ["Dead", "Session", "SessionRow", "Sessions", "Wait"]
 
 HOUR = timedelta(hours=1)
 ANSWER = "person.answer"  # {"session": id, "answer": ...}: resumes a parked session
 
 
-class Sessions(Closing):
-    """The sessions of one bus. `jitter` returns numbers in [0, 1)."""
+class Sessions:
+    """Opens and resumes the sessions of one bus.
 
-    def __init__(self, bus: Bus, *, jitter: Callable[[], float] = random.random) -> None:
-        attempts = Attempts(bus.db, bus.clock, jitter)
-        super().__init__(bus, attempts, Breaker(bus.db, bus.clock, jitter))
+    `journal` writes what one does as it goes, `closing` brings it to rest, `archive` is for those
+    who read. `jitter` returns numbers in [0, 1); `journal` makes another journal than ours.
+    """
 
-    # --- beginning
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        jitter: Callable[[], float] = random.random,
+        journal: Callable[[Bus, Attempts], Journal] = Journal,
+    ) -> None:
+        self._bus = bus
+        self._db = bus.db
+        self._clock = bus.clock
+        self._attempts = Attempts(bus.db, bus.clock, jitter)
+        self._breaker = Breaker(bus.db, bus.clock, jitter)
+        self.journal = journal(bus, self._attempts)
+        self.closing = Closing(bus, self.journal, self._attempts, self._breaker)
+        self.archive = Archive(bus)
 
     def crashed(self, agent: str, crash: Crash) -> bool:
         """Note how the worker before this one crashed; False: it was working on nothing."""
@@ -70,13 +74,13 @@ class Sessions(Closing):
         with self._bus.transaction():
             self._bus.lanes.hold(lane)
             last = self._last_session(lane, event, limits)
-            # What a person asks for is tried all the same; nobody else can be a `person`.
+            # What a person asks for is tried all the same.
             asked = asked_by_person(lane, event)
             if tried.poison is not None:
                 if not asked:
-                    self._note_failure(lane.agent, event, tried.last_crash or tried.poison)
-                return self._bury(lane, event, last, DeadReason.CRASHED, tried.poison)
-            wait_s = 0.0 if asked else self.breaker.wait_s(lane.agent)
+                    self.closing.note_failure(lane.agent, event, tried.last_crash or tried.poison)
+                return self.closing.bury(lane, event, last, DeadReason.CRASHED, tried.poison)
+            wait_s = 0.0 if asked else self._breaker.wait_s(lane.agent)
             if wait_s > 0:
                 return Wait(wait_s, "breaker")
             if last is not None and last.state is SessionState.RUNNING:
@@ -86,8 +90,8 @@ class Sessions(Closing):
                 if last.interrupted is not None:
                     error += f" in the middle of {last.interrupted}"
                 if last.partial or last.interrupted is not None:
-                    return self._bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
-                self._rest(last, SessionState.FAILED, error=error)
+                    return self.closing.bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
+                self.closing.drop(last, error)
                 return self._open(lane, last.event, event, version, limits)
             if lane.direct and event.event_type == ANSWER:
                 return self._answered(lane, event, last, version, limits)
@@ -104,7 +108,7 @@ class Sessions(Closing):
             if row[4] == event.id:
                 return session
             # Its event was settled without it: by hand, or by another worker of this name.
-            self._rest(session, SessionState.FAILED, error="its event was settled elsewhere")
+            self.closing.drop(session, "its event was settled elsewhere")
         if lane.direct and event.event_type == ANSWER:
             named = event.payload.get("session")
             if type(named) is int and abs(named) < 2**63:
@@ -129,20 +133,19 @@ class Sessions(Closing):
             error = "has no `answer`"
         elif last.version == version:
             return self._resume(last, lane, event)
-        elif last.partial:
-            error = "the agent's code or prompt changed while it waited for an answer"
-            return self._bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
         else:
             error = "the agent's code or prompt changed while it waited for an answer"
-            self._rest(last, SessionState.FAILED, error=error)
+            if last.partial:
+                return self.closing.bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
+            self.closing.drop(last, error)
             return self._open(lane, last.event, event, version, limits)
-        return self._bury(lane, event, None, DeadReason.INVALID, error)
+        return self.closing.bury(lane, event, None, DeadReason.INVALID, error)
 
     def _open(
         self, lane: Lane, event: Event, delivery: Event, version: str, limits: Limits
     ) -> Session:
         now = self._clock.now()
-        kept = None if event.id == delivery.id else steps.event_json(event)
+        kept = None if event.id == delivery.id else event_json(event)
         self._db.run(
             sql.OPEN_SESSION,
             (
@@ -175,11 +178,11 @@ class Sessions(Closing):
         session.state = SessionState.RUNNING
         if was_parked:
             answer = {"answer": delivery.payload["answer"]}
-            self.record(session, StepKind.RESULT, ANSWER, answer)
+            self.journal.record(session, Step(StepKind.RESULT, ANSWER, answer))
         return session
 
     def _load(self, row: Any, lane: Lane, delivery: Event, limits: Limits) -> Session:
-        recorded = [steps.from_row(step) for step in self._db.run(sql.STEPS, (row[0],))]
+        recorded = list(self.archive.steps(row[0]))
         event = delivery if row[3] == delivery.id else self._event_of(row, delivery)
         return Session(
             row[0],
@@ -203,56 +206,12 @@ class Sessions(Closing):
 
     def _event_of(self, row: Any, delivery: Event) -> Event:
         if row[16] is not None:
-            return steps.event_from_json(row[16])
+            return event_from_json(row[16])
         # Of a session at rest, which nobody works on, the event may be pruned by now.
         return self._bus.events.get(row[3]) or delivery
-
-    # --- reading
 
     def _rate_wait_s(self, agent: str, per_hour: int) -> float:
         """Return the seconds until the agent may begin another session."""
         now = self._clock.now()
         rows = self._db.run(sql.NTH_NEWEST_START, (agent, iso(now), per_hour - 1))
         return (moment_or(rows[0][0], EPOCH) + HOUR - now).total_seconds() if rows else 0.0
-
-    def list(
-        self,
-        *,
-        agent: str | None = None,
-        state: SessionState | None = None,
-        limit: int = 50,
-    ) -> Sequence[SessionRow]:
-        """Return sessions, newest first."""
-        given = (agent, None if state is None else state.value, None, limit)
-        return [session_row(row) for row in self._db.run(sql.SESSIONS, given)]
-
-    def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
-        """Return one session with its steps.
-
-        Raises:
-            UsageError: there is none with this id.
-        """
-        rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))
-        if not rows:
-            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
-        recorded = [steps.from_row(row) for row in self._db.run(sql.STEPS, (session_id,))]
-        return session_row(rows[0]), recorded
-
-    def history(self, session_id: int) -> History:
-        """Return all that is kept of a session.
-
-        Raises:
-            UsageError: there is none with this id.
-            SessionFailed: it cannot be read.
-        """
-        row, recorded = self.show(session_id)
-        (full,) = self._db.run(sql.SESSION, (session_id,))
-        try:
-            kept = steps.event_from_json(full[16]) if full[16] else self._bus.events.get(full[3])
-            return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise SessionFailed(
-                f"what is kept of it cannot be read: {error}",
-                where=f"session {session_id}",
-                hint="somebody changed its row",
-            ) from error

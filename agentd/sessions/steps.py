@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from agentd.bus.json_text import compact, is_utf8
-from agentd.clock import iso, parse_iso
+from agentd.clock import EPOCH, iso, parse_iso
 from agentd.errors import SessionFailed
 from agentd.events import Event, NewEvent
 from agentd.states import Priority
@@ -28,13 +28,16 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `publish` and `remember` are staged: they take effect when the session closes."""
+    """One step. `publish` and `remember` are staged: they take effect when the session closes.
 
-    seq: int  # 1 is the session's first
+    The journal gives it its number, its times, its attempt and its counts.
+    """
+
+    seq: int = field(default=0, kw_only=True)  # 1 is the session's first
     kind: StepKind
     type: str
     payload: Mapping[str, Any]
-    ts: datetime
+    ts: datetime = field(default=EPOCH, kw_only=True)
     trusted: bool = True
     # Of a decision: its handler may run again after it was cut off. Of a result: nothing happened
     # that must not happen twice.
@@ -122,11 +125,9 @@ def from_row(row: Any) -> Step:
 def _read(row: Any) -> Step:
     staged = json.loads(row[7]) if row[7] else {"publish": [], "remember": {}}
     fields = (
-        row[0],
         StepKind(row[1]),
         row[2],
         json.loads(row[3]),
-        parse_iso(row[4]),
         bool(row[5]),
         bool(row[6]),
         tuple(NewEvent(*event) for event in staged["publish"]),
@@ -137,7 +138,7 @@ def _read(row: Any) -> Step:
     basis = json.loads(row[14]) if row[14] else {}
     for key in basis.keys() & {"counts", "allowed"}:
         basis[key] = tuple(basis[key])
-    return Step(*fields, **basis)
+    return Step(*fields, seq=row[0], ts=parse_iso(row[4]), **basis)
 
 
 def encode(value: Mapping[str, Any], where: str) -> str:

@@ -14,7 +14,7 @@ from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.decision import LLM, Decision, Message
+from agentd.llm.decision import LLM, Ask, Decision, Message, Usage, with_log
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
@@ -22,13 +22,11 @@ from agentd.recordings.file import load
 from agentd.recordings.recording import Page
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
-from agentd.replay.live import ToldLLM
 from agentd.replay.offline import offline
 from agentd.replay.session import Cast, Performance, perform
 from agentd.sessions.steps import StepKind
-from agentd.states import Priority
 from agentd.testing.random_model import RandomModel
-from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
+from agentd.testing.scripted import WINDOW, count
 from agentd.testing.server import FakeModelServer
 from agentd.testing.waiting import WAIT_S, ManualClock
 from agentd.tools.shell import Output
@@ -147,7 +145,7 @@ def _llm(model: Model, cast: Cast, window: int, wait_s: float) -> LLM:
         return UnionLLM(cast, model, window=window)
     address = Address(model.url, model.model, model.token)
     endpoint = Endpoint(lambda: address, own=True, queue_wait_s=wait_s)
-    return ToldLLM(cast.version, cast.messages, endpoint)
+    return cast.over(endpoint)
 
 
 class UnionLLM:
@@ -181,34 +179,23 @@ class UnionLLM:
 
     def fixed_tokens(self) -> int:
         """Return the pretended tokens of the instructions."""
-        return sum(self.count(message["content"]) for message in self._cast.messages)
+        return sum(count(message["content"]) for message in self._cast.messages)
 
     def count(self, text: str) -> int:
         """Return a quarter of the bytes."""
-        return -(-len(text.encode()) // BYTES_PER_TOKEN)
+        return count(text)
 
     def prompt(self, log: str) -> list[Message]:
         """Return the real messages."""
-        *before, last = self._cast.messages
-        return [*before, {**last, "content": last["content"] + log}]
+        return with_log(self._cast.messages, log)
 
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Return the next answer as a decision, or raise its error."""
         if self._closed:
             raise Stopped("the model was closed")
-        self.asked.append((log, allowed))
-        names = self.names if allowed is None else self.names & allowed
-        raw = self._answer(log, names)
+        self.asked.append((ask.log, ask.allowed))
+        names = ask.among(self.names)
+        raw = self._answer(ask.log, names)
         try:
             return self._decision(raw, names)
         except Malformed as error:
@@ -242,4 +229,4 @@ class UnionLLM:
 
     def _decision(self, raw: str, names: frozenset[str]) -> Decision:
         name, args, value = self._cast.union.parse(raw, names)
-        return Decision(name, args, value, raw, completion_tokens=self.count(raw))
+        return Decision(name, args, value, raw, usage=Usage(completion_tokens=count(raw)))

@@ -8,10 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from agentd.errors import ModelError, Stopped
-from agentd.llm.decision import Choice, Decision, Message
-from agentd.states import Priority
+from agentd.llm.decision import Ask, Choice, Decision, Message, Usage
 
-BYTES_PER_TOKEN = 4  # what the doubles count; no tokenizer is at hand
+BYTES_PER_TOKEN = 4  # what the doubles count
 WINDOW = 8192  # tokens
 
 # One scripted answer: a decision, a typed value, a (name, fields) pair, or an error to raise.
@@ -60,30 +59,20 @@ class ScriptedLLM:
 
     def count(self, text: str) -> int:
         """Return a quarter of the bytes."""
-        return -(-len(text.encode()) // BYTES_PER_TOKEN)
+        return count(text)
 
     def prompt(self, log: str) -> list[Message]:
         """Return plausible messages."""
         return [{"role": "system", "content": "scripted"}, {"role": "user", "content": log}]
 
-    def decide(
-        self,
-        log: str,
-        *,
-        allowed: frozenset[str] | None = None,
-        max_tokens: int,
-        deadline_s: float,
-        priority: Priority,
-        session: int,
-        progress: Callable[[], None],
-    ) -> Decision:
+    def decide(self, ask: Ask) -> Decision:
         """Return the script's next decision, or raise its next error."""
         if self._stopped.is_set():
             raise Stopped("the scripted model was closed")
-        self.asked.append((log, allowed))
-        progress()
+        self.asked.append((ask.log, ask.allowed))
+        ask.progress()
         if self._function is not None:
-            item = self._function(log)
+            item = self._function(ask.log)
         elif self._script:
             item = self._script.pop(0)
         else:
@@ -91,8 +80,9 @@ class ScriptedLLM:
         if isinstance(item, Exception):
             raise item
         decision = self._decision(item)
-        if allowed is not None and decision.name not in allowed:
-            raise AssertionError(f"scripted {decision.name}, but only {sorted(allowed)} may be")
+        if ask.allowed is not None and decision.name not in ask.allowed:
+            may = sorted(ask.allowed)
+            raise AssertionError(f"scripted {decision.name}, but only {may} may be")
         return decision
 
     def restore(self, raw: str) -> Decision:
@@ -116,7 +106,12 @@ class ScriptedLLM:
             name, args = type(item).__name__, item.model_dump(mode="json", exclude={"tool"})
             value = item
         raw = json.dumps({"tool": name, **args}, separators=(",", ":"))
-        return Decision(name, args, value, raw, completion_tokens=self.count(raw))
+        return Decision(name, args, value, raw, usage=Usage(completion_tokens=count(raw)))
+
+
+def count(text: str) -> int:
+    """Return a quarter of the bytes: no tokenizer is at hand."""
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 def _name(item: Any) -> str:

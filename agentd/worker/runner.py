@@ -14,12 +14,15 @@ from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
-from agentd.llm.baml import BamlLLM, types_of
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.endpoint import Endpoint
+from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.closing import Closing
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Session
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
 from agentd.tools.git import held_to
@@ -49,11 +52,11 @@ class Runner:
         self._config = accepted.config
         self._name = accepted.name
         self._bus = bus
-        self._clock = clock
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
         self._model = None if daemon.model.url else daemon.model.name
         self._version = version = load_version(accepted.folder)
-        self._types = types_of(version.client_dir)
+        client = load_client(version.client_dir)
+        self._types = client.types
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
             accepted.config.permissions,
@@ -62,40 +65,32 @@ class Runner:
         )
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock)
+        union = Union(client, version.function, version.members, version.arguments)
         self._llm = BamlLLM(
-            version.client_dir,
-            version.function,
+            union,
+            union.frame({"done": self._config.done, **self._agent({}).prompt_arguments()}),
             self._endpoint,
             agent=accepted.name,
-            done=accepted.config.done,
-            weight=accepted.config.priority,
-            fixed=self._agent({}).prompt_arguments(),
-            arguments=version.arguments,
-            members=version.members,
+            weight=self._config.priority,
             clock=clock,
         )
 
     def run(
-        self,
-        session: Session,
-        sessions: Sessions,
-        log: Logger,
-        beat: Callable[[float], None],
+        self, session: Session, journal: Journal, log: Logger, beat: Callable[[float], None]
     ) -> Ending:
         """Run one session; see `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
-        self._note_basis(session, sessions, facts)
+        self._note_basis(session, journal, facts)
         loop = Loop(
             session,
             self._agent(facts),
             self._llm,
-            sessions,
+            journal,
             idempotent=self._idempotent,
             call_deadline_s=min(
                 self._call_deadline_s, self._config.limits.no_progress.total_seconds()
             ),
-            clock=self._clock,
             log=log,
             beat=beat,
         )
@@ -107,7 +102,7 @@ class Runner:
         self._tools.close()
         self._llm.close()
 
-    def _note_basis(self, session: Session, sessions: Sessions, facts: Mapping[str, Any]) -> None:
+    def _note_basis(self, session: Session, journal: Journal, facts: Mapping[str, Any]) -> None:
         """Note what the session depends on besides its event, for a replay."""
         if not session.basis:
             session.basis = {
@@ -122,7 +117,7 @@ class Runner:
             }  # written with the opening
         elif session.basis["facts"][-1][1] != facts:  # another session came in between
             session.basis["facts"].append([session.attempt, facts])
-            sessions.note_basis(session, session.basis)
+            journal.note_basis(session, session.basis)
 
     def _agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
         kit = Kit(self._name, self._config.done, self._tools, Facts(facts), self._types)
@@ -146,7 +141,7 @@ def repeatable(version: Version) -> frozenset[str]:
     return agent.idempotent | agent.reads | {n for n in version.uses if REGISTRY[n].idempotent}
 
 
-def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
+def settle(closing: Closing, session: Session, ending: Ending) -> None:
     """Bring a session to rest as its run of the loop ended: closed, or parked on its question.
 
     Raises:
@@ -154,9 +149,9 @@ def settle(sessions: Sessions, session: Session, ending: Ending) -> None:
     """
     if ending.question is None:
         result = ending.result
-        sessions.close(
+        closing.close(
             session, publish=result.publish, remember=result.remember, outcome=ending.outcome
         )
         return
     asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
-    sessions.park(session, ending.question, publish=[asked])
+    closing.park(session, ending.question, publish=[asked])

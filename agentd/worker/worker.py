@@ -28,7 +28,8 @@ from agentd.process import crash
 from agentd.process.failure import summary
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
-from agentd.sessions.sessions import Dead, Session, Sessions, Wait
+from agentd.sessions.session import Dead, Session, Wait
+from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
 from agentd.worker.storage_wait import Patience
 
@@ -156,10 +157,10 @@ class Worker:
         started = self.clock.monotonic()
         self._beat(LOAD_PROMISE_S)
         try:
-            ending = self._load().run(session, self.sessions, log, self._beat)
+            ending = self._load().run(session, self.sessions.journal, log, self._beat)
             from agentd.worker.runner import settle  # loaded by now
 
-            settle(self.sessions, session, ending)
+            settle(self.sessions.closing, session, ending)
         except Stopped:
             self._refund(session)
             log.info("session.cut", reason="stop")
@@ -177,7 +178,7 @@ class Worker:
             log.warning("session.cut", reason="storage")
             raise
         except ConfigError:
-            self.sessions.refund(session)
+            self.sessions.closing.refund(session)
             raise
         except EventRefused as error:
             # Before the opening was recorded it is the event that makes no sense to the agent;
@@ -194,7 +195,7 @@ class Worker:
                 log.info("breaker.closed")
             log.info(
                 "session.parked" if ending.question is not None else "session.ended",
-                turns=sum(step.kind == "decision" for step in session.steps),
+                turns=session.turns,
                 duration_ms=round((self.clock.monotonic() - started) * 1000, 1),
             )
         return 0
@@ -203,7 +204,7 @@ class Worker:
         """Take an attempt back; where the storage does not let us, before the next one begins."""
         self._owed = session
         if session is not None:
-            self.sessions.refund(session)
+            self.sessions.closing.refund(session)
             self._owed = None
 
     def _load(self) -> "Runner":
@@ -220,7 +221,7 @@ class Worker:
     def _fail(
         self, session: Session, error: str, log: Logger, reason: DeadReason | None = None
     ) -> None:
-        outcome = self.sessions.fail(session, error, reason=reason)
+        outcome = self.sessions.closing.fail(session, error, reason=reason)
         if isinstance(outcome, Dead):
             self._log_dead(outcome, session.event.id)
         else:
@@ -231,7 +232,7 @@ class Worker:
     def _rest(self, session: Session, error: ModelMisconfigured, log: Logger) -> float:
         """Let the agent rest until somebody corrects what is wrong; no event is to blame."""
         self._owed = session
-        wait = self.sessions.rest(session, f"{error.what}; {error.where}: {error.hint}")
+        wait = self.sessions.closing.rest(session, f"{error.what}; {error.where}: {error.hint}")
         self._owed = None
         log.error("breaker.opened", error=str(error), retry_s=round(wait.seconds, 3))
         return MODEL_WAIT_S

@@ -26,9 +26,10 @@ from agentd.config.daemon import LogConfig
 from agentd.events import Lane, NewEvent
 from agentd.llm import wire
 from agentd.llm.address import Address
-from agentd.llm.baml import BamlLLM
+from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Endpoint
+from agentd.llm.union import Union
 from agentd.logs import logger as logs
 from agentd.loop import Loop
 from agentd.net.exchange import Response
@@ -127,15 +128,9 @@ def _stream(body: bytes) -> bytes:
 
 def baml(client: Path, endpoint: Endpoint) -> LLM:
     """The real client over an endpoint."""
-    return BamlLLM(
-        client,
-        "Decide",
-        endpoint,
-        agent="reader",
-        done="it is read",
-        fixed={"instructions": "Read the files."},
-        members=("ReadFile", "Done"),
-    )
+    union = Union(load_client(client), "Decide", ("ReadFile", "Done"), {})
+    messages = union.frame({"done": "it is read", "instructions": "Read the files."})
+    return BamlLLM(union, messages, endpoint, agent="reader")
 
 
 class Bench:
@@ -159,15 +154,14 @@ class Bench:
             session,
             Reader(),
             llm,
-            self.sessions,
+            self.sessions.journal,
             idempotent=frozenset({"ReadFile"}),
             call_deadline_s=60,
-            clock=CLOCK,
             log=self.log.bind(session_id=session.id, event_id=event.id),
             beat=lambda promise_s: None,
         )
         ending = loop.run()
-        self.sessions.close(session, outcome=ending.result.value)
+        self.sessions.closing.close(session, outcome=ending.result.value)
         passed = time.perf_counter() - started
         assert loop.guards.turns == TURNS, loop.guards.turns
         return passed * 1000 / TURNS
@@ -256,8 +250,9 @@ def _parts(bench: Bench, llm: LLM, count: int) -> dict[str, float]:
         undo.append(partial(setattr, owner, name, function))
         setattr(owner, name, timed)
 
-    for name in ("record_opening", "record_decision", "record_result", "close", "begin"):
-        watch("durable records", bench.sessions, name)
+    watch("durable records", bench.sessions, "begin")
+    watch("durable records", bench.sessions.journal, "record")
+    watch("durable records", bench.sessions.closing, "close")
     watch("counting tokens", llm, "count")
     watch("rendering events", context, "render")
     watch("the model's double", llm, "decide")

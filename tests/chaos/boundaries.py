@@ -23,12 +23,14 @@ from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
 from agentd.bus import Bus
 from agentd.bus.lanes import Lanes
-from agentd.clock import SystemClock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.loop import Ending, Loop
 from agentd.process.heart import Heart
-from agentd.sessions.sessions import Session, Sessions
+from agentd.sessions.closing import Closing
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
 from agentd.testing import ScriptedLLM
 from agentd.worker.runner import Facts
 from agentd.worker.worker import Worker
@@ -82,7 +84,7 @@ class ScriptedRunner:
         self._version = load_version(accepted.folder)
 
     def run(
-        self, session: Session, sessions: Sessions, log: Any, beat: Callable[[float], None]
+        self, session: Session, journal: Journal, log: Any, beat: Callable[[float], None]
     ) -> Ending:
         """Run one session."""
         memory = Facts(self._bus.facts.of(NAME))
@@ -92,10 +94,9 @@ class ScriptedRunner:
             session,
             self._version.agent(self._version.params, kit),
             ScriptedLLM(script, names=TYPES, typed=TYPES),
-            sessions,
+            journal,
             idempotent=self._version.agent.idempotent,
             call_deadline_s=5,
-            clock=SystemClock(),
             log=log,
             beat=beat,
         ).run()
@@ -123,8 +124,8 @@ def wrap(cls: type, method: str, name: Name, fault: str) -> None:
 def work(home: Home, accepted: Accepted, fault: str) -> None:
     """Answer all that waits, or die of the fault."""
     wrap(Sessions, "begin", lambda _, args: (args[1].id, "begin"), fault)
-    wrap(Sessions, "record", lambda _, a: (a[0].event.id, f"record {a[1]} {a[2]}"), fault)
-    wrap(Sessions, "close", lambda _, args: (args[0].event.id, "close"), fault)
+    wrap(Journal, "record", lambda _, a: (a[0].event.id, f"record {a[1].kind} {a[1].type}"), fault)
+    wrap(Closing, "close", lambda _, args: (args[0].event.id, "close"), fault)
     wrap(Loop, "dispatch", lambda o, a: (o.session.event.id, f"dispatch {a[0].name}"), fault)
     wrap(Loop, "finish", lambda loop, _: (loop.session.event.id, "finish"), fault)
     quiet: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])

@@ -184,7 +184,7 @@ def _measure(home: Paths, daemon: Daemon) -> float:
     body = {"messages": PROBE, "max_tokens": 1, "temperature": 0}
     began = time.monotonic()
     answer = endpoint.chat(body, {}, deadline_s=START_S, progress=lambda: None)
-    tokens = answer.usage.get("prompt_tokens") or len(PROBE[0]["content"]) / 4
+    tokens = answer.usage.prompt_tokens or len(PROBE[0]["content"]) / 4
     return float(tokens) / (time.monotonic() - began)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from agentd.bus import Bus
 from agentd.commands.output import BOLD, colour, duration, plain, shorten
 from agentd.events import Event
-from agentd.sessions.sessions import SessionRow, Sessions
+from agentd.sessions.archive import Archive, SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
 
@@ -161,9 +161,9 @@ def _size(file: Mapping[str, Any]) -> str:
 
 def gather(bus: Bus) -> Report:
     """Read the report from the bus."""
-    sessions = Sessions(bus)
-    rows = list(reversed(sessions.list(limit=SESSIONS_MAX)))
-    steps = [step for row in rows for step in sessions.show(row.id)[1]]
+    archive = Archive(bus)
+    rows = list(reversed(archive.list(limit=SESSIONS_MAX)))
+    steps = [step for row in rows for step in archive.show(row.id)[1]]
     return Report(
         changes=bus.events.list(event_type="repo.changed"),
         findings=bus.events.list(event_type="review.finding", limit=SESSIONS_MAX),

@@ -7,7 +7,7 @@ from agentd.bus import Bus
 from agentd.commands.demo.report import words
 from agentd.commands.output import ProgressLine, compact, local, plain, say, shorten
 from agentd.events import Event
-from agentd.sessions.sessions import Sessions
+from agentd.sessions.archive import Archive
 from agentd.states import SessionState
 
 
@@ -37,7 +37,7 @@ class Screen:
     """Prints new events as they come, and under them what is being worked on."""
 
     def __init__(self, bus: Bus) -> None:
-        self._sessions = Sessions(bus)
+        self._archive = Archive(bus)
         self._bus = bus
         self._last = 0
         self._line = ProgressLine(sys.stdout, indent="  ")
@@ -51,7 +51,7 @@ class Screen:
         for event in events:
             say(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
             self._last = event.id
-        for row in self._sessions.list(state=SessionState.RUNNING, limit=1):
+        for row in self._archive.list(state=SessionState.RUNNING, limit=1):
             age = (self._bus.clock.now() - row.started_at).total_seconds()
             self._line.say(f"{row.agent} works on event {row.event_id}", f"{age:.0f} s")
 

@@ -1,0 +1,141 @@
+"""The archive: sessions as people list and read them, and as recordings take them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentd.bus import Bus, sql
+from agentd.clock import EPOCH, moment_or
+from agentd.errors import SessionFailed, UsageError
+from agentd.events import Event
+from agentd.sessions.session import FORCED
+from agentd.sessions.steps import Step, event_from_json, from_row
+from agentd.states import SessionState
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """A session as people list it."""
+
+    id: int
+    agent: str
+    event_id: int
+    event_type: str
+    version: str
+    state: SessionState
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    question: str | None
+    outcome: Any
+    error: str | None
+    turns: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def forced(self) -> str | None:
+        """Why Done was the only decision left, None where the model chose it."""
+        return self.outcome.get(FORCED) if isinstance(self.outcome, dict) else None
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people read it."""
+        return f"{self.state.value}, forced ({self.forced})" if self.forced else self.state.value
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is kept of a session. `event` is None where it was pruned."""
+
+    row: SessionRow
+    event: Event | None
+    steps: Sequence[Step]
+    basis: Mapping[str, Any]
+
+
+class Archive:
+    """The sessions that are kept in one database."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._db = bus.db
+
+    def list(
+        self,
+        *,
+        agent: str | None = None,
+        state: SessionState | None = None,
+        limit: int = 50,
+    ) -> Sequence[SessionRow]:
+        """Return sessions, newest first."""
+        given = (agent, None if state is None else state.value, None, limit)
+        return [_session_row(row) for row in self._db.run(sql.SESSIONS, given)]
+
+    def find(self, session_id: int) -> SessionRow | None:
+        """Return one session, or None."""
+        rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))
+        return _session_row(rows[0]) if rows else None
+
+    def steps(self, session_id: int) -> Sequence[Step]:
+        """Return the steps that are recorded of a session.
+
+        Raises:
+            SessionFailed: one cannot be read.
+        """
+        return [from_row(row) for row in self._db.run(sql.STEPS, (session_id,))]
+
+    def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
+        """Return one session with its steps.
+
+        Raises:
+            UsageError: there is none with this id.
+            SessionFailed: a step cannot be read.
+        """
+        row = self.find(session_id)
+        if row is None:
+            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
+        return row, self.steps(session_id)
+
+    def history(self, session_id: int) -> History:
+        """Return all that is kept of a session.
+
+        Raises:
+            UsageError: there is none with this id.
+            SessionFailed: it cannot be read.
+        """
+        row, recorded = self.show(session_id)
+        (full,) = self._db.run(sql.SESSION, (session_id,))
+        try:
+            kept = event_from_json(full[16]) if full[16] else self._bus.events.get(full[3])
+            return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise SessionFailed(
+                f"what is kept of it cannot be read: {error}",
+                where=f"session {session_id}",
+                hint="somebody changed its row",
+            ) from error
+
+
+def _session_row(row: Any) -> SessionRow:
+    """Read a row of `sql.SESSIONS`."""
+    fields = (
+        *row[:5],
+        SessionState(row[5]),
+        row[6],
+        moment_or(row[7], EPOCH),
+        moment_or(row[8], EPOCH) if row[8] else None,
+        row[9],
+        _outcome(row[10]) if row[10] else None,
+        *row[11:],
+    )
+    return SessionRow(*fields)
+
+
+def _outcome(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return str(text)  # by a person's SQL

@@ -1,0 +1,158 @@
+"""The transcript: what a session decided and what came of it, as recorded and as the model sees it.
+
+Each step is written down by the session's journal, and shown in the context after it. What is
+shown keeps within its budget: a long result is cut, and one that finds no room is left out.
+"""
+
+import re
+from dataclasses import replace
+
+from agentd.agent import Result
+from agentd.context import Context, LogEvent
+from agentd.errors import ModelError, ModelUnavailable, Stopped
+from agentd.llm.decision import LLM, Decision
+from agentd.logs.logger import Logger
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Session
+from agentd.sessions.steps import Step, StepKind
+
+NOTE = "note"  # the event in which agentd itself speaks to the model
+NO_ROOM = {"cut": "no room left in the context"}
+RESERVE_TOKENS = 128  # kept free for a result without room (NO_ROOM) and the last turn's note
+
+
+Shown = tuple[LogEvent, int]  # a result as the log will show it, and its tokens
+
+
+class Transcript:
+    """One session's steps. `full`: a result found no room in the context."""
+
+    def __init__(self, session: Session, llm: LLM, journal: Journal, log: Logger) -> None:
+        self.full = False
+        self._session, self._journal, self._log = session, journal, log
+        self._llm = llm
+        self._tokens = llm.count
+        self.context = Context(
+            self._count,
+            fixed=llm.fixed_tokens(),
+            window=llm.window(),
+            share=session.limits.context_share,
+            reserve=RESERVE_TOKENS,
+        )
+
+    def resume(self) -> None:
+        """Show what is recorded already."""
+        for step in self._session.steps:
+            if step.kind is not StepKind.DECISION:
+                self._show(step)
+
+    def open(self, opening: Result) -> None:
+        """Record and show what the agent opens the session with."""
+        kind, room = self._session.event.event_type, self.context.room
+        # It has to fit: there is no session without it.
+        event, tokens = self._fit(kind, opening, min(self._session.limits.result_tokens, room))
+        step = self._journal.record_opening(
+            self._session, kind, event.payload, trusted=opening.trusted
+        )
+        self._show(step, tokens)
+
+    def note(self, text: str, *, last: bool) -> None:
+        """Tell the model; once, however often the call that follows it is cut off.
+
+        The reserve is the last turn's: without room for another note, the mask alone speaks.
+        """
+        payload, before = {"text": text}, self._session.steps[-1]
+        if before.kind is StepKind.NOTE and before.payload == payload:
+            return
+        tokens = self.context.measure(LogEvent(NOTE, self._journal.clock.now(), payload, True))
+        if last or tokens <= self.context.room:
+            self._show(self._journal.record_note(self._session, NOTE, payload), tokens)
+
+    def decided(
+        self,
+        decision: Decision,
+        *,
+        allowed: frozenset[str] | None,
+        idempotent: bool,
+        refused: Result | None,
+    ) -> None:
+        """Record a decision; where it is `refused`, with what the model is told instead.
+
+        Both in one transaction: a refused decision must not look unfinished.
+        """
+        told = None if refused is None else self._within_room(decision, refused)
+        step = Step(
+            StepKind.DECISION,
+            decision.name,
+            decision.args,
+            idempotent=idempotent,
+            raw=decision.raw,
+            allowed=None if allowed is None else tuple(sorted(allowed)),
+            finish_reason=decision.finish_reason,
+            context_tokens=self.context.tokens,
+            **vars(decision.usage),
+        )
+        with self._journal.transaction():
+            self._journal.record(self._session, step)
+            if refused is not None and told is not None:
+                self._append(refused, told)
+
+    def append(self, decision: Decision, result: Result) -> Step:
+        """Record what a decision came to, and show it.
+
+        What was done is recorded even if the tokenizer cannot be asked: else it would be done
+        again, or told as interrupted. Then count bytes: a token is never shorter than one.
+        """
+        asked = len(self._session.counted)
+        try:
+            shown = self._within_room(decision, result)
+        except (ModelError, ModelUnavailable, Stopped) as error:
+            self._log.warning("turn.uncounted", turn=self._session.turns, error=str(error))
+            del self._session.counted[asked:]
+            self._tokens = _bytes
+            shown = self._within_room(decision, result)
+            self._tokens = self._llm.count
+        return self._append(result, shown)
+
+    def _append(self, result: Result, shown: Shown) -> Step:
+        event, tokens = shown
+        kept = replace(result, value=event.payload)
+        step = self._journal.record_result(self._session, event.type, kept)
+        self._show(step, tokens)
+        return step
+
+    def _show(self, step: Step, tokens: int | None = None) -> None:
+        """Show a recorded step, with its own time."""
+        self.context.add(LogEvent(step.type, step.ts, step.payload, step.trusted), tokens)
+
+    def _within_room(self, decision: Decision, result: Result) -> Shown:
+        """Return the result as the log will show it; where there is no room, a word in its place.
+
+        It asks the tokenizer, over HTTP as a rule: never inside a transaction.
+        """
+        kind, limit = snake_case(decision.name), self._session.limits.result_tokens
+        event, tokens = self._fit(kind, result, limit)
+        if tokens <= self.context.room:
+            return event, tokens
+        self.full = True
+        return self._fit(kind, Result(NO_ROOM, result.trusted), limit)
+
+    def _fit(self, kind: str, result: Result, limit: int) -> Shown:
+        """Return the result as an event of at most `limit` tokens."""
+        event = LogEvent(kind, self._journal.clock.now(), result.value, result.trusted)
+        return self.context.cut(event, limit)
+
+    def _count(self, text: str) -> int:
+        """Ask the tokenizer, and keep what it said: a replay has none."""
+        tokens = self._tokens(text)
+        self._session.counted.append(tokens)
+        return tokens
+
+
+def snake_case(name: str) -> str:
+    """Return the log's event type of a decision class: ReadFile -> read_file."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
