@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentd.recordings import file as text
-from agentd.recordings.rules import Finder, same_length
-from agentd.replay.record import take
+from agentd.recordings import recording_file as text
+from agentd.recordings.finder import Finder, same_length
+from agentd.replay.recorder import record_session
 from tests.recorded import FETCHED, World, done, fetch, read, reader
 
 # Made up, and put together here so that no scanner takes them for real ones.
@@ -201,7 +201,9 @@ def test_scrub_takes_names_out(world: World, monkeypatch: pytest.MonkeyPatch) ->
     session = reader(world, [read(str(home / "a.txt")), done("for joanna")])
     plain = text.write(world.take(session)[0])
     assert "joanna" in plain and "jo@corp.com" in plain
-    recording, outcome = take(world.sessions, session, world.paths, world.workshop, scrub=True)
+    recording, outcome = record_session(
+        world.sessions, session, world.paths, world.workshop, scrub=True
+    )
     written = text.write(recording)
     assert outcome.difference is None and recording.given == frozenset()
     for name in ("joanna", "joannas-mac", "jo@corp.com", "peter"):
@@ -214,14 +216,16 @@ def test_scrub_takes_names_out(world: World, monkeypatch: pytest.MonkeyPatch) ->
 def test_scrub_leaves_out_a_repository_with_a_persons_address(world: World) -> None:
     """An author's address stands in every commit; those of examples are nobody's."""
     session = fetch(world)
-    recording, _ = take(world.sessions, session, world.paths, world.workshop, scrub=True)
+    recording, _ = record_session(world.sessions, session, world.paths, world.workshop, scrub=True)
     assert recording.fixture.repositories["0"].pack
     (world.repo.path / "d.py").write_text("x")
     world.repo.git("add", "-A")
     world.repo.git("commit", "-q", "-m", "by another", "--author=Jo <jo@corp.com>")
     world.publish("agent.trigger", {}, target="repo_fetch")
     session = world.run("repo_fetch", FETCHED)
-    recording, outcome = take(world.sessions, session, world.paths, world.workshop, scrub=True)
+    recording, outcome = record_session(
+        world.sessions, session, world.paths, world.workshop, scrub=True
+    )
     assert recording.fixture.repositories["0"].pack == b"" and outcome.difference is None
 
 

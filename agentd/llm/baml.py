@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError
-from agentd.llm.decision import LLM, Choice, Decision, Message
+from agentd.llm.decision import LLM, Choice, Decision, Message, with_log
 from agentd.llm.union import Client, Malformed, Union
 from agentd.states import Priority
 
@@ -112,8 +112,7 @@ class BamlLLM:
 
     def prompt(self, log: str) -> list[Message]:
         """Return the exact messages of a call."""
-        *before, last = self._frame
-        return [*before, {**last, "content": last["content"] + log}]
+        return with_log(self._frame, log)
 
     @cached_property
     def _frame(self) -> list[Message]:

@@ -1,6 +1,6 @@
 """What the loop needs of a model: one typed decision at a time. No BAML and no HTTP here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,3 +91,9 @@ class LLM(Protocol):
     def close(self) -> None:
         """End a running call from another thread, and refuse new ones. Never raises."""
         ...
+
+
+def with_log(messages: Sequence[Message], log: str) -> list[Message]:
+    """Return a call's messages: those of the fixed prompt, with the log at the last one's end."""
+    *before, last = messages
+    return [*before, {**last, "content": last["content"] + log}]

@@ -48,7 +48,7 @@ def write(recording: Recording) -> str:
         word = "base64" if text is None else "file"
         parts.append(_section(f"{word} {_name(name)}", _base64(data) if text is None else text))
     for name, listing in sorted(fixture.folders.items()):
-        parts.append(_section(f"folder {_name(name)}", _pretty(dict(listing.entries))))
+        parts.append(_section(f"folder {_name(name)}", _pretty(dict(listing))))
     for name, repo in sorted(fixture.repositories.items()):
         head = {"head": repo.head, "refs": dict(repo.refs), "shallow": list(repo.shallow)}
         parts.append(_section(f"repository {_name(name)}", f"{_line(head)}\n{_base64(repo.pack)}"))
