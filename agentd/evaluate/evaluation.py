@@ -149,8 +149,7 @@ class _CountingLLM(FixedPromptLLM):
 
     def __init__(self, loaded: LoadedAgent, setting: Setting, share: float) -> None:
         agent = f"eval.{loaded.version.accepted.name}"
-        super().__init__(loaded, setting.endpoint, agent=agent)
-        self._deadline_s = setting.call_deadline_s
+        super().__init__(loaded, setting.endpoint, setting.call_deadline_s, agent=agent)
         self.asked = self.illegal = 0
         self.seconds = 0.0
         self.unavailable: AgentdError | None = None
@@ -176,7 +175,7 @@ class _CountingLLM(FixedPromptLLM):
         self.asked += 1
         began = time.monotonic()
         try:
-            return super().decide(log, **{**call, "deadline_s": self._deadline_s})
+            return super().decide(log, **call)
         except (ModelUnavailable, CallDeadline) as error:  # nothing was answered at all
             self.asked -= 1
             self.unavailable = error

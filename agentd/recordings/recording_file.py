@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentd.bus.json_text import is_utf8
 from agentd.errors import RecordingError
 from agentd.recordings.lines import line_of
 from agentd.recordings.reader import read
@@ -63,19 +64,17 @@ def _section(name: str, text: str) -> str:
 
 
 def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=not _utf8(value))
+    return _json(value, indent=1)
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=not _utf8(value))
+    return _json(value, separators=(",", ":"))
 
 
-def _utf8(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, such as half a file name
-        return False
-    return True
+def _json(value: Any, **options: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, **options)
+    # Else there is a lone surrogate, such as half a file name.
+    return text if is_utf8(text) else json.dumps(value, **options)
 
 
 def _name(name: str) -> str:

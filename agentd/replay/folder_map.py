@@ -32,18 +32,17 @@ class FolderMap:
         self.base = base
         self.folders = [self._folder(roots, number) for number in range(len(roots))]
         self.links: dict[Path, Path] = {}
-        self._here: dict[str, str] = {}
-        self._recorded: dict[str, str] = {}
+        here_of: dict[str, str] = {}
+        recorded_of: dict[str, str] = {}
         for number, (root, here) in enumerate(zip(roots, self.folders, strict=True)):
-            self._here.setdefault(root.path, str(here))
-            self._recorded[str(here)] = root.path
+            here_of.setdefault(root.path, str(here))
+            recorded_of[str(here)] = root.path
             for which, spelling in enumerate(root.spellings):
                 link = base / f"{number}.{which}"
                 self.links[link] = here
-                self._here.setdefault(spelling, str(link))
-                self._recorded[str(link)] = spelling
-        self._of_recorded = _pattern(self._here)
-        self._of_here = _pattern(self._recorded)
+                here_of.setdefault(spelling, str(link))
+                recorded_of[str(link)] = spelling
+        self._to_here, self._to_recorded = _Renaming(here_of), _Renaming(recorded_of)
 
     def _folder(self, roots: Sequence[Root], number: int) -> Path:
         path, outermost = Path(roots[number].path), self.base / str(number)
@@ -61,32 +60,31 @@ class FolderMap:
 
     def as_here(self, value: Any) -> Any:
         """Return JSON with its recorded folders replaced by those of the fixture."""
-        return _map(value, self._of_recorded, self._here)
+        return self._to_here(value)
 
     def as_recorded(self, value: Any) -> Any:
         """Return JSON with the fixture's folders replaced by the recorded ones."""
-        return _map(value, self._of_here, self._recorded)
+        return self._to_recorded(value)
 
 
-def _pattern(names: Mapping[str, str]) -> re.Pattern[str] | None:
-    """Match the names as whole paths or as the beginning of deeper ones; the longest first."""
-    if not names:
-        return None
-    ordered = sorted(names, key=len, reverse=True)
-    either = "|".join(map(re.escape, ordered))
-    return re.compile(rf"(?<![\w/.~-])(?:{either})(?![\w-]|\.\w)")
+class _Renaming:
+    """Replaces names in JSON: as whole paths or as the beginning of deeper ones, longest first."""
 
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        self._pattern = re.compile(rf"(?<![\w/.~-])(?:{either})(?![\w-]|\.\w)")
 
-def _map(value: Any, pattern: re.Pattern[str] | None, names: Mapping[str, str]) -> Any:
-    if pattern is None:
+    def __call__(self, value: Any) -> Any:
+        if not self._names:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(lambda match: self._names[match[0]], value)
+        if isinstance(value, Mapping):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self, value))
         return value
-    if isinstance(value, str):
-        return pattern.sub(lambda match: names[match[0]], value)
-    if isinstance(value, Mapping):
-        return {key: _map(item, pattern, names) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map(item, pattern, names) for item in value)
-    return value
 
 
 def unsafe(part: str) -> bool:

@@ -77,7 +77,7 @@ class ForkAt(LiveReplay):
         return result
 
     def _make_llm(self) -> RecordedLLM:
-        return _ForkedLLM(self._fork, self.loaded, self._model(), self._deadline_s)
+        return _ForkedLLM(self._fork, self.loaded, self._model())
 
     def _unread(self) -> Container[Path]:
         fixture = self.recording.fixture
@@ -151,11 +151,9 @@ class _ForkedPlayback(Playback):
 class _ForkedLLM(RecordedLLM):
     """Gives the recorded decisions up to a turn; then the model decides."""
 
-    def __init__(
-        self, playback: _ForkedPlayback, loaded: LoadedAgent, model: LLM, deadline_s: float
-    ) -> None:
+    def __init__(self, playback: _ForkedPlayback, loaded: LoadedAgent, model: LLM) -> None:
         super().__init__(playback, loaded)
-        self._fork, self._model, self._deadline_s = playback, model, deadline_s
+        self._fork, self._model = playback, model
 
     def count(self, text: str) -> int:
         """Return the recorded tokens, and beyond the fork the model's own."""
@@ -170,4 +168,4 @@ class _ForkedLLM(RecordedLLM):
             return super().decide(log, **call)
         self._fork.leave()
         with online():
-            return self._model.decide(log, **{**call, "deadline_s": self._deadline_s})
+            return self._model.decide(log, **call)

@@ -41,10 +41,10 @@ class LiveReplay(Replay):
         self, *args: Any, endpoint: Endpoint, call_deadline_s: float, **options: Any
     ) -> None:
         super().__init__(*args, **options)
-        self._endpoint, self._deadline_s = endpoint, call_deadline_s
+        self._endpoint, self._call_deadline_s = endpoint, call_deadline_s
 
     def _model(self) -> FixedPromptLLM:
-        return FixedPromptLLM(self.loaded, self._endpoint)
+        return FixedPromptLLM(self.loaded, self._endpoint, self._call_deadline_s)
 
     def _prompt_changed(self, difference: Difference) -> None:
         self.notes.append("the prompt is another one now; the model is asked with it")
@@ -65,22 +65,15 @@ class AskAgain(LiveReplay):
         return self.llm.turns if isinstance(self.llm, _AskingLLM) else []
 
     def _make_llm(self) -> RecordedLLM:
-        return _AskingLLM(self.playback, self.loaded, self._model(), self._deadline_s, self._asked)
+        return _AskingLLM(self.playback, self.loaded, self._model(), self._asked)
 
 
 class _AskingLLM(RecordedLLM):
     """Gives the recorded decisions, and asks a model what it would have decided."""
 
-    def __init__(
-        self,
-        playback: Playback,
-        loaded: LoadedAgent,
-        model: LLM,
-        call_deadline_s: float,
-        asked: Asked,
-    ) -> None:
+    def __init__(self, playback: Playback, loaded: LoadedAgent, model: LLM, asked: Asked) -> None:
         super().__init__(playback, loaded)
-        self._model, self._deadline_s, self._asked = model, call_deadline_s, asked
+        self._model, self._asked = model, asked
         self.turns: list[LiveTurn] = []
 
     def decide(self, log: str, **call: Any) -> Decision:
@@ -91,7 +84,7 @@ class _AskingLLM(RecordedLLM):
         before = comparable({"tool": recorded.name, **recorded.args})
         try:
             with online():
-                now = self._model.decide(log, **{**call, "deadline_s": self._deadline_s})
+                now = self._model.decide(log, **call)
         except ModelUnavailable:
             raise
         except ModelError as error:

@@ -9,7 +9,7 @@ from agentd.agent import Agent, Kit
 from agentd.clock import Clock
 from agentd.config.agent import AgentConfig
 from agentd.llm.baml import BamlLLM, load_client
-from agentd.llm.decision import LLM, Message
+from agentd.llm.decision import LLM, Decision, Message
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Client, Union
 from agentd.logs.logger import Logger
@@ -91,9 +91,7 @@ class LoadedAgent:
         sessions: Sessions,
         agent: Agent[Any],
         llm: LLM,
-        *,
         clock: Clock,
-        call_deadline_s: float = CALL_DEADLINE_S,
     ) -> Loop:
         """Return the loop of a session: nobody watches it, and nobody reads its log lines."""
         return Loop(
@@ -102,7 +100,7 @@ class LoadedAgent:
             llm,
             sessions,
             idempotent=repeatable(self.version),
-            call_deadline_s=call_deadline_s,
+            call_deadline_s=CALL_DEADLINE_S,
             clock=clock,
             log=cast(Logger, Quiet()),
             beat=lambda _promise: None,
@@ -110,9 +108,11 @@ class LoadedAgent:
 
 
 class FixedPromptLLM(BamlLLM):
-    """A real model for a loaded agent: asked with its messages, whatever is in a folder now."""
+    """A real model for a loaded agent: asked with its messages, for so long whoever asks."""
 
-    def __init__(self, loaded: LoadedAgent, endpoint: Endpoint, *, agent: str = "") -> None:
+    def __init__(
+        self, loaded: LoadedAgent, endpoint: Endpoint, call_deadline_s: float, *, agent: str = ""
+    ) -> None:
         version = loaded.version
         super().__init__(
             version.client_dir,
@@ -125,3 +125,8 @@ class FixedPromptLLM(BamlLLM):
             members=version.members,
         )
         self._frame = list(loaded.messages)
+        self._call_deadline_s = call_deadline_s
+
+    def decide(self, log: str, **call: Any) -> Decision:
+        """Ask for one decision, within the time that this model is given."""
+        return super().decide(log, **{**call, "deadline_s": self._call_deadline_s})

@@ -133,15 +133,7 @@ def _from_history(history: History, where: str) -> Recording:
     head = Head(
         agent=row.agent,
         agentd=str(basis["agentd"]),
-        session=SessionHead(
-            id=row.id,
-            state=row.state,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            outcome=row.outcome,
-            error=row.error,
-            question=row.question,
-        ),
+        session=SessionHead(**{name: getattr(row, name) for name in SessionHead.model_fields}),
         event=EventHead(**{**vars(history.event), "payload": dict(history.event.payload)}),
         config=dict(basis["config"]),
         facts=[RecordedFacts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],

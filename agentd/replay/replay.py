@@ -163,11 +163,10 @@ class Replay:
         """Return the configuration with permissions for nothing beyond the fixture."""
         permissions = config.permissions
 
-        def inside(paths: Sequence[str]) -> tuple[str, ...]:
-            # Resolved: `/notes/../../..` begins in the fixture as well.
-            return tuple(p for p in paths if Path(os.path.realpath(p)).is_relative_to(self._folder))
-
-        confined = {"read": inside(permissions.read), "write": inside(permissions.write)}
+        confined = {
+            "read": tuple(filter(self._is_inside, permissions.read)),
+            "write": tuple(filter(self._is_inside, permissions.write)),
+        }
         if self._live_effects:
             allowed = self._installed.run
             confined["run"] = tuple(name for name in permissions.run if name in allowed)
@@ -242,8 +241,12 @@ class Replay:
 
     def _readable(self, path: Path) -> None:
         """Let git read the fixture, whatever was permitted then: it once answered to no list."""
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._folder)):
+        if not self._is_inside(path):
             raise PermissionRefused(f"{path} is not in the recording")
+
+    def _is_inside(self, path: str | Path) -> bool:
+        # Resolved: `/notes/../../..` begins in the fixture as well.
+        return Path(os.path.realpath(path)).is_relative_to(self._folder)
 
     def _begin(self, sessions: ComparedSessions, bus: Bus, lane: Lane) -> Session:
         self.playback.hold()
@@ -267,7 +270,7 @@ class Replay:
             adjust=self._adjust,
             results=lambda: [s.payload for s in session.steps if s.kind is StepKind.RESULT],
         )
-        loop = self.loaded.loop(session, sessions, agent, self.llm, clock=self.playback)
+        loop = self.loaded.loop(session, sessions, agent, self.llm, self.playback)
         self.playback.release()
         return loop
 

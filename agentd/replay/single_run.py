@@ -14,7 +14,7 @@ from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.decision import LLM
 from agentd.replay.agent_proxy import MappedAgent
-from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
+from agentd.replay.loaded import LoadedAgent
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
@@ -65,7 +65,6 @@ def run_event(
     clock: Clock,
     facts: Mapping[str, Any] | None = None,
     answers: Sequence[Any] = (),
-    call_deadline_s: float = CALL_DEADLINE_S,
 ) -> Performance:
     """Let the agent answer one event, and a person answer its questions, in an empty folder.
 
@@ -77,7 +76,7 @@ def run_event(
         bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
         bus.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
-        run = _Run(loaded, bus, llm, clock, call_deadline_s)
+        run = _Run(loaded, bus, llm, clock)
         lane = Lane(name, event.target == name, (event.event_type,))
         waiting = list(answers)
         while True:
@@ -109,7 +108,6 @@ class _Run:
     bus: Bus
     llm: LLM
     clock: Clock
-    call_deadline_s: float
     log: str = ""
 
     def __post_init__(self) -> None:
@@ -128,14 +126,7 @@ class _Run:
         error: str | None = None
         agent = MappedAgent.of(lambda: loaded.agent(facts), loaded.folders)
         try:
-            loop = loaded.loop(
-                session,
-                self.sessions,
-                agent,
-                self.llm,
-                clock=self.clock,
-                call_deadline_s=self.call_deadline_s,
-            )
+            loop = loaded.loop(session, self.sessions, agent, self.llm, self.clock)
             try:
                 with held_to(loaded.tools.check_readable):
                     ending = loop.run()

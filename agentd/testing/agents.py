@@ -93,7 +93,6 @@ def run_agent(
             clock=clock or ManualClock(),
             facts=facts,
             answers=answers,
-            call_deadline_s=call_deadline_s,
         )
 
 
@@ -149,7 +148,7 @@ def _llm(model: Model, loaded: LoadedAgent, window: int, wait_s: float) -> LLM:
         return UnionLLM(loaded, model, window=window)
     address = Address(model.url, model.model, model.token)
     endpoint = Endpoint(lambda: address, own=True, queue_wait_s=wait_s)
-    return FixedPromptLLM(loaded, endpoint)
+    return FixedPromptLLM(loaded, endpoint, wait_s)
 
 
 class UnionLLM:
