@@ -169,9 +169,9 @@ class Repository:
     """What a session saw of a git repository: the objects it needs, as a pack."""
 
     head: str  # what HEAD says: a branch's full name or a commit
-    refs: Mapping[str, str]
-    shallow: tuple[str, ...]  # commits whose parents are left out
-    pack: bytes
+    refs: Mapping[str, str] = field(default_factory=dict)
+    shallow: tuple[str, ...] = ()  # commits whose parents are left out
+    pack: bytes = b""  # empty: nothing is kept of it
 
 
 @dataclass(frozen=True)

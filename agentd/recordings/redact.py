@@ -66,7 +66,7 @@ def redact(
             for text in _readings(data)
         ):
             left_out += 1
-            repository = Repository(repository.head, {}, (), b"")
+            repository = Repository(repository.head)
         repositories[name] = repository
     writer = Writer(finder)
     writer.counts["repository left out"] = left_out

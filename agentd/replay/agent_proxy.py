@@ -1,4 +1,4 @@
-"""What stands between the loop and an agent whose folders lie elsewhere than it was told."""
+"""An agent between the loop and the real one: it maps paths, and gives recorded results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +16,10 @@ from agentd.replay.folder_map import FolderMap
 
 
 class MappedAgent(Agent[Any]):
-    """The agent that `make` returns, in a world where its folders lie elsewhere.
+    """The agent that `make` returns, whose folders lie elsewhere than loop and model believe.
 
-    It gets events, decisions and results with the paths of here; what it returns has the recorded
-    ones, which loop and model see.
+    It gets events, decisions and results with the paths of here. What it returns has the recorded
+    ones again.
     """
 
     def __init__(self, make: Callable[[], Agent[Any]], folders: FolderMap) -> None:

@@ -108,7 +108,10 @@ class LoadedAgent:
 
 
 class FixedPromptLLM(BamlLLM):
-    """A real model for a loaded agent: asked with its messages, for so long whoever asks."""
+    """A real model, asked with a loaded agent's messages.
+
+    A call may take `call_deadline_s`, whatever deadline the loop gives.
+    """
 
     def __init__(
         self, loaded: LoadedAgent, endpoint: Endpoint, call_deadline_s: float, *, agent: str = ""
