@@ -11,7 +11,7 @@ from agentd import cli
 from agentd.config.agent import load_agent
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
-from agentd.evaluate.evaluation import Setting, evaluate
+from agentd.evaluate.evaluate import Setting, evaluate
 from agentd.evaluate.score import fits
 from agentd.llm.endpoint import Address, Endpoint
 from agentd.paths import discover, shipped

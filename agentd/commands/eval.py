@@ -11,7 +11,7 @@ from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 if TYPE_CHECKING:
-    from agentd.evaluate.evaluation import EvalRow
+    from agentd.evaluate.evaluate import EvalRow
     from agentd.llm.endpoint import Endpoint
 
 EXAMPLES = """example:
@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the cases with each model, and print the table."""
     from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
-    from agentd.evaluate.evaluation import Setting, evaluate
+    from agentd.evaluate.evaluate import Setting, evaluate
     from agentd.replay.code import Workshop
 
     files = {path.stem: load_cases(path) for path in map(find_cases, args.cases or shipped_cases())}
