@@ -1,5 +1,7 @@
 """What counts as a secret in a text or under a key: one set of rules, for logs and recordings.
 
+Recordings can also be scrubbed of names: of people, machines and their addresses.
+
 No rule may take more than linear time: a text may be long, and come from anywhere. So whatever a
 rule looks at before it matches is bounded, and what it then takes is never looked at again.
 """
@@ -85,6 +87,12 @@ LINE = re.compile(
 PLAIN = re.compile(r"[A-Za-z]{1,20}(?:[._][A-Za-z]{1,20}){0,8}[.;:]?|\d{1,8}")
 # "token: cannot be read" tells of a token; "password: swordfish" tells it.
 TOLD_OF = re.compile(r"(?i)(?:token|keys?|credentials?):[ \t]+$")
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}\b")
+# Reserved for examples (RFC 2606), and what is scrubbed already.
+NOBODY = re.compile(r"@(?:.+\.)?(?:example\.\w+|\w+\.(?:invalid|example|test))$|^x[x.+-]*@x")
+PERSONAL_FOLDER = re.compile(r"/(?:home|Users)/([^/\s\"'<>:]+)")
+NO_NAMES = frozenset({"root", "user", "users", "localhost", "host"})
+NAME_LEAST = 3  # characters of a person's or a machine's name
 TELLING = re.compile(
     rf"(?i)(?:.*[_. -])?(?:{NAME}|authorization|cookies?|bearer|jwt)(?:[_-](?:value|hash|pem))?"
 )
@@ -106,11 +114,15 @@ def hide(text: str) -> str:
     return text
 
 
-def _hidden(match: re.Match[str]) -> str:
+def put(match: re.Match[str], instead: str) -> str:
+    """Return what a rule matched, with `instead` in the place of the secret in it."""
     start, end = match.start(1) - match.start(), match.end(1) - match.start()
-    if match[1].startswith(REDACTED):
-        return match[0]  # hidden before, by this rule or another
-    return match[0][:start] + REDACTED + match[0][end:]
+    return match[0][:start] + instead + match[0][end:]
+
+
+def _hidden(match: re.Match[str]) -> str:
+    # It may be hidden before, by this rule or another.
+    return match[0] if match[1].startswith(REDACTED) else put(match, REDACTED)
 
 
 def _hidden_setting(match: re.Match[str]) -> str:

@@ -20,9 +20,9 @@ from agentd.commands.demo.temporary import expecting, running_daemon, write_toml
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
-from agentd.recordings import file
+from agentd.recordings import recording_file
 from agentd.replay.code import Workshop
-from agentd.replay.record import take
+from agentd.replay.recorder import record_session
 from agentd.sessions.archive import Archive
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query
@@ -64,7 +64,7 @@ def main() -> int:
         with running_daemon(home):
             _configure(home)
             _work(home)
-        for path in FOLDER.glob(f"*{file.SUFFIX}"):
+        for path in FOLDER.glob(f"*{recording_file.SUFFIX}"):
             path.unlink()
         return _record(home)
     finally:
@@ -145,9 +145,9 @@ def _record(home: Paths) -> int:
     with Workshop() as workshop:
         for row in reversed(archive.list(limit=1000)):
             began = time.monotonic()
-            recording, outcome = take(archive, row.id, home, workshop, scrub=True)
-            path = FOLDER / f"{row.agent}-{row.id}{file.SUFFIX}"
-            file.save(recording, path)
+            recording, outcome = record_session(archive, row.id, home, workshop, scrub=True)
+            path = FOLDER / f"{row.agent}-{row.id}{recording_file.SUFFIX}"
+            recording_file.save(recording, path)
             path.chmod(0o644)
             seconds = time.monotonic() - began
             print(f"{path.name}: {row.turns} turns, {len(recording.given)} given, {seconds:.1f} s")

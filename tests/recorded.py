@@ -14,9 +14,9 @@ from agentd.paths import discover, shipped
 from agentd.process.heart import Heart
 from agentd.recordings.recording import Recording
 from agentd.replay.code import Workshop
-from agentd.replay.record import take
+from agentd.replay.loaded import Quiet
+from agentd.replay.recorder import record_session
 from agentd.replay.replay import Outcome, Replay
-from agentd.replay.session import Quiet
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, Request
@@ -84,7 +84,7 @@ class World:
         self.worker._runner.interrupt()
 
     def take(self, session: int, **options: Any) -> tuple[Recording, Outcome]:
-        return take(self.sessions.archive, session, self.paths, self.workshop, **options)
+        return record_session(self.sessions.archive, session, self.paths, self.workshop, **options)
 
     def replay(self, recording: Recording, **options: Any) -> Outcome:
         """Replay with the agent's code as it is in this home."""

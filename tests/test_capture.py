@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from agentd.admission.admit import admit
-from agentd.recordings import file, git
+from agentd.recordings import git_pack, recording_file
 from agentd.recordings.recording import Root
 from agentd.replay import capture
-from agentd.replay.folders import Places
+from agentd.replay.folder_map import FolderMap
 from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
 from tests.repository import Repository
 
@@ -100,7 +100,7 @@ def test_what_own_code_opens_is_captured(world: World) -> None:
     recording, outcome = world.take(own(world))
     assert outcome.difference is None and outcome.given == 1
     assert recording.fixture.files == {"0/a.txt": b"buy milk\n"}
-    assert list(recording.fixture.folders["0"].entries) == ["a.txt", "b.txt"]
+    assert list(recording.fixture.folders["0"]) == ["a.txt", "b.txt"]
     (world.notes / "a.txt").unlink()
     assert world.replay(recording).difference is None
 
@@ -118,8 +118,8 @@ def test_half_a_character_in_an_outcome_is_kept(world: World, tmp_path: Path) ->
     recording, outcome = world.take(session)
     assert outcome.difference is None
     assert recording.head.session.outcome == {"name": "a\udcff"}
-    file.save(recording, tmp_path / "x.recording")
-    assert file.load(tmp_path / "x.recording") == recording
+    recording_file.save(recording, tmp_path / "x.recording")
+    assert recording_file.load(tmp_path / "x.recording") == recording
 
 
 def test_a_single_file_named_in_the_parameters_is_captured(world: World) -> None:
@@ -190,8 +190,8 @@ def test_only_what_was_read_is_in_the_fixture(world: World) -> None:
     listing = {"tool": "list_files", "path": str(world.notes)}
     recording, _ = world.take(reader(world, [listing, done()]))
     assert recording.fixture.files == {}
-    assert recording.fixture.folders["0"].entries == {"a.txt": 9, "b.txt": 14}
-    assert "not looked at" not in file.write(recording)
+    assert recording.fixture.folders["0"] == {"a.txt": 9, "b.txt": 14}
+    assert "not looked at" not in recording_file.write(recording)
 
 
 def test_what_is_too_large_is_taken_as_recorded(
@@ -204,14 +204,14 @@ def test_what_is_too_large_is_taken_as_recorded(
     recording, outcome = world.take(session)
     assert outcome.difference is None and recording.given == {3} and not recording.fixture.files
     session = fetch(world)
-    monkeypatch.setattr(git, "PACK_BYTES_MAX", 100)
+    monkeypatch.setattr(git_pack, "PACK_BYTES_MAX", 100)
     recording, outcome = world.take(session)
     assert outcome.difference is None and recording.given == {3}
 
 
 def test_a_long_history_makes_a_small_pack(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what the session looked at is packed: not the other files, not all of the history."""
-    monkeypatch.setattr(git, "COMMITS_MAX", 3)
+    monkeypatch.setattr(git_pack, "COMMITS_MAX", 3)
     for n in range(6):
         world.repo.commit(f"commit {n}", **{f"big{n}__bin": os.urandom(20_000)})
     session = fetch(world)
@@ -315,10 +315,10 @@ def test_an_event_may_spell_a_path_in_any_way(
     session = world.run("reader", [read(path), {"tool": "list_files", "path": path}, done(path)])
     recording, outcome = world.take(session)
     assert outcome.difference is None, outcome.difference
-    assert path in file.write(recording)
+    assert path in recording_file.write(recording)
     monkeypatch.setenv("HOME", "/nowhere")
     shutil.rmtree(home)
-    again = world.replay(file.read(file.write(recording), "x"))
+    again = world.replay(recording_file.read(recording_file.write(recording), "x"))
     assert again.difference is None, again.difference
     if spelling in ("home", "a link", "up and down", "double slashes", "nfd", "up from home"):
         assert recording.given == frozenset(), "the fixture has it"
@@ -352,7 +352,7 @@ def test_a_folder_inside_another_is_one_place(world: World) -> None:
         assert outcome.difference is None and recording.given == frozenset()
 
 
-def test_places_never_lead_out(tmp_path: Path) -> None:
+def test_mapped_folders_never_lead_out(tmp_path: Path) -> None:
     """A recording's folders may be written by somebody else."""
     evil = [
         Root(path="/a"),
@@ -362,11 +362,11 @@ def test_places_never_lead_out(tmp_path: Path) -> None:
         ],
         Root(path="/a/b/c"),
     ]
-    places = Places(evil, tmp_path)
-    assert places.folders[1:6] == [tmp_path / str(number) for number in range(1, 6)]
-    assert places.folders[6] == tmp_path / "0" / "b" / "c"
-    assert set(places.links.values()) <= set(places.folders)
-    assert places.outward(places.inward("~3/x /a/b/c/x ~0")) == "~3/x /a/b/c/x ~0"
+    mapped = FolderMap(evil, tmp_path)
+    assert mapped.folders[1:6] == [tmp_path / str(number) for number in range(1, 6)]
+    assert mapped.folders[6] == tmp_path / "0" / "b" / "c"
+    assert set(mapped.links.values()) <= set(mapped.folders)
+    assert mapped.as_recorded(mapped.as_here("~3/x /a/b/c/x ~0")) == "~3/x /a/b/c/x ~0"
 
 
 def test_a_repository_is_only_read(world: World) -> None:
@@ -407,7 +407,7 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     assert refused == [0, 1, 3, 5] and results[4]["found"] == []
     recording, outcome = world.take(session)
     assert outcome.identical and b"buy milk\n" in recording.fixture.files.values()
-    file.save(recording, world.root / "x.recording")
+    recording_file.save(recording, world.root / "x.recording")
     assert "another agent" not in (world.root / "x.recording").read_text()
 
 

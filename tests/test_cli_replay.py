@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agentd import cli
-from agentd.recordings import file as text
-from agentd.recordings import git
+from agentd.recordings import git_pack
+from agentd.recordings import recording_file as text
 from agentd.replay.capture import Capture
 from agentd.replay.replay import Replay
 from agentd.testing import FakeModelServer
@@ -248,7 +248,7 @@ def test_sessions_of_unchanged_agents_run_twice_only(
         play(replay)
 
     monkeypatch.setattr(Replay, "_play", noted)
-    monkeypatch.setattr(git, "contents", None)
+    monkeypatch.setattr(git_pack, "contents", None)
     assert agentd(world.paths.user, "replay", "--all").returncode == 0
     assert played == [Capture, Replay] * 2
 

@@ -13,7 +13,7 @@ from agentd.errors import ConfigError, ModelError, RecordingError
 from agentd.events import NewEvent
 from agentd.llm import wire
 from agentd.net.wait import Deadline
-from agentd.recordings.file import load
+from agentd.recordings.recording_file import load
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
 from agentd.testing import (

@@ -1,12 +1,22 @@
-"""The shape of the code: fragile libraries have one importer, and the page of layers is true."""
+"""The shape of the code: one importer a fragile library, true pages, small files, one name a thing.
+
+`uv run python -m tests.test_layers` prints the figures.
+"""
 
 import ast
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from agentd.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "agentd"
 LEAN = "agentd/worker/lean.py"  # imports them first, and uses nothing of them
 # A library that may change under us, and the only places that may import it.
 IMPORTERS = {
@@ -24,30 +34,201 @@ IMPORTERS = {
     "platformdirs": {"agentd/paths.py", LEAN},
 }
 
+TOP_MODULES_MAX = 16
+LAYER_LINES_MAX = 12
+README_LINES_MAX = 160
+FILE_LINES_MAX = 350
 
-def imports(file: Path) -> set[str]:
-    """Return the top-level packages that a file imports, at its top or inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+# Longer files, each with its reason.
+LONG = {"agentd/bus/sql.py": "all statements in one place"}
+# Longer files that are to be cut: an entry goes as soon as its file fits.
+TO_BE_CUT = {
+    "agentd/loop.py",
+    "agentd/supervisor/agents.py",
+    "agentd/supervisor/supervisor.py",
+}
+
+# Files of one name in several rooms, each with the thing that all of them mean by it. Not listed:
+# a room's main file, called as the room is, and the command of a noun, called as it is typed.
+SAME_NOUN = {
+    "agent": "an agent: its class, and its configuration",
+    "http": "HTTP: the tool that speaks it as a client, and the room that speaks it as a server",
+    "storage": "the database's storage: the room that keeps it well, and the doctor's look at it",
+}
+# Files of one name that mean several things: an entry goes as soon as one has another name.
+TO_BE_RENAMED = {
+    "agents": "the supervisor's agents, and the kit's way to run one",
+    "home": "the home of all commands, and the demo's throw-away one",
+    "model": "the supervisor's model server, and the kit's random weights",
+    "server": "the model server's uvicorn, and the kit's fake of it",
+    "thread": "the bus's thread, and the engine's",
+}
+# Classes of one name that mean several things, likewise.
+CLASSES_TO_BE_RENAMED = {
+    "Server": "the model server's routes, and the fake server's sockets",
+}
+# Modules that import each other, if only for their types: an entry goes with its circle.
+CIRCLES_TO_BE_CUT = (
+    {"agentd.commands.check", "agentd.commands.subscriptions"},
+    {"agentd.tools.base", "agentd.tools.shell"},
+)
+
+
+@cache
+def files() -> Mapping[Path, ast.Module]:
+    """Return the files of agentd, read."""
+    return {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def place(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield what is imported, at the top or inside functions: modules, and names in modules."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports."""
+    return {name.partition(".")[0] for name in imports(ast.parse(file.read_text()))}
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_fragile_library_has_one_importer(library: str) -> None:
     """A library's next release can break one place, not twenty."""
-    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
-        if library in imports(file):
-            place = file.relative_to(ROOT).as_posix()
-            assert any(place.startswith(allowed) for allowed in IMPORTERS[library]), place
+    for file in (*files(), *ROOT.glob("agents/*.py")):
+        if library in packages(file):
+            assert any(place(file).startswith(allowed) for allowed in IMPORTERS[library]), file
+
+
+def layers() -> list[str]:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    found: list[str] = contracts["contracts"][0]["layers"]
+    return found
 
 
 def test_page_shows_the_layers() -> None:
     """The table that people read is the one that `lint-imports` checks, and fits one glance."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = contracts["contracts"][0]["layers"]
-    assert len(layers) <= 12
-    assert "```text\n" + "\n".join(layers) + "\n```" in (ROOT / "agentd" / "README.md").read_text()
+    assert len(layers()) <= LAYER_LINES_MAX
+    assert "```text\n" + "\n".join(layers()) + "\n```" in (PACKAGE / "README.md").read_text()
+
+
+def circles() -> list[set[str]]:
+    """Return the modules that import each other, circle by circle."""
+    names = {}
+    for file in files():
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    needs: dict[str, set[str]] = {}
+    for name, file in names.items():
+        targets = {n if n in names else n.rpartition(".")[0] for n in imports(files()[file])}
+        needs[name] = targets & names.keys() - {name}
+    found: list[set[str]] = []
+    while True:
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError as error:
+            circle = error.args[1]  # ends with what it begins with, and says who is needed by whom
+            found.append(set(circle))
+            needs[circle[1]].discard(circle[0])
+        else:
+            return found
+
+
+def test_imports_run_in_no_circle() -> None:
+    """Each module can be read after those that it imports, also those that it imports for types."""
+    found = circles()
+    assert [circle for circle in found if circle not in CIRCLES_TO_BE_CUT] == []
+    assert [circle for circle in CIRCLES_TO_BE_CUT if circle not in found] == [], "is cut: delete"
+
+
+def top_modules() -> list[str]:
+    return sorted(file.stem for file in PACKAGE.glob("*.py"))
+
+
+def test_few_modules_stand_at_the_top() -> None:
+    """Who opens the folder sees rooms, and a few words that all of them use."""
+    assert len(top_modules()) <= TOP_MODULES_MAX
+
+
+def long_files() -> dict[str, int]:
+    return {place(file): lines(file) for file in files() if lines(file) > FILE_LINES_MAX}
+
+
+def test_a_file_can_be_read_in_one_sitting() -> None:
+    """No file is longer than 350 lines, without a reason."""
+    assert long_files().keys() - LONG.keys() - TO_BE_CUT == set()
+    assert (LONG.keys() | TO_BE_CUT) - long_files().keys() == set(), "fits: delete its entry"
+
+
+def double_modules() -> dict[str, list[str]]:
+    """Return files and rooms of one name, without rooms' main files and what people type."""
+    typed = {PACKAGE / "commands" / command.module for command in COMMANDS}
+    found = defaultdict(list)
+    for file in files():
+        path = file.parent if file.name == "__init__.py" else file.with_suffix("")
+        main = file.stem in (file.parent.name, "__main__")
+        if not (main or path in typed):
+            found[path.name].append(place(path))
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_a_modules_name_means_one_thing() -> None:
+    """Who hears of a file's name knows which is meant."""
+    found = double_modules()
+    assert found.keys() - SAME_NOUN.keys() - TO_BE_RENAMED.keys() == set(), found
+    assert (SAME_NOUN.keys() | TO_BE_RENAMED.keys()) - found.keys() == set(), "delete its entry"
+
+
+def double_classes() -> dict[str, list[str]]:
+    """Return classes of one name, or of one that differs by an underscore, in several files."""
+    found = defaultdict(set)
+    for file, tree in files().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found[node.name.lstrip("_")].add(place(file))
+    return {name: sorted(places) for name, places in found.items() if len(places) > 1}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """An error message, a log line or a search for a class leads to one place."""
+    found = double_classes()
+    assert found.keys() - CLASSES_TO_BE_RENAMED.keys() == set(), found
+    assert CLASSES_TO_BE_RENAMED.keys() - found.keys() == set(), "delete its entry"
+
+
+def readme() -> list[str]:
+    return (ROOT / "README.md").read_text().splitlines()
+
+
+def test_the_first_page_is_short() -> None:
+    """A newcomer reads all of it. That its contents stand at its top, test_docs.py holds."""
+    assert len(readme()) <= README_LINES_MAX
+
+
+def figures() -> Iterator[tuple[str, str]]:
+    """Yield the figures of this page's aims: a name, what is, and what may be."""
+    longest = max(files(), key=lambda file: lines(file) * (place(file) not in LONG))
+    yield "lines of agentd/", f"{sum(map(lines, files()))} in {len(files())} files"
+    yield "modules at the top", f"{len(top_modules())}, at most {TOP_MODULES_MAX}"
+    yield "lines of the layers' table", f"{len(layers())}, at most {LAYER_LINES_MAX}"
+    yield "lines of README.md", f"{len(readme())}, at most {README_LINES_MAX}"
+    yield "longest file", f"{place(longest)}, {lines(longest)} lines, at most {FILE_LINES_MAX}"
+    yield "files that are too long", f"{', '.join(sorted(TO_BE_CUT)) or 'none'}"
+    yield "import circles", f"{'; '.join(', '.join(sorted(c)) for c in circles()) or 'none'}"
+    yield "module names that mean several things", f"{', '.join(TO_BE_RENAMED) or 'none'}"
+    yield "class names that mean several things", f"{', '.join(CLASSES_TO_BE_RENAMED) or 'none'}"
+
+
+if __name__ == "__main__":
+    for name, figure in figures():
+        print(f"{name}: {figure}")

@@ -407,10 +407,10 @@ def test_faults_that_stay_end_the_call(client: Path, serve: Callable[..., FakeMo
     with pytest.raises(ModelError, match="refused the call"):
         ask(review(client, late))
     assert len(late.requests) == 1
-    refusing = serve([Reply("too long", status=400)])
-    with pytest.raises(ModelError, match="400: too long"):
+    refusing = serve([Reply("we do not talk about that", status=400), DONE])
+    with pytest.raises(ModelError, match="400: we do not"):
         ask(review(client, refusing, own=False))
-    assert len(refusing.requests) == 1
+    assert len(refusing.requests) == 2, "it answers other calls: this one is to blame"
 
 
 def test_a_stopped_process_loses_no_call_by_its_deadline() -> None:

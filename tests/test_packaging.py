@@ -6,7 +6,7 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from tests.test_layers import imports
+from tests.test_layers import packages
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,7 +30,7 @@ def test_what_is_imported_is_declared() -> None:
     of = packages_distributions()
     wanted: dict[str, str] = {}
     for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
-        for package in imports(file) - sys.stdlib_module_names - {"agentd", "__future__"}:
+        for package in packages(file) - sys.stdlib_module_names - {"agentd", "__future__"}:
             wanted[package] = file.relative_to(ROOT).as_posix()
     assert wanted.pop("pytest") == "agentd/testing/plugin.py", "pytest itself imports that"
     declared = names(PROJECT["dependencies"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.recordings import file as text
+from agentd.recordings import recording_file as text
 from tests.recorded import World, fetch
 
 REACH = """

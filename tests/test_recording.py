@@ -12,10 +12,11 @@ import pytest
 
 from agentd.config.daemon import ModelConfig
 from agentd.errors import ConfigError, RecordingError
-from agentd.recordings import file as text
-from agentd.recordings.recording import Recording, tool_digest
-from agentd.replay.many import of_file, replay_all
+from agentd.recordings import recording_file as text
+from agentd.recordings.recording import Recording, prompt_at, tool_digest
 from agentd.replay.replay import Replay
+from agentd.replay.sources import of_file
+from agentd.replay.verdicts import replay_all
 from tests.recorded import World, done, fetch, read, reader
 
 END = "\n=== end\n"  # a mutation puts one more section before it
@@ -74,7 +75,8 @@ def test_every_prompt_is_the_one_that_was_sent(world: World) -> None:
     """The messages of each turn are those that the model server received, to the letter."""
     recording, _ = world.take(reader(world, [read("a.txt"), read("a.txt", 2), done()]))
     sent = [request.body["messages"] for request in world.requests]
-    assert [recording.prompt(turn) for turn in (1, 2, 3)] == sent
+    about = (recording.messages, recording.steps, recording.texts)
+    assert [prompt_at(turn, *about) for turn in (1, 2, 3)] == sent
 
 
 def test_text_that_looks_like_a_section_stays_text(recording: Recording) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd.recordings import file as text
-from agentd.recordings.rules import Finder, same_length
+from agentd.recordings import recording_file as text
+from agentd.recordings.finder import Finder, same_length
 from tests.recorded import FETCHED, World, done, fetch, read, reader
 
 # Made up, and put together here so that no scanner takes them for real ones.

@@ -13,9 +13,9 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, UsageError
 from agentd.events import Lane
-from agentd.recordings import file as text
-from agentd.replay.many import of_file
+from agentd.recordings import recording_file as text
 from agentd.replay.offline import Offline
+from agentd.replay.sources import of_file
 from agentd.sessions.session import Session
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState

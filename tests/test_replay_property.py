@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.recordings import file
+from agentd.recordings import recording_file
 from agentd.replay.replay import Replay
 from agentd.testing import RandomModel
 from tests.recorded import World
@@ -45,13 +45,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 def identical(world: World, session: int) -> None:
     """Record the session, write it, read it, replay it: nothing may differ."""
     recording, _ = world.take(session)
-    again = file.read(file.write(recording), "x")
+    again = recording_file.read(recording_file.write(recording), "x")
     assert again == recording
     code = world.workshop.current(again.config.agent, world.paths, "x")
     replayed = Replay(again, code, world.workshop).run()
-    assert replayed.difference is None, f"{replayed.difference}\n{file.write(recording)}"
+    assert replayed.difference is None, f"{replayed.difference}\n{recording_file.write(recording)}"
     given = Replay(again, code, world.workshop, tools="recorded").run()
-    assert given.difference is None, f"{given.difference}\n{file.write(recording)}"
+    assert given.difference is None, f"{given.difference}\n{recording_file.write(recording)}"
 
 
 @pytest.mark.parametrize("agent", ["repo_fetch", "repo_review"])

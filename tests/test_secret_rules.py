@@ -15,8 +15,8 @@ from agentd.errors import AgentdError
 from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.process.heart import Heart
+from agentd.recordings.finder import Finder
 from agentd.recordings.redact import Writer
-from agentd.recordings.rules import Finder
 from agentd.secret_rules import REDACTED, hide
 from agentd.supervisor.checks import refused
 from agentd.supervisor.child_output import ChildOutput

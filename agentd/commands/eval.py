@@ -89,7 +89,7 @@ def _endpoint(
 ) -> "Iterator[tuple[Endpoint, str, float]]":
     """Yield the model to ask: of the running daemon, or of a server of our own."""
     from agentd.config.daemon import load_daemon
-    from agentd.evaluate.server import CALL_DEADLINE, own_server
+    from agentd.evaluate.own_server import CALL_DEADLINE, own_server
     from agentd.llm.endpoint import Endpoint
 
     if name is None:

@@ -38,16 +38,18 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record one session."""
-    from agentd.recordings import file as text
+    from agentd.recordings import recording_file as text
     from agentd.replay.code import Workshop
-    from agentd.replay.record import take
+    from agentd.replay.recorder import record_session
     from agentd.sessions.archive import Archive
     from agentd.sessions.steps import StepKind
 
     paths = discover()
     archive = Archive(open_bus(paths))
     with Workshop() as workshop:
-        recording, outcome = take(archive, args.session, paths, workshop, scrub=args.scrub)
+        recording, outcome = record_session(
+            archive, args.session, paths, workshop, scrub=args.scrub
+        )
     name = f"{recording.head.agent}-{args.session}{text.SUFFIX}"
     file = args.file or (args.as_test or Path()) / name
     if args.file is None and file.exists():

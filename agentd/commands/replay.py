@@ -30,15 +30,16 @@ from agentd.commands.sessions import print_timeline, step_document
 from agentd.config.suggest import did_you_mean
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
-from agentd.replay.live import Fork, LiveTurn
-from agentd.replay.many import Verdict
-from agentd.replay.tape import Difference
+from agentd.replay.difference import Difference
+from agentd.replay.fork import Fork
+from agentd.replay.live import LiveTurn
+from agentd.replay.verdicts import Verdict
 from agentd.states import Exit
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
     from agentd.replay.code import Workshop
-    from agentd.replay.many import Source
+    from agentd.replay.sources import Source
     from agentd.sessions.archive import Archive
 
 EXAMPLES = """example:
@@ -98,7 +99,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay, and print a verdict, or a table of several."""
     from agentd.replay.code import Workshop
-    from agentd.replay.many import replay_all
+    from agentd.replay.verdicts import replay_all
 
     _check(args)
     paths = discover()
@@ -174,7 +175,7 @@ def _sources(
     args: argparse.Namespace, paths: Paths, workshop: "Workshop"
 ) -> "Iterator[tuple[str, Load]]":
     from agentd.clock import SystemClock
-    from agentd.replay.many import of_file, of_session, recorded_sessions
+    from agentd.replay.sources import of_file, of_session, recorded_sessions
     from agentd.sessions.archive import Archive
 
     named: Sequence[str] = args.targets

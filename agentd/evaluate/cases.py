@@ -35,7 +35,7 @@ from agentd.config.toml import Strict, config_error, read_toml
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
 from agentd.paths import shipped
-from agentd.replay.folders import unsafe
+from agentd.replay.folder_map import unsafe
 from agentd.tools.shell import PROGRAM_PATH
 
 PROJECT = "/project"

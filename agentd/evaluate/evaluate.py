@@ -1,9 +1,10 @@
-"""Runs cases with a real model: the agent's real code and loop, on a stage."""
+"""Runs cases with a real model: the agent's real code and loop."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from agentd.clock import SystemClock
@@ -13,15 +14,17 @@ from agentd.errors import AgentdError, CallDeadline, ModelError, ModelUnavailabl
 from agentd.evaluate.cases import PROJECT, Case, CaseFile, write_project
 from agentd.evaluate.score import Score, check_labels, score
 from agentd.events import NewEvent
-from agentd.llm.decision import LLM, Ask, Decision, Message
+from agentd.llm.decision import Ask, Decision, Message
 from agentd.llm.endpoint import Endpoint
 from agentd.models.huggingface import Progress
 from agentd.paths import Paths
 from agentd.recordings.recording import Root
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
-from agentd.replay.folders import Places
-from agentd.replay.session import Cast, perform
+from agentd.replay.folder_map import FolderMap
+from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
+from agentd.replay.single_run import run_event
+from agentd.tools import Toolbox
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
 FILL_SAMPLE = 60  # neutral events that are counted; their numbers repeat
@@ -89,13 +92,23 @@ def evaluate(
 
 
 def _check(file: CaseFile, setting: Setting, where: str) -> None:
-    code = setting.workshop.current(file.agent.agent, setting.paths, where)
-    with setting.workshop.stage() as stage:
-        write_project(file.case[0], stage / "0")  # parameters may have to name a repository
-        places = Places([Root(path=PROJECT)], stage)
-        union = Cast.of(code, file.agent.agent, file.agent, where, places).union
+    with setting.workshop.empty_folder() as folder:
+        # Parameters may have to name a repository.
+        loaded = _load(file.agent, file.case[0], setting, folder, where)
     for case in file.case:
-        check_labels(case, union, where)
+        check_labels(case, loaded.union, where)
+
+
+def _load(
+    config: AgentConfig, case: Case, setting: Setting, folder: Path, where: str
+) -> LoadedAgent:
+    """Return the agent with the case's project in this empty folder."""
+    write_project(case, folder / "0")
+    folders = FolderMap([Root(path=PROJECT)], folder)
+    config = folders.config(config)
+    code = setting.workshop.current(config.agent, setting.paths, where)
+    tools = Toolbox(config.permissions, connect=Pages({}).connect)
+    return LoadedAgent.of(code, config.agent, config, where, tools=tools, folders=folders)
 
 
 def run_case(
@@ -105,33 +118,21 @@ def run_case(
     # What is measured is how a full window does, so nothing is held back for being full.
     limits = config.limits.model_copy(update={"context_share": 1.0 if fill else 0.9})
     config = config.model_copy(update={"limits": limits})
-    code = setting.workshop.current(config.agent, setting.paths, where)
-    with setting.workshop.stage() as stage:
-        write_project(case, stage / "0")
-        places = Places([Root(path=PROJECT)], stage)
-        cast = Cast.of(code, config.agent, config, where, places)
-        told = cast.over(setting.endpoint, agent=f"eval.{config.agent}")
-        llm = _Counted(told, _filler(told, fill) if fill else "", setting.call_deadline_s)
-        performance = perform(
-            cast,
+    with setting.workshop.empty_folder() as folder:
+        loaded = _load(config, case, setting, folder, where)
+        llm = _CountingLLM(loaded, setting, fill)
+        performance = run_event(
+            loaded,
             NewEvent(case.event, case.payload),
             llm,
-            stage,
+            folder,
             clock=SystemClock(),
-            facts=places.inward(case.facts),
-            connect=Pages({}).connect,
+            facts=loaded.folders.as_here(case.facts),
         )
     if llm.unavailable is not None:
         raise llm.unavailable
     result = score(case, performance, asked=llm.asked, illegal=llm.illegal)
     return replace(result, seconds=llm.seconds)
-
-
-def _filler(llm: LLM, share: float) -> str:
-    """Return as many neutral events as fill, with the fixed prompt, this share of the window."""
-    wanted = int(llm.window() * share) - llm.fixed_tokens()
-    each = llm.count("".join(map(_neutral, range(FILL_SAMPLE)))) / FILL_SAMPLE
-    return "".join(map(_neutral, range(round(wanted / each))))
 
 
 def _neutral(number: int) -> str:
@@ -140,38 +141,41 @@ def _neutral(number: int) -> str:
     return render(LogEvent("sensor.read", START.replace(minute=number % 60), payload, False))
 
 
-class _Counted:
-    """An `LLM` with a filler before the log, which counts what was asked and what was illegal."""
+class _CountingLLM(FixedPromptLLM):
+    """A model that is asked with neutral events before the log, up to a share of its window.
 
-    def __init__(self, llm: LLM, filler: str, call_deadline_s: float) -> None:
-        self._llm, self._filler, self._deadline_s = llm, filler, call_deadline_s
+    It counts what was asked and what was illegal.
+    """
+
+    def __init__(self, loaded: LoadedAgent, setting: Setting, share: float) -> None:
+        agent = f"eval.{loaded.version.accepted.name}"
+        super().__init__(loaded, setting.endpoint, setting.call_deadline_s, agent=agent)
         self.asked = self.illegal = 0
         self.seconds = 0.0
         self.unavailable: AgentdError | None = None
+        self._filler = ""
+        self._filler = self._neutral_events(share) if share else ""
 
-    @property
-    def names(self) -> frozenset[str]:
-        return self._llm.names
-
-    def window(self) -> int:
-        return self._llm.window()
+    def _neutral_events(self, share: float) -> str:
+        """Return as many as fill, with the fixed prompt, this share of the window."""
+        wanted = int(self.window() * share) - super().fixed_tokens()
+        each = self.count("".join(map(_neutral, range(FILL_SAMPLE)))) / FILL_SAMPLE
+        return "".join(map(_neutral, range(round(wanted / each))))
 
     def fixed_tokens(self) -> int:
-        return self._llm.fixed_tokens() + (self._llm.count(self._filler) if self._filler else 0)
-
-    def count(self, text: str) -> int:
-        return self._llm.count(text)
+        """Return the tokens of the prompt without the log, the neutral events included."""
+        return super().fixed_tokens() + (self.count(self._filler) if self._filler else 0)
 
     def prompt(self, log: str) -> list[Message]:
-        return self._llm.prompt(self._filler + log)
+        """Return the messages of a call."""
+        return super().prompt(self._filler + log)
 
     def decide(self, ask: Ask) -> Decision:
-        """Ask with the filler before the log."""
+        """Ask with the filler before the log, and count the answer."""
         self.asked += 1
         began = time.monotonic()
         try:
-            log = self._filler + ask.log
-            return self._llm.decide(replace(ask, log=log, deadline_s=self._deadline_s))
+            return super().decide(ask)
         except (ModelUnavailable, CallDeadline) as error:  # nothing was answered at all
             self.asked -= 1
             self.unavailable = error
@@ -181,9 +185,3 @@ class _Counted:
             raise
         finally:
             self.seconds += time.monotonic() - began
-
-    def restore(self, raw: str) -> Decision:
-        return self._llm.restore(raw)
-
-    def close(self) -> None:
-        self._llm.close()

@@ -7,7 +7,7 @@ from typing import Any
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import Case, Expected
 from agentd.llm.union import Union
-from agentd.replay.session import Performance
+from agentd.replay.single_run import Performance
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
 

@@ -105,6 +105,6 @@ class LLM(Protocol):
 
 
 def with_log(messages: Sequence[Message], log: str) -> list[Message]:
-    """Return a call's messages: those of an empty log, and the log at the end of the last one."""
+    """Return a call's messages: those of the fixed prompt, with the log at the last one's end."""
     *before, last = messages
     return [*before, {**last, "content": last["content"] + log}]

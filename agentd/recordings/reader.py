@@ -1,4 +1,4 @@
-"""Reads a recording's text; see file.py for the format."""
+"""Reads a recording's text; see recording_file.py for the format."""
 
 import base64
 import json
@@ -119,14 +119,14 @@ class _Reader:
                     case "base64":
                         files[name] = _bytes(text)
                     case "folder":
-                        folders[name] = Listing(ENTRIES.validate_python(json.loads(text)))
+                        folders[name] = ENTRIES.validate_python(json.loads(text))
                     case "repository":
                         about, _, pack = text.partition("\n")
-                        known = _Repository.model_validate(json.loads(about))
+                        known = _RepositoryHead.model_validate(json.loads(about))
                         repositories[name] = known.with_pack(_bytes(pack))
                     case "page":
                         about, _, body = text.partition("\n")
-                        pages[name] = Page(_Page.model_validate(json.loads(about)).url, body)
+                        pages[name] = Page(_PageHead.model_validate(json.loads(about)).url, body)
                     case _:
                         raise ValueError("there is no such section")
             except ValidationError as error:
@@ -165,7 +165,7 @@ class _Reader:
         return RecordingError(f"is damaged: {what}", where=self._at, hint=AGAIN)
 
 
-class _Repository(HeadPart):
+class _RepositoryHead(HeadPart):
     head: str
     refs: dict[str, str]
     shallow: tuple[str, ...]
@@ -174,7 +174,7 @@ class _Repository(HeadPart):
         return Repository(self.head, self.refs, self.shallow, pack)
 
 
-class _Page(HeadPart):
+class _PageHead(HeadPart):
     url: str
 
 

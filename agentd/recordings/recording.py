@@ -15,9 +15,9 @@ from agentd.config.toml import config_error
 from agentd.context import LogEvent, render
 from agentd.errors import RecordingError
 from agentd.events import Event, NewEvent
-from agentd.llm.decision import Message
+from agentd.llm.decision import Message, with_log
 from agentd.sessions.sessions import ANSWER
-from agentd.sessions.steps import Step, StepKind, settled
+from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools import REGISTRY
 
@@ -117,6 +117,10 @@ class Settled(HeadPart):
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
 
+    def events(self) -> list[NewEvent]:
+        """Return what was published."""
+        return [event.new() for event in self.publish]
+
 
 class Root(HeadPart):
     """A folder that the session knew by its absolute path; it lies elsewhere in a replay.
@@ -156,11 +160,8 @@ class Head(HeadPart):
     redacted: dict[str, int] = Field(default_factory=dict)  # places changed, by rule
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A folder's entries: sizes of files in bytes, None for folders, "link" and "special"."""
-
-    entries: Mapping[str, int | str | None]
+# A folder's entries: sizes of files in bytes, None for folders, "link" and "special".
+Listing = Mapping[str, int | str | None]
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ class Repository:
     """What a session saw of a git repository: the objects it needs, as a pack."""
 
     head: str  # what HEAD says: a branch's full name or a commit
-    refs: Mapping[str, str]
-    shallow: tuple[str, ...]  # commits whose parents are left out
-    pack: bytes
+    refs: Mapping[str, str] = field(default_factory=dict)
+    shallow: tuple[str, ...] = ()  # commits whose parents are left out
+    pack: bytes = b""  # empty: nothing is kept of it
 
 
 @dataclass(frozen=True)
@@ -227,21 +228,9 @@ class Recording:
         """Return the event log exactly as the model saw it, before step `before` or to the end."""
         return "".join(t for seq, t in self.texts.items() if before is None or seq < before)
 
-    def prompt(self, turn: int) -> list[Message]:
-        """Return the exact messages that the model was asked with at a turn; 1 is the first."""
-        return prompt_at(turn, self.messages, self.steps, self.texts)
-
-    def settled(self, rest: int) -> dict[str, Any] | None:
-        """Return what came at the session's `rest`-th closing or parking; 0 is the first."""
-        if rest >= len(self.head.settled):
-            return None
-        item = self.head.settled[rest]
-        return settled((event.new() for event in item.publish), item.remember)
-
-    def published(self, rest: int) -> list[NewEvent]:
-        """Return what the `rest`-th closing or parking published."""
-        known = self.head.settled
-        return [event.new() for event in known[rest].publish] if rest < len(known) else []
+    def settled(self, number: int) -> Settled | None:
+        """Return what came at the session's closing or parking of this number; 0 is the first."""
+        return self.head.settled[number] if number < len(self.head.settled) else None
 
     def question_after(self, seq: int) -> str | None:
         """Return the question on which the session was parked after this step, if it was."""
@@ -250,8 +239,8 @@ class Recording:
         last = seq == self.steps[-1].seq and self.head.session.question is not None
         if not last and seq + 1 not in answers:
             return None
-        asked = self.head.settled[parked].publish if parked < len(self.head.settled) else ()
-        questions = [e.payload.get("question") for e in asked if e.type == ASKED]
+        asked = self.settled(parked) or Settled()
+        questions = [e.payload.get("question") for e in asked.publish if e.type == ASKED]
         return str(questions[-1]) if questions else self.head.session.question
 
     def facts(self, attempt: int) -> dict[str, Any]:
@@ -266,8 +255,7 @@ def prompt_at(
     """Return the messages of a turn: those before the log, with the log up to its decision."""
     decisions = [step.seq for step in steps if step.kind is StepKind.DECISION]
     log = "".join(text for seq, text in texts.items() if seq < decisions[turn - 1])
-    *before, last = messages
-    return [*before, {**last, "content": last["content"] + log}]
+    return with_log(messages, log)
 
 
 def texts_of(steps: Iterable[Step]) -> dict[int, str]:

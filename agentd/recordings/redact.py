@@ -13,25 +13,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from agentd.llm.decision import Message
+from agentd.recordings.finder import Finder, Key, Named, alone, masked
 from agentd.recordings.recording import (
     Fixture,
     Head,
-    Listing,
+    HeadPart,
     Page,
     Recording,
     Repository,
-    Root,
+    Settled,
     texts_of,
 )
-from agentd.recordings.rules import Finder, Key, Named, alone, masked
-from agentd.secret_rules import LEAST, LINE, RULES, SETTING, telling
+from agentd.secret_rules import LEAST, LINE, RULES, SETTING, put, telling
 from agentd.sessions.steps import Step
 
 BRANCHES = 4  # texts that a pattern tries one by one
 LEVELS = 16  # of its tree
+Part = TypeVar("Part", bound=HeadPart)
 
 
 def redact(
@@ -65,7 +66,7 @@ def redact(
             for text in _readings(data)
         ):
             left_out += 1
-            repository = Repository(repository.head, {}, (), b"")
+            repository = Repository(repository.head)
         repositories[name] = repository
     writer = Writer(finder)
     writer.counts["repository left out"] = left_out
@@ -100,8 +101,7 @@ class Writer:
         return change.instead
 
     def _in_place(self, rule: str, match: re.Match[str]) -> str:
-        start, end = match.start(1) - match.start(), match.end(1) - match.start()
-        return match[0][:start] + self._mask(rule, match[1]) + match[0][end:]
+        return put(match, self._mask(rule, match[1]))
 
     def _mask(self, rule: str, secret: str) -> str:
         instead = masked(secret)
@@ -147,7 +147,7 @@ class Writer:
             fixture=Fixture(
                 {name: data for name, data in files.items() if data is not None},
                 {
-                    self.text(name): Listing(self._keys(listing.entries))
+                    self.text(name): {self.text(entry): size for entry, size in listing.items()}
                     for name, listing in fixture.folders.items()
                 },
                 {self.text(name): repository for name, repository in repositories.items()},
@@ -159,9 +159,6 @@ class Writer:
         )
         counts = {rule: count for rule, count in sorted(self.counts.items()) if count}
         return replace(changed, head=changed.head.model_copy(update={"redacted": counts}))
-
-    def _keys(self, entries: Mapping[str, Any]) -> dict[str, Any]:
-        return {self.text(name): value for name, value in entries.items()}
 
     def _message(self, message: Message, config: Mapping[str, Any]) -> Message:
         """Return a prompt in which only what is configured may have been replaced in its place."""
@@ -189,53 +186,24 @@ class Writer:
             config[key] = self.value(config[key])
         for kind, listed in dict(config.get("permissions", {})).items():
             config["permissions"] = {**config["permissions"], kind: self.value(listed)}
-        session = head.session
+        roots = [self._part(root, "path", "spellings") for root in head.volatile.paths]
         return head.model_copy(
             update={
                 "config": config,
-                "facts": [
-                    item.model_copy(update={"facts": self.value(item.facts)}) for item in head.facts
-                ],
-                "event": head.event.model_copy(
-                    update={
-                        "payload": self.value(head.event.payload),
-                        "dedup_key": self.value(head.event.dedup_key),
-                    }
-                ),
-                "session": session.model_copy(
-                    update={
-                        "outcome": self.value(session.outcome),
-                        "error": self.value(session.error),
-                        "question": self.value(session.question),
-                    }
-                ),
-                "settled": [
-                    item.model_copy(
-                        update={
-                            "publish": [
-                                p.model_copy(
-                                    update={
-                                        "payload": self.value(p.payload),
-                                        "key": self.value(p.key),
-                                    }
-                                )
-                                for p in item.publish
-                            ],
-                            "remember": self.value(item.remember),
-                        }
-                    )
-                    for item in head.settled
-                ],
-                "volatile": head.volatile.model_copy(
-                    update={
-                        "paths": [
-                            Root(path=self.text(r.path), spellings=self.value(r.spellings))
-                            for r in head.volatile.paths
-                        ]
-                    }
-                ),
+                "facts": [self._part(item, "facts") for item in head.facts],
+                "event": self._part(head.event, "payload", "dedup_key"),
+                "session": self._part(head.session, "outcome", "error", "question"),
+                "settled": [self._settled(item) for item in head.settled],
+                "volatile": head.volatile.model_copy(update={"paths": roots}),
             }
         )
+
+    def _settled(self, settled: Settled) -> Settled:
+        publish = [self._part(event, "payload", "key") for event in settled.publish]
+        return self._part(settled, "remember").model_copy(update={"publish": publish})
+
+    def _part(self, part: Part, *names: str) -> Part:
+        return part.model_copy(update={n: self.value(getattr(part, n)) for n in names})
 
     def _file(self, data: bytes) -> bytes | None:
         """Return a file's content, None where its bytes hold a secret and are no text of ours."""
@@ -296,24 +264,25 @@ def _readings(data: bytes) -> Iterator[str]:
 def _strings(recording: Recording) -> Iterator[str]:
     """Yield every text of the recording in which a secret may stand."""
     head, fixture = recording.head, recording.fixture
-    yield from _inner([message["content"] for message in recording.messages])
-    yield from _inner([head.config, head.event.payload, head.event.dedup_key])
-    for facts in head.facts:
-        yield from _inner(facts.facts)
-    for settled in head.settled:
-        yield from _inner(settled.remember)
-        for event in settled.publish:
-            yield from _inner([event.payload, event.key])
-    yield from _inner([head.session.outcome, head.session.error, head.session.question])
-    for step in recording.steps:
-        yield from _inner([step.payload, step.remember, step.raw])
-        for published in step.publish:
-            yield from _inner([published.payload, published.dedup_key])
+    session = head.session
+    yield from _inner(
+        [
+            [message["content"] for message in recording.messages],
+            [head.config, head.event.payload, head.event.dedup_key],
+            [item.facts for item in head.facts],
+            [[s.remember, *([e.payload, e.key] for e in s.publish)] for s in head.settled],
+            [session.outcome, session.error, session.question],
+            [
+                [s.payload, s.remember, s.raw, *([e.payload, e.dedup_key] for e in s.publish)]
+                for s in recording.steps
+            ],
+        ]
+    )
     for name, data in fixture.files.items():
         yield name
         yield from _readings(data)
     for name, listing in fixture.folders.items():
-        yield from (name, *listing.entries)
+        yield from (name, *listing)
     for url, page in fixture.pages.items():
         yield from (url, page.url, page.text)
 

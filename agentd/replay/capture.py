@@ -15,15 +15,16 @@ from typing import Any
 from agentd.agent import Result
 from agentd.config.agent import AgentConfig
 from agentd.errors import AgentdError, ToolError
-from agentd.recordings import git
+from agentd.recordings import git_pack
 from agentd.recordings.recording import Fixture, Listing, Page, Recording, Repository, Root
-from agentd.replay.agent import Chosen, runs
+from agentd.replay.agent_proxy import Handling
 from agentd.replay.code import Code, Workshop
-from agentd.replay.folders import Places, unsafe
+from agentd.replay.difference import Diverged
+from agentd.replay.folder_map import FolderMap, unsafe
 from agentd.replay.offline import add_hook
 from agentd.replay.replay import Replay
 from agentd.replay.results import recorded_result
-from agentd.replay.tape import Diverged
+from agentd.replay.toolbox import only_reads
 from agentd.sessions.steps import StepKind
 from agentd.tools import Toolbox
 from agentd.tools.closed import Closed
@@ -35,6 +36,7 @@ FILE_BYTES_MAX = 256_000  # of one file or page
 FILES_BYTES_MAX = 2_000_000  # of all together
 FILES_MAX = 500
 ENTRIES_MAX = 2_000  # of one folder
+FILE_READS = frozenset({"ReadFile", "ListFiles", "SearchText"})
 PATH_MAX = 1_024  # characters; a longer text is no path
 
 
@@ -122,7 +124,7 @@ class Capture(Replay):
         Raises:
             ConfigError: the code does not take the recorded configuration.
         """
-        with self._staged():
+        with self._prepared():
             # What was read before it went wrong is worth having.
             with suppress(Diverged, AgentdError), _opened(self._collector):
                 self._play()
@@ -133,8 +135,8 @@ class Capture(Replay):
         collector = self._collector
         return Fixture(collector.files, collector.folders, self._repositories(), pages)
 
-    def _find_places(self, stage: Path) -> Places:
-        return Places([], stage)  # the real folders
+    def _map_folders(self) -> FolderMap:
+        return FolderMap([], self._folder)  # the real folders
 
     def _confined(self, config: AgentConfig) -> AgentConfig:
         return config
@@ -145,26 +147,26 @@ class Capture(Replay):
     def _check_messages(self) -> None:
         """There is nothing to compare yet."""
 
-    def _make_toolbox(self) -> Toolbox:
-        return _Watched(self.config, self._seen, self._closed)
+    def _make_toolbox(self, config: AgentConfig) -> Toolbox:
+        return _ReadingToolbox(config, self._seen, self._closed)
 
-    def _choose(self, name: str) -> Chosen:
-        self.tape.check_cut()
-        step = self.tape.coming
+    def _handle(self, name: str) -> Handling:
+        self.playback.check_cut()
+        step = self.playback.next_step
         if step is None or step.kind is not StepKind.RESULT:
-            return Chosen(run=False)
-        self.llm.given()
-        run = runs(name, self.version.agent, live_effects=False)
-        return Chosen(run, recorded_result(self.recording, step))
+            return Handling(run=False)
+        self.llm.count_given()
+        run = only_reads(name, self.loaded.version.agent)
+        return Handling(run, recorded_result(self.recording, step))
 
-    def _settle(self, name: str, result: Result) -> Result:
+    def _adjust(self, name: str, result: Result) -> Result:
         return result
 
     def _collect(self, name: str, args: Mapping[str, Any]) -> None:
-        if name not in ("ReadFile", "ListFiles", "SearchText"):
+        if name not in FILE_READS:
             return
         marks = self._closed.marks(writing=False)
-        path = Path(locate(str(args.get("path", "")), self.config.permissions.read, marks).path)
+        path = Path(locate(str(args.get("path", "")), self._toolbox.permissions.read, marks).path)
         if not path.is_dir():
             self._collector.file(path)
         elif name == "SearchText":
@@ -198,11 +200,11 @@ class Capture(Replay):
             name = self._collector.name(Path(os.path.realpath(text)))
             if name is None or name in found:
                 continue
-            found[name] = git.capture(Path(text), ids, branches)
+            found[name] = git_pack.capture(Path(text), ids, branches)
         return found
 
 
-class _Watched(Toolbox):
+class _ReadingToolbox(Toolbox):
     """Notes each call of a reading tool; nothing is changed and nothing fetched."""
 
     def __init__(
@@ -213,7 +215,7 @@ class _Watched(Toolbox):
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run a reading tool; refuse all others."""
-        if name not in ("ReadFile", "ListFiles", "SearchText"):
+        if name not in FILE_READS:
             raise ToolError(f"{name} is not run while a session is recorded")
         self._seen.append((name, dict(args)))
         return super().call(name, args)
@@ -271,7 +273,7 @@ class _Collector:
                 entries[entry.name] = None
             else:
                 entries[entry.name] = "link" if stat.S_ISLNK(mode) else "special"
-        self.folders[name] = Listing(entries)
+        self.folders[name] = entries
 
     def tree(self, path: Path) -> None:
         """Keep what a search looks at."""

@@ -60,18 +60,18 @@ class Code:
 
 
 class Workshop:
-    """A temporary folder for compiled prompts and replays' stages. Use it as a context manager."""
+    """A temporary folder: compiled prompts, and a folder a replay. Use it as a context manager."""
 
     def __init__(self) -> None:
         # Resolved, and short: tools resolve what they open, and a path has its greatest length.
         self.folder = Path(tempfile.mkdtemp(prefix="agentd-")).resolve()
-        self._stages = 0
+        self._folders = 0
 
     @contextmanager
-    def stage(self) -> Iterator[Path]:
+    def empty_folder(self) -> Iterator[Path]:
         """Yield a new empty folder, and remove it afterwards."""
-        self._stages += 1
-        folder = self.folder / f"s{self._stages}"
+        self._folders += 1
+        folder = self.folder / f"s{self._folders}"
         folder.mkdir()
         try:
             yield folder

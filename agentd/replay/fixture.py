@@ -8,20 +8,20 @@ from pathlib import Path
 
 from agentd.errors import RecordingError, ToolError
 from agentd.net.exchange import Stream
-from agentd.recordings import git
+from agentd.recordings import git_pack
 from agentd.recordings.recording import Fixture, Listing, Page
-from agentd.replay.folders import Places, unsafe
+from agentd.replay.folder_map import FolderMap, unsafe
 
 
-def restore(fixture: Fixture, places: Places) -> None:
-    """Write the fixture's files, folders and repositories where `places` has them.
+def restore(fixture: Fixture, folders: FolderMap) -> None:
+    """Write the fixture's files, folders and repositories where `folders` has them.
 
     Raises:
         RecordingError: a name leads elsewhere, a repository's pack cannot be read, or the disk
             takes no such file.
     """
     try:
-        _restore(fixture, places)
+        _restore(fixture, folders)
     except (OSError, ValueError) as error:  # a folder where a file is to be, a NUL in a name ...
         problem = getattr(error, "strerror", None) or error
         raise RecordingError(
@@ -29,16 +29,16 @@ def restore(fixture: Fixture, places: Places) -> None:
         ) from error
 
 
-def _restore(fixture: Fixture, places: Places) -> None:
+def _restore(fixture: Fixture, folders: FolderMap) -> None:
     for name in (*fixture.files, *fixture.folders, *fixture.repositories):
-        _check_name(name, len(places.folders))
+        _check_name(name, len(folders.folders))
 
     def place(name: str) -> Path:
         number, _, inner = name.partition("/")
-        return places.folders[int(number)] / inner
+        return folders.folders[int(number)] / inner
 
-    for folder in places.folders:
-        if folder.parent == places.base:  # else it lies in another one
+    for folder in folders.folders:
+        if folder.parent == folders.base:  # else it lies in another one
             folder.mkdir()
     for name, data in fixture.files.items():
         path = place(name)
@@ -49,8 +49,8 @@ def _restore(fixture: Fixture, places: Places) -> None:
     for name, listing in fixture.folders.items():
         _list(place(name), listing)
     for name, repository in fixture.repositories.items():
-        git.restore(repository, place(name))
-    for link, folder in places.links.items():
+        git_pack.restore(repository, place(name))
+    for link, folder in folders.links.items():
         link.symlink_to(folder)
 
 
@@ -68,7 +68,7 @@ def _check_name(name: str, roots: int) -> None:
 def _list(folder: Path, listing: Listing) -> None:
     """Give a folder the recorded entries; those without contents are of the recorded size."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size in listing.entries.items():
+    for name, size in listing.items():
         path = folder / name
         # A repository's folder is listed as one, and comes with the repository.
         if unsafe(name) and not (name == ".git" and size is None):

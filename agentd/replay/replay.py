@@ -1,34 +1,33 @@
-"""Replays a recording: the real loop, agent and tools on a stage of their own."""
+"""Replays a recording: the real loop, agent and tools, in a folder of their own."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from agentd.admission.version import Version
-from agentd.agent import Agent, Kit, Result
+from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Permissions
 from agentd.errors import PermissionRefused, RecordingError, ToolError
 from agentd.events import PERSON, Lane, NewEvent
-from agentd.llm.baml import load_client
-from agentd.llm.decision import Message
-from agentd.llm.union import Malformed, Union
-from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
-from agentd.recordings.recording import Recording, digest, tool_digest
-from agentd.replay import fixture
-from agentd.replay import tape as ends
-from agentd.replay.agent import READS, Actor, Chosen, runs
+from agentd.recordings.recording import Recording, Settled, digest, tool_digest
+from agentd.replay import endings, fixture
+from agentd.replay.agent_proxy import Handling, ReplayedAgent
 from agentd.replay.code import MAKES, Code, Workshop
-from agentd.replay.folders import Places
+from agentd.replay.difference import Difference, Diverged
+from agentd.replay.folder_map import FolderMap
+from agentd.replay.loaded import LoadedAgent
 from agentd.replay.offline import offline
-from agentd.replay.results import recorded_result, steady
+from agentd.replay.playback import Cut, Playback
+from agentd.replay.recorded_llm import RecordedLLM
+from agentd.replay.replay_bus import compared_sessions, seed
+from agentd.replay.results import recorded_result, with_recorded_fields
 from agentd.replay.sandbox import confined
-from agentd.replay.session import CALL_DEADLINE_S, Quiet, seed
-from agentd.replay.tape import Cut, Difference, Diverged, RecordedLLM, Tape, taped_sessions
+from agentd.replay.toolbox import FixtureToolbox, only_reads
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
@@ -36,7 +35,7 @@ from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.git import held_to
-from agentd.worker.runner import Facts, repeatable, settle
+from agentd.worker.runner import settle
 
 Tools = Literal["fixture", "recorded"]
 
@@ -76,10 +75,12 @@ class Replay:
         live_effects: bool = False,
         installed: Permissions | None = None,
         where: str = "the recording",
+        playback: Playback | None = None,
     ) -> None:
         self.recording = recording
-        self.tape = self._make_tape()
+        self.playback = playback or Playback(recording)
         self.notes: list[str] = []
+        self.session: Session | None = None  # the one being replayed
         self._code = code
         self._workshop = workshop
         self._tools: Tools = tools
@@ -87,9 +88,8 @@ class Replay:
         self._installed = installed or Permissions()
         self._where = where
         self._config = config or recording.config
-        self.session: Session | None = None  # the one being replayed
         self._given = 0
-        self._rests = 0  # closings and parkings so far
+        self._settled = 0  # closings and parkings so far
 
     def run(self) -> Outcome:
         """Replay to the end or to the first difference.
@@ -100,11 +100,11 @@ class Replay:
         """
         difference = None
         try:
-            with self._staged():
+            with self._prepared():
                 self._play()
         except Diverged as error:
             difference = self._explained(error.difference)
-        return Outcome(difference, self.tape.turn, self._given, tuple(self.notes))
+        return Outcome(difference, self.playback.turn, self._given, tuple(self.notes))
 
     def describe(self) -> tuple[str, Version]:
         """Return the digest of the decisions' schema, and the agent's version.
@@ -112,53 +112,51 @@ class Replay:
         Raises:
             ConfigError: the code does not take the recorded configuration.
         """
-        with suppress(Diverged), self._staged():  # another prompt does not matter here
+        with suppress(Diverged), self._prepared():  # another prompt does not matter here
             pass
-        return digest(self._union.schema(self._union.members)), self.version
+        return self._union_digest(), self.loaded.version
 
     # --- preparing
 
     @contextmanager
-    def _staged(self) -> Iterator[None]:
-        """Set the stage: the fixture's folders, the agent's code, the recorded model."""
-        roots = self.recording.head.volatile.paths
-        real = [root.path for root in roots]
+    def _prepared(self) -> Iterator[None]:
+        """Make ready: the fixture's folders, the agent's code, the recorded model."""
+        real = [root.path for root in self.recording.head.volatile.paths]
         with ExitStack() as stack:
-            self._stage = stage = stack.enter_context(self._workshop.stage())
+            self._folder = stack.enter_context(self._workshop.empty_folder())
             stack.enter_context(offline())
             if not self._live_effects:
-                stack.enter_context(confined(stage, real))
-            self.places = self._find_places(stage)
+                stack.enter_context(confined(self._folder, real))
+            self.folders = self._map_folders()
             try:
-                fixture.restore(self.recording.fixture, self.places)
-                self._prepare()
+                fixture.restore(self.recording.fixture, self.folders)
+                self._load()
                 yield
             except RecordingError as error:
                 error.where = error.where or self._where
                 raise
 
-    def _find_places(self, stage: Path) -> Places:
-        return Places(self.recording.head.volatile.paths, stage)
+    def _map_folders(self) -> FolderMap:
+        return FolderMap(self.recording.head.volatile.paths, self._folder)
 
-    def _prepare(self) -> None:
-        head = self.recording.head
-        given = self._config.model_dump(mode="json", exclude_defaults=True)
-        self.config = self._confined(AgentConfig.model_validate(self.places.inward(given)))
-        self.version = version = self._code.version(head.agent, self.config, self._where)
-        self._client = load_client(version.client_dir)
-        self._union = Union(self._client, version.function, version.members, version.arguments)
-        self._toolbox = self._make_toolbox()
-        fixed = self._agent(1).prompt_arguments()
-        self.messages: list[Message] = [
-            {**message, "content": self.places.outward(message["content"])}
-            for message in self._union.frame({"done": self.config.done, **fixed})
-        ]
+    def _load(self) -> None:
+        config = self._confined(self.folders.config(self._config))
+        self._toolbox = self._make_toolbox(config)
+        self.loaded = LoadedAgent.of(
+            self._code,
+            self.recording.head.agent,
+            config,
+            self._where,
+            tools=self._toolbox,
+            folders=self.folders,
+            facts=self._facts(1),
+        )
         self.llm = self._make_llm()
         self._check_messages()
-        now = digest(self._union.schema(self._union.members))
-        if head.version.union not in ("", now):
+        version = self.recording.head.version
+        if version.union not in ("", self._union_digest()):
             self.notes.append("the decisions' bounds changed: a model might decide otherwise now")
-        for name, known in head.version.tools.items():
+        for name, known in version.tools.items():
             if name in REGISTRY and tool_digest(name) != known:
                 self.notes.append(f"the arguments of {name} changed since the recording")
 
@@ -166,171 +164,170 @@ class Replay:
         """Return the configuration with permissions for nothing beyond the fixture."""
         permissions = config.permissions
 
-        def inside(paths: Sequence[str]) -> tuple[str, ...]:
-            # Resolved: `/notes/../../..` begins in the fixture as well.
-            return tuple(p for p in paths if Path(os.path.realpath(p)).is_relative_to(self._stage))
-
-        confined = {"read": inside(permissions.read), "write": inside(permissions.write)}
+        confined = {
+            "read": tuple(filter(self._is_inside, permissions.read)),
+            "write": tuple(filter(self._is_inside, permissions.write)),
+        }
         if self._live_effects:
             allowed = self._installed.run
             confined["run"] = tuple(name for name in permissions.run if name in allowed)
         return config.model_copy(update={"permissions": permissions.model_copy(update=confined)})
 
-    def _make_toolbox(self) -> Toolbox:
-        pages = fixture.Pages(self.recording.fixture.pages)
-        kind = Toolbox if self._live_effects else _Harmless
-        return kind(self.config.permissions, connect=pages.connect)
+    def _make_toolbox(self, config: AgentConfig) -> Toolbox:
+        return FixtureToolbox(
+            config.permissions,
+            self.recording.fixture.pages,
+            live_effects=self._live_effects,
+            unread=self._unread(),
+        )
 
-    def _make_tape(self) -> Tape:
-        return Tape(self.recording)
+    def _unread(self) -> Container[Path]:
+        """Return files of the fixture that have no contents, where somebody might read them."""
+        return ()
 
     def _make_llm(self) -> RecordedLLM:
-        return RecordedLLM(self.tape, self._union.members, self.messages, self._parse)
+        return RecordedLLM(self.playback, self.loaded)
 
     def _check_messages(self) -> None:
         def text(of: Sequence[Mapping[str, str]]) -> str:
             return "\n".join(f"[{m['role']}]\n{m['content']}" for m in of)
 
-        recorded, now = text(self.recording.messages), text(self.messages)
+        recorded, now = text(self.recording.messages), text(self.loaded.messages)
         if recorded != now:
             self._prompt_changed(Difference(1, "the prompt", recorded, now))
 
     def _prompt_changed(self, difference: Difference) -> None:
         raise Diverged(difference)
 
-    def _agent(self, attempt: int) -> Agent[Any]:
-        facts = Facts(self.places.inward(self.recording.facts(attempt)))
-        name = self.recording.head.agent
-        kit = Kit(name, self.config.done, self._toolbox, facts, self._client.types)
-        return self.version.agent(self.version.params, kit)
+    def _union_digest(self) -> str:
+        union = self.loaded.union
+        return digest(union.schema(union.members))
 
-    def _parse(self, text: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
-        try:
-            return self._union.parse(text, names)
-        except Malformed as error:
-            raise self.tape.diverged(
-                "the recorded decision", text, f"is no decision any more: {error}"
-            ) from error
+    def _facts(self, attempt: int) -> dict[str, Any]:
+        facts: dict[str, Any] = self.folders.as_here(self.recording.facts(attempt))
+        return facts
 
     # --- playing
 
     def _play(self) -> None:
-        head, tape = self.recording.head, self.tape
+        head, playback = self.recording.head, self.playback
         event = head.event.event()
-        bus = Bus(self._stage / "bus.db", clock=tape)
+        bus = Bus(self._folder / "bus.db", clock=playback)
         try:
             seed(bus, head.agent, event, head.session.id)
-            sessions = taped_sessions(bus, tape)
+            sessions = compared_sessions(bus, playback)
             lane = Lane(head.agent, event.target == head.agent, (event.event_type,))
             while True:
                 session = self.session = self._begin(sessions, bus, lane)
                 try:
                     with held_to(self._readable):
                         ending = self._loop(session, sessions.journal).run()
-                    self._check_rest(ending)
+                    self._check_settled(ending)
                     settle(sessions.closing, session, ending)
                 except Cut:
                     sessions.closing.refund(session)
                 except (Diverged, RecordingError):
                     raise
                 except Exception as error:  # an agent's own code may raise anything
-                    return self._check_failed(error)
+                    return self._check_failure(error)
                 else:
-                    self._rests += 1
-                    if ending.question is None or tape.coming is None:
-                        return self._check_ended(ending)
+                    self._settled += 1
+                    if ending.question is None or playback.next_step is None:
+                        return self._check_end(ending)
                     lane = self._answer(bus, session)
-                assert tape.coming is not None
-                tape.attempt = tape.coming.attempt
+                assert playback.next_step is not None
+                playback.attempt = playback.next_step.attempt
         finally:
             bus.close()
 
     def _readable(self, path: Path) -> None:
         """Let git read the fixture, whatever was permitted then: it once answered to no list."""
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._stage)):
+        if not self._is_inside(path):
             raise PermissionRefused(f"{path} is not in the recording")
 
+    def _is_inside(self, path: str | Path) -> bool:
+        # Resolved: `/notes/../../..` begins in the fixture as well.
+        return Path(os.path.realpath(path)).is_relative_to(self._folder)
+
     def _begin(self, sessions: Sessions, bus: Bus, lane: Lane) -> Session:
-        self.tape.hold()
+        self.playback.hold()
         event = bus.next(lane)
         if event is None:
             raise RecordingError(
                 "its event does not fit its agent", where=self._where, hint="record it again"
             )
-        session = sessions.begin(lane, event, self.version.accepted.code_hash, self.config.limits)
+        accepted = self.loaded.version.accepted
+        session = sessions.begin(lane, event, accepted.code_hash, accepted.config.limits)
         if not isinstance(session, Session):
             raise RecordingError(f"the session does not begin: {session}", where=self._where)
         return session
 
     def _loop(self, session: Session, journal: Journal) -> Loop:
-        attempt = self.tape.attempt
-        actor = Actor.of(
-            lambda: self._agent(attempt),
-            self.places,
-            choose=self._choose,
-            settle=self._settle,
+        facts = self._facts(self.playback.attempt)
+        agent = ReplayedAgent.of(
+            lambda: self.loaded.agent(facts),
+            self.folders,
+            handle=self._handle,
+            adjust=self._adjust,
             results=lambda: session.results,
         )
-        loop = Loop(
-            session,
-            actor,
-            self.llm,
-            journal,
-            idempotent=repeatable(self.version),
-            call_deadline_s=CALL_DEADLINE_S,
-            log=cast(Logger, Quiet()),
-            beat=lambda _promise: None,
-        )
-        self.tape.release()
+        loop = self.loaded.loop(session, journal, agent, self.llm)
+        self.playback.release()
         return loop
 
-    def _choose(self, name: str) -> Chosen:
-        """Say whether a decision is carried out, or its recorded result taken."""
-        tape = self.tape
-        tape.check_cut()
-        step = tape.coming
+    def _handle(self, name: str) -> Handling:
+        """Say whether a decision is carried out, or its recorded result given."""
+        playback = self.playback
+        playback.check_cut()
+        step = playback.next_step
         if step is None or step.kind is not StepKind.RESULT:
-            return Chosen(run=True)
-        run = self._tools == "fixture" and step.seq not in self.recording.given
-        if run and runs(name, self.version.agent, live_effects=self._live_effects):
-            return Chosen(run=True)
+            return Handling(run=True)
+        if (
+            self._tools == "fixture"
+            and step.seq not in self.recording.given
+            and (self._live_effects or only_reads(name, self.loaded.version.agent))
+        ):
+            return Handling(run=True)
         if name == "WriteFile":  # what is read later is read from the fixture
             with suppress(ToolError):
-                decision = self.recording.steps[tape.done - 1]
-                self._toolbox.call(name, self.places.inward(dict(decision.payload)))
+                decision = self.recording.steps[playback.done - 1]
+                self._toolbox.call(name, self.folders.as_here(dict(decision.payload)))
         self._given += 1
-        self.llm.given()
-        return Chosen(False, recorded_result(self.recording, step))
+        self.llm.count_given()
+        return Handling(run=False, given=recorded_result(self.recording, step))
 
-    def _settle(self, name: str, result: Result) -> Result:
-        """Take the recorded values of what is declared to be volatile."""
-        fields = {*self.recording.head.volatile.fields, *self.version.agent.volatile}
-        step = self.tape.coming
+    def _adjust(self, name: str, result: Result) -> Result:
+        """Put the recorded values of what is declared to be volatile into a result."""
+        fields = {*self.recording.head.volatile.fields, *self.loaded.version.agent.volatile}
+        step = self.playback.next_step
         if not fields:
             return result
         if step is not None:
-            return steady(name, result, step.payload, step.publish, fields)
+            return with_recorded_fields(name, result, step.payload, step.publish, fields)
         outcome = self.recording.head.session.outcome or {}
-        return steady(name, result, outcome, self.recording.published(self._rests), fields)
+        known = self.recording.settled(self._settled) or Settled()
+        return with_recorded_fields(name, result, outcome, known.events(), fields)
 
     def _answer(self, bus: Bus, session: Session) -> Lane:
         """Publish the person's recorded answer; return the lane that brings it."""
-        step = self.tape.coming
+        step = self.playback.next_step
         if step is None or step.type != ANSWER:
-            raise self.tape.diverged("what comes next", step and step.payload, "a question")
+            raise self.playback.diverged("what comes next", step and step.payload, "a question")
         payload = {"session": session.id, **step.payload}
         answer = NewEvent(ANSWER, payload, target=session.agent)
         bus.publish(PERSON, answer, priority=Priority.PERSON)
         return Lane(session.agent, True)
 
-    def _check_rest(self, ending: Ending) -> None:
-        ends.check_rest(self.tape, ending, self._rests)
+    # --- comparing the end
 
-    def _check_ended(self, ending: Ending) -> None:
-        ends.check_ended(self.tape, ending)
+    def _check_settled(self, ending: Ending) -> None:
+        endings.check_settled(self.playback, ending, self._settled)
 
-    def _check_failed(self, error: Exception) -> None:
-        ends.check_failed(self.tape, error, self.places)
+    def _check_end(self, ending: Ending) -> None:
+        endings.check_end(self.playback, ending)
+
+    def _check_failure(self, error: Exception) -> None:
+        endings.check_failure(self.playback, error, self.folders)
 
     def _explained(self, difference: Difference) -> Difference:
         """Return the difference with what of the agent is another than recorded."""
@@ -339,17 +336,7 @@ class Replay:
         for key in MAKES:
             if getattr(recorded, key) != getattr(self._config, key):
                 changed.append(f"{key} of its configuration")
-        if not changed or difference.hint:
+        if not changed:
             return difference
         hint = f"changed since the recording: {', '.join(changed)}; if that was meant, record anew"
         return replace(difference, hint=hint)
-
-
-class _Harmless(Toolbox):
-    """The tools for an agent's code outside of a decision, too: none has effects."""
-
-    def call(self, name: str, args: Mapping[str, Any]) -> Result:
-        """Run a reading tool, or write in the fixture; refuse all others."""
-        if name in REGISTRY and name not in READS and name != "WriteFile":
-            raise ToolError(f"{name} would change something: a replay runs it with --live-effects")
-        return super().call(name, args)

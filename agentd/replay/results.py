@@ -22,7 +22,7 @@ def recorded_result(recording: Recording, step: Step) -> Result:
     )
 
 
-def steady(
+def with_recorded_fields(
     name: str,
     result: Result,
     recorded: Mapping[str, Any],

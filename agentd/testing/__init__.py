@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentd.replay.offline import Offline, offline
-    from agentd.replay.session import Performance
-    from agentd.replay.tape import RecordedLLM
+    from agentd.replay.recorded_llm import RecordedLLM
+    from agentd.replay.single_run import Performance
     from agentd.testing.one_agent import UnionLLM, recorded, run_agent
     from agentd.testing.random_model import RandomModel
     from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, Script, Scripted, ScriptedLLM
@@ -43,8 +43,8 @@ __all__ = [
 
 _HOMES = {
     "replay.offline": ("Offline", "offline"),
-    "replay.session": ("Performance",),
-    "replay.tape": ("RecordedLLM",),
+    "replay.single_run": ("Performance",),
+    "replay.recorded_llm": ("RecordedLLM",),
     "testing.one_agent": ("UnionLLM", "recorded", "run_agent"),
     "testing.random_model": ("RandomModel",),
     "testing.scripted": ("BYTES_PER_TOKEN", "WINDOW", "Script", "Scripted", "ScriptedLLM"),

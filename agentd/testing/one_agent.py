@@ -18,17 +18,20 @@ from agentd.llm.decision import LLM, Ask, Decision, Message, Usage, with_log
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
-from agentd.recordings.file import load
 from agentd.recordings.recording import Page
+from agentd.recordings.recording_file import load
 from agentd.replay.code import Workshop
 from agentd.replay.fixture import Pages
+from agentd.replay.folder_map import FolderMap
+from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.offline import offline
-from agentd.replay.session import Cast, Performance, perform
+from agentd.replay.single_run import Performance, run_event
 from agentd.sessions.steps import StepKind
 from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import WINDOW, count
 from agentd.testing.server import FakeModelServer
 from agentd.testing.waiting import WAIT_S, ManualClock
+from agentd.tools import Toolbox
 from agentd.tools.shell import Output
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
@@ -76,20 +79,20 @@ def run_agent(
     workshop = _workshop()
     paths = discover({"AGENTD_HOME": str(Path(home or default_home or "").resolve())})
     code = workshop.current(agent, paths, f"run_agent({agent!r})")
-    cast = Cast.of(code, name or agent, settings, where)
     web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
-    with workshop.stage() as folder, offline(loopback=isinstance(model, FakeModelServer)):
-        return perform(
-            cast,
+    says = partial(_program, programs or {})
+    tools = Toolbox(settings.permissions, connect=web.connect, programs=says)
+    here = FolderMap([], Path())
+    loaded = LoadedAgent.of(code, name or agent, settings, where, tools=tools, folders=here)
+    with workshop.empty_folder() as folder, offline(loopback=isinstance(model, FakeModelServer)):
+        return run_event(
+            loaded,
             event,
-            _llm(model, cast, window, call_deadline_s),
+            _llm(model, loaded, window, call_deadline_s),
             folder,
             clock=clock or ManualClock(),
             facts=facts,
             answers=answers,
-            connect=web.connect,
-            programs=partial(_program, programs or {}),
-            call_deadline_s=call_deadline_s,
         )
 
 
@@ -140,12 +143,12 @@ def _workshop() -> Workshop:
     return workshop
 
 
-def _llm(model: Model, cast: Cast, window: int, wait_s: float) -> LLM:
+def _llm(model: Model, loaded: LoadedAgent, window: int, wait_s: float) -> LLM:
     if not isinstance(model, FakeModelServer):
-        return UnionLLM(cast, model, window=window)
+        return UnionLLM(loaded, model, window=window)
     address = Address(model.url, model.model, model.token)
     endpoint = Endpoint(lambda: address, own=True, queue_wait_s=wait_s)
-    return cast.over(endpoint)
+    return FixedPromptLLM(loaded, endpoint, wait_s)
 
 
 class UnionLLM:
@@ -157,12 +160,12 @@ class UnionLLM:
 
     def __init__(
         self,
-        cast: Cast,
+        loaded: LoadedAgent,
         model: Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel,
         *,
         window: int = WINDOW,
     ) -> None:
-        self._cast = cast
+        self._loaded = loaded
         self._model = model if isinstance(model, RandomModel) or callable(model) else iter(model)
         self._window = window
         self._closed = False
@@ -171,7 +174,7 @@ class UnionLLM:
     @property
     def names(self) -> frozenset[str]:
         """The classes of the union."""
-        return frozenset(self._cast.union.members)
+        return frozenset(self._loaded.union.members)
 
     def window(self) -> int:
         """Return the tokens of the pretended window."""
@@ -179,7 +182,7 @@ class UnionLLM:
 
     def fixed_tokens(self) -> int:
         """Return the pretended tokens of the instructions."""
-        return sum(count(message["content"]) for message in self._cast.messages)
+        return sum(count(message["content"]) for message in self._loaded.messages)
 
     def count(self, text: str) -> int:
         """Return a quarter of the bytes."""
@@ -187,7 +190,7 @@ class UnionLLM:
 
     def prompt(self, log: str) -> list[Message]:
         """Return the real messages."""
-        return with_log(self._cast.messages, log)
+        return with_log(self._loaded.messages, log)
 
     def decide(self, ask: Ask) -> Decision:
         """Return the next answer as a decision, or raise its error."""
@@ -212,7 +215,7 @@ class UnionLLM:
         self._closed = True
 
     def _answer(self, log: str, names: frozenset[str]) -> str:
-        union = self._cast.union
+        union = self._loaded.union
         if isinstance(self._model, RandomModel):
             return self._model.answer(union.schema(names))
         item = self._model(log) if callable(self._model) else next(self._model, None)
@@ -228,5 +231,5 @@ class UnionLLM:
         return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
 
     def _decision(self, raw: str, names: frozenset[str]) -> Decision:
-        name, args, value = self._cast.union.parse(raw, names)
+        name, args, value = self._loaded.union.parse(raw, names)
         return Decision(name, args, value, raw, usage=Usage(completion_tokens=count(raw)))

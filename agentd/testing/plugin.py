@@ -159,8 +159,8 @@ class RecordingItem(pytest.Item):
     def runtest(self) -> None:
         """Replay it."""
         from agentd.paths import discover
-        from agentd.replay.many import of_file
-        from agentd.replay.tape import Diverged
+        from agentd.replay.difference import Diverged
+        from agentd.replay.sources import of_file
 
         paths = discover({"AGENTD_HOME": str(_home(self.config))})
         workshop = _workshop(self.config)
@@ -171,7 +171,7 @@ class RecordingItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> str:
         """Return the difference, or the error, without a traceback of ours."""
         from agentd.errors import AgentdError
-        from agentd.replay.tape import Diverged
+        from agentd.replay.difference import Diverged
         from agentd.terminal import plain_lines
 
         if isinstance(excinfo.value, Diverged | AgentdError):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentd.recordings import file as text
+from agentd.recordings import recording_file as text
 from agentd.recordings.recording import Recording
-from agentd.replay.agent import Actor
+from agentd.replay.agent_proxy import MappedAgent
 from agentd.replay.replay import Replay
 from tests.recorded import World, done, fetch, read, reader, review
 
@@ -103,22 +103,22 @@ def _replay(world: World, recording: Recording) -> tuple[float, float]:
     """Replay once; return the seconds of all of it, and of the agent's tools in it."""
     code = world.workshop.current(recording.config.agent, world.paths, "bench")
     tools = 0.0
-    told = Actor._told
+    of_agent = MappedAgent._result
 
-    def timed(actor: Actor, call: Any) -> Any:
+    def timed(agent: MappedAgent, call: Any) -> Any:
         nonlocal tools
         began = time.perf_counter()
         try:
-            return told(actor, call)
+            return of_agent(agent, call)
         finally:
             tools += time.perf_counter() - began
 
-    Actor._told = timed  # type: ignore[method-assign, assignment]
+    MappedAgent._result = timed  # type: ignore[method-assign, assignment]
     try:
         began = time.perf_counter()
         outcome = Replay(recording, code, world.workshop).run()
         whole = time.perf_counter() - began
     finally:
-        Actor._told = told  # type: ignore[method-assign]
+        MappedAgent._result = of_agent  # type: ignore[method-assign]
     assert outcome.identical, outcome.difference
     return whole, tools

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentd.bus.json_text import is_utf8
 from agentd.errors import RecordingError
 from agentd.recordings.lines import line_of
 from agentd.recordings.reader import read
@@ -48,7 +49,7 @@ def write(recording: Recording) -> str:
         word = "base64" if text is None else "file"
         parts.append(_section(f"{word} {_name(name)}", _base64(data) if text is None else text))
     for name, listing in sorted(fixture.folders.items()):
-        parts.append(_section(f"folder {_name(name)}", _pretty(dict(listing.entries))))
+        parts.append(_section(f"folder {_name(name)}", _pretty(dict(listing))))
     for name, repo in sorted(fixture.repositories.items()):
         head = {"head": repo.head, "refs": dict(repo.refs), "shallow": list(repo.shallow)}
         parts.append(_section(f"repository {_name(name)}", f"{_line(head)}\n{_base64(repo.pack)}"))
@@ -63,19 +64,17 @@ def _section(name: str, text: str) -> str:
 
 
 def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=not _utf8(value))
+    return _json(value, indent=1)
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=not _utf8(value))
+    return _json(value, separators=(",", ":"))
 
 
-def _utf8(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, such as half a file name
-        return False
-    return True
+def _json(value: Any, **options: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, **options)
+    # Else there is a lone surrogate, such as half a file name.
+    return text if is_utf8(text) else json.dumps(value, **options)
 
 
 def _name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from agentd.config.last_good import in_force
 from agentd.errors import ConfigError, RecordingError
 from agentd.paths import Paths
-from agentd.recordings import git
+from agentd.recordings import git_pack
 from agentd.recordings.recording import (
     EventHead,
     Head,
@@ -35,7 +35,7 @@ from agentd.states import SessionState
 from agentd.tools.closed import Closed
 
 
-def take(
+def record_session(
     archive: Archive, session_id: int, paths: Paths, workshop: Workshop, *, scrub: bool = False
 ) -> tuple[Recording, Outcome]:
     """Return a session's recording, and how its first replay went.
@@ -49,23 +49,23 @@ def take(
         ConfigError: its agent's code cannot be used.
     """
     where = f"session {session_id}"
-    recording, code = captured(archive, session_id, paths, workshop)
+    recording, code = capture_session(archive, session_id, paths, workshop)
     recording = redact(
         recording,
         known=_own_secrets(paths),
         scrub=scrub,
         contents=lambda repository: _contents(repository, workshop),
     )
-    recording = described(recording, code, workshop, where)
-    return checked(recording, code, workshop, where)
+    recording = with_version(recording, code, workshop, where)
+    return mark_given(recording, code, workshop, where)
 
 
-def captured(
+def capture_session(
     archive: Archive, session_id: int, paths: Paths, workshop: Workshop
 ) -> tuple[Recording, Code]:
     """Return a session with what its tools read, and the code it ran on, or that of now.
 
-    Its secrets are still in it. Raises as `take` does.
+    Its secrets are still in it. Raises as `record_session` does.
     """
     where = f"session {session_id}"
     history = archive.history(session_id)
@@ -75,7 +75,7 @@ def captured(
             where=where,
             hint="record it when it has ended",
         )
-    recording = bare(history, where)
+    recording = _from_history(history, where)
     name = recording.head.agent
     code = workshop.kept(name, str(history.basis["version"]), paths)
     code = code or workshop.current(recording.config.agent, paths, where)
@@ -105,12 +105,12 @@ def _key_file(paths: Paths) -> Path | None:
 def _contents(repository: Repository, workshop: Workshop) -> list[bytes]:
     if not repository.pack:
         return []
-    with workshop.stage() as folder:
-        git.restore(repository, folder)
-        return list(git.contents(folder))
+    with workshop.empty_folder() as folder:
+        git_pack.restore(repository, folder)
+        return list(git_pack.contents(folder))
 
 
-def bare(history: History, where: str) -> Recording:
+def _from_history(history: History, where: str) -> Recording:
     """Return what the database alone has of a session: no fixture, nothing redacted.
 
     Raises:
@@ -132,15 +132,7 @@ def bare(history: History, where: str) -> Recording:
     head = Head(
         agent=row.agent,
         agentd=str(basis["agentd"]),
-        session=SessionHead(
-            id=row.id,
-            state=row.state,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            outcome=row.outcome,
-            error=row.error,
-            question=row.question,
-        ),
+        session=SessionHead(**{name: getattr(row, name) for name in SessionHead.model_fields}),
         event=EventHead(**{**vars(history.event), "payload": dict(history.event.payload)}),
         config=dict(basis["config"]),
         facts=[RecordedFacts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],
@@ -165,7 +157,7 @@ def _with(recording: Recording, **changes: Any) -> Recording:
     return replace(recording, head=recording.head.model_copy(update=changes))
 
 
-def described(recording: Recording, code: Code, workshop: Workshop, where: str) -> Recording:
+def with_version(recording: Recording, code: Code, workshop: Workshop, where: str) -> Recording:
     """Return the recording with what the code says of it: sources, decisions, tools."""
     union, version = Replay(recording, code, workshop, where=where).describe()
     tools = {name: tool_digest(name) for name in version.uses}
@@ -176,14 +168,14 @@ def described(recording: Recording, code: Code, workshop: Workshop, where: str) 
     return _with(recording, version=about, volatile=volatile)
 
 
-def checked(
+def mark_given(
     recording: Recording, code: Code, workshop: Workshop, where: str
 ) -> tuple[Recording, Outcome]:
     """Replay until only results are given that must be, and return how it went."""
     while True:
         replay = Replay(recording, code, workshop, where=where)
         outcome = replay.run()
-        step = replay.tape.coming
+        step = replay.playback.next_step
         if (
             outcome.difference is None
             or step is None

@@ -27,13 +27,14 @@ def capture(repo: Path, mentioned: Iterable[str], branches: Iterable[str]) -> Re
     known = _commits(repo, mentioned)
     head = _git(repo, "symbolic-ref", "--quiet", "HEAD").decode().strip() or "HEAD"
     tip = _newest(repo, known) or _word(repo, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    nothing = Repository(head if head != "HEAD" else f"refs/heads/{HEADLESS}")
     if not tip:
-        return Repository(head if head != "HEAD" else f"refs/heads/{HEADLESS}", {}, (), b"")
+        return nothing
     commits, shallow = _history(repo, tip, known)
     objects = {*commits, *_contents(repo, commits, known, tip)}
     pack = _git(repo, "pack-objects", "--stdout", "-q", given=_lines(sorted(objects)))
     if not pack or len(pack) > PACK_BYTES_MAX:
-        return Repository(head if head != "HEAD" else f"refs/heads/{HEADLESS}", {}, (), b"")
+        return nothing
     names = {f"refs/heads/{name}" for name in branches}
     present = set(_git(repo, "for-each-ref", "--format=%(refname)", "refs/heads").decode().split())
     refs = dict.fromkeys(sorted((names & present) | ({head} - {"HEAD"})), tip)

@@ -1,20 +1,21 @@
-"""Replays many recordings, of files and of sessions, and says of each how it went."""
+"""What can be replayed: a recording's file, or a session of the database."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agentd.config.agent import AgentConfig, Permissions, check_agent_name, load_agent
-from agentd.errors import AgentdError, ModelUnavailable, RecordingError, StorageError, UsageError
+from agentd.errors import RecordingError, UsageError
 from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths
-from agentd.recordings import file as text
+from agentd.recordings import recording_file
 from agentd.recordings.recording import Recording
 from agentd.replay.code import Code, Workshop, as_now
-from agentd.replay.live import AskAgain, Fork, ForkAt, LiveTurn
-from agentd.replay.record import captured, checked, described
+from agentd.replay.fork import Fork, ForkAt
+from agentd.replay.live import AskAgain, LiveTurn
+from agentd.replay.recorder import capture_session, mark_given, with_version
 from agentd.replay.replay import Outcome, Replay
 from agentd.sessions.archive import Archive
 from agentd.states import SessionState
@@ -87,55 +88,6 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How one replay went: an outcome, or the error that kept it from being one.
-
-    `live` are the turns of a model that was asked again.
-    """
-
-    name: str
-    agent: str
-    outcome: Outcome | None = None
-    error: AgentdError | None = None
-    live: Sequence[LiveTurn] = ()
-
-    @property
-    def word(self) -> str:
-        """ "identical", "diverged" (or decided otherwise) or "failed"."""
-        if self.outcome is None:
-            return "failed"
-        same = self.outcome.identical and all(turn.same for turn in self.live)
-        return "identical" if same else "diverged"
-
-    @property
-    def where(self) -> str:
-        """Where it diverged or why it failed, in a line; empty for an identical one."""
-        if self.error is not None:
-            return str(self.error).splitlines()[0]
-        difference = self.outcome.difference if self.outcome else None
-        if difference is not None:
-            return f"turn {difference.turn}: {difference.what}"
-        other = [turn.turn for turn in self.live if not turn.same]
-        return f"decides otherwise at turn {', '.join(map(str, other))}" if other else ""
-
-    def document(self) -> dict[str, Any]:
-        """Return it as --json shows it."""
-        outcome = self.outcome
-        difference = outcome.difference if outcome else None
-        return {
-            "name": self.name,
-            "agent": self.agent,
-            "result": self.word,
-            "turns": outcome.turns if outcome else None,
-            "given": outcome.given if outcome else None,
-            "notes": list(outcome.notes) if outcome else [],
-            "difference": difference.document() if difference else None,
-            "live": [dict(vars(turn)) for turn in self.live],
-            "error": str(self.error) if self.error else None,
-        }
-
-
 def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
     """Return a recording's file, with the agent's code as it is now and the recorded configuration.
 
@@ -143,7 +95,7 @@ def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
         RecordingError: the file cannot be read, or its agent is gone.
         ConfigError: the agent's prompts do not compile.
     """
-    recording = text.load(path)
+    recording = recording_file.load(path)
     try:
         agent = recording.config.agent
     except RecordingError as error:
@@ -159,11 +111,11 @@ def of_session(session_id: int, archive: Archive, paths: Paths, workshop: Worksh
     """Return a session of the database, with the agent's code and configuration as they are now.
 
     Raises:
-        UsageError, RecordingError, ConfigError: see `take`.
+        UsageError, RecordingError, ConfigError: see `record_session`.
         RecordingError: it replays neither so nor with the code that it ran on.
     """
     name = f"session {session_id}"
-    recording, ran_on = captured(archive, session_id, paths, workshop)
+    recording, ran_on = capture_session(archive, session_id, paths, workshop)
     file = paths.agents_d / f"{recording.head.agent}.toml"
     config, notes = recording.config, tuple[str, ...]()
     if file.exists():
@@ -175,9 +127,9 @@ def of_session(session_id: int, archive: Archive, paths: Paths, workshop: Worksh
     if outcome.identical and now.sources == ran_on.sources:
         return Source(name, recording, now, config, notes, outcome, file)
     # Which results the fixture does not reproduce is found out with the code that it ran on.
-    recording = described(recording, ran_on, workshop, name)
+    recording = with_version(recording, ran_on, workshop, name)
     if not outcome.identical:
-        recording, first = checked(recording, ran_on, workshop, name)
+        recording, first = mark_given(recording, ran_on, workshop, name)
         if first.difference is not None and ran_on.hash:
             raise RecordingError(
                 "does not replay with the code that it ran on either: "
@@ -200,33 +152,3 @@ def recorded_sessions(
         and row.turns
         and (since is None or row.started_at >= since)
     ]
-
-
-def replay_all(
-    names: Iterable[tuple[str, Callable[[], Source]]],
-    workshop: Workshop,
-    *,
-    endpoint: Endpoint | None = None,
-    **options: Any,
-) -> Iterator[Verdict]:
-    """Replay one after the other; an error of one is its verdict, not the end.
-
-    With `endpoint` its model is asked again at each turn.
-
-    Raises:
-        StorageError, ModelUnavailable: of what concerns all of them.
-    """
-    for name, load in names:
-        agent = ""
-        try:
-            source = load()
-            agent = source.recording.head.agent
-            if endpoint is None:
-                yield Verdict(name, agent, source.replay(workshop, **options))
-            else:
-                outcome, live = source.ask_again(workshop, endpoint, **options)
-                yield Verdict(name, agent, outcome, live=live)
-        except (StorageError, ModelUnavailable):
-            raise
-        except AgentdError as error:
-            yield Verdict(name, agent, error=error)

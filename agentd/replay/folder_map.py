@@ -1,7 +1,7 @@
-"""Where the folders of a session lie in its replay: a recording's absolute paths are no place here.
+"""Where the folders of a session lie in its replay: a recording's absolute paths lead nowhere here.
 
-The agent and its tools work in the fixture's folders; what they say is told in the recorded paths,
-so that log and prompts are those of the recording.
+The agent and its tools work in the fixture's folders. In what they say those paths are replaced by
+the recorded ones, so that log and prompts are those of the recording.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentd.config.agent import AgentConfig
 from agentd.recordings.recording import Root
 
 # What HFS+ leaves out of a name when it compares it; see git's utf8.c, `next_hfs_char`.
@@ -20,7 +21,7 @@ SHORT_NAME = re.compile(r"git~\d+")
 DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[1-9]")
 
 
-class Places:
+class FolderMap:
     """Maps the recorded folders to those below `base`: the N-th is `base`/N, or in an outer one.
 
     Each other spelling of a folder is a link to it, `base`/N.K. So it can be told from the folder's
@@ -31,18 +32,17 @@ class Places:
         self.base = base
         self.folders = [self._folder(roots, number) for number in range(len(roots))]
         self.links: dict[Path, Path] = {}
-        self._in: dict[str, str] = {}
-        self._out: dict[str, str] = {}
+        here_of: dict[str, str] = {}
+        recorded_of: dict[str, str] = {}
         for number, (root, here) in enumerate(zip(roots, self.folders, strict=True)):
-            self._in.setdefault(root.path, str(here))
-            self._out[str(here)] = root.path
+            here_of.setdefault(root.path, str(here))
+            recorded_of[str(here)] = root.path
             for which, spelling in enumerate(root.spellings):
                 link = base / f"{number}.{which}"
                 self.links[link] = here
-                self._in.setdefault(spelling, str(link))
-                self._out[str(link)] = spelling
-        self._inward = _pattern(self._in)
-        self._outward = _pattern(self._out)
+                here_of.setdefault(spelling, str(link))
+                recorded_of[str(link)] = spelling
+        self._to_here, self._to_recorded = _Renaming(here_of), _Renaming(recorded_of)
 
     def _folder(self, roots: Sequence[Root], number: int) -> Path:
         path, outermost = Path(roots[number].path), self.base / str(number)
@@ -53,34 +53,38 @@ class Places:
                     outermost = self.base / str(which) / inner
         return outermost
 
-    def inward(self, value: Any) -> Any:
+    def config(self, config: AgentConfig) -> AgentConfig:
+        """Return a configuration that names its folders as they are here."""
+        plain = config.model_dump(mode="json", exclude_defaults=True)
+        return AgentConfig.model_validate(self.as_here(plain))
+
+    def as_here(self, value: Any) -> Any:
         """Return JSON with its recorded folders replaced by those of the fixture."""
-        return _map(value, self._inward, self._in)
+        return self._to_here(value)
 
-    def outward(self, value: Any) -> Any:
+    def as_recorded(self, value: Any) -> Any:
         """Return JSON with the fixture's folders replaced by the recorded ones."""
-        return _map(value, self._outward, self._out)
+        return self._to_recorded(value)
 
 
-def _pattern(names: Mapping[str, str]) -> re.Pattern[str] | None:
-    """Match the names as whole paths or as the beginning of deeper ones; the longest first."""
-    if not names:
-        return None
-    ordered = sorted(names, key=len, reverse=True)
-    either = "|".join(map(re.escape, ordered))
-    return re.compile(rf"(?<![\w/.~-])(?:{either})(?![\w-]|\.\w)")
+class _Renaming:
+    """Replaces names in JSON: as whole paths or as the beginning of deeper ones, longest first."""
 
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        self._pattern = re.compile(rf"(?<![\w/.~-])(?:{either})(?![\w-]|\.\w)")
 
-def _map(value: Any, pattern: re.Pattern[str] | None, names: Mapping[str, str]) -> Any:
-    if pattern is None:
+    def __call__(self, value: Any) -> Any:
+        if not self._names:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(lambda match: self._names[match[0]], value)
+        if isinstance(value, Mapping):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self, value))
         return value
-    if isinstance(value, str):
-        return pattern.sub(lambda match: names[match[0]], value)
-    if isinstance(value, Mapping):
-        return {key: _map(item, pattern, names) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map(item, pattern, names) for item in value)
-    return value
 
 
 def unsafe(part: str) -> bool:

@@ -7,14 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentd.secret_rules import KEY_BLOCK, KEY_LINE, LEAST, PLAIN, RULES, SETTING
-
-NAME_LEAST = 3  # characters of a person's or a machine's name
-EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}\b")
-# Reserved for examples (RFC 2606), and what is scrubbed already.
-NOBODY = re.compile(r"@(?:.+\.)?(?:example\.\w+|\w+\.(?:invalid|example|test))$|^x[x.+-]*@x")
-PERSONAL_FOLDER = re.compile(r"/(?:home|Users)/([^/\s\"'<>:]+)")
-NO_NAMES = frozenset({"root", "user", "users", "localhost", "host"})
+from agentd.secret_rules import (
+    EMAIL,
+    KEY_BLOCK,
+    KEY_LINE,
+    LEAST,
+    NAME_LEAST,
+    NO_NAMES,
+    NOBODY,
+    PERSONAL_FOLDER,
+    PLAIN,
+    RULES,
+    SETTING,
+)
 
 
 def same_length(word: str, text: str) -> str:

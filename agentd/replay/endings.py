@@ -1,0 +1,59 @@
+"""How a session comes to rest or fails, compared with how it was recorded.
+
+Each function raises Diverged where it is otherwise.
+"""
+
+from agentd.bus.dead import short_error
+from agentd.errors import AgentdError
+from agentd.events import NewEvent
+from agentd.loop import Ending
+from agentd.process.failure import without_places
+from agentd.recordings.recording import ASKED
+from agentd.replay.difference import comparable
+from agentd.replay.folder_map import FolderMap
+from agentd.replay.playback import Playback
+from agentd.sessions.session import FORCED
+from agentd.sessions.steps import settled
+from agentd.states import SessionState
+
+
+def check_settled(playback: Playback, ending: Ending, number: int) -> None:
+    """Compare what a closing or parking publishes and remembers; 0 is the session's first."""
+    result = ending.result
+    publish, remember = result.publish, result.remember
+    if ending.question is not None:
+        asked = {"session": playback.recording.head.session.id, "question": ending.question}
+        publish, remember = [NewEvent(ASKED, asked)], {}
+    now = settled(publish, remember)
+    known = playback.recording.settled(number)
+    if known is None:
+        return
+    recorded = settled(known.events(), known.remember)
+    if comparable(recorded) != comparable(now):
+        raise playback.diverged("what is published at the end", recorded, now)
+
+
+def check_end(playback: Playback, ending: Ending) -> None:
+    """Compare how the session came to rest for good."""
+    head = playback.recording.head.session
+    if playback.next_step is not None:
+        raise playback.diverged("the end", f"goes on with {playback.next_step.type}", "ends here")
+    if head.error is not None:
+        raise playback.diverged("the end", f"failed: {head.error}", "ends well")
+    if head.state is SessionState.ENDED and ending.question is None:
+        outcome = ending.outcome
+        if FORCED not in (head.outcome or {}):  # an agentd before 0.2 did not say it
+            outcome.pop(FORCED, None)
+        if comparable(head.outcome) != comparable(outcome):
+            raise playback.diverged("the outcome", head.outcome, outcome)
+
+
+def check_failure(playback: Playback, error: Exception, folders: FolderMap) -> None:
+    """Compare a failure with the recorded one, if there is one."""
+    text = str(error) if isinstance(error, AgentdError) else f"{type(error).__name__}: {error}"
+    text = short_error(folders.as_recorded(text))
+    head = playback.recording.head.session
+    recorded = f"failed: {head.error}" if head.error is not None else f"{head.state.value}"
+    same = head.error is not None and text == without_places(head.error)
+    if not same or playback.next_step is not None:
+        raise playback.diverged("the end", recorded, f"failed: {text}") from error

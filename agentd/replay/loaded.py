@@ -1,0 +1,128 @@
+"""An agent's code, imported and ready to run outside of a worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from agentd.admission.version import Version
+from agentd.agent import Agent, Kit
+from agentd.config.agent import AgentConfig
+from agentd.llm.baml import BamlLLM, load_client
+from agentd.llm.decision import LLM, Ask, Decision, Message
+from agentd.llm.endpoint import Endpoint
+from agentd.llm.union import Client, Union
+from agentd.logs.logger import Logger
+from agentd.loop import Loop
+from agentd.replay.code import Code
+from agentd.replay.folder_map import FolderMap
+from agentd.sessions.journal import Journal
+from agentd.sessions.session import Session
+from agentd.tools import Toolbox
+from agentd.worker.runner import Facts, repeatable
+
+CALL_DEADLINE_S = 30.0  # promised to nobody here
+
+
+class Quiet:
+    """A logger whose lines nobody reads."""
+
+    def _nothing(self, *_args: Any, **_keys: Any) -> None:
+        pass
+
+    debug = info = warning = error = exception = _nothing
+
+    def bind(self, **_keys: Any) -> "Quiet":
+        """Return itself: nobody reads the keys either."""
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """An agent's code with its union, its tools, and its prompt without the log.
+
+    Its configuration names folders as they are here; the prompt, as `folders` says they were.
+    """
+
+    version: Version
+    client: Client
+    union: Union
+    tools: Toolbox
+    folders: FolderMap
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def of(
+        cls,
+        code: Code,
+        name: str,
+        config: AgentConfig,
+        where: str,
+        *,
+        tools: Toolbox,
+        folders: FolderMap,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "LoadedAgent":
+        """Import the code for a configuration; `where` stands in errors.
+
+        Raises:
+            ConfigError: they do not fit, or the prompt cannot be rendered.
+        """
+        version = code.version(name, config, where)
+        client = load_client(version.client_dir)
+        union = Union(client, version.function, version.members, version.arguments)
+        bare = cls(version, client, union, tools, folders, ())
+        fixed = bare.agent(facts or {}).prompt_arguments()
+        messages = tuple(
+            {**message, "content": folders.as_recorded(message["content"])}
+            for message in union.frame({"done": config.done, **fixed})
+        )
+        return cls(version, client, union, tools, folders, messages)
+
+    def agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
+        """Return an instance of the agent's class that remembers `facts`."""
+        accepted = self.version.accepted
+        kit = Kit(accepted.name, accepted.config.done, self.tools, Facts(facts), self.client.types)
+        return self.version.agent(self.version.params, kit)
+
+    def loop(
+        self,
+        session: Session,
+        journal: Journal,
+        agent: Agent[Any],
+        llm: LLM,
+    ) -> Loop:
+        """Return the loop of a session: nobody watches it, and nobody reads its log lines."""
+        return Loop(
+            session,
+            agent,
+            llm,
+            journal,
+            idempotent=repeatable(self.version),
+            call_deadline_s=CALL_DEADLINE_S,
+            log=cast(Logger, Quiet()),
+            beat=lambda _promise: None,
+        )
+
+
+class FixedPromptLLM(BamlLLM):
+    """A real model, asked with a loaded agent's messages.
+
+    A call may take `call_deadline_s`, whatever deadline the loop gives.
+    """
+
+    def __init__(
+        self, loaded: LoadedAgent, endpoint: Endpoint, call_deadline_s: float, *, agent: str = ""
+    ) -> None:
+        accepted = loaded.version.accepted
+        super().__init__(
+            loaded.union,
+            loaded.messages,
+            endpoint,
+            agent=agent or accepted.name,
+            weight=accepted.config.priority,
+        )
+        self._call_deadline_s = call_deadline_s
+
+    def decide(self, ask: Ask) -> Decision:
+        """Ask for one decision, within the time that this model is given."""
+        return super().decide(replace(ask, deadline_s=self._call_deadline_s))

@@ -1,0 +1,139 @@
+"""One agent on one event, outside of any daemon: its real code and loop, a bus in a folder.
+
+For tests and evaluations; there is no recording, and nothing of a daemon is read or written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentd.bus import Bus
+from agentd.clock import Clock
+from agentd.errors import AgentdError, UsageError
+from agentd.events import PERSON, Event, Lane, NewEvent
+from agentd.llm.decision import LLM
+from agentd.replay.agent_proxy import MappedAgent
+from agentd.replay.loaded import LoadedAgent
+from agentd.sessions.session import FORCED, Session
+from agentd.sessions.sessions import ANSWER, Sessions
+from agentd.sessions.steps import Step, StepKind
+from agentd.states import Priority, SessionState
+from agentd.tools.git import held_to
+from agentd.worker.runner import settle
+
+
+@dataclass
+class Performance:
+    """How a session went. `published` are the events that its closing wrote, in order."""
+
+    state: SessionState
+    steps: Sequence[Step]
+    published: Sequence[Event] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Mapping[str, Any] | None = None
+    question: str | None = None
+    error: str | None = None
+    log: str = ""
+
+    @property
+    def forced(self) -> str | None:
+        """Why Done was the only decision left, None where the model chose it."""
+        return (self.outcome or {}).get(FORCED)
+
+    @property
+    def decisions(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The decisions: classes with their fields."""
+        return [(s.type, s.payload) for s in self.steps if s.kind is StepKind.DECISION]
+
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """What the decisions came to, as the model saw it."""
+        return [step.payload for step in self.steps if step.kind is StepKind.RESULT]
+
+    def events(self, event_type: str) -> list[Mapping[str, Any]]:
+        """The payloads of the published events of a type."""
+        return [e.payload for e in self.published if e.event_type == event_type]
+
+
+def run_event(
+    loaded: LoadedAgent,
+    event: NewEvent,
+    llm: LLM,
+    folder: Path,
+    *,
+    clock: Clock,
+    facts: Mapping[str, Any] | None = None,
+    answers: Sequence[Any] = (),
+) -> Performance:
+    """Let the agent answer one event, and a person answer its questions, in an empty folder.
+
+    What fails the session is in what is returned; it is not tried again.
+    """
+    name = loaded.version.accepted.name
+    bus = Bus(folder / "bus.db", clock=clock)
+    try:
+        bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
+        bus.facts.remember(name, facts or {})
+        bus.publish(PERSON, event, system=True)
+        run = _Run(loaded, bus, llm)
+        lane = Lane(name, event.target == name, (event.event_type,))
+        waiting = list(answers)
+        while True:
+            session_id, error = run.session(lane)
+            row, steps = run.sessions.archive.show(session_id)
+            if row.state is not SessionState.PARKED or not waiting:
+                break
+            payload = {"session": session_id, "answer": waiting.pop(0)}
+            bus.publish(PERSON, NewEvent(ANSWER, payload, name), priority=Priority.PERSON)
+            lane = Lane(name, True)
+        published = [e for e in bus.events.list(limit=10_000) if e.agent == name]
+        return Performance(
+            SessionState.FAILED if error else row.state,
+            steps,
+            published,
+            bus.facts.of(name),
+            row.outcome,
+            row.question,
+            error,
+            run.log,
+        )
+    finally:
+        bus.close()
+
+
+@dataclass
+class _Run:
+    loaded: LoadedAgent
+    bus: Bus
+    llm: LLM
+    log: str = ""
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.bus, jitter=lambda: 0.0)
+
+    def session(self, lane: Lane) -> tuple[int, str | None]:
+        """Run one session, or go on with a parked one; return its id, and why it failed."""
+        loaded = self.loaded
+        event = self.bus.next(lane)
+        if event is None:
+            raise UsageError("the event does not reach the agent", where=lane.consumer)
+        session = self.sessions.begin(lane, event, "v", loaded.version.accepted.config.limits)
+        if not isinstance(session, Session):
+            raise UsageError(f"the session does not begin: {session}", where=lane.consumer)
+        facts = self.bus.facts.of(lane.agent)
+        error: str | None = None
+        agent = MappedAgent.of(lambda: loaded.agent(facts), loaded.folders)
+        try:
+            loop = loaded.loop(session, self.sessions.journal, agent, self.llm)
+            try:
+                with held_to(loaded.tools.check_readable):
+                    ending = loop.run()
+                settle(self.sessions.closing, session, ending)
+            finally:
+                self.log = loop.transcript.context.text
+        except AgentdError as problem:
+            error = str(problem)
+        except Exception as problem:  # an agent's own code may raise anything
+            error = f"{type(problem).__name__}: {problem}"
+        return session.id, error

@@ -1,0 +1,61 @@
+"""The shared tools in a replay: they read the fixture, and change nothing for real."""
+
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from agentd.agent import Agent, Result
+from agentd.config.agent import Permissions
+from agentd.errors import PermissionRefused, ToolError
+from agentd.recordings.recording import Page
+from agentd.replay.fixture import Pages
+from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.place import locate
+
+# Of the shared tools, those that change nothing. AskPerson only parks the session.
+READS = frozenset({"ListFiles", "ReadFile", "SearchText", "HttpGet", "AskPerson"})
+
+
+def only_reads(name: str, agent: type[Agent[Any]]) -> bool:
+    """Whether a decision changes nothing, so that a replay carries it out again."""
+    return name in READS if name in REGISTRY else name in agent.reads
+
+
+class FixtureToolbox(Toolbox):
+    """Tools on a fixture, for an agent's code outside of a decision, too.
+
+    None has effects but on the fixture's files, unless `live_effects`. `unread` are files that the
+    recorded session only saw listed: a live model may want to read them.
+    """
+
+    def __init__(
+        self,
+        permissions: Permissions,
+        pages: Mapping[str, Page],
+        *,
+        live_effects: bool,
+        unread: Container[Path],
+    ) -> None:
+        super().__init__(permissions, connect=Pages(pages).connect)
+        self._live_effects, self._unread = live_effects, unread
+
+    def call(self, name: str, args: Mapping[str, Any]) -> Result:
+        """Run the tool; say of a file without contents that the recording lacks them."""
+        harmless = name not in REGISTRY or name in READS or name == "WriteFile"
+        if not (harmless or self._live_effects):
+            raise ToolError(f"{name} would change something: a replay runs it with --live-effects")
+        try:
+            return super().call(name, args)
+        except PermissionRefused:
+            raise
+        except ToolError as error:
+            if name == "ReadFile" and self._is_unread(str(args.get("path", ""))):
+                what = f"{args['path']} is not in this recording: the session did not read it"
+                raise ToolError(what) from error
+            raise
+
+    def _is_unread(self, path: str) -> bool:
+        with suppress(ToolError):
+            return Path(locate(path, self.permissions.read).path) in self._unread
+        return False
