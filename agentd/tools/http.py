@@ -245,7 +245,7 @@ def _get(connected: socket.socket, target: Target, call: ToolCall) -> Result | s
         kind = response.getheader("Content-Type", "text/plain").lower()
         if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
             raise ToolError(f"{target.url} is no text but {_told(kind)}")
-        if response.getheader("Content-Encoding", "identity").lower() != "identity":
+        if not _is_plain(response):
             raise ToolError(f"{target.url} came compressed, which was not asked for")
         data, whole = _body(response, call)
     label = CHARSET.search(kind)
@@ -256,6 +256,23 @@ def _get(connected: socket.socket, target: Target, call: ToolCall) -> Result | s
     if not whole:
         page["more"] = f"only the first {BODY_BYTES} bytes were fetched"
     return Result(page, trusted=False)
+
+
+def _is_plain(response: http.client.HTTPResponse) -> bool:
+    """Whether the body comes as it is, but for chunks that http.client takes apart itself.
+
+    It does so for the one word `chunked` alone, and hands on what else a server names as text.
+    """
+    encoded = _codings(response, "Content-Encoding")
+    sent = _codings(response, "Transfer-Encoding")
+    return not encoded and sent == (["chunked"] if response.chunked else [])
+
+
+def _codings(response: http.client.HTTPResponse, field: str) -> list[str]:
+    """Return what a header field names, in all its lines: nothing at all is no coding."""
+    lines = response.headers.get_all(field, ())
+    words = (word.strip().lower() for line in lines for word in str(line).split(","))
+    return [word for word in words if word not in ("", "identity")]
 
 
 def _body(response: http.client.HTTPResponse, call: ToolCall) -> tuple[bytes, bool]:
