@@ -55,11 +55,8 @@ def reached(repo: Path, settings: Settings) -> list[Path]:
     """
     own = git_folder(repo)
     found = [repo, Path(os.path.realpath(own)), own]
-    common = own
-    if (own / "commondir").exists():
-        ways = _ways(own, _pointer(own / "commondir").strip())
-        common = ways[0]
-        found += ways
+    common, *_ = ways = common_folders(own)
+    found += ways
     for folder in dict.fromkeys((own, common)):
         found += _links(folder)
     found += _alternates(common / "objects", DEPTH_MAX)
@@ -68,6 +65,13 @@ def reached(repo: Path, settings: Settings) -> list[Path]:
     ):
         found += _settings(file, own, settings, DEPTH_MAX)
     return list(dict.fromkeys(found))
+
+
+def common_folders(own: Path) -> list[Path]:
+    """Return what a worktree shares with its repository, first as the system reads its name."""
+    if (own / "commondir").exists():
+        return _ways(own, _pointer(own / "commondir").strip())
+    return [own]
 
 
 def _alternates(objects: Path, depth: int) -> Iterator[Path]:
