@@ -15,8 +15,8 @@ from pathlib import Path
 
 from agentd.tools.obeyed import Inode, folded, homes_here, inode_of
 
-ENTRIES_MAX = 10_000  # looked at below the hidden folders of one home
-LINKS_MAX = 2_000  # followed of one home, or of one of our folders
+ENTRIES_MAX = 6_000  # looked at below the hidden folders of one home
+LINKS_MAX = 1_000  # followed of one home, or of one of our folders
 DEPTH_MAX = 4  # of folders in a hidden one: `.config/systemd/user/default.target.wants`
 SECONDS_MAX = 0.5  # a slow disk; it takes some milliseconds
 HOPS_MAX = 40  # links behind links, as the system counts them
@@ -142,4 +142,4 @@ def hidden_links(home: str, disks: Disks) -> list[str]:
 def _counts(name: str) -> bool:
     if name.startswith("."):
         return folded(name) not in NOBODY_OBEYS
-    return name.casefold() == "library"
+    return len(name) == len("library") and name.casefold() == "library"
