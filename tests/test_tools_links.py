@@ -118,8 +118,10 @@ def test_a_link_to_nothing_yet_is_one_all_the_same(paths: Paths, home: Path) -> 
 def test_agentds_own_is_not_read_by_a_link(paths: Paths, home: Path, name: str) -> None:
     """A log or a token that is kept elsewhere is as secret there, also by a further hard link."""
     real = linked(paths.data / name, home / "notes" / "kept")
-    (home / "notes" / "hard").hardlink_to(real)
     tools = toolbox(home, paths.data, closed=Closed.of(paths, "one", None))
+    with pytest.raises(PermissionRefused, match="belongs to agentd"):
+        tools.call("ReadFile", {"path": str(real)})
+    (home / "notes" / "hard").hardlink_to(real)
     for path in (real, home / "notes" / "hard", paths.data / name):
         with pytest.raises(PermissionRefused, match="belongs to agentd"):
             tools.call("ReadFile", {"path": str(path)})
