@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the power goes.
+"""Files that are written whole or not at all, whenever the power goes, and read without waiting.
 
 Written beside their place, brought to the disk, renamed into it. Without the first sync a power cut
 may leave the new name with nothing behind it; without the second the old file.
@@ -7,6 +7,7 @@ may leave the new name with nothing behind it; without the second the old file.
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 from secrets import token_hex
 
@@ -52,6 +53,21 @@ def write_whole(
             os.unlink(half, dir_fd=dir_fd)
         raise
     _flush_folder(folder or ".", dir_fd)
+
+
+def read_start(path: Path | str, limit: int) -> bytes:
+    """Return the first `limit` bytes of a regular file, by way of links too.
+
+    In a place that others can fill there may be a pipe or a device, and opening one waits for ever.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read(limit)
 
 
 def put_in_place(half: Path, place: Path, *, new: bool = False) -> None:

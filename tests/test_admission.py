@@ -272,6 +272,20 @@ def test_a_damaged_version_is_not_run(paths: Paths, damage: str) -> None:
     assert load_version(admit("greeter", paths).folder).function == "Greet"
 
 
+def test_nothing_of_a_version_is_others(paths: Paths) -> None:
+    """A version is what runs: whatever the umask, all of it is this user's alone."""
+    drop(paths)
+    before = os.umask(0)
+    try:
+        folder = admit("greeter", paths).folder
+    finally:
+        os.umask(before)
+    found = [folder.parent, *folder.parent.rglob("*")]
+    assert len(found) > 10
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
+    assert load_version(folder).function == "Greet"
+
+
 def test_an_unwritable_versions_folder_is_a_storage_error(paths: Paths) -> None:
     """A disk's fault is not the configuration's: it may pass."""
     drop(paths)

@@ -257,6 +257,15 @@ def test_a_key_is_one_line(tmp_path: Path, data: bytes, key: str | None) -> None
     assert "api_key_file" in caught.value.where and "secret" not in str(caught.value)
 
 
+def test_a_key_is_read_of_a_file_alone(tmp_path: Path) -> None:
+    """A pipe is not waited for, and a device is not read without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "device", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_key(path)
+
+
 # --- links
 
 

@@ -89,6 +89,66 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pem in JSON": (json.dumps({"k": PEM.format("", "")}), MIX),
     "pem cut off": (PEM.format("", "")[:80], MIX),
 }
+S = "hunter22!x"
+HEX = "0123456789abcdef" * 2
+TEXTS |= {
+    "aligned": (f"password            = {S}", S),
+    "aligned with tabs": (f"api_key\t\t\t:\t\t'{S}'", S),
+    "no-break space": (f"password:\xa0{S}", S),
+    "coloured": (f"\x1b[31mpassword\x1b[0m: \x1b[1m{S}\x1b[0m", S),
+    "option": (f"ran tool --password {S} --x", S),
+    "option of a word": ("ran tool --db-password swordfish", "swordfish"),
+    "option with =": (f"ran tool --api-key={S}", S),
+    "option in a list": (f"['mysql', '--password', '{S}']", S),
+    "sshpass": (f"sshpass -p {S} ssh h", S),
+    "mysql": (f"mysqldump -h h -u u -p{S} db", S),
+    "redis": (f"redis-cli -h h -a {S} get x", S),
+    "header pair": (f"[('X-Api-Key', '{S}')]", S),
+    "header pair of bytes": (f"[(b'x-auth-token', b'{S}')]", S),
+    "authorization pair": (f"[('Authorization', 'Token {S}')]", S),
+    "pair in JSON": (f'[["a", "b"], ["password", "{S}"]]', S),
+    "docker": ('{"auths": {"h": {"auth": "dXNlcjpwYXNz"}}}', "dXNlcjpwYXNz"),
+    "npm": ("//h.invalid/:_auth=dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+    "auth key": (f"auth_key={S}", S),
+    "wifi": (f"psk={S}", S),
+    "pass": (f"smtp_pass: {S}", S),
+    "aws signature": (f"Authorization: AWS4-HMAC-SHA256 Credential=x, Signature={HEX}", HEX),
+    "azure header": (f"Ocp-Apim-Subscription-Key: {S}", S),
+    "php": (f"PHPSESSID={HEX}", HEX),
+    "session id": (f"GET /x;jsessionid={HEX}", HEX),
+    "percent": ("Authorization%3A%20Bearer%20hunter22x", "hunter22x"),
+    "element": (f"<db:password>{S}</db:password>", S),
+    "attribute": (f'<add key="DbPassword" value="{S}"/>', S),
+    "name and value": (f'{{"name": "DB_PASSWORD", "value": "{S}"}}', S),
+    "url with /": (f"postgres://app:pa/{S}@db.invalid/x", S),
+    "twilio": (f"sid SK{HEX}", f"SK{HEX}"),
+    "mailgun": (f"key-{HEX}", f"key-{HEX}"),
+    "discord": ("MTIzNDU2Nzg5MDEyMzQ1Njc4OTA" + ".GabcDe." + "a1-" * 12, "a1-" * 12),
+    "terraform": ("abcdefghij1234" + ".atlasv1." + MIX, MIX),
+    **{
+        f"key {prefix}": (f"said {prefix}{MIX}.", prefix + MIX)
+        for prefix in (
+            *(
+                "sbp" + "_",
+                "do" + "o_v1_",
+                "AT" + "BB",
+                "pscale" + "_tkn_",
+                "fo" + "1_",
+                "rnd" + "_",
+            ),
+            *("sntry" + "s_", "GR13" + "48941", "HRKU" + "-", "secret" + "_", "s" + "l."),
+            *("dp" + ".pt.", "CFPAT" + "-", "xkeysib" + "-"),
+        )
+    },
+}
+# What goes on over lines; a child's output is looked at line by line.
+BLOCKS = {
+    "yaml block": (f"password: |\n  {S}\n  more\nuser: x", S),
+    "next line": (f"password:\n  {S}\nuser: x", S),
+    "listed": (f"tokens:\n  - {S}\n", S),
+    "kubernetes": (f"- name: DB_PASSWORD\n  value: {S}\n", S),
+    "putty": (f"Private-Lines: 2\n{MIX}\n{MIX}\nPrivate-MAC: 1", MIX),
+}
 HARMLESS = [
     "model.token: cannot be read: Permission denied",
     "others may read this token",
@@ -103,6 +163,15 @@ HARMLESS = [
     "the key 'limits.turns' is unknown",
     "PWD=/home/joe/folder",
     'File "/x/worker.py", line 81, in _ship\n    token = read_token(path)',
+    "http://127.0.0.1:8080/x/@scope/y and https://h.invalid:443/a@b",
+    '["password", "username", "email"]',
+    "argument --token: expected one argument",
+    "bypass: everything, pass: checked, compass: north-east",
+    "Enter your password:\nThen press return.",
+    "tokens:\n  prompt: 12\n  decision: 7",
+    "session_id: 12, session 12345678, sessions: 123456789",
+    "key-value task-list rnd_seed_value secret_name_of_the_thing",
+    "<token-count>1234 of them</count>",
 ]
 
 
@@ -113,10 +182,10 @@ def paths(tmp_path: Path) -> Paths:
     return paths
 
 
-@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("kind", [*TEXTS, *BLOCKS])
 def test_a_secret_is_found_by_logs_and_recordings_alike(kind: str) -> None:
     """Logs get a word in its place, recordings as many characters; told twice, nothing changes."""
-    text, secret = TEXTS[kind]
+    text, secret = (TEXTS | BLOCKS)[kind]
     hidden = hide(text)
     assert secret not in hidden and REDACTED in hidden
     assert hide(hidden) == hidden
@@ -164,6 +233,9 @@ def test_no_secret_reaches_a_log_file(paths: Paths, kind: str) -> None:
         [(b"x-api-key", b"zz9")],
         {"apiKey": "zz9", "jwt": "zz9", "aws_secret_access_key": "zz9", "private-key": "zz9"},
         {"API_KEYS": ["zz9"], "db.password": "zz9", "password_hash": "zz9"},
+        {"env": [{"name": "DB_PASSWORD", "value": "zz9"}, {"value": "zz9", "key": "token"}]},
+        ["mysql", "--password", "zz9"],
+        ("tool", b"--api-key", b"zz9", "-token", "zz9"),
     ],
 )
 def test_what_stands_under_a_telling_key_reaches_no_log(value: Any) -> None:
@@ -274,6 +346,27 @@ FRAGMENTS = [
         "api_key: a ",
     ),
     *("dapi", "credential: a(", "secret.a", "pwd:", 'pwd": /', "aA", "- ", '"', "'", "\\"),
+    *(
+        "--password ",
+        "--",
+        "-a-",
+        "password\x1b[m",
+        "\x1b[m",
+        "password\xa0",
+        "mysql -",
+        "sshpass ",
+    ),
+    *(
+        "password',",
+        "password', '",
+        "<password>",
+        "<password a",
+        "<a:",
+        "name: password ",
+        "name=a",
+    ),
+    *("password: |\n", "password: |\n a\n", "password:\n", "password:\n a", "sessionid=", "rnd_a"),
+    *("Private-Lines: 1\n", "a1b2\n", "M" * 25 + ".", "a.atlasv1.", "://a:1/", "://a:a/a", "SK0"),
 ]
 SECRETS = {
     "keys": lambda n: f"sk-a1b2c{n:06} ",
@@ -328,4 +421,4 @@ def spent(work: Any, text: str) -> float:
 def test_every_rule_has_an_example() -> None:
     """A new rule comes with a text that it alone, or it first, finds."""
     for rule, pattern in secret_rules.RULES.items():
-        assert any(pattern.search(text) for text, _ in TEXTS.values()), rule
+        assert any(pattern.search(text) for text, _ in (TEXTS | BLOCKS).values()), rule

@@ -64,8 +64,10 @@ def test_what_programs_obey_is_not_written(home: Path, path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("notes.txt", "Documents/.draft", "proj/src/a.py", "proj/.gitignore", "proj/HEAD"),
-        *("proj/.github/workflows/x.yml", "proj/objects/x", "legit/config", "zshrc", "proj/gitdir"),
+        *("notes.txt", "Documents/draft", "proj/src/a.py", "proj/.gitignore", "proj/HEAD"),
+        *("proj/.github/CONTRIBUTING.md", "proj/objects/x", "legit/config", "zshrc"),
+        *("proj/gitdir", "proj/deep/.editorconfig", "proj/.dockerignore", "proj/docs/.nojekyll"),
+        *("proj/.github/ISSUE_TEMPLATE/bug.md", "proj/.env.example", "Library.txt", "proj/a.b"),
     ],
 )
 def test_the_rest_of_a_home_is_as_open_as_before(home: Path, path: str) -> None:

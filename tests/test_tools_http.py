@@ -299,6 +299,36 @@ def test_every_listed_encoding_is_there() -> None:
         assert isinstance(bytes(range(256)).decode(codec, "replace"), str)
 
 
+@pytest.mark.parametrize(
+    ("fields", "plain"),
+    [
+        *((fields, False) for fields in (b"Transfer-Encoding: gzip", b"Transfer-Encoding: x-new")),
+        *(
+            (fields, False)
+            for fields in (b"Transfer-Encoding: gzip, chunked", b"TE: x\r\ncontent-encoding:br")
+        ),
+        (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: deflate", False),
+        (b"Transfer-Encoding: identity, chunked", False),
+        (b"Transfer-Encoding: chunked, chunked", False),
+        (b"Content-Encoding: identity\r\nContent-Encoding: zstd", False),
+        (b"Content-Encoding: gzip, identity", False),
+        *((fields, True) for fields in (b"Content-Encoding:", b"Content-Encoding: , ", b"X: y")),
+        *((fields, True) for fields in (b"Content-Encoding:  Identity ", b"Transfer-Encoding:")),
+        (b"Transfer-Encoding: identity", True),
+        (b"Transfer-Encoding: CHUNKED\r\nContent-Encoding: identity,identity", True),
+    ],
+)
+def test_only_what_comes_as_it_is_is_text(fields: bytes, plain: bool) -> None:
+    """Each coding that nobody undoes is refused, in whichever field and line; none is none."""
+    body = b"5\r\nplain\r\n0\r\n\r\n" if b"chunked" in fields.lower() else b"plain"
+    with answering(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\n" + body) as server:
+        if plain:
+            assert get(server, f"http://{server}/")["text"] == "plain"
+        else:
+            with pytest.raises(ToolError, match="compressed"):
+                get(server, f"http://{server}/")
+
+
 MOVED = b"HTTP/1.1 302 Found\r\nLocation: "
 
 

@@ -1,5 +1,8 @@
 """What git reads of a repository answers to the permissions, wherever it leads."""
 
+import os
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +121,61 @@ def work_tree(repo: Repository, secret: Repository) -> None:
     repo.git("config", "core.worktree", str(secret.path))
 
 
+def linked_up(repo: Repository) -> Path:
+    """A folder two below the repository: `..` from there leads less far than its name says."""
+    (repo.path / "deep" / "er").mkdir(parents=True)
+    return repo.path / "deep" / "er"
+
+
+def pointer_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git").rename(repo.path / "away")
+    (repo.path / "sub").symlink_to(secret.path / "in")
+    (secret.path / "in").mkdir()
+    (repo.path / ".git").write_text("gitdir: sub/../.git\n")
+
+
+def common_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git" / "sub").symlink_to(repo.path)
+    (repo.path / ".git" / "commondir").write_text("sub/../../secret/.git\n")
+
+
+def alternates_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git/objects/sub").symlink_to(linked_up(repo))
+    (repo.path / ".git/objects/info/alternates").write_text("sub/../../../../secret/.git/objects\n")
+
+
+def alternates_by_text(repo: Repository, secret: Repository) -> None:
+    """As a git that shortens the path first reads it; by the link it leads to nothing."""
+    (repo.path / ".git/objects/sub").symlink_to(linked_up(repo))
+    text = "sub/../../../../../secret/.git/objects\n"
+    (repo.path / ".git/objects/info/alternates").write_text(text)
+
+
+def include_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git" / "sub").symlink_to(linked_up(repo))
+    repo.git("config", "include.path", "sub/../../../../secret/.git/config")
+
+
+def conditional_include_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git" / "sub").symlink_to(linked_up(repo))
+    repo.git("config", "includeIf.onbranch:main.path", "sub/../../../../secret/.git/config")
+
+
+def work_tree_by_link(repo: Repository, secret: Repository) -> None:
+    (repo.path / ".git" / "sub").symlink_to(linked_up(repo))
+    repo.git("config", "core.worktree", "sub/../../../../secret")
+
+
+def behind_a_ring_of_links(repo: Repository, secret: Repository) -> None:
+    """A folder's listing is not broken off where one of its names leads nowhere."""
+    heads = repo.path / ".git/refs/heads"
+    for number in range(40):
+        (heads / f"ring{number}").symlink_to(f"ring{number}")
+    (heads / "theirs").symlink_to(secret.path / ".git/refs/heads/main")
+    for number in range(40, 80):
+        (heads / f"ring{number}").symlink_to(f"ring{number}")
+
+
 WAYS = (
     *(
         pointer,
@@ -129,7 +187,9 @@ WAYS = (
         linked_objects,
     ),
     *(linked_deep, linked_twice, linked_config, include, conditional_include, worktree_config),
-    *(work_tree, quoted_alternates),
+    *(work_tree, quoted_alternates, pointer_by_link, common_by_link, alternates_by_link),
+    *(alternates_by_text, include_by_link, conditional_include_by_link, work_tree_by_link),
+    behind_a_ring_of_links,
 )
 
 
@@ -196,3 +256,39 @@ def test_endless_alternates_and_includes_end(repo: Repository) -> None:
     repo.git("config", "include.path", "config")
     with pytest.raises(ToolError, match="without end"):
         look(repo.path, repo.path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("objects/info/alternates", "commondir", "config", "config.worktree", "HEAD", "shallow"),
+        *("packed-refs", "refs/heads/more", "info/grafts", "objects/pack/x.idx", "../included"),
+    ],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_pipe_in_a_repository_is_not_waited_for(
+    repo: Repository, name: str, by_link: bool
+) -> None:
+    """Neither by us nor by git: it is one error, at once."""
+    if "included" in name:
+        repo.git("config", "include.path", name)
+    file = repo.path / ".git" / name
+    file.unlink(missing_ok=True)
+    pipe = repo.path / "pipe" if by_link else file
+    os.mkfifo(pipe)
+    if by_link:
+        file.symlink_to(pipe)
+    with pytest.raises(ToolError, match=r"no regular file|pipe or a device|no git repository"):
+        look(repo.path, repo.path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a short name needs /proc")
+def test_a_socket_in_a_repository_is_none_of_it(repo: Repository) -> None:
+    """Git's own monitor of files lays one down; nobody can open it, so nobody waits."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.open(repo.path / ".git", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            listening.bind(f"/proc/self/fd/{here}/fsmonitor--daemon.ipc")
+        finally:
+            os.close(here)
+        assert look(repo.path, repo.path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentd.whole import put_in_place, write_whole
+from agentd.whole import put_in_place, read_start, write_whole
 
 
 @pytest.fixture
@@ -61,6 +61,20 @@ def test_a_private_file_is_private_whatever_the_umask(tmp_path: Path, umask: int
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever may write a folder may put one there; only a file, also behind a link, is read."""
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    assert read_start(tmp_path / "file", 2) == b"te"
+    assert read_start(tmp_path / "link", 9) == b"text"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to("pipe")
+    (tmp_path / "to-device").symlink_to("/dev/zero")
+    for name in ("pipe", "to-pipe", "to-device", ".", "nothing"):
+        with pytest.raises(OSError):
+            read_start(tmp_path / name, 9)
 
 
 @pytest.mark.parametrize("broken", ["fsync", "rename"])

@@ -41,7 +41,7 @@ from agentd.errors import AgentdError, ConfigError, PermissionRefused, StorageEr
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
-from agentd.whole import put_in_place
+from agentd.whole import put_in_place, read_start
 
 __all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
 
@@ -94,8 +94,7 @@ def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
 
 def _read(path: Path, place: str) -> SourceFile:
     try:
-        with path.open("rb") as file:
-            data = file.read(SOURCE_BYTES_MAX + 1)
+        data = read_start(path, SOURCE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
@@ -159,6 +158,7 @@ def _build(name: str, digest: str, sources: list[SourceFile], folder: Path, toml
             "files": {str(p.relative_to(build)): file_digest(p) for p in files},
         }
         (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _make_private(build)
         put_in_place(build, folder)
     except BaseException as error:
         shutil.rmtree(build, ignore_errors=True)
@@ -170,6 +170,15 @@ def _build(name: str, digest: str, sources: list[SourceFile], folder: Path, toml
             ) from error
         raise
     return Accepted(name, digest, code_hash, folder, config, tuple(publishes))
+
+
+def _make_private(folder: Path) -> None:
+    """Leave nothing in a version to others, whatever the umask: it is what runs."""
+    for parent, folders, files in os.walk(folder):
+        for name in folders:
+            Path(parent, name).chmod(0o700)
+        for name in files:
+            Path(parent, name).chmod(0o600)
 
 
 def _permitted(version: Version, toml: Path, module: Path) -> None:

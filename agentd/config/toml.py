@@ -1,6 +1,5 @@
 """Reads TOML files that a person writes into strict Pydantic models. A problem is one error."""
 
-import os
 import re
 import tomllib
 import typing
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentd.config.suggest import did_you_mean
 from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
+from agentd.whole import read_start
 
 M = TypeVar("M", bound=BaseModel)
 BYTES_MAX = 64 * 1024  # a larger file is no configuration
@@ -34,10 +34,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise ConfigError("not a file", where=str(path), hint="put a TOML file there")
-        # A pipe or a device, even one that took the file's place just now, must not be waited for.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(BYTES_MAX + 1)
+        data = read_start(path, BYTES_MAX + 1)
     except OSError as error:
         raise unreadable(error, path) from error
     return parse_toml(data, path)

@@ -18,6 +18,7 @@ from agentd.macos.privacy import network_hint
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
 from agentd.states import WorkerState
+from agentd.whole import read_start
 
 KEY_BYTES_MAX = 16_384  # of a key's file that are read
 LOOK_S = 2.0  # for a command to wait for the server
@@ -138,7 +139,7 @@ def read_key(path: Path) -> str:
     hint = "write the server's key into that file, and nothing else"
     try:
         file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises for a wrong ~name
-        key = as_text(file.read_bytes()[:KEY_BYTES_MAX], path).strip()
+        key = as_text(read_start(file, KEY_BYTES_MAX), path).strip()
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise ConfigError(what, where=where, hint=hint) from error

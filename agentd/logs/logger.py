@@ -13,7 +13,7 @@ import math
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import structlog
@@ -22,7 +22,7 @@ from agentd.clock import Clock, SystemClock, iso
 from agentd.config.daemon import LogConfig
 from agentd.logs.file import BoundedFile
 from agentd.paths import Paths
-from agentd.secret_rules import REDACTED, hide, telling
+from agentd.secret_rules import REDACTED, hide, secret_places
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -229,20 +229,17 @@ def redact(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
+        secret = secret_places(value)
         return {
-            _text(_key(key)): REDACTED if item and telling(_key(key)) else redact(item)
+            _text(_key(key)): REDACTED if item and key in secret else redact(item)
             for key, item in value.items()
         }
-    if isinstance(value, list | tuple) and _is_telling_pair(value):
-        return [redact(value[0]), REDACTED]
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
+        secret = secret_places(value)
+        return [REDACTED if at in secret else redact(item) for at, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
         return [redact(item) for item in value]
     return redact(str(value))
-
-
-def _is_telling_pair(value: Sequence[Any]) -> bool:
-    """Whether this is a header, as lists of them give it: a name and what is secret."""
-    return len(value) == 2 and isinstance(value[0], str | bytes) and telling(_key(value[0]))
 
 
 def _key(key: Any) -> str:

@@ -46,6 +46,22 @@ class Response:
         """Return a header's value, or an empty text."""
         return self._response.headers.get(name) or ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the body comes as it is, but for chunks that http.client takes apart itself.
+
+        It does so for the one word `chunked` alone, and hands on what else a server names as text.
+        """
+        encoded = self._codings("Content-Encoding")
+        sent = self._codings("Transfer-Encoding")
+        return not encoded and sent == (["chunked"] if self._response.chunked else [])
+
+    def _codings(self, field: str) -> list[str]:
+        """Return what a header field names, in all its lines: nothing at all is no coding."""
+        lines = self._response.headers.get_all(field, ())
+        words = (word.strip().lower() for line in lines for word in str(line).split(","))
+        return [word for word in words if word not in ("", "identity")]
+
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes. One that is cut off ends early: something is `missing`.
 

@@ -27,7 +27,7 @@ from agentd.recordings.recording import (
     Settled,
     texts_of,
 )
-from agentd.secret_rules import LEAST, LINE, RULES, SETTING, put, telling
+from agentd.secret_rules import LEAST, LINE, RULES, SETTING, put, secret_places
 from agentd.sessions.steps import Step
 
 BRANCHES = 4  # texts that a pattern tries one by one
@@ -122,12 +122,16 @@ class Writer:
         if isinstance(value, str):
             return self._mask("named secret", self.everywhere(value)) if named else self.text(value)
         if isinstance(value, Mapping):
+            secret = secret_places(value)
             return {
-                self.everywhere(key): self.value(item, named=named or telling(key))
+                self.everywhere(key): self.value(item, named=named or key in secret)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
-            return type(value)(self.value(item, named=named) for item in value)
+            secret = secret_places(value)
+            return type(value)(
+                self.value(item, named=named or at in secret) for at, item in enumerate(value)
+            )
         if named and isinstance(value, int) and abs(value) >= 10 ** (LEAST - 1):
             self.counts["named secret"] += 1
             return int("1" * len(str(abs(value))))
@@ -288,13 +292,15 @@ def _strings(recording: Recording) -> Iterator[str]:
 
 
 def _inner(value: Any, *, named: bool = False) -> Iterator[str]:
-    """Yield the strings and keys of JSON; all that stands below a telling key as secrets."""
+    """Yield the strings and keys of JSON; what is secret for what names it, as `Named`."""
     if isinstance(value, str):
         yield Named(value) if named else value
     elif isinstance(value, Mapping):
+        secret = secret_places(value)
         for key, item in value.items():
             yield Key(key)
-            yield from _inner(item, named=named or telling(key))
+            yield from _inner(item, named=named or key in secret)
     elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _inner(item, named=named)
+        secret = secret_places(value)
+        for at, item in enumerate(value):
+            yield from _inner(item, named=named or at in secret)

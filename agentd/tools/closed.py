@@ -8,17 +8,16 @@ there is no file yet.
 """
 
 import os
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from agentd.paths import Paths, shipped
+from agentd.paths import Paths
+from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
-    STARTUP_NAMES,
+    REPOSITORY,
     WRITING,
     Inode,
     folded,
@@ -26,20 +25,14 @@ from agentd.tools.obeyed import (
     is_open_git_folder,
     why_unwritten,
 )
+from agentd.tools.settings import named_by
+from agentd.tools.surroundings import OPEN_IN_SYSTEM, machine, stand_ins
 
 OWN = "belongs to agentd itself; no tool opens it"
 PROCESS = "belongs to a process; no tool opens it"
 INODES = "names a file by its number; no tool opens it so"
 MADE_OF = WRITING + "agentd, its agents or the programs of this machine are made of it"
 
-# What the system runs from, or obeys. A folder that is not there closes nothing.
-SYSTEM = (
-    *("/bin", "/sbin", "/lib", "/lib64", "/etc", "/boot", "/dev", "/proc", "/sys"),
-    *("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/share"),
-    *("/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/etc", "/opt/homebrew"),
-    *("/var/spool/cron", "/var/spool/at", "/var/at", "/run/systemd", "/var/lib/systemd"),
-    *("/Library", "/System", "/Applications"),
-)
 # What /proc tells everybody of a process; the rest is its memory, environment and open files.
 OF_PROCESSES = frozenset(
     {
@@ -47,7 +40,6 @@ OF_PROCESSES = frozenset(
         *("oom_score", "sched", "schedstat", "stat", "statm", "status"),
     }
 )
-SHARED_MEMORY = "/dev/shm"  # a folder like /tmp
 
 
 @dataclass(frozen=True)
@@ -75,22 +67,38 @@ class Closed:
                 *(paths.data, paths.logs, paths.run, paths.sockets, database, *beside),
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
-                paths.accepted_daemon_file,
+                *(paths.accepted_daemon_file, paths.locks, paths.wake),
                 *([key_file] if key_file else []),
             ),
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.
-            protected=(*made_of, paths.models),
+            protected=(*made_of, paths.agents_d, paths.daemon_file, paths.models),
             spared=(*made_of, paths.scratch / agent),
             home=paths.data if paths.data == paths.user else None,
         )
 
     def marks(self, *, writing: bool) -> "Marks":
         """Return how places compare with these now."""
-        shut = [*self.own, *((*self.protected, *_machine()) if writing else ())]
-        spared = [path for path in (*self.spared, *self._others()) if path not in shut]
-        return Marks(shut, [*spared, Path(SHARED_MEMORY)], self.own, writing=writing)
+        disks = Disks(map(str, (*self.own, *self.protected)))
+        own = [*map(str, self.own), *self._linked(self.own, disks)]
+        shut = list(own)
+        if writing:
+            shut += [*map(str, self.protected), *self._linked(self.protected, disks)]
+            shut += machine(disks)
+        spared = [*map(str, self.spared), *self._others(), *OPEN_IN_SYSTEM]
+        stands = stand_ins(disks) if writing else ()
+        return Marks(shut, spared, own, disks, writing=writing, stands=stands)
 
-    def _others(self) -> Iterator[Path]:
+    def _linked(self, folders: Iterable[Path], disks: Disks) -> Iterator[str]:
+        """Give what the links in our folders lead to: it is ours, wherever it is kept.
+
+        In a home that is a person's as well, what lies beside our folders need not be.
+        """
+        for folder in folders:
+            for link in links_in(str(folder), disks) if folder != self.home else ():
+                if not disks.holds_home(real := disks.resolved(link)):
+                    yield real
+
+    def _others(self) -> Iterator[str]:
         """Give the folders in `home` that are a person's; ours that come and go are hidden."""
         if self.home is None:
             return
@@ -99,28 +107,41 @@ class Closed:
             for entry in entries:
                 hidden = entry.name.startswith(".") or folded(entry.path) in ours
                 if not hidden and entry.is_dir(follow_symlinks=False):
-                    yield Path(entry.path)
+                    yield entry.path
 
 
 class Marks:
     """The closed places as they lie now, for one call."""
 
     def __init__(
-        self, shut: Iterable[Path], spared: Iterable[Path], own: Iterable[Path], *, writing: bool
+        self,
+        shut: Iterable[str],
+        spared: Iterable[str],
+        own: Iterable[str],
+        disks: Disks,
+        *,
+        writing: bool,
+        stands: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.writing = writing
-        self._own = tuple(own)
-        self._inodes: dict[Inode, bool] = {}
-        self._names: dict[str, bool] = {}  # of what is not there yet
+        self._disks = disks
+        self._own = tuple(map(disks.resolved, own))
+        self._closed: dict[Inode | str, bool] = {}
+        self._stands: dict[Inode | str, list[str]] = {}
         self._inner: frozenset[Inode] | None = None
-        for paths, closed in ((shut, True), (spared, False)):
+        for paths, closed in ((spared, False), (shut, True)):  # what is both is shut
             for path in paths:
-                real = _real(path)
-                inode = inode_of(real)
-                if inode is None:
-                    self._names[folded(real)] = closed
-                else:
-                    self._inodes[inode] = closed
+                self._closed[self._key(disks.resolved(path))] = closed
+        for real, place in stands:
+            self._stands.setdefault(self._key(real), []).append(place)
+
+    def _key(self, real: str) -> Inode | str:
+        """Return what a resolved place is known by: its inode, or its name where there is none."""
+        return self._disks.inode_of(real) or folded(real)
+
+    def _keys(self, real: str) -> set[Inode | str]:
+        """Return all by which it may be known: it may have come since, or nobody may look there."""
+        return {self._key(real), folded(real)}
 
     def reason(self, real: str, named: int) -> str | None:
         """Return why the resolved path is closed, None where it is open.
@@ -140,11 +161,37 @@ class Marks:
                 if closed:
                     return self._why(place)
                 break
-        return why_unwritten(path, named) if self.writing else None
+        return self._why_unwritten(path, named) if self.writing else None
+
+    def _why_unwritten(self, path: Path, named: int) -> str | None:
+        """Return why no tool writes here, or in the hidden place that this stands in for."""
+        for place, known in ((path, named), *self._meant(path, named)):
+            if why := why_unwritten(place, known):
+                return why
+        spelled = {folded(str(up)) for up in (path, *path.parents)}
+        for up in path.parents:
+            if os.path.lexists(up / ".git") and any(
+                folded(str(place)) in spelled for place in named_by(up)
+            ):
+                return REPOSITORY
+        return None
+
+    def _meant(self, path: Path, named: int) -> Iterator[tuple[Path, int]]:
+        """Give the places that `path` is by a link or the environment, and what is named of each.
+
+        A permission that names what a link leads to names the link; one that names a folder
+        further up names neither.
+        """
+        for up in (path, *path.parents) if self._stands else ():
+            count = len(up.parts)
+            found = (self._stands.get(key, ()) for key in self._keys(str(up)))
+            for place in dict.fromkeys(chain.from_iterable(found)):
+                known = len(Path(place).parts) + named - count if named >= count else 0
+                yield Path(place) / path.relative_to(up), known
 
     def shuts(self, status: os.stat_result) -> bool | None:
         """Say whether an open file or folder is closed, or open within one; None: neither."""
-        return self._inodes.get((status.st_dev, status.st_ino))
+        return self._closed.get((status.st_dev, status.st_ino))
 
     def shuts_folder(self, descriptor: int) -> bool | None:
         """Say the same of an open folder, also whether it is one that git obeys."""
@@ -159,14 +206,15 @@ class Marks:
             self._inner = frozenset(self._files())
         inner = self._inner if self._inner is not None and status.st_nlink > 1 else frozenset()
         inode = (status.st_dev, status.st_ino)
-        return self._inodes.get(inode) is True or inode in inner
+        return self._closed.get(inode) is True or inode in inner
 
     def _of(self, place: str) -> bool | None:
-        inode = inode_of(place)
-        return self._names.get(folded(place)) if inode is None else self._inodes.get(inode)
+        found = {self._closed.get(key) for key in self._keys(place)} - {None}
+        return any(found) if found else None
 
     def _why(self, place: Path) -> str:
-        inside = any(inode_of(str(path)) == inode_of(str(place)) for path in self._own)
+        keys = {self._key(path) for path in self._own}
+        inside = not keys.isdisjoint(self._keys(str(place)))
         return OWN if inside or not self.writing else MADE_OF
 
     def _files(self) -> Iterator[Inode]:
@@ -174,45 +222,14 @@ class Marks:
 
         Nothing is opened but folders: a SQLite file that is closed loses this process's locks.
         """
-        tops = {_real(top) for top in self._own}
+        tops = {top for top in self._own if not self._disks.wait(top)}
         for top in tops:
             if any(str(up) in tops for up in Path(top).parents):
                 continue
             for folder, folders, names in os.walk(top):
-                if self._inodes.get(inode_of(folder) or (0, 0)) is False:
+                if self._closed.get(inode_of(folder) or (0, 0)) is False:
                     folders.clear()
                     continue
                 for name in names:
                     if (inode := inode_of(f"{folder}/{name}")) is not None:
                         yield inode
-
-
-def _machine() -> list[Path]:
-    """Return what this process and the system are made of.
-
-    Not all of sys.path: of a script or a test it holds the folder in which somebody works.
-    """
-    home = _real(Path.home())
-    package = Path(__file__).parents[1]
-    places = sysconfig.get_paths()
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
-    python = [*map(places.__getitem__, kinds), *site.getsitepackages(), sys.executable]
-    found = [*map(Path, SYSTEM), *map(Path, python), package.parent]
-    found.append(Path(_real(sys.executable)).parent)
-    if sys.prefix != sys.base_prefix:
-        found.append(Path(sys.prefix))
-    found += [shipped() / name for name in ("agents", "baml_src", "config", "launchd")]
-    # What a start-up file's name leads to is that file, wherever it is kept.
-    for name in STARTUP_NAMES:
-        link = Path(home) / name
-        if link.is_symlink():
-            found.append(link)
-    return [path for path in found if not Path(home).is_relative_to(_real(path))]
-
-
-def _real(path: Path | str) -> str:
-    """Return the path without links; as it stands where one of them goes in this moment."""
-    try:
-        return os.path.realpath(path)
-    except OSError:
-        return str(path)

@@ -229,7 +229,7 @@ def _get(connected: Stream, target: Target) -> Result | str:
     kind = (reply.header("Content-Type") or "text/plain").lower()
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
         raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
-    if (reply.header("Content-Encoding") or "identity").lower() != "identity":
+    if not reply.is_plain:
         raise ToolError(f"{target.url} came compressed, which was not asked for")
     data, whole = _body(reply)
     label = CHARSET.search(kind)

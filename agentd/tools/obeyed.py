@@ -13,8 +13,9 @@ from pathlib import Path
 WRITING = "is written by no tool, whatever [permissions] say: "
 REPOSITORY = WRITING + "git obeys what lies in a repository's own folder"
 STARTUP = WRITING + "programs obey it when they start"
-ENVIRONMENT = WRITING + "it is a Python environment"
+ENVIRONMENT = WRITING + "it is an environment of installed packages"
 SETTINGS = WRITING + "settings in a home; list that very folder if it holds none"
+HIDDEN = WRITING + "what is hidden is settings; list that very file or folder if it is none"
 
 Inode = tuple[int, int]
 
@@ -36,7 +37,7 @@ STARTUP_NAMES = frozenset(
         *(".gdbinit", ".lldbinit", ".hgrc", ".npmrc", ".pypirc", ".curlrc", ".wgetrc"),
         *(".pythonrc", ".pythonrc.py", ".pythonstartup", ".ipython", ".pdbrc", ".perldb"),
         *(".irbrc", ".pryrc", ".ghci", ".rprofile", ".condarc", ".husky"),
-        *("sitecustomize.py", "usercustomize.py"),
+        *("sitecustomize.py", "usercustomize.py", "_vimrc", "_gvimrc", "_netrc"),
     }
 )
 # Below `.config`, `.local` and a Mac's `Library`, two names in a row.
@@ -54,8 +55,37 @@ STARTUP_PAIRS = frozenset(
         *(("library", "keychains"), ("library", "input methods"), ("library", "internet plug-ins")),
     }
 )
-GIT_NAMES = frozenset({".git", ".gitmodules", ".gitattributes", ".gitconfig"})
-ENVIRONMENT_NAMES = frozenset({"site-packages", "dist-packages", "pyvenv.cfg"})
+# Of git, and the folders of other programs that keep versions: all of these know hooks.
+REPOSITORY_NAMES = frozenset(
+    {
+        *(".git", ".gitmodules", ".gitattributes", ".gitconfig"),
+        *(".hg", ".jj", ".bzr", ".svn", ".sl", ".pijul", "_darcs"),
+    }
+)
+ENVIRONMENT_NAMES = frozenset(
+    {
+        *("site-packages", "dist-packages", "pyvenv.cfg", "conda-meta"),
+        *("node_modules", "__pypackages__", "__pycache__"),
+    }
+)
+PREFIX_NAMES = ("pyvenv.cfg", "conda-meta")  # what they lie in is an environment
+LIBRARIES = frozenset({"lib", "lib64", "lib32"})
+PYTHON = re.compile(r"python\d(\.\d+)?t?")  # in one of these: the standard library
+# Hidden, and yet obeyed by nothing that runs; besides all that ends in `ignore`.
+HARMLESS = frozenset(
+    {
+        *(".gitkeep", ".keep", ".placeholder", ".nojekyll", ".editorconfig", ".clang-format"),
+        *(".mailmap", ".git-blame-ignore-revs", ".env.example", ".env.sample"),
+    }
+)
+# Texts for people in a folder whose other files are run elsewhere.
+IN_GITHUB = frozenset(
+    {
+        *("contributing.md", "security.md", "support.md", "code_of_conduct.md", "funding.yml"),
+        *("pull_request_template.md", "pull_request_template", "issue_template.md"),
+        *("issue_template", "discussion_template"),
+    }
+)
 # Folders of a home that only hold others' folders: to list one of these opens none of them.
 SHELVES = frozenset(
     {
@@ -78,13 +108,34 @@ def why_unwritten(path: Path, named: int) -> str | None:
     """Return why no tool writes here, None where it may; `named`: see `closed.Marks.reason`."""
     names = tuple(folded(part) for part in path.parts)
     known = set(names)
-    if known & GIT_NAMES or _in_repository(path):
+    if known & REPOSITORY_NAMES or _in_repository(path):
         return REPOSITORY
     if known & STARTUP_NAMES or set(pairwise(names)) & STARTUP_PAIRS:
         return STARTUP
-    if known & ENVIRONMENT_NAMES or any((up / "pyvenv.cfg").exists() for up in path.parents):
+    if known & ENVIRONMENT_NAMES or _in_environment(path, names):
         return ENVIRONMENT
-    return SETTINGS if _is_setting(path, names, named) else None
+    if _is_setting(path, names, named):
+        return SETTINGS
+    return HIDDEN if _is_hidden(names, named) else None
+
+
+def _in_environment(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether this lies in an environment, or in some Python's own library."""
+    pairs = pairwise(names)
+    if any(up in LIBRARIES and PYTHON.fullmatch(name) for up, name in pairs):
+        return True
+    return any(_lies(up, name) for up in path.parents for name in PREFIX_NAMES)
+
+
+def _is_hidden(names: tuple[str, ...], named: int) -> bool:
+    """Whether some part is hidden that the permission itself does not name."""
+    for number, name in enumerate(names[named:], named):
+        if not name.startswith(".") or name in HARMLESS or name.endswith("ignore"):
+            continue
+        if name == ".github" and set(names[number + 1 : number + 2]) & IN_GITHUB:
+            continue
+        return True
+    return False
 
 
 def _in_repository(path: Path) -> bool:
@@ -127,7 +178,7 @@ def _is_git_folder(has: Callable[[str], bool], coming: str = "") -> bool:
 
 def _is_setting(path: Path, names: tuple[str, ...], named: int) -> bool:
     """Whether this is a hidden file or folder of a home, which its permission does not name."""
-    homes = {inode_of(home) for home in _homes()} - {None}
+    homes = {inode_of(home) for home in homes_here()} - {None}
     for count in range(len(path.parts) - 1, 0, -1):
         up = str(Path(*path.parts[:count]))
         parent = str(Path(up).parent)
@@ -143,7 +194,8 @@ def _is_setting(path: Path, names: tuple[str, ...], named: int) -> bool:
     return False
 
 
-def _homes() -> Iterator[str]:
+def homes_here() -> Iterator[str]:
+    """Give this user's homes: what the environment says, and what the system does."""
     with suppress(RuntimeError):
         yield str(Path.home())
     with suppress(KeyError):

@@ -6,11 +6,13 @@ an agent's permission to read has to cover. See gitrepository-layout(5) and git'
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from agentd.errors import ToolError
+from agentd.whole import read_start
 
 POINTER_BYTES = 8_192  # of a `.git` file, `commondir` or `alternates`; git's own are far shorter
 # Of alternates of alternates, and of settings that include others; git stops at 5 and 10.
@@ -38,7 +40,7 @@ def git_folder(repo: Path) -> Path:
         return pointer
     if pointer.is_file():
         text = _pointer(pointer).removeprefix("gitdir:").strip()
-        return Path(os.path.normpath(repo / text))
+        return _ways(repo, text)[0]
     if is_bare(repo):
         return repo
     raise ToolError(f"{repo} is no git repository")
@@ -52,10 +54,8 @@ def reached(repo: Path, settings: Settings) -> list[Path]:
     """
     own = git_folder(repo)
     found = [repo, Path(os.path.realpath(own)), own]
-    common = own
-    if (own / "commondir").exists():
-        common = Path(os.path.normpath(own / _pointer(own / "commondir").strip()))
-        found.append(common)
+    common, *_ = ways = common_folders(own)
+    found += ways
     for folder in dict.fromkeys((own, common)):
         found += _links(folder)
     found += _alternates(common / "objects", DEPTH_MAX)
@@ -64,6 +64,13 @@ def reached(repo: Path, settings: Settings) -> list[Path]:
     ):
         found += _settings(file, own, settings, DEPTH_MAX)
     return list(dict.fromkeys(found))
+
+
+def common_folders(own: Path) -> list[Path]:
+    """Return what a worktree shares with its repository, first as the system reads its name."""
+    if (own / "commondir").exists():
+        return _ways(own, _pointer(own / "commondir").strip())
+    return [own]
 
 
 def _alternates(objects: Path, depth: int) -> Iterator[Path]:
@@ -76,10 +83,10 @@ def _alternates(objects: Path, depth: int) -> Iterator[Path]:
         if line.startswith('"'):
             raise ToolError(f"{file} names its folders in quotes, which is not looked into")
         if line and not line.startswith("#"):
-            other = Path(os.path.normpath(objects / line))
-            yield other
-            yield from _links(other)
-            yield from _alternates(other, depth - 1)
+            for other in _ways(objects, line):
+                yield other
+                yield from _links(other)
+                yield from _alternates(other, depth - 1)
 
 
 def _settings(file: Path, own: Path, settings: Settings, depth: int) -> Iterator[Path]:
@@ -87,20 +94,34 @@ def _settings(file: Path, own: Path, settings: Settings, depth: int) -> Iterator
         return
     if depth == 0:
         raise ToolError(f"{file} includes settings without end")
+    _check_readable(str(file))
     for key, value in settings(file):
         name = key.lower()
         if name == "core.worktree":
-            yield Path(os.path.normpath(own / value))
+            yield from _ways(own, value)
         elif name.startswith(("include.", "includeif.")) and name.endswith(".path"):
             if value.startswith("%("):
                 raise ToolError(f"{file} includes {value}, which is not looked into")
             if value.startswith("~"):  # git has no home here
                 continue
-            for base in dict.fromkeys((file.parent, Path(os.path.realpath(file)).parent)):
-                other = Path(os.path.normpath(base / value))
+            bases = dict.fromkeys((file.parent, Path(os.path.realpath(file)).parent))
+            for other in dict.fromkeys(way for base in bases for way in _ways(base, value)):
                 if os.path.lexists(other):
                     yield other
                     yield from _settings(other, own, settings, depth - 1)
+
+
+def _ways(folder: Path, text: str) -> list[Path]:
+    """Return what `text`, as it stands in a file of git's, may lead to from `folder`.
+
+    The system follows a link before the `..` behind it. Git shortens some of these paths by their
+    text before it opens them, in one version and not in the next: what is there counts.
+    """
+    path = folder / text
+    real, short = Path(os.path.realpath(path)), Path(os.path.normpath(path))
+    if os.path.realpath(short) == str(real):
+        return [real]
+    return [way for way in (real, short) if os.path.lexists(way)] or [real]
 
 
 def _links(top: Path) -> list[Path]:
@@ -124,9 +145,22 @@ def _links(top: Path) -> list[Path]:
                     continue
                 if entry.is_symlink():
                     found.append(Path(os.path.realpath(entry.path)))
-                if entry.is_dir():
-                    waiting.append(entry.path)
+                with suppress(OSError):  # a ring of links: there are others behind it
+                    if entry.is_dir():
+                        waiting.append(entry.path)
+                    elif not entry.is_file():
+                        _check_readable(entry.path)
     return found
+
+
+def _check_readable(path: str) -> None:
+    """Raise ToolError where git, which opens all that it finds, would wait for ever.
+
+    A socket cannot be opened: git's own monitor lays one down there.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 - one of very many
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise ToolError(f"{path} is a pipe or a device, which git would wait for")
 
 
 def _pointer(file: Path) -> str:
@@ -136,8 +170,7 @@ def _pointer(file: Path) -> str:
         ToolError: it cannot be read, or is too long for one.
     """
     try:
-        with file.open("rb") as opened:
-            data = opened.read(POINTER_BYTES + 1)
+        data = read_start(file, POINTER_BYTES + 1)
     except OSError as error:
         raise ToolError(f"{file} cannot be read: {error.strerror}") from error
     if len(data) > POINTER_BYTES:
