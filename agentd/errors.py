@@ -5,6 +5,8 @@ from agentd.states import Exit
 
 TEXT_MAX = 20_000  # characters of each text of an error's document
 
+Problem = dict[str, str]  # an error's document: what, where, hint
+
 
 class AgentdError(Exception):
     """Base of all our errors.
@@ -20,7 +22,7 @@ class AgentdError(Exception):
         self.what, self.where, self.hint = shown(what), shown(where), shown(hint)
         super().__init__(self.what)
 
-    def document(self) -> dict[str, str]:
+    def document(self) -> Problem:
         """Return what happened, where, and what to do, without secrets: for files and `status`."""
         text = {"what": self.what, "where": self.where, "hint": self.hint}
         return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}

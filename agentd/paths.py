@@ -193,6 +193,22 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
         raise ConfigError("no such home folder", where=_shown(where), hint=HOME_HINT) from error
 
 
+def expanded(path: Path | str, where: str = "") -> Path:
+    """Return a person's path with `~` and `~NAME` replaced by the home folder. `where`: who has it.
+
+    Raises:
+        ConfigError: there is no such user; pathlib raises RuntimeError.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{Path(path).parts[0]} is no home folder",
+            where=where or str(path),
+            hint="write an absolute path, or one below ~/",
+        ) from error
+
+
 def _usable(path: Path, where: str) -> Path:
     if not path.is_absolute():
         raise ConfigError("must be an absolute path", where=_shown(where), hint=HOME_HINT)

@@ -20,7 +20,7 @@ from typing import Any
 
 import apsw
 
-from agentd.admission.first_look import Look
+from agentd.admission.precheck import Precheck
 from agentd.config.agent import check_agent_name
 from agentd.config.last_good import in_force
 from agentd.config.toml import read_toml
@@ -207,7 +207,7 @@ def _run() -> int:
         worker=lambda name, version: [*here, "worker", name, version],
         model_server=lambda fd, config: [*here, "model", str(fd)],
         admission=lambda name: [*here, "admission", name],
-        look=_look,
+        precheck=_precheck,
     )
     try:
         run(discover(), commands=commands)
@@ -221,16 +221,15 @@ async def _broken(*_: object) -> None:
     raise RuntimeError("broken for a test")
 
 
-def _look(name: str, paths: Paths) -> Look:
+def _precheck(name: str, paths: Paths) -> Precheck:
     """As the real one, but for the keys: what a fake worker does is none of an agent's."""
     path = paths.agents_d / f"{name}.toml"
-    enabled = True
     try:
         check_agent_name(name, where=str(path))
         enabled = read_toml(path).get("enabled") is not False
     except ConfigError as error:
-        return Look(enabled=enabled, problem=error)
-    return Look(name, enabled)
+        return Precheck(problem=error)
+    return Precheck(name, enabled)
 
 
 def _admission(name: str) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared
-from agentd.admission.first_look import Waiting, find, first
+from agentd.admission.precheck import Waiting, find, first
 from agentd.admission.version import (
     FORMAT,
     MANIFEST,

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from agentd.clock import Clock
-from agentd.errors import AgentdError, StorageError
+from agentd.clock import Clock, iso
+from agentd.errors import AgentdError, Problem, StorageError
 from agentd.logs.logger import Logger
 from agentd.process.child import Child
 from agentd.process.crash import Crash
@@ -76,7 +76,7 @@ class Managed:
         self.name = name
         self.life = life
         self.beat: dict[str, Any] = {}  # the last one: state, promise_s and what else it tells
-        self.problem: dict[str, str] | None = None  # the child's own: what, where, hint
+        self.problem: Problem | None = None  # the child's own
         self.damaged = False  # the child found the database damaged
         self.code: int | None = None  # of the last exit
         self.crash: Crash | None = None  # how the process before crashed; the next one is told
@@ -95,6 +95,20 @@ class Managed:
     def pid(self) -> int | None:
         """The process, None without one."""
         return self._child.pid if self._child else None
+
+    def document(self) -> dict[str, Any]:
+        """Return what `status` says of any child."""
+        life = self.life
+        return {
+            "state": life.state.value,
+            "stopping": life.stopping,
+            "pid": self.pid,
+            "since": iso(life.since),
+            "restarts": life.restarts,
+            "crashes": life.crashes,
+            "reason": life.reason,
+            "beat": self.beat,
+        }
 
     def start(self) -> None:
         """Start it, unless a process exists already."""

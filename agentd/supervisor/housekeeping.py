@@ -19,13 +19,12 @@ from agentd.bus import Bus, Opening
 from agentd.bus.thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
-from agentd.errors import DamagedDatabase, StorageError
+from agentd.errors import DamagedDatabase, Problem, StorageError
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
-from agentd.supervisor.records import Problem, problem_of
 from agentd.whole import PARTIAL
 
 LOOK_S = 15.0  # between looks at the database
@@ -79,7 +78,7 @@ class Housekeeping:
                 except DamagedDatabase:
                     raise
                 except StorageError as error:
-                    problem = problem_of(error)
+                    problem = error.document()
                 self._tell(problem)
                 await asyncio.sleep(LOOK_S)  # ends by cancellation
         finally:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd.clock import Clock, iso
+from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig, ModelConfig
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, Problem, StorageError
 from agentd.logs.logger import Logger
 from agentd.macos import launchd
 from agentd.models import store
@@ -53,7 +53,7 @@ class ModelHost:
         log: Logger,
         clock: Clock,
     ) -> None:
-        self.problem: dict[str, str] | None = None  # why none can be started: what, where, hint
+        self.problem: Problem | None = None  # why none can be started
         self._paths, self._commands, self._clock = paths, commands, clock
         self._socket: socket.socket | None = None  # bound, not yet handed to a server
         self._daemon = config
@@ -185,7 +185,7 @@ class ModelHost:
             "name": self.config.name,
             "url": self.config.url or f"http://{HOST}:{self._port}/v1",
             "external": self.config.url is not None,
-            **describe(self.managed),
+            **self.managed.document(),
             "reason": self.managed.life.reason or self._gave_way(),
             "problem": self.problem or self.managed.problem,
         }
@@ -283,18 +283,3 @@ def _write_private(path: Path, text: str) -> None:
             where=str(path),
             hint="free some disk space, or make its folder writable",
         ) from error
-
-
-def describe(managed: Managed) -> dict[str, Any]:
-    """Return what `status` says of any child."""
-    life = managed.life
-    return {
-        "state": life.state.value,
-        "stopping": life.stopping,
-        "pid": managed.pid,
-        "since": iso(life.since),
-        "restarts": life.restarts,
-        "crashes": life.crashes,
-        "reason": life.reason,
-        "beat": managed.beat,
-    }
