@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd import __version__
-from agentd.admission.version import Accepted, Version, load_version
+from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit
 from agentd.bus import Bus
 from agentd.clock import Clock
@@ -52,7 +52,7 @@ class Runner:
         self._clock = clock
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
         self._model = None if daemon.model.url else daemon.model.name
-        self._version = version = load_version(accepted.folder)
+        self._version = version = import_version(accepted)
         self._types = types_of(version.client_dir)
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
