@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,12 @@ def suspend(pid: int) -> None:
     """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: set(_threads(pid)) == {"T"}, "it stands still")
+
+
+def remove_sockets(paths: Paths) -> None:
+    """Remove what a killed daemon, or a worker without one, leaves in /tmp."""
+    if paths.sockets_apart:
+        shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
 class Daemon:
@@ -154,6 +161,7 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate(timeout=DEADLINE_S)
+        remove_sockets(self.paths)
 
     def log(self, event: str, name: str = "agentd") -> list[dict[str, Any]]:
         """Return the lines of one event."""

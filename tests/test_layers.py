@@ -44,6 +44,13 @@ def test_fragile_library_has_one_importer(library: str) -> None:
             assert any(place.startswith(allowed) for allowed in IMPORTERS[library]), place
 
 
+def test_paths_of_people_are_expanded_in_one_place() -> None:
+    """`expanduser` raises RuntimeError for an unknown user; `paths.expanded` says it clearly."""
+    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
+        found = [n.attr for n in ast.walk(ast.parse(file.read_text())) if type(n) is ast.Attribute]
+        assert file.name == "paths.py" or "expanduser" not in found, file
+
+
 def test_page_shows_the_layers() -> None:
     """The table that people read is the one that `lint-imports` checks, and fits one glance."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]

@@ -1,11 +1,10 @@
 """What `agentd check` says of permissions that are right, and yet not what they may look like."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from agentd.config.agent import Permissions
-from agentd.errors import ToolError
-from agentd.paths import Paths
+from agentd.errors import ConfigError, ToolError
+from agentd.paths import Paths, expanded
 from agentd.tools.closed import Closed
 from agentd.tools.place import locate
 
@@ -22,6 +21,6 @@ def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]
         marks = closed.marks(writing=key == "write")
         for place in getattr(permissions, key):
             try:
-                locate(str(Path(place).expanduser()), [place], marks)
-            except (ToolError, RuntimeError) as error:
-                yield f"{name} lists {place} in `{key}` in vain: {error}"
+                locate(str(expanded(place)), [place], marks)
+            except (ToolError, ConfigError) as error:
+                yield f"{name} lists {place} in `{key}` in vain: {error.what}"

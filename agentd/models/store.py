@@ -22,7 +22,7 @@ from agentd.errors import ConfigError, StorageError
 from agentd.models import huggingface
 from agentd.models.huggingface import POLL_SECONDS, Progress, need_disk
 from agentd.models.huggingface import folder_bytes as folder_bytes
-from agentd.paths import private_folder
+from agentd.paths import expanded, private_folder
 from agentd.whole import put_in_place
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
@@ -77,7 +77,7 @@ def resolve(name: str, models: Path) -> Path:
             where=str(folder),
             hint=f"agentd model pull {name}",
         )
-    if huggingface.is_name(name) and not Path(name).expanduser().exists():
+    if huggingface.is_name(name) and not expanded(name).exists():
         folder = huggingface.folder_of(name, models)
         if (folder / huggingface.COMPLETE).is_file():
             return folder
@@ -86,7 +86,7 @@ def resolve(name: str, models: Path) -> Path:
             where=str(folder),
             hint=f"agentd model pull {name}",
         )
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             "no model: neither a bundled name, nor org/name of the Hugging Face hub, "
@@ -117,9 +117,7 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
         ConfigError: the name is wrong, or no source can be reached; says what to do.
         StorageError: the folder cannot be written or the disk is too full.
     """
-    local = name not in BUNDLED and (
-        Path(name).expanduser().exists() or not huggingface.is_name(name)
-    )
+    local = name not in BUNDLED and (expanded(name).exists() or not huggingface.is_name(name))
     if local:
         return resolve(name, models)
     with _lock(models, progress):

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentd.config.last_good import in_force
 from agentd.errors import ConfigError, RecordingError
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.recordings import git
 from agentd.recordings.recording import (
     EventHead,
@@ -99,7 +99,7 @@ def _own_secrets(paths: Paths) -> list[str]:
 def _key_file(paths: Paths) -> Path | None:
     with suppress(ConfigError):
         key = in_force(paths).model.api_key_file
-        return key.expanduser() if key else None
+        return expanded(key) if key else None
     return None
 
 

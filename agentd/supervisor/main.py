@@ -49,6 +49,7 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
             )
         lock.record(os.getpid(), clock=clock)
         try:
+            paths.create_private()
             _supervise(paths, commands or Commands(), clock, lock)
         except AgentdError:
             raise

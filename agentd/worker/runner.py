@@ -18,7 +18,7 @@ from agentd.llm.baml import BamlLLM, types_of
 from agentd.llm.endpoint import Endpoint
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.sessions.sessions import Session, Sessions
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
@@ -57,7 +57,7 @@ class Runner:
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
             accepted.config.permissions,
-            closed=Closed.of(paths, accepted.name, key_file.expanduser() if key_file else None),
+            closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
             clock=clock,
         )
         self._idempotent = repeatable(version)
