@@ -23,7 +23,7 @@ import apsw
 
 from agentd.admission.precheck import Precheck
 from agentd.config.agent import check_agent_name
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, discover
@@ -207,9 +207,9 @@ def _run() -> int:
 
     child_side()  # as `agentd run` does, for the demo
     if look_s := os.environ.get(LOOK_VARIABLE):
-        housekeeping.LOOK_S = float(look_s)
+        housekeeping.ROUND_S = float(look_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
-        housekeeping.Housekeeping._look = _broken  # type: ignore[method-assign, assignment]
+        housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],
@@ -291,14 +291,14 @@ def _worker(name: str, version: str) -> int:
         return 0
     if does == "read agentd.toml":
         try:
-            in_force(discover())
+            effective_config(discover())
         except ConfigError as error:
             heart.problem(error)
             return error.exit_code
     if does == "wrong":
         heart.problem(ConfigError("params.repo: no such folder", where="x.toml", hint="write it"))
         return 78
-    before = crash.take()
+    before = crash.of_the_one_before()
     told = [before.pid, before.why] if before else None
     heart.beat(5, "idle", version=version, crashed=told)
     if does == "tell how the one before died":

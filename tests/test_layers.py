@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAN = "agentd/worker/lean.py"  # imports them first, and uses nothing of them
+DEFERRED = "agentd/worker/deferred.py"  # imports them first, and uses nothing of them
 # A library that may change under us, and the only places that may import it.
 IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},
@@ -17,10 +17,10 @@ IMPORTERS = {
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
-    "structlog": {"agentd/logs/logger.py", LEAN},
+    "structlog": {"agentd/logs/logger.py", DEFERRED},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
-    "platformdirs": {"agentd/paths.py", LEAN},
+    "platformdirs": {"agentd/paths.py", DEFERRED},
 }
 
 

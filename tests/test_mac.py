@@ -174,7 +174,7 @@ def test_the_stand_in_of_a_missing_git_is_never_run(
         program.chmod(0o755)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(developer_tools, "DEVELOPER_FOLDERS", (tmp_path / "none", tools))
-    monkeypatch.setattr(developer_tools, "STAND_INS", {str(apple / "git")})
+    monkeypatch.setattr(developer_tools, "SHIMS", {str(apple / "git")})
     assert developer_tools.which("git", f"{apple}:{brew}") == str(brew / "git")
     assert developer_tools.which("git", str(apple)) is None
     monkeypatch.setattr(git_command, "PROGRAM_PATH", str(apple))

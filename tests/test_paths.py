@@ -109,7 +109,7 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
             for _ in range(2):
                 for path in things:
                     os.utime(path, (old, old))
-                await house._look()
+                await house._round()
                 fresh.append([path.stat().st_mtime > old + 86_400 for path in things])
         finally:
             assert house._thread is not None

@@ -272,12 +272,12 @@ def test_a_model_server_that_was_given_up_is_tried_again(
         life.unstartable("aborted")
     assert life.state is WorkerState.PARKED
     for _ in range(2):
-        host.look_again()
+        host.poll()
         clock.advance(PARKED_S - 1)
-        host.look_again()
+        host.poll()
         clock.advance(1)
         before = len(tried)
-        host.look_again()
+        host.poll()
         assert len(tried) == before + 1
         assert life.state is WorkerState.PARKED, "one try, not a whole loop"
 

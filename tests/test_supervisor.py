@@ -248,9 +248,9 @@ def test_a_supervisor_that_starts_waits_for_a_folder_that_cannot_be_read(
     (paths.agents_d / "one.toml").touch()
     log: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
     records: Any = Records()
-    around: Any = SimpleNamespace(paths=paths, records=records, log=log)
+    shared: Any = SimpleNamespace(paths=paths, records=records, log=log)
     unused: Any = None
-    agents = Agents(around, unused)
+    agents = Agents(shared, unused)
 
     async def run() -> None:
         with unreadable(paths.agents_d):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd import paths
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
 from agentd.model_server.engine import blas, memory
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         home = paths.discover()
         home.create()
-        config = in_force(home).logs
+        config = effective_config(home).logs
         if options.log_level:
             config = config.model_copy(update={"level": options.log_level})
         logger = log.configure("model", home, config)

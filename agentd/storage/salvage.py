@@ -105,7 +105,7 @@ class _Salvage:
             if lost is not None and table == "steps":
                 self._doubt(lost)
             elif lost is not None:
-                self._tell_lost(table, lost)
+                self._list_lost(table, lost)
         self._new.execute("DELETE FROM steps WHERE session_id NOT IN (SELECT id FROM sessions)")
         for table in TABLES:
             self._saved.rows[table] = self._one(f"SELECT count(*) FROM {table}")
@@ -198,7 +198,7 @@ class _Salvage:
         for session_id in self._saved.doubtful:
             self._saved.miss("steps", f"of session {session_id}")
 
-    def _tell_lost(self, table: str, lost: Lost) -> None:
+    def _list_lost(self, table: str, lost: Lost) -> None:
         """Note the ids that are missing; where an index knows them, those that existed."""
         if table not in COUNTED:
             self._saved.miss(table, "some")

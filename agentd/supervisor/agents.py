@@ -9,7 +9,7 @@ from agentd.config.agent_files import TOML, agent_names
 from agentd.errors import Problem, StorageError
 from agentd.states import WorkerState
 from agentd.supervisor.restart import Rules
-from agentd.supervisor.slot import RETRY_S, Slot, Surroundings
+from agentd.supervisor.slot import RETRY_S, Shared, Slot
 
 SHOWN = 200  # agents without a version that `status` shows; of the others the refused are counted
 
@@ -17,10 +17,10 @@ SHOWN = 200  # agents without a version that `status` shows; of the others the r
 class Agents:
     """Holds one slot per file, and passes on what concerns them."""
 
-    def __init__(self, around: Surroundings, rules: Rules) -> None:
+    def __init__(self, shared: Shared, rules: Rules) -> None:
         self.slots: dict[str, Slot] = {}
         self.problem: Problem | None = None  # of the folder itself
-        self._around, self._rules = around, rules
+        self._shared, self._rules = shared, rules
         self._scan_again: asyncio.TimerHandle | None = None
         self._leaving: dict[Slot, asyncio.Task[None]] = {}  # removals under way
 
@@ -35,16 +35,16 @@ class Agents:
             return
         for name in self.slots.keys() - present:
             slot = self.slots.pop(name)
-            self._leaving[slot] = self._around.jobs.start(self._leave(slot), f"remove {name}")
+            self._leaving[slot] = self._shared.jobs.start(self._leave(slot), f"remove {name}")
         for name in sorted(present - self.slots.keys()):
             leaving = [task for slot, task in self._leaving.items() if slot.name == name]
             after = leaving[-1] if leaving else None
-            self.slots[name] = Slot(name, self._around, self._rules, after)
+            self.slots[name] = Slot(name, self._shared, self._rules, after)
             self.slots[name].check()
 
     def _present(self) -> set[str] | None:
         """Return the agents that have a file; None where that cannot be told now."""
-        folder = self._around.paths.agents_d
+        folder = self._shared.paths.agents_d
         try:
             names = agent_names(folder)
         except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +56,7 @@ class Agents:
                 "hint": "until it can, the agents go on as they are",
             }
             if problem != self.problem:
-                self._around.log.error("agents.unreadable", **problem)
+                self._shared.log.error("agents.unreadable", **problem)
             self.problem = problem
             return None
         self.problem = None
@@ -68,7 +68,7 @@ class Agents:
 
     async def forget(self) -> None:
         """Note that agents are gone whose files were removed while no supervisor ran."""
-        records, log = self._around.records, self._around.log
+        records, log = self._shared.records, self._shared.log
         while (present := self._present()) is None:
             await asyncio.sleep(RETRY_S)  # ends by cancellation
         try:

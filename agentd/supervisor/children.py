@@ -31,11 +31,11 @@ DRAIN_READS = 16  # of a dead child's pipes, 64 KiB each; more than the kernel h
 class Reaper:
     """Tells everyone concerned that some child has died. One SIGCHLD may stand for many.
 
-    `awake` knows whether this process stood still, so that no child seems to have.
+    `sleep` notices where this process stood still, so that no child seems to have.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.awake = Awake(clock)
+        self.sleep = SleepDetector(clock)
         self._watchers: set[Callable[[], None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -174,7 +174,7 @@ class Managed:
         loop.remove_reader(child.heart_fd)
         loop.remove_reader(child.output_fd)
         for _ in range(DRAIN_READS):
-            if not self._take_beats(child):
+            if not self._read_beats(child):
                 break
         for _ in range(DRAIN_READS):
             if not (data := child.read(child.output_fd)):
@@ -195,11 +195,11 @@ class Managed:
 
     def _on_beat(self) -> None:
         child = self._child
-        if child is not None and self._take_beats(child) is None:
+        if child is not None and self._read_beats(child) is None:
             asyncio.get_running_loop().remove_reader(child.heart_fd)
             self.reap()  # most likely dead; if it lives on, its promise will break
 
-    def _take_beats(self, child: Child) -> bool | None:
+    def _read_beats(self, child: Child) -> bool | None:
         messages = child.beats()
         for message in messages or ():
             problem = message.pop("problem", None)
@@ -210,7 +210,7 @@ class Managed:
             if not isinstance(promise, int | float) or not promise > 0:
                 continue
             if problem is None:
-                self.problem = None  # it goes on: what it told of is over
+                self.problem = None  # it goes on: what it reported is over
             self.beat = message
             if self.life.beat(min(float(promise), PROMISE_MAX_S)):
                 self.crash = None  # it has written that down, before its first beat
@@ -246,7 +246,7 @@ class Managed:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if (slept_s := self._reaper.awake.look()) and self.life.alive and not self.life.stopping:
+        if (slept_s := self._reaper.sleep.check()) and self.life.alive and not self.life.stopping:
             self.life.late(slept_s)
         match self.life.due():
             case DueAction.START:
@@ -310,20 +310,20 @@ async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[i
     return None if late else child.poll(), bytes(output)
 
 
-TICK_S = 1.0  # between two looks
-SLACK_S = 1.0  # by which a look may be late on a loaded machine
+TICK_S = 1.0  # between two checks
+SLACK_S = 1.0  # by which a check may be late on a loaded machine
 RECENT_S = 3.0  # for so long after it woke, beats may still be on their way; below BEAT_GRACE_S
 
 
-class Awake:
-    """Measures the time between its looks."""
+class SleepDetector:
+    """Notices that the machine slept, or stood still, by the time between its checks."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen = clock.monotonic()
         self._slept_s, self._woke = 0.0, float("-inf")
 
-    def look(self) -> float:
+    def check(self) -> float:
         """Return for how many seconds it stood still, if it woke just now; else 0."""
         now = self._clock.monotonic()
         gap, self._seen = now - self._seen, now

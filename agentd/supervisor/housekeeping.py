@@ -27,7 +27,7 @@ from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
 from agentd.whole import PARTIAL
 
-LOOK_S = 15.0  # between looks at the database
+ROUND_S = 15.0  # between looks at the database
 SWEEP_S = 3600.0  # between looks at the folders
 BUSY_MS = 2_000  # housekeeping is never urgent; a lock that is held for longer is worth a word
 PAUSE_S = 0.01  # between two steps, at least: others want to write as well
@@ -74,13 +74,13 @@ class Housekeeping:
         try:
             while True:
                 try:
-                    problem = await self._look()
+                    problem = await self._round()
                 except DamagedDatabase:
                     raise
                 except StorageError as error:
                     problem = error.document()
-                self._tell(problem)
-                await asyncio.sleep(LOOK_S)  # ends by cancellation
+                self._report_problem(problem)
+                await asyncio.sleep(ROUND_S)  # ends by cancellation
         finally:
             if self._thread is not None:
                 self._thread.close()
@@ -98,14 +98,14 @@ class Housekeeping:
             "free_bytes": self._sizes.free,
         }
 
-    def _tell(self, problem: Problem | None) -> None:
+    def _report_problem(self, problem: Problem | None) -> None:
         if problem is not None and problem != self.problem:
             self._log.warning("storage.problem", **problem)
         elif problem is None and self.problem is not None:
             self._log.info("storage.well")
         self.problem = problem
 
-    async def _look(self) -> Problem | None:
+    async def _round(self) -> Problem | None:
         with contextlib.suppress(OSError):
             self._sizes = sizes(self._paths.database)
         keep(self._paths)

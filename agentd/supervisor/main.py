@@ -8,7 +8,7 @@ import shutil
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
-from agentd.config.last_good import last_right
+from agentd.config.last_good import last_good_config
 from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
 from agentd.events import DAEMON
 from agentd.logs import logger as log
@@ -107,7 +107,7 @@ def _configuration(paths: Paths) -> tuple[DaemonConfig, ConfigError | None]:
     try:
         return load_daemon(paths.daemon_file), None
     except ConfigError as error:
-        if not launchd.under_launchd() or (last := last_right(paths)) is None:
+        if not launchd.under_launchd() or (last := last_good_config(paths)) is None:
             raise
         return last, error
 

@@ -120,7 +120,7 @@ class ModelHost:
         self.problem = None
         self.managed.start()
 
-    def look_again(self) -> None:
+    def poll(self) -> None:
         """Start it if what it waited for has come, or it was given up for long: all need it."""
         if self.waiting:
             self.start()

@@ -200,7 +200,7 @@ class Records:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
                 self.problem = error.document()
                 if isinstance(error, DamagedDatabase):
-                    self._jobs.tell(error)  # no later try can mend it
+                    self._jobs.report(error)  # no later try can mend it
                 return False
             self.problem = None
             written = {id(event) for event in batch}

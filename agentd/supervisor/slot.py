@@ -25,7 +25,7 @@ RETRY_S = 5.0  # until a check that failed for a passing reason is made again
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Shared:
     """What the slots of one supervisor work with. `checked` is called after each check."""
 
     paths: Paths
@@ -48,7 +48,7 @@ class Slot:
     """
 
     def __init__(
-        self, name: str, around: Surroundings, rules: Rules, after: "asyncio.Task[None] | None"
+        self, name: str, shared: Shared, rules: Rules, after: "asyncio.Task[None] | None"
     ) -> None:
         self.name = name
         self.version = ""  # the accepted one, that runs or will; "" while there is none
@@ -59,13 +59,13 @@ class Slot:
         self.managed = Managed(
             name,
             self._spawn,
-            Life(rules, around.clock, around.chance),
-            around.reaper,
-            around.changed,
-            log=around.log,
-            clock=around.clock,
+            Life(rules, shared.clock, shared.chance),
+            shared.reaper,
+            shared.changed,
+            log=shared.log,
+            clock=shared.clock,
         )
-        self._around, self._after = around, after
+        self._shared, self._after = shared, after
         self._paused = False
         self._recorded = False  # whether the bus was asked if it is paused
         self._unchecked = False  # the file changed since its check began
@@ -99,7 +99,7 @@ class Slot:
         if self._checking is not None:
             self._checking.cancel()  # of a file that is another by now; it may even hang
         if self._task is None:
-            self._task = self._around.jobs.start(self._check(), f"check {self.name}")
+            self._task = self._shared.jobs.start(self._check(), f"check {self.name}")
 
     async def pause(self) -> None:
         """Stop the worker until `resume`, also beyond a restart of the supervisor.
@@ -109,7 +109,7 @@ class Slot:
         """
         self._paused = True
         self._rest_paused()
-        await self._around.records.set_paused(self.name, True)
+        await self._shared.records.set_paused(self.name, True)
 
     async def resume(self) -> None:
         """Start a paused or parked worker again.
@@ -122,8 +122,8 @@ class Slot:
             self.restart()
         elif self.managed.life.stopping:
             self.managed.restart()
-        await self._around.records.set_paused(self.name, False)
-        await self._around.records.forgive(self.name)
+        await self._shared.records.set_paused(self.name, False)
+        await self._shared.records.forgive(self.name)
 
     def restart(self) -> None:
         """Start the worker anew, if there is something to run and nobody paused it."""
@@ -145,10 +145,10 @@ class Slot:
         self.managed.stop(WorkerState.STOPPED, "its file was removed")
         await self.gone()
         try:
-            await self._around.records.remove(self.name)
+            await self._shared.records.remove(self.name)
         except StorageError as error:
-            self._around.log.error("agent.not_recorded", agent=self.name, what=error.what)
-        self._around.log.info("agent.removed", agent=self.name)
+            self._shared.log.error("agent.not_recorded", agent=self.name, what=error.what)
+        self._shared.log.info("agent.removed", agent=self.name)
 
     async def gone(self) -> None:
         """Return when neither a process nor a check is left."""
@@ -167,13 +167,13 @@ class Slot:
                     asyncio.get_running_loop().call_later(RETRY_S, self.check)
         finally:
             self._task = None
-            self._around.checked()
+            self._shared.checked()
 
     async def _check_once(self) -> bool:
         """Check the file and act on it. False: it must be checked again later."""
         if self._after is not None:
             await asyncio.shield(self._after)
-        checking = self._around.checks.check(self.name, first=bool(self.version))
+        checking = self._shared.checks.check(self.name, first=bool(self.version))
         self._checking = asyncio.create_task(checking)
         try:
             found = await self._checking
@@ -196,18 +196,18 @@ class Slot:
                 await self._disable()
         except StorageError as error:
             self.problem = error.document()
-            self._around.log.error("agent.not_recorded", agent=self.name, **self.problem)
+            self._shared.log.error("agent.not_recorded", agent=self.name, **self.problem)
             return False
         return not found.again
 
     async def _accept(self, found: CheckResult) -> None:
         if self.problem is not None:
-            self._around.log.info("agent.repaired", agent=self.name)
+            self._shared.log.info("agent.repaired", agent=self.name)
         self.problem, self.enabled = None, True
         if not found.enabled:
             await self._disable()
             return
-        stored = await self._around.records.accept(
+        stored = await self._shared.records.accept(
             self.name,
             found.version,
             subscribe=found.subscribe,
@@ -217,26 +217,26 @@ class Slot:
         # Afterwards a person's word given meanwhile counts for more than what was stored.
         self._paused, self._recorded = self._paused or (stored and not self._recorded), True
         if self._paused is not stored:
-            await self._around.records.set_paused(self.name, self._paused)
+            await self._shared.records.set_paused(self.name, self._paused)
         before, self.version = self.version, found.version
         if self._paused:
             self._rest_paused()
         elif before != self.version or not self.managed.life.kept:
-            self._around.log.info("agent.accepted", agent=self.name, version=self.version)
+            self._shared.log.info("agent.accepted", agent=self.name, version=self.version)
             self.restart()
         in_use = {before, self.version}  # the old worker may still have to read its version
-        await in_thread(prune, self._around.paths.versions / self.name, in_use)
+        await in_thread(prune, self._shared.paths.versions / self.name, in_use)
 
     async def _disable(self) -> None:
         self.enabled, self.version = False, ""
         self.managed.stop(WorkerState.STOPPED, "enabled = false in its file")
         # To the bus it is not there: its cursors must not hold back pruning for ever.
-        await self._around.records.remove(self.name)
+        await self._shared.records.remove(self.name)
 
     async def _refuse(self, found: CheckResult) -> None:
         problem = found.problem or {}
         if self.problem != problem:
-            self._around.log.warning(
+            self._shared.log.warning(
                 "agent.refused", agent=shown(self.name), waiting=found.waiting, **problem
             )
         self.problem, self.enabled = problem, True
@@ -252,8 +252,8 @@ class Slot:
 
     async def _last_good(self) -> None:
         """Take up what the bus knows of an earlier supervisor's run: the last good version."""
-        row = (await self._around.records.agents()).get(self.name)
-        if row is not None and (self._around.paths.versions / self.name / row.version).is_dir():
+        row = (await self._shared.records.agents()).get(self.name)
+        if row is not None and (self._shared.paths.versions / self.name / row.version).is_dir():
             self.version, self._paused = row.version, row.paused
 
     # --- the worker
@@ -262,12 +262,12 @@ class Slot:
         self.managed.stop(WorkerState.PAUSED, "paused by a person")
 
     def _spawn(self) -> Child:
-        crash, around = self.managed.crash, self._around
+        crash, shared = self.managed.crash, self._shared
         return Child.spawn(
             self.name,
-            around.commands.worker(self.name, self.version),
-            around.paths.locks,
+            shared.commands.worker(self.name, self.version),
+            shared.paths.locks,
             env=environment.for_child() | (crash.environment() if crash else {}),
-            cwd=around.paths.data,
-            clock=around.clock,
+            cwd=shared.paths.data,
+            clock=shared.clock,
         )

@@ -37,7 +37,7 @@ class Sockets:
         await self._serve()
         self._listen()
 
-    async def look(self) -> None:
+    async def restore(self) -> None:
         """Make again what is gone, with the folders of all sockets and locks.
 
         Raises:
@@ -52,7 +52,7 @@ class Sockets:
             self._woken()  # who rang meanwhile was not heard
             self._log.warning("socket.made_again", path=str(self._waker.path))
 
-    def deaf(self) -> None:
+    def stop_listening(self) -> None:
         """Hear no more commands; `status` is still answered."""
         if self._waker is not None:
             asyncio.get_running_loop().remove_reader(self._waker.fileno())
@@ -61,7 +61,7 @@ class Sockets:
 
     def close(self) -> None:
         """Answer no more."""
-        self.deaf()
+        self.stop_listening()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -86,7 +86,7 @@ class Sockets:
 
     def _listen(self) -> None:
         waker = Waker(self._paths.wake, DAEMON)
-        self.deaf()
+        self.stop_listening()
         self._waker = waker
         asyncio.get_running_loop().add_reader(waker.fileno(), self._ring, waker)
 

@@ -26,7 +26,7 @@ from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Managed, Reaper
 from agentd.supervisor.control import Control
-from agentd.supervisor.home_files import Files
+from agentd.supervisor.home_files import HomeFiles
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import NAME as MODEL
 from agentd.supervisor.model import ModelHost
@@ -34,11 +34,11 @@ from agentd.supervisor.records import Records
 from agentd.supervisor.reload import changes, stamps
 from agentd.supervisor.restart import Ended, Life, Rules
 from agentd.supervisor.settings import Settings
-from agentd.supervisor.slot import Surroundings
+from agentd.supervisor.slot import Shared
 from agentd.supervisor.sockets import Sockets
 
 GUARD_S = 2.0  # between looks whether this home is still ours
-MODEL_LOOK_S = 2.0  # between looks for a model that is not pulled yet; no looks otherwise
+MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
 # A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
 WORKERS_STOP_S = 4.5
 MODEL_STOP_S = 3.0
@@ -73,11 +73,11 @@ class Supervisor:
         self._housekeeping = Housekeeping(
             paths, config, self._records.announce, log=logger, clock=clock
         )
-        self._files = Files(paths, lock, clock, logger)
+        self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-        around = Surroundings(
+        shared = Shared(
             paths,
             commands,
             self._records,
@@ -90,7 +90,7 @@ class Supervisor:
             clock=clock,
             chance=chance,
         )
-        self._agents = Agents(around, rules)
+        self._agents = Agents(shared, rules)
         self._model = ModelHost(
             paths,
             config,
@@ -148,8 +148,8 @@ class Supervisor:
         known = stamps(self._watched())
         self._model.start()
         self._agents.scan()
-        jobs = (self._watch(known), self._poll(), self._look_for_model(), self._guard())
-        for job in (*jobs, self._stay_awake(), self._agents.forget(), self._housekeeping.run()):
+        jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
+        for job in (*jobs, self._watch_sleep(), self._agents.forget(), self._housekeeping.run()):
             self._jobs.start(job)
         self._folder_access.start()
         self._started = True
@@ -157,7 +157,7 @@ class Supervisor:
             self._on_reload()
 
     async def _end(self) -> None:
-        self._sockets.deaf()
+        self._sockets.stop_listening()
         await self._stop_children()
         self._sockets.close()  # until here, `status` could say that it stops
         await self._jobs.end()
@@ -211,10 +211,10 @@ class Supervisor:
         if state is WorkerState.RUNNING and ended is None:
             slot = self._agents.slots.get(name)
             version = slot.version if slot else ""
-            self._tell("agent.started", agent=name, version=version, pid=managed.pid)
+            self._announce("agent.started", agent=name, version=version, pid=managed.pid)
         if ended in (Ended.CRASHED, Ended.PARKED):
             code = managed.code
-            self._tell(
+            self._announce(
                 "agent.crashed",
                 agent=name,
                 exit=code if code is not None and code >= 0 else None,
@@ -223,9 +223,9 @@ class Supervisor:
                 reason=short_error(life.reason),
             )
         if ended is Ended.PARKED:
-            self._tell("agent.parked", agent=name, reason=short_error(life.reason))
+            self._announce("agent.parked", agent=name, reason=short_error(life.reason))
 
-    def _tell(self, event_type: str, **payload: Any) -> None:
+    def _announce(self, event_type: str, **payload: Any) -> None:
         self._records.announce(event_type, payload)
 
     def _on_reload(self, name: str | None = None) -> None:
@@ -261,25 +261,25 @@ class Supervisor:
             poll_s = self._settings.config.bus.poll.total_seconds()
             await asyncio.sleep(poll_s)  # ends by cancellation
 
-    async def _look_for_model(self) -> None:
+    async def _poll_model(self) -> None:
         while True:
-            await asyncio.sleep(MODEL_LOOK_S)  # ends by cancellation
-            self._model.look_again()
+            await asyncio.sleep(MODEL_POLL_S)  # ends by cancellation
+            self._model.poll()
 
-    async def _stay_awake(self) -> None:
+    async def _watch_sleep(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)  # ends by cancellation
-            self._reaper.awake.look()
+            self._reaper.sleep.check()
 
     async def _guard(self) -> None:
         """Make again what somebody removed of our files; give up without the database."""
         logged = ""
         while True:
             await asyncio.sleep(GUARD_S)  # ends by cancellation
-            if (error := self._files.look()) is not None:
+            if (error := self._files.check()) is not None:
                 raise error
             try:
-                await self._sockets.look()
+                await self._sockets.restore()
                 for path in self._model.restore():
                     self._log.warning("file.made_again", path=str(path))
                 logged = ""
