@@ -59,7 +59,8 @@ class Reaper:
 class Managed:
     """One child that is kept running: spawned, watched, restarted, stopped.
 
-    `changed` is called after every change of state, with what an exit came to if it was one.
+    Every change of state is logged, and `changed` is called with what an exit came to, if it was
+    one.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Managed:
         spawn: Callable[[], Child],
         life: Life,
         reaper: Reaper,
-        changed: Callable[["Managed", Ended | None], None],
+        changed: Callable[[Ended | None], None] = lambda ended: None,
         *,
         log: Logger,
         clock: Clock,
@@ -82,7 +83,7 @@ class Managed:
         self.crash: Crash | None = None  # how the process before crashed; the next one is told
         self._spawn = spawn
         self._reaper = reaper
-        self._changed = changed
+        self._on_change = changed
         self._log = log
         self._clock = clock
         self._output = ChildOutput(name, log, clock)
@@ -124,7 +125,7 @@ class Managed:
             why = getattr(error, "what", None) or str(error)
             ended = self.life.unstartable(why, passing=passing)
             self._arm()
-            self._changed(self, ended)
+            self._changed(ended)
             return
         if child.took_over is not None:
             self._log.warning("worker.took_over", agent=self.name, killed_group=child.took_over)
@@ -136,7 +137,7 @@ class Managed:
         self._reaper.add(self.reap)
         self.life.spawned()
         self._arm()
-        self._changed(self, None)
+        self._changed()
 
     def restart(self) -> None:
         """Start it, or stop it in order and start it again."""
@@ -153,7 +154,7 @@ class Managed:
         if must_stop and self._child is not None:
             self._child.terminate()
         elif self._child is None and (self.life.state, self.life.reason) != before:
-            self._changed(self, None)
+            self._changed()
 
     def kill(self) -> None:
         """Kill its whole group at once."""
@@ -189,9 +190,18 @@ class Managed:
             self.crash = Crash(child.pid, self.life.own_doing)
         self._arm()
         self._gone.set()
-        self._changed(self, ended)
+        self._changed(ended)
         if ended is Ended.AGAIN:
             self.start()
+
+    def _changed(self, ended: Ended | None = None) -> None:
+        life = self.life
+        keys = {"reason": life.reason, "pid": self.pid, "exit": self.code}
+        known = {key: value for key, value in keys.items() if value not in (None, "")}
+        write = self._log.warning if ended in (Ended.CRASHED, Ended.PARKED) else self._log.info
+        state = life.state.value
+        write("worker.state", agent=self.name, state=state, restarts=life.restarts, **known)
+        self._on_change(ended)
 
     def _on_beat(self) -> None:
         child = self._child
@@ -214,7 +224,7 @@ class Managed:
             self.beat = message
             if self.life.beat(min(float(promise), PROMISE_MAX_S)):
                 self.crash = None  # it has written that down, before its first beat
-                self._changed(self, None)
+                self._changed()
         self._arm()
         return None if messages is None else bool(messages)
 

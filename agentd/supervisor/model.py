@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.restart import RESTING, Ended, Life
+from agentd.supervisor.restart import RESTING, Life
 from agentd.whole import write_whole
 
 NAME = "model"
@@ -48,7 +47,6 @@ class ModelHost:
         commands: Commands,
         life: Life,
         reaper: Reaper,
-        changed: Callable[[Managed, Ended | None], None],
         *,
         log: Logger,
         clock: Clock,
@@ -60,7 +58,7 @@ class ModelHost:
         self._port = config.model.port
         self._token = self._address = ""  # what stands in their files, once they are written
         self._parked_at: float | None = None  # monotonic: since then it has been seen parked
-        self.managed = Managed(NAME, self._spawn, life, reaper, changed, log=log, clock=clock)
+        self.managed = Managed(NAME, self._spawn, life, reaper, log=log, clock=clock)
 
     @property
     def config(self) -> ModelConfig:

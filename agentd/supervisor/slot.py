@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentd.admission.version import prune
+from agentd.bus.dead import short_error
 from agentd.clock import Clock
-from agentd.errors import Problem, StorageError, shown
+from agentd.errors import DamagedDatabase, Problem, StorageError, shown
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process import environment
@@ -34,7 +35,6 @@ class Shared:
     checks: Checks
     reaper: Reaper
     jobs: Jobs
-    changed: Callable[[Managed, Ended | None], None]
     checked: Callable[[], None]
     log: Logger
     clock: Clock
@@ -61,7 +61,7 @@ class Slot:
             self._spawn,
             Life(rules, shared.clock, shared.chance),
             shared.reaper,
-            shared.changed,
+            self._on_change,
             log=shared.log,
             clock=shared.clock,
         )
@@ -257,6 +257,28 @@ class Slot:
             self.version, self._paused = row.version, row.paused
 
     # --- the worker
+
+    def _on_change(self, ended: Ended | None) -> None:
+        """Its state changed: say on the bus that it runs, or how it ended by its own doing."""
+        managed, reason = self.managed, short_error(self.managed.life.reason)
+        if ended is None and managed.life.state is WorkerState.RUNNING:
+            self._announce("agent.started", version=self.version, pid=managed.pid)
+        if ended in (Ended.CRASHED, Ended.PARKED):
+            code = managed.code
+            self._announce(
+                "agent.crashed",
+                exit=code if code is not None and code >= 0 else None,
+                signal=-code if code is not None and code < 0 else None,
+                restarts=managed.life.restarts,
+                reason=reason,
+            )
+        if ended is Ended.PARKED:
+            self._announce("agent.parked", reason=reason)
+            if managed.damaged and managed.problem:
+                self._shared.jobs.report(DamagedDatabase(**managed.problem))
+
+    def _announce(self, event_type: str, **payload: Any) -> None:
+        self._shared.records.announce(event_type, {"agent": self.name, **payload})
 
     def _rest_paused(self) -> None:
         self.managed.stop(WorkerState.PAUSED, "paused by a person")

@@ -10,10 +10,9 @@ from typing import Any
 
 from agentd import __version__
 from agentd.bus import Opening
-from agentd.bus.dead import short_error
 from agentd.clock import Clock, iso
 from agentd.config.daemon import DaemonConfig
-from agentd.errors import AgentdError, ConfigError, DamagedDatabase, StorageError, shown
+from agentd.errors import AgentdError, ConfigError, StorageError, shown
 from agentd.logs import logger as log
 from agentd.macos.folder_access import FolderAccess
 from agentd.paths import Paths, shipped
@@ -24,15 +23,14 @@ from agentd.states import WorkerState
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
-from agentd.supervisor.children import TICK_S, Managed, Reaper
+from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.home_files import HomeFiles
 from agentd.supervisor.housekeeping import Housekeeping
-from agentd.supervisor.model import NAME as MODEL
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
 from agentd.supervisor.reload import changes, stamps
-from agentd.supervisor.restart import Ended, Life, Rules
+from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
 from agentd.supervisor.sockets import Sockets
@@ -84,7 +82,6 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            changed=self._changed,
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -97,7 +94,6 @@ class Supervisor:
             commands,
             Life(rules, clock, chance),
             self._reaper,
-            self._changed,
             log=logger,
             clock=clock,
         )
@@ -195,38 +191,6 @@ class Supervisor:
                 await managed.gone()
 
     # --- reacting
-
-    def _changed(self, managed: Managed, ended: Ended | None) -> None:
-        """A child changed its state: log it, and tell the bus where agents are concerned."""
-        life, name = managed.life, managed.name
-        state = life.state
-        write = self._log.warning if ended in (Ended.CRASHED, Ended.PARKED) else self._log.info
-        keys = {"reason": life.reason, "pid": managed.pid, "exit": managed.code}
-        shown = {key: value for key, value in keys.items() if value not in (None, "")}
-        write("worker.state", agent=name, state=state.value, restarts=life.restarts, **shown)
-        if name == MODEL:
-            return
-        if ended is Ended.PARKED and managed.damaged and managed.problem:
-            self._fail(DamagedDatabase(**managed.problem))
-        if state is WorkerState.RUNNING and ended is None:
-            slot = self._agents.slots.get(name)
-            version = slot.version if slot else ""
-            self._announce("agent.started", agent=name, version=version, pid=managed.pid)
-        if ended in (Ended.CRASHED, Ended.PARKED):
-            code = managed.code
-            self._announce(
-                "agent.crashed",
-                agent=name,
-                exit=code if code is not None and code >= 0 else None,
-                signal=-code if code is not None and code < 0 else None,
-                restarts=life.restarts,
-                reason=short_error(life.reason),
-            )
-        if ended is Ended.PARKED:
-            self._announce("agent.parked", agent=name, reason=short_error(life.reason))
-
-    def _announce(self, event_type: str, **payload: Any) -> None:
-        self._records.announce(event_type, payload)
 
     def _on_reload(self, name: str | None = None) -> None:
         if self._stop.is_set():

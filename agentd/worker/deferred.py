@@ -47,9 +47,7 @@ class _Placeholder(ModuleType):
         return call
 
 
-with deferred(
-    "tempfile"
-):  # platformdirs brings it, and with it shutil and the compression libraries
+with deferred("tempfile"):  # platformdirs brings it, with shutil and the compression libraries
     import platformdirs  # noqa: F401
 with deferred("asyncio", "rich"):  # structlog brings what it never uses here: 2 and 6 MB
     import structlog  # noqa: F401
