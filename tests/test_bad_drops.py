@@ -4,16 +4,21 @@ import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
 from agentd.admission.precheck import Precheck, precheck
+from agentd.config.daemon import SupervisorConfig
 from agentd.config.toml import BYTES_MAX, read_toml
 from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
+from agentd.supervisor.agents import Agents
 from agentd.supervisor.checks import Gate
+from agentd.supervisor.restart import Rules
+from agentd.supervisor.slot import Slot
 from tests import bad_drops
 
 FILES = 300
@@ -71,6 +76,20 @@ def test_a_key_that_would_take_minutes_is_refused_at_once(tmp_path: Path) -> Non
         read_toml(path)
     path.write_text('a.b."c.d".e = "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17"')
     assert read_toml(path)["a"]["b"]["c.d"]["e"].startswith("1.2.3")
+
+
+def test_status_stays_short() -> None:
+    """Agents with a version are shown, and new ones; of thousands of refused files the first."""
+    clock = ManualClock()
+    shared: Any = SimpleNamespace(clock=clock, chance=None, reaper=None, log=LOG)
+    agents = Agents(shared, Rules.of(SupervisorConfig()))
+    for name in ("zulu", "new", *(f"bad{n:03}" for n in range(250))):
+        slot = agents.slots[name] = Slot(name, shared, Rules.of(SupervisorConfig()), None)
+        slot.version = "v1" if name == "zulu" else ""
+        slot.problem = {"what": "is wrong"} if name.startswith("bad") else None
+    shown, unshown = agents.document()
+    names = [agent["name"] for agent in shown]
+    assert names == [*(f"bad{n:03}" for n in range(199)), "new", "zulu"] and unshown == 51
 
 
 def test_running_agents_pass_the_gate_first_then_the_latest_comer() -> None:

@@ -36,10 +36,9 @@ class Agents:
         for name in self.slots.keys() - present:
             slot = self.slots.pop(name)
             self._leaving[slot] = self._shared.jobs.start(self._leave(slot), f"remove {name}")
+        leaving = {slot.name: task for slot, task in self._leaving.items()}  # the latest of a name
         for name in sorted(present - self.slots.keys()):
-            leaving = [task for slot, task in self._leaving.items() if slot.name == name]
-            after = leaving[-1] if leaving else None
-            self.slots[name] = Slot(name, self._shared, self._rules, after)
+            self.slots[name] = Slot(name, self._shared, self._rules, leaving.get(name))
             self.slots[name].check()
 
     def _present(self) -> set[str] | None:
