@@ -19,6 +19,7 @@ from agentd.supervisor.agents import Agents
 from agentd.supervisor.checks import Gate
 from agentd.supervisor.restart import Rules
 from agentd.supervisor.slot import Slot
+from agentd.testing import ManualClock
 from tests import bad_drops
 
 FILES = 300
