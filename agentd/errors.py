@@ -1,5 +1,9 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from agentd.secret_rules import hide
 from agentd.states import Exit
 
@@ -122,6 +126,15 @@ class SessionFailed(AgentdError):
 
 class Stopped(AgentdError):
     """An orderly stop interrupts a wait. The session is cut and resumes later."""
+
+
+@contextmanager
+def storage_errors(where: Path, hint: str = "", what: str = "cannot be written") -> Iterator[None]:
+    """Turn the system's refusal inside into a StorageError that says which file, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror}", where=str(where), hint=hint) from error
 
 
 def shown(name: str) -> str:

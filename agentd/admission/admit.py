@@ -39,8 +39,8 @@ from agentd.admission.version import (
 )
 from agentd.agent import Kit
 from agentd.config.agent import check_agent_name, validate_agent
-from agentd.config.toml import UTF_16, as_text, parse_toml, read_small
-from agentd.errors import AgentdError, ConfigError, PermissionRefused, StorageError, ToolError
+from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
+from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
@@ -101,9 +101,7 @@ def _read(path: Path, place: str) -> SourceFile:
         with path.open("rb") as file:
             data = file.read(SOURCE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
-        ) from error
+        raise unreadable(error, path) from error
     if len(data) > SOURCE_BYTES_MAX:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
@@ -131,22 +129,18 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
     """Check everything and write the folder; return its manifest. On an error nothing is left."""
     folder = wanted.folder
     build = Path(tempfile.mkdtemp(prefix=BUILD_PREFIX, dir=folder.parent))
+    hint = "make room, or make the folder writable"
     try:
-        for source in sources:
-            (build / source.place).parent.mkdir(exist_ok=True)
-            (build / source.place).write_bytes(source.data)
-        version = _checked(replace(wanted, folder=build), sources)
-        manifest = _manifest(version, sources)
-        (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        put_in_place(build, folder)
-    except BaseException as error:
+        with storage_errors(folder, hint, "the version cannot be written"):
+            for source in sources:
+                (build / source.place).parent.mkdir(exist_ok=True)
+                (build / source.place).write_bytes(source.data)
+            version = _checked(replace(wanted, folder=build), sources)
+            manifest = _manifest(version, sources)
+            (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            put_in_place(build, folder)
+    except BaseException:
         shutil.rmtree(build, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise StorageError(
-                f"the version cannot be written: {error.strerror}",
-                where=str(folder),
-                hint="make room, or make the folder writable",
-            ) from error
         raise
     return manifest
 
@@ -282,15 +276,9 @@ def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an agent's versions folder, and clear what a killed build left in it."""
-    try:
+    with storage_errors(folder, "make the folder writable"):
         private_folder(folder)
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}",
-            where=str(folder),
-            hint="make the folder writable",
-        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         for left in folder.glob(f"{BUILD_PREFIX}*"):  # nobody else builds while we hold the lock

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd.config.suggest import did_you_mean
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, storage_errors
 from agentd.models import huggingface
 from agentd.models.huggingface import POLL_SECONDS, Progress, need_disk
 from agentd.models.huggingface import folder_bytes as folder_bytes
@@ -127,14 +127,10 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
             pass  # not here: that is why we pull
         for leftover in models.glob(".pull-*"):  # of a pull that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        try:
+        with storage_errors(models, "make room there"):
             if name in BUNDLED:
                 return _pull_bundled(name, BUNDLED[name], models, progress)
             return huggingface.pull(name, models, progress)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(models), hint="make room there"
-            ) from error
 
 
 def _pull_bundled(name: str, bundled: Bundled, models: Path, progress: Progress) -> Path:
@@ -259,13 +255,9 @@ def _verify(path: Path, bundled: Bundled) -> None:
 @contextmanager
 def _lock(models: Path, progress: Progress) -> Iterator[None]:
     """Hold the folder's pull lock, so that two pulls do not write the same model."""
-    try:
+    with storage_errors(models, "make it writable"):
         private_folder(models)
         file = (models / ".pull.lock").open("w")
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(models), hint="make it writable"
-        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ import shutil
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.config.last_good import last_good_config
-from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
+from agentd.errors import AgentdError, AlreadyRunning, ConfigError, storage_errors
 from agentd.events import DAEMON
 from agentd.logs import logger as log
 from agentd.macos import launchd
@@ -40,7 +40,11 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
     lock = LockFile(paths.lock)
     try:
         paths.create()
-        if not _acquire(lock):
+        with storage_errors(
+            lock.path, "free some disk space, or make its folder writable", "cannot be opened"
+        ):
+            acquired = lock.acquire()
+        if not acquired:
             pid = lock.holder().get("pid", "unknown")
             raise AlreadyRunning(
                 f"another supervisor is running (pid {pid})",
@@ -66,17 +70,6 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
     finally:
         log.close()
         lock.close()
-
-
-def _acquire(lock: LockFile) -> bool:
-    try:
-        return lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"cannot be opened: {error.strerror}",
-            where=str(lock.path),
-            hint="free some disk space, or make its folder writable",
-        ) from error
 
 
 def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig, ModelConfig
-from agentd.errors import ConfigError, Problem, StorageError
+from agentd.errors import ConfigError, Problem, StorageError, storage_errors
 from agentd.logs.logger import Logger
 from agentd.macos import launchd
 from agentd.models import store
@@ -273,11 +273,5 @@ def write_token(path: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    try:
+    with storage_errors(path, "free some disk space, or make its folder writable"):
         write_whole(path, text)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}",
-            where=str(path),
-            hint="free some disk space, or make its folder writable",
-        ) from error
