@@ -51,8 +51,8 @@ class Gate:
     The latest first: a good file that is dropped beside thousands of wrong ones is soon reached.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
         self._first: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
 

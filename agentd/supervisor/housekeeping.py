@@ -108,7 +108,7 @@ class Housekeeping:
     async def _round(self) -> Problem | None:
         with contextlib.suppress(OSError):
             self._sizes = sizes(self._paths.database)
-        keep(self._paths)
+        touch_sockets(self._paths)
         if self._thread is None:
             thread = BusThread(self._paths, self._clock, Opening(create=False, busy_ms=BUSY_MS))
             await thread.open()
@@ -222,13 +222,13 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
                 remove(left)
 
 
-def keep(paths: Paths) -> None:
+def touch_sockets(paths: Paths) -> None:
     """Touch our sockets: where they had to go to /tmp, others sweep, too.
 
     On macOS what was not touched for three days. Often, because a Mac may wake from as long a sleep
     just when it is time to sweep.
     """
-    if paths.sockets == paths.run:
+    if not paths.sockets_apart:
         return
     for path in (paths.sockets, paths.status_socket, paths.wake, *paths.wake.glob("*.sock")):
         with contextlib.suppress(OSError):
