@@ -40,11 +40,11 @@ def sockets_are_removed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     yield
     base = tmp_path_factory.getbasetemp()
     runs = (run for depth in ("*", "*/*", "*/*/*") for run in base.glob(f"{depth}/run"))
-    homes = {run.parent: discover({"AGENTD_HOME": str(run.parent)}) for run in runs}
+    homes = {run.parent.resolve() for run in runs}
     left = [
-        f"{home.name} of {home.parent.name}: {paths.sockets}"
-        for home, paths in homes.items()
-        if paths.sockets_apart and paths.sockets.exists()
+        f"{home.relative_to(base.resolve())}: {paths.sockets}"
+        for home in sorted(homes)
+        if (paths := discover({"AGENTD_HOME": str(home)})).sockets_apart and paths.sockets.exists()
     ]
     assert not left, "sockets were left behind by homes of tests:\n" + "\n".join(left)
 

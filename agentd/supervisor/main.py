@@ -19,7 +19,6 @@ from agentd.process.jobs import fault
 from agentd.process.lock import LockFile
 from agentd.process.stop import stop_at_once
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.sockets import clear
 from agentd.supervisor.supervisor import Supervisor
 from agentd.whole import write_whole
 
@@ -53,15 +52,12 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
             )
         lock.record(os.getpid(), clock=clock)
         try:
-            paths.create_private()
             _supervise(paths, commands or Commands(), clock, lock)
         except AgentdError:
             raise
         except Exception as error:  # the top of the process: its traceback belongs in the log
             log.get_logger().critical("supervisor.broken", exc_info=error)
             raise fault(error) from error
-        finally:
-            clear(paths)
     except AgentdError as error:
         if not isinstance(error, AlreadyRunning):
             _record_failure(paths, error)

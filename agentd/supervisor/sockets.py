@@ -29,11 +29,12 @@ class Sockets:
         self._waker: Waker | None = None
 
     async def open(self) -> None:
-        """Make both.
+        """Make both, and their folder.
 
         Raises:
             StorageError: one of them cannot be made.
         """
+        self._paths.create_private()
         await self._serve()
         self._listen()
 
@@ -60,13 +61,24 @@ class Sockets:
             self._waker = None
 
     def close(self) -> None:
-        """Answer no more."""
+        """Answer no more, and remove what is ours, once nobody else of this home runs."""
         self.stop_listening()
         if self._server is not None:
             self._server.close()
             self._server = None
-            if _is(self._paths.status_socket, self._inode):
+            if _is(self._paths.status_socket, self._inode):  # else it may be a successor's
                 self._paths.status_socket.unlink(missing_ok=True)
+                self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        """Remove the folder that the sockets have elsewhere."""
+        if not self._paths.sockets_apart:
+            return
+        with contextlib.suppress(OSError):  # not empty: something in it is none of ours
+            for socket in self._paths.wake.glob("*.sock"):
+                socket.unlink(missing_ok=True)
+            self._paths.wake.rmdir()
+            self._paths.sockets.rmdir()
 
     async def _serve(self) -> None:
         path = self._paths.status_socket
@@ -93,17 +105,6 @@ class Sockets:
     def _ring(self, waker: Waker) -> None:
         waker.drain()
         self._woken()
-
-
-def clear(paths: Paths) -> None:
-    """Remove the folder that a home's sockets have elsewhere; nobody of this home runs any more."""
-    if not paths.sockets_apart:
-        return
-    with contextlib.suppress(OSError):  # not empty: something of it is none of ours
-        for socket in (paths.status_socket, *paths.wake.glob("*.sock")):
-            socket.unlink(missing_ok=True)
-        paths.wake.rmdir()
-        paths.sockets.rmdir()
 
 
 def _is(path: Path, inode: int) -> bool:
