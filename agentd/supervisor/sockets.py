@@ -25,7 +25,8 @@ class Sockets:
     ) -> None:
         self._paths, self._answer, self._woken, self._log = paths, answer, woken, log
         self._server: asyncio.Server | None = None
-        self._inode = 0  # the status socket's
+        self._made = False  # the folder is there, and ours
+        self._inode = 0  # the status socket's, once it is known
         self._waker: Waker | None = None
 
     async def open(self) -> None:
@@ -35,6 +36,7 @@ class Sockets:
             StorageError: one of them cannot be made.
         """
         self._paths.create_private()
+        self._made = True
         await self._serve()
         self._listen()
 
@@ -66,9 +68,10 @@ class Sockets:
         if self._server is not None:
             self._server.close()
             self._server = None
-            if _is(self._paths.status_socket, self._inode):  # else it may be a successor's
-                self._paths.status_socket.unlink(missing_ok=True)
-                self._remove_folder()
+        path = self._paths.status_socket
+        if self._made and (not path.exists() or _is(path, self._inode) or not self._inode):
+            path.unlink(missing_ok=True)  # else it is a successor's by now
+            self._remove_folder()
 
     def _remove_folder(self) -> None:
         """Remove the folder that the sockets have elsewhere."""
