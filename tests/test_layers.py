@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAN = "agentd/worker/lean.py"  # imports them first, and uses nothing of them
+DEFERRED = "agentd/worker/deferred.py"  # imports them first, and uses nothing of them
 # A library that may change under us, and the only places that may import it.
 IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},
@@ -17,11 +17,11 @@ IMPORTERS = {
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
-    "structlog": {"agentd/logs/logger.py", LEAN},
+    "structlog": {"agentd/logs/logger.py", DEFERRED},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
     "tomli_w": {"agentd/commands/demo/temporary.py"},
-    "platformdirs": {"agentd/paths.py", LEAN},
+    "platformdirs": {"agentd/paths.py", DEFERRED},
 }
 
 
@@ -43,6 +43,13 @@ def test_fragile_library_has_one_importer(library: str) -> None:
         if library in imports(file):
             place = file.relative_to(ROOT).as_posix()
             assert any(place.startswith(allowed) for allowed in IMPORTERS[library]), place
+
+
+def test_paths_of_people_are_expanded_in_one_place() -> None:
+    """`expanduser` raises RuntimeError for an unknown user; `paths.expanded` says it clearly."""
+    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
+        found = [n.attr for n in ast.walk(ast.parse(file.read_text())) if type(n) is ast.Attribute]
+        assert file.name == "paths.py" or "expanduser" not in found, file
 
 
 def test_page_shows_the_layers() -> None:

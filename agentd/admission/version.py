@@ -24,7 +24,8 @@ from agentd.errors import ConfigError
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
 MANIFEST = "manifest.json"
-MODULE = "agent.py"  # the module's place in a version folder
+# Places in a version folder: the configuration and the module.
+CONFIG, MODULE = "agent.toml", "agent.py"
 UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
@@ -71,23 +72,52 @@ def read_version(folder: Path) -> Accepted:
     Raises:
         ConfigError: it is incomplete or was changed since.
     """
-    accepted = intact(folder)
-    if accepted is None:
-        raise ConfigError(
-            "this version is incomplete or was changed",
-            where=str(folder),
-            hint="`agentd reload` builds it again",
-        )
-    return accepted
+    manifest = intact(folder)
+    if manifest is None:
+        raise _incomplete(folder)
+    return accepted_in(folder, manifest, load_agent(folder / CONFIG))
+
+
+def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) -> Accepted:
+    """Return the version that a folder holds, its manifest and configuration being read."""
+    return Accepted(
+        name=manifest["name"],
+        hash=folder.name,
+        code_hash=manifest["code_hash"],
+        folder=folder,
+        config=config,
+        publishes=tuple(manifest.get("publishes", ())),
+    )
 
 
 def load_version(folder: Path) -> Version:
-    """Import an accepted version.
+    """Read and import an accepted version.
 
     Raises:
         ConfigError: it is incomplete or was changed since.
     """
-    return make_version(read_version(folder), module_of(folder), folder / "agent.toml")
+    return import_version(read_version(folder))
+
+
+def import_version(accepted: Accepted) -> Version:
+    """Import an accepted version that was read before.
+
+    Raises:
+        ConfigError: it is incomplete by now.
+    """
+    try:
+        module = module_of(accepted.folder)
+    except (OSError, ValueError) as error:
+        raise _incomplete(accepted.folder) from error
+    return make_version(accepted, module, accepted.folder / CONFIG)
+
+
+def _incomplete(folder: Path) -> ConfigError:
+    return ConfigError(
+        "this version is incomplete or was changed",
+        where=str(folder),
+        hint="`agentd reload` builds it again",
+    )
 
 
 def module_of(folder: Path) -> SourceFile:
@@ -212,25 +242,18 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     return params
 
 
-def intact(folder: Path) -> Accepted | None:
-    """Return the version in `folder`, or None if it is missing, incomplete or changed."""
+def intact(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a version, or None if it is missing, incomplete or changed."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] not in READABLE or manifest["hash"] != folder.name:
             return None
         for place, digest in manifest["files"].items():
             if file_digest(folder / place) != digest:
                 return None
-        return Accepted(
-            name=str(manifest["name"]),
-            hash=folder.name,
-            code_hash=str(manifest["code_hash"]),
-            folder=folder,
-            config=load_agent(folder / "agent.toml"),
-            publishes=tuple(str(kind) for kind in manifest.get("publishes", ())),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # the caller builds it anew, or says so
+    return manifest
 
 
 def file_digest(path: Path) -> str:

@@ -39,10 +39,10 @@ def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
 
 
 def _full_sync(paths: Paths) -> bool:
-    from agentd.config.last_good import in_force
+    from agentd.config.last_good import effective_config
 
     try:
-        return in_force(paths).bus.fullfsync
+        return effective_config(paths).bus.fullfsync
     except ConfigError:
         return False
 
@@ -78,11 +78,11 @@ def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
     """Return the supervisor's entry of the model; an external server is asked how it is."""
     if not model.get("external"):
         return model
-    from agentd.config.last_good import in_force
+    from agentd.config.last_good import effective_config
     from agentd.llm.listing import describe
 
     try:
-        config = in_force(paths).model
+        config = effective_config(paths).model
     except ConfigError:
         return model  # what is wrong with agentd.toml is shown beside it
     return model if config.url is None else describe(model, config)

@@ -26,10 +26,19 @@ ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Never waits and never reads much, whatever a person put there.
+    """Read a TOML file.
 
     Raises:
         ConfigError: naming file, line where TOML gives one, and the next step.
+    """
+    return parse_toml(read_small(path), path)
+
+
+def read_small(path: Path) -> bytes:
+    """Read a configuration file. Never waits and never reads much, whatever a person put there.
+
+    Raises:
+        ConfigError: it is no file, or the system does not let us read it.
     """
     try:
         if not path.is_file():
@@ -37,10 +46,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         # A pipe or a device, even one that took the file's place just now, must not be waited for.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
-            data = file.read(BYTES_MAX + 1)
+            return file.read(BYTES_MAX + 1)
     except OSError as error:
         raise unreadable(error, path) from error
-    return parse_toml(data, path)
 
 
 def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:

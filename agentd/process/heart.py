@@ -5,13 +5,9 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentd.errors import AgentdError, DamagedDatabase
-
-if TYPE_CHECKING:
-    pass
-
 
 STOPPING = "stopping"  # the last beat's state of a process that was asked to stop
 BEAT_BYTES_MAX = 16_000  # of one beat; fits an empty pipe everywhere

@@ -23,7 +23,7 @@ CLOSE_S = 5.0  # for our own connections, before anything is put in the old one'
 HINT = "stop agentd before you touch its folders"
 
 
-class Files:
+class HomeFiles:
     """Which files they were when we began."""
 
     def __init__(self, paths: Paths, lock: LockFile, clock: Clock, log: Logger) -> None:
@@ -38,7 +38,7 @@ class Files:
         self._database = _inode(database)
         self._beside = {path: _inode(path) for path in (wal_of(database), shm_of(database))}
 
-    def look(self) -> StorageError | None:
+    def check(self) -> StorageError | None:
         """Return what is wrong, None while all is in its place."""
         if _inode(self._paths.database) != self._database:
             self.database_gone = True

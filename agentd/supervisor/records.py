@@ -14,23 +14,16 @@ from typing import Any, Literal
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.thread import BusThread
 from agentd.clock import Clock
-from agentd.errors import AgentdError, DamagedDatabase, StorageError
+from agentd.errors import DamagedDatabase, Problem, StorageError
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.storage import copies
 
-Problem = dict[str, str]  # what, where, hint
-
 LANE = Lane(DAEMON, True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
-
-
-def problem_of(error: AgentdError) -> Problem:
-    """Return an error as `status` shows it."""
-    return {"what": error.what, "where": error.where, "hint": error.hint}
 
 
 class Records:
@@ -99,12 +92,17 @@ class Records:
         return await self._thread.call(work)
 
     async def remove(self, name: str) -> None:
-        """Note that an agent is gone or disabled.
+        """Note that an agent is gone or disabled; one that was never accepted is not known.
 
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.agents.remove(name))
+
+        def work(bus: Bus) -> None:
+            if name in bus.agents.present():
+                bus.agents.remove(name)
+
+        await self._thread.call(work)
 
     async def set_paused(self, name: str, paused: bool) -> None:
         """Keep an agent's pause beyond a restart.
@@ -201,9 +199,9 @@ class Records:
             except StorageError as error:
                 if self.problem is None:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
-                self.problem = problem_of(error)
+                self.problem = error.document()
                 if isinstance(error, DamagedDatabase):
-                    self._jobs.tell(error)  # no later try can mend it
+                    self._jobs.report(error)  # no later try can mend it
                 return False
             self.problem = None
             written = {id(event) for event in batch}
