@@ -10,7 +10,7 @@ from agentd.commands.output import count, print_json, say
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
-from agentd.storage import copies
+from agentd.storage import copies, place
 
 EXAMPLES = """example:
   agentd backup                          # backups/agentd-20260115T103000Z.db in the data folder
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         return _restore(args.restore, paths, as_json=args.json)
     if not paths.database.exists():
         raise NotRunning("there is no database yet", where=str(paths.database))
+    place.check(paths)
     target = args.file.absolute() if args.file else _default(paths)
     done = copies.backup(paths.database, target, force=args.force)
     for old in _older(paths, args.keep) if args.keep else []:

@@ -27,6 +27,7 @@ from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
+from agentd.storage.place import open_bus
 from agentd.supervisor.client import last_failure
 
 EXAMPLES = """example:
@@ -131,7 +132,7 @@ def state(paths: Paths) -> dict[str, Any]:
 def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
-    bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
+    bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
     rows = {row.name: row for row in bus.agents() if row.removed_at is None}
     letters: dict[str, int] = dict(bus.db.read(sql.LETTER_COUNTS, (), "agent, letters"))
     known = {agent["name"] for agent in document["agents"]}

@@ -21,7 +21,7 @@ import apsw
 from agentd.bus import schema, sql
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, StorageError, UsageError
-from agentd.storage.health import shm_of, wal_of
+from agentd.storage.place import shm_of, wal_of
 from agentd.whole import PARTIAL, put_in_place
 
 PARTIAL_OLD_S = 3600.0  # what is older was left by a process that was killed

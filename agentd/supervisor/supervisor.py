@@ -37,7 +37,7 @@ from agentd.supervisor.restart import Ended, Life, Rules
 from agentd.supervisor.sockets import Sockets
 
 COMMAND_MAX_AGE_S = 60.0  # an older command is nobody's wish any more
-GUARD_S = 2.0  # between looks whether this home is still ours
+GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_LOOK_S = 2.0  # between looks for a model that is not pulled yet; no looks otherwise
 # A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
 WORKERS_STOP_S = 4.5
@@ -153,8 +153,10 @@ class Supervisor:
         self._sockets.close()  # until here, `status` could say that it stops
         await self._jobs.end()
         await self._records.flush(RECORDS_STOP_S)
-        if self._files.database_gone:
+        if self._files.database_gone():
             self._failure = await self._files.rescue(self._records, self._housekeeping, self._hurry)
+        else:
+            self._files.forget()
         self._records.close()
         self._model.close()
 

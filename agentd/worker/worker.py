@@ -30,6 +30,7 @@ from agentd.process.heart import Heart
 from agentd.process.stop import Stop
 from agentd.sessions.sessions import Dead, Session, Sessions, Wait
 from agentd.states import DeadReason
+from agentd.storage.place import open_bus
 from agentd.worker.storage_wait import Patience
 
 if TYPE_CHECKING:
@@ -280,4 +281,4 @@ class Worker:
 
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
-        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
+        return open_bus(self.paths, opening, self.clock)
