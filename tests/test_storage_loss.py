@@ -125,7 +125,7 @@ def test_whatever_of_the_database_goes_nothing_acknowledged_is_lost(home: Home, 
     if refused.returncode == 0:
         sent.append(int(refused.stdout.split()[1]))
     else:
-        assert refused.returncode == 75 and "removed or replaced" in refused.stderr
+        assert refused.returncode == 1 and "removed or replaced" in refused.stderr
     code, said = home.ended()
     assert code == 75 and "Traceback" not in said
     assert f"agentd.db{ends[0]}: this file was removed or replaced" in said and "put back" in said
@@ -153,7 +153,7 @@ def test_who_comes_before_the_daemon_noticed_is_told(home: Home, end: str) -> No
         before = sorted(home.root.glob("agentd.db*"))
         for words in (("send", "note.added", "{}"), ("trigger", "hello"), ("events",), ("backup",)):
             done = agentd(home.root, *words)
-            assert done.returncode == 75, words
+            assert done.returncode == 1, words
             assert f"agentd.db{end}: this file was removed or replaced" in done.stderr
         looked = agentd(home.root, "doctor", "--json")
         told = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
@@ -203,7 +203,7 @@ def test_a_lock_that_was_made_again_names_the_files(home: Home) -> None:
     assert home.process is not None
     suspend(home.process.pid)
     home.paths.database.with_name("agentd.db-shm").unlink()
-    assert home.send().returncode == 75
+    assert home.send().returncode == 1
     os.kill(home.process.pid, signal.SIGCONT)
     assert home.ended()[0] == 75
 

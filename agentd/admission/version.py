@@ -19,7 +19,7 @@ from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
-from agentd.errors import ConfigError
+from agentd.errors import BrokenVersion, ConfigError
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
@@ -69,11 +69,11 @@ def read_version(folder: Path) -> Accepted:
     """Read an accepted version's manifest and configuration; imports nothing of it.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
     """
     accepted = intact(folder)
     if accepted is None:
-        raise ConfigError(
+        raise BrokenVersion(
             "this version is incomplete or was changed",
             where=str(folder),
             hint="`agentd reload` builds it again",
@@ -85,7 +85,8 @@ def load_version(folder: Path) -> Version:
     """Import an accepted version.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
+        ConfigError: it cannot be imported.
     """
     return make_version(read_version(folder), module_of(folder), folder / "agent.toml")
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from agentd.bus import sql
-from agentd.bus.database import REFUSED, Database
+from agentd.bus.database import Database
 from agentd.bus.json_text import read_json
 from agentd.clock import EPOCH, Clock, iso, moment_or
-from agentd.errors import AgentdError, UsageError
+from agentd.errors import AgentdError, RowRefused, UsageError
 from agentd.events import Event
 from agentd.secret_rules import hide
 from agentd.states import DeadReason
@@ -118,9 +118,9 @@ class DeadLetters:
             self.get(letter_id)
             try:
                 self._db.run(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
-            except REFUSED as error:  # it was never an event
+            except RowRefused as error:  # it was never an event
                 raise AgentdError(
-                    f"cannot be an event again: {error}",
+                    f"cannot be an event again: {error.what}",
                     where=f"dead letter {letter_id}",
                     hint="send one that is right with `agentd send`, and drop the letter",
                 ) from error

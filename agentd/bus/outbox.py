@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from agentd.bus import sql
-from agentd.bus.database import REFUSED, Database, Transaction
+from agentd.bus.database import Database, Transaction
 from agentd.bus.dead import DeadLetters
 from agentd.bus.json_text import compact, is_utf8, payload_text, read_json
 from agentd.bus.schema import OPENING, Opening
 from agentd.bus.wake import Bell, Waker
 from agentd.clock import Clock, SystemClock, iso, parse_iso
-from agentd.errors import EventRefused, StorageError
+from agentd.errors import EventRefused, RowRefused, StorageError
 from agentd.events import DEPTH_MAX, EVENT_TYPE, SYSTEM_TYPES, Event, NewEvent
 from agentd.states import DeadReason, Priority
 
@@ -112,11 +110,14 @@ class Outbox:
                     event.dedup_key,
                 ),
             )
-        except REFUSED as error:
-            raise EventRefused(f"{error}", where=event.event_type) from error
+        except RowRefused as error:
+            raise EventRefused(error.what, where=event.event_type, hint=error.hint) from error
         connection = self.db.connection
-        if event.dedup_key is not None and connection.changes() == 0:
-            return None
+        if connection.changes() == 0:
+            if event.dedup_key is not None:
+                return None
+            what = "the database refused the row: a trigger left it out"
+            raise EventRefused(what, where=event.event_type)
         event_id = connection.last_insert_rowid()
         if self._bell is not None:
             self._to_wake.update(self._interested(agent, event.event_type, event.target))
@@ -254,8 +255,8 @@ class Outbox:
         except json.JSONDecodeError:  # SQLite lets JSON5 pass, which a person may have written
             try:
                 payload = read_json(self.db.run(sql.STRICT_JSON, (row[3],))[0][0])
-            except apsw.SQLError as error:
-                raise ValueError(str(error)) from error
+            except RowRefused as error:
+                raise ValueError(str(error.__cause__)) from error
         if "\\u" in row[3] and not is_utf8(compact(payload)):
             raise ValueError("its payload holds half a character (a lone surrogate)")
         return Event(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import AgentdError, DamagedDatabase
+from agentd.errors import AgentdError, BrokenVersion, DamagedDatabase
 
 if TYPE_CHECKING:
     pass
@@ -38,6 +38,8 @@ class Heart:
         message: dict[str, Any] = {"problem": _problem(error)}
         if isinstance(error, DamagedDatabase):
             message["damaged"] = True  # that concerns everybody
+        if isinstance(error, BrokenVersion):
+            message["broken"] = True  # that can be mended without a person
         self._send(message)
 
     def waits(self, error: AgentdError, promise_s: float) -> None:

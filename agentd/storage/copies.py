@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 
 from agentd.bus import schema, sql
+from agentd.bus.busy import wait_for_locks
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, StorageError, UsageError
 from agentd.storage.place import shm_of, wal_of
@@ -51,7 +52,7 @@ def backup(database: Path, target: Path, *, force: bool = False) -> Copy:
     try:
         with _errors(database):
             source = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
-            source.set_busy_timeout(schema.BUSY_TIMEOUT_MS)
+            wait_for_locks(source, schema.BUSY_TIMEOUT_MS)
             with contextlib.closing(source):
                 return copy(source, target, force=force)
     except FileExistsError as error:
@@ -182,7 +183,7 @@ def alone(database: Path) -> Iterator[apsw.Connection]:
     with _errors(database):
         db = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
         with contextlib.closing(db):
-            db.set_busy_timeout(EXCLUSIVE_MS)
+            wait_for_locks(db, EXCLUSIVE_MS)
             db.pragma("locking_mode", "exclusive")
             db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             yield db

@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import schema, sql
+from agentd.bus.busy import wait_for_locks
 from agentd.bus.schema import JOURNAL_SIZE_LIMIT_BYTES
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 from agentd.storage.place import shm_of, wal_of
@@ -197,7 +198,7 @@ def _opened(path: Path) -> Iterator[apsw.Connection]:
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         with closing(db):
-            db.set_busy_timeout(BUSY_MS)
+            wait_for_locks(db, BUSY_MS)
             yield db
     except schema.OPERATIONAL as error:
         raise schema.storage_error(error, path) from error

@@ -27,6 +27,7 @@ from agentd.supervisor.restart import Ended, Life, Rules
 from agentd.supervisor.sift import Sifter
 
 RETRY_S = 5.0  # until a check or a look that failed for a passing reason is made again
+REBUILD_S = 60.0  # between two times that a version is built anew because it was found broken
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Slot:
     enabled: bool = True
     problem: Problem | None = None  # of the file as it is now; an earlier version may be running
     unchecked: bool = False  # the file changed since its check began
+    rebuild_at: float = float("-inf")  # not before, on the monotonic clock
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     checking: "asyncio.Task[CheckResult] | None" = field(default=None, repr=False)
 
@@ -261,9 +263,14 @@ class Agents:
                 clock=self._clock,
             )
 
+        def changed(managed: Managed, ended: Ended | None) -> None:
+            self._changed(managed, ended)
+            if ended is Ended.PARKED and managed.broken:
+                self._rebuild(slot)
+
         life = Life(self.rules, self._clock, self._chance)
         managed = Managed(
-            name, spawn, life, self._reaper, self._changed, log=self._log, clock=self._clock
+            name, spawn, life, self._reaper, changed, log=self._log, clock=self._clock
         )
         slot = Slot(name, managed)
         return slot
@@ -273,6 +280,15 @@ class Agents:
             return  # nothing to run; its next check decides
         slot.managed.life.forgive()
         slot.managed.restart()
+
+    def _rebuild(self, slot: Slot) -> None:
+        """Have a version built again that somebody removed or changed: its next check does that."""
+        if slot.problem is not None:
+            return  # its file is wrong by now: nothing can be built of it
+        now = self._clock.monotonic()
+        wait_s = max(0.0, slot.rebuild_at - now)
+        slot.rebuild_at = now + wait_s + REBUILD_S
+        asyncio.get_running_loop().call_later(wait_s, self._check_later, slot)
 
     # --- checking
 

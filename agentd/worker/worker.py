@@ -18,6 +18,7 @@ from agentd.errors import (
     LostLane,
     ModelMisconfigured,
     ModelUnavailable,
+    RowRefused,
     Stopped,
     StorageError,
 )
@@ -173,6 +174,8 @@ class Worker:
             return MODEL_WAIT_S
         except LostLane:
             raise
+        except RowRefused as error:  # trying again would be refused again
+            self._fail(session, str(error), log)
         except StorageError:
             self._owed = session
             log.warning("session.cut", reason="storage")
