@@ -370,7 +370,7 @@ class Agents:
         slot.version = verdict.version
         if slot.paused:
             slot.managed.stop(WorkerState.PAUSED, "paused by a person")
-        elif not same or not slot.managed.life.kept:
+        elif not same or not slot.managed.life.kept or slot.managed.broken:
             self._log.info("agent.accepted", agent=slot.name, version=verdict.version)
             slot.managed.life.forgive()
             slot.managed.restart()
