@@ -18,8 +18,8 @@ def changed(folder: Path) -> None:
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
-    "all removed": lambda folder: shutil.rmtree(folder.parent.parent),
-    "moved away": lambda folder: folder.rename(folder.with_name("away")),
+    "all moved away": lambda folder: folder.parents[1].rename(folder.parents[2] / "away"),
+    "removed": shutil.rmtree,
     "module changed": changed,
     "client removed": lambda folder: shutil.rmtree(folder / "baml_client"),
     "manifest emptied": lambda folder: (folder / "manifest.json").write_text(""),
@@ -47,7 +47,7 @@ def test_every_remedy_helps(tmp_path: Path, words: tuple[str, ...]) -> None:
     """An event that meets it parks the agent for a moment; a command may come at any time."""
     with a_home(tmp_path / "home") as home:
         home.start()
-        shutil.rmtree(home.paths.versions)
+        shutil.rmtree(home.paths.versions / "hello")
         sent = int(home.send().stdout.split()[1])
         if words:
             agentd(home.root, *words)
@@ -62,7 +62,7 @@ def test_what_cannot_be_built_rests(tmp_path: Path) -> None:
         pid = home.agent()["pid"]
         (home.paths.agents_d / "hello.toml").write_text("agent = ")
         home.until(lambda: home.agent().get("problem"), "its file is refused")
-        shutil.rmtree(home.paths.versions)
+        shutil.rmtree(home.paths.versions / "hello")
         os.kill(pid, signal.SIGKILL)
         home.until(lambda: home.agent()["state"] == "PARKED", "it rests")
         assert "hello.toml" in home.agent()["problem"]["where"]

@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         if args.file is not None or args.force or args.keep is not None:
             args.fail("--restore takes no other option")
         return _restore(args.restore, paths, as_json=args.json)
+    place.check(paths)
     if not paths.database.exists():
         raise NotRunning("there is no database yet", where=str(paths.database))
-    place.check(paths)
     target = args.file.absolute() if args.file else _default(paths)
     done = copies.backup(paths.database, target, force=args.force)
     for old in _older(paths, args.keep) if args.keep else []:
