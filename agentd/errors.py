@@ -43,6 +43,10 @@ class ConfigError(AgentdError):
     exit_code = Exit.CONFIG
 
 
+class BrokenVersion(ConfigError):
+    """An accepted agent's folder is incomplete or was changed: it must be built again."""
+
+
 class UsageError(AgentdError):
     """A command called with arguments that make no sense."""
 
@@ -63,6 +67,10 @@ class StorageError(AgentdError):
     """The database or a folder cannot be used: unwritable, full, corrupt, from a newer version."""
 
     exit_code = Exit.TEMPORARY
+
+
+class RowRefused(StorageError):
+    """A rule of the tables refuses what was to be written: ours, or one that somebody added."""
 
 
 class DamagedDatabase(StorageError):

@@ -19,7 +19,7 @@ from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
-from agentd.errors import ConfigError
+from agentd.errors import BrokenVersion, ConfigError
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
@@ -70,7 +70,7 @@ def read_version(folder: Path) -> Accepted:
     """Read an accepted version's manifest and configuration; imports nothing of it.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
     """
     manifest = intact(folder)
     if manifest is None:
@@ -94,7 +94,8 @@ def load_version(folder: Path) -> Version:
     """Read and import an accepted version.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
+        ConfigError: it cannot be imported.
     """
     return import_version(read_version(folder))
 
@@ -103,7 +104,8 @@ def import_version(accepted: Accepted) -> Version:
     """Import an accepted version that was read before.
 
     Raises:
-        ConfigError: it is incomplete by now.
+        BrokenVersion: it is incomplete by now.
+        ConfigError: it cannot be imported.
     """
     try:
         module = module_of(accepted.folder)
@@ -112,8 +114,8 @@ def import_version(accepted: Accepted) -> Version:
     return make_version(accepted, module, accepted.folder / CONFIG)
 
 
-def _incomplete(folder: Path) -> ConfigError:
-    return ConfigError(
+def _incomplete(folder: Path) -> BrokenVersion:
+    return BrokenVersion(
         "this version is incomplete or was changed",
         where=str(folder),
         hint="`agentd reload` builds it again",

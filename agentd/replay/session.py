@@ -12,11 +12,10 @@ from typing import Any, cast
 from agentd.admission.version import Version
 from agentd.agent import Kit
 from agentd.bus import Bus, sql
-from agentd.bus.database import REFUSED
 from agentd.bus.json_text import compact
 from agentd.clock import Clock, iso
 from agentd.config.agent import AgentConfig
-from agentd.errors import AgentdError, RecordingError, UsageError
+from agentd.errors import AgentdError, RecordingError, RowRefused, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Message
@@ -257,7 +256,7 @@ def seed(bus: Bus, agent: str, event: Event, session_id: int) -> None:
         )
         try:
             bus.db.run(sql.SEED_EVENT, row)
-        except REFUSED as error:
-            raise RecordingError(f"its event can stand in no outbox: {error}") from error
+        except RowRefused as error:
+            raise RecordingError(f"its event can stand in no outbox: {error.what}") from error
         for direct in (True, False):
             bus.db.run(sql.CREATE_CURSOR, (Lane(agent, direct).consumer, event.id - 1))

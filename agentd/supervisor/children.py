@@ -79,6 +79,7 @@ class Managed:
         self.beat: dict[str, Any] = {}  # the last one: state, promise_s and what else it tells
         self.problem: Problem | None = None  # the child's own
         self.damaged = False  # the child found the database damaged
+        self.broken = False  # the child found its version broken
         self.code: int | None = None  # of the last exit
         self.crash: Crash | None = None  # how the process before crashed; the next one is told
         self._spawn = spawn
@@ -115,7 +116,8 @@ class Managed:
         """Start it, unless a process exists already."""
         if self._child is not None:
             return
-        self.beat, self.problem, self.damaged, self.code = {}, None, False, None
+        self.beat, self.problem, self.code = {}, None, None
+        self.damaged = self.broken = False
         try:
             child = self._spawn()
         except (OSError, AgentdError) as error:
@@ -216,6 +218,7 @@ class Managed:
             if isinstance(problem, dict):
                 self.problem = {key: str(problem.get(key, "")) for key in ("what", "where", "hint")}
                 self.damaged = message.get("damaged") is True
+                self.broken = message.get("broken") is True
             promise = message.get("promise_s")
             if not isinstance(promise, int | float) or not promise > 0:
                 continue

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from agentd.clock import Clock
-from agentd.errors import DamagedDatabase, StorageError
+from agentd.errors import AgentdError, DamagedDatabase
 from agentd.events import Event
 from agentd.logs.logger import Logger
 from agentd.supervisor.agents import Agents
@@ -47,7 +47,7 @@ class Control:
                         await self._obey(event)
         except DamagedDatabase:
             raise
-        except StorageError as error:
+        except AgentdError as error:  # also a lane that a person's SQL moves under us
             self._log.error("commands.delayed", error=error.what)
 
     async def _obey(self, event: Event) -> None:

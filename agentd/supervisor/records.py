@@ -14,7 +14,7 @@ from typing import Any, Literal
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.thread import BusThread
 from agentd.clock import Clock
-from agentd.errors import DamagedDatabase, Problem, StorageError
+from agentd.errors import AgentdError, DamagedDatabase, EventRefused, Problem
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
@@ -193,10 +193,8 @@ class Records:
         async with self._writing:
             batch = list(self._waiting)
             try:
-                await self._thread.call(
-                    lambda bus: bus.outbox.publish_many(DAEMON, batch, system=True)
-                )
-            except StorageError as error:
+                refused = await self._thread.call(lambda bus: _publish(bus, batch))
+            except AgentdError as error:
                 if self.problem is None:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
                 self.problem = error.document()
@@ -204,9 +202,30 @@ class Records:
                     self._jobs.report(error)  # no later try can mend it
                 return False
             self.problem = None
+            for one in refused:
+                self.lost += 1
+                self._log.error("event.refused", type=one.where, error=one.what)
             written = {id(event) for event in batch}
             while self._waiting and id(self._waiting[0]) in written:
                 self._waiting.popleft()
             if not self._waiting:
                 self._new.clear()
             return True
+
+
+def _publish(bus: Bus, batch: Sequence[NewEvent]) -> list[EventRefused]:
+    """Publish the events in one transaction, except those that the database refuses; return why.
+
+    Raises:
+        EventRefused: what refused one of them took the transaction back; nothing was written.
+    """
+    refused = []
+    with bus.transaction():
+        for event in batch:
+            try:
+                bus.publish(DAEMON, event, system=True)
+            except EventRefused as error:
+                if not bus.db.connection.in_transaction:
+                    raise
+                refused.append(error)
+    return refused

@@ -23,6 +23,7 @@ from agentd.supervisor.records import Records
 from agentd.supervisor.restart import Ended, Life, Rules
 
 RETRY_S = 5.0  # until a check that failed for a passing reason is made again
+REBUILD_S = 60.0  # between two times that a version is built anew because it was found broken
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Slot:
         self._paused = False
         self._recorded = False  # whether the bus was asked if it is paused
         self._unchecked = False  # the file changed since its check began
+        self._rebuild_at = float("-inf")  # not before, on the monotonic clock
         self._closed = False  # nothing is checked any more: it is removed, or the supervisor stops
         self._task: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[CheckResult] | None = None
@@ -158,6 +160,15 @@ class Slot:
 
     # --- checking
 
+    def _rebuild(self) -> None:
+        """Have a version built again that somebody removed or changed: its next check does that."""
+        if self.problem is not None:
+            return  # its file is wrong by now: nothing can be built of it
+        now = self._shared.clock.monotonic()
+        wait_s = max(0.0, self._rebuild_at - now)
+        self._rebuild_at = now + wait_s + REBUILD_S
+        asyncio.get_running_loop().call_later(wait_s, self.check)
+
     async def _check(self) -> None:
         try:
             while self._unchecked:
@@ -221,7 +232,7 @@ class Slot:
         before, self.version = self.version, found.version
         if self._paused:
             self._rest_paused()
-        elif before != self.version or not self.managed.life.kept:
+        elif before != self.version or not self.managed.life.kept or self.managed.broken:
             self._shared.log.info("agent.accepted", agent=self.name, version=self.version)
             self.restart()
         in_use = {before, self.version}  # the old worker may still have to read its version
@@ -276,6 +287,8 @@ class Slot:
             self._announce("agent.parked", reason=reason)
             if managed.damaged and managed.problem:
                 self._shared.jobs.report(DamagedDatabase(**managed.problem))
+            if managed.broken:
+                self._rebuild()
 
     def _announce(self, event_type: str, **payload: Any) -> None:
         self._shared.records.announce(event_type, {"agent": self.name, **payload})

@@ -35,7 +35,7 @@ from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
 from agentd.supervisor.sockets import Sockets
 
-GUARD_S = 2.0  # between looks whether this home is still ours
+GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
 # A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
 WORKERS_STOP_S = 4.5
@@ -158,8 +158,10 @@ class Supervisor:
         self._sockets.close()  # until here, `status` could say that it stops
         await self._jobs.end()
         await self._records.flush(RECORDS_STOP_S)
-        if self._files.database_gone:
+        if self._files.database_gone():
             self._failure = await self._files.rescue(self._records, self._housekeeping, self._hurry)
+        else:
+            self._files.forget()
         self._records.close()
         self._model.close()
 

@@ -18,6 +18,7 @@ from agentd.errors import (
     LostLane,
     ModelMisconfigured,
     ModelUnavailable,
+    RowRefused,
     Stopped,
     StorageError,
 )
@@ -31,6 +32,7 @@ from agentd.process.stop import Stop
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
+from agentd.storage.place import open_bus
 from agentd.worker.storage_retry import StorageRetry
 
 if TYPE_CHECKING:
@@ -173,6 +175,8 @@ class Worker:
             return MODEL_WAIT_S
         except LostLane:
             raise
+        except RowRefused as error:  # trying again would be refused again
+            self._fail(session, str(error), log)
         except StorageError:
             self._owed = session
             log.warning("session.cut", reason="storage")
@@ -281,4 +285,4 @@ class Worker:
 
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
-        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
+        return open_bus(self.paths, opening, self.clock)
