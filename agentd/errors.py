@@ -1,9 +1,15 @@
 """Every error that agentd raises on purpose: what happened, where, and what to do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from agentd.secret_rules import hide
 from agentd.states import Exit
 
 TEXT_MAX = 20_000  # characters of each text of an error's document
+
+Problem = dict[str, str]  # an error's document: what, where, hint
 
 
 class AgentdError(Exception):
@@ -20,7 +26,7 @@ class AgentdError(Exception):
         self.what, self.where, self.hint = shown(what), shown(where), shown(hint)
         super().__init__(self.what)
 
-    def document(self) -> dict[str, str]:
+    def document(self) -> Problem:
         """Return what happened, where, and what to do, without secrets: for files and `status`."""
         text = {"what": self.what, "where": self.where, "hint": self.hint}
         return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
@@ -35,6 +41,10 @@ class ConfigError(AgentdError):
     """A configuration, agent module or .baml file that cannot be used as it is."""
 
     exit_code = Exit.CONFIG
+
+
+class BrokenVersion(ConfigError):
+    """An accepted agent's folder is incomplete or was changed: it must be built again."""
 
 
 class UsageError(AgentdError):
@@ -57,6 +67,10 @@ class StorageError(AgentdError):
     """The database or a folder cannot be used: unwritable, full, corrupt, from a newer version."""
 
     exit_code = Exit.TEMPORARY
+
+
+class RowRefused(StorageError):
+    """A rule of the tables refuses what was to be written: ours, or one that somebody added."""
 
 
 class DamagedDatabase(StorageError):
@@ -120,6 +134,15 @@ class SessionFailed(AgentdError):
 
 class Stopped(AgentdError):
     """An orderly stop interrupts a wait. The session is cut and resumes later."""
+
+
+@contextmanager
+def storage_errors(where: Path, hint: str = "", what: str = "cannot be written") -> Iterator[None]:
+    """Turn the system's refusal inside into a StorageError that says which file, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror}", where=str(where), hint=hint) from error
 
 
 def shown(name: str) -> str:

@@ -12,6 +12,7 @@ import platformdirs
 from agentd.errors import ConfigError, StorageError
 
 HOME_VARIABLE = "AGENTD_HOME"
+ABSOLUTE_HINT = "write an absolute path, or one below ~/"
 HOME_HINT = f"set {HOME_VARIABLE} to a folder's absolute path"
 SOCKET_PATH_MAX = 104  # bytes of sun_path on macOS, its closing NUL included; Linux has 108
 LONGEST_SOCKET_NAME = 60  # "w/" + an agent's name (48 at most) + ".sock", with some room
@@ -126,17 +127,19 @@ class Paths:
         """Create the folders, private (0700) whatever the umask: an agent's file says what runs.
 
         A person's own that are there stay as open as they were made; `agentd doctor` looks at them.
+        Sockets have no folder before the daemon makes it: it may lie elsewhere, and is the daemon's
+        to remove.
 
         Raises:
             StorageError: a folder cannot be created or written.
         """
         written = (self.config, self.agents_d, self.agents, self.baml_src)
         kept = (self.data, self.models, self.versions, self.logs)
-        self._create(*written, *kept)
-        self.create_private()
+        private = (self.run, self.locks)
+        self._create(*written, *kept, *private, private=private)
 
     def create_private(self) -> None:
-        """Create the folders of locks and sockets alone: what somebody may remove as we run.
+        """Create the folders of locks and sockets: the daemon's, which somebody may remove.
 
         Raises:
             StorageError: a folder cannot be created or written.
@@ -178,7 +181,8 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
     home = environ.get(HOME_VARIABLE)
     try:
         if home:
-            root = _usable(Path(home).expanduser(), f"{HOME_VARIABLE}={home}")
+            where = f"{HOME_VARIABLE}={home}"
+            root = _usable(expanded(home, where=_shown(where), hint=HOME_HINT), where)
             run = root / "run"
             return Paths(root, root, root / "logs", run, _short(run))
         dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
@@ -189,8 +193,19 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
         run = data / "run"
         return Paths(user, data, logs, run, _short(run, Path.home() / ".agentd"))
     except RuntimeError as error:  # pathlib's own word for a user without a home
-        where = f"{HOME_VARIABLE}={home}" if home else "HOME"
-        raise ConfigError("no such home folder", where=_shown(where), hint=HOME_HINT) from error
+        raise ConfigError("no such home folder", where="HOME", hint=HOME_HINT) from error
+
+
+def expanded(path: Path | str, *, where: str = "", hint: str = ABSOLUTE_HINT) -> Path:
+    """Return a person's path with the `~` or `~NAME` that it begins with replaced.
+
+    Raises:
+        ConfigError: there is no such user, for which pathlib raises a RuntimeError.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError("no such home folder", where=where or str(path), hint=hint) from error
 
 
 def _usable(path: Path, where: str) -> Path:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentd.agent import Agent, Result
-from agentd.errors import ToolError
+from agentd.errors import ConfigError, ToolError
 from agentd.events import Event, NewEvent
+from agentd.paths import expanded
 from agentd.tools.git import (
     Commit,
     FileChange,
@@ -50,7 +51,10 @@ class FetchParams(BaseModel):
     @field_validator("repo")
     @classmethod
     def _is_repository(cls, value: str) -> str:
-        path = Path(value).expanduser()
+        try:
+            path = expanded(value)
+        except ConfigError as error:
+            raise ValueError(f"{value!r}: {error.what}") from error
         if not path.is_absolute():
             raise ValueError(f'{value!r} is relative; write it as "/..." or "~/..."')
         if not path.is_dir():

@@ -8,6 +8,7 @@ import platformdirs
 import pytest
 
 from agentd.models import store
+from agentd.paths import discover
 from agentd.testing.model import make_tiny
 
 # Examples that take long on a busy machine are no failure of what they test.
@@ -31,6 +32,21 @@ def signals_as_before() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sockets_are_removed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where a home's path is long its sockets lie in /tmp: each home that left some is named."""
+    yield
+    base = tmp_path_factory.getbasetemp()
+    runs = (run for depth in ("*", "*/*", "*/*/*") for run in base.glob(f"{depth}/run"))
+    homes = {run.parent.resolve() for run in runs}
+    left = [
+        f"{home.relative_to(base.resolve())}: {paths.sockets}"
+        for home in sorted(homes)
+        if (paths := discover({"AGENTD_HOME": str(home)})).sockets_apart and paths.sockets.exists()
+    ]
+    assert not left, "sockets were left behind by homes of tests:\n" + "\n".join(left)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from agentd.paths import Paths, discover
 from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
 from tests.commandline import agentd, write_agent
+from tests.supervised import remove_sockets
 
 DEADLINE_S = 40.0
 
@@ -105,3 +106,4 @@ def a_home(root: Path) -> Iterator[Home]:
             if home.process is not None and home.process.poll() is None:
                 home.process.kill()
                 home.process.communicate()
+            remove_sockets(home.paths)

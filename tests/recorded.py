@@ -22,6 +22,7 @@ from agentd.states import Priority
 from agentd.testing import FakeModelServer, Request
 from agentd.worker.worker import Worker
 from tests.repository import Repository
+from tests.supervised import remove_sockets
 
 PLACEHOLDER = "/path/to/your/repository"
 Answers = Sequence[Mapping[str, Any]] | Callable[[Request], Any]
@@ -34,6 +35,7 @@ class World:
         self.root = root
         self.paths = discover({"AGENTD_HOME": str(root / "home")})
         self.paths.create()
+        self.paths.create_private()
         self.bus = Bus(self.paths.database)
         self.sessions = Sessions(self.bus)
         self.repo = Repository(root / "repo")
@@ -44,6 +46,7 @@ class World:
     def close(self) -> None:
         self.bus.close()
         self.workshop.close()
+        remove_sockets(self.paths)
 
     def write(self, name: str, toml: str) -> None:
         (self.paths.agents_d / f"{name}.toml").write_text(toml)

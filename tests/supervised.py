@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from typing import Any
 
 import apsw
 
-from agentd.admission.first_look import Look
+from agentd.admission.precheck import Precheck
 from agentd.config.agent import check_agent_name
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, discover
@@ -74,6 +75,12 @@ def suspend(pid: int) -> None:
     """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: set(_threads(pid)) == {"T"}, "it stands still")
+
+
+def remove_sockets(paths: Paths) -> None:
+    """Remove what a killed daemon, or a worker without one, leaves in /tmp."""
+    if paths.sockets_apart:
+        shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
 class Daemon:
@@ -154,6 +161,7 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate(timeout=DEADLINE_S)
+        remove_sockets(self.paths)
 
     def log(self, event: str, name: str = "agentd") -> list[dict[str, Any]]:
         """Return the lines of one event."""
@@ -199,15 +207,15 @@ def _run() -> int:
 
     child_side()  # as `agentd run` does, for the demo
     if look_s := os.environ.get(LOOK_VARIABLE):
-        housekeeping.LOOK_S = float(look_s)
+        housekeeping.ROUND_S = float(look_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
-        housekeeping.Housekeeping._look = _broken  # type: ignore[method-assign, assignment]
+        housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],
         model_server=lambda fd, config: [*here, "model", str(fd)],
         admission=lambda name: [*here, "admission", name],
-        look=_look,
+        precheck=_precheck,
     )
     try:
         run(discover(), commands=commands)
@@ -221,16 +229,15 @@ async def _broken(*_: object) -> None:
     raise RuntimeError("broken for a test")
 
 
-def _look(name: str, paths: Paths) -> Look:
+def _precheck(name: str, paths: Paths) -> Precheck:
     """As the real one, but for the keys: what a fake worker does is none of an agent's."""
     path = paths.agents_d / f"{name}.toml"
-    enabled = True
     try:
         check_agent_name(name, where=str(path))
         enabled = read_toml(path).get("enabled") is not False
     except ConfigError as error:
-        return Look(enabled=enabled, problem=error)
-    return Look(name, enabled)
+        return Precheck(problem=error)
+    return Precheck(name, enabled)
 
 
 def _admission(name: str) -> int:
@@ -284,14 +291,14 @@ def _worker(name: str, version: str) -> int:
         return 0
     if does == "read agentd.toml":
         try:
-            in_force(discover())
+            effective_config(discover())
         except ConfigError as error:
             heart.problem(error)
             return error.exit_code
     if does == "wrong":
         heart.problem(ConfigError("params.repo: no such folder", where="x.toml", hint="write it"))
         return 78
-    before = crash.take()
+    before = crash.of_the_one_before()
     told = [before.pid, before.why] if before else None
     heart.beat(5, "idle", version=version, crashed=told)
     if does == "tell how the one before died":

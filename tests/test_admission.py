@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentd.admission.admit import Waiting, admit, load_version
-from agentd.admission.version import prune
+from agentd.admission.version import import_version, prune, read_version
 from agentd.errors import ConfigError, StorageError
 from agentd.llm.baml import load_client
 from agentd.paths import Paths, discover
@@ -87,6 +89,29 @@ def drop(paths: Paths, name: str = "greeter", **files: str) -> None:
 
 def versions(paths: Paths, name: str = "greeter") -> list[str]:
     return sorted(p.name for p in (paths.versions / name).iterdir() if p.is_dir())
+
+
+def test_a_configuration_is_parsed_once_in_each_process(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is checked, what is hashed and what runs come of the same bytes."""
+    drop(paths)
+    parsed: list[str] = []
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, Any]:
+        parsed.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    accepted = admit("greeter", paths)
+    assert len(parsed) == 1
+    assert admit("greeter", paths) == accepted and len(parsed) == 2
+    again = read_version(accepted.folder)
+    assert again == accepted and import_version(again).function == "Greet" and len(parsed) == 3
+    shutil.rmtree(accepted.folder)
+    with pytest.raises(ConfigError, match="incomplete or was changed"):
+        import_version(again)
 
 
 def test_an_agent_in_code_is_admitted_and_loaded(paths: Paths) -> None:

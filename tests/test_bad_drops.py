@@ -2,24 +2,23 @@
 
 import asyncio
 import random
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
-from agentd.admission.first_look import Look, look
+from agentd.admission.precheck import Precheck, precheck
+from agentd.config.daemon import SupervisorConfig
 from agentd.config.toml import BYTES_MAX, read_toml
-from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
-from agentd.process.jobs import Jobs
-from agentd.states import WorkerState
-from agentd.supervisor import sift
+from agentd.supervisor.agents import Agents
 from agentd.supervisor.checks import Gate
-from agentd.supervisor.sift import Sifter
+from agentd.supervisor.restart import Rules
+from agentd.supervisor.slot import Slot
 from agentd.testing import ManualClock
 from tests import bad_drops
 
@@ -47,12 +46,12 @@ def test_good_agents_never_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", bad_drops.KINDS)
-def test_a_wrong_file_is_refused_at_a_look(
+def test_a_wrong_file_is_refused_without_a_process(
     paths: Paths, kind: Callable[[Path, random.Random], None]
 ) -> None:
     """No process, no waiting, no exception: what, where and a hint, of bounded length."""
     kind(paths.agents_d / "bad.toml", random.Random(1))
-    seen = look("bad", paths)
+    seen = precheck("bad", paths)
     assert seen.problem is not None
     assert seen.problem.what and seen.problem.hint and "bad.toml" in seen.problem.where
     assert len(str(seen.problem)) < 8_000
@@ -61,9 +60,9 @@ def test_a_wrong_file_is_refused_at_a_look(
 def test_a_good_file_passes(paths: Paths) -> None:
     """With the module that it names; what only code can tell is left to its admission."""
     (paths.agents_d / "good.toml").write_text(bad_drops.GOOD.format(text="x"))
-    assert look("good", paths) == Look("task", True, None)
+    assert precheck("good", paths) == Precheck("task")
     bad_drops._wrong_params(paths.agents_d / "good.toml", random.Random(1))
-    assert look("good", paths).problem is None
+    assert precheck("good", paths).problem is None
 
 
 def test_a_key_that_would_take_minutes_is_refused_at_once(tmp_path: Path) -> None:
@@ -80,90 +79,18 @@ def test_a_key_that_would_take_minutes_is_refused_at_once(tmp_path: Path) -> Non
     assert read_toml(path)["a"]["b"]["c.d"]["e"].startswith("1.2.3")
 
 
-class Files:
-    """What a sifter is told of files that are not there, and what it does about them."""
-
-    def __init__(self) -> None:
-        self.wrong: set[str] = set()
-        self.known: set[str] = set()
-        self.admitted: list[str] = []
-        self.locked = 0  # times that the database cannot be read
-        self.looked: list[str] = []
-        self.failed: list[AgentdError] = []
-        jobs = Jobs(LOG, self.failed.append)
-        self.sifter = Sifter(
-            self.look, self.accepted, self.admitted.append, jobs, log=LOG, clock=ManualClock()
-        )
-
-    def look(self, name: str) -> Look:
-        self.looked.append(name)
-        assert threading.current_thread() is not threading.main_thread()
-        return Look("m", True, ConfigError("is wrong") if name in self.wrong else None)
-
-    async def accepted(self) -> set[str]:
-        self.locked -= 1
-        if self.locked >= 0:
-            raise StorageError("locked")
-        return self.known
-
-    async def settle(self) -> None:
-        until = time.monotonic() + 20
-        while self.sifter.busy:
-            assert time.monotonic() < until and not self.failed
-            await asyncio.sleep(0)
-
-
-def test_files_are_sorted_in_a_thread() -> None:
-    """Good ones get their slot, wrong ones a line in a table; known agents their slot anyway."""
-
-    async def scenario() -> Files:
-        files = Files()
-        files.wrong = {f"w{n}" for n in range(250)} | {"known"}
-        files.known = {"known"}
-        files.sifter.add(["good", *sorted(files.wrong)])
-        await files.settle()
-        return files
-
-    files = asyncio.run(scenario())
-    assert files.admitted == ["good", "known"]
-    assert files.sifter.names == {f"w{n}" for n in range(250)}
-    shown = files.sifter.document()
-    assert len(shown) == sift.SHOWN and files.sifter.unshown == 50
-    assert shown[0]["state"] == WorkerState.INVALID and shown[0]["reason"] == "is wrong"
-
-
-def test_a_refused_file_that_changes_or_goes_is_looked_at_again_or_forgotten() -> None:
-    """Also when that happens while it is being looked at."""
-
-    async def scenario() -> Files:
-        files = Files()
-        files.wrong = {"a", "b", "c"}
-        files.sifter.add("abc")
-        await files.settle()
-        files.wrong = {"b", "c"}
-        files.sifter.add("abc")
-        files.sifter.drop("b")
-        await asyncio.sleep(0)
-        files.sifter.drop("c")
-        await files.settle()
-        return files
-
-    files = asyncio.run(scenario())
-    assert files.admitted == ["a"] and files.sifter.names == set()
-
-
-def test_a_locked_database_delays_no_known_agent_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a wrong file has a last good version is asked until the bus answers."""
-    monkeypatch.setattr(sift, "RETRY_S", 0.0)
-
-    async def scenario() -> Files:
-        files = Files()
-        files.wrong, files.known, files.locked = {"known"}, {"known"}, 3
-        files.sifter.add(["known"])
-        await files.settle()
-        return files
-
-    assert asyncio.run(scenario()).admitted == ["known"]
+def test_status_stays_short() -> None:
+    """Agents with a version are shown, and new ones; of thousands of refused files the first."""
+    clock = ManualClock()
+    shared: Any = SimpleNamespace(clock=clock, chance=None, reaper=None, log=LOG)
+    agents = Agents(shared, Rules.of(SupervisorConfig()))
+    for name in ("zulu", "new", *(f"bad{n:03}" for n in range(250))):
+        slot = agents.slots[name] = Slot(name, shared, Rules.of(SupervisorConfig()), None)
+        slot.version = "v1" if name == "zulu" else ""
+        slot.problem = {"what": "is wrong"} if name.startswith("bad") else None
+    shown, unshown = agents.document()
+    names = [agent["name"] for agent in shown]
+    assert names == [*(f"bad{n:03}" for n in range(199)), "new", "zulu"] and unshown == 51
 
 
 def test_running_agents_pass_the_gate_first_then_the_latest_comer() -> None:

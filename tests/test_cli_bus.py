@@ -11,13 +11,16 @@ from pathlib import Path
 import apsw
 import pytest
 
-from agentd.bus import Bus
+from agentd.bus import Bus, sql
+from agentd.cli import main
+from agentd.commands import home as commands_home
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
+from agentd.storage import copies
 from tests.commandline import DEADLINE_S, agentd
 
 
@@ -186,6 +189,42 @@ def test_following_events_ends_quietly_on_ctrl_c(bus: Bus, tmp_path: Path) -> No
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 130
         assert process.stderr.read() == ""
+
+
+LONG_MS = 600_000  # far beyond a test's timeout
+WAITING = (
+    ("send", "note.added", "{}"),
+    ("trigger", "hello"),
+    ("dead", "retry", "1"),
+    ("dead", "drop", "1"),
+    ("prune",),
+    ("backup", "--restore", "copy.db"),
+)
+
+
+@pytest.mark.parametrize("words", WAITING, ids=" ".join)
+def test_ctrl_c_is_heeded_while_a_command_waits_for_the_lock(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A person who is tired of waiting is not made to wait for the end of it."""
+    event = bus.events.get(bus.publish("fetch", NewEvent("note.added", {})) or 0)
+    assert event is not None
+    bus.dead.add("hello", DeadReason.FAILED, "first", event)
+    copies.backup(bus.db.path, tmp_path / "copy.db")
+    monkeypatch.setenv("AGENTD_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands_home, "BUSY_MS", LONG_MS)
+    monkeypatch.setattr(copies, "EXCLUSIVE_MS", LONG_MS)
+    asked, before = bus.events.last_id(), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    bus.db.run(sql.BEGIN)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        assert main(words) == 130
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        bus.db.run(sql.ROLLBACK)
+    assert bus.events.last_id() == asked and len(bus.dead.list()) == 1, "nothing was done"
 
 
 def test_dead_letters(bus: Bus, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from agentd.supervisor.argv import Commands
 from agentd.supervisor.supervisor import Supervisor
 from agentd.worker.worker import Worker
 from tests.commandline import write_agent
+from tests.supervised import remove_sockets
 
 LOG: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
 
@@ -32,15 +33,17 @@ def wanted(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def paths(tmp_path: Path, wanted: bool) -> Paths:
+def paths(tmp_path: Path, wanted: bool) -> Iterator[Paths]:
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     paths.create()
+    paths.create_private()
     paths.daemon_file.write_text(f"[bus]\nfullfsync = {str(wanted).lower()}\n")
     write_agent(tmp_path, "hello")
     bus = Bus(paths.database)
     bus.accept("hello", "v1")
     bus.close()
-    return paths
+    yield paths
+    remove_sockets(paths)
 
 
 @pytest.fixture

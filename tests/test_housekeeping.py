@@ -27,7 +27,7 @@ from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, sweep
 from agentd.testing import ManualClock, wait_for
 from agentd.tools import Toolbox
 from agentd.worker.runner import use_scratch
-from agentd.worker.storage_wait import Patience
+from agentd.worker.storage_retry import StorageRetry
 from tests.supervised import LOOK_VARIABLE, QUICK, Daemon, daemon
 
 DEADLINE_S = 30.0
@@ -125,14 +125,14 @@ def test_nothing_is_too_old_by_a_clock_that_is_not_trusted(paths: Paths) -> None
 
     async def run() -> None:
         try:
-            await house._look()
+            await house._round()
             assert left() == 1
             clock.advance(TRUST_S)
-            await house._look()
+            await house._round()
             assert left() == 0
             bus.publish("x", NewEvent("note.added"))
             clock.set(clock.now() + timedelta(days=60))
-            await house._look()
+            await house._round()
             assert left() == 1
         finally:
             await house.closed()
@@ -274,17 +274,17 @@ def failing(errors: list[Exception]) -> Callable[[], str]:
 def test_patience_waits_and_says_so(stop: Stop) -> None:
     """Each try beats, so that nobody takes it for a hang; then all is well again."""
     heart = Heartbeats()
-    patiently = Patience(heart, stop, logger.get_logger(), 1.0)
+    retry = StorageRetry(heart, stop, logger.get_logger(), 1.0)
     errors: list[Exception] = [StorageError("full"), StorageError("full")]
-    assert patiently(failing(errors)) == "done"
-    assert heart.sent == ["waits", "waits", "idle"] and not patiently.waiting
+    assert retry(failing(errors)) == "done"
+    assert heart.sent == ["waits", "waits", "idle"] and not retry.waiting
 
 
 def test_patience_ends_with_a_stop_or_where_it_is_of_no_use(stop: Stop) -> None:
     """A damaged file is never waited for; an orderly stop does not wait for a full disk."""
-    patiently = Patience(Heartbeats(), stop, logger.get_logger(), 1.0)
+    retry = StorageRetry(Heartbeats(), stop, logger.get_logger(), 1.0)
     with pytest.raises(DamagedDatabase):
-        patiently(failing([DamagedDatabase("broken")]))
+        retry(failing([DamagedDatabase("broken")]))
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Stopped):
-        patiently(failing([StorageError("full")] * 100))
+        retry(failing([StorageError("full")] * 100))

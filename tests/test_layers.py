@@ -17,7 +17,7 @@ from agentd.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agentd"
-LEAN = "agentd/worker/lean.py"  # imports them first, and uses nothing of them
+DEFERRED = "agentd/worker/deferred.py"  # imports them first, and uses nothing of them
 # A library that may change under us, and the only places that may import it.
 IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},
@@ -27,11 +27,11 @@ IMPORTERS = {
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/reload.py"},
-    "structlog": {"agentd/logs/logger.py", LEAN},
+    "structlog": {"agentd/logs/logger.py", DEFERRED},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
     "tomli_w": {"agentd/commands/demo/temporary.py"},
-    "platformdirs": {"agentd/paths.py", LEAN},
+    "platformdirs": {"agentd/paths.py", DEFERRED},
 }
 
 TOP_MODULES_MAX = 16
@@ -114,6 +114,13 @@ def layers() -> list[str]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     found: list[str] = contracts["contracts"][0]["layers"]
     return found
+
+
+def test_paths_of_people_are_expanded_in_one_place() -> None:
+    """`expanduser` raises RuntimeError for an unknown user; `paths.expanded` says it clearly."""
+    for file in (*ROOT.glob("agentd/**/*.py"), *ROOT.glob("agents/*.py")):
+        found = [n.attr for n in ast.walk(ast.parse(file.read_text())) if type(n) is ast.Attribute]
+        assert file.name == "paths.py" or "expanduser" not in found, file
 
 
 def test_page_shows_the_layers() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
+from agentd.admission.precheck import precheck
 from agentd.config.agent import Permissions
 from agentd.doctor import setup
 from agentd.doctor.finding import problem
@@ -20,7 +21,7 @@ from agentd.llm import wire
 from agentd.llm.address import Address
 from agentd.llm.endpoint import Endpoint
 from agentd.macos import developer_tools, privacy
-from agentd.macos.consent import Consent
+from agentd.macos.folder_access import FolderAccess
 from agentd.paths import discover
 from agentd.tools import Toolbox, git, git_command
 
@@ -84,26 +85,26 @@ def test_a_search_says_which_folders_it_could_not_open(home: Path) -> None:
 
 
 def test_status_says_which_folder_needs_consent(home: Path) -> None:
-    """The supervisor looks by itself, early, and the problem goes when the person has agreed."""
+    """The supervisor tries by itself, early, and the problem goes when the person has agreed."""
     paths = discover({"AGENTD_HOME": str(home / "agentd")})
     paths.agents_d.mkdir(parents=True)
     agent = paths.agents_d / "reader.toml"
+    access = FolderAccess(lambda: precheck("reader", paths).folders, structlog.get_logger())
     agent.write_text('enabled = false\n[params]\nrepo = "~/Documents/notes"\n')
-    consent = Consent(paths, structlog.get_logger())
-    consent.look()
-    assert consent.problem is None
+    access.try_now()
+    assert access.problem is None
     for text in (
         '[params]\nrepo = "~/Documents/notes"\ncount = 1\n',
         '[permissions]\nread = ["~/b.txt", "~/Documents/notes/a.txt"]\n',
     ):
         agent.write_text(text)
-        consent.look()
-        assert consent.problem is not None
-        assert consent.problem["where"] == str(home / "Documents" / "notes")
-        assert "Full Disk Access" in consent.problem["hint"]
+        access.try_now()
+        assert access.problem is not None
+        assert access.problem["where"] == str(home / "Documents" / "notes")
+        assert "Full Disk Access" in access.problem["hint"]
     agent.write_text('[permissions]\nread = ["~/b.txt"]\n')
-    consent.look()
-    assert consent.problem is None
+    access.try_now()
+    assert access.problem is None
 
 
 def test_the_doctor_repeats_what_the_daemon_was_refused(
@@ -172,7 +173,7 @@ def test_the_stand_in_of_a_missing_git_is_never_run(
         program.chmod(0o755)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(developer_tools, "DEVELOPER_FOLDERS", (tmp_path / "none", tools))
-    monkeypatch.setattr(developer_tools, "STAND_INS", {str(apple / "git")})
+    monkeypatch.setattr(developer_tools, "SHIMS", {str(apple / "git")})
     assert developer_tools.which("git", f"{apple}:{brew}") == str(brew / "git")
     assert developer_tools.which("git", str(apple)) is None
     monkeypatch.setattr(git_command, "PROGRAM_PATH", str(apple))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +75,6 @@ def server(
             assert server.chat(**CALLING)[0] == 200
         yield server, psutil.Process(process.pid)
         assert process.poll() is None
-    shutil.rmtree(places.sockets)  # lies elsewhere where the folder's name is long
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentd.admission.admit import admit
-from agentd.admission.first_look import find
+from agentd.admission.precheck import find
 from agentd.config.__main__ import schemas
 from agentd.config.agent import check_agent_name, load_agent
 from agentd.config.duration import parse

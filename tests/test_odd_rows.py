@@ -10,7 +10,7 @@ from agentd.bus import Bus, schema, sql
 from agentd.cli import main
 from agentd.config.agent import Limits
 from agentd.config.daemon import RetentionConfig
-from agentd.errors import AgentdError, SessionFailed
+from agentd.errors import AgentdError, RowRefused, SessionFailed
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover
 from agentd.sessions.session import Session
@@ -149,7 +149,7 @@ def test_any_value_in_any_column_of_the_outbox(
 def test_a_rule_says_what_belongs_there(column: str, value: str, tmp_path: Path) -> None:
     """The person who writes the row reads at once what is wrong with it."""
     bus = Bus(tmp_path / "a.db")
-    with pytest.raises(apsw.ConstraintError, match=f"{column} is "):
+    with pytest.raises(RowRefused, match=f"{column} is "):
         bus.db.run(_with(column, value))
     assert bus.publish("person", NewEvent("a.b")) == 1
 
@@ -163,7 +163,7 @@ def test_an_id_is_not_changed(tmp_path: Path) -> None:
     """At the highest id that there is nothing could be written any more."""
     bus = Bus(tmp_path / "a.db")
     bus.publish("person", NewEvent("a.b"))
-    with pytest.raises(apsw.ConstraintError):
+    with pytest.raises(RowRefused):
         bus.db.run("UPDATE outbox SET id = 9223372036854775807")
     bus.db.run(_with("id", str(2**53)))  # the highest that may be given by hand
     assert bus.publish("person", NewEvent("a.b")) == 2**53 + 1

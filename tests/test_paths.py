@@ -4,8 +4,9 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from platformdirs.macos import MacOS
@@ -13,14 +14,17 @@ from platformdirs.unix import Unix
 
 from agentd.bus import Bus
 from agentd.bus.wake import Waker, socket_path
-from agentd.config.agent import load_agent
+from agentd.config.agent import Permissions, load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.doctor.machine import limits
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, PermissionRefused, StorageError
+from agentd.llm.listing import read_key
 from agentd.logs import logger
-from agentd.paths import Paths, discover
+from agentd.models import store
+from agentd.paths import Paths, discover, expanded
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.testing import ManualClock
+from agentd.tools import Toolbox
 
 LONGEST_NAME = "a" * 48
 
@@ -50,7 +54,8 @@ def test_on_macos_sockets_have_a_short_path(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_longest_name_is_what_the_paths_allow_for(deep: Paths) -> None:
     """An agent with the longest name that is allowed can be woken in the deepest home."""
-    deep.create()
+    deep.create_private()
+    deep.agents_d.mkdir(parents=True)
     file = deep.agents_d / f"{LONGEST_NAME}.toml"
     file.write_text('agent = "task"\ndone = "It is done."\n')
     load_agent(file)
@@ -78,7 +83,7 @@ def test_a_folder_for_sockets_that_is_not_ours_is_refused(deep: Paths, thing: st
         deep.sockets.touch()
     try:
         with pytest.raises(StorageError, match="cannot create this folder") as caught:
-            deep.create()
+            deep.create_private()
         assert caught.value.where == str(deep.sockets)
         assert elsewhere.stat().st_mode & 0o777 == 0o755
     finally:
@@ -90,7 +95,7 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
 
     At every look: a Mac may wake from as long a sleep, in which no hour passed for the daemon.
     """
-    deep.create()
+    deep.create_private()
     waker, clock = Waker(deep.wake, "reader"), ManualClock()
     Bus(deep.database, clock=clock).close()
     old = time.time() - 4 * 86_400
@@ -104,7 +109,7 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
             for _ in range(2):
                 for path in things:
                     os.utime(path, (old, old))
-                await house._look()
+                await house._round()
                 fresh.append([path.stat().st_mtime > old + 86_400 for path in things])
         finally:
             assert house._thread is not None
@@ -169,3 +174,35 @@ def test_one_home_has_one_folder_for_sockets(tmp_path: Path, deep: str) -> None:
         len(os.fsencode(socket_path(discover({"AGENTD_HOME": home}).wake, LONGEST_NAME))) < 104
         for home in spellings
     )
+
+
+NOBODY = "~nobody-of-this-name/x"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda paths: expanded(NOBODY),
+        lambda paths: store.resolve(NOBODY, paths.models),
+        lambda paths: store.pull(NOBODY, paths.models),
+        lambda paths: read_key(Path(NOBODY)),
+    ],
+)
+def test_nobodys_home_folder_is_one_clear_error(
+    tmp_path: Path, use: Callable[[Paths], Any]
+) -> None:
+    """`Path.expanduser` raises RuntimeError for it, which a person saw as a traceback."""
+    with pytest.raises(ConfigError) as caught:
+        use(discover({"AGENTD_HOME": str(tmp_path)}))
+    assert caught.value.what == "no such home folder"
+    assert NOBODY in caught.value.where and caught.value.hint
+
+
+def test_a_permission_in_nobodys_home_allows_nothing(tmp_path: Path) -> None:
+    """Neither a program nor a folder, and the others of the list are still found."""
+    tools = Toolbox(Permissions(run=(NOBODY, "true"), read=(NOBODY, str(tmp_path))))
+    assert tools.call("RunCommand", {"program": "true", "args": []}).value["exit"] == 0
+    with pytest.raises(PermissionRefused):
+        tools.call("RunCommand", {"program": NOBODY, "args": []})
+    (tmp_path / "a.txt").write_text("a")
+    assert tools.call("ReadFile", {"path": str(tmp_path / "a.txt")}).value

@@ -22,7 +22,6 @@ from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
 from agentd.storage.health import sound
 from agentd.storage.repair import repair
-from agentd.storage.salvage import unreadable
 from agentd.testing import ManualClock
 from agentd.whole import PARTIAL
 
@@ -151,13 +150,13 @@ def test_any_page_may_be_damaged(whole: Path, tmp_path: Path, part: int, zero: b
 
 
 def test_many_damaged_pages(whole: Path, tmp_path: Path) -> None:
-    """A third of the file is gone; the rest is saved, and a sound database comes of it."""
+    """A third of the file is gone: the ends are saved, and a sound database comes of it."""
     pages = whole.stat().st_size // PAGE
     path = damaged(whole, tmp_path, *(set(range(21, pages, 3)) - lists_of_tables(whole)))
     done = repair(path, ManualClock())
     after = rows(path)
-    assert 50 < len(after["outbox"]) < 300 and done.missing["outbox"]
-    assert rows(path)["outbox"] <= rows(whole)["outbox"]
+    assert 0 < len(after["outbox"]) < 300 and done.missing["outbox"]
+    assert after["outbox"] <= rows(whole)["outbox"] and sound(path)
 
 
 def test_an_unfinished_session_that_lost_steps_is_given_up(tmp_path: Path) -> None:
@@ -315,30 +314,6 @@ def test_an_older_database_is_repaired_as_it_was(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(apsw.SQLError):
         repair(path, ManualClock())
-
-
-def test_the_search_for_what_is_unreadable() -> None:
-    """Every readable number is taken once, every other one is told, in few probes."""
-    broken = {7, 8, 9, 40, 41, 99}
-    taken: list[int] = []
-    probes = 0
-
-    def read(low: int, high: int, down: bool) -> int | None:
-        nonlocal probes
-        probes += 1
-        for n in range(high, low - 1, -1) if down else range(low, high + 1):
-            if n in broken:
-                return n + 1 if down else n - 1
-            taken.append(n)
-        return None
-
-    lost = [n for low, high in unreadable(1, 1000, read) for n in range(low, high + 1)]
-    assert sorted(lost) == sorted(broken)
-    assert sorted(taken) == [n for n in range(1, 1001) if n not in broken]
-    assert probes < 60
-
-
-# --- copies
 
 
 def test_a_backup_is_private_checked_and_taken_while_others_write(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_an_interpreter_that_is_being_upgraded_parks_nobody() -> None:
         clock = ManualClock()
         life = Life(RULES, clock, random.Random(1))
         log: Any = structlog.get_logger()
-        child = Managed("a", spawn, life, Reaper(clock), lambda *_: None, log=log, clock=clock)
+        child = Managed("a", spawn, life, Reaper(clock), log=log, clock=clock)
         for _ in range(2 * RULES.crashes):
             child.start()
         return life
@@ -261,7 +261,7 @@ def test_a_model_server_that_was_given_up_is_tried_again(
     life = Life(RULES, clock, random.Random(1))
     log: Any = structlog.get_logger()
     reaper = Reaper(clock)
-    host = ModelHost(paths, config, Commands(), life, reaper, lambda *_: None, log=log, clock=clock)
+    host = ModelHost(paths, config, Commands(), life, reaper, log=log, clock=clock)
 
     def spawn() -> Child:
         tried.append(clock.monotonic())
@@ -272,12 +272,12 @@ def test_a_model_server_that_was_given_up_is_tried_again(
         life.unstartable("aborted")
     assert life.state is WorkerState.PARKED
     for _ in range(2):
-        host.look_again()
+        host.poll()
         clock.advance(PARKED_S - 1)
-        host.look_again()
+        host.poll()
         clock.advance(1)
         before = len(tried)
-        host.look_again()
+        host.poll()
         assert len(tried) == before + 1
         assert life.state is WorkerState.PARKED, "one try, not a whole loop"
 

@@ -1,6 +1,7 @@
 """The database file: opening it, its contract tables, and its migrations."""
 
 import contextlib
+import time
 from pathlib import Path
 
 import apsw
@@ -111,13 +112,26 @@ def test_a_migration_that_fails_leaves_the_version_before(
 
 
 def test_the_connection_is_set_up_for_many_processes(tmp_path: Path) -> None:
-    """WAL, a busy timeout, and a WAL file that shrinks again."""
+    """WAL, and a WAL file that shrinks again."""
     db = schema.connect(tmp_path / "a.db")
     assert db.pragma("journal_mode") == "wal"
     assert db.pragma("synchronous") == 1
-    assert db.pragma("busy_timeout") == schema.BUSY_TIMEOUT_MS
     assert db.pragma("foreign_keys") == 1
     assert db.pragma("journal_size_limit") == schema.JOURNAL_SIZE_LIMIT_BYTES
+
+
+def test_a_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+    """As long as it says, each time anew."""
+    holder = schema.connect(tmp_path / "a.db")
+    db = schema.connect(tmp_path / "a.db", schema.Opening(busy_ms=50))
+    holder.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(apsw.BusyError):
+            db.execute("BEGIN IMMEDIATE")
+        assert time.monotonic() - began >= 0.05
+    holder.execute("ROLLBACK")
+    db.execute("BEGIN IMMEDIATE")
 
 
 def test_full_sync_waits_for_the_disk_itself(tmp_path: Path) -> None:

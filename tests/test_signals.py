@@ -26,7 +26,7 @@ from agentd.paths import discover
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.lock import LockFile
 from agentd.process.stop import Cancel
-from agentd.supervisor.home_files import Files
+from agentd.supervisor.home_files import HomeFiles
 from tests.supervised import DEADLINE_S, FILE, Daemon, daemon, wait_for
 
 
@@ -205,7 +205,7 @@ def test_a_second_signal_ends_the_rescue_of_a_removed_database(tmp_path: Path) -
         hurry = asyncio.Event()
         unused: Any = None
         stuck: Any = Stuck()
-        files = Files(paths, LockFile(paths.lock), SystemClock(), unused)
+        files = HomeFiles(paths, LockFile(paths.lock), SystemClock(), unused)
         asyncio.get_running_loop().call_soon(hurry.set)
         return await asyncio.wait_for(files.rescue(stuck, unused, hurry), DEADLINE_S)
 

@@ -28,7 +28,7 @@ from agentd.paths import discover
 from agentd.sessions.sessions import Sessions
 from agentd.states import SessionState
 from agentd.storage.rows import Rows
-from agentd.supervisor.children import RECENT_S, TICK_S, Awake
+from agentd.supervisor.children import RECENT_S, TICK_S, SleepDetector
 from agentd.testing import FakeModelServer, ManualClock, wait_for
 from agentd.worker.schedule import SPREAD_S, Spread, Timetable, reconcile
 from tests.commandline import DEADLINE_S, write_agent
@@ -209,18 +209,18 @@ def test_no_run_twice_however_the_clock_jumps(
 def test_a_supervisor_knows_that_it_stood_still() -> None:
     """For a moment after it woke, whoever asks; not when a look is only a little late."""
     clock = ManualClock()
-    awake = Awake(clock)
+    detector = SleepDetector(clock)
     for _ in range(3):
         clock.advance(TICK_S + 0.5)
-        assert awake.look() == 0
+        assert detector.check() == 0
     clock.advance(3600)
-    assert awake.look() == 3600
+    assert detector.check() == 3600
     clock.advance(RECENT_S / 2)
-    assert awake.look() == 3600, "another child's timer may be the second to ask"
+    assert detector.check() == 3600, "another child's timer may be the second to ask"
     clock.advance(TICK_S)
-    awake.look()
+    detector.check()
     clock.advance(TICK_S)
-    assert awake.look() == 0
+    assert detector.check() == 0
 
 
 def test_a_tree_that_stood_still_kills_nobody(tmp_path: Path) -> None:

@@ -6,16 +6,22 @@ The daemon, its workers and commands are the real ones; only the model is a doub
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
 from agentd.bus import Bus
+from agentd.errors import StorageError
 from agentd.events import NewEvent
+from agentd.process.lock import LockFile
+from agentd.storage.health import holders
+from agentd.storage.place import kept
 from tests.commandline import agentd
 from tests.livehome import Home, a_home
+from tests.supervised import suspend
 
 PAGE = 4096
 
@@ -74,6 +80,145 @@ def test_a_replaced_database_stays_and_the_old_one_is_kept(home: Home) -> None:
     home.until(lambda: len(home.answered()) == 2, "it goes on from the copy")
     assert home.rows("PRAGMA integrity_check") == [("ok",)]
     home.stop()
+
+
+def emptied(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
+def moved_away(path: Path) -> None:
+    (path.parent / "away").mkdir()
+    path.rename(path.parent / "away" / path.name)
+
+
+def copied_over(path: Path) -> None:
+    path.with_suffix(".copy").write_bytes(path.read_bytes())
+    path.with_suffix(".copy").replace(path)
+
+
+WAYS: dict[str, Callable[[Path], object]] = {
+    "removed": Path.unlink,
+    "replaced": emptied,
+    "moved": moved_away,
+    "copied": copied_over,
+}
+LOST: dict[str, tuple[tuple[str, ...], Callable[[Path], object]]] = {
+    **{f"index {way}": (("-shm",), WAYS[way]) for way in ("removed", "replaced", "moved")},
+    **{f"log {way}": (("-wal",), lose) for way, lose in WAYS.items()},
+    "log and index removed": (("-wal", "-shm"), Path.unlink),
+    "all removed": (("", "-wal", "-shm"), Path.unlink),
+    "file moved": (("",), moved_away),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_whatever_of_the_database_goes_nothing_acknowledged_is_lost(home: Home, lost: str) -> None:
+    """Its log and its index are as much of it as its file; and who is refused can tell."""
+    ends, lose = LOST[lost]
+    home.start()
+    sent = [int(home.send().stdout.split()[1])]
+    home.until(lambda: home.answered() == sent, "it is answered")
+    for end in ends:
+        lose(home.paths.database.with_name(home.paths.database.name + end))
+    refused = home.send()
+    if refused.returncode == 0:
+        sent.append(int(refused.stdout.split()[1]))
+    else:
+        assert refused.returncode == 1 and "removed or replaced" in refused.stderr
+    code, said = home.ended()
+    assert code == 75 and "Traceback" not in said
+    assert f"agentd.db{ends[0]}: this file was removed or replaced" in said and "put back" in said
+    looked = agentd(home.root, "doctor", "--json")
+    told = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
+    assert "removed or replaced" in told["daemon"]["what"]
+    assert [p.name for p in home.root.glob("agentd.db*")] == ["agentd.db"]
+    assert home.rows("PRAGMA integrity_check") == [("ok",)]
+    kept = [row[0] for row in home.rows("SELECT id FROM outbox WHERE event_type = 'note.added'")]
+    assert kept == sent
+    home.start()
+    sent.append(int(home.send().stdout.split()[1]))
+    home.until(lambda: home.answered() == sent, "it goes on, and repeats nothing")
+    home.stop()
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_who_comes_before_the_daemon_noticed_is_told(home: Home, end: str) -> None:
+    """It would see less than there is; what it wrote would be lost, and damage what is there."""
+    home.start()
+    assert home.process is not None
+    suspend(home.process.pid)
+    try:
+        home.paths.database.with_name(f"agentd.db{end}").unlink()
+        before = sorted(home.root.glob("agentd.db*"))
+        for words in (("send", "note.added", "{}"), ("trigger", "hello"), ("events",), ("backup",)):
+            done = agentd(home.root, *words)
+            assert done.returncode == 1, words
+            assert f"agentd.db{end}: this file was removed or replaced" in done.stderr
+        looked = agentd(home.root, "doctor", "--json")
+        told = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
+        assert "removed or replaced" in told["database"]["what"]
+        assert sorted(home.root.glob("agentd.db*")) == before, "nobody made one anew"
+    finally:
+        os.kill(home.process.pid, signal.SIGCONT)
+    assert home.ended()[0] == 75
+
+
+def test_what_went_just_before_a_stop_is_saved(home: Home) -> None:
+    """A stop does not wait for the next look."""
+    home.start()
+    sent = [int(home.send().stdout.split()[1])]
+    home.until(lambda: home.answered() == sent, "it is answered")
+    assert home.process is not None
+    suspend(home.process.pid)
+    home.paths.database.with_name("agentd.db-wal").unlink()
+    home.process.terminate()
+    os.kill(home.process.pid, signal.SIGCONT)
+    code, said = home.ended()
+    assert code == 75 and "put back" in said
+    assert home.answered() == sent
+
+
+def test_files_of_an_earlier_run_are_nobodys(home: Home) -> None:
+    """After a kill the lock still names them, and who opens the database last removes them."""
+    home.start()
+    assert home.process is not None
+    home.process.kill()
+    home.ended()
+    home.until(lambda: not holders(home.paths.database).open, "its workers are gone, too")
+    for _ in range(2):
+        assert home.send().returncode == 0
+    home.start()
+    home.until(lambda: len(home.answered()) == 2, "all is answered")
+    home.stop()
+    assert home.send().returncode == 0
+
+
+def test_a_lock_that_was_made_again_names_the_files(home: Home) -> None:
+    """Else a cleaner of temporary folders would take the protection away."""
+    home.start()
+    home.paths.lock.unlink()
+    home.until(LockFile(home.paths.lock).held, "it is there again")
+    assert home.send().returncode == 0
+    assert home.process is not None
+    suspend(home.process.pid)
+    home.paths.database.with_name("agentd.db-shm").unlink()
+    assert home.send().returncode == 1
+    os.kill(home.process.pid, signal.SIGCONT)
+    assert home.ended()[0] == 75
+
+
+def test_what_was_committed_into_files_that_went_is_not_acknowledged(tmp_path: Path) -> None:
+    """A command may have waited for the lock while somebody removed them."""
+    database = tmp_path / "agentd.db"
+    bus = Bus(database)
+    with kept(bus):
+        bus.publish("person", NewEvent("note.added", {}))
+    with pytest.raises(StorageError, match="removed or replaced") as error, kept(bus):
+        bus.publish("person", NewEvent("note.added", {}))
+        database.with_name("agentd.db-shm").unlink()
+    assert "may be lost" in error.value.hint
+    bus.close()
 
 
 # --- damage

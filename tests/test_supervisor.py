@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import psutil
@@ -28,7 +29,6 @@ from agentd.states import Priority
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.checks import DEADLINE_S
 from agentd.supervisor.client import query
-from agentd.testing import ManualClock
 from tests.supervised import FILE, QUICK, Daemon, alive, daemon, state, suspend, wait_for
 
 
@@ -247,13 +247,10 @@ def test_a_supervisor_that_starts_waits_for_a_folder_that_cannot_be_read(
     paths.agents_d.mkdir(parents=True)
     (paths.agents_d / "one.toml").touch()
     log: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
-    unused: Any = None
     records: Any = Records()
-    agents = Agents(
-        *(paths, unused, unused, records, unused, unused, unused, unused),
-        log=log,
-        clock=ManualClock(),
-    )
+    shared: Any = SimpleNamespace(paths=paths, records=records, log=log)
+    unused: Any = None
+    agents = Agents(shared, unused)
 
     async def run() -> None:
         with unreadable(paths.agents_d):

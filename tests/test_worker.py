@@ -19,6 +19,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.sessions import Sessions
 from agentd.states import Exit, Priority, SessionState
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
+from tests.supervised import remove_sockets
 
 TASK = """\
 agent = "task"
@@ -41,6 +42,7 @@ class Home:
         self.root = root
         self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
         self.paths.create()
+        self.paths.create_private()
         self.notes = root / "notes"
         self.notes.mkdir()
         (self.notes / "a.txt").write_text("buy milk")
@@ -78,6 +80,7 @@ class Home:
             worker.kill()
             worker.wait()
         self.bus.close()
+        remove_sockets(self.paths)
 
 
 @pytest.fixture

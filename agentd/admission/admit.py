@@ -13,20 +13,23 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared
-from agentd.admission.first_look import Waiting, find, first
+from agentd.admission.precheck import Waiting, find, first
 from agentd.admission.version import (
+    CONFIG,
     FORMAT,
     MANIFEST,
     MODULE,
     Accepted,
     SourceFile,
     Version,
+    accepted_in,
     digest_of,
     file_digest,
     intact,
@@ -35,9 +38,9 @@ from agentd.admission.version import (
     user_error,
 )
 from agentd.agent import Kit
-from agentd.config.agent import check_agent_name, load_agent
-from agentd.config.toml import UTF_16, as_text
-from agentd.errors import AgentdError, ConfigError, PermissionRefused, StorageError, ToolError
+from agentd.config.agent import check_agent_name, validate_agent
+from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
+from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
@@ -60,18 +63,19 @@ def admit(name: str, paths: Paths) -> Accepted:
     """
     toml = paths.agents_d / f"{name}.toml"
     check_agent_name(name, where=str(toml))
-    config = load_agent(toml)
-    sources = [_read(toml, "agent.toml"), *find_sources(config.agent, paths, str(toml))]
+    own = SourceFile(toml, CONFIG, read_small(toml))
+    config = validate_agent(parse_toml(own.data, toml), toml)
+    sources = [own, *find_sources(config.agent, paths, str(toml))]
     digest = digest_of(
         FORMAT, __version__, BAML_VERSION, name, *[(s.place, s.data) for s in sources]
     )
     folder = paths.versions / name / digest
     with _locked(folder.parent):
-        if (accepted := intact(folder)) is None:
+        if (manifest := intact(folder)) is None:
             shutil.rmtree(folder, ignore_errors=True)
-            accepted = _build(name, digest, sources, folder, toml)
-        os.utime(folder)  # the newest ones are kept, see retention
-    return accepted
+            manifest = _build(Accepted(name, digest, "", folder, config), sources)
+        os.utime(folder)  # the newest ones are kept, see `prune`
+    return accepted_in(folder, manifest, config)
 
 
 def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
@@ -96,9 +100,7 @@ def _read(path: Path, place: str) -> SourceFile:
     try:
         data = read_start(path, SOURCE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions"
-        ) from error
+        raise unreadable(error, path) from error
     if len(data) > SOURCE_BYTES_MAX:
         raise ConfigError(
             f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
@@ -113,7 +115,7 @@ def _text(data: bytes, path: Path) -> bytes:
     they are declared; but neither a NUL nor UTF-16.
     """
     odd = data.startswith(UTF_16) or b"\0" in data
-    if path.suffix == ".toml" or (path.suffix == ".py" and not odd):
+    if path.suffix == ".py" and not odd:
         return data
     try:
         return as_text(data, path).encode()
@@ -122,54 +124,62 @@ def _text(data: bytes, path: Path) -> bytes:
         raise ConfigError(what, where=error.where, hint=error.hint) from error
 
 
-def _build(name: str, digest: str, sources: list[SourceFile], folder: Path, toml: Path) -> Accepted:
-    """Check everything and write the folder; on an error nothing is left of it."""
+def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
+    """Check everything and write the folder; return its manifest. On an error nothing is left."""
+    folder = wanted.folder
     build = Path(tempfile.mkdtemp(prefix=BUILD_PREFIX, dir=folder.parent))
+    hint = "make room, or make the folder writable"
     try:
-        for source in sources:
-            (build / source.place).parent.mkdir(exist_ok=True)
-            (build / source.place).write_bytes(source.data)
-        config = load_agent(build / "agent.toml")
-        module = next(source for source in sources if source.place == MODULE)
-        draft = make_version(Accepted(name, digest, "", build, config), module, toml)
-        check_declared(draft.agent, draft.publishes, str(module.origin))
-        _permitted(draft, toml, module.origin)
-        baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
-        compile_client(build, baml)
-        _renders(draft, module.origin, baml[f"{config.agent}.baml"])
-        publishes = sorted(draft.publishes)
-        code_hash = digest_of(
-            BAML_VERSION,
-            draft.params.model_dump_json(),
-            config.done,
-            config.permissions.model_dump_json(),
-            *[(s.place, s.data) for s in sources if s.place != "agent.toml"],
-        )
-        files = sorted(p for p in build.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-        manifest = {
-            "format": FORMAT,
-            "name": name,
-            "hash": digest,
-            "code_hash": code_hash,
-            "agentd": __version__,
-            "baml": BAML_VERSION,
-            "publishes": publishes,
-            "from": {source.place: str(source.origin) for source in sources},
-            "files": {str(p.relative_to(build)): file_digest(p) for p in files},
-        }
-        (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _make_private(build)
-        put_in_place(build, folder)
-    except BaseException as error:
+        with storage_errors(folder, hint, "the version cannot be written"):
+            for source in sources:
+                (build / source.place).parent.mkdir(exist_ok=True)
+                (build / source.place).write_bytes(source.data)
+            version = _checked(replace(wanted, folder=build), sources)
+            manifest = _manifest(version, sources)
+            (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            _make_private(build)
+            put_in_place(build, folder)
+    except BaseException:
         shutil.rmtree(build, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise StorageError(
-                f"the version cannot be written: {error.strerror}",
-                where=str(folder),
-                hint="make room, or make the folder writable",
-            ) from error
         raise
-    return Accepted(name, digest, code_hash, folder, config, tuple(publishes))
+    return manifest
+
+
+def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
+    """Import the module, compile the prompts, and check that all of it fits together."""
+    toml = sources[0].origin
+    module = next(source for source in sources if source.place == MODULE)
+    version = make_version(draft, module, toml)
+    check_declared(version.agent, version.publishes, str(module.origin))
+    _permitted(version, toml, module.origin)
+    baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
+    compile_client(draft.folder, baml)
+    _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
+    return version
+
+
+def _manifest(version: Version, sources: list[SourceFile]) -> dict[str, Any]:
+    """Return what stands beside a version's files: whose it is, and each one's digest."""
+    draft = version.accepted
+    code_hash = digest_of(
+        BAML_VERSION,
+        version.params.model_dump_json(),
+        draft.config.done,
+        draft.config.permissions.model_dump_json(),
+        *[(s.place, s.data) for s in sources if s.place != CONFIG],
+    )
+    files = [p for p in draft.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return {
+        "format": FORMAT,
+        "name": draft.name,
+        "hash": draft.hash,
+        "code_hash": code_hash,
+        "agentd": __version__,
+        "baml": BAML_VERSION,
+        "publishes": sorted(version.publishes),
+        "from": {source.place: str(source.origin) for source in sources},
+        "files": {str(p.relative_to(draft.folder)): file_digest(p) for p in sorted(files)},
+    }
 
 
 def _make_private(folder: Path) -> None:
@@ -275,15 +285,9 @@ def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an agent's versions folder, and clear what a killed build left in it."""
-    try:
+    with storage_errors(folder, "make the folder writable"):
         private_folder(folder)
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}",
-            where=str(folder),
-            hint="make the folder writable",
-        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         for left in folder.glob(f"{BUILD_PREFIX}*"):  # nobody else builds while we hold the lock
@@ -301,31 +305,24 @@ def main(argv: list[str]) -> int:
     out = sys.stdout
     sys.stdout = sys.stderr  # the agent's module may print while it is imported
     name, *home = argv or [""]
-    outcome: dict[str, Any]
+    outcome: dict[str, Any] = {"name": name}
     try:
-        accepted = admit(name, discover({HOME_VARIABLE: home[0]}) if home else discover())
+        version = admit(name, discover({HOME_VARIABLE: home[0]}) if home else discover())
     except AgentdError as error:
         code = error.exit_code
-        outcome = {
-            "ok": False,
-            "name": name,
-            "waiting": isinstance(error, Waiting),
-            "error": {"what": error.what, "where": error.where, "hint": error.hint},
-        }
+        outcome |= {"ok": False, "waiting": isinstance(error, Waiting), "error": error.document()}
     else:
-        code = Exit.OK
-        config = accepted.config
-        outcome = {
+        code, config = Exit.OK, version.config
+        outcome |= {
             "ok": True,
-            "name": name,
-            "version": accepted.hash,
-            "code_hash": accepted.code_hash,
-            "folder": str(accepted.folder),
+            "version": version.hash,
+            "code_hash": version.code_hash,
+            "folder": str(version.folder),
             "enabled": config.enabled,
             "start": config.start,
-            "subscribe": list(config.subscribe),
-            "schedule": None if config.schedule is None else config.schedule.name,
-            "publishes": list(accepted.publishes),
+            "subscribe": config.subscribe,
+            "schedule": config.schedule and config.schedule.name,
+            "publishes": version.publishes,
         }
     print(json.dumps(outcome), file=out, flush=True)
     return int(code)

@@ -19,12 +19,13 @@ from agentd.admission.declared import check_list
 from agentd.agent import Agent
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
-from agentd.errors import ConfigError
+from agentd.errors import BrokenVersion, ConfigError
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
 MANIFEST = "manifest.json"
-MODULE = "agent.py"  # the module's place in a version folder
+# Places in a version folder: the configuration and the module.
+CONFIG, MODULE = "agent.toml", "agent.py"
 UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
@@ -69,25 +70,56 @@ def read_version(folder: Path) -> Accepted:
     """Read an accepted version's manifest and configuration; imports nothing of it.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
     """
-    accepted = intact(folder)
-    if accepted is None:
-        raise ConfigError(
-            "this version is incomplete or was changed",
-            where=str(folder),
-            hint="`agentd reload` builds it again",
-        )
-    return accepted
+    manifest = intact(folder)
+    if manifest is None:
+        raise _incomplete(folder)
+    return accepted_in(folder, manifest, load_agent(folder / CONFIG))
+
+
+def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) -> Accepted:
+    """Return the version that a folder holds, its manifest and configuration being read."""
+    return Accepted(
+        name=manifest["name"],
+        hash=folder.name,
+        code_hash=manifest["code_hash"],
+        folder=folder,
+        config=config,
+        publishes=tuple(manifest.get("publishes", ())),
+    )
 
 
 def load_version(folder: Path) -> Version:
-    """Import an accepted version.
+    """Read and import an accepted version.
 
     Raises:
-        ConfigError: it is incomplete or was changed since.
+        BrokenVersion: it is incomplete or was changed since.
+        ConfigError: it cannot be imported.
     """
-    return make_version(read_version(folder), module_of(folder), folder / "agent.toml")
+    return import_version(read_version(folder))
+
+
+def import_version(accepted: Accepted) -> Version:
+    """Import an accepted version that was read before.
+
+    Raises:
+        BrokenVersion: it is incomplete by now.
+        ConfigError: it cannot be imported.
+    """
+    try:
+        module = module_of(accepted.folder)
+    except (OSError, ValueError) as error:
+        raise _incomplete(accepted.folder) from error
+    return make_version(accepted, module, accepted.folder / CONFIG)
+
+
+def _incomplete(folder: Path) -> BrokenVersion:
+    return BrokenVersion(
+        "this version is incomplete or was changed",
+        where=str(folder),
+        hint="`agentd reload` builds it again",
+    )
 
 
 def module_of(folder: Path) -> SourceFile:
@@ -212,25 +244,18 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     return params
 
 
-def intact(folder: Path) -> Accepted | None:
-    """Return the version in `folder`, or None if it is missing, incomplete or changed."""
+def intact(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a version, or None if it is missing, incomplete or changed."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] not in READABLE or manifest["hash"] != folder.name:
             return None
         for place, digest in manifest["files"].items():
             if file_digest(folder / place) != digest:
                 return None
-        return Accepted(
-            name=str(manifest["name"]),
-            hash=folder.name,
-            code_hash=str(manifest["code_hash"]),
-            folder=folder,
-            config=load_agent(folder / "agent.toml"),
-            publishes=tuple(str(kind) for kind in manifest.get("publishes", ())),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # the caller builds it anew, or says so
+    return manifest
 
 
 def file_digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import apsw
 
 from agentd.bus import ours, schema, sql
-from agentd.errors import DamagedDatabase
+from agentd.errors import DamagedDatabase, RowRefused
 
 # What a rule of the tables refuses, or JSON that nests deeper than SQLite reads.
 REFUSED = (apsw.ConstraintError, apsw.SQLError)
@@ -93,6 +93,7 @@ class Database:
 
         Raises:
             DamagedDatabase: the file is damaged.
+            RowRefused: a rule of the tables, or a trigger, does not let it be written.
             StorageError: the file is full, locked or not writable.
         """
         if threading.get_ident() != self._thread:
@@ -102,10 +103,14 @@ class Database:
             return self.connection.execute(statement, arguments).fetchall()
         except schema.OPERATIONAL as error:
             raise schema.storage_error(error, self.path) from error
-        except apsw.SQLError as error:
-            if not ours.LACKS.match(str(error)):
-                raise
-            raise ours.foreign(self.path, str(error)) from error
+        except REFUSED as error:
+            if ours.LACKS.match(str(error)):
+                raise ours.foreign(self.path, str(error)) from error
+            raise RowRefused(
+                f"the database refused the row: {error}",
+                where=str(self.path),
+                hint="did somebody add a trigger, a view or a rule to its tables?",
+            ) from error
         except UnicodeDecodeError as error:
             kind = Undecodable if len(error.object) < PAGE_BYTES else DamagedDatabase
             raise kind(
@@ -142,8 +147,8 @@ class Database:
         """
         try:
             return str(self.run(sql.STRICT_JSON, (text,))[0][0])
-        except apsw.SQLError as error:
-            raise ValueError(str(error)) from error
+        except RowRefused as error:
+            raise ValueError(str(error.__cause__)) from error
 
 
 @contextmanager

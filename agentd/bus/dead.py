@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from agentd.bus import sql
-from agentd.bus.database import REFUSED, Database, atomic
+from agentd.bus.database import Database, atomic
 from agentd.bus.doorbell import Doorbell
 from agentd.bus.json_text import UNREADABLE, read_json
 from agentd.clock import EPOCH, Clock, iso, moment_or
-from agentd.errors import AgentdError, UsageError
+from agentd.errors import AgentdError, RowRefused, UsageError
 from agentd.events import Event
 from agentd.secret_rules import hide
 from agentd.states import DeadReason
@@ -127,9 +127,9 @@ class DeadLetters:
         letter = self.get(letter_id)
         try:
             event_id = self.db.insert(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
-        except REFUSED as error:  # it was never an event
+        except RowRefused as error:  # it was never an event
             raise AgentdError(
-                f"cannot be an event again: {error}",
+                f"cannot be an event again: {error.what}",
                 where=f"dead letter {letter_id}",
                 hint="send one that is right with `agentd send`, and drop the letter",
             ) from error

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from agentd.bus import sql
-from agentd.bus.database import REFUSED, Database, atomic
+from agentd.bus.database import Database, atomic
 from agentd.bus.dead import DeadLetters
 from agentd.bus.doorbell import Doorbell
 from agentd.bus.event_rows import are_names, is_type
 from agentd.bus.json_text import payload_text
 from agentd.clock import Clock, iso
-from agentd.errors import EventRefused
+from agentd.errors import EventRefused, RowRefused
 from agentd.events import DEPTH_MAX, SYSTEM_TYPES, Event, NewEvent
 from agentd.states import DeadReason, Priority
 
@@ -54,10 +54,12 @@ class Outbox:
         row = (agent, kind, payload, iso(now), target, priority.value, *fate)
         try:
             event_id = self.db.insert(sql.PUBLISH, row)
-        except REFUSED as error:
-            raise EventRefused(f"{error}", where=kind) from error
+        except RowRefused as error:
+            raise EventRefused(error.what, where=kind, hint=error.hint) from error
         if not event_id:
-            return None
+            if event.dedup_key is not None:
+                return None
+            raise EventRefused("the database refused the row: a trigger left it out", where=kind)
         self._doorbell.written(agent, kind, target)
         return event_id
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import ours, sql
+from agentd.bus.busy import wait_for_locks
 from agentd.bus.strict import strict
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
 
@@ -265,7 +266,7 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if opening.create else 0)
         db = apsw.Connection(str(path), flags=flags)
         try:
-            db.set_busy_timeout(opening.busy_ms)
+            wait_for_locks(db, opening.busy_ms)
             ours.check(db, path, len(MIGRATIONS))
             _check_version(db, path)
             if _version(db) == 0:

@@ -16,7 +16,7 @@ from agentd.errors import ConfigError, ToolError
 from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.tools.closed import Closed
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
@@ -55,8 +55,8 @@ def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
             yield f"{error.what}: `{error.hint}`"
     if model.url is not None and (key := model.api_key_file) is not None:
         try:
-            mode = stat.S_IMODE(key.expanduser().stat().st_mode)
-        except (OSError, RuntimeError):
+            mode = stat.S_IMODE(expanded(key).stat().st_mode)
+        except (OSError, ConfigError):
             return  # a problem, which is told as one
         if mode & OTHERS:
             yield f"others can read the key in {key}: `chmod 600 {key}`"
@@ -90,7 +90,10 @@ def _never(what: str, where: str, hint: str) -> ConfigError:
 
 
 def _absolute(entry: str) -> bool:
-    return "\0" not in entry and Path(os.path.expanduser(entry)).is_absolute()  # noqa: PTH111 - raises nothing
+    try:
+        return "\0" not in entry and expanded(entry).is_absolute()
+    except ConfigError:
+        return False
 
 
 def _can_match(entry: str) -> bool:
@@ -111,14 +114,14 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
         yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
     for key in ("read", "write"):
         for entry in getattr(config.permissions, key):
-            path = Path(entry).expanduser()
+            path = expanded(entry)
             if not os.path.lexists(path):
                 wild = "; wildcards are not read" if WILDCARDS & set(entry) else ""
                 yield f"permissions.{key}: {entry} is not there{wild}"
             elif not os.access(path, os.R_OK if key == "read" else os.W_OK):
                 yield f"permissions.{key}: {entry} is closed to this user"
     for entry in config.permissions.run:
-        if developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
+        if developer_tools.which(str(expanded(entry)), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
 
@@ -135,6 +138,6 @@ def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]
         marks = closed.marks(writing=key == "write")
         for place in getattr(permissions, key):
             try:
-                locate(str(Path(place).expanduser()), [place], marks)
-            except (ToolError, RuntimeError) as error:
-                yield f"{name} lists {place} in `{key}` in vain: {error}"
+                locate(str(expanded(place)), [place], marks)
+            except (ToolError, ConfigError) as error:
+                yield f"{name} lists {place} in `{key}` in vain: {error.what}"

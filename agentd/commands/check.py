@@ -14,12 +14,12 @@ from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_fact
 from agentd.commands.subscriptions import cycles, unheard
 from agentd.config.agent_files import TOML, agent_names, overlooked
 from agentd.errors import ConfigError, StorageError, UsageError, shown
-from agentd.paths import Paths, discover, private_folder
+from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 if TYPE_CHECKING:
     from agentd.config.agent import AgentConfig
-    from agentd.supervisor.checks import Admissions
+    from agentd.supervisor.checks import Checks
 
 EXAMPLES = """example:
   agentd check
@@ -143,14 +143,12 @@ def _daemon(file: Path, paths: Paths) -> Checked:
 
 def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
     """Check agents as the daemon does: each in a process of its own, and not for ever."""
-    from agentd.admission.first_look import look
     from agentd.clock import SystemClock
     from agentd.process.child import python
     from agentd.supervisor.argv import Commands
-    from agentd.supervisor.checks import Admissions
+    from agentd.supervisor.checks import Checks
     from agentd.supervisor.children import Reaper
 
-    looks = {name: look(name, paths) for name in names}
     with tempfile.TemporaryDirectory(prefix="agentd-check-") as folder:
         # Locks of our own: a check of the same agent by the daemon must not end ours, nor ours it.
         apart = replace(paths, run=Path(folder))
@@ -161,33 +159,23 @@ def _agents(names: Sequence[str], paths: Paths) -> list[Checked]:
         async def ask() -> list[Checked]:
             reaper = Reaper(clock := SystemClock())
             reaper.attach(asyncio.get_running_loop())
-            admissions = Admissions(apart, commands, reaper, clock)
-            return await asyncio.gather(
-                *(_agent(name, paths, seen.problem, admissions) for name, seen in looks.items())
-            )
+            checks = Checks(apart, commands, reaper, clock)
+            return await asyncio.gather(*(_agent(name, paths, checks) for name in names))
 
-        if any(seen.problem is None for seen in looks.values()):
-            private_folder(paths.data)  # where they run
         return asyncio.run(ask())
 
 
-async def _agent(
-    name: str, paths: Paths, problem: ConfigError | None, admissions: "Admissions"
-) -> Checked:
-    from agentd.admission.first_look import Waiting
+async def _agent(name: str, paths: Paths, checks: "Checks") -> Checked:
     from agentd.commands.advice import agent_problem
     from agentd.config.agent import load_agent
 
     file = paths.agents_d / f"{name}.toml"
-    if problem is not None:
-        waits = isinstance(problem, Waiting)
-        return Checked(shown(name), problem, waiting=waits, enabled=_enabled(file))
-    verdict = await admissions.check(name, first=False)
-    if (found := verdict.problem) is not None:
-        if verdict.again:
-            raise StorageError(**found)
-        error = ConfigError(**found)
-        return Checked(name, error, waiting=verdict.waiting, enabled=_enabled(file))
+    found = await checks.check(name, first=False)
+    if found.problem is not None:
+        if found.again:
+            raise StorageError(**found.problem)
+        error = ConfigError(**found.problem)
+        return Checked(shown(name), error, waiting=found.waiting, enabled=found.enabled)
     try:
         config = load_agent(file)
     except ConfigError as error:  # changed this moment
@@ -197,18 +185,9 @@ async def _agent(
         agent_problem(config, file),
         enabled=config.enabled,
         subscribe=config.subscribe,
-        publishes=verdict.publishes,
+        publishes=found.publishes,
         config=config,
     )
-
-
-def _enabled(file: Path) -> bool:
-    from agentd.config.agent import load_agent
-
-    try:
-        return load_agent(file).enabled
-    except ConfigError:
-        return True
 
 
 @contextmanager

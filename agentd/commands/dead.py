@@ -11,6 +11,7 @@ from agentd.commands.output import compact, count, local, print_json, print_tabl
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
+from agentd.storage.place import kept
 
 ACTIONS = ("list", "show", "retry", "drop")
 
@@ -50,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            say(f"dead letter {letter_id} is event {bus.dead.retry(letter_id)} now")
+            with kept(bus):
+                event_id = bus.dead.retry(letter_id)
+            say(f"dead letter {letter_id} is event {event_id} now")
         else:
-            bus.dead.drop(letter_id)
+            with kept(bus):
+                bus.dead.drop(letter_id)
             say(f"dropped {letter_id}")
     return Exit.OK
 

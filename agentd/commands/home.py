@@ -10,6 +10,7 @@ from agentd.config.suggest import did_you_mean
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
+from agentd.storage import place
 from agentd.supervisor.client import query
 
 if TYPE_CHECKING:
@@ -29,20 +30,21 @@ def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
         DamagedDatabase, NewerDatabase, StorageError: it cannot be used.
     """
     if not paths.database.exists():
+        place.check(paths)
         raise NotRunning(
             "there is no database yet",
             where=str(paths.database),
             hint="start the daemon once with `agentd run`, or set AGENTD_HOME to its home",
         )
     opening = Opening(create=False, busy_ms=BUSY_MS, full_sync=writes and _full_sync(paths))
-    return Bus(paths.database, wake=paths.wake, opening=opening)
+    return place.open_bus(paths, opening)
 
 
 def _full_sync(paths: Paths) -> bool:
-    from agentd.config.last_good import in_force
+    from agentd.config.last_good import effective_config
 
     try:
-        return in_force(paths).bus.fullfsync
+        return effective_config(paths).bus.fullfsync
     except ConfigError:
         return False
 
@@ -78,11 +80,11 @@ def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
     """Return the supervisor's entry of the model; an external server is asked how it is."""
     if not model.get("external"):
         return model
-    from agentd.config.last_good import in_force
+    from agentd.config.last_good import effective_config
     from agentd.llm.listing import describe
 
     try:
-        config = in_force(paths).model
+        config = effective_config(paths).model
     except ConfigError:
         return model  # what is wrong with agentd.toml is shown beside it
     return model if config.url is None else describe(model, config)

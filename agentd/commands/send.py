@@ -15,6 +15,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
+from agentd.storage.place import kept
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'
@@ -81,7 +82,8 @@ def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
 
 def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
-    event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
+    with kept(bus):
+        event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
     if supervisor(paths) is None:

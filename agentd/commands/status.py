@@ -28,6 +28,7 @@ from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
+from agentd.storage.place import open_bus
 from agentd.supervisor.client import last_failure
 
 EXAMPLES = """example:
@@ -132,7 +133,7 @@ def state(paths: Paths) -> dict[str, Any]:
 def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     if not paths.database.exists():
         return
-    bus = Bus(paths.database, opening=Opening(create=False, busy_ms=BUSY_MS))
+    bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
     rows, letters = bus.agents.present(), bus.dead.counts()
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:

@@ -15,7 +15,7 @@ from agentd.whole import write_whole
 DEFAULTS = b"# every default holds\n"
 
 
-def in_force(paths: Paths) -> DaemonConfig:
+def effective_config(paths: Paths) -> DaemonConfig:
     """Return what agentd.toml says, or what it said when it was right.
 
     Raises:
@@ -24,12 +24,12 @@ def in_force(paths: Paths) -> DaemonConfig:
     try:
         return load_daemon(paths.daemon_file)
     except ConfigError:
-        if (last := last_right(paths)) is None:
+        if (last := last_good_config(paths)) is None:
             raise
         return last
 
 
-def last_right(paths: Paths) -> DaemonConfig | None:
+def last_good_config(paths: Paths) -> DaemonConfig | None:
     """Return the configuration that was kept; None without one, or where a crash emptied it."""
     with contextlib.suppress(OSError, ConfigError):  # unreadable, or written by another version
         if paths.accepted_daemon_file.stat().st_size:

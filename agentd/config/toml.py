@@ -26,18 +26,26 @@ ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Never waits and never reads much, whatever a person put there.
+    """Read a TOML file.
 
     Raises:
         ConfigError: naming file, line where TOML gives one, and the next step.
     """
+    return parse_toml(read_small(path), path)
+
+
+def read_small(path: Path) -> bytes:
+    """Read a configuration file. Never waits and never reads much, whatever a person put there.
+
+    Raises:
+        ConfigError: it is no file, or the system does not let us read it.
+    """
     try:
         if not path.is_file():
             raise ConfigError("not a file", where=str(path), hint="put a TOML file there")
-        data = read_start(path, BYTES_MAX + 1)
+        return read_start(path, BYTES_MAX + 1)
     except OSError as error:
         raise unreadable(error, path) from error
-    return parse_toml(data, path)
 
 
 def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:

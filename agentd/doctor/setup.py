@@ -98,7 +98,10 @@ def daemon(paths: Paths) -> Iterator[Finding]:
         yield warning("wake-up", f"removed sockets in {paths.wake}: {', '.join(deaf)}", hint)
     resting = [agent for agent in document["agents"] if agent["state"] in ("PARKED", "INVALID")]
     for agent in resting:
-        hint = f"`agentd status {agent['name']}` tells more; then `agentd resume {agent['name']}`"
+        then = (
+            f"`agentd resume {agent['name']}`" if agent["state"] == "PARKED" else "correct its file"
+        )
+        hint = f"`agentd status {agent['name']}` tells more; then {then}"
         yield warning("agents", f"{agent['name']} is {agent['state']}: {agent['reason']}", hint)
 
 

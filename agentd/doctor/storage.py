@@ -12,7 +12,7 @@ from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import StorageError
 from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths
-from agentd.storage import health
+from agentd.storage import health, place
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, command_of, holders, sizes
 
 LOOK_AGAIN_S = 1.0  # who holds a lock in two looks holds it for longer than any of ours does
@@ -24,6 +24,9 @@ LOGS_SLACK = 1.1  # others write between two looks at the log folder's bound
 def database(paths: Paths) -> Iterator[Finding]:
     """Look at the file itself."""
     path = paths.database
+    if (gone := _removed(paths)) is not None:
+        yield problem("database", f"{gone.where}: {gone.what}", gone.hint)
+        return
     if not path.exists():
         yield ok("database", "there is none yet", "the first `agentd run` creates it")
         return
@@ -37,6 +40,15 @@ def database(paths: Paths) -> Iterator[Finding]:
         yield problem("database", f"is damaged: {wrong[0]}{more}", schema.REPAIR_HINT)
         return
     yield ok("database", f"is sound: {path}")
+
+
+def _removed(paths: Paths) -> StorageError | None:
+    """Return what is wrong where a file went that the daemon has open: opened, it misleads."""
+    try:
+        place.check(paths)
+    except StorageError as error:
+        return error
+    return None
 
 
 def space(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
@@ -108,7 +120,8 @@ def _who(pid: int) -> str:
 
 def clock(paths: Paths, now: datetime) -> Iterator[Finding]:
     """Look whether events come from the future: the clock was, or is, wrong."""
-    newest = health.newest_event(paths.database) if paths.database.exists() else None
+    there = paths.database.exists() and _removed(paths) is None
+    newest = health.newest_event(paths.database) if there else None
     if newest is not None and newest > iso(now + CLOCK_AHEAD):
         yield warning(
             "clock",

@@ -59,7 +59,6 @@ def own_server(
             _stop(child[0])
     finally:
         shutil.rmtree(home.data, ignore_errors=True)
-        shutil.rmtree(home.sockets, ignore_errors=True)  # outside where the path is too long
 
 
 def _spawn(home: Paths, config: DaemonConfig) -> tuple[Child, int]:

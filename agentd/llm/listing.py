@@ -1,6 +1,5 @@
 """Asks an external model server which models it has: GET /models, one short look."""
 
-import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.macos.privacy import network_hint
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
+from agentd.paths import expanded
 from agentd.states import WorkerState
 from agentd.whole import read_start
 
@@ -138,8 +138,7 @@ def read_key(path: Path) -> str:
     where = f"[model] api_key_file = {path}"
     hint = "write the server's key into that file, and nothing else"
     try:
-        file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises for a wrong ~name
-        key = as_text(read_start(file, KEY_BYTES_MAX), path).strip()
+        key = as_text(read_start(expanded(path), KEY_BYTES_MAX), path).strip()
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise ConfigError(what, where=where, hint=hint) from error

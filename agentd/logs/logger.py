@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line, one file per process, rotated and bounded by us.
 
 Every line has `ts`, `level`, `event` (a stable name, never prose with values in it) and `agent`;
-where they apply `session_id`, `event_id`, `turn`, `duration_ms`. Reading is in `logview`.
+where they apply `session_id`, `event_id`, `turn`, `duration_ms`. Reading is in `view.py`.
 
     log = configure("repo_fetch", paths, config.logs, agent="repo_fetch")
     log.info("session.ended", session_id=7, duration_ms=81.2)

@@ -1,1 +1,1 @@
-"""What only a Mac has: launchd, privacy's refusals and prompts, the developer tools' stand-ins."""
+"""What only a Mac has: launchd, privacy's refusals and prompts, the developer tools' shims."""

@@ -1,4 +1,4 @@
-"""Apple's stand-ins for developer tools (/usr/bin/git): they open a dialog without the tools.
+"""Apple's shims for developer tools (/usr/bin/git): they open a dialog without the tools.
 
 An agent that looks every 15 minutes would open it every 15 minutes. Some upgrades of macOS remove
 the tools. Where they may be: xcode-select(1), and https://milen.me/writings/xcode-select-symlink.
@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-STAND_INS = frozenset({"/usr/bin/git", "/usr/bin/python3"})  # those that agentd itself may run
+SHIMS = frozenset({"/usr/bin/git", "/usr/bin/python3"})  # those that agentd itself may run
 DEVELOPER_FOLDERS = (
     Path("/var/db/xcode_select_link"),
     Path("/Library/Developer/CommandLineTools"),
@@ -18,7 +18,7 @@ HINT = "`xcode-select --install`"
 
 
 def which(program: str, path: str) -> str | None:
-    """Return where a program is, as `shutil.which`; a stand-in for nothing is passed over."""
+    """Return where a program is, as `shutil.which`; a shim for nothing is passed over."""
     found = shutil.which(program, path=path)
     if found is None or not empty(found):
         return found
@@ -27,8 +27,8 @@ def which(program: str, path: str) -> str | None:
 
 
 def empty(program: str) -> bool:
-    """Whether this is a stand-in for a tool that is not installed. In doubt it is none."""
-    if sys.platform != "darwin" or program not in STAND_INS:
+    """Whether this is a shim for a tool that is not installed. In doubt it is none."""
+    if sys.platform != "darwin" or program not in SHIMS:
         return False
     name = Path(program).name
     return not any((folder / "usr" / "bin" / name).is_file() for folder in DEVELOPER_FOLDERS)

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from agentd.errors import AgentdError, StorageError, UsageError
+from agentd.errors import AgentdError, UsageError, storage_errors
 from agentd.process.until import until
 from agentd.whole import write_whole
 
@@ -69,13 +69,9 @@ class Service:
             StorageError: the plist cannot be written.
             AgentdError: launchd refuses.
         """
-        try:
+        with storage_errors(self.plist, "make room"):
             self.plist.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.plist, self._text, mode=None)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(self.plist), hint="make room"
-            ) from error
         self._bootout()
         self._bootstrap()
 
@@ -125,12 +121,8 @@ class Service:
             AgentdError: launchd refuses.
         """
         there = self._bootout() or self.installed
-        try:
+        with storage_errors(self.plist, what="cannot be removed"):
             self.plist.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be removed: {error.strerror}", where=str(self.plist)
-            ) from error
         return there
 
     # --- launchctl

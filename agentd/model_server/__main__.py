@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agentd import paths
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.logs import logger as log
 from agentd.model_server.engine import blas, malloc  # no others: they import MLX
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         home = paths.discover()
         home.create()
-        config = in_force(home).logs
+        config = effective_config(home).logs
         if options.log_level:
             config = config.model_copy(update={"level": options.log_level})
         logger = log.configure("model", home, config)

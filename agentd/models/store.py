@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd.config.suggest import did_you_mean
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, storage_errors
 from agentd.models import huggingface
 from agentd.models.huggingface import POLL_SECONDS, Progress, folder_bytes, need_disk
-from agentd.paths import private_folder
+from agentd.paths import expanded, private_folder
 from agentd.whole import put_in_place
 
 STALLED_SECONDS = 180.0  # a package client that wrote nothing for this long is given up
@@ -74,7 +74,7 @@ def resolve(name: str, models: Path) -> Path:
             where=str(folder),
             hint=f"agentd model pull {name}",
         )
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             "no model: neither a bundled name, nor org/name of the Hugging Face hub, "
@@ -113,21 +113,17 @@ def pull(name: str, models: Path, progress: Progress = lambda done, total, label
             pass  # not here: that is why we pull
         for leftover in models.glob(".pull-*"):  # of a pull that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        try:
+        with storage_errors(models, "make room there"):
             if name in BUNDLED:
                 return _pull_bundled(name, BUNDLED[name], models, progress)
             return huggingface.pull(name, models, progress)
-        except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(models), hint="make room there"
-            ) from error
 
 
 def _local(name: str) -> bool:
     """Whether a name means a folder: there is one, or it is written like nothing else."""
     if name in BUNDLED:
         return False
-    return not huggingface.is_name(name) or Path(name).expanduser().exists()
+    return not huggingface.is_name(name) or expanded(name).exists()
 
 
 def _complete(folder: Path) -> bool:
@@ -259,13 +255,9 @@ def _verify(path: Path, bundled: Bundled) -> None:
 @contextmanager
 def _lock(models: Path, progress: Progress) -> Iterator[None]:
     """Hold the folder's pull lock, so that two pulls do not write the same model."""
-    try:
+    with storage_errors(models, "make it writable"):
         private_folder(models)
         file = (models / ".pull.lock").open("w")
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(models), hint="make it writable"
-        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,6 @@ Of the tools' children only those of the same group die with a child: tools star
 """
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -124,10 +123,10 @@ def take_over(path: Path) -> tuple[LockFile, int | None]:
     return lock, killed
 
 
-def kill_group(pgid: int, sig: int = signal.SIGKILL) -> bool:
-    """Send a signal to a process group. False: nobody is left in it."""
+def kill_group(pgid: int) -> bool:
+    """Kill a process group. False: nobody is left in it."""
     try:
-        os.killpg(pgid, sig)
+        os.killpg(pgid, signal.SIGKILL)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -242,10 +241,6 @@ class Child:
             return os.read(fd, READ_BYTES)
         except BlockingIOError:
             return None
-        except OSError as error:
-            if error.errno == errno.EIO:
-                return b""
-            raise
 
     def poll(self) -> int | None:
         """Return the exit code (negative: the signal) once it is dead, and kill what it left.

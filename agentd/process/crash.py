@@ -25,10 +25,10 @@ class Crash:
         return {VARIABLE: json.dumps({"pid": self.pid, "why": why})}
 
 
-def take(environ: "os._Environ[str]" = os.environ) -> Crash | None:
-    """Return how the process before this one crashed, if it did; our children are not told."""
+def of_the_one_before(environ: "os._Environ[str]" = os.environ) -> Crash | None:
+    """Return how the process before this one crashed, if it did; our children do not learn it."""
     text = environ.pop(VARIABLE, None)
     if text is None:
         return None
-    told = json.loads(text)
-    return Crash(int(told["pid"]), str(told["why"]))
+    found = json.loads(text)
+    return Crash(int(found["pid"]), str(found["why"]))

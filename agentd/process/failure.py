@@ -27,15 +27,15 @@ def summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} ({', '.join(places)})"
 
 
-def end_with_threads(tell: Callable[[BaseException], None]) -> None:
+def end_with_threads(report: Callable[[BaseException], None]) -> None:
     """End this process, as crashed, when one of its threads does: what waits for it would hang.
 
-    `tell` is called before, with the error that nobody caught.
+    `report` is called before, with the error that nobody caught.
     """
 
     def end(ended: threading.ExceptHookArgs) -> None:
         try:
-            tell(ended.exc_value or ended.exc_type())
+            report(ended.exc_value or ended.exc_type())
         finally:
             os._exit(1)
 

@@ -5,13 +5,9 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agentd.errors import AgentdError, DamagedDatabase
-
-if TYPE_CHECKING:
-    pass
-
+from agentd.errors import AgentdError, BrokenVersion, DamagedDatabase
 
 STOPPING = "stopping"  # the last beat's state of a process that was asked to stop
 BEAT_BYTES_MAX = 16_000  # of one beat; fits an empty pipe everywhere
@@ -38,6 +34,8 @@ class Heart:
         message: dict[str, Any] = {"problem": _problem(error)}
         if isinstance(error, DamagedDatabase):
             message["damaged"] = True  # that concerns everybody
+        if isinstance(error, BrokenVersion):
+            message["broken"] = True  # that can be mended without a person
         self._send(message)
 
     def waits(self, error: AgentdError, promise_s: float) -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """Tasks whose errors are told to `failed`: a person's as they are, a bug's after its traceback.
+    """Tasks whose errors go to `failed`: a person's as they are, a bug's after its traceback.
 
     `failed` is called in the event loop.
     """
@@ -45,8 +45,8 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def tell(self, error: BaseException) -> None:
-        """Say that something failed."""
+    def report(self, error: BaseException) -> None:
+        """Pass on that something failed."""
         if not isinstance(error, AgentdError):
             self._log.critical("supervisor.broken", exc_info=error)
             error = fault(error)
@@ -55,7 +55,7 @@ class Jobs:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.tell(error)
+            self.report(error)
 
     def _on_loop(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -63,13 +63,13 @@ class Jobs:
             # asyncio's own: a connection broke off, or no descriptor is left for the next one.
             self._log.error("loop.trouble", what=context.get("message", ""), exc_info=error)
         else:
-            self.tell(error)
+            self.report(error)
 
     def _on_thread(self, ended: threading.ExceptHookArgs) -> None:
         error = ended.exc_value or ended.exc_type()
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self.tell, error)
+                self._loop.call_soon_threadsafe(self.report, error)
 
 
 def fault(error: BaseException) -> AgentdError:
@@ -106,7 +106,7 @@ def settle(future: "asyncio.Future[T]", function: Callable[..., T], *arguments: 
     except BaseException as raised:  # whatever it is, who waits must hear of it
         error = raised
 
-    def tell() -> None:
+    def report() -> None:
         if future.cancelled():
             return
         if error is None:
@@ -115,5 +115,5 @@ def settle(future: "asyncio.Future[T]", function: Callable[..., T], *arguments: 
             future.set_exception(error)
 
     with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-        future.get_loop().call_soon_threadsafe(tell)
+        future.get_loop().call_soon_threadsafe(report)
     return error is None

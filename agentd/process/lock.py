@@ -62,11 +62,13 @@ class LockFile:
             os.close(fd)
         return False
 
-    def record(self, pid: int, *, clock: Clock) -> None:
+    def record(self, pid: int, *, clock: Clock, **more: Any) -> None:
         """Write who holds the lock. On a full disk the record stays empty; the lock still holds."""
-        text = json.dumps({"pid": pid, "pgid": pid, "started": iso(clock.now())})
+        record = {"pid": pid, "pgid": pid, "started": iso(clock.now()), **more}
+        text = json.dumps(record).encode()
         with contextlib.suppress(OSError):
-            os.pwrite(self.fd, text.encode(), 0)
+            os.pwrite(self.fd, text, 0)
+            os.truncate(self.fd, len(text))  # the record before may have been longer
 
     def holder(self) -> dict[str, Any]:
         """Return what the holder recorded, {} where nothing legible is."""

@@ -33,48 +33,6 @@ def ends_on_hangup() -> bool:
     return True
 
 
-class Stop:
-    """An orderly stop: readable in `select` once asked for.
-
-    A handler only writes a byte (PEP 475 restarts an interrupted call, so the flag alone would
-    stop nothing, and a handler that takes locks can deadlock with what it interrupted). A thread
-    reads the byte and interrupts whatever waits.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._callbacks: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
-        self._asked_read, self._asked_write = os.pipe()
-        self._signal_read, signal_write = os.pipe()
-        os.set_blocking(signal_write, False)
-        signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # the wake-up descriptor does the work
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # reloading is the supervisor's
-        threading.Thread(target=self._watch, name="stop", daemon=True).start()
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable once the stop was asked for."""
-        return self._asked_read
-
-    def also(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, from another thread, at the stop; at once if it was asked for."""
-        with self._lock:
-            self._callbacks.append(callback)
-            asked = self.asked
-        if asked:
-            callback()
-
-    def _watch(self) -> None:
-        os.read(self._signal_read, 1)
-        with self._lock:
-            self.asked = True
-            callbacks = list(self._callbacks)
-        os.write(self._asked_write, b"\0")
-        _call_all(callbacks)
-
-
 class Cancel:
     """Passes one stop on to whatever is running. Safe to use from several threads."""
 
@@ -88,17 +46,23 @@ class Cancel:
         with self._lock:
             self.stopped = True
             callbacks = list(self._callbacks)
-        _call_all(callbacks)
+        with ExitStack() as stack:  # each, also where one before it raised; that is raised then
+            for callback in reversed(callbacks):
+                stack.callback(callback)
+
+    def also(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, from another thread, at the stop; at once if it has come."""
+        with self._lock:
+            self._callbacks.append(callback)
+            stopped = self.stopped
+        if stopped:
+            callback()
 
     @contextmanager
     def watching(self, callback: Callable[[], None]) -> Iterator[None]:
         """Call `callback`, from another thread, if the stop comes inside the block."""
-        with self._lock:
-            self._callbacks.append(callback)
-            stopped = self.stopped
         try:
-            if stopped:
-                callback()
+            self.also(callback)
             yield
         finally:
             with self._lock:
@@ -117,8 +81,39 @@ class Cancel:
             yield heard
 
 
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
-    """Call each, also where one before it raised; that is raised in the end."""
-    with ExitStack() as stack:
-        for callback in reversed(callbacks):
-            stack.callback(callback)
+class Stop:
+    """An orderly stop: readable in `select` once asked for.
+
+    A handler only writes a byte (PEP 475 restarts an interrupted call, so the flag alone would
+    stop nothing, and a handler that takes locks can deadlock with what it interrupted). A thread
+    reads the byte and interrupts whatever waits.
+    """
+
+    def __init__(self) -> None:
+        self._asked_read, self._asked_write = os.pipe()
+        self._signal_read, signal_write = os.pipe()
+        self._cancel = Cancel()
+        self.also = self._cancel.also
+        self.also(self._wake)
+        os.set_blocking(signal_write, False)
+        signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor does the work
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # reloading is the supervisor's
+        threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the stop was asked for."""
+        return self._cancel.stopped
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once the stop was asked for."""
+        return self._asked_read
+
+    def _wake(self) -> None:
+        os.write(self._asked_write, b"\0")
+
+    def _watch(self) -> None:
+        os.read(self._signal_read, 1)
+        self._cancel.stop()

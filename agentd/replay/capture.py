@@ -14,7 +14,8 @@ from typing import Any
 
 from agentd.agent import Result
 from agentd.config.agent import AgentConfig
-from agentd.errors import AgentdError, ToolError
+from agentd.errors import AgentdError, ConfigError, ToolError
+from agentd.paths import expanded
 from agentd.recordings import git_pack
 from agentd.recordings.recording import Fixture, Listing, Page, Recording, Repository, Root
 from agentd.replay.agent_proxy import Handling
@@ -83,8 +84,8 @@ def _real(text: str) -> str | None:
     if not text.startswith(("/", "~")) or len(text) >= PATH_MAX or "\0" in text:
         return None
     try:
-        path = Path(text).expanduser()
-    except RuntimeError:  # there is no such user
+        path = expanded(text)
+    except ConfigError:  # there is no such user
         return None
     return os.path.realpath(path) if path.is_absolute() else None
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.errors import ConfigError, RecordingError
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.recordings import git_pack
 from agentd.recordings.recording import (
     EventHead,
@@ -97,8 +97,8 @@ def _own_secrets(paths: Paths) -> list[str]:
 
 def _key_file(paths: Paths) -> Path | None:
     with suppress(ConfigError):
-        key = in_force(paths).model.api_key_file
-        return key.expanduser() if key else None
+        key = effective_config(paths).model.api_key_file
+        return expanded(key) if key else None
     return None
 
 

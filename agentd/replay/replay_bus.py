@@ -4,10 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from agentd.bus import Bus, sql
-from agentd.bus.database import REFUSED
 from agentd.bus.json_text import compact
 from agentd.clock import iso
-from agentd.errors import RecordingError
+from agentd.errors import RecordingError, RowRefused
 from agentd.events import Event, Lane
 from agentd.replay.playback import Playback
 from agentd.sessions.attempts import Attempts
@@ -32,8 +31,8 @@ def seed(bus: Bus, agent: str, event: Event, session_id: int) -> None:
         )
         try:
             bus.db.run(sql.SEED_EVENT, row)
-        except REFUSED as error:
-            raise RecordingError(f"its event can stand in no outbox: {error}") from error
+        except RowRefused as error:
+            raise RecordingError(f"its event can stand in no outbox: {error.what}") from error
         for direct in (True, False):
             bus.db.run(sql.CREATE_CURSOR, (Lane(agent, direct).consumer, event.id - 1))
 

@@ -21,8 +21,9 @@ import apsw
 from agentd.bus import schema, sql
 from agentd.bus.database import Database, errors
 from agentd.clock import Clock
-from agentd.errors import DamagedDatabase, StorageError, UsageError
-from agentd.storage.health import opened, shm_of, wal_of
+from agentd.errors import DamagedDatabase, StorageError, UsageError, storage_errors
+from agentd.storage.health import opened
+from agentd.storage.place import shm_of, wal_of
 from agentd.whole import PARTIAL, put_in_place
 
 PARTIAL_OLD_S = 3600.0  # what is older was left by a process that was killed
@@ -187,7 +188,7 @@ def replace(database: Path, new: Path, kept: Path | None) -> None:
     Raises:
         StorageError: a file cannot be renamed.
     """
-    try:
+    with storage_errors(database, str(new), "cannot be put in its place"):
         if kept is not None:
             for old, name in ((database, kept), (wal_of(database), wal_of(kept))):
                 if old.exists() and old.stat().st_size:
@@ -196,10 +197,6 @@ def replace(database: Path, new: Path, kept: Path | None) -> None:
         wal_of(database).unlink(missing_ok=True)
         shm_of(database).unlink(missing_ok=True)
         put_in_place(new, database)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be put in its place: {error.strerror}", where=str(database), hint=str(new)
-        ) from error
 
 
 def stamped(path: Path, what: str, now: datetime) -> Path:

@@ -15,9 +15,11 @@ from pathlib import Path
 import apsw
 
 from agentd.bus import schema, sql
+from agentd.bus.busy import wait_for_locks
 from agentd.bus.database import errors
 from agentd.bus.schema import JOURNAL_SIZE_LIMIT_BYTES
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
+from agentd.storage.place import shm_of, wal_of
 
 # The log is cut back to that after a burst; more than this beside it is a reader's doing.
 WAL_MUCH_BYTES = JOURNAL_SIZE_LIMIT_BYTES + 16 * 1024 * 1024
@@ -26,16 +28,6 @@ LSOF_S = 10.0
 
 # Bytes of the -shm file that SQLite locks (https://sqlite.org/walformat.html#locks).
 LOCK_WRITE, LOCK_READ_FIRST, LOCK_READ_LAST = 120, 123, 127
-
-
-def wal_of(database: Path) -> Path:
-    """Return the write-ahead log beside a database."""
-    return database.with_name(f"{database.name}-wal")
-
-
-def shm_of(database: Path) -> Path:
-    """Return the log's index beside a database."""
-    return database.with_name(f"{database.name}-shm")
 
 
 @dataclass(frozen=True)
@@ -212,5 +204,5 @@ def opened(
         DamagedDatabase, StorageError: it cannot be opened, or something goes wrong meanwhile.
     """
     with errors(path), closing(apsw.Connection(str(path), flags=flags)) as db:
-        db.set_busy_timeout(busy_ms)
+        wait_for_locks(db, busy_ms)
         yield db

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentd.bus import Bus, schema, sql
 from agentd.clock import Clock
-from agentd.errors import DamagedDatabase, StorageError
+from agentd.errors import DamagedDatabase, storage_errors
 from agentd.events import DAEMON, DIRECT, Lane
 from agentd.states import DeadReason, SessionState
 from agentd.storage import copies
@@ -64,21 +64,14 @@ def repair(database: Path, clock: Clock) -> Repaired:
             bus.close()
             copies.check(new)
             done = Repaired(kept, saved.rows, saved.missing, saved.notes)
-            _write_list(kept.with_name(f"{kept.name}.json"), done)
+            beside = kept.with_name(f"{kept.name}.json")
+            with storage_errors(beside, "make room"):
+                write_whole(beside, json.dumps(done.document(), indent=2))
             copies.replace(database, new, kept)
             return done
     finally:
         for path in (new, new.with_name(f"{new.name}-journal")):
             path.unlink(missing_ok=True)
-
-
-def _write_list(path: Path, done: Repaired) -> None:
-    try:
-        write_whole(path, json.dumps(done.document(), indent=2))
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(path), hint="make room"
-        ) from error
 
 
 def _mend(bus: Bus, saved: Saved) -> None:

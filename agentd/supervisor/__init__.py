@@ -1,9 +1,10 @@
 """The supervisor: desired agents against running processes, and the model server.
 
-`main.py` takes the lock, `supervisor.py` reacts (signals, files, commands) and keeps the order,
-`agents.py` and `model.py` hold what should run, `children.py` the processes (`argv.py`, and
-`child_output.py` what they print), `records.py` the bus. `reload.py` notices changed files;
-`sift.py` and `checks.py` look at them before an agent is made of one. `home_files.py` and
-`housekeeping.py` watch over the home. `restart.py` has the rules of restarting, `client.py` asks a
-running supervisor. Nothing is imported here: a command that asks must answer at once.
+`main.py` takes the lock, `supervisor.py` keeps the order of start and stop and reacts to signals.
+`agents.py` holds a slot for each file, `slot.py` what becomes of it: `checks.py` has it checked,
+`children.py` runs its process (`argv.py`, and `child_output.py` what it prints), `restart.py` has
+the rules. `model.py` is the model server, `records.py` the bus, `control.py` people's commands,
+`settings.py` agentd.toml. `reload.py` notices changed files; `home_files.py` and `housekeeping.py`
+watch over the home; `client.py` asks a running supervisor. Nothing is imported here: a command that
+asks must answer at once.
 """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentd.admission.first_look import Look, look
+from agentd.admission.precheck import Precheck, precheck
 from agentd.config.daemon import DaemonConfig
 from agentd.paths import Paths
 from agentd.process.child import python
@@ -40,4 +40,4 @@ class Commands:
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     admission: Callable[[str], list[str]] = _admission  # agent's name
-    look: Callable[[str, Paths], Look] = look  # agent's name; before its admission, without a child
+    precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

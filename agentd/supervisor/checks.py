@@ -1,17 +1,17 @@
-"""Has an agent's file checked, in a process of its own: user code runs there, and may hang."""
+"""Has an agent's file checked: what it says, here; its code, in a process that may hang."""
 
 import asyncio
 import contextlib
 import json
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentd.clock import Clock
-from agentd.errors import AgentdError
-from agentd.paths import Paths
+from agentd.errors import AgentdError, Problem
+from agentd.paths import Paths, private_folder
 from agentd.process.child import Child
-from agentd.secret_rules import hide
+from agentd.process.jobs import in_thread
 from agentd.states import Exit
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper, run_to_end
@@ -19,8 +19,6 @@ from agentd.supervisor.children import Reaper, run_to_end
 DEADLINE_S = 30.0  # for one check; a module that imports for longer is as good as hanging
 AT_ONCE = 2  # checks: they are CPU-bound, and the machine has other work
 SLOT_S = 3.0  # a check that takes longer goes on beside the others: hanging ones must block nobody
-
-Problem = dict[str, str]  # what, where, hint
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class CheckResult:
     version: str = ""
     waiting: bool = False  # not wrong, only incomplete: a module or .baml is missing
     problem: Problem | None = None
+    module: str = ""  # its `agent = ...`, "" where that cannot be told
+    folders: tuple[str, ...] = ()  # that it may touch, as its file has them
     enabled: bool = True
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class CheckResult:
 
 def refused(what: str, where: str = "", hint: str = "", **more: Any) -> CheckResult:
     """Return a verdict that is not ok."""
-    problem = {"what": hide(what), "where": hide(where), "hint": hide(hint)}
+    problem = AgentdError(what, where=where, hint=hint).document()
     return CheckResult(ok=False, problem=problem, **more)
 
 
@@ -51,8 +51,8 @@ class Gate:
     The latest first: a good file that is dropped beside thousands of wrong ones is soon reached.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
         self._first: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
 
@@ -80,7 +80,7 @@ class Gate:
         self._free += 1
 
 
-class Admissions:
+class Checks:
     """Runs checks, `AT_ONCE` at a time."""
 
     def __init__(self, paths: Paths, commands: Commands, reaper: Reaper, clock: Clock) -> None:
@@ -93,8 +93,24 @@ class Admissions:
         `first`: it goes before all that are not: an agent that runs before one that never did.
         """
         await self._gate.enter(first=first)
-        slot = asyncio.get_running_loop().call_later(SLOT_S, self._gate.leave)
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOT_S, self._gate.leave)
         try:
+            seen = await in_thread(self._commands.precheck, name, self._paths)
+            if (error := seen.problem) is not None:
+                result = refused(error.what, error.where, error.hint, waiting=seen.waiting)
+            else:
+                result = await self._admit(name)
+        finally:
+            if slow.when() > loop.time():  # it has not left the gate yet
+                slow.cancel()
+                self._gate.leave()
+        enabled = result.enabled if result.ok else seen.enabled
+        return replace(result, module=seen.module, folders=seen.folders, enabled=enabled)
+
+    async def _admit(self, name: str) -> CheckResult:
+        try:
+            private_folder(self._paths.data)  # where it runs, also before the first daemon
             child = Child.spawn(
                 f"{name}.admission",
                 self._commands.admission(name),
@@ -106,9 +122,6 @@ class Admissions:
         except (OSError, AgentdError) as error:
             return refused(f"cannot be checked: {error}", again=True)
         finally:
-            if slot.when() > asyncio.get_running_loop().time():  # not released yet
-                slot.cancel()
-                self._gate.leave()
             with contextlib.suppress(OSError):  # else one for every file that was ever dropped
                 (self._paths.locks / f"{name}.admission.lock").unlink()
         where = str(self._paths.agents_d / f"{name}.toml")
@@ -149,5 +162,5 @@ def _verdict(code: int, output: bytes, where: str) -> CheckResult:
         str(error.get("hint", "")),
         waiting=bool(answer.get("waiting", False)),
         # A passing fault (75), such as a full disk, is no judgement of the file.
-        again=bool(answer.get("again", False)) or code == Exit.TEMPORARY,
+        again=code == Exit.TEMPORARY,
     )

@@ -48,7 +48,7 @@ class ChildOutput:
         """The child is gone: log what is left and return its last words, "" if it said nothing."""
         if self._rest:
             self._line(self._rest)
-        self._tell_lost()
+        self._log_lost()
         lines = [line.strip() for line in _text(self._last).splitlines() if line.strip()]
         self._rest, self._last, self._skipping = b"", b"", False
         words = _fault(lines) or (lines[-1] if lines else "")
@@ -60,7 +60,7 @@ class ChildOutput:
         if self._credit < 1:
             self._lost_bytes += len(line)
             return
-        self._tell_lost()
+        self._log_lost()
         self._credit -= 1
         cut = {"cut_bytes": len(line) - LINE_BYTES_MAX} if len(line) > LINE_BYTES_MAX else {}
         text = _text(line[:LINE_BYTES_MAX])
@@ -72,7 +72,7 @@ class ChildOutput:
             text = REDACTED
         self._log.info("child.output", agent=self._name, line=text, **cut)
 
-    def _tell_lost(self) -> None:
+    def _log_lost(self) -> None:
         if self._lost_bytes:
             lost, self._lost_bytes = self._lost_bytes, 0
             self._log.warning("child.output_lost", agent=self._name, bytes=lost)

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from agentd.clock import Clock
-from agentd.errors import AgentdError, StorageError
+from agentd.clock import Clock, iso
+from agentd.errors import AgentdError, Problem, StorageError
 from agentd.logs.logger import Logger
 from agentd.process.child import Child
 from agentd.process.crash import Crash
@@ -31,11 +31,11 @@ DRAIN_READS = 16  # of a dead child's pipes, 64 KiB each; more than the kernel h
 class Reaper:
     """Tells everyone concerned that some child has died. One SIGCHLD may stand for many.
 
-    `awake` knows whether this process stood still, so that no child seems to have.
+    `sleep` notices where this process stood still, so that no child seems to have.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.awake = Awake(clock)
+        self.sleep = SleepDetector(clock)
         self._watchers: set[Callable[[], None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -59,7 +59,8 @@ class Reaper:
 class Managed:
     """One child that is kept running: spawned, watched, restarted, stopped.
 
-    `changed` is called after every change of state, with what an exit came to if it was one.
+    Every change of state is logged, and `changed` is called with what an exit came to, if it was
+    one.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Managed:
         spawn: Callable[[], Child],
         life: Life,
         reaper: Reaper,
-        changed: Callable[["Managed", Ended | None], None],
+        changed: Callable[[Ended | None], None] = lambda ended: None,
         *,
         log: Logger,
         clock: Clock,
@@ -76,13 +77,14 @@ class Managed:
         self.name = name
         self.life = life
         self.beat: dict[str, Any] = {}  # the last one: state, promise_s and what else it tells
-        self.problem: dict[str, str] | None = None  # the child's own: what, where, hint
+        self.problem: Problem | None = None  # the child's own
         self.damaged = False  # the child found the database damaged
+        self.broken = False  # the child found its version broken
         self.code: int | None = None  # of the last exit
         self.crash: Crash | None = None  # how the process before crashed; the next one is told
         self._spawn = spawn
         self._reaper = reaper
-        self._changed = changed
+        self._on_change = changed
         self._log = log
         self._clock = clock
         self._output = ChildOutput(name, log, clock)
@@ -96,11 +98,26 @@ class Managed:
         """The process, None without one."""
         return self._child.pid if self._child else None
 
+    def document(self) -> dict[str, Any]:
+        """Return what `status` says of any child."""
+        life = self.life
+        return {
+            "state": life.state.value,
+            "stopping": life.stopping,
+            "pid": self.pid,
+            "since": iso(life.since),
+            "restarts": life.restarts,
+            "crashes": life.crashes,
+            "reason": life.reason,
+            "beat": self.beat,
+        }
+
     def start(self) -> None:
         """Start it, unless a process exists already."""
         if self._child is not None:
             return
-        self.beat, self.problem, self.damaged, self.code = {}, None, False, None
+        self.beat, self.problem, self.code = {}, None, None
+        self.damaged = self.broken = False
         try:
             child = self._spawn()
         except (OSError, AgentdError) as error:
@@ -110,7 +127,7 @@ class Managed:
             why = getattr(error, "what", None) or str(error)
             ended = self.life.unstartable(why, passing=passing)
             self._arm()
-            self._changed(self, ended)
+            self._changed(ended)
             return
         if child.took_over is not None:
             self._log.warning("worker.took_over", agent=self.name, killed_group=child.took_over)
@@ -122,7 +139,7 @@ class Managed:
         self._reaper.add(self.reap)
         self.life.spawned()
         self._arm()
-        self._changed(self, None)
+        self._changed()
 
     def restart(self) -> None:
         """Start it, or stop it in order and start it again."""
@@ -139,7 +156,7 @@ class Managed:
         if must_stop and self._child is not None:
             self._child.terminate()
         elif self._child is None and (self.life.state, self.life.reason) != before:
-            self._changed(self, None)
+            self._changed()
 
     def kill(self) -> None:
         """Kill its whole group at once."""
@@ -160,7 +177,7 @@ class Managed:
         loop.remove_reader(child.heart_fd)
         loop.remove_reader(child.output_fd)
         for _ in range(DRAIN_READS):
-            if not self._take_beats(child):
+            if not self._read_beats(child):
                 break
         for _ in range(DRAIN_READS):
             if not (data := child.read(child.output_fd)):
@@ -175,32 +192,42 @@ class Managed:
             self.crash = Crash(child.pid, self.life.own_doing)
         self._arm()
         self._gone.set()
-        self._changed(self, ended)
+        self._changed(ended)
         if ended is Ended.AGAIN:
             self.start()
 
+    def _changed(self, ended: Ended | None = None) -> None:
+        life = self.life
+        keys = {"reason": life.reason, "pid": self.pid, "exit": self.code}
+        known = {key: value for key, value in keys.items() if value not in (None, "")}
+        write = self._log.warning if ended in (Ended.CRASHED, Ended.PARKED) else self._log.info
+        state = life.state.value
+        write("worker.state", agent=self.name, state=state, restarts=life.restarts, **known)
+        self._on_change(ended)
+
     def _on_beat(self) -> None:
         child = self._child
-        if child is not None and self._take_beats(child) is None:
+        if child is not None and self._read_beats(child) is None:
             asyncio.get_running_loop().remove_reader(child.heart_fd)
             self.reap()  # most likely dead; if it lives on, its promise will break
 
-    def _take_beats(self, child: Child) -> bool | None:
+    def _read_beats(self, child: Child) -> bool | None:
         messages = child.beats()
         for message in messages or ():
             problem = message.pop("problem", None)
             if isinstance(problem, dict):
                 self.problem = {key: str(problem.get(key, "")) for key in ("what", "where", "hint")}
                 self.damaged = message.get("damaged") is True
+                self.broken = message.get("broken") is True
             promise = message.get("promise_s")
             if not isinstance(promise, int | float) or not promise > 0:
                 continue
             if problem is None:
-                self.problem = None  # it goes on: what it told of is over
+                self.problem = None  # it goes on: what it reported is over
             self.beat = message
             if self.life.beat(min(float(promise), PROMISE_MAX_S)):
                 self.crash = None  # it has written that down, before its first beat
-                self._changed(self, None)
+                self._changed()
         self._arm()
         return None if messages is None else bool(messages)
 
@@ -232,7 +259,7 @@ class Managed:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if (slept_s := self._reaper.awake.look()) and self.life.alive and not self.life.stopping:
+        if (slept_s := self._reaper.sleep.check()) and self.life.alive and not self.life.stopping:
             self.life.late(slept_s)
         match self.life.due():
             case DueAction.START:
@@ -296,20 +323,20 @@ async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[i
     return None if late else child.poll(), bytes(output)
 
 
-TICK_S = 1.0  # between two looks
-SLACK_S = 1.0  # by which a look may be late on a loaded machine
+TICK_S = 1.0  # between two checks
+SLACK_S = 1.0  # by which a check may be late on a loaded machine
 RECENT_S = 3.0  # for so long after it woke, beats may still be on their way; below BEAT_GRACE_S
 
 
-class Awake:
-    """Measures the time between its looks."""
+class SleepDetector:
+    """Notices that the machine slept, or stood still, by the time between its checks."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen = clock.monotonic()
         self._slept_s, self._woke = 0.0, float("-inf")
 
-    def look(self) -> float:
+    def check(self) -> float:
         """Return for how many seconds it stood still, if it woke just now; else 0."""
         now = self._clock.monotonic()
         gap, self._seen = now - self._seen, now

@@ -1,10 +1,13 @@
 """The files that must stay where they are while we run: the home's lock and the database.
 
-A removed lock is taken anew, else a second supervisor could start here. What we write into a
-database that has no name any more is lost when the last of us closes it: so it is copied out first.
+A removed lock is taken anew, else a second supervisor could start here. A database is three files,
+itself, its log and the log's index. What is written once one of them has lost its name is lost when
+the last of us closes it, or overwritten by who opens the new one: so all stop, and what the open
+files hold is copied out first.
 """
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,49 +16,51 @@ from agentd.errors import AgentdError, StorageError
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.lock import LockFile
-from agentd.storage import copies
-from agentd.storage.health import shm_of, wal_of
+from agentd.storage import copies, place
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.records import Records
+from agentd.whole import put_in_place
 
 RESCUE_S = 60.0  # for a copy of a large database
 CLOSE_S = 5.0  # for our own connections, before anything is put in the old one's place
 HINT = "stop agentd before you touch its folders"
 
 
-class Files:
+class HomeFiles:
     """Which files they were when we began."""
 
     def __init__(self, paths: Paths, lock: LockFile, clock: Clock, log: Logger) -> None:
-        self.database_gone = False
         self._paths, self._lock, self._clock, self._log = paths, lock, clock, log
-        self._database: int | None = None
-        self._beside: dict[Path, int | None] = {}  # the database's log and its index
+        self._files: place.Files = {}  # of the database, while it is open
+        self._gone: Path | None = None  # the first of them that was missed
 
     def remember(self) -> None:
-        """Note which files these are; once all are there."""
-        database = self._paths.database
-        self._database = _inode(database)
-        self._beside = {path: _inode(path) for path in (wal_of(database), shm_of(database))}
+        """Note which files these are, once all are there, and tell whoever opens the database."""
+        self._files = place.files_of(self._paths.database)
+        self._record()
 
-    def look(self) -> StorageError | None:
+    def forget(self) -> None:
+        """Take the names back: who closes the database in order removes its log and index."""
+        self._files = {}
+        self._record()
+
+    def check(self) -> StorageError | None:
         """Return what is wrong, None while all is in its place."""
-        if _inode(self._paths.database) != self._database:
-            self.database_gone = True
-            return StorageError(
-                "this file was removed or replaced while agentd ran",
-                where=str(self._paths.database),
-                hint=f"{HINT}, and start it again",
-            )
-        self._beside = {path: _inode(path) for path in self._beside}
+        if self.database_gone():
+            return self._removed(f"{HINT}, and start it again")
         return None if self._lock.in_place else self._lock_again()
+
+    def database_gone(self) -> bool:
+        """Whether the database must be rescued: one of its files is not in its place."""
+        self._gone = self._gone or place.moved(self._paths.database, self._files)
+        return self._gone is not None
 
     def _lock_again(self) -> StorageError | None:
         path = self._paths.lock
         try:
             self._paths.create_private()
             if self._lock.acquire():
-                self._lock.record(os.getpid(), clock=self._clock)
+                self._record()
                 self._log.warning("lock.made_again", path=str(path))
                 return None
         except StorageError as error:
@@ -69,54 +74,61 @@ class Files:
             hint=HINT,
         )
 
+    def _record(self) -> None:
+        self._lock.record(os.getpid(), clock=self._clock, **{place.NAMED: self._files})
+
     async def rescue(
         self, records: Records, housekeeping: Housekeeping, hurry: asyncio.Event
     ) -> StorageError:
-        """Save what the removed database held; return what to stop with. Given up at `hurry`.
+        """Save what the open files hold; return what to stop with. Given up at `hurry`.
 
-        Its name is given to the copy if it is free; a file that somebody put there stays, and the
-        copy lies beside it. All workers must be gone by now.
+        The copy takes the place of our own file, or a free one; a file that somebody put there
+        stays, and the copy lies beside it. All workers must be gone by now.
         """
         database = self._paths.database
         copy = copies.stamped(database, "rescued", self._clock.now())
         try:
-            copying = asyncio.ensure_future(records.copy(copy))
-            hurrying = asyncio.ensure_future(hurry.wait())
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait({copying, hurrying}, timeout=RESCUE_S, return_when=first)
-            hurrying.cancel()
-            if not copying.done():
-                copying.cancel()
-                raise TimeoutError("it took too long, or a second signal came")
-            copying.result()
-            async with asyncio.timeout(CLOSE_S):
-                await housekeeping.closed()
-                await records.closed()
-            self._clear()
-            try:
-                database.hardlink_to(copy)
-            except FileExistsError:
-                done = f"what it held until then is in {copy}"
-            else:
-                copy.unlink()
-                done = "what it held was saved and put back"
+            await self._copy(records, copy, hurry)
+            await _close(records, housekeeping)
+            done = self._put(copy)
         except (AgentdError, OSError, TimeoutError) as error:
             done = f"what it held could not be saved: {error}"
-        return StorageError(
-            "this file was removed or replaced while agentd ran",
-            where=str(database),
-            hint=f"{done}; {HINT}",
-        )
+            with contextlib.suppress(TimeoutError):  # the last to close it writes its log back
+                await _close(records, housekeeping)
+        return self._removed(f"{done}; {HINT}")
 
-    def _clear(self) -> None:
-        """Remove the old database's log: it would be replayed into whatever has the name now."""
-        for path, inode in self._beside.items():
-            if inode is not None and _inode(path) == inode:
+    def _removed(self, hint: str) -> StorageError:
+        return place.removed(self._gone or self._paths.database, hint)
+
+    async def _copy(self, records: Records, copy: Path, hurry: asyncio.Event) -> None:
+        copying = asyncio.ensure_future(records.copy(copy))
+        hurrying = asyncio.ensure_future(hurry.wait())
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({copying, hurrying}, timeout=RESCUE_S, return_when=first)
+        hurrying.cancel()
+        if not copying.done():
+            copying.cancel()
+            raise TimeoutError("it took too long, or a second signal came")
+        copying.result()
+
+    def _put(self, copy: Path) -> str:
+        """Give the copy the database's name if that is free, or our own file's; return what."""
+        database = self._paths.database
+        ours = place.in_place(database, self._files)
+        theirs = database.exists() and not ours
+        for path in (place.wal_of(database), place.shm_of(database)):
+            # Left lying, an old log would be replayed into whatever has the name now; so would one
+            # that somebody's program began beside our file.
+            if not theirs or place.in_place(path, self._files):
                 path.unlink(missing_ok=True)
+        try:
+            put_in_place(copy, database, new=not ours)
+        except FileExistsError:
+            return f"what it held until then is in {copy}"
+        return "what it held was saved and put back"
 
 
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
+async def _close(records: Records, housekeeping: Housekeeping) -> None:
+    async with asyncio.timeout(CLOSE_S):
+        await housekeeping.closed()
+        await records.closed()

@@ -19,16 +19,15 @@ from agentd.bus import Bus, Opening
 from agentd.bus.thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
-from agentd.errors import DamagedDatabase, StorageError
+from agentd.errors import DamagedDatabase, Problem, StorageError
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
-from agentd.supervisor.records import Problem, problem_of
 from agentd.whole import PARTIAL
 
-LOOK_S = 15.0  # between looks at the database
+ROUND_S = 15.0  # between looks at the database
 SWEEP_S = 3600.0  # between looks at the folders
 BUSY_MS = 2_000  # housekeeping is never urgent; a lock that is held for longer is worth a word
 PAUSE_S = 0.01  # between two steps, at least: others want to write as well
@@ -75,13 +74,13 @@ class Housekeeping:
         try:
             while True:
                 try:
-                    problem = await self._look()
+                    problem = await self._round()
                 except DamagedDatabase:
                     raise
                 except StorageError as error:
-                    problem = problem_of(error)
-                self._tell(problem)
-                await asyncio.sleep(LOOK_S)  # ends by cancellation
+                    problem = error.document()
+                self._report_problem(problem)
+                await asyncio.sleep(ROUND_S)  # ends by cancellation
         finally:
             if self._thread is not None:
                 self._thread.close()
@@ -99,17 +98,17 @@ class Housekeeping:
             "free_bytes": self._sizes.free,
         }
 
-    def _tell(self, problem: Problem | None) -> None:
+    def _report_problem(self, problem: Problem | None) -> None:
         if problem is not None and problem != self.problem:
             self._log.warning("storage.problem", **problem)
         elif problem is None and self.problem is not None:
             self._log.info("storage.well")
         self.problem = problem
 
-    async def _look(self) -> Problem | None:
+    async def _round(self) -> Problem | None:
         with contextlib.suppress(OSError):
             self._sizes = sizes(self._paths.database)
-        keep(self._paths)
+        touch_sockets(self._paths)
         if self._thread is None:
             thread = BusThread(self._paths, self._clock, Opening(create=False, busy_ms=BUSY_MS))
             await thread.open()
@@ -223,13 +222,13 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
                 remove(left)
 
 
-def keep(paths: Paths) -> None:
+def touch_sockets(paths: Paths) -> None:
     """Touch our sockets: where they had to go to /tmp, others sweep, too.
 
     On macOS what was not touched for three days. Often, because a Mac may wake from as long a sleep
     just when it is time to sweep.
     """
-    if paths.sockets == paths.run:
+    if not paths.sockets_apart:
         return
     for path in (paths.sockets, paths.status_socket, paths.wake, *paths.wake.glob("*.sock")):
         with contextlib.suppress(OSError):

@@ -8,8 +8,8 @@ import shutil
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
-from agentd.config.last_good import last_right
-from agentd.errors import AgentdError, AlreadyRunning, ConfigError, StorageError
+from agentd.config.last_good import last_good_config
+from agentd.errors import AgentdError, AlreadyRunning, ConfigError, storage_errors
 from agentd.events import DAEMON
 from agentd.logs import logger as log
 from agentd.macos import launchd
@@ -19,7 +19,6 @@ from agentd.process.jobs import fault
 from agentd.process.lock import LockFile
 from agentd.process.stop import stop_at_once
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.sockets import clear
 from agentd.supervisor.supervisor import Supervisor
 from agentd.whole import write_whole
 
@@ -40,7 +39,11 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
     lock = LockFile(paths.lock)
     try:
         paths.create()
-        if not _acquire(lock):
+        with storage_errors(
+            lock.path, "free some disk space, or make its folder writable", "cannot be opened"
+        ):
+            acquired = lock.acquire()
+        if not acquired:
             pid = lock.holder().get("pid", "unknown")
             raise AlreadyRunning(
                 f"another supervisor is running (pid {pid})",
@@ -55,8 +58,6 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
         except Exception as error:  # the top of the process: its traceback belongs in the log
             log.get_logger().critical("supervisor.broken", exc_info=error)
             raise fault(error) from error
-        finally:
-            clear(paths)
     except AgentdError as error:
         if not isinstance(error, AlreadyRunning):
             _record_failure(paths, error)
@@ -65,17 +66,6 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
     finally:
         log.close()
         lock.close()
-
-
-def _acquire(lock: LockFile) -> bool:
-    try:
-        return lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"cannot be opened: {error.strerror}",
-            where=str(lock.path),
-            hint="free some disk space, or make its folder writable",
-        ) from error
 
 
 def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -> None:
@@ -106,7 +96,7 @@ def _configuration(paths: Paths) -> tuple[DaemonConfig, ConfigError | None]:
     try:
         return load_daemon(paths.daemon_file), None
     except ConfigError as error:
-        if not launchd.under_launchd() or (last := last_right(paths)) is None:
+        if not launchd.under_launchd() or (last := last_good_config(paths)) is None:
             raise
         return last, error
 

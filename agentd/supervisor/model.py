@@ -9,13 +9,12 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd.clock import Clock, iso
+from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig, ModelConfig
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, Problem, StorageError, storage_errors
 from agentd.logs.logger import Logger
 from agentd.macos import launchd
 from agentd.models import store
@@ -25,7 +24,7 @@ from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.restart import RESTING, Ended, Life
+from agentd.supervisor.restart import RESTING, Life
 from agentd.whole import write_whole
 
 NAME = "model"
@@ -48,19 +47,18 @@ class ModelHost:
         commands: Commands,
         life: Life,
         reaper: Reaper,
-        changed: Callable[[Managed, Ended | None], None],
         *,
         log: Logger,
         clock: Clock,
     ) -> None:
-        self.problem: dict[str, str] | None = None  # why none can be started: what, where, hint
+        self.problem: Problem | None = None  # why none can be started
         self._paths, self._commands, self._clock = paths, commands, clock
         self._socket: socket.socket | None = None  # bound, not yet handed to a server
         self._daemon = config
         self._port = config.model.port
         self._token = self._address = ""  # what stands in their files, once they are written
         self._parked_at: float | None = None  # monotonic: since then it has been seen parked
-        self.managed = Managed(NAME, self._spawn, life, reaper, changed, log=log, clock=clock)
+        self.managed = Managed(NAME, self._spawn, life, reaper, log=log, clock=clock)
 
     @property
     def config(self) -> ModelConfig:
@@ -120,7 +118,7 @@ class ModelHost:
         self.problem = None
         self.managed.start()
 
-    def look_again(self) -> None:
+    def poll(self) -> None:
         """Start it if what it waited for has come, or it was given up for long: all need it."""
         if self.waiting:
             self.start()
@@ -185,7 +183,7 @@ class ModelHost:
             "name": self.config.name,
             "url": self.config.url or f"http://{HOST}:{self._port}/v1",
             "external": self.config.url is not None,
-            **describe(self.managed),
+            **self.managed.document(),
             "reason": self.managed.life.reason or self._gave_way(),
             "problem": self.problem or self.managed.problem,
         }
@@ -275,26 +273,5 @@ def write_token(path: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    try:
+    with storage_errors(path, "free some disk space, or make its folder writable"):
         write_whole(path, text)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}",
-            where=str(path),
-            hint="free some disk space, or make its folder writable",
-        ) from error
-
-
-def describe(managed: Managed) -> dict[str, Any]:
-    """Return what `status` says of any child."""
-    life = managed.life
-    return {
-        "state": life.state.value,
-        "stopping": life.stopping,
-        "pid": managed.pid,
-        "since": iso(life.since),
-        "restarts": life.restarts,
-        "crashes": life.crashes,
-        "reason": life.reason,
-        "beat": managed.beat,
-    }

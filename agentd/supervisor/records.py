@@ -14,23 +14,16 @@ from typing import Any, Literal
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.thread import BusThread
 from agentd.clock import Clock
-from agentd.errors import AgentdError, DamagedDatabase, StorageError
+from agentd.errors import AgentdError, DamagedDatabase, EventRefused, Problem
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.storage import copies
 
-Problem = dict[str, str]  # what, where, hint
-
 LANE = Lane(DAEMON, True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
-
-
-def problem_of(error: AgentdError) -> Problem:
-    """Return an error as `status` shows it."""
-    return {"what": error.what, "where": error.where, "hint": error.hint}
 
 
 class Records:
@@ -99,12 +92,17 @@ class Records:
         return await self._thread.call(work)
 
     async def remove(self, name: str) -> None:
-        """Note that an agent is gone or disabled.
+        """Note that an agent is gone or disabled; one that was never accepted is not known.
 
         Raises:
             StorageError: the database cannot be written.
         """
-        await self._thread.call(lambda bus: bus.agents.remove(name))
+
+        def work(bus: Bus) -> None:
+            if name in bus.agents.present():
+                bus.agents.remove(name)
+
+        await self._thread.call(work)
 
     async def set_paused(self, name: str, paused: bool) -> None:
         """Keep an agent's pause beyond a restart.
@@ -195,20 +193,39 @@ class Records:
         async with self._writing:
             batch = list(self._waiting)
             try:
-                await self._thread.call(
-                    lambda bus: bus.outbox.publish_many(DAEMON, batch, system=True)
-                )
-            except StorageError as error:
+                refused = await self._thread.call(lambda bus: _publish(bus, batch))
+            except AgentdError as error:
                 if self.problem is None:
                     self._log.error("events.delayed", count=len(batch), error=error.what)
-                self.problem = problem_of(error)
+                self.problem = error.document()
                 if isinstance(error, DamagedDatabase):
-                    self._jobs.tell(error)  # no later try can mend it
+                    self._jobs.report(error)  # no later try can mend it
                 return False
             self.problem = None
+            for one in refused:
+                self.lost += 1
+                self._log.error("event.refused", type=one.where, error=one.what)
             written = {id(event) for event in batch}
             while self._waiting and id(self._waiting[0]) in written:
                 self._waiting.popleft()
             if not self._waiting:
                 self._new.clear()
             return True
+
+
+def _publish(bus: Bus, batch: Sequence[NewEvent]) -> list[EventRefused]:
+    """Publish the events in one transaction, except those that the database refuses; return why.
+
+    Raises:
+        EventRefused: what refused one of them took the transaction back; nothing was written.
+    """
+    refused = []
+    with bus.transaction():
+        for event in batch:
+            try:
+                bus.publish(DAEMON, event, system=True)
+            except EventRefused as error:
+                if not bus.db.connection.in_transaction:
+                    raise
+                refused.append(error)
+    return refused

@@ -25,19 +25,22 @@ class Sockets:
     ) -> None:
         self._paths, self._answer, self._woken, self._log = paths, answer, woken, log
         self._server: asyncio.Server | None = None
-        self._inode = 0  # the status socket's
+        self._made = False  # the folder is there, and ours
+        self._inode = 0  # the status socket's, once it is known
         self._waker: Waker | None = None
 
     async def open(self) -> None:
-        """Make both.
+        """Make both, and their folder.
 
         Raises:
             StorageError: one of them cannot be made.
         """
+        self._paths.create_private()
+        self._made = True
         await self._serve()
         self._listen()
 
-    async def look(self) -> None:
+    async def restore(self) -> None:
         """Make again what is gone, with the folders of all sockets and locks.
 
         Raises:
@@ -52,7 +55,7 @@ class Sockets:
             self._woken()  # who rang meanwhile was not heard
             self._log.warning("socket.made_again", path=str(self._waker.path))
 
-    def deaf(self) -> None:
+    def stop_listening(self) -> None:
         """Hear no more commands; `status` is still answered."""
         if self._waker is not None:
             asyncio.get_running_loop().remove_reader(self._waker.fileno())
@@ -60,13 +63,25 @@ class Sockets:
             self._waker = None
 
     def close(self) -> None:
-        """Answer no more."""
-        self.deaf()
+        """Answer no more, and remove what is ours, once nobody else of this home runs."""
+        self.stop_listening()
         if self._server is not None:
             self._server.close()
             self._server = None
-            if _is(self._paths.status_socket, self._inode):
-                self._paths.status_socket.unlink(missing_ok=True)
+        path = self._paths.status_socket
+        if self._made and (not path.exists() or _is(path, self._inode) or not self._inode):
+            path.unlink(missing_ok=True)  # else it is a successor's by now
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        """Remove the folder that the sockets have elsewhere."""
+        if not self._paths.sockets_apart:
+            return
+        with contextlib.suppress(OSError):  # not empty: something in it is none of ours
+            for socket in self._paths.wake.glob("*.sock"):
+                socket.unlink(missing_ok=True)
+            self._paths.wake.rmdir()
+            self._paths.sockets.rmdir()
 
     async def _serve(self) -> None:
         path = self._paths.status_socket
@@ -86,24 +101,13 @@ class Sockets:
 
     def _listen(self) -> None:
         waker = Waker(self._paths.wake, DAEMON)
-        self.deaf()
+        self.stop_listening()
         self._waker = waker
         asyncio.get_running_loop().add_reader(waker.fileno(), self._ring, waker)
 
     def _ring(self, waker: Waker) -> None:
         waker.drain()
         self._woken()
-
-
-def clear(paths: Paths) -> None:
-    """Remove the folder that a home's sockets have elsewhere; nobody of this home runs any more."""
-    if not paths.sockets_apart:
-        return
-    with contextlib.suppress(OSError):  # not empty: something of it is none of ours
-        for socket in (paths.status_socket, *paths.wake.glob("*.sock")):
-            socket.unlink(missing_ok=True)
-        paths.wake.rmdir()
-        paths.sockets.rmdir()
 
 
 def _is(path: Path, inode: int) -> bool:

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.errors import PermissionRefused, ToolError, shown
+from agentd.errors import ConfigError, PermissionRefused, ToolError, shown
 from agentd.macos import privacy
+from agentd.paths import expanded
 from agentd.tools.base import unshown
 from agentd.tools.closed import OWN, Marks
 
@@ -78,16 +79,16 @@ def resolved(path: str, folder: str = "/") -> str:
 
 
 def _expanded(path: str) -> str:
-    with suppress(RuntimeError):  # there is no home
+    with suppress(ConfigError):  # there is no home
         if path.startswith("~/"):
-            return str(Path(path).expanduser())
+            return str(expanded(path))
     return path
 
 
 def _top(root: str) -> str | None:
     """Return a permitted root without links, None where it is none."""
-    with suppress(RuntimeError, ToolError):  # no such home
-        path = Path(root).expanduser()
+    with suppress(ConfigError, ToolError):  # no such home
+        path = expanded(root)
         return resolved(str(path)) if path.is_absolute() else None
     return None
 

@@ -20,8 +20,9 @@ from typing import Annotated
 from pydantic import Field
 
 from agentd.agent import Result
-from agentd.errors import PermissionRefused, ToolError
+from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.macos import developer_tools
+from agentd.paths import expanded
 from agentd.tools.base import Args, Tool, ToolCall, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
@@ -144,7 +145,7 @@ def find_program(program: str, listed: Sequence[str]) -> str:
         ToolError: it is listed and not installed.
     """
     entry = _listed(program, listed)
-    found = developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH)
+    found = developer_tools.which(str(expanded(entry)), PROGRAM_PATH)
     if found is None:
         raise ToolError(f"{entry} is not installed{NOT_INSTALLED}")
     return found
@@ -152,7 +153,10 @@ def find_program(program: str, listed: Sequence[str]) -> str:
 
 def _listed(program: str, listed: Sequence[str]) -> str:
     for entry in listed:
-        path = Path(entry).expanduser()
+        try:
+            path = expanded(entry)
+        except ConfigError:
+            continue  # nobody's home: it allows nothing, as the agent's check says
         if program not in (entry, str(path), path.name):
             continue
         if "/" not in entry or path.is_absolute():

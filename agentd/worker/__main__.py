@@ -1,16 +1,16 @@
 """`python -m agentd.worker NAME --version HASH`: one agent's process.
 
-Started by the supervisor. `lean` comes first: what it imports stays small only in a fresh process.
+Started by the supervisor. `deferred` comes first: it works only in a fresh process.
 """
 
 import os
 import sys
 
-import agentd.worker.lean  # noqa: F401
+import agentd.worker.deferred  # noqa: F401
 
 # isort: split
 from agentd.admission.version import read_version
-from agentd.config.last_good import in_force
+from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, Stopped
 from agentd.logs import logger as logs
 from agentd.logs.logger import Logger
@@ -27,7 +27,7 @@ from agentd.worker.worker import BUSY_GRACE_S, Worker
 def main(argv: list[str] | None = None) -> int:
     """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
     heart = child_side()
-    crashed = crash.take()
+    crashed = crash.of_the_one_before()
     match sys.argv[1:] if argv is None else argv:
         case [name, "--version", version]:
             pass
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     log: Logger | None = None
     try:
         paths = discover()
-        daemon = in_force(paths)
+        daemon = effective_config(paths)
         log = logger = logs.configure(name, paths, daemon.logs)
         end_with_threads(lambda error: _raised(error, heart, logger))
         accepted = read_version(paths.versions / name / version)

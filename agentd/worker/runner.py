@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd import __version__
-from agentd.admission.version import Accepted, Version, load_version
+from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit
 from agentd.bus import Bus
 from agentd.clock import Clock
@@ -19,7 +19,7 @@ from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
@@ -54,13 +54,13 @@ class Runner:
         self._bus = bus
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
         self._model = None if daemon.model.url else daemon.model.name
-        self._version = version = load_version(accepted.folder)
+        self._version = version = import_version(accepted)
         client = load_client(version.client_dir)
         self._types = client.types
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
             accepted.config.permissions,
-            closed=Closed.of(paths, accepted.name, key_file.expanduser() if key_file else None),
+            closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
             clock=clock,
         )
         self._idempotent = repeatable(version)

@@ -18,6 +18,7 @@ from agentd.errors import (
     LostLane,
     ModelMisconfigured,
     ModelUnavailable,
+    RowRefused,
     Stopped,
     StorageError,
 )
@@ -31,7 +32,8 @@ from agentd.process.stop import Stop
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
-from agentd.worker.storage_wait import Patience
+from agentd.storage.place import open_bus
+from agentd.worker.storage_retry import StorageRetry
 
 if TYPE_CHECKING:
     from agentd.worker.runner import Runner
@@ -66,8 +68,8 @@ class Worker:
         self.clock = clock or SystemClock()
         self.poll_s = daemon.bus.poll.total_seconds()
         self.stop = Stop()
-        self.patiently = Patience(heart, self.stop, log, IDLE_GRACE_S)
-        self.bus = self.patiently(self._open_bus)
+        self.retry = StorageRetry(heart, self.stop, log, IDLE_GRACE_S)
+        self.bus = self.retry(self._open_bus)
         self.sessions = Sessions(self.bus)
         name = accepted.name
         self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
@@ -75,8 +77,8 @@ class Worker:
         self._owed: Session | None = None  # cut by a storage fault; its attempt was none
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
-        self._told_wait: dict[str, str] = {}  # by lane, while it waits
-        self._told_deaf = False  # that the wake-up socket is gone
+        self._logged_wait: dict[str, str] = {}  # by lane, while it waits
+        self._logged_deaf = False  # that the wake-up socket is gone
         # Before the first beat, after which the supervisor forgets it.
         if crashed is not None and self.sessions.crashed(name, crashed):
             log.warning("attempt.crashed", why=crashed.why, pid=crashed.pid)
@@ -92,7 +94,7 @@ class Worker:
         scheduler = None
         name, schedule = self.accepted.name, self.config.schedule
         # The supervisor did, while a worker with an earlier schedule may still have run.
-        self.patiently(
+        self.retry(
             lambda: self.bus.schedules.hold(name, None if schedule is None else schedule.name)
         )
         if schedule is not None:
@@ -101,10 +103,10 @@ class Worker:
             )
 
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
-            self.patiently(lambda: scheduler.start(self.bus))
+            self.retry(lambda: scheduler.start(self.bus))
 
         def round() -> float:
-            if not self.patiently.waiting:  # else its beats say why
+            if not self.retry.waiting:  # else its beats say why
                 self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
             self._listen()
             if scheduler is not None:
@@ -113,7 +115,7 @@ class Worker:
 
         try:
             while not self.stop.asked:
-                wait_s = self.patiently(round)
+                wait_s = self.retry(round)
                 if wait_s > 0:
                     self._wait(min(wait_s, self.poll_s))
         except Stopped:  # while it waited for the storage
@@ -135,14 +137,14 @@ class Worker:
             taken = self.sessions.begin(lane, event, self.accepted.code_hash, self.config.limits)
             match taken:
                 case Wait():
-                    self._tell_wait(lane, taken)
+                    self._log_wait(lane, taken)
                     wait_s = min(wait_s, taken.seconds)
                     continue
                 case Dead():
                     self._log_dead(taken, event.id)
                     return 0
                 case Session():
-                    self._told_wait.pop(lane.consumer, None)
+                    self._logged_wait.pop(lane.consumer, None)
                     return self.answer(taken)
         return wait_s
 
@@ -173,6 +175,8 @@ class Worker:
             return MODEL_WAIT_S
         except LostLane:
             raise
+        except RowRefused as error:  # trying again would be refused again
+            self._fail(session, str(error), log)
         except StorageError:
             self._owed = session
             log.warning("session.cut", reason="storage")
@@ -247,9 +251,9 @@ class Worker:
             error=dead.error,
         )
 
-    def _tell_wait(self, lane: Lane, wait: Wait) -> None:
-        if self._told_wait.get(lane.consumer) != wait.why:  # once, not at every poll
-            self._told_wait[lane.consumer] = wait.why
+    def _log_wait(self, lane: Lane, wait: Wait) -> None:
+        if self._logged_wait.get(lane.consumer) != wait.why:  # once, not at every poll
+            self._logged_wait[lane.consumer] = wait.why
             self.log.info(
                 "lane.waits", lane=lane.consumer, reason=wait.why, wait_s=round(wait.seconds, 1)
             )
@@ -266,14 +270,14 @@ class Worker:
     def _listen(self) -> None:
         """Make the wake-up socket again where somebody removed it; until then the poll serves."""
         if self.waker.in_place:
-            self._told_deaf = False
+            self._logged_deaf = False
             return
         try:
             waker = self.bus.doorbell.waker(self.accepted.name)
         except StorageError as error:  # its folder is gone as well: the supervisor makes that
-            if not self._told_deaf:
+            if not self._logged_deaf:
                 self.log.warning("socket.removed", path=str(self.waker.path), why=error.what)
-            self._told_deaf = True
+            self._logged_deaf = True
             return
         self.waker.close()
         self.waker = waker
@@ -281,4 +285,4 @@ class Worker:
 
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
-        return Bus(self.paths.database, clock=self.clock, wake=self.paths.wake, opening=opening)
+        return open_bus(self.paths, opening, self.clock)

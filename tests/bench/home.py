@@ -53,6 +53,7 @@ class Home:
         self.root = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
         self.paths: Paths = discover({"AGENTD_HOME": str(self.root)})
         self.paths.create()
+        self.paths.create_private()
         self.environment = {**environment.for_model_server(), "AGENTD_HOME": str(self.root)}
         self.hashes: dict[str, str] = {}
         self.workers: list[Child] = []

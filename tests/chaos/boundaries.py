@@ -37,6 +37,7 @@ from agentd.worker.worker import Worker
 from tests.bus_kill import forked
 from tests.chaos.audit import Left, audit, read
 from tests.chaos.home import PIPELINE, PLACED, Home
+from tests.supervised import remove_sockets
 
 NAME = "intake"
 OUTPUTS = {NAME: PIPELINE[NAME][1]}
@@ -162,6 +163,7 @@ def prepared(folder: Path) -> tuple[Home, Accepted]:
     """Make the home and accept its first agent, without BAML in this process."""
     home = Home(folder)
     home.create()
+    home.paths.create_private()
     admission = [sys.executable, "-m", "agentd.admission", NAME]
     environ = {**os.environ, **home.environment}
     version = json.loads(subprocess.check_output(admission, env=environ))["version"]
@@ -252,3 +254,4 @@ def broken_promise(folder: Path) -> None:
 if __name__ == "__main__":
     programs = (every_boundary, broken_promise)
     {one.__name__: one for one in programs}[sys.argv[1]](Path(sys.argv[2]))
+    remove_sockets(Home(Path(sys.argv[2])).paths)

@@ -21,12 +21,12 @@ from agentd.commands.demo.temporary import (
 from agentd.commands.model import ask_model_server
 from agentd.commands.output import BOLD, ProgressLine, colour, duration, say, say_lines
 from agentd.config.daemon import load_daemon
-from agentd.errors import AgentdError, ToolError, UsageError
+from agentd.errors import AgentdError, ConfigError, ToolError, UsageError
 from agentd.events import PERSON, Lane, NewEvent
 from agentd.llm.endpoint import Endpoint
 from agentd.models import store
 from agentd.models.huggingface import folder_bytes
-from agentd.paths import Paths, shipped
+from agentd.paths import Paths, expanded, shipped
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query
@@ -111,9 +111,11 @@ def check_repository(path: Path) -> Path:
     hint = "name one with --repo PATH"
     try:
         # Resolved before the way up: above `../x` is not the folder that one stands in.
-        folder = path.expanduser().resolve()
+        folder = expanded(path).resolve()
         known = folder.is_dir()
-    except (OSError, RuntimeError) as error:  # kept out; a loop of links, or nobody's home
+    except ConfigError as error:
+        raise UsageError(f"cannot be used: {error.what}", where=str(path), hint=hint) from error
+    except (OSError, RuntimeError) as error:  # kept out; a loop of links
         problem = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot be used: {problem}", where=str(path), hint=hint) from error
     if not known:

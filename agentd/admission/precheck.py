@@ -1,11 +1,13 @@
-"""A first look at an agent's file, in the supervisor itself: most wrong files need no process.
+"""Checks of an agent's file that the supervisor makes itself: most wrong files need no process.
 
 Nothing of a person's code is run or imported here, and nothing is waited for: whatever lies in the
 folder under a name that ends in .toml, it is a small text file that fits, or it is refused.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agentd.config.agent import AGENT_NAME, check_agent_name, validate_agent
 from agentd.config.toml import read_toml
@@ -18,12 +20,13 @@ class Waiting(ConfigError):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a first look came to: nothing, or why the file cannot be admitted as it is."""
+class Precheck:
+    """What the file says, and why it cannot be admitted as it is, if so."""
 
     module: str = ""  # its `agent = ...`, "" where that cannot be told
     enabled: bool = True
     problem: ConfigError | None = None
+    folders: tuple[str, ...] = ()  # that an enabled agent may touch, or its parameters name
 
     @property
     def waiting(self) -> bool:
@@ -31,20 +34,35 @@ class Look:
         return isinstance(self.problem, Waiting)
 
 
-def look(name: str, paths: Paths) -> Look:
-    """Look at agents.d/NAME.toml. Never raises for what it finds there."""
+def precheck(name: str, paths: Paths) -> Precheck:
+    """Check agents.d/NAME.toml by itself. Never raises for what it finds there."""
     toml = paths.agents_d / f"{name}.toml"
-    module, enabled = "", True
+    seen = Precheck()
     try:
         check_agent_name(name, where=str(toml))
         table = read_toml(toml)
-        enabled = table.get("enabled") is not False
-        if isinstance(table.get("agent"), str):
-            module = table["agent"]
+        module, enabled = table.get("agent"), table.get("enabled") is not False
+        folders = tuple(_folders(table)) if enabled else ()
+        seen = Precheck(module if isinstance(module, str) else "", enabled, folders=folders)
         find(validate_agent(table, toml).agent, paths, str(toml))
     except ConfigError as error:
-        return Look(module, enabled, error)
-    return Look(module, enabled)
+        return replace(seen, problem=error)
+    return seen
+
+
+def _folders(table: Mapping[str, Any]) -> Iterator[str]:
+    """Give the absolute paths that a file's permissions list, and those among its parameters."""
+    permissions, params = table.get("permissions"), table.get("params")
+    named: list[Any] = []
+    if isinstance(permissions, dict):
+        for key in ("read", "write"):
+            roots = permissions.get(key)
+            named += roots if isinstance(roots, list) else []
+    if isinstance(params, dict):
+        named += params.values()
+    for text in named:
+        if isinstance(text, str) and text.startswith(("/", "~/")) and "\0" not in text:
+            yield text
 
 
 def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:

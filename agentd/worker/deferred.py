@@ -1,6 +1,6 @@
 """Imports of packages that bring along what an idle worker never uses.
 
-    with later("asyncio"):
+    with deferred("asyncio"):
         import structlog
 
 There is a worker per agent, so 4 MB saved in one is worth having (`python -m tests.bench`).
@@ -15,24 +15,24 @@ from typing import Any
 
 
 @contextmanager
-def later(*names: str) -> Iterator[None]:
-    """Let what is imported inside get stand-ins for these modules, if they are not loaded yet.
+def deferred(*names: str) -> Iterator[None]:
+    """Let what is imported inside get placeholders for these modules, if they are not loaded yet.
 
-    A stand-in imports its module when something of it is first called. Only for modules of which
+    A placeholder imports its module when something of it is first called. Only for modules of which
     nothing is used while the importing module is loaded, and only at the start of a process:
-    another thread would get the stand-in too. A package's submodules cannot be imported inside.
+    another thread would get the placeholder too. A package's submodules cannot be imported inside.
     """
-    missing = {name: _StandIn(name) for name in names if name not in sys.modules}
+    missing = {name: _Placeholder(name) for name in names if name not in sys.modules}
     sys.modules.update(missing)
     try:
         yield
     finally:
-        for name, stand_in in missing.items():
-            if sys.modules.get(name) is stand_in:
+        for name, placeholder in missing.items():
+            if sys.modules.get(name) is placeholder:
                 del sys.modules[name]
 
 
-class _StandIn(ModuleType):
+class _Placeholder(ModuleType):
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
@@ -47,11 +47,11 @@ class _StandIn(ModuleType):
         return call
 
 
-with later("tempfile"):  # platformdirs brings it, and with it shutil and the compression libraries
+with deferred("tempfile"):  # platformdirs brings it, with shutil and the compression libraries
     import platformdirs  # noqa: F401
-with later("asyncio", "rich"):  # structlog brings what it never uses here: 2 and 6 MB
+with deferred("asyncio", "rich"):  # structlog brings what it never uses here: 2 and 6 MB
     import structlog  # noqa: F401
-with later("importlib.metadata"):  # at its first model Pydantic looks for plugins: 1.4 MB
+with deferred("importlib.metadata"):  # at its first model Pydantic looks for plugins: 1.4 MB
     import pydantic
 
     class _First(pydantic.BaseModel):

@@ -15,7 +15,7 @@ T = TypeVar("T")
 WAIT_FIRST_S, WAIT_MAX_S = 0.5, 15.0  # between two tries; doubles
 
 
-class Patience:
+class StorageRetry:
     """Makes calls again that the storage refused, and tells the supervisor why it waits.
 
     `grace_s`: how long one try may take on top of the wait before it, for the beat's promise.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentd.config.daemon import DaemonConfig
-from agentd.config.last_good import in_force, keep, last_right
+from agentd.config.last_good import effective_config, keep, last_good_config
 from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
 
@@ -25,16 +25,16 @@ def test_the_last_right_one_counts_while_it_is_wrong(paths: Paths) -> None:
     paths.daemon_file.write_text(WRONG)
     keep(paths)
     with pytest.raises(ConfigError, match=r"bus\.pol: unknown key"):
-        in_force(paths)
+        effective_config(paths)
     paths.daemon_file.write_text(RIGHT)
     keep(paths)
-    right = in_force(paths)
+    right = effective_config(paths)
     assert right.bus.poll.total_seconds() == 7
     paths.daemon_file.write_text(WRONG)
     keep(paths)
-    assert in_force(paths) == right
+    assert effective_config(paths) == right
     paths.daemon_file.write_text(RIGHT.replace("7", "9"))
-    assert in_force(paths).bus.poll.total_seconds() == 9
+    assert effective_config(paths).bus.poll.total_seconds() == 9
 
 
 def test_a_removed_one_stands_for_the_defaults(paths: Paths) -> None:
@@ -44,16 +44,16 @@ def test_a_removed_one_stands_for_the_defaults(paths: Paths) -> None:
     paths.daemon_file.unlink()
     keep(paths)
     paths.daemon_file.write_text(WRONG)
-    assert in_force(paths) == DaemonConfig()
+    assert effective_config(paths) == DaemonConfig()
 
 
 def test_a_kept_one_that_this_version_does_not_know_is_none(paths: Paths) -> None:
     """After an update the error of the file itself is what helps."""
     paths.accepted_daemon_file.write_text(WRONG)
     paths.daemon_file.write_text("half a fi")
-    assert last_right(paths) is None
+    assert last_good_config(paths) is None
     with pytest.raises(ConfigError, match="is not valid TOML"):
-        in_force(paths)
+        effective_config(paths)
 
 
 def test_an_empty_copy_is_none(paths: Paths) -> None:
@@ -63,9 +63,9 @@ def test_an_empty_copy_is_none(paths: Paths) -> None:
     paths.daemon_file.write_text(WRONG)
     for torn in (b"", b"\0" * 40):
         paths.accepted_daemon_file.write_bytes(torn)
-        assert last_right(paths) is None
+        assert last_good_config(paths) is None
         with pytest.raises(ConfigError, match=r"bus\.pol: unknown key"):
-            in_force(paths)
+            effective_config(paths)
 
 
 @pytest.mark.parametrize("content", [None, b""])
@@ -75,7 +75,7 @@ def test_every_default_can_be_kept(paths: Paths, content: bytes | None) -> None:
         paths.daemon_file.write_bytes(content)
     keep(paths)
     paths.daemon_file.write_text(WRONG)
-    assert in_force(paths) == DaemonConfig()
+    assert effective_config(paths) == DaemonConfig()
     assert paths.accepted_daemon_file.stat().st_size
 
 
@@ -95,4 +95,4 @@ def test_what_cannot_be_kept_leaves_the_one_before(
         keep(paths)
     assert not list(paths.data.glob(".*"))
     paths.daemon_file.write_text(WRONG)
-    assert in_force(paths).bus.poll.total_seconds() == 7
+    assert effective_config(paths).bus.poll.total_seconds() == 7
