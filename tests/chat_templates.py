@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from agentd.models.gguf import write_byte_level_bpe
-from agentd.testing.model import SPECIAL, make_tiny
+from agentd.testing.tiny_model import SPECIAL, make_tiny
 
 QWEN = """\
 {%- if tools %}<|im_start|>system

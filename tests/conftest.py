@@ -9,7 +9,7 @@ import pytest
 
 from agentd.models import store
 from agentd.paths import discover
-from agentd.testing.model import make_tiny
+from agentd.testing.tiny_model import make_tiny
 
 # Examples that take long on a busy machine are no failure of what they test.
 hypothesis.settings.register_profile(

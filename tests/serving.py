@@ -16,7 +16,7 @@ from agentd.model_server.calls import Engine, Language
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http.app import Server
 from agentd.model_server.http.server import http_server
-from agentd.testing.model import ScriptedLanguage
+from agentd.testing.tiny_model import ScriptedLanguage
 
 TOKEN = "test-token"
 NAME = "scripted"

@@ -12,7 +12,7 @@ from agentd.model_server.calls import Full, Refused
 from agentd.model_server.grammar.compilations import SLOTS, Compilations
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.language import ModelLanguage
-from agentd.testing.model import ScriptedEngine
+from agentd.testing.tiny_model import ScriptedEngine
 from tests.serving import serving, wait_for
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from agentd.model_server.calls import Advance, Call
-from agentd.model_server.http import connection
-from agentd.testing.model import ScriptedEngine
+from agentd.model_server.http import connection_limits
+from agentd.testing.tiny_model import ScriptedEngine
 from tests.raw_http import ask, connected, one_reply, status, to_end
 from tests.serving import TOKEN, Serving, chat_body, serving, wait_for
 
@@ -226,14 +226,14 @@ def test_half_a_head_is_given_up(
     server: Serving, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     """A connection that sends nothing, or begins a request and never ends its head, is closed."""
-    monkeypatch.setattr(connection, "HEAD_S", 0.1)
+    monkeypatch.setattr(connection_limits, "HEAD_S", 0.1)
     reply = ask(server.port, begun)
     assert reply.count(b"HTTP/1.1") == begun.count(b"\r\n\r\n")
 
 
 def test_a_head_that_drips_is_given_up(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then does not start the time anew."""
-    monkeypatch.setattr(connection, "HEAD_S", 0.1)
+    monkeypatch.setattr(connection_limits, "HEAD_S", 0.1)
     tick = threading.Event()
     with connected(server.port) as sock, pytest.raises(ConnectionError):
         for _ in range(2000):
@@ -255,7 +255,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_kept(
 
 def test_who_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream whose client takes nothing any more is ended, and its call with it."""
-    monkeypatch.setattr(connection, "WRITE_S", 0.3)
+    monkeypatch.setattr(connection_limits, "WRITE_S", 0.3)
     pieces = 4000
 
     class Fast(ScriptedEngine):
@@ -332,7 +332,7 @@ def test_who_shows_no_token_keeps_nobody_out(server: Serving, begun: tuple[str, 
             early.sendall(KNOWN)  # who showed it before keeps its connection
             assert status(one_reply(early)) == 200
             wait_for(
-                lambda: len(connections_of(server)) <= connection.STRANGERS_MAX + 1,
+                lambda: len(connections_of(server)) <= connection_limits.STRANGERS_MAX + 1,
                 "the oldest are closed",
             )
         finally:
@@ -342,7 +342,7 @@ def test_who_shows_no_token_keeps_nobody_out(server: Serving, begun: tuple[str, 
 
 def test_the_newest_stranger_stays(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that is slow to show its token is not closed while older strangers are there."""
-    monkeypatch.setattr(connection, "STRANGERS_MAX", 4)
+    monkeypatch.setattr(connection_limits, "STRANGERS_MAX", 4)
     old = opened(server, 12)
     with connected(server.port) as slow:
         try:
@@ -360,7 +360,7 @@ def test_an_idle_caller_gives_its_place_to_a_busy_one(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kept-alive connections do not fill the places: the one unused for longest is closed."""
-    monkeypatch.setattr(connection, "PLACES", 4)
+    monkeypatch.setattr(connection_limits, "PLACES", 4)
     socks = []
     try:
         for _ in range(6):
@@ -376,7 +376,7 @@ def test_an_idle_caller_gives_its_place_to_a_busy_one(
 
 def test_callers_are_bounded(held: tuple[Serving, Gate], monkeypatch: pytest.MonkeyPatch) -> None:
     """While every place is in use, one more caller is told so; then there is room again."""
-    monkeypatch.setattr(connection, "PLACES", 4)
+    monkeypatch.setattr(connection_limits, "PLACES", 4)
     server, gate = held
     call = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     socks = opened(server, 4, call)
@@ -399,8 +399,8 @@ def test_callers_are_bounded(held: tuple[Serving, Gate], monkeypatch: pytest.Mon
 
 def test_connections_are_bounded_in_all(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flood that comes faster than strangers are counted does not open files without end."""
-    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 10)
-    monkeypatch.setattr(connection, "SETTLE_S", 1000.0)
+    monkeypatch.setattr(connection_limits, "CONNECTIONS_MAX", 10)
+    monkeypatch.setattr(connection_limits, "SETTLE_S", 1000.0)
     socks = opened(server, 60)
     try:
         wait_for(lambda: len(connections_of(server)) <= 10, "bounded")

@@ -41,12 +41,6 @@ FILE_LINES_MAX = 350
 
 # Longer files, each with its reason.
 LONG = {"agentd/bus/sql.py": "all statements in one place"}
-# Longer files that are to be cut: an entry goes as soon as its file fits.
-TO_BE_CUT = {
-    "agentd/loop.py",
-    "agentd/supervisor/agents.py",
-    "agentd/supervisor/supervisor.py",
-}
 
 # Files of one name in several rooms, each with the thing that all of them mean by it. Not listed:
 # a room's main file, called as the room is, and the command of a noun, called as it is typed.
@@ -55,23 +49,8 @@ SAME_NOUN = {
     "http": "HTTP: the tool that speaks it as a client, and the room that speaks it as a server",
     "storage": "the database's storage: the room that keeps it well, and the doctor's look at it",
 }
-# Files of one name that mean several things: an entry goes as soon as one has another name.
-TO_BE_RENAMED = {
-    "agents": "the supervisor's agents, and the kit's way to run one",
-    "home": "the home of all commands, and the demo's throw-away one",
-    "model": "the supervisor's model server, and the kit's random weights",
-    "server": "the model server's uvicorn, and the kit's fake of it",
-    "thread": "the bus's thread, and the engine's",
-}
-# Classes of one name that mean several things, likewise.
-CLASSES_TO_BE_RENAMED = {
-    "Server": "the model server's routes, and the fake server's sockets",
-}
 # Modules that import each other, if only for their types: an entry goes with its circle.
-CIRCLES_TO_BE_CUT = (
-    {"agentd.commands.check", "agentd.commands.subscriptions"},
-    {"agentd.tools.base", "agentd.tools.shell"},
-)
+CIRCLES_TO_BE_CUT = ({"agentd.commands.check", "agentd.commands.subscriptions"},)
 
 
 @cache
@@ -173,8 +152,7 @@ def long_files() -> dict[str, int]:
 
 def test_a_file_can_be_read_in_one_sitting() -> None:
     """No file is longer than 350 lines, without a reason."""
-    assert long_files().keys() - LONG.keys() - TO_BE_CUT == set()
-    assert (LONG.keys() | TO_BE_CUT) - long_files().keys() == set(), "fits: delete its entry"
+    assert long_files().keys() == LONG.keys()
 
 
 def double_modules() -> dict[str, list[str]]:
@@ -192,8 +170,7 @@ def double_modules() -> dict[str, list[str]]:
 def test_a_modules_name_means_one_thing() -> None:
     """Who hears of a file's name knows which is meant."""
     found = double_modules()
-    assert found.keys() - SAME_NOUN.keys() - TO_BE_RENAMED.keys() == set(), found
-    assert (SAME_NOUN.keys() | TO_BE_RENAMED.keys()) - found.keys() == set(), "delete its entry"
+    assert found.keys() == SAME_NOUN.keys(), found
 
 
 def double_classes() -> dict[str, list[str]]:
@@ -208,9 +185,7 @@ def double_classes() -> dict[str, list[str]]:
 
 def test_a_class_name_means_one_thing() -> None:
     """An error message, a log line or a search for a class leads to one place."""
-    found = double_classes()
-    assert found.keys() - CLASSES_TO_BE_RENAMED.keys() == set(), found
-    assert CLASSES_TO_BE_RENAMED.keys() - found.keys() == set(), "delete its entry"
+    assert double_classes() == {}
 
 
 def readme() -> list[str]:
@@ -230,10 +205,9 @@ def figures() -> Iterator[tuple[str, str]]:
     yield "lines of the layers' table", f"{len(layers())}, at most {LAYER_LINES_MAX}"
     yield "lines of README.md", f"{len(readme())}, at most {README_LINES_MAX}"
     yield "longest file", f"{place(longest)}, {lines(longest)} lines, at most {FILE_LINES_MAX}"
-    yield "files that are too long", f"{', '.join(sorted(TO_BE_CUT)) or 'none'}"
     yield "import circles", f"{'; '.join(', '.join(sorted(c)) for c in circles()) or 'none'}"
-    yield "module names that mean several things", f"{', '.join(TO_BE_RENAMED) or 'none'}"
-    yield "class names that mean several things", f"{', '.join(CLASSES_TO_BE_RENAMED) or 'none'}"
+    yield "module names in several rooms", ", ".join(sorted(double_modules()))
+    yield "class names in several files", ", ".join(sorted(double_classes())) or "none"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from agentd.model_server.http.answers import Pieces
 from agentd.model_server.language.text_stream import TextStream
 from agentd.states import Priority
 from agentd.testing import ManualClock
-from agentd.testing.model import ScriptedEngine, ScriptedLanguage
+from agentd.testing.tiny_model import ScriptedEngine, ScriptedLanguage
 from tests.serving import NAME, ListLog, Serving, chat_body, serving, wait_for
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from agentd.model_server.calls import Call, Full
 from agentd.model_server.language.language import ModelLanguage
-from agentd.testing.model import ScriptedEngine
+from agentd.testing.tiny_model import ScriptedEngine
 from tests.serving import NAME, TOKEN, Serving, serving, wait_for
 from tests.wanting import WantingEngine
 

@@ -31,7 +31,7 @@ def test_it():
 """
 MODULES = {
     "test_import": f"import agentd.testing\n{REACH}{TEST}",
-    "test_import_as": f"import os, agentd.testing.server as server\n{REACH}{TEST}",
+    "test_import_as": f"import os, agentd.testing.fake_server as server\n{REACH}{TEST}",
     "test_from_agentd": f"from agentd import (\n  testing,\n)\n{REACH}{TEST}",
     "test_from_below": f"from agentd.testing.waiting import WAIT_S\n{REACH}{TEST}",
     "test_some_names": f"from agentd.testing import offline, Offline\n{REACH}{TEST}",
@@ -60,7 +60,7 @@ def test_it():
     "test_marked": f"import agentd.testing\n{REACH}@pytest.mark.agentd_online{TEST}".replace(
         "==", "!="
     ),
-    "test_other": f"import agentd.testing.model\n# agentd.testing\n{REACH}{TEST}".replace(
+    "test_other": f"import agentd.testing.tiny_model\n# agentd.testing\n{REACH}{TEST}".replace(
         "==", "!="
     ),
 }

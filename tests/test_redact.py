@@ -132,6 +132,9 @@ def test_all_below_a_telling_key_is_a_secret(world: World) -> None:
         "clientSecret": "s3cr3t-3",
         "accessKey": 271828182,
         "private_key": {"pem": "s3cr3t-4"},
+        "env": [{"name": "DB_PASSWORD", "value": "s3cr3t-5"}],
+        "argv": ["tool", "--password", "s3cr3t-6"],
+        "headers": [["X-Api-Key", "s3cr3t-7"]],
     }
     world.publish("note.changed", {**secrets, "tokens": 5000}, target="reader")
     answer = done("s3cr3t-1, s3cr3t-3")

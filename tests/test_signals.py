@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from agentd.bus import Bus, Opening
-from agentd.bus.thread import BusThread
+from agentd.bus.bus_thread import BusThread
 from agentd.clock import SystemClock
 from agentd.errors import AgentdError, StorageError
 from agentd.paths import discover
@@ -113,7 +113,7 @@ def test_what_the_database_thread_raises_reaches_who_opens_it(
     def broken(*_: object, **__: object) -> None:
         raise Strange
 
-    monkeypatch.setattr("agentd.bus.thread.Bus", broken)
+    monkeypatch.setattr("agentd.bus.bus_thread.Bus", broken)
     paths = discover({"AGENTD_HOME": str(tmp_path)})
 
     async def run() -> None:

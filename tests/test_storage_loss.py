@@ -17,8 +17,8 @@ from agentd.bus import Bus
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.process.lock import LockFile
+from agentd.storage.database_files import kept
 from agentd.storage.health import holders
-from agentd.storage.place import kept
 from tests.commandline import agentd
 from tests.livehome import Home, a_home
 from tests.supervised import suspend

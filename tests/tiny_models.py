@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx.utils import tree_flatten
 
-from agentd.testing.model import make_tiny
+from agentd.testing.tiny_model import make_tiny
 
 WINDOW = 2048
 _COMMON = {

@@ -10,7 +10,7 @@ from agentd.commands.output import count, print_json, say
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
-from agentd.storage import copies, place
+from agentd.storage import copies, database_files
 
 EXAMPLES = """example:
   agentd backup                          # backups/agentd-20260115T103000Z.db in the data folder
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         if args.file is not None or args.force or args.keep is not None:
             args.fail("--restore takes no other option")
         return _restore(args.restore, paths, as_json=args.json)
-    place.check(paths)
+    database_files.check(paths)
     if not paths.database.exists():
         raise NotRunning("there is no database yet", where=str(paths.database))
     target = args.file.absolute() if args.file else _default(paths)

@@ -11,7 +11,7 @@ from agentd.commands.output import compact, count, local, print_json, print_tabl
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
-from agentd.storage.place import kept
+from agentd.storage.database_files import kept
 
 ACTIONS = ("list", "show", "retry", "drop")
 

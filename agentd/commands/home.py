@@ -10,7 +10,7 @@ from agentd.config.suggest import did_you_mean
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
-from agentd.storage import place
+from agentd.storage import database_files
 from agentd.supervisor.client import query
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def open_bus(paths: Paths, *, writes: bool = False) -> Bus:
         DamagedDatabase, NewerDatabase, StorageError: it cannot be used.
     """
     if not paths.database.exists():
-        place.check(paths)
+        database_files.check(paths)
         raise NotRunning(
             "there is no database yet",
             where=str(paths.database),
             hint="start the daemon once with `agentd run`, or set AGENTD_HOME to its home",
         )
     opening = Opening(create=False, busy_ms=BUSY_MS, full_sync=writes and _full_sync(paths))
-    return place.open_bus(paths, opening)
+    return database_files.open_bus(paths, opening)
 
 
 def _full_sync(paths: Paths) -> bool:

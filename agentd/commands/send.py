@@ -15,7 +15,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
-from agentd.storage.place import kept
+from agentd.storage.database_files import kept
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'

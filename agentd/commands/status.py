@@ -28,7 +28,7 @@ from agentd.events import Lane
 from agentd.paths import Paths, discover
 from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
-from agentd.storage.place import open_bus
+from agentd.storage.database_files import open_bus
 from agentd.supervisor.client import last_failure
 
 EXAMPLES = """example:

@@ -12,7 +12,7 @@ from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import StorageError
 from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths
-from agentd.storage import health, place
+from agentd.storage import database_files, health
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, command_of, holders, sizes
 
 LOOK_AGAIN_S = 1.0  # who holds a lock in two looks holds it for longer than any of ours does
@@ -45,7 +45,7 @@ def database(paths: Paths) -> Iterator[Finding]:
 def _removed(paths: Paths) -> StorageError | None:
     """Return what is wrong where a file went that the daemon has open: opened, it misleads."""
     try:
-        place.check(paths)
+        database_files.check(paths)
     except StorageError as error:
         return error
     return None

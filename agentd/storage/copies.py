@@ -22,8 +22,8 @@ from agentd.bus import schema, sql
 from agentd.bus.database import Database, errors
 from agentd.clock import Clock
 from agentd.errors import DamagedDatabase, StorageError, UsageError, storage_errors
+from agentd.storage.database_files import shm_of, wal_of
 from agentd.storage.health import opened
-from agentd.storage.place import shm_of, wal_of
 from agentd.whole import PARTIAL, put_in_place
 
 PARTIAL_OLD_S = 3600.0  # what is older was left by a process that was killed

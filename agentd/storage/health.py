@@ -19,7 +19,7 @@ from agentd.bus.busy import wait_for_locks
 from agentd.bus.database import errors
 from agentd.bus.schema import JOURNAL_SIZE_LIMIT_BYTES
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
-from agentd.storage.place import shm_of, wal_of
+from agentd.storage.database_files import shm_of, wal_of
 
 # The log is cut back to that after a burst; more than this beside it is a reader's doing.
 WAL_MUCH_BYTES = JOURNAL_SIZE_LIMIT_BYTES + 16 * 1024 * 1024

@@ -16,7 +16,7 @@ from agentd.errors import AgentdError, StorageError
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.lock import LockFile
-from agentd.storage import copies, place
+from agentd.storage import copies, database_files
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.records import Records
 from agentd.whole import put_in_place
@@ -31,12 +31,12 @@ class HomeFiles:
 
     def __init__(self, paths: Paths, lock: LockFile, clock: Clock, log: Logger) -> None:
         self._paths, self._lock, self._clock, self._log = paths, lock, clock, log
-        self._files: place.Files = {}  # of the database, while it is open
+        self._files: database_files.Files = {}  # of the database, while it is open
         self._gone: Path | None = None  # the first of them that was missed
 
     def remember(self) -> None:
         """Note which files these are, once all are there, and tell whoever opens the database."""
-        self._files = place.files_of(self._paths.database)
+        self._files = database_files.files_of(self._paths.database)
         self._record()
 
     def forget(self) -> None:
@@ -52,7 +52,7 @@ class HomeFiles:
 
     def database_gone(self) -> bool:
         """Whether the database must be rescued: one of its files is not in its place."""
-        self._gone = self._gone or place.moved(self._paths.database, self._files)
+        self._gone = self._gone or database_files.moved(self._paths.database, self._files)
         return self._gone is not None
 
     def _lock_again(self) -> StorageError | None:
@@ -75,7 +75,7 @@ class HomeFiles:
         )
 
     def _record(self) -> None:
-        self._lock.record(os.getpid(), clock=self._clock, **{place.NAMED: self._files})
+        self._lock.record(os.getpid(), clock=self._clock, **{database_files.NAMED: self._files})
 
     async def rescue(
         self, records: Records, housekeeping: Housekeeping, hurry: asyncio.Event
@@ -98,7 +98,7 @@ class HomeFiles:
         return self._removed(f"{done}; {HINT}")
 
     def _removed(self, hint: str) -> StorageError:
-        return place.removed(self._gone or self._paths.database, hint)
+        return database_files.removed(self._gone or self._paths.database, hint)
 
     async def _copy(self, records: Records, copy: Path, hurry: asyncio.Event) -> None:
         copying = asyncio.ensure_future(records.copy(copy))
@@ -114,12 +114,12 @@ class HomeFiles:
     def _put(self, copy: Path) -> str:
         """Give the copy the database's name if that is free, or our own file's; return what."""
         database = self._paths.database
-        ours = place.in_place(database, self._files)
+        ours = database_files.in_place(database, self._files)
         theirs = database.exists() and not ours
-        for path in (place.wal_of(database), place.shm_of(database)):
+        for path in (database_files.wal_of(database), database_files.shm_of(database)):
             # Left lying, an old log would be replayed into whatever has the name now; so would one
             # that somebody's program began beside our file.
-            if not theirs or place.in_place(path, self._files):
+            if not theirs or database_files.in_place(path, self._files):
                 path.unlink(missing_ok=True)
         try:
             put_in_place(copy, database, new=not ours)

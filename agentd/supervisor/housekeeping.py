@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus, Opening
-from agentd.bus.thread import BusThread
+from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, Problem, StorageError

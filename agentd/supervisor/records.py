@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentd.bus import AgentRow, Bus, Opening
-from agentd.bus.thread import BusThread
+from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
 from agentd.errors import AgentdError, DamagedDatabase, EventRefused, Problem
 from agentd.events import DAEMON, Event, Lane, NewEvent

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from agentd.replay.offline import Offline, offline
     from agentd.replay.recorded_llm import RecordedLLM
     from agentd.replay.single_run import Performance
+    from agentd.testing.fake_server import Answer, FakeModelServer, Reply, Request
     from agentd.testing.one_agent import UnionLLM, recorded, run_agent
     from agentd.testing.random_model import RandomModel
     from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, Script, Scripted, ScriptedLLM
-    from agentd.testing.server import Answer, FakeModelServer, Reply, Request
     from agentd.testing.waiting import POLL_S, WAIT_S, ManualClock, wait_for
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "testing.one_agent": ("UnionLLM", "recorded", "run_agent"),
     "testing.random_model": ("RandomModel",),
     "testing.scripted": ("BYTES_PER_TOKEN", "WINDOW", "Script", "Scripted", "ScriptedLLM"),
-    "testing.server": ("Answer", "FakeModelServer", "Reply", "Request"),
+    "testing.fake_server": ("Answer", "FakeModelServer", "Reply", "Request"),
     "testing.waiting": ("POLL_S", "WAIT_S", "ManualClock", "wait_for"),
 }
 

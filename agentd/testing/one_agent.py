@@ -27,12 +27,12 @@ from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.offline import offline
 from agentd.replay.single_run import Performance, run_event
 from agentd.sessions.steps import StepKind
+from agentd.testing.fake_server import FakeModelServer
 from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import WINDOW, count
-from agentd.testing.server import FakeModelServer
 from agentd.testing.waiting import WAIT_S, ManualClock
 from agentd.tools import Toolbox
-from agentd.tools.shell import Output
+from agentd.tools.base import Output
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
 AnyAnswer = tuple[str, Mapping[str, Any]] | Mapping[str, Any] | str | Exception

@@ -28,7 +28,7 @@ BOM, LFS = b"\xef\xbb\xbf", b"version https://git-lfs"
 HOME = "agentd_home"
 ONLINE = "agentd_online"
 KIT = "agentd.testing"
-WEIGHTS = "agentd.testing.model"  # random ones, for the real model server: no part of the kit
+WEIGHTS = "agentd.testing.tiny_model"  # random ones, for the real model server: no part of the kit
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,7 +72,7 @@ def _kept(item: pytest.Item) -> Iterator[None]:
     from agentd.llm import wire
     from agentd.replay.offline import offline
     from agentd.testing import one_agent
-    from agentd.testing.server import RUNNING
+    from agentd.testing.fake_server import RUNNING
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(one_agent, "default_home", _home(item.config)))

@@ -16,7 +16,7 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from agentd.testing.server import Request
+from agentd.testing.fake_server import Request
 
 TEXT = string.ascii_letters + string.digits + " ./_-<>&\"'\\\n\té漢😀"
 PRINTABLE = string.printable[:95]

@@ -17,7 +17,7 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.net.exchange import Stream
 from agentd.process.stop import Cancel
 from agentd.tools import files, http, person, shell
-from agentd.tools.base import DEADLINE_S, Tool, ToolCall
+from agentd.tools.base import DEADLINE_S, Output, Tool, ToolCall
 from agentd.tools.closed import Closed
 from agentd.tools.place import locate
 
@@ -43,7 +43,7 @@ class Toolbox:
         closed: Closed | None = None,
         deadline_s: float = DEADLINE_S,
         connect: Callable[[str], AbstractContextManager[Stream]] | None = None,
-        programs: Callable[[Sequence[str]], shell.Output] | None = None,
+        programs: Callable[[Sequence[str]], Output] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions

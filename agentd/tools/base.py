@@ -17,7 +17,6 @@ from agentd.tools.closed import Closed
 
 if TYPE_CHECKING:
     from agentd.net.exchange import Stream
-    from agentd.tools.shell import Output
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
 DEADLINE_S = 30.0  # of one call
@@ -28,6 +27,15 @@ class Args(BaseModel):
     """Base of the tools' arguments: unknown keys are errors. The mask enforces the bounds too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a program came to. `code` is negative for a signal; `dropped` counts bytes not kept."""
+
+    code: int
+    data: bytes
+    dropped: int
 
 
 @dataclass

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from agentd.paths import Paths
+from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
     REPOSITORY,
@@ -25,7 +26,6 @@ from agentd.tools.obeyed import (
     is_open_git_folder,
     why_unwritten,
 )
-from agentd.tools.settings import named_by
 from agentd.tools.surroundings import OPEN_IN_SYSTEM, machine, stand_ins
 
 OWN = "belongs to agentd itself; no tool opens it"

@@ -14,8 +14,8 @@ from agentd.errors import ToolError
 from agentd.macos import developer_tools, privacy
 from agentd.process.stop import Cancel
 from agentd.tools import repository
-from agentd.tools.base import ToolCall
-from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, Output, execute
+from agentd.tools.base import Output, ToolCall
+from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, execute
 
 DEADLINE_S = 20.0  # of one git command
 OUTPUT_BYTES = 16_000_000

@@ -13,7 +13,6 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from agentd.agent import Result
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.macos import developer_tools
 from agentd.paths import expanded
-from agentd.tools.base import Args, Tool, ToolCall, cut_text
+from agentd.tools.base import Args, Output, Tool, ToolCall, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
 PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
@@ -40,15 +39,6 @@ class RunCommand(Args):
 
     program: str = Field(min_length=1, max_length=80)
     args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a program came to. `code` is negative for a signal; `dropped` counts bytes not kept."""
-
-    code: int
-    data: bytes
-    dropped: int
 
 
 def execute(

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd.paths import shipped
+from agentd.tools.git_settings import named_in
 from agentd.tools.links import Disks, hidden_links
-from agentd.tools.settings import named_in
 
 # What the system runs from, or obeys. A folder that is not there closes nothing; folders below
 # another one are listed as well, since one that holds somebody's home is left out.

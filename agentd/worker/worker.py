@@ -32,7 +32,7 @@ from agentd.process.stop import Stop
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
-from agentd.storage.place import open_bus
+from agentd.storage.database_files import open_bus
 from agentd.worker.storage_retry import StorageRetry
 
 if TYPE_CHECKING:

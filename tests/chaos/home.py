@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from agentd.paths import Paths, discover
-from agentd.testing.model import make_tiny
+from agentd.testing.tiny_model import make_tiny
 
 HERE = Path(__file__).parent
 JOURNAL = "journal.jsonl"

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.http.answers import error_response
-from agentd.model_server.http.connection import Connection, Header
+from agentd.model_server.http.connection_limits import Connection, Header
 
 HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
 DRAIN_S = 1.0

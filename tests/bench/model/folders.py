@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from agentd.models import store
-from agentd.testing.model import make_tiny
+from agentd.testing.tiny_model import make_tiny
 from tests.bench.home import ROOT
 
 WINDOW = 16_384  # tokens

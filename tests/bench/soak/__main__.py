@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agentd.testing.model import make_tiny
+from agentd.testing.tiny_model import make_tiny
 from tests.bench.model.servers import Agentd, ServerDied
 
 from .churn import CLIENTS, Churn

@@ -80,7 +80,7 @@ class FakeModelServer:
         self.closing = threading.Event()
         self.hanging = threading.Semaphore(0)  # released once per call that hangs
         self.gone = threading.Semaphore(0)  # released once per hanging caller that went away
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Listener(("127.0.0.1", 0), _Handler)
         self._server.fake = self
         RUNNING.add(self._address)
         self._thread = threading.Thread(
@@ -133,7 +133,7 @@ class FakeModelServer:
         self.close()
 
 
-class _Server(ThreadingHTTPServer):
+class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     fake: FakeModelServer
 
@@ -143,7 +143,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: _Listener
     _packer: Any = None  # of a reply that is packed
 
     def log_message(self, format: str, *args: Any) -> None:

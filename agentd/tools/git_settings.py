@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from agentd.errors import ToolError
+from agentd.errors import ConfigError, ToolError
+from agentd.paths import expanded
 from agentd.tools import repository
 from agentd.whole import read_start
 
@@ -71,7 +72,7 @@ def _places(name: str, value: str, bases: tuple[Path, ...]) -> Iterator[Path]:
     whole = value.strip().replace('"', "")
     bare = {whole, re.split(r"\s*[#;]", whole)[0]} if name in PATHS else set[str]()
     for text in {*bare, *(word for word in WORDS.split(value) if "/" in word)} - {""}:
-        with suppress(OSError, ValueError, RuntimeError):
-            path = Path(text).expanduser() if text.startswith("~") else Path(text)
+        with suppress(OSError, ValueError, ConfigError):
+            path = expanded(text)
             for base in bases:
                 yield Path(os.path.realpath(base / path))
