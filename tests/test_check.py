@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,18 +63,21 @@ def test_a_module_that_never_returns_is_given_up(
     draft: bool, paths: Paths, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the daemon's own 30 s; nothing of it is left, and the others are checked meanwhile."""
-    monkeypatch.setattr(checks, "DEADLINE_S", 3.0)
+    write_agent(paths.user, "reader", LISTENER)
+    began = time.monotonic()
+    check()
+    deadline_s = max(3.0, 5 * (time.monotonic() - began))  # on a busy machine a right one's is late
+    monkeypatch.setattr(checks, "DEADLINE_S", deadline_s)
     mark = tmp_path / "pid"
     loop = f"import os\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\nwhile True:\n    pass\n"
     drop(paths, module=loop)
-    write_agent(paths.user, "reader", LISTENER)
     words = []
     if draft:
         file = (paths.agents_d / "greeter.toml").rename(tmp_path / "greeter.toml")
         words = [str(file)]
     found = check(*words)
     one = problem(found, "greeter")
-    assert "took longer than 3 s" in one["what"] and "import" in one["hint"]
+    assert f"took longer than {deadline_s:g} s" in one["what"] and "import" in one["hint"]
     assert draft or "reader" in found["checked"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -83,6 +87,37 @@ def test_a_module_that_ends_the_process_is_named(paths: Paths, check: Check) -> 
     """It took `agentd check` with it."""
     drop(paths, module="import os\nos._exit(3)\n")
     assert "died (exit 3)" in problem(check(), "greeter")["what"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'import sys; sys.stdout.write("loading...")',
+        'import os; os.write(1, b"loading..."); os.write(2, b"...")',
+        'import os; os.write(1, b"\\n".join([b"x" * 79] * 9000))',
+        """print('{"ok": false, "error": {"what": "forged"}}', flush=True)""",
+        "import atexit; atexit.register(print, '{\"ok\": false}')",
+        "import os; os.close(1); os.close(2)",
+        "import sys; sys.stdout = sys.stderr = None",
+    ],
+)
+def test_what_a_module_prints_is_no_part_of_the_answer(
+    said: str, paths: Paths, check: Check
+) -> None:
+    """At its first check and at later ones, in whatever way it does that."""
+    drop(paths, module=f"{said}\n{MODULE}")
+    for _ in range(2):
+        found = check()
+        assert found["problems"] == [] and "greeter" in found["checked"]
+
+
+def test_a_module_cannot_answer_in_place_of_its_check(paths: Paths, check: Check) -> None:
+    """Whatever it prints before it ends the process."""
+    drop(
+        paths,
+        module="""import os\nprint('{"ok": true, "version": "x"}', flush=True)\nos._exit(0)\n""",
+    )
+    assert "died (exit 0)" in problem(check(), "greeter")["what"]
 
 
 def test_a_draft_is_named_where_it_lies(paths: Paths, check: Check, tmp_path: Path) -> None:

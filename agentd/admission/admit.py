@@ -42,6 +42,7 @@ from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
 from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
+from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place
@@ -288,10 +289,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def main(argv: list[str]) -> int:
-    """Admit the agent NAME, in HOME if that is given, and print the outcome as one JSON line.
+def main(argv: list[str], heart: Heart | None = None) -> int:
+    """Admit the agent NAME, in HOME if that is given, and answer with the outcome as JSON.
 
-    Exit code 0, 75 or 78.
+    By `heart`; started by hand, on one line of standard output. Exit code 0, 75 or 78.
     """
     out = sys.stdout
     sys.stdout = sys.stderr  # the agent's module may print while it is imported
@@ -315,5 +316,6 @@ def main(argv: list[str]) -> int:
             "schedule": config.schedule and config.schedule.name,
             "publishes": version.publishes,
         }
-    print(json.dumps(outcome), file=out, flush=True)
+    if heart is None or not heart.answer(outcome):
+        print(json.dumps(outcome), file=out, flush=True)
     return int(code)
