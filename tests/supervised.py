@@ -106,6 +106,11 @@ class Daemon:
             wait_for(lambda: self.pid == self.status().get("pid"), "the supervisor answers")
         return self
 
+    def start_and_end_a_child(self) -> None:
+        """Start a process such as its children are, with all that they import; wait for its end."""
+        child = [sys.executable, str(FILE), "admission", "of nobody"]
+        subprocess.run(child, env=self.environment, capture_output=True, check=False)
+
     @property
     def pid(self) -> int:
         assert self.process is not None
