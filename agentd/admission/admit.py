@@ -136,8 +136,8 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
             for source in sources:
                 (build / source.place).parent.mkdir(exist_ok=True)
                 (build / source.place).write_bytes(source.data)
-            version = _checked(replace(wanted, folder=build), sources)
-            manifest = _manifest(version, sources)
+            version, decisions = _checked(replace(wanted, folder=build), sources)
+            manifest = _manifest(version, decisions, sources)
             (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
             put_in_place(build, folder)
     except BaseException:
@@ -146,8 +146,11 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
     return manifest
 
 
-def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
-    """Import the module, compile the prompts, and check that all of it fits together."""
+def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, frozenset[str]]:
+    """Import the module, compile the prompts, and check that all of it fits together.
+
+    Returns the names of the union's classes as well.
+    """
     toml = sources[0].origin
     module = next(source for source in sources if source.place == MODULE)
     version = make_version(draft, module, toml)
@@ -155,11 +158,12 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
     _permitted(version, toml, module.origin)
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
-    _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
-    return version
+    return version, _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
 
 
-def _manifest(version: Version, sources: list[SourceFile]) -> dict[str, Any]:
+def _manifest(
+    version: Version, decisions: frozenset[str], sources: list[SourceFile]
+) -> dict[str, Any]:
     """Return what stands beside a version's files: whose it is, and each one's digest."""
     draft = version.accepted
     code_hash = digest_of(
@@ -178,6 +182,7 @@ def _manifest(version: Version, sources: list[SourceFile]) -> dict[str, Any]:
         "agentd": __version__,
         "baml": BAML_VERSION,
         "publishes": sorted(version.publishes),
+        "decisions": sorted(decisions),
         "from": {source.place: str(source.origin) for source in sources},
         "files": {str(p.relative_to(draft.folder)): file_digest(p) for p in sorted(files)},
     }
@@ -215,8 +220,11 @@ def _permitted(version: Version, toml: Path, module: Path) -> None:
         )
 
 
-def _renders(version: Version, module: Path, prompt: Path) -> None:
-    """Build the union and render its prompt once, as the worker will at its first event."""
+def _renders(version: Version, module: Path, prompt: Path) -> frozenset[str]:
+    """Build the union and render its prompt once, as the worker will at its first event.
+
+    Returns the names of its classes.
+    """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
 
@@ -240,6 +248,7 @@ def _renders(version: Version, module: Path, prompt: Path) -> None:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
     _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
+    return frozenset(union.members)
 
 
 def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
@@ -315,6 +324,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "subscribe": config.subscribe,
             "schedule": config.schedule and config.schedule.name,
             "publishes": version.publishes,
+            "decisions": version.decisions,
         }
     if heart is None or not heart.answer(outcome):
         print(json.dumps(outcome), file=out, flush=True)

@@ -35,6 +35,7 @@ class CheckResult:
     enabled: bool = True
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # the name of what it has to run by
     again: bool = False  # it says nothing about the file: ask again later
@@ -147,6 +148,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             enabled=bool(answer.get("enabled", True)),
             subscribe=tuple(answer.get("subscribe", ())),
             publishes=tuple(answer.get("publishes", ())),
+            decisions=tuple(answer.get("decisions", ())),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )
