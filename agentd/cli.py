@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from agentd import __version__
 from agentd.commands.parser import Parser
 from agentd.errors import AgentdError
+from agentd.process.leave import stoppable
 from agentd.process.stop import stop_at_once
 from agentd.states import Exit
 from agentd.terminal import note
@@ -139,7 +140,10 @@ def _dispatch(name: str, words: list[str]) -> int:
         stop_at_once()
     module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
     args = command_parser(command, module).parse_args(words[1:])
-    return module.run(args)
+    if name == "run":  # it stops in an order of its own
+        return module.run(args)
+    with stoppable():
+        return module.run(args)
 
 
 def overview() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from agentd.clock import parse_iso
-from agentd.errors import SessionFailed
+from agentd.errors import PromptTooLong, SessionFailed
 
 LOG_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 EVENT = re.compile(
@@ -84,6 +84,9 @@ class Context:
 
     `budget` is `share` of the model's window; the fixed part of the prompt counts too. `reserve`
     tokens of it are kept free for the note that announces the last turn.
+
+    Raises:
+        PromptTooLong: the fixed part alone fills it.
     """
 
     def __init__(
@@ -95,10 +98,11 @@ class Context:
         self.budget = int(window * share)
         self._reserve = reserve
         if fixed + reserve >= self.budget:
-            raise SessionFailed(
+            raise PromptTooLong(
                 f"instructions and tools take {fixed} of the {self.budget} tokens that a prompt "
-                f"may have ({share:.0%} of the model's window of {window})",
-                hint="fewer tools, a shorter `done`, or a model with a larger window",
+                f"may have ({100 * share:g}% of the model's window of {window})",
+                where="[limits] context_share",
+                hint="raise it; or fewer tools, a shorter `done`, or a model with a larger window",
             )
 
     @property

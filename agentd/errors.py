@@ -108,6 +108,13 @@ class ModelMisconfigured(ModelUnavailable):
     """
 
 
+class PromptTooLong(AgentdError):
+    """An agent's instructions and tools alone take all that a prompt may: no event is to blame.
+
+    Costs no attempt; the agent rests, with this as its reason.
+    """
+
+
 class ModelError(AgentdError):
     """The model server answered with something unusable (4xx, malformed answer after a re-ask)."""
 

@@ -5,6 +5,7 @@ what survives a crash in sessions/. A resumed session comes through here as well
 fill the log first, a recorded decision is not asked again, a finished tool is not run again.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +43,9 @@ class Loop:
 
     `idempotent` names the decisions whose handlers may run again after they were cut off; `beat`
     promises the supervisor progress within so many seconds.
+
+    Raises:
+        PromptTooLong: instructions and tools leave no room for any event.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class Loop:
         self._promise()
         started = self.clock.monotonic()
         try:
-            result = self.agent.dispatch(decision.value)
+            result = _result(self.agent.dispatch(decision.value), "dispatch")
         except ToolError as error:
             told = {**decision.args, "error": error.what}
             result = Result(told, trusted=False, effect=not isinstance(error, PermissionRefused))
@@ -138,7 +142,8 @@ class Loop:
         self._promise()
         agent = self.agent
         agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
-        result = agent.finish(done.value, self.session.event, self.session.results)
+        finished = agent.finish(done.value, self.session.event, self.session.results)
+        result = _result(finished, "finish")
         _check_declared(agent, result.publish)
         return result
 
@@ -153,7 +158,7 @@ class Loop:
         model = self.agent.accepts.get(event.event_type)
         if model is not None:
             _check(event.payload, model, EventRefused, f"event {event.id}")
-        self.transcript.open(self.agent.opening(event))
+        self.transcript.open(_result(self.agent.opening(event), "opening"))
 
     def resume(self) -> Decision | None:
         """Fill the log, and return a recorded decision that is still to be carried out."""
@@ -215,6 +220,13 @@ class Loop:
     def _promise(self) -> None:
         """Let the agent's own code work for as long as a turn may record nothing."""
         self.beat(self.session.limits.no_progress.total_seconds())
+
+
+def _result(returned: object, method: str) -> Result:
+    """Hold an agent's method to its promise."""
+    if not isinstance(returned, Result):
+        raise SessionFailed(f"`{method}` returned {reprlib.repr(returned)}, which is no Result")
+    return returned
 
 
 def _check_declared(agent: Agent[Any], events: Sequence[NewEvent]) -> None:

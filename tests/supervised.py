@@ -106,6 +106,11 @@ class Daemon:
             wait_for(lambda: self.pid == self.status().get("pid"), "the supervisor answers")
         return self
 
+    def start_and_end_a_child(self) -> None:
+        """Start a process such as its children are, with all that they import; wait for its end."""
+        child = [sys.executable, str(FILE), "admission", "of nobody"]
+        subprocess.run(child, env=self.environment, capture_output=True, check=False)
+
     @property
     def pid(self) -> int:
         assert self.process is not None
@@ -241,7 +246,7 @@ def _precheck(name: str, paths: Paths) -> Precheck:
 
 
 def _admission(name: str) -> int:
-    child_side()
+    heart = child_side()
     paths = discover()
     path = paths.agents_d / f"{name}.toml"
     try:
@@ -250,7 +255,7 @@ def _admission(name: str) -> int:
         does = table["does"]
     except (OSError, ValueError, KeyError) as error:
         problem = {"what": f"wrong: {error!r}", "where": str(path), "hint": "correct it"}
-        print(json.dumps({"ok": False, "waiting": False, "error": problem}))
+        heart.answer({"ok": False, "waiting": False, "error": problem})
         return 78
     if does == "hang the check":
         threading.Event().wait()
@@ -259,7 +264,7 @@ def _admission(name: str) -> int:
     needs = table.get("needs")
     if needs and not (paths.agents / needs).exists():
         problem = {"what": f"{needs} is missing", "where": str(path), "hint": f"write {needs}"}
-        print(json.dumps({"ok": False, "waiting": True, "error": problem}))
+        heart.answer({"ok": False, "waiting": True, "error": problem})
         return 78
     text += (paths.agents / needs).read_text() if needs else ""
     version = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -269,7 +274,7 @@ def _admission(name: str) -> int:
     print("a module may print while it is imported")
     enabled = table.get("enabled", True)
     outcome = {"ok": True, "version": version, "enabled": enabled, "subscribe": []}
-    print(json.dumps({**outcome, "schedule": table.get("schedule")}))
+    heart.answer({**outcome, "schedule": table.get("schedule")})
     return 0
 
 

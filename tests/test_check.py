@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from agentd.errors import ConfigError
 from agentd.paths import Paths, discover
 from agentd.supervisor import checks
 from tests.commandline import HELLO, write_agent
+from tests.supervised import alive, wait_for
 from tests.test_admission import BAML, MODULE, TOML, drop
 
 LISTENER = HELLO.replace('"note.*"', '"agent.started"')  # nothing to warn of
@@ -62,18 +67,21 @@ def test_a_module_that_never_returns_is_given_up(
     draft: bool, paths: Paths, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the daemon's own 30 s; nothing of it is left, and the others are checked meanwhile."""
-    monkeypatch.setattr(checks, "DEADLINE_S", 3.0)
+    write_agent(paths.user, "reader", LISTENER)
+    began = time.monotonic()
+    check()
+    deadline_s = max(3.0, 5 * (time.monotonic() - began))  # on a busy machine a right one's is late
+    monkeypatch.setattr(checks, "DEADLINE_S", deadline_s)
     mark = tmp_path / "pid"
     loop = f"import os\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\nwhile True:\n    pass\n"
     drop(paths, module=loop)
-    write_agent(paths.user, "reader", LISTENER)
     words = []
     if draft:
         file = (paths.agents_d / "greeter.toml").rename(tmp_path / "greeter.toml")
         words = [str(file)]
     found = check(*words)
     one = problem(found, "greeter")
-    assert "took longer than 3 s" in one["what"] and "import" in one["hint"]
+    assert f"took longer than {deadline_s:g} s" in one["what"] and "import" in one["hint"]
     assert draft or "reader" in found["checked"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -83,6 +91,37 @@ def test_a_module_that_ends_the_process_is_named(paths: Paths, check: Check) -> 
     """It took `agentd check` with it."""
     drop(paths, module="import os\nos._exit(3)\n")
     assert "died (exit 3)" in problem(check(), "greeter")["what"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'import sys; sys.stdout.write("loading...")',
+        'import os; os.write(1, b"loading..."); os.write(2, b"...")',
+        'import os; os.write(1, b"\\n".join([b"x" * 79] * 9000))',
+        """print('{"ok": false, "error": {"what": "forged"}}', flush=True)""",
+        "import atexit; atexit.register(print, '{\"ok\": false}')",
+        "import os; os.close(1); os.close(2)",
+        "import sys; sys.stdout = sys.stderr = None",
+    ],
+)
+def test_what_a_module_prints_is_no_part_of_the_answer(
+    said: str, paths: Paths, check: Check
+) -> None:
+    """At its first check and at later ones, in whatever way it does that."""
+    drop(paths, module=f"{said}\n{MODULE}")
+    for _ in range(2):
+        found = check()
+        assert found["problems"] == [] and "greeter" in found["checked"]
+
+
+def test_a_module_cannot_answer_in_place_of_its_check(paths: Paths, check: Check) -> None:
+    """Whatever it prints before it ends the process."""
+    drop(
+        paths,
+        module="""import os\nprint('{"ok": true, "version": "x"}', flush=True)\nos._exit(0)\n""",
+    )
+    assert "died (exit 0)" in problem(check(), "greeter")["what"]
 
 
 def test_a_draft_is_named_where_it_lies(paths: Paths, check: Check, tmp_path: Path) -> None:
@@ -115,6 +154,16 @@ def test_a_draft_is_named_where_it_lies(paths: Paths, check: Check, tmp_path: Pa
         ('net = ["example.org:80x"]', "net", "example.org:80x"),
         ('net = ["ex ample.org"]', "net", "ex ample.org"),
         ('net = [""]', "net", "''"),
+        *(
+            (f'net = ["{entry}"]', "net", f"'{entry}'")
+            for entry in (
+                *("example.org/path", "example.org:8080/path", "user@example.org", "//example.org"),
+                *("example.org?x", "example.org#a", "example.org:", "example.org:0", ":80"),
+                *("example.org:65536", "example.org:080000", "-x.org", "x-.org", "a..org", "."),
+                *("256.1.1.1", "1.2.3", "1.2.3.4.5", "999999999999", "0x7f.1", "0x7f000001"),
+                *("example.1", "[example.org]", "[::1", "::1]", "[::1]x", "[1.2.3.4]", "1:2:3"),
+            )
+        ),
         ('run = ["./build.sh"]', "run", "./build.sh"),
         ('run = ["bin/tool"]', "run", "bin/tool"),
         ('run = [""]', "run", "''"),
@@ -141,6 +190,7 @@ def test_such_a_permission_fails_the_check(paths: Paths, check: Check) -> None:
     [
         'read = ["/tmp", "/", "/etc/hosts", "~"]\nwrite = ["/tmp"]',
         'net = ["example.org", "EXAMPLE.org:8080", "127.0.0.1", "::1", "[::1]:80", "localhost:1"]',
+        'net = ["fe80::1%eth0", "3com.example", "a_b.example", "x--y.example", "1.2.3.4:65535"]',
         'net = ["xn--mller-kva.example", "example.org.", "example.org/"]\nrun = ["ls", "/bin/sh"]',
     ],
 )
@@ -233,6 +283,24 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
         ({"module": MODULE + '    accepts = {"a.b": {"text": str}}\n'}, "`accepts` has"),
         ({"module": MODULE + '    arguments = {"Done": "DoneArgs"}\n'}, "`arguments` has"),
         ({"module": MODULE + "    volatile = None\n"}, "`volatile` is None"),
+        *(
+            ({"module": f"{MODULE}    {method}\n"}, what)
+            for method, what in (
+                ("def begin(self): pass", "`begin` cannot be called"),
+                ("def begin(self, event): pass", "`begin` cannot be called"),
+                ("def opening(self): pass", "`opening` cannot be called"),
+                ("def barred(self, turn): return frozenset()", "`barred` cannot be called"),
+                ("def dispatch(self): pass", "`dispatch` cannot be called"),
+                ("def finish(self): return 5", "`finish` cannot be called"),
+                ("def finish(self, done, event, results, *, more): pass", "`finish` cannot be"),
+                ("@staticmethod\n    def finish(self, done, event, results): pass", "`finish` can"),
+                ("@classmethod\n    def finish(cls, done): pass", "`finish` cannot be called"),
+                ("async def finish(self, done, event, results): pass", "asynchronous"),
+                ("def dispatch(self, decision): yield decision", "yields"),
+                ("finish = None", "`finish` is None, and no method"),
+                ("finish = property(lambda self: 5)", "no method"),
+            )
+        ),
         (
             {"module": MODULE + "    @classmethod\n    def published(cls, params): return 1 / 0\n"},
             "ZeroDivisionError",
@@ -248,6 +316,82 @@ def test_a_class_that_declares_nonsense_is_wrong(
         admit("greeter", paths)
     assert what in caught.value.what and caught.value.hint
     assert "greeter." in caught.value.where
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "def begin(self, *args): pass",
+        "def barred(self, more=None): return frozenset()",
+        "@staticmethod\n    def finish(done, event, results): pass",
+        "@classmethod\n    def finish(cls, done, event, results, **more): pass",
+        "finish = lambda self, done, event, results: None",
+        "def opening(self, event, /): return super().opening(event)",
+    ],
+)
+def test_a_method_that_can_be_called_is_right(method: str, paths: Paths) -> None:
+    """In whatever way it is written."""
+    drop(paths, module=f"{MODULE}    {method}\n")
+    admit("greeter", paths)
+
+
+LIMITS = {
+    "turns = 1": "limits.turns = 1",
+    'deadline = "1ms"': "limits.deadline",
+    'no_progress = "999ms"': "limits.no_progress",
+    "context_share = 0.0001": "limits.context_share",
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_leaves_no_chance_is_a_warning(limit: str, paths: Paths, check: Check) -> None:
+    drop(paths, toml=f"{TOML}\n[limits]\n{limit}\n")
+    config = paths.models / "smollm2-135m" / "config.json"
+    config.write_text('{"max_position_embeddings": 2048}')
+    told = [w["what"] for w in check()["warnings"] if "limits." in w["what"]]
+    assert len(told) == 1 and LIMITS[limit] in told[0]
+
+
+def test_limits_that_leave_one_are_none(paths: Paths, check: Check) -> None:
+    """An agent that only says something needs one turn; and not every window is known here."""
+    text = LISTENER + '[limits]\nturns = 1\ndeadline = "1s"\ncontext_share = 0.1\n'
+    write_agent(paths.user, "reader", text)
+    assert check()["warnings"] == []
+    paths.daemon_file.write_text('[model]\nurl = "http://127.0.0.1:9/v1"\n')
+    write_agent(paths.user, "reader", text.replace("0.1", "0.0001"))
+    assert check()["warnings"] == []
+    paths.daemon_file.write_text('[model]\nurl = "http://127.0.0.1:9/v1"\ncontext_window = 4096\n')
+    (warning,) = check()["warnings"]
+    assert "0 of the model's 4096 tokens" in warning["what"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_check_that_is_cut_off_leaves_nothing(
+    draft: bool, number: signal.Signals, paths: Paths, tmp_path: Path
+) -> None:
+    """Neither its folders nor the process of the module that it waits for."""
+    mark, temporary = tmp_path / "pid", tmp_path / "temporary"
+    temporary.mkdir()
+    write = f"import os\nopen({str(mark)!r} + '1', 'w').write(str(os.getpid()))\n"
+    done = f"os.rename({str(mark)!r} + '1', {str(mark)!r})\nwhile True:\n    pass\n"
+    drop(paths, module=write + done)
+    words = []
+    if draft:
+        words = [str((paths.agents_d / "greeter.toml").rename(tmp_path / "greeter.toml"))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentd", "check", *words],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(mark.exists, "the module runs")
+    assert list(temporary.iterdir())
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + number and said == ""
+    assert list(temporary.iterdir()) == []
+    wait_for(lambda: not alive(int(mark.read_text())), "the module's process is gone")
 
 
 def test_what_an_agent_publishes_is_kept_with_its_version(paths: Paths) -> None:

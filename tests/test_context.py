@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.context import Context, LogEvent, parse, render
-from agentd.errors import SessionFailed
+from agentd.errors import PromptTooLong, SessionFailed
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from('<>&"\\\n\u2028\x00')
@@ -77,7 +77,7 @@ def test_budget_counts_fixed_part_and_keeps_reserve() -> None:
 
 def test_fixed_part_alone_too_large() -> None:
     """A prompt without room for any event is an error that says what to change."""
-    with pytest.raises(SessionFailed, match="take 390 of the 400 tokens"):
+    with pytest.raises(PromptTooLong, match="take 390 of the 400 tokens"):
         context(window=1000, fixed=390)
 
 

@@ -20,8 +20,9 @@ from agentd.bus import Bus
 from agentd.cli import main
 from agentd.commands.demo.demo import SLOW, agent_config, check_repository
 from agentd.commands.demo.report import gather, words
-from agentd.commands.demo.temporary import Leave, write_toml
+from agentd.commands.demo.temporary import write_toml
 from agentd.errors import UsageError
+from agentd.process.leave import Leave
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository
 

@@ -70,6 +70,8 @@ class Reader(Agent[Any]):
                 return Result({"question": "sure?"}, ask="sure?")
             case "WriteFile", _:
                 return Result({"path": path}, publish=[NewEvent("note.written", {"text": path})])
+            case _, "forgotten":
+                return None  # type: ignore[return-value] # as an agent's own code may
             case _, "undeclared":
                 return Result({}, publish=[NewEvent("other.type", {})])
         return Result({"path": path, "text": "<b>" + "words " * 20}, trusted=False)
@@ -310,6 +312,12 @@ def test_undeclared_event_fails_the_session(bus: Bus) -> None:
     """An agent cannot publish what its class does not declare."""
     with pytest.raises(SessionFailed, match="does not declare"):
         run(bus, [read("undeclared"), DONE])
+
+
+def test_what_is_no_result_fails_the_session(bus: Bus) -> None:
+    """A forgotten `return`, told in words."""
+    with pytest.raises(SessionFailed, match="`dispatch` returned None, which is no Result"):
+        run(bus, [read("forgotten")])
 
 
 def test_resume_asks_and_runs_nothing_again(bus: Bus) -> None:

@@ -9,8 +9,9 @@ import apsw
 import pytest
 
 from agentd.bus import Bus
-from agentd.errors import EventRefused
+from agentd.errors import AgentdError, EventRefused
 from agentd.events import NewEvent
+from agentd.states import DeadReason
 from tests.commandline import agentd
 from tests.livehome import a_home
 from tests.supervised import Daemon, daemon, wait_for
@@ -93,6 +94,21 @@ def test_who_publishes_is_told(tmp_path: Path, how: str) -> None:
     with pytest.raises(EventRefused, match="the database refused the row"):
         bus.publish("person", NewEvent("note.added", {}))
     assert bus.events.last_id() == 1 and not bus.db.connection.in_transaction
+    bus.close()
+
+
+@pytest.mark.parametrize("how", ["ABORT, 'no'", "IGNORE"])
+def test_a_dead_letter_stays_where_its_event_is_refused(tmp_path: Path, how: str) -> None:
+    """Dropped for a row that was not written, it would be lost."""
+    bus = Bus(tmp_path / "agentd.db")
+    event = bus.events.get(bus.publish("person", NewEvent("note.added", {})) or 0)
+    assert event is not None
+    letter = bus.dead.add("hello", DeadReason.FAILED, "broken", event)
+    rule = f"CREATE TRIGGER mine BEFORE INSERT ON outbox BEGIN SELECT RAISE({how}); END"
+    execute(tmp_path / "agentd.db", rule)
+    with pytest.raises(AgentdError, match="the database refused the row"):
+        bus.dead.retry(letter)
+    assert [one.id for one in bus.dead.list()] == [letter]
     bus.close()
 
 

@@ -6,5 +6,5 @@ from agentd.admission.admit import main
 from agentd.process.child import child_side
 
 if __name__ == "__main__":
-    child_side()  # a module that never returns from its import must not outlive the supervisor
-    sys.exit(main(sys.argv[1:]))
+    # A module that never returns from its import must not outlive the supervisor.
+    sys.exit(main(sys.argv[1:], child_side()))

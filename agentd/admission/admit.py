@@ -42,6 +42,7 @@ from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
 from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
+from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place, read_start
@@ -134,8 +135,8 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
             for source in sources:
                 (build / source.place).parent.mkdir(exist_ok=True)
                 (build / source.place).write_bytes(source.data)
-            version = _checked(replace(wanted, folder=build), sources)
-            manifest = _manifest(version, sources)
+            version, decisions = _checked(replace(wanted, folder=build), sources)
+            manifest = _manifest(version, decisions, sources)
             (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
             _make_private(build)
             put_in_place(build, folder)
@@ -145,8 +146,11 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
     return manifest
 
 
-def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
-    """Import the module, compile the prompts, and check that all of it fits together."""
+def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, frozenset[str]]:
+    """Import the module, compile the prompts, and check that all of it fits together.
+
+    Returns the names of the union's classes as well.
+    """
     toml = sources[0].origin
     module = next(source for source in sources if source.place == MODULE)
     version = make_version(draft, module, toml)
@@ -154,11 +158,12 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
     _permitted(version, toml, module.origin)
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
-    _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
-    return version
+    return version, _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
 
 
-def _manifest(version: Version, sources: list[SourceFile]) -> dict[str, Any]:
+def _manifest(
+    version: Version, decisions: frozenset[str], sources: list[SourceFile]
+) -> dict[str, Any]:
     """Return what stands beside a version's files: whose it is, and each one's digest."""
     draft = version.accepted
     code_hash = digest_of(
@@ -177,6 +182,7 @@ def _manifest(version: Version, sources: list[SourceFile]) -> dict[str, Any]:
         "agentd": __version__,
         "baml": BAML_VERSION,
         "publishes": sorted(version.publishes),
+        "decisions": sorted(decisions),
         "from": {source.place: str(source.origin) for source in sources},
         "files": {str(p.relative_to(draft.folder)): file_digest(p) for p in sorted(files)},
     }
@@ -223,8 +229,11 @@ def _permitted(version: Version, toml: Path, module: Path) -> None:
         )
 
 
-def _renders(version: Version, module: Path, prompt: Path) -> None:
-    """Build the union and render its prompt once, as the worker will at its first event."""
+def _renders(version: Version, module: Path, prompt: Path) -> frozenset[str]:
+    """Build the union and render its prompt once, as the worker will at its first event.
+
+    Returns the names of its classes.
+    """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
 
@@ -248,6 +257,7 @@ def _renders(version: Version, module: Path, prompt: Path) -> None:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
     _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
+    return frozenset(union.members)
 
 
 def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
@@ -297,10 +307,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def main(argv: list[str]) -> int:
-    """Admit the agent NAME, in HOME if that is given, and print the outcome as one JSON line.
+def main(argv: list[str], heart: Heart | None = None) -> int:
+    """Admit the agent NAME, in HOME if that is given, and answer with the outcome as JSON.
 
-    Exit code 0, 75 or 78.
+    By `heart`; started by hand, on one line of standard output. Exit code 0, 75 or 78.
     """
     out = sys.stdout
     sys.stdout = sys.stderr  # the agent's module may print while it is imported
@@ -323,6 +333,8 @@ def main(argv: list[str]) -> int:
             "subscribe": config.subscribe,
             "schedule": config.schedule and config.schedule.name,
             "publishes": version.publishes,
+            "decisions": version.decisions,
         }
-    print(json.dumps(outcome), file=out, flush=True)
+    if heart is None or not heart.answer(outcome):
+        print(json.dumps(outcome), file=out, flush=True)
     return int(code)

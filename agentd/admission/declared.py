@@ -3,7 +3,8 @@
 Else a class's name in quotes, or one forgotten comma, is a traceback at the first event.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -13,6 +14,14 @@ from agentd.agent import Agent
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES
 
+# Its methods that the worker calls, with the arguments that it gives; the rest runs in the check.
+CALLED = {
+    "begin": ("event", "results"),
+    "opening": ("event",),
+    "barred": (),
+    "dispatch": ("decision",),
+    "finish": ("done", "event", "results"),
+}
 MODELS = ("accepts", "arguments")  # Pydantic models by name, as `publishes`
 SETS = ("idempotent", "reads")  # of names
 
@@ -43,6 +52,41 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
                 where=where,
                 hint=f'write `{name} = frozenset({{"CountWords"}})`',
             )
+    for name, given in CALLED.items():
+        _check_method(cls, name, given, where)
+
+
+def _check_method(cls: type[Agent[Any]], name: str, given: Sequence[str], where: str) -> None:
+    """Check that the worker can call a method with these arguments."""
+    wrong = _uncallable(cls, name, given)
+    if wrong:
+        raise ConfigError(
+            f"`{name}` {wrong}",
+            where=where,
+            hint=f"write `def {name}({', '.join(('self', *given))})`",
+        )
+
+
+def _uncallable(cls: type[Agent[Any]], name: str, given: Sequence[str]) -> str:
+    """Return why a method cannot be called so, "" where it can, or nobody knows before."""
+    found = inspect.getattr_static(cls, name)
+    bound = isinstance(found, staticmethod | classmethod)
+    method = getattr(cls, name) if bound else found
+    if not callable(method):
+        return f"is {found!r}, and no method"
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return "is asynchronous, and nobody awaits it"
+    if inspect.isgeneratorfunction(method):
+        return "yields, and only what it returns counts"
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*([] if bound else ["self"]), *given)
+    except TypeError as error:
+        return f"cannot be called as it will be: {error}"
+    return ""
 
 
 def check_list(cls: type[Agent[Any]], name: str, where: str) -> None:

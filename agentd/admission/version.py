@@ -40,6 +40,7 @@ class Accepted:
     folder: Path
     config: AgentConfig
     publishes: tuple[str, ...] = ()  # event types
+    decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         folder=folder,
         config=config,
         publishes=tuple(manifest.get("publishes", ())),
+        decisions=tuple(manifest.get("decisions", ())),
     )
 
 

@@ -127,6 +127,8 @@ class DeadLetters:
         letter = self.get(letter_id)
         try:
             event_id = self.db.insert(sql.RETRY_LETTER, (letter_id, iso(self._clock.now())))
+            if not event_id:
+                raise RowRefused("the database refused the row: a trigger left it out")
         except RowRefused as error:  # it was never an event
             raise AgentdError(
                 f"cannot be an event again: {error.what}",

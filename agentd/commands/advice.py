@@ -7,21 +7,26 @@ are right, and yet not what they may look like.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from agentd.config.agent import AgentConfig, Permissions
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError, ToolError
+from agentd.guards import DONE
 from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store
+from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
 from agentd.tools.closed import Closed
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
 from agentd.tools.shell import PROGRAM_PATH
+from agentd.transcript import RESERVE_TOKENS
 
+ANSWER_S = 1.0  # the least that a decision of a model is given
+PROMPT_TOKENS = RESERVE_TOKENS + 64  # no agent's instructions and tools take less
 OTHERS = 0o077  # mode bits of everybody else
 WILDCARDS = frozenset("*?[")
 
@@ -124,6 +129,36 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
         if developer_tools.which(str(expanded(entry)), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
+
+
+def known_window(paths: Paths) -> int | None:
+    """Return the tokens of the model's window, None where only the model server knows them."""
+    try:
+        model = load_daemon(paths.daemon_file).model
+        if model.url is not None:
+            return model.context_window
+        own = window_of(store.resolve(model.name, paths.models))
+    except ConfigError:
+        return None
+    return own if own is None else min(model.context_window or own, own)
+
+
+def too_little(
+    config: AgentConfig, decisions: Collection[str], window: int | None
+) -> Iterator[str]:
+    """Yield which limits leave an agent no chance. `decisions`: its union's classes."""
+    limits = config.limits
+    if limits.turns == 1 and any(name != DONE for name in decisions):
+        yield "limits.turns = 1: Done is the only decision it may take; it never uses a tool"
+    for key in ("deadline", "no_progress"):
+        if getattr(limits, key).total_seconds() < ANSWER_S:
+            yield f"limits.{key}: no model answers in less than {ANSWER_S:g} s"
+    prompt = int((window or 0) * limits.context_share)
+    if window is not None and prompt <= PROMPT_TOKENS:
+        yield (
+            f"limits.context_share = {limits.context_share:g}: {prompt} of the model's {window} "
+            "tokens; its instructions and tools alone will not fit"
+        )
 
 
 def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]:

@@ -48,6 +48,7 @@ class Checked:
     enabled: bool = True  # False: nothing is started, so a problem fails nothing yet
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
     config: "AgentConfig | None" = None
 
     @property
@@ -71,7 +72,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
-    from agentd.commands.advice import cautions, daemon_advice, unlikely
+    from agentd.commands.advice import cautions, daemon_advice, known_window, too_little, unlikely
 
     paths = discover()
     warnings: list[tuple[str, list[str]]] = []
@@ -96,12 +97,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         with _home_for(args.file, paths) as home:
             checked = [_at(args.file, home, item) for item in _agents([args.file.stem], home)]
+    window = known_window(paths)
     for item in checked:
         if item.config and item.enabled and item.problem is None:
-            warnings += [(f"{item.name}: {what}", [item.name]) for what in unlikely(item.config)]
+            told = [*unlikely(item.config), *too_little(item.config, item.decisions, window)]
+            warnings += [(f"{item.name}: {what}", [item.name]) for what in told]
         if item.config:
-            told = cautions(item.name, item.config.permissions, paths)
-            warnings += [(what, [item.name]) for what in told]
+            warned = cautions(item.name, item.config.permissions, paths)
+            warnings += [(what, [item.name]) for what in warned]
     warnings += [(f"agents wake each other: {' -> '.join(c)}", c) for c in cycles(checked)]
     if args.json:
         print_json(_document(checked, warnings))
@@ -186,6 +189,7 @@ async def _agent(name: str, paths: Paths, checks: "Checks") -> Checked:
         enabled=config.enabled,
         subscribe=config.subscribe,
         publishes=found.publishes,
+        decisions=found.decisions,
         config=config,
     )
 

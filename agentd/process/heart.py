@@ -42,6 +42,19 @@ class Heart:
         """Beat, and say what this process waits for: something that will pass."""
         self.beat(promise_s, "waits", problem=_problem(error))
 
+    def answer(self, document: Mapping[str, Any]) -> bool:
+        """Give what the process was started to find out; waits until all of it is written.
+
+        On the pipe of the beats, of which an agent's module knows nothing: whatever that prints,
+        it is no part of the answer. False: nobody asked by this way.
+        """
+        if self._fd is None:
+            return False
+        os.set_blocking(self._fd, True)
+        with self._lock, open(self._fd, "wb", closefd=False) as pipe:
+            pipe.write(json.dumps(document).encode() + b"\n")
+        return True
+
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._fd is None:
             return

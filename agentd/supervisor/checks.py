@@ -14,7 +14,8 @@ from agentd.process.child import Child
 from agentd.process.jobs import in_thread
 from agentd.states import Exit
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import Reaper, run_to_end
+from agentd.supervisor.children import Reaper
+from agentd.supervisor.one_job import Ran, run_to_end
 
 DEADLINE_S = 30.0  # for one check; a module that imports for longer is as good as hanging
 AT_ONCE = 2  # checks: they are CPU-bound, and the machine has other work
@@ -34,6 +35,7 @@ class CheckResult:
     enabled: bool = True
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # the name of what it has to run by
     again: bool = False  # it says nothing about the file: ask again later
@@ -118,39 +120,35 @@ class Checks:
                 cwd=self._paths.data,
                 clock=self._clock,
             )
-            code, output = await run_to_end(child, self._reaper, DEADLINE_S)
+            ran = await run_to_end(child, self._reaper, DEADLINE_S)
         except (OSError, AgentdError) as error:
             return refused(f"cannot be checked: {error}", again=True)
         finally:
             with contextlib.suppress(OSError):  # else one for every file that was ever dropped
                 (self._paths.locks / f"{name}.admission.lock").unlink()
         where = str(self._paths.agents_d / f"{name}.toml")
-        if code is None:
+        if ran.code is None:
             hint = "something runs at import time in its module: move it into a method"
             return refused(f"its check took longer than {DEADLINE_S:g} s", where, hint)
-        return _verdict(code, output, where)
+        return _verdict(ran, ran.code, where)
 
 
-def _verdict(code: int, output: bytes, where: str) -> CheckResult:
-    # A module may print while it is imported; the answer is the last line that is one.
-    lines = output.decode("utf-8", "replace").splitlines()
-    for line in reversed(lines):
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(answer, dict) and isinstance(answer.get("ok"), bool):
-            break
-    else:
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
+    try:
+        answer = json.loads(ran.answer)
+        ok = answer["ok"] is True
+    except (ValueError, TypeError, KeyError):  # it died before, or halfway
+        lines = reversed(ran.output.decode("utf-8", "replace").splitlines())
+        last = next((line.strip() for line in lines if line.strip()), "it said nothing")
         return refused(f"its check died (exit {code}): {last[:300]}", where, "see its module")
-    if answer["ok"]:
+    if ok:
         return CheckResult(
             ok=True,
             version=str(answer["version"]),
             enabled=bool(answer.get("enabled", True)),
             subscribe=tuple(answer.get("subscribe", ())),
             publishes=tuple(answer.get("publishes", ())),
+            decisions=tuple(answer.get("decisions", ())),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )

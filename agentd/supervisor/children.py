@@ -1,7 +1,6 @@
 """Children in an event loop: processes, their pipes and timers around `restart.Life`."""
 
 import asyncio
-import contextlib
 import errno
 import signal
 from collections.abc import Callable
@@ -278,49 +277,6 @@ class Managed:
             case None:
                 pass
         self._arm()
-
-
-async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> tuple[int | None, bytes]:
-    """Wait for a child that does one job; return its exit code and the end of its output.
-
-    The code is None where the deadline passed: its group was then killed.
-    """
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-    output = bytearray()
-
-    def read() -> bool:
-        data = child.read(child.output_fd)
-        if data == b"":
-            loop.remove_reader(child.output_fd)
-        output.extend(data or b"")
-        del output[:-262_144]
-        return bool(data)
-
-    def look() -> None:
-        if child.poll() is not None:
-            done.set()
-
-    reaper.add(look)
-    loop.add_reader(child.output_fd, read)
-    late = False
-    try:
-        look()
-        try:
-            await asyncio.wait_for(done.wait(), deadline_s)
-        except TimeoutError:
-            late = True
-    finally:
-        child.kill()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), KILLED_S)
-        reaper.discard(look)
-        for _ in range(DRAIN_READS):
-            if not read():
-                break
-        loop.remove_reader(child.output_fd)
-        child.close()
-    return None if late else child.poll(), bytes(output)
 
 
 TICK_S = 1.0  # between two checks

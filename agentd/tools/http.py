@@ -36,7 +36,12 @@ TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml
 TOLD_CHARACTERS = 200  # of what a server said, in an error
 URL_CHARACTERS = 2_000  # of a redirect; a longer one is cut
 HOST_CHARACTERS = 253  # RFC 1035
-HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST = re.compile(rf"{LABEL}(\.{LABEL})*")
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the host is an IPv4 address, or none
+# A slash at the end is a habit.
+ENTRY = re.compile(r"(\[(?P<six>[^]]*:[^]]*)\]|(?P<host>[^][/?#@:\\]+))(:(?P<port>[0-9]{1,5}))?/?")
+PORT_NUMBERS = range(1, 65536)
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
 # By the labels of the WHATWG's Encoding Standard, as far as pages use them. Not whatever codec
 # Python knows: some of those are no encodings, and some need a minute for a megabyte.
@@ -126,18 +131,25 @@ def _ascii(host: str) -> str:
     if len(host) > HOST_CHARACTERS:
         raise ValueError("its host is too long")
     name = host.encode("idna").decode("ascii").lower().rstrip(".")
-    if name and ":" not in name and not HOST.fullmatch(name):
+    if ":" in name:
+        return str(ipaddress.IPv6Address(name))
+    if name and not HOST.fullmatch(name):
         raise ValueError(f"{name!r} is no host")
+    if NUMBER.fullmatch(name.rpartition(".")[2]):  # else the system reads 1.2.3 as 1.2.0.3
+        return str(ipaddress.IPv4Address(name))
     return name
 
 
 def _entry(entry: str) -> tuple[str, int | None]:
-    """Split a listed "host" or "host:port"; an IPv6 address with a port needs its brackets."""
-    if entry.count(":") > 1 and not entry.startswith("["):
-        return entry.lower(), None
+    """Split a listed "host" or "host:port"; an IPv6 address with a port needs its brackets.
+
+    What else a URL may hold would not hold here: a path allows no less than the whole host.
+    """
     with suppress(ValueError):
-        parts = urlsplit(f"//{entry}")
-        return _ascii(parts.hostname or ""), parts.port
+        if entry.count(":") > 1 and not entry.startswith("["):
+            return _ascii(entry), None
+        if (parts := ENTRY.fullmatch(entry)) and (port := int(parts["port"] or 1)) in PORT_NUMBERS:
+            return _ascii(parts["six"] or parts["host"]), port if parts["port"] else None
     return "", None
 
 

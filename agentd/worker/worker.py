@@ -18,6 +18,7 @@ from agentd.errors import (
     LostLane,
     ModelMisconfigured,
     ModelUnavailable,
+    PromptTooLong,
     RowRefused,
     Stopped,
     StorageError,
@@ -167,7 +168,7 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
-        except ModelMisconfigured as error:
+        except (ModelMisconfigured, PromptTooLong) as error:
             return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)
@@ -233,7 +234,7 @@ class Worker:
             if outcome.why == "breaker":
                 log.error("breaker.opened", error=error, retry_s=round(outcome.seconds, 3))
 
-    def _rest(self, session: Session, error: ModelMisconfigured, log: Logger) -> float:
+    def _rest(self, session: Session, error: AgentdError, log: Logger) -> float:
         """Let the agent rest until somebody corrects what is wrong; no event is to blame."""
         self._owed = session
         wait = self.sessions.closing.rest(session, f"{error.what}; {error.where}: {error.hint}")

@@ -14,7 +14,6 @@ from agentd.commands.demo.temporary import (
     Daemon,
     expecting,
     running_daemon,
-    stoppable,
     temporary_home,
     write_toml,
 )
@@ -27,6 +26,7 @@ from agentd.llm.endpoint import Endpoint
 from agentd.models import store
 from agentd.models.huggingface import folder_bytes
 from agentd.paths import Paths, expanded, shipped
+from agentd.process.leave import stoppable
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query

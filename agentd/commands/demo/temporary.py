@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tomli_w
@@ -19,6 +17,7 @@ from agentd.commands.output import duration, plain, say
 from agentd.errors import AgentdError, NotRunning
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import child as process
+from agentd.process.leave import Leave
 from agentd.process.until import until
 from agentd.supervisor.client import query
 from agentd.whole import write_whole
@@ -27,55 +26,6 @@ START_S = 60.0  # for the daemon to answer
 STOP_S = 15.0  # above the daemon's own 10 s
 LOOK_S = 0.1  # between two looks at what is waited for
 OUTPUT = "run.out"  # of the daemon, in its log folder
-
-
-class Leave:
-    """Makes of Ctrl-C, SIGTERM and SIGHUP one exit through the clean-up; later ones hasten it."""
-
-    def __init__(self) -> None:
-        self.insisted = False  # a signal came while cleaning up
-        self._number = 0  # the first signal; 0: none yet
-        self._held = self._left = False
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let no signal raise here: what is begun, or cleaned up, is so whole."""
-        before, self._held = self._held, True
-        try:
-            yield
-        finally:
-            self._held = before
-            if self._number:
-                self._leave()
-
-    def signalled(self, number: int, _frame: FrameType | None) -> None:
-        """Handle a signal."""
-        self.insisted = self.insisted or self._held or self._left
-        self._number = self._number or number
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._held or self._left:
-            return
-        self._left = True
-        if self._number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + self._number)
-
-
-@contextmanager
-def stoppable() -> Iterator[Leave]:
-    """Let the signals that end a program leave it through its clean-up."""
-    leave = Leave()
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            before[number] = signal.signal(number, leave.signalled)
-    try:
-        yield leave
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

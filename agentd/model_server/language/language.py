@@ -21,8 +21,8 @@ from agentd.model_server.language.call_form import explained, learn, takes_syste
 from agentd.model_server.language.markers import is_marker, renamed, without_markers
 from agentd.model_server.language.template import Piece, Template
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
+from agentd.models.window import own_window, sizes_of, text_config
 
-DEFAULT_WINDOW = 4096  # tokens, where config.json says nothing
 # Where an event of a log ends or begins. Some templates put instructions and log into one message:
 # the first event's beginning is the fixed part's end.
 EVENT_SEAM = re.compile(r"(?<=</event>\n)(?=.)|(?=<event type=)", re.DOTALL)
@@ -52,11 +52,9 @@ class ModelLanguage:
         for tokenizer in (self._marked, self._plain):
             tokenizer.no_padding()
             tokenizer.no_truncation()
-        nested = config.get("text_config")
-        text_config = nested if isinstance(nested, dict) else {}
-        sizes = {**text_config, **{key: value for key, value in config.items() if value}}
-        own_window = int(sizes.get("max_position_embeddings") or DEFAULT_WINDOW)
-        self.window = min(window or own_window, own_window)
+        sizes = sizes_of(config)
+        own = own_window(sizes)
+        self.window = min(window or own, own)
         tokens = self._marked.get_vocab_size(with_added_tokens=True)
         self.vocabulary = max(int(sizes.get("vocab_size") or 0), tokens)
         added = self._marked.get_added_tokens_decoder()
@@ -67,7 +65,7 @@ class ModelLanguage:
             if settings.get(key)
         }
         self.end_tokens: AbstractSet[int] = self._find_end_tokens(
-            names.get("eos_token"), config, text_config
+            names.get("eos_token"), config, text_config(config)
         )
         self._template = _template(folder, settings, names)
         self._takes_system = takes_system(self._template)
