@@ -301,6 +301,29 @@ def test_a_misspelt_word_gets_a_hint(
     assert code in ((0,) if words[:2] in (("send", "note.aded"), ("events", "--type")) else (1, 2))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("events", "--level", "x"), "unrecognized arguments: --level x"),
+        (("dead", "--reason", "xx"), "unrecognized arguments: --reason"),
+        (("dead", "-r", "xx"), "unrecognized arguments: -r"),
+        (("events", "--j"), "unrecognized arguments: --j"),
+        (("dead", "--reazn=xx", "--", "--jsn"), "unrecognized arguments: --reazn"),
+        (("evnts", "--x"), "invalid choice: 'evnts'"),
+        (("sessions", "--state", "x", "--nope"), "invalid choice: 'x'"),
+        (("events", "--limit", "-3"), "must not be negative"),
+    ],
+)
+def test_a_word_that_is_like_nothing_sends_nobody_astray(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dashes make no two options alike, and an unknown option is told before its value."""
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "did you mean" not in err or words[0] == "evnts"
+
+
 def test_options_are_not_abbreviated(paths: Paths) -> None:
     """What is short today would be another option's tomorrow."""
     Bus(paths.database)

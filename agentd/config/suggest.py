@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-ALIKE = 0.6  # of difflib's ratio, where 1 is the same word
+ALIKE = 0.65  # of difflib's ratio, where 1 is the same word
 WORD_CHARACTERS_MAX = 100  # a longer one is no misspelling, and comparing it takes long
 
 
