@@ -73,7 +73,8 @@ def test_a_module_that_never_returns_is_given_up(
         words = [str(file)]
     found = check(*words)
     one = problem(found, "greeter")
-    assert "took longer than 3 s" in one["what"] and "import" in one["hint"]
+    assert "took longer than 3 s" in one["what"]
+    assert "import" in one["hint"] and "`published`" in one["hint"]
     assert draft or "reader" in found["checked"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -219,6 +220,19 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
     assert check(str(file))["warnings"] == []
 
 
+RETURNS = "    @classmethod\n    def published(cls, params): return {}\n"
+RAISING = (
+    MODULE
+    + """
+    class Params(NoParams):
+        @model_validator(mode="before")
+        def _look(cls, value):
+            return value["there is none"]
+"""
+)
+RAISING = f"from pydantic import model_validator\nfrom agentd.agent import NoParams\n{RAISING}"
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -233,10 +247,16 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
         ({"module": MODULE + '    accepts = {"a.b": {"text": str}}\n'}, "`accepts` has"),
         ({"module": MODULE + '    arguments = {"Done": "DoneArgs"}\n'}, "`arguments` has"),
         ({"module": MODULE + "    volatile = None\n"}, "`volatile` is None"),
-        (
-            {"module": MODULE + "    @classmethod\n    def published(cls, params): return 1 / 0\n"},
-            "ZeroDivisionError",
-        ),
+        ({"module": f"{MODULE}{RETURNS.format('1 / 0')}"}, "ZeroDivisionError"),
+        ({"module": f"{MODULE}{RETURNS.format('exit(3)')}"}, "SystemExit"),
+        ({"module": f"{MODULE}{RETURNS.format('7')}"}, "`publishes` is 7"),
+        ({"module": f"{MODULE}{RETURNS.replace('published', 'chosen').format('7')}"}, "`chosen`"),
+        ({"module": MODULE + "    Params = dict\n"}, "`Params` is <class 'dict'>"),
+        ({"module": MODULE + '    Params = {"text": str}\n'}, "`Params` is {'text'"),
+        ({"module": RAISING}, "cannot check its parameters: KeyError"),
+        ({"module": MODULE + '    arguments = ["Done"]\n'}, "`arguments` is ['Done']"),
+        ({"module": MODULE + "    def prompt_arguments(self): return 7\n"}, "TypeError"),
+        ({"module": MODULE + "    def __init__(self, params, kit): exit(0)\n"}, "SystemExit"),
     ],
 )  # fmt: skip
 def test_a_class_that_declares_nonsense_is_wrong(
