@@ -4,10 +4,12 @@ Nothing of a person's code is run or imported here, and nothing is waited for: w
 folder under a name that ends in .toml, it is a small text file that fits, or it is refused.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentd.config.agent import AGENT_NAME, check_agent_name, validate_agent
+from agentd.config.odd_files import no_file
 from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.paths import Paths, shipped
@@ -65,6 +67,9 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
     if module is not None and prompt is not None:
         return module, prompt
     missing, folder = (".py", paths.agents) if module is None else (".baml", paths.baml_src)
+    file = folder / f"{agent}{missing}"
+    if os.path.lexists(file):  # such as a link to what was moved away
+        raise Waiting(no_file(file), where=str(file), hint="put a file there, or remove it")
     raise Waiting(
         f'agent = "{agent}" has no {folder.name}/{agent}{missing} yet',
         where=where,
