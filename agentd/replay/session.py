@@ -28,7 +28,7 @@ from agentd.net.exchange import Stream
 from agentd.replay.agent import Actor, Chosen
 from agentd.replay.code import Code
 from agentd.replay.folders import Places
-from agentd.sessions.session import FORCED, Session
+from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
@@ -118,11 +118,7 @@ class Performance:
     question: str | None = None
     error: str | None = None
     log: str = ""
-
-    @property
-    def forced(self) -> str | None:
-        """Why Done was the only decision left, None where the model chose it."""
-        return (self.outcome or {}).get(FORCED)
+    forced: str | None = None  # why Done was the only decision left, None where it was chosen
 
     @property
     def decisions(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -185,6 +181,7 @@ def perform(
             row.question,
             error,
             play.log,
+            row.forced,
         )
     finally:
         bus.close()

@@ -356,11 +356,10 @@ def check_ended(tape: Tape, ending: Ending) -> None:
     if head.error is not None:
         raise tape.diverged("the end", f"failed: {head.error}", "ends well")
     if head.state is SessionState.ENDED and ending.question is None:
-        outcome = ending.outcome
-        if FORCED not in (head.outcome or {}):  # an agentd before 0.2 did not say it
-            outcome.pop(FORCED, None)
-        recorded, now = shown(head.outcome), shown(outcome)
-        if recorded != now:
+        recorded, own = shown(head.outcome), ending.result.value
+        # Older agentds did not say it, or wrote it over an agent's own field of that name.
+        now, *older = (shown(o) for o in (ending.outcome, own, {**own, FORCED: ending.forced}))
+        if recorded != now and not (ending.forced and recorded in older):
             raise tape.diverged("the outcome", recorded, now)
 
 
