@@ -174,7 +174,7 @@ def test_what_may_come_still_is_said(text: str, what: str, tmp_path: Path) -> No
 
 def test_what_may_come_still_is_a_warning(paths: Paths, check: Check) -> None:
     """Nothing is refused for it."""
-    text = f'{LISTENER}[permissions]\nread = ["/not/there"]\n'
+    text = f'{LISTENER}tools = ["ReadFile"]\n[permissions]\nread = ["/not/there"]\n'
     write_agent(paths.user, "reader", text)
     found = check()
     (warning,) = found["warnings"]

@@ -8,15 +8,18 @@ are right, and yet not what they may look like.
 import os
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from agentd.config.agent import AgentConfig, Permissions
+from agentd.config.agent import AgentConfig, Cron, Every, Permissions
+from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError, ToolError
 from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.paths import Paths
+from agentd.tools import REGISTRY
 from agentd.tools.closed import Closed
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
@@ -24,6 +27,9 @@ from agentd.tools.shell import PROGRAM_PATH
 
 OTHERS = 0o077  # mode bits of everybody else
 WILDCARDS = frozenset("*?[")
+HOUR = timedelta(hours=1)
+CRON_RUNS_MAX = 60  # in an hour
+SOME_DAY = datetime(2001, 1, 1, tzinfo=UTC)  # from here on a cron's first run is looked for
 
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
@@ -109,6 +115,7 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
     """Yield what an agent that is right will probably not do."""
     if not config.subscribe and config.schedule is None:
         yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
+    yield from _crowded(config)
     for key in ("read", "write"):
         for entry in getattr(config.permissions, key):
             path = Path(entry).expanduser()
@@ -121,6 +128,42 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
         if developer_tools.which(str(Path(entry).expanduser()), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
+
+
+def _crowded(config: AgentConfig) -> Iterator[str]:
+    """Yield that a schedule is due more often in an hour than sessions may begin."""
+    limit, schedule = config.limits.sessions_per_hour, config.schedule
+    if isinstance(schedule, Every):
+        crowded = schedule.every * limit < HOUR
+    else:
+        crowded = schedule is not None and limit < CRON_RUNS_MAX and _runs_beyond(schedule, limit)
+    if crowded:
+        yield (
+            f"its schedule is due more often than {limit} times an hour, and [limits] "
+            f"sessions_per_hour = {limit} lets no more sessions begin: the others wait"
+        )
+
+
+def _runs_beyond(schedule: Cron, limit: int) -> bool:
+    """Whether an hour from its first run on has more than `limit` runs."""
+    cron = Crontab(schedule.cron)
+    first = run = cron.after(SOME_DAY, UTC)
+    for _ in range(limit):
+        run = run and cron.after(run, UTC)
+    return first is not None and run is not None and run - first < HOUR
+
+
+def spare(config: AgentConfig) -> Iterator[str]:
+    """Yield the permissions of a `task` agent that none of its tools asks for.
+
+    What the code of other agents reads and fetches is theirs to know.
+    """
+    tools = config.params.get("tools", ()) if config.agent == "task" else REGISTRY
+    needed = {REGISTRY[tool].permission for tool in tools if tool in REGISTRY}
+    for kind in sorted(config.permissions.model_fields_set - needed):
+        if getattr(config.permissions, kind):
+            users = ", ".join(tool.name for tool in REGISTRY.values() if tool.permission == kind)
+            yield f"permissions.{kind} is of no use: none of its tools needs it ({users} would)"
 
 
 def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]:

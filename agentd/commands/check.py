@@ -73,7 +73,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
-    from agentd.commands.advice import cautions, daemon_advice, unlikely
+    from agentd.commands.advice import cautions, daemon_advice, spare, unlikely
 
     paths = discover()
     warnings: list[tuple[str, list[str]]] = []
@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
             checked = [_at(args.file, home, item) for item in _agents([args.file.stem], home)]
     for item in checked:
         if item.config and item.enabled and item.problem is None:
-            warnings += [(f"{item.name}: {what}", [item.name]) for what in unlikely(item.config)]
+            said = (*unlikely(item.config), *spare(item.config))
+            warnings += [(f"{item.name}: {what}", [item.name]) for what in said]
         if item.config:
             told = cautions(item.name, item.config.permissions, paths)
             warnings += [(what, [item.name]) for what in told]
