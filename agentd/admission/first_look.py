@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agentd.config.agent import AGENT_NAME, check_agent_name, validate_agent
 from agentd.config.odd_files import no_file
+from agentd.config.suggest import listed
 from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.paths import Paths, shipped
@@ -74,7 +75,7 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
         f'agent = "{agent}" has no {folder.name}/{agent}{missing} yet',
         where=where,
         hint=f"put {agent}{missing} into {folder}, or correct the name; "
-        f"there are {', '.join(_known(paths))}",
+        f"there are {listed(_known(paths))}",
     )
 
 

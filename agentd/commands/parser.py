@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from agentd.config.suggest import did_you_mean, nearest
-from agentd.terminal import say_lines
+from agentd.terminal import plain, say_lines
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)\s*$", re.S)
 _OPTION = re.compile(r"-{1,2}[^\W\d]")  # neither a negative number nor a dash alone
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         unknown = self._unknown_options(message)
         if unknown and not message.startswith("unrecognized arguments"):
             message = f"unrecognized arguments: {' '.join(unknown)}"
-        super().error(message + self._meant(message, unknown))
+        super().error(plain(message + self._meant(message, unknown)))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; keeps the words, since it may stumble over an option's value first."""

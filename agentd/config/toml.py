@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentd.config.odd_files import no_file, toml_hint
-from agentd.config.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean, listed
 from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
 from agentd.whole import read_start
@@ -138,7 +138,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """Return what to say of a key that is none of these."""
     known = list(known)
     meant = did_you_mean(key, known) or ";"
-    return f"unknown key{meant} there are {', '.join(known) or 'none'}"
+    return f"unknown key{meant} there are {listed(known)}"
 
 
 def _unknown(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
