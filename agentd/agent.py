@@ -177,8 +177,8 @@ class Agent(Generic[P]):
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Turn `Done` into what is published and remembered. `results`: the session's tool results.
 
-        `Result.value` is kept as the session's outcome, with `forced` where it is set. Must have no
-        effects besides: it runs again when the session is recorded or replayed. What has effects is
-        a decision's `dispatch`.
+        `Result.value` is kept as the session's outcome, with `forced` where that is set and it has
+        no such field itself. Must have no effects besides: it runs again when the session is
+        recorded or replayed. What has effects is a decision's `dispatch`.
         """
         return Result(done.model_dump(mode="json", exclude={"tool"}))

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: --help, --version, a usage error
         return stop.code if isinstance(stop.code, int) else Exit.USAGE
     except AgentdError as error:
-        note(str(error))
+        note(*error.lines())
         return _exit_code(name, error)
     except KeyboardInterrupt:
         return INTERRUPTED

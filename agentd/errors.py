@@ -31,10 +31,14 @@ class AgentdError(Exception):
         text = {"what": self.what, "where": self.where, "hint": self.hint}
         return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Return what people read, a line each; one that holds a line break is still one line."""
         place = f"{self.where}: " if self.where else ""
-        hint = f"\n  hint: {self.hint}" if self.hint else ""
-        return f"{place}{self.what}{hint}"
+        hint = [f"  hint: {self.hint}"] if self.hint else []
+        return [f"{place}{self.what}", *hint]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 class ConfigError(AgentdError):

@@ -35,7 +35,8 @@ class Ending:
     @property
     def outcome(self) -> dict[str, Any]:
         """What is kept of Done's result."""
-        return {**self.result.value, **({FORCED: self.forced} if self.forced else {})}
+        own = dict(self.result.value)
+        return own if self.forced is None or FORCED in own else {**own, FORCED: self.forced}
 
 
 class Loop:

@@ -49,9 +49,10 @@ def say_lines(text: str, *, file: TextIO | None = None, flush: bool = False) -> 
         say(line, file=file, flush=flush)
 
 
-def note(text: str) -> None:
-    """Tell the person something beside the command's result, on stderr."""
-    say_lines(f"agentd: {text}", file=sys.stderr)
+def note(text: str, *more: str) -> None:
+    """Tell the person something beside the command's result, on stderr: a line each."""
+    for line in (f"agentd: {text}", *more):
+        say(line, file=sys.stderr)
 
 
 def rewrite(line: str, file: TextIO) -> None:

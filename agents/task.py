@@ -8,11 +8,12 @@ publish_forced = true        # optional: also where nothing but Done was left to
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from agentd.agent import Agent, Result
+from agentd.config.wording import not_blank
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, NewEvent
 from agentd.llm.decision import Choice
 
@@ -22,7 +23,7 @@ class TaskParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instructions: str = Field(min_length=1, max_length=4000)
+    instructions: Annotated[str, AfterValidator(not_blank)] = Field(min_length=1, max_length=4000)
     tools: tuple[str, ...] = Field((), max_length=20)  # classes of tools.baml
     publish: str | None = None
     publish_forced: bool = False

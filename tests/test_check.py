@@ -81,7 +81,8 @@ def test_a_module_that_never_returns_is_given_up(
         words = [str(file)]
     found = check(*words)
     one = problem(found, "greeter")
-    assert f"took longer than {deadline_s:g} s" in one["what"] and "import" in one["hint"]
+    assert f"took longer than {deadline_s:g} s" in one["what"]
+    assert "import" in one["hint"] and "`published`" in one["hint"]
     assert draft or "reader" in found["checked"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -223,7 +224,7 @@ def test_what_may_come_still_is_said(text: str, what: str, tmp_path: Path) -> No
 
 def test_what_may_come_still_is_a_warning(paths: Paths, check: Check) -> None:
     """Nothing is refused for it."""
-    text = f'{LISTENER}[permissions]\nread = ["/not/there"]\n'
+    text = f'{LISTENER}tools = ["ReadFile"]\n[permissions]\nread = ["/not/there"]\n'
     write_agent(paths.user, "reader", text)
     found = check()
     (warning,) = found["warnings"]
@@ -269,6 +270,19 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
     assert check(str(file))["warnings"] == []
 
 
+RETURNS = "    @classmethod\n    def published(cls, params): return {}\n"
+RAISING = (
+    MODULE
+    + """
+    class Params(NoParams):
+        @model_validator(mode="before")
+        def _look(cls, value):
+            return value["there is none"]
+"""
+)
+RAISING = f"from pydantic import model_validator\nfrom agentd.agent import NoParams\n{RAISING}"
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -283,6 +297,16 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
         ({"module": MODULE + '    accepts = {"a.b": {"text": str}}\n'}, "`accepts` has"),
         ({"module": MODULE + '    arguments = {"Done": "DoneArgs"}\n'}, "`arguments` has"),
         ({"module": MODULE + "    volatile = None\n"}, "`volatile` is None"),
+        ({"module": f"{MODULE}{RETURNS.format('1 / 0')}"}, "ZeroDivisionError"),
+        ({"module": f"{MODULE}{RETURNS.format('exit(3)')}"}, "SystemExit"),
+        ({"module": f"{MODULE}{RETURNS.format('7')}"}, "`publishes` is 7"),
+        ({"module": f"{MODULE}{RETURNS.replace('published', 'chosen').format('7')}"}, "`chosen`"),
+        ({"module": MODULE + "    Params = dict\n"}, "`Params` is <class 'dict'>"),
+        ({"module": MODULE + '    Params = {"text": str}\n'}, "`Params` is {'text'"),
+        ({"module": RAISING}, "cannot check its parameters: KeyError"),
+        ({"module": MODULE + '    arguments = ["Done"]\n'}, "`arguments` is ['Done']"),
+        ({"module": MODULE + "    def prompt_arguments(self): return 7\n"}, "TypeError"),
+        ({"module": MODULE + "    def __init__(self, params, kit): exit(0)\n"}, "SystemExit"),
         *(
             ({"module": f"{MODULE}    {method}\n"}, what)
             for method, what in (
@@ -300,10 +324,6 @@ def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
                 ("finish = None", "`finish` is None, and no method"),
                 ("finish = property(lambda self: 5)", "no method"),
             )
-        ),
-        (
-            {"module": MODULE + "    @classmethod\n    def published(cls, params): return 1 / 0\n"},
-            "ZeroDivisionError",
         ),
     ],
 )  # fmt: skip

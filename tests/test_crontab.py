@@ -1,5 +1,6 @@
 """Crontab expressions: what they mean, on every day of every zone, and which are refused."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -257,3 +258,17 @@ def test_a_search_ends_with_the_calendar() -> None:
     last = datetime(9999, 12, 31, 23, 58, tzinfo=UTC)
     for expression in ("0 0 * * *", "*/5 * * * *", "0 0 29 2 *"):
         assert Crontab(expression).after(last, ZoneInfo("Asia/Tokyo")) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "named"),
+    [
+        ("0 9 * \u017fep *", r"\u017f"),  # its upper() is an S
+        ("0 9 * * \ufb01", r"\ufb01"),
+        ("0 \u0669 * * *", r"\u0669"),
+    ],
+)
+def test_what_only_looks_like_ascii_is_refused(expression: str, named: str) -> None:
+    """Whatever upper() and split() would make of it; the error shows what it is."""
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Crontab(expression)

@@ -5,20 +5,27 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import apsw
 import pytest
 
+from agentd.agent import Result
 from agentd.bus import Bus
+from agentd.bus.migrations import MIGRATIONS
 from agentd.cli import main
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.guards import forced
+from agentd.loop import Ending
 from agentd.paths import discover
+from agentd.replay.endings import check_end
+from agentd.replay.playback import Playback
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
-from agentd.states import Priority
+from agentd.states import Priority, SessionState
 from agentd.testing import run_agent
 
 EVENT = NewEvent("note.changed", {"path": "a.txt"})
@@ -171,27 +178,92 @@ def test_sessions_says_so(
     monkeypatch.setenv("AGENTD_HOME", str(tmp_path))
     paths = discover()
     paths.create()
-    outcomes: Sequence[dict[str, Any]] = ({"result": "x", "forced": "last turn"}, {"result": "y"})
+    ends: Sequence[tuple[dict[str, Any], str | None]] = (
+        ({"result": "x", "forced": "last turn"}, "last turn"),
+        ({"result": "y", "forced": "yes"}, None),  # the agent's own field
+    )
     with contextlib.closing(Bus(paths.database)) as bus:
         sessions, lane = Sessions(bus), Lane("reader", False, ("note.changed",))
         bus.accept("reader", "v", subscribe=["note.changed"])
-        for outcome in outcomes:
+        for outcome, why in ends:
             bus.publish("person", EVENT, priority=Priority.PERSON)
             session = sessions.begin(lane, bus.next(lane) or pytest.fail(), "v", Limits())
             assert isinstance(session, Session)
             sessions.journal.record_opening(session, "note.changed", {}, trusted=False)
-            sessions.closing.close(session, outcome=outcome)
+            sessions.closing.close(session, outcome=outcome, forced=why)
     assert main(["sessions"]) == 0
     listed = capsys.readouterr().out
+    assert listed.count("ended, forced") == 1
     assert listed.count("ended, forced (last turn)") == 1
     assert main(["sessions", "show", "1"]) == 0
     assert capsys.readouterr().out.count("ended, forced (last turn)") == 2
     assert main(["sessions", "--json"]) == 0
     documents = json.loads(capsys.readouterr().out)
-    assert [(d["state"], d["forced"]) for d in documents] == [
-        ("ended", None),
-        ("ended", "last turn"),
+    assert [(d["state"], d["forced"], d["outcome"]["forced"]) for d in documents] == [
+        ("ended", None, "yes"),
+        ("ended", "last turn", "last turn"),
     ]
+
+
+def test_an_agents_own_field_is_left_alone(tmp_path: Path) -> None:
+    """A `forced` of the agent is no reason, and no reason is written over it."""
+    home = tmp_path / "home"
+    (home / "agents").mkdir(parents=True)
+    (home / "baml_src").mkdir()
+    own = TELLER.replace("Result({}, ", 'Result({"forced": "yes"}, ')
+    (home / "agents" / "teller.py").write_text(own)
+    (home / "baml_src" / "teller.baml").write_text(BAML)
+    run = run_agent("teller", EVENT, [("Done", {})], home=home)
+    assert (run.forced, run.outcome) == (None, {"forced": "yes"})
+    settings = {"limits": {"turns": 2}}
+    run = run_agent("teller", EVENT, [("Look", {}), ("Done", {})], config=settings, home=home)
+    assert (run.forced, run.outcome) == ("last turn", {"forced": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("recorded", "own", "why", "same"),
+    [
+        ({"a": 1, "forced": "last turn"}, {"a": 1}, "last turn", True),
+        ({"a": 1}, {"a": 1}, "last turn", True),  # before it was said at all
+        ({"forced": "last turn"}, {"forced": "yes"}, "last turn", True),  # when it was overwritten
+        ({"forced": "yes"}, {"forced": "yes"}, "last turn", True),
+        ({"forced": "yes"}, {"forced": "yes"}, None, True),
+        ({"forced": "yes"}, {"forced": "no"}, None, False),
+        ({"forced": "last turn"}, {"forced": "no"}, None, False),
+        ({"forced": "last turn"}, {}, "time is up", False),
+    ],
+)
+def test_recordings_of_every_age_replay(
+    recorded: dict[str, Any], own: dict[str, Any], why: str | None, same: bool
+) -> None:
+    """Whatever the agentd that recorded them made of `forced`."""
+    session = SimpleNamespace(error=None, state=SessionState.ENDED, outcome=recorded)
+    recording = SimpleNamespace(head=SimpleNamespace(session=session))
+    playback = SimpleNamespace(
+        recording=recording, next_step=None, diverged=lambda *_: ValueError()
+    )
+    with contextlib.nullcontext() if same else pytest.raises(ValueError):
+        check_end(cast(Playback, playback), Ending(Result(own), forced=why))
+
+
+def test_sessions_of_an_older_agentd_keep_their_reason(tmp_path: Path) -> None:
+    """It stood in their outcome alone; what a person wrote there by SQL is left as it is."""
+    path = tmp_path / "agentd.db"
+    db = apsw.Connection(str(path))
+    for migrate in MIGRATIONS[:-1]:
+        migrate(db)
+    db.pragma("user_version", len(MIGRATIONS) - 1)
+    for outcome in ('{"a":1,"forced":"last turn"}', '{"a":1}', '{"forced":1}', '"forced" {', None):
+        db.execute(
+            "INSERT INTO sessions (agent, consumer, event_id, delivered_id, event_type, version,"
+            " state, started_at, outcome) VALUES ('a', 'a', 1, 1, 'b.c', 'v', 'ended', '2026', ?)",
+            (outcome,),
+        )
+    db.close()
+    with contextlib.closing(Bus(path)) as bus:
+        rows = Sessions(bus).archive.list()
+    assert [row.forced for row in rows] == [None, None, None, None, "last turn"]
+    assert rows[-1].outcome == {"a": 1, "forced": "last turn"}
 
 
 def test_an_older_session_that_resumes_has_a_reason() -> None:

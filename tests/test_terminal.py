@@ -32,16 +32,20 @@ from tests.commandline import agentd as command
 
 # The window's title, C1, direction, a return, NUL, DEL, line and paragraph ends, half a character.
 EVIL = "\x1b]0;x\x07\x9b2J\u202e\r\x00\x7f\u2028\u2029\u200b\x85\ue000\x1b[31m"
-PROMPT = [{"role": "system", "content": EVIL}, {"role": "user", "content": ""}]
+FORGED = "agentd: all is well"
+EVIL += f"\n{FORGED}"
+# A prompt and a log are shown line by line, as they are.
+PROMPT = [{"role": "system", "content": EVIL.replace("\n", "")}, {"role": "user", "content": ""}]
 SOURCES = Path(agentd.__file__).parent
 # A worker's child speaks JSON to its parent over a pipe.
 NO_TERMINAL = {"admission/admit.py"}
 
 
 def obeyed(text: str) -> list[str]:
-    """Return what a terminal would obey in a text."""
+    """Return what a terminal would obey in a text, and the lines that others began in it."""
     wrong = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return [char for char in text if char != "\n" and unicodedata.category(char) in wrong]
+    chars = [char for char in text if char != "\n" and unicodedata.category(char) in wrong]
+    return chars + [line for line in text.split("\n") if line.startswith(FORGED)]
 
 
 @pytest.fixture
@@ -58,6 +62,11 @@ def bus(paths: Paths) -> Bus:
     bus = Bus(paths.database, clock=ManualClock())
     name = "ev\x1b[2Jil"
     bus.accept(name, EVIL, subscribe=("note.*",), start="beginning")
+    bus.db.run(
+        "INSERT INTO agents (name, version, subscribe, paused, accepted_at)"
+        " VALUES (?, 'v', ?, 0, '2026-01-01T00:00:00Z'), (?, 'v', '[]', 0, '2026-01-01T00:00:00Z')",
+        (f"../x\n{FORGED}", json.dumps([f"bill.came\n{FORGED}"]), "l" * 1400),
+    )
     row = (name, json.dumps({"text": EVIL, EVIL: 1}), f"tar{EVIL}get", EVIL)
     bus.db.run(
         "INSERT INTO outbox (agent, event_type, payload, target, dedup_key)"
@@ -114,7 +123,7 @@ def files(paths: Paths) -> Paths:
         json.dumps({**entry, "level": "error", "exception": f"{EVIL}\n{EVIL}"}),
         json.dumps({"event": "x", "ts": "0001-01-01T00:00:00+14:00", "deep": {EVIL: [EVIL]}}),
         '{"event": "\\ud800", "n": 1e999}',
-        f"torn {EVIL}".replace("\r", ""),
+        f"torn {EVIL}".replace("\r", "").replace("\n", ""),
         "[" * 100_000,
     ]
     for name, text in RECORDINGS.items():
@@ -134,7 +143,16 @@ RECORDINGS = {
     "other.recording": EVIL,
 }
 
+LINES = f"hellp\n{FORGED}"
 READS = (
+    *((command, LINES) for command in ("trigger", "status", "logs", "check", "eval", "replay")),
+    *((command, LINES) for command in ("pause", "new", "paths", "sessions", "backup", "doctor")),
+    *(("events", "--agent", LINES), ("events", "--type", LINES), ("events", f"--{LINES}")),
+    *(("send", LINES, "{}"), ("send", "bill.cam", "{}"), ("send", "a.b", "{}", "--to", LINES)),
+    *(("dead", "--agent", LINES), ("dead", LINES), (LINES,), ("model", "pull", LINES)),
+    *(("model", LINES), ("record", "1", "-o", f"/no/{LINES}/x"), ("demo", "--repo", LINES)),
+    *(("replay", "--all", "--agent", LINES), ("sessions", "show", LINES), ("trigger", "evl")),
+    ("backup", "--restore", LINES),
     *(("replay", name) for name in RECORDINGS),
     ("replay", *RECORDINGS),
     ("replay", "--json", *RECORDINGS),
@@ -177,6 +195,7 @@ def test_no_command_lets_text_of_others_drive_the_terminal(
         assert not obeyed(err), (words, err)
         assert "Traceback" not in out + err, words
         shown.add(words[0])
+        assert not re.search(r"l{100}", err), "a name is cut"
     quiet = {"run", "install", "uninstall", "start", "stop", "restart", "resume", "reload"}
     assert {c.name for c in COMMANDS} - shown <= quiet, "a new command: try it here, too"
 
@@ -299,6 +318,29 @@ def test_a_misspelt_word_gets_a_hint(
     out, err = capsys.readouterr()
     assert f'did you mean "{meant}"?' in out + err
     assert code in ((0,) if words[:2] in (("send", "note.aded"), ("events", "--type")) else (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("events", "--level", "x"), "unrecognized arguments: --level x"),
+        (("dead", "--reason", "xx"), "unrecognized arguments: --reason"),
+        (("dead", "-r", "xx"), "unrecognized arguments: -r"),
+        (("events", "--j"), "unrecognized arguments: --j"),
+        (("dead", "--reazn=xx", "--", "--jsn"), "unrecognized arguments: --reazn"),
+        (("evnts", "--x"), "invalid choice: 'evnts'"),
+        (("sessions", "--state", "x", "--nope"), "invalid choice: 'x'"),
+        (("events", "--limit", "-3"), "must not be negative"),
+    ],
+)
+def test_a_word_that_is_like_nothing_sends_nobody_astray(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dashes make no two options alike, and an unknown option is told before its value."""
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "did you mean" not in err or words[0] == "evnts"
 
 
 def test_options_are_not_abbreviated(paths: Paths) -> None:

@@ -26,6 +26,7 @@ from agentd.admission.version import (
     FORMAT,
     MANIFEST,
     MODULE,
+    USER_RAISES,
     Accepted,
     SourceFile,
     Version,
@@ -218,7 +219,7 @@ def _permitted(version: Version, toml: Path, module: Path) -> None:
                 missing.append(os.path.realpath(path))
     except ToolError as error:
         raise ConfigError(error.what, where=f"{toml}: params", hint="name another") from error
-    except Exception as error:  # a person's code: whatever it raises is its fault
+    except USER_RAISES as error:
         raise user_error("cannot say what it reads", error, module) from error
     if missing:
         names = ", ".join(json.dumps(path) for path in dict.fromkeys(missing))
@@ -247,8 +248,8 @@ def _renders(version: Version, module: Path, prompt: Path) -> frozenset[str]:
             memory={},
             types=client.types,
         )
-        fixed = version.agent(version.params, kit).prompt_arguments()
-    except Exception as error:  # a person's code: whatever it raises is its fault
+        fixed = dict(version.agent(version.params, kit).prompt_arguments())
+    except USER_RAISES as error:
         raise user_error("cannot be created", error, module) from error
     try:
         union = Union(client, version.function, version.members, version.arguments)

@@ -22,7 +22,7 @@ CALLED = {
     "dispatch": ("decision",),
     "finish": ("done", "event", "results"),
 }
-MODELS = ("accepts", "arguments")  # Pydantic models by name, as `publishes`
+MODELS = ("accepts",)  # Pydantic models by name, as `publishes`
 SETS = ("idempotent", "reads")  # of names
 
 
@@ -34,7 +34,7 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
     """
     declared = {"publishes": publishes, **{name: getattr(cls, name) for name in MODELS}}
     for name, value in declared.items():
-        _check_models(name, value, where)
+        check_models(name, value, where)
     for kind in publishes:
         if not EVENT_TYPE.fullmatch(kind) or kind.startswith(SYSTEM_TYPES):
             own = "a type of the system" if EVENT_TYPE.fullmatch(kind) else "no event type"
@@ -44,7 +44,7 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
                 hint='write dotted lower case, such as "text.counted", and begin with another word '
                 f"than {', '.join(SYSTEM_TYPES)}",
             )
-    check_list(cls, "volatile", where)
+    check_list("volatile", cls.volatile, where)
     for name in SETS:
         if not _names(value := getattr(cls, name)):
             raise ConfigError(
@@ -89,13 +89,27 @@ def _uncallable(cls: type[Agent[Any]], name: str, given: Sequence[str]) -> str:
     return ""
 
 
-def check_list(cls: type[Agent[Any]], name: str, where: str) -> None:
-    """Check a class variable that lists names, in whatever order.
+def check_params(cls: type[Agent[Any]], where: str) -> None:
+    """Check that an agent's `Params` can check parameters.
+
+    Raises:
+        ConfigError: it is no Pydantic model.
+    """
+    if not (isinstance(cls.Params, type) and issubclass(cls.Params, BaseModel)):
+        raise ConfigError(
+            f"`Params` is {cls.Params!r}, and no Pydantic model",
+            where=where,
+            hint="name a class made of BaseModel, with a field for each parameter",
+        )
+
+
+def check_list(name: str, value: Any, where: str) -> None:
+    """Check what is to list names, in whatever order.
 
     Raises:
         ConfigError: it is something else, such as one name: brackets alone make no list.
     """
-    if not _names(value := getattr(cls, name), ordered=True):
+    if not _names(value, ordered=True):
         raise ConfigError(
             f"`{name}` is {value!r}, and no list of names",
             where=where,
@@ -109,7 +123,12 @@ def _names(value: Any, *, ordered: bool = False) -> bool:
     return kind and all(isinstance(item, str) for item in value)
 
 
-def _check_models(name: str, value: Any, where: str) -> None:
+def check_models(name: str, value: Any, where: str) -> None:
+    """Check what is to be Pydantic models by name.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if not isinstance(value, Mapping):
         raise ConfigError(
             f"`{name}` is {value!r}, and no table of Pydantic models",

@@ -4,12 +4,15 @@ Nothing of a person's code is run or imported here, and nothing is waited for: w
 folder under a name that ends in .toml, it is a small text file that fits, or it is refused.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agentd.config.agent import AGENT_NAME, check_agent_name, validate_agent
+from agentd.config.odd_files import no_file
+from agentd.config.suggest import listed
 from agentd.config.toml import read_toml
 from agentd.errors import ConfigError
 from agentd.paths import Paths, shipped
@@ -83,11 +86,14 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
     if module is not None and prompt is not None:
         return module, prompt
     missing, folder = (".py", paths.agents) if module is None else (".baml", paths.baml_src)
+    file = folder / f"{agent}{missing}"
+    if os.path.lexists(file):  # such as a link to what was moved away
+        raise Waiting(no_file(file), where=str(file), hint="put a file there, or remove it")
     raise Waiting(
         f'agent = "{agent}" has no {folder.name}/{agent}{missing} yet',
         where=where,
         hint=f"put {agent}{missing} into {folder}, or correct the name; "
-        f"there are {', '.join(_known(paths))}",
+        f"there are {listed(_known(paths))}",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agentd.admission.declared import check_list
+from agentd.admission.declared import check_list, check_models, check_params
 from agentd.agent import Agent
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 CONFIG, MODULE = "agent.toml", "agent.py"
 UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
+# A person's code: whatever it raises is its fault, and it must not end the check.
+USER_RAISES = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -140,18 +142,22 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
 
     config = accepted.config
     cls = _agent_class(accepted.name, source)
-    params = _params(cls, config, toml)
+    where = str(source.origin)
+    check_params(cls, where)
+    params = _params(cls, config, toml, source.origin)
     try:
         members, publishes = cls.chosen(params), cls.published(params)
-    except Exception as error:  # a person's code: whatever it raises is its fault
+    except USER_RAISES as error:
         raise user_error("cannot be created", error, source.origin) from error
-    check_list(cls, "uses", str(source.origin))
+    check_list("uses", cls.uses, where)
+    check_list("chosen", () if members is None else members, where)
+    check_models("arguments", cls.arguments, where)
     uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
     unknown = [tool for tool in uses if tool not in REGISTRY]
     if unknown:
         raise ConfigError(
             f"there is no tool {', '.join(unknown)}",
-            where=str(toml if members is not None else source.origin),
+            where=str(toml) if members is not None else where,
             hint=f"the tools are {', '.join(REGISTRY)}",
         )
     tools = {tool: REGISTRY[tool].args for tool in uses}
@@ -215,7 +221,7 @@ def import_source(name: str, source: SourceFile) -> ModuleType:
             where=f"{source.origin}:{error.lineno}" if error.lineno else str(source.origin),
             hint="correct that line",
         ) from error
-    except (Exception, SystemExit) as error:  # a person's code: whatever it raises is its fault
+    except USER_RAISES as error:
         raise user_error("does not import", error, source.origin) from error
     return module
 
@@ -229,7 +235,7 @@ def user_error(what: str, error: BaseException, origin: Path) -> ConfigError:
     )
 
 
-def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel:
+def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path, origin: Path) -> BaseModel:
     try:
         params = cls.Params.model_validate(config.params)
     except ValidationError as error:
@@ -237,6 +243,8 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
         if config.params.keys() & AgentConfig.model_fields.keys() - cls.Params.model_fields.keys():
             wrong.hint = UNKNOWN_PARAMS
         raise wrong from error
+    except USER_RAISES as error:  # a validator of its own
+        raise user_error("cannot check its parameters", error, origin) from error
     known = cls.Params.model_fields
     names = known.keys() | {field.alias for field in known.values()}
     unknown = config.params.keys() - names

@@ -1,4 +1,4 @@
-"""Every query of the bus and of the sessions. Tables are made in schema.py."""
+"""Every query of the bus and of the sessions. Tables are made in migrations.py."""
 
 EVENT_COLUMNS = (
     "id, agent, event_type, payload, created_at, target, priority, cause_id, depth, dedup_key"
@@ -249,7 +249,7 @@ UPDATE sessions SET state = 'running', attempt = attempt + 1, consumer = ?2, del
 # Bring a session to rest, if it is still ours.
 CLOSE_SESSION = """
 UPDATE sessions SET state = ?, ended_at = ?, settled_seq = ?, settled_effect = ?, question = ?,
-  outcome = ?, error = ?, event = coalesce(?, event)
+  outcome = ?, forced = ?, error = ?, event = coalesce(?, event)
 WHERE id = ? AND state IN ('running', 'parked') AND attempt = ?
 """
 
@@ -285,7 +285,8 @@ SELECT id, agent, event_id, event_type, version, state, attempt, started_at, end
   outcome, error,
   (SELECT count(*) FROM steps WHERE session_id = sessions.id AND kind = 'decision'),
   (SELECT coalesce(sum(prompt_tokens), 0) FROM steps WHERE session_id = sessions.id),
-  (SELECT coalesce(sum(completion_tokens), 0) FROM steps WHERE session_id = sessions.id)
+  (SELECT coalesce(sum(completion_tokens), 0) FROM steps WHERE session_id = sessions.id),
+  forced
 FROM sessions
 WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR id = ?3)
 ORDER BY id DESC LIMIT ?4

@@ -8,9 +8,11 @@ are right, and yet not what they may look like.
 import os
 import stat
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from agentd.config.agent import AgentConfig, Permissions
+from agentd.config.agent import AgentConfig, Cron, Every, Permissions
+from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError, ToolError
 from agentd.guards import DONE
@@ -19,6 +21,7 @@ from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
+from agentd.tools import REGISTRY
 from agentd.tools.closed import Closed
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
@@ -29,6 +32,9 @@ ANSWER_S = 1.0  # the least that a decision of a model is given
 PROMPT_TOKENS = RESERVE_TOKENS + 64  # no agent's instructions and tools take less
 OTHERS = 0o077  # mode bits of everybody else
 WILDCARDS = frozenset("*?[")
+HOUR = timedelta(hours=1)
+CRON_RUNS_MAX = 60  # in an hour
+SOME_DAY = datetime(2001, 1, 1, tzinfo=UTC)  # from here on a cron's first run is looked for
 
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
@@ -117,6 +123,7 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
     """Yield what an agent that is right will probably not do."""
     if not config.subscribe and config.schedule is None:
         yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
+    yield from _crowded(config)
     for key in ("read", "write"):
         for entry in getattr(config.permissions, key):
             path = expanded(entry)
@@ -159,6 +166,42 @@ def too_little(
             f"limits.context_share = {limits.context_share:g}: {prompt} of the model's {window} "
             "tokens; its instructions and tools alone will not fit"
         )
+
+
+def _crowded(config: AgentConfig) -> Iterator[str]:
+    """Yield that a schedule is due more often in an hour than sessions may begin."""
+    limit, schedule = config.limits.sessions_per_hour, config.schedule
+    if isinstance(schedule, Every):
+        crowded = schedule.every * limit < HOUR
+    else:
+        crowded = schedule is not None and limit < CRON_RUNS_MAX and _runs_beyond(schedule, limit)
+    if crowded:
+        yield (
+            f"its schedule is due more often than {limit} times an hour, and [limits] "
+            f"sessions_per_hour = {limit} lets no more sessions begin: the others wait"
+        )
+
+
+def _runs_beyond(schedule: Cron, limit: int) -> bool:
+    """Whether an hour from its first run on has more than `limit` runs."""
+    cron = Crontab(schedule.cron)
+    first = run = cron.after(SOME_DAY, UTC)
+    for _ in range(limit):
+        run = run and cron.after(run, UTC)
+    return first is not None and run is not None and run - first < HOUR
+
+
+def spare(config: AgentConfig) -> Iterator[str]:
+    """Yield the permissions of a `task` agent that none of its tools asks for.
+
+    What the code of other agents reads and fetches is theirs to know.
+    """
+    tools = config.params.get("tools", ()) if config.agent == "task" else REGISTRY
+    needed = {REGISTRY[tool].permission for tool in tools if tool in REGISTRY}
+    for kind in sorted(config.permissions.model_fields_set - needed):
+        if getattr(config.permissions, kind):
+            users = ", ".join(tool.name for tool in REGISTRY.values() if tool.permission == kind)
+            yield f"permissions.{kind} is of no use: none of its tools needs it ({users} would)"
 
 
 def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_facts, print_json, say
 from agentd.commands.subscriptions import cycles, unheard
 from agentd.config.agent_files import TOML, agent_names, overlooked
+from agentd.config.odd_files import no_file
+from agentd.config.suggest import did_you_mean
 from agentd.errors import ConfigError, StorageError, UsageError, shown
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -72,7 +74,14 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print what was found, and exit 1 when something is wrong."""
-    from agentd.commands.advice import cautions, daemon_advice, known_window, too_little, unlikely
+    from agentd.commands.advice import (
+        cautions,
+        daemon_advice,
+        known_window,
+        spare,
+        too_little,
+        unlikely,
+    )
 
     paths = discover()
     warnings: list[tuple[str, list[str]]] = []
@@ -84,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             (f"{shown(str(item.path))}: {item.what}; {item.hint}", []) for item in overlooked(paths)
         ]
     elif not args.file.is_file():
-        raise UsageError("there is no such file", where=str(args.file))
+        raise _no_file(args.file, paths)
     elif args.file.stem == "agentd":
         checked = [_daemon(args.file, paths)]
         warnings += [(what, ["agentd"]) for what in daemon_advice(args.file, paths)]
@@ -100,7 +109,11 @@ def run(args: argparse.Namespace) -> int:
     window = known_window(paths)
     for item in checked:
         if item.config and item.enabled and item.problem is None:
-            told = [*unlikely(item.config), *too_little(item.config, item.decisions, window)]
+            told = [
+                *unlikely(item.config),
+                *spare(item.config),
+                *too_little(item.config, item.decisions, window),
+            ]
             warnings += [(f"{item.name}: {what}", [item.name]) for what in told]
         if item.config:
             warned = cautions(item.name, item.config.permissions, paths)
@@ -111,6 +124,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(checked, [what for what, _ in warnings], paths)
     return Exit.FAILED if any(item.wrong for item in checked) else Exit.OK
+
+
+def _no_file(file: Path, paths: Paths) -> UsageError:
+    """Say why nothing can be checked: an agent's name and a folder are no files."""
+    names, name = _names(paths), str(file)
+    if name in names:
+        meant = f"an agent is checked by its file: `agentd check {paths.agents_d / name}{TOML}`"
+        return UsageError("an agent, and no file", where=name, hint=meant)
+    if file.is_dir():
+        all_of_it = "name a file in it; `agentd check` alone checks all that the daemon reads"
+        return UsageError(no_file(file), where=name, hint=all_of_it)
+    return UsageError(f"{no_file(file)}{did_you_mean(name, names)}", where=name)
 
 
 def _names(paths: Paths) -> list[str]:

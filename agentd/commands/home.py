@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentd.bus import AgentRow, Bus, Opening
-from agentd.config.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
@@ -156,8 +156,7 @@ def no_such_agent(name: str, known: Iterable[str]) -> AgentdError:
     """Return the error of a name that is no agent's: which there are, which may be meant."""
     names = list(known)
     return AgentdError(
-        f"no agent is called {name!r}; there are: {', '.join(names) or 'none'}"
-        f"{did_you_mean(name, names)}",
+        f"no agent is called {name!r}; there are: {listed(names)}{did_you_mean(name, names)}",
         hint="`agentd check` says what is wrong with an agent that is missing here",
     )
 

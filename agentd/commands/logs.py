@@ -6,6 +6,7 @@ from collections import deque
 
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import count, note, print_json, say, say_lines
+from agentd.config.suggest import listed
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
 from agentd.logs.view import log_names, parse, read, render
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         last.append(line)
         count += 1
     if args.names and not count and not args.follow:
-        note(f"no lines of {', '.join(args.names)} in {paths.logs}")
+        note(f"no lines of {listed(args.names)} in {paths.logs}")
     # Following reads from the start again: what was counted above is skipped.
     more = itertools.islice(read(paths, args.names, follow=True), count, None)
     for line in itertools.chain(last, more if args.follow else ()):

@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
                 "since, is too large, or is left out"
             )
     if outcome.difference is not None:
-        note(f"its replay was not identical:\n{outcome.difference}")
+        note("its replay was not identical:", *str(outcome.difference).split("\n"))
         return Exit.FAILED
     return Exit.OK

@@ -27,7 +27,7 @@ from agentd.commands.output import (
     whole,
 )
 from agentd.commands.sessions import print_timeline, step_document
-from agentd.config.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
 from agentd.replay.difference import Difference
@@ -203,7 +203,7 @@ def _check_agent(name: str, archive: "Archive") -> None:
     known = sorted({row.agent for row in archive.list(limit=KNOWN_MAX)})
     if name not in known and not archive.list(agent=name, limit=1):
         raise UsageError(
-            f"has no sessions; those of these agents are kept: {', '.join(known) or 'none'}"
+            f"has no sessions; those of these agents are kept: {listed(known)}"
             f"{did_you_mean(name, known)}",
             where=name,
         )

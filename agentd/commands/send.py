@@ -8,7 +8,7 @@ from typing import Any
 from agentd.bus import Bus
 from agentd.commands.home import find_agent, known_types, open_bus, read_types, supervisor
 from agentd.commands.output import INTEGER_MAX, note, say
-from agentd.config.suggest import did_you_mean
+from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
 from agentd.events import PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
@@ -54,7 +54,7 @@ def _unread(bus: Bus, event: NewEvent) -> str | None:
     read = sorted(read_types(bus))
     if event.target is not None or any(matches(event.event_type, item) for item in read):
         return None
-    known = ", ".join(read) or "nothing"
+    known = listed(read, none="nothing")
     return (
         f"no agent reads {event.event_type}: they read {known}"
         f"{did_you_mean(event.event_type, known_types(bus))}"

@@ -116,7 +116,6 @@ def document(row: SessionRow) -> dict[str, Any]:
     return {
         **vars(row),
         "state": row.state.value,
-        "forced": row.forced,
         "started_at": iso(row.started_at),
         "ended_at": row.ended_at and iso(row.ended_at),
     }

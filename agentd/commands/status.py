@@ -102,7 +102,7 @@ def state(paths: Paths) -> dict[str, Any]:
     try:
         daemon = supervisor(paths)
     except StorageError as error:
-        note(str(error))
+        note(*error.lines())
         daemon, silent = None, True
     else:
         silent = False

@@ -5,10 +5,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from agentd.config.duration import Duration
 from agentd.config.toml import Strict, read_toml, validate
+from agentd.config.wording import not_blank
 from agentd.errors import ConfigError, shown
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -88,7 +95,7 @@ class AgentConfig(Strict):
         json_schema_extra={"pattern": f"^{AGENT_NAME.pattern}$"},
         description='A module of agents/, or "task" for an agent made of configuration alone.',
     )
-    done: str = Field(
+    done: Annotated[str, AfterValidator(not_blank)] = Field(
         min_length=8,
         max_length=1000,
         description="What done looks like, written before it starts. The prompt carries it.",

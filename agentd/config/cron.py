@@ -46,7 +46,7 @@ class Crontab:
     """
 
     def __init__(self, expression: str) -> None:
-        fields = expression.upper().split()
+        fields = expression.split()
         if len(fields) != len(FIELDS):
             found = f"it has {len(fields)} fields instead of {len(FIELDS)}"
             raise ValueError(f"not a crontab expression: {found}")
@@ -139,13 +139,16 @@ def _plain(field: str, text: str) -> str:
         return ",".join(_plain_term(field, term) for term in text.split(","))
     except ValueError:
         raise ValueError(
-            f"not a crontab expression: its {field} {text.lower()!r} is none; "
+            f"not a crontab expression: its {field} {text.lower()!a} is none; "
             f"write {_HINTS[field]}, a list 1,3, a range 1-5, "
             "or a step */2, 1-5/2 or 1/2 (from 1 to the end)"
         ) from None
 
 
 def _plain_term(field: str, text: str) -> str:
+    if not text.isascii():  # upper() makes plain letters of some
+        raise ValueError(text)
+    text = text.upper()
     if field in _SPECIAL and _SPECIAL[field].fullmatch(text):
         return text
     match = _TERM.fullmatch(text)

@@ -2,8 +2,18 @@
 
 from collections.abc import Iterable
 
-ALIKE = 0.6  # of difflib's ratio, where 1 is the same word
+ALIKE = 0.65  # of difflib's ratio, where 1 is the same word
+NAMED = 50  # of a list of names; more are counted
+NAME_CHARACTERS = 60  # of each of them
 WORD_CHARACTERS_MAX = 100  # a longer one is no misspelling, and comparing it takes long
+
+
+def listed(names: Iterable[str], none: str = "none") -> str:
+    """Return names for an error: each cut to a length that can be read, and not too many."""
+    known = list(names)
+    told = [n if len(n) <= NAME_CHARACTERS else f"{n[:NAME_CHARACTERS]}..." for n in known[:NAMED]]
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    return f"{', '.join(told) or none}{more}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agentd.config.suggest import did_you_mean
+from agentd.config.odd_files import no_file, toml_hint
+from agentd.config.suggest import did_you_mean, listed
 from agentd.config.wording import key_of, said
 from agentd.errors import ConfigError
 from agentd.whole import read_start
@@ -19,8 +20,6 @@ BYTES_MAX = 64 * 1024  # a larger file is no configuration
 PROBLEMS_TOLD = 8  # of one file; more are counted
 PROBLEM_CHARACTERS_MAX = 300  # of one of them: a wrong key may be as long as its file
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with; UTF-32 does, too
-CURLY = frozenset("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb")  # for quotes
-CURLY_HINT = 'write straight quotes (") in the place of curly ones'
 # tomllib takes minutes for one key of 60,000 parts (it is quadratic), and people write three.
 ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){32}""")
 
@@ -42,7 +41,7 @@ def read_small(path: Path) -> bytes:
     """
     try:
         if not path.is_file():
-            raise ConfigError("not a file", where=str(path), hint="put a TOML file there")
+            raise ConfigError(no_file(path), where=str(path), hint="put a TOML file there")
         return read_start(path, BYTES_MAX + 1)
     except OSError as error:
         raise unreadable(error, path) from error
@@ -64,7 +63,7 @@ def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = f"{CURLY_HINT}, and correct that line" if CURLY & set(text) else "correct that line"
+        hint = toml_hint(text, str(error))
         raise ConfigError(f"is not valid TOML: {error}", where=str(where), hint=hint) from error
     except RecursionError as error:
         raise ConfigError("nests too deeply", where=str(where), hint="flatten it") from error
@@ -147,7 +146,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """Return what to say of a key that is none of these."""
     known = list(known)
     meant = did_you_mean(key, known) or ";"
-    return f"unknown key{meant} there are {', '.join(known) or 'none'}"
+    return f"unknown key{meant} there are {listed(known)}"
 
 
 def _unknown(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:

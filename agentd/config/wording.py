@@ -4,6 +4,7 @@ Pydantic's own messages speak of its types. The names of its errors: https://err
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,17 @@ def said(item: "ErrorDetails") -> str:
     for opening in OPENINGS:
         message = message.removeprefix(opening)
     return SUBJECT.sub("must ", message).removeprefix("Input ")
+
+
+def not_blank(text: str) -> str:
+    """Return a text that says something: for a validator.
+
+    Raises:
+        ValueError: it holds nothing that is seen.
+    """
+    if all(unicodedata.category(char)[0] in "ZC" for char in text):
+        raise ValueError("must not be blank")
+    return text
 
 
 def key_of(item: "ErrorDetails") -> str:

@@ -23,7 +23,7 @@ from agentd.process import child
 from agentd.process.failure import end_with_threads
 from agentd.process.heart import Heart
 from agentd.states import Exit
-from agentd.terminal import say_lines
+from agentd.terminal import note
 
 STARTING_S = 30.0  # until the first beat
 # A stop must not take long: an old laptop's disk writes this in half a second.
@@ -159,7 +159,7 @@ def _raised(error: BaseException, logger: log.Logger, heart: Heart) -> None:
 
 
 def _report(error: AgentdError, heart: Heart) -> int:
-    say_lines(str(error), file=sys.stderr)
+    note(*error.lines())
     heart.problem(error)
     return error.exit_code
 

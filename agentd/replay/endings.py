@@ -41,11 +41,12 @@ def check_end(playback: Playback, ending: Ending) -> None:
     if head.error is not None:
         raise playback.diverged("the end", f"failed: {head.error}", "ends well")
     if head.state is SessionState.ENDED and ending.question is None:
-        outcome = ending.outcome
-        if FORCED not in (head.outcome or {}):  # an agentd before 0.2 did not say it
-            outcome.pop(FORCED, None)
-        if comparable(head.outcome) != comparable(outcome):
-            raise playback.diverged("the outcome", head.outcome, outcome)
+        recorded, own = comparable(head.outcome), ending.result.value
+        # Older agentds did not say it, or wrote it over an agent's own field of that name.
+        ways = (ending.outcome, own, {**own, FORCED: ending.forced})
+        now, *older = (comparable(outcome) for outcome in ways)
+        if recorded != now and not (ending.forced and recorded in older):
+            raise playback.diverged("the outcome", head.outcome, ending.outcome)
 
 
 def check_failure(playback: Playback, error: Exception, folders: FolderMap) -> None:

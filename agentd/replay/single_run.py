@@ -15,7 +15,7 @@ from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.decision import LLM
 from agentd.replay.agent_proxy import MappedAgent
 from agentd.replay.loaded import LoadedAgent
-from agentd.sessions.session import FORCED, Session
+from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
@@ -35,11 +35,7 @@ class Performance:
     question: str | None = None
     error: str | None = None
     log: str = ""
-
-    @property
-    def forced(self) -> str | None:
-        """Why Done was the only decision left, None where the model chose it."""
-        return (self.outcome or {}).get(FORCED)
+    forced: str | None = None  # why Done was the only decision left, None where it was chosen
 
     @property
     def decisions(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -97,6 +93,7 @@ def run_event(
             row.question,
             error,
             run.log,
+            row.forced,
         )
     finally:
         bus.close()

@@ -10,7 +10,6 @@ from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, moment_or
 from agentd.errors import SessionFailed, UsageError
 from agentd.events import Event
-from agentd.sessions.session import FORCED
 from agentd.sessions.steps import Step, event_from_json, from_row
 from agentd.states import SessionState
 
@@ -34,11 +33,7 @@ class SessionRow:
     turns: int
     prompt_tokens: int
     completion_tokens: int
-
-    @property
-    def forced(self) -> str | None:
-        """Why Done was the only decision left, None where the model chose it."""
-        return self.outcome.get(FORCED) if isinstance(self.outcome, dict) else None
+    forced: str | None  # why Done was the only decision left, None where the model chose it
 
     @property
     def shown_state(self) -> str:
@@ -129,7 +124,8 @@ def _session_row(row: Any) -> SessionRow:
         moment_or(row[8], EPOCH) if row[8] else None,
         row[9],
         _outcome(row[10]) if row[10] else None,
-        *row[11:],
+        *row[11:15],
+        None if row[15] is None else str(row[15]),
     )
     return SessionRow(*fields)
 

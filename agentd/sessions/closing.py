@@ -32,15 +32,19 @@ class Closing:
         publish: Sequence[NewEvent] = (),
         remember: Mapping[str, Any] | None = None,
         outcome: Mapping[str, Any] | None = None,
+        forced: str | None = None,
     ) -> Sequence[int | None]:
         """End the session: in one transaction publish, remember, and step the lane.
 
-        What its steps staged comes first. Returns the new events' ids (see `Bus.publish`).
+        `forced`: why Done was the only decision left. What its steps staged comes first. Returns
+        the new events' ids (see `Bus.publish`).
 
         Raises:
             EventRefused, SessionFailed, LostLane: nothing was written; the session still runs.
         """
-        return self._settle(session, SessionState.ENDED, publish, remember, outcome=outcome)
+        return self._settle(
+            session, SessionState.ENDED, publish, remember, outcome=outcome, forced=forced
+        )
 
     def park(
         self,
@@ -62,6 +66,7 @@ class Closing:
         *,
         question: str | None = None,
         outcome: Mapping[str, Any] | None = None,
+        forced: str | None = None,
     ) -> Sequence[int | None]:
         staged = session.steps[session.settled_seq :]
         events = [*(event for step in staged for event in step.publish), *publish]
@@ -77,7 +82,9 @@ class Closing:
         with self._bus.transaction():
             self._journal.note_basis(session, basis)
             self._journal.insert(session, session.unwritten)
-            self._end(session, state, question=question, outcome=outcome, effect=effect)
+            self._end(
+                session, state, question=question, outcome=outcome, forced=forced, effect=effect
+            )
             session.recovered = self._breaker.ended(session.agent)
             ids = self._bus.finish(
                 session.lane,
@@ -171,6 +178,7 @@ class Closing:
         effect: bool,
         question: str | None = None,
         outcome: Mapping[str, Any] | None = None,
+        forced: str | None = None,
         error: str | None = None,
     ) -> None:
         self._db.run(
@@ -182,6 +190,7 @@ class Closing:
                 int(effect),
                 question,
                 None if outcome is None else encode(outcome, "the outcome"),
+                forced,
                 None if error is None else short_error(error),
                 event_json(session.event) if state is SessionState.PARKED else None,
                 session.id,

@@ -11,7 +11,8 @@ from agentd.events import PERSON, Event, Lane
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 
-# In an outcome: why Done was the only decision left. What it says is then no result of the model's.
+# In an outcome, where the agent has no such field of its own: why Done was the only decision left.
+# What it says is then no result of the model's.
 FORCED = "forced"
 
 

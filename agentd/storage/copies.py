@@ -21,6 +21,7 @@ import apsw
 from agentd.bus import schema, sql
 from agentd.bus.database import Database, errors
 from agentd.clock import Clock
+from agentd.config.odd_files import no_file
 from agentd.errors import DamagedDatabase, StorageError, UsageError, storage_errors
 from agentd.storage.database_files import shm_of, wal_of
 from agentd.storage.health import opened
@@ -110,7 +111,7 @@ def restore(file: Path, database: Path, clock: Clock) -> tuple[Copy, Path | None
         StorageError: the database is in use, or the disk is full.
     """
     if not file.is_file():
-        raise UsageError("there is no such file", where=str(file))
+        raise UsageError(no_file(file), where=str(file))
     check(file)
     new = stamped(database, "restored", clock.now())
     kept = stamped(database, "replaced", clock.now()) if database.exists() else None

@@ -128,7 +128,10 @@ class Checks:
                 (self._paths.locks / f"{name}.admission.lock").unlink()
         where = str(self._paths.agents_d / f"{name}.toml")
         if ran.code is None:
-            hint = "something runs at import time in its module: move it into a method"
+            hint = (
+                "its module waits or runs on: where it is imported, or in `__init__`, `chosen`, "
+                "`published`, `folders`, `prompt_arguments` or a validator, which the check calls"
+            )
             return refused(f"its check took longer than {DEADLINE_S:g} s", where, hint)
         return _verdict(ran, ran.code, where)
 

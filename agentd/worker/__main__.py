@@ -20,7 +20,7 @@ from agentd.process.child import child_side
 from agentd.process.failure import end_with_threads
 from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
-from agentd.terminal import say, say_lines
+from agentd.terminal import note, say
 from agentd.worker.worker import BUSY_GRACE_S, Worker
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except AgentdError as error:
         heart.problem(error)
         if log is None:
-            say_lines(str(error), file=sys.stderr)
+            note(*error.lines())
         else:
             log.error("worker.failed", error=str(error), exit=int(error.exit_code))
         return error.exit_code if error.exit_code == Exit.CONFIG else Exit.TEMPORARY

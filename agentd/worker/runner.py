@@ -150,7 +150,11 @@ def settle(closing: Closing, session: Session, ending: Ending) -> None:
     if ending.question is None:
         result = ending.result
         closing.close(
-            session, publish=result.publish, remember=result.remember, outcome=ending.outcome
+            session,
+            publish=result.publish,
+            remember=result.remember,
+            outcome=ending.outcome,
+            forced=ending.forced,
         )
         return
     asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
