@@ -15,7 +15,7 @@ import pytest
 from agentd.admission.admit import admit
 from agentd.cli import main
 from agentd.commands.advice import agent_problem, unlikely
-from agentd.commands.check import Checked
+from agentd.commands.checked import Checked
 from agentd.commands.subscriptions import unheard
 from agentd.config.agent import load_agent
 from agentd.errors import ConfigError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import COMMANDS
-from agentd.commands.check import Checked
+from agentd.commands.checked import Checked
 from agentd.commands.output import ProgressLine, duration, plain, shorten
 from agentd.commands.seed import seed
 from agentd.commands.subscriptions import cycles

@@ -49,8 +49,6 @@ SAME_NOUN = {
     "http": "HTTP: the tool that speaks it as a client, and the room that speaks it as a server",
     "storage": "the database's storage: the room that keeps it well, and the doctor's look at it",
 }
-# Modules that import each other, if only for their types: an entry goes with its circle.
-CIRCLES_TO_BE_CUT = ({"agentd.commands.check", "agentd.commands.subscriptions"},)
 
 
 @cache
@@ -132,9 +130,7 @@ def circles() -> list[set[str]]:
 
 def test_imports_run_in_no_circle() -> None:
     """Each module can be read after those that it imports, also those that it imports for types."""
-    found = circles()
-    assert [circle for circle in found if circle not in CIRCLES_TO_BE_CUT] == []
-    assert [circle for circle in CIRCLES_TO_BE_CUT if circle not in found] == [], "is cut: delete"
+    assert circles() == []
 
 
 def top_modules() -> list[str]:

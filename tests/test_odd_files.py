@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from agentd.admission.precheck import Waiting, find
 
+from agentd.admission.precheck import Waiting, find
 from agentd.cli import main
 from agentd.config.agent import load_agent
 from agentd.errors import ConfigError

@@ -6,10 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd.commands.checked import Checked
 from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_facts, print_json, say
 from agentd.commands.subscriptions import cycles, unheard
 from agentd.config.agent_files import TOML, agent_names, overlooked
@@ -20,7 +21,6 @@ from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 if TYPE_CHECKING:
-    from agentd.config.agent import AgentConfig
     from agentd.supervisor.checks import Checks
 
 EXAMPLES = """example:
@@ -30,38 +30,15 @@ EXAMPLES = """example:
 Each agent is checked the way the daemon does before it starts it, within 30 s: keys and values, its
 module, its .baml, its parameters and permissions. Also wrong is what can never work, such as a
 relative folder in `read`. Cycles among subscriptions are warnings, and so is what may be meant: a
-folder that is not there, an agent that nothing wakes, a file that is not read for its name; and
-what is wrong with an agent that its file disables. Exits 1 when something is wrong.
+folder that is not there, an agent that nothing wakes, a file that is not read for its name. What is
+wrong with a disabled agent is shown and fails nothing. Exits 1 when something is wrong, or waits for
+a module or .baml that is not there.
 
 --json prints one object: ok, checked [names], problems [{name, where, what, hint, waiting,
 enabled}], warnings [{what, agents}]."""
 
 
 NAME_MAX = 48  # characters; a longer file name is no agent's, and makes no column
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the check of one file came to: a problem, or what the agent reads and writes."""
-
-    name: str
-    problem: ConfigError | None
-    waiting: bool = False  # not wrong, only incomplete
-    enabled: bool = True  # False: nothing is started, so a problem fails nothing yet
-    subscribe: tuple[str, ...] = ()
-    publishes: tuple[str, ...] = ()
-    decisions: tuple[str, ...] = ()
-    config: "AgentConfig | None" = None
-
-    @property
-    def wrong(self) -> bool:
-        """Whether the check as a whole fails for it."""
-        return self.problem is not None and self.enabled and not self._passing
-
-    @property
-    def _passing(self) -> bool:
-        """Whether this may be right all the same: an external server that is down."""
-        return self.waiting and self.name == "agentd"
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:

@@ -1,17 +1,14 @@
 """Who hears whom: rings of agents that wake each other, and subscriptions that nobody serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from agentd.commands.checked import Checked
 from agentd.events import PERSON, SYSTEM_TYPES, matches
-
-if TYPE_CHECKING:
-    from agentd.commands.check import Checked
 
 OURS = (*SYSTEM_TYPES, f"{PERSON}.")  # what agentd itself publishes
 
 
-def cycles(checked: Sequence["Checked"]) -> list[list[str]]:
+def cycles(checked: Sequence[Checked]) -> list[list[str]]:
     """Return each ring of agents that can wake each other for ever, as names, the first repeated.
 
     An agent does not receive its own events, so a ring has at least two members.
@@ -46,7 +43,7 @@ def _way_back(start: str, edges: Mapping[str, Sequence[str]]) -> list[str] | Non
     return None
 
 
-def unheard(checked: Sequence["Checked"]) -> Iterator[tuple[str, list[str]]]:
+def unheard(checked: Sequence[Checked]) -> Iterator[tuple[str, list[str]]]:
     """Yield each subscription that no other of these agents publishes for, and whose it is."""
     for item in checked:
         others = {kind for other in checked if other is not item for kind in other.publishes}
