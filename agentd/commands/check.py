@@ -31,8 +31,8 @@ Each agent is checked the way the daemon does before it starts it, within 30 s: 
 module, its .baml, its parameters and permissions. Also wrong is what can never work, such as a
 relative folder in `read`. Cycles among subscriptions are warnings, and so is what may be meant: a
 folder that is not there, an agent that nothing wakes, a file that is not read for its name. What is
-wrong with a disabled agent is shown and fails nothing. Exits 1 when something is wrong, or waits for
-a module or .baml that is not there.
+wrong with a disabled agent is shown and fails nothing. Exits 1 when something is wrong, or waits
+for a module or .baml that is not there.
 
 --json prints one object: ok, checked [names], problems [{name, where, what, hint, waiting,
 enabled}], warnings [{what, agents}]."""
