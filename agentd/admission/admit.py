@@ -1,7 +1,8 @@
 """Turns a dropped TOML file, its module and its .baml into an accepted version folder.
 
-versions/NAME/HASH/ holds copies of all four, the generated client and a manifest. It is keyed by
-content, built beside its place and renamed into it, so a version is there whole or not at all.
+versions/NAME/HASH/ holds copies of these and of the shared clients.baml and tools.baml, the
+generated client and a manifest. It is keyed by content, built beside its place and renamed into it,
+so a version is there whole or not at all.
 Runs as `python -m agentd.admission NAME`: it runs code that a person has just written.
 """
 

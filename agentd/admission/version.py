@@ -32,7 +32,10 @@ FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 
 @dataclass(frozen=True)
 class Accepted:
-    """A version folder that passed every check: what the supervisor needs, nothing imported."""
+    """A version as an idle worker needs it, nothing imported.
+
+    While `admit` builds one it is a draft, with no `code_hash` yet.
+    """
 
     name: str
     hash: str  # of everything: a change restarts the worker

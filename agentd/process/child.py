@@ -74,10 +74,10 @@ def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
 
 
 def _keep_descriptors() -> None:
-    """Let nobody inherit what we did: a guardian that held the model server's socket outlived it.
+    """Keep what we inherited from our own children.
 
-    For a moment only, but in that moment callers were let in whom nobody would answer, and the
-    next server found its port in use.
+    A guardian once held the model server's socket for a moment after the server had died: callers
+    were let in whom nobody would answer, and the next server found its port in use.
     """
     for entry in Path("/dev/fd").iterdir():  # on macOS a real folder, on Linux a link into /proc
         with contextlib.suppress(OSError):  # the listing's own

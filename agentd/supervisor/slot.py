@@ -270,7 +270,10 @@ class Slot:
     # --- the worker
 
     def _on_change(self, ended: Ended | None) -> None:
-        """Its state changed: say on the bus that it runs, or how it ended by its own doing."""
+        """Its state changed: say on the bus that it runs, or that it ended unasked.
+
+        Crashed, killed or given up.
+        """
         managed, reason = self.managed, short_error(self.managed.life.reason)
         if ended is None and managed.life.state is WorkerState.RUNNING:
             self._announce("agent.started", version=self.version, pid=managed.pid)

@@ -1,4 +1,6 @@
-"""One agent's process: polls its two lanes, runs a session for each event, fires its schedule.
+"""One agent's process: takes events off its two lanes, a session for each; fires its schedule.
+
+It is woken by its socket, and looks by itself where no byte came (`bus.poll`).
 
 BAML and the agent's own module are imported at the first event: an idle worker stays small.
 """
@@ -74,7 +76,9 @@ class Worker:
         name = accepted.name
         self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
         self.waker = self.bus.doorbell.waker(name)
-        self._owed: Session | None = None  # cut by a storage fault; its attempt was none
+        self._owed: Session | None = (
+            None  # its attempt is still to be taken back: the storage refused
+        )
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
         self._logged_wait: dict[str, str] = {}  # by lane, while it waits
@@ -93,7 +97,8 @@ class Worker:
         """
         scheduler = None
         name, schedule = self.accepted.name, self.config.schedule
-        # The supervisor did, while a worker with an earlier schedule may still have run.
+        # The supervisor did this too, but the worker of the version before may have noted its own
+        # schedule since.
         self.retry(
             lambda: self.bus.schedules.hold(name, None if schedule is None else schedule.name)
         )
