@@ -26,7 +26,7 @@ IMPORTERS = {
     "apscheduler": {"agentd/worker/schedule.py"},
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
-    "watchfiles": {"agentd/supervisor/reload.py"},
+    "watchfiles": {"agentd/supervisor/file_changes.py"},
     "structlog": {"agentd/logs/logger.py", DEFERRED},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},

@@ -21,7 +21,7 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared
-from agentd.admission.precheck import Waiting, find, first
+from agentd.admission.precheck import Waiting, find_module_and_prompt, own_or_shipped
 from agentd.admission.version import (
     CONFIG,
     FORMAT,
@@ -33,10 +33,9 @@ from agentd.admission.version import (
     accepted_in,
     digest_of,
     file_digest,
-    intact,
-    load_version,
     make_version,
     user_error,
+    verified_manifest,
 )
 from agentd.agent import Kit
 from agentd.config.agent import check_agent_name, validate_agent
@@ -46,8 +45,6 @@ from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place, read_start
-
-__all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
 
 BUILD_PREFIX = ".build-"
 SOURCE_BYTES_MAX = 2_000_000  # of one module or .baml file
@@ -72,10 +69,10 @@ def admit(name: str, paths: Paths) -> Accepted:
     )
     folder = paths.versions / name / digest
     with _locked(folder.parent):
-        if (manifest := intact(folder)) is None:
+        if (manifest := verified_manifest(folder)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             manifest = _build(Accepted(name, digest, "", folder, config), sources)
-        os.utime(folder)  # the newest ones are kept, see `prune`
+        os.utime(folder)  # the newest ones are kept, see `prune_versions`
     return accepted_in(folder, manifest, config)
 
 
@@ -86,10 +83,10 @@ def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
         Waiting: the module or its .baml file is not there; `where` names who wants it.
         ConfigError: a file cannot be read.
     """
-    module, prompt = find(agent, paths, where)
+    module, prompt = find_module_and_prompt(agent, paths, where)
     sources = [_read(module, MODULE), _read(prompt, f"baml_src/{prompt.name}")]
     for shared in SHARED_BAML:
-        found = first(shared, paths.baml_src, "baml_src")
+        found = own_or_shipped(shared, paths.baml_src, "baml_src")
         if found is None:
             raise ConfigError("is missing", where=shared, hint="install agentd again")
         if prompt.name != shared:
@@ -152,10 +149,12 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> Version:
     module = next(source for source in sources if source.place == MODULE)
     version = make_version(draft, module, toml)
     check_declared(version.agent, version.publishes, str(module.origin))
-    _permitted(version, toml, module.origin)
+    _check_permissions(version, toml, module.origin)
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
-    _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
+    prompt = baml[f"{draft.config.agent}.baml"]
+    tools = _check_prompt(version, module.origin, prompt)
+    _check_union(version, tools, module.origin, prompt)
     return version
 
 
@@ -192,7 +191,7 @@ def _make_private(folder: Path) -> None:
             Path(parent, name).chmod(0o600)
 
 
-def _permitted(version: Version, toml: Path, module: Path) -> None:
+def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
@@ -224,8 +223,11 @@ def _permitted(version: Version, toml: Path, module: Path) -> None:
         )
 
 
-def _renders(version: Version, module: Path, prompt: Path) -> None:
-    """Build the union and render its prompt once, as the worker will at its first event."""
+def _check_prompt(version: Version, module: Path, prompt: Path) -> dict[str, str]:
+    """Build the union and render its prompt once, as the worker will at its first event.
+
+    Returns the tools of the union's classes, by class.
+    """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
 
@@ -248,10 +250,10 @@ def _renders(version: Version, module: Path, prompt: Path) -> None:
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
+    return {name: union.tool(name) for name in union.members}
 
 
-def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
+def _check_union(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
     """Check that the class's lists and the union's classes agree. `tools`: by class."""
     union, agent = set(tools), version.agent
     named = {tool: [name for name in tools if tools[name] == tool] for tool in tools.values()}

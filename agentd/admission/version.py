@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 CONFIG, MODULE = "agent.toml", "agent.py"
 UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [params]"
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
+VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_version(folder: Path) -> Accepted:
     Raises:
         BrokenVersion: it is incomplete or was changed since.
     """
-    manifest = intact(folder)
+    manifest = verified_manifest(folder)
     if manifest is None:
         raise _incomplete(folder)
     return accepted_in(folder, manifest, load_agent(folder / CONFIG))
@@ -247,7 +248,7 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path) -> BaseModel
     return params
 
 
-def intact(folder: Path) -> dict[str, Any] | None:
+def verified_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a version, or None if it is missing, incomplete or changed."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
@@ -276,10 +277,7 @@ def digest_of(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
-
-
-def prune(folder: Path, in_use: set[str]) -> None:
+def prune_versions(folder: Path, in_use: set[str]) -> None:
     """Remove old versions of one agent from `folder`; those `in_use` and the newest ones stay.
 
     What cannot be removed stays, too. A build under way has a name with a dot, and is left alone.

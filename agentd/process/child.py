@@ -59,7 +59,7 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
-        _keep_descriptors()
+        _inherit_no_further()
         guardian.watch(lifeline)
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
@@ -73,7 +73,7 @@ def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _keep_descriptors() -> None:
+def _inherit_no_further() -> None:
     """Keep what we inherited from our own children.
 
     A guardian once held the model server's socket for a moment after the server had died: callers

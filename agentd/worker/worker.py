@@ -55,7 +55,7 @@ class Worker:
         self,
         accepted: Accepted,
         paths: Paths,
-        daemon: DaemonConfig,
+        daemon_config: DaemonConfig,
         heart: Heart,
         log: Logger,
         clock: Clock | None = None,
@@ -64,21 +64,21 @@ class Worker:
         self.accepted = accepted
         self.config = accepted.config
         self.paths = paths
-        self.daemon = daemon
+        self.daemon_config = daemon_config
         self.heart = heart
         self.log = log
         self.clock = clock or SystemClock()
-        self.poll_s = daemon.bus.poll.total_seconds()
+        self.poll_s = daemon_config.bus.poll.total_seconds()
         self.stop = Stop()
         self.retry = StorageRetry(heart, self.stop, log, IDLE_GRACE_S)
         self.bus = self.retry(self._open_bus)
         self.sessions = Sessions(self.bus)
         name = accepted.name
-        self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
+        subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
+        self.lanes = (Lane(name, direct=True), subscribed)
         self.waker = self.bus.doorbell.waker(name)
-        self._owed: Session | None = (
-            None  # its attempt is still to be taken back: the storage refused
-        )
+        # Its attempt is still to be taken back: the storage refused.
+        self._owed: Session | None = None
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
         self._logged_wait: dict[str, str] = {}  # by lane, while it waits
@@ -110,7 +110,7 @@ class Worker:
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
             self.retry(lambda: scheduler.start(self.bus))
 
-        def round() -> float:
+        def one_round() -> float:
             if not self.retry.waiting:  # else its beats say why
                 self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
             self._listen()
@@ -120,7 +120,7 @@ class Worker:
 
         try:
             while not self.stop.asked:
-                wait_s = self.retry(round)
+                wait_s = self.retry(one_round)
                 if wait_s > 0:
                     self._wait(min(wait_s, self.poll_s))
         except Stopped:  # while it waited for the storage
@@ -223,7 +223,9 @@ class Worker:
 
             if self.scratch is not None:
                 use_scratch(self.scratch)
-            self._runner = Runner(self.accepted, self.paths, self.daemon, self.bus, self.clock)
+            self._runner = Runner(
+                self.accepted, self.paths, self.daemon_config, self.bus, self.clock
+            )
             self.stop.also(self._runner.interrupt)
         return self._runner
 
@@ -289,5 +291,5 @@ class Worker:
         self.log.warning("socket.made_again", path=str(waker.path))
 
     def _open_bus(self) -> Bus:
-        opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
+        opening = Opening(create=False, full_sync=self.daemon_config.bus.fullfsync)
         return open_bus(self.paths, opening, self.clock)
