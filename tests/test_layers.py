@@ -155,6 +155,25 @@ def test_a_file_can_be_read_in_one_sitting() -> None:
     assert long_files().keys() == LONG.keys()
 
 
+def unnamed_modules() -> list[str]:
+    """Return modules that their room's own docstring does not name, but for what people type."""
+    typed = {command.module for command in COMMANDS}
+    found = []
+    for file in files():
+        room = file.with_name("__init__.py")
+        private = file.stem in ("__init__", "__main__") or file.parent == PACKAGE
+        if private or (file.parent.name == "commands" and file.stem in typed):
+            continue
+        if f"`{file.name}`" not in (ast.get_docstring(files()[room]) or ""):
+            found.append(place(file))
+    return found
+
+
+def test_a_room_says_what_its_files_are() -> None:
+    """Who enters a room learns where to look, without opening file after file."""
+    assert unnamed_modules() == []
+
+
 def double_modules() -> dict[str, list[str]]:
     """Return files and rooms of one name, without rooms' main files and what people type."""
     typed = {PACKAGE / "commands" / command.module for command in COMMANDS}
