@@ -4,15 +4,15 @@ from enum import IntEnum, StrEnum
 
 
 class WorkerState(StrEnum):
-    """What the supervisor knows of one child process."""
+    """What the supervisor knows of one child process; while it stops, the state before that."""
 
     STARTING = "STARTING"  # spawned, no heartbeat yet
     RUNNING = "RUNNING"  # beats arrive in time
     BACKOFF = "BACKOFF"  # died; waits before the next start
     PARKED = "PARKED"  # gave up (crash loop or bad configuration); says why
     PAUSED = "PAUSED"  # stopped on a person's request
-    STOPPED = "STOPPED"  # not wanted, or stopping in order
-    WAITING = "WAITING"  # its file is there, but not yet all it needs (module, .baml)
+    STOPPED = "STOPPED"  # not wanted (disabled, removed), or the daemon does not run
+    WAITING = "WAITING"  # its file is there, but not yet all it needs (module, .baml, model)
     INVALID = "INVALID"  # its file is wrong and no earlier good version exists
 
 

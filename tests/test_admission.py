@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
-from agentd.admission.admit import Waiting, admit, load_version
-from agentd.admission.version import import_version, prune, read_version
+from agentd.admission.admit import admit
+from agentd.admission.precheck import Waiting
+from agentd.admission.version import (
+    import_version,
+    load_version,
+    prune_versions,
+    read_version,
+)
 from agentd.errors import ConfigError, StorageError
 from agentd.llm.baml import load_client
 from agentd.paths import Paths, discover
@@ -180,9 +186,9 @@ def test_the_last_versions_and_those_in_use_are_kept(paths: Paths) -> None:
         os.utime(paths.versions / "greeter" / hashes[-1], (number, number))
     assert versions(paths) == sorted(hashes)
     (paths.versions / "greeter" / ".build-1").mkdir()
-    prune(paths.versions / "greeter", {hashes[0], "unknown", ""})
+    prune_versions(paths.versions / "greeter", {hashes[0], "unknown", ""})
     assert versions(paths) == sorted([".build-1", hashes[0], *hashes[-3:]])
-    prune(paths.versions / "nobody", set())
+    prune_versions(paths.versions / "nobody", set())
 
 
 def test_a_toml_that_arrives_first_waits(paths: Paths) -> None:

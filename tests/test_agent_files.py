@@ -16,7 +16,7 @@ from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError
 from agentd.llm.listing import read_key
 from agentd.paths import Paths, discover
-from agentd.supervisor import reload
+from agentd.supervisor import file_changes
 from agentd.testing import wait_for
 from tests.commandline import HELLO, agentd, write_agent
 from tests.supervised import DEADLINE_S, Daemon, daemon
@@ -274,7 +274,7 @@ def test_an_edit_behind_a_link_is_noticed_soon(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dotfiles lie in a folder that nobody watches: 30 s is no time to wait for a save."""
-    monkeypatch.setattr(reload, "LOOK_AGAIN_S", 600.0)
+    monkeypatch.setattr(file_changes, "LOOK_AGAIN_S", 600.0)
     folder, real = tmp_path / "agents.d", tmp_path / "real"
     real.mkdir()
     (real / "x.toml").write_text("1")
@@ -303,17 +303,17 @@ def test_an_edit_behind_a_link_is_noticed_soon(
 
     async def noticed() -> frozenset[Path]:
         stop = asyncio.Event()
-        looks, watched, stamps = 0, asyncio.Event(), reload.stamps
+        looks, watched, stamps = 0, asyncio.Event(), file_changes.stamps
 
-        def counted(folders: Sequence[Path]) -> dict[Path, reload.Stamp]:
+        def counted(folders: Sequence[Path]) -> dict[Path, file_changes.Stamp]:
             nonlocal looks
             looks += 1
             if looks == 2:  # the one soon after a new watcher's start, which finds everything
                 asyncio.get_running_loop().call_soon(watched.set)
             return stamps(folders)
 
-        found = reload.changes([folder], stamps([folder]), stop)
-        monkeypatch.setattr(reload, "stamps", counted)
+        found = file_changes.changes([folder], stamps([folder]), stop)
+        monkeypatch.setattr(file_changes, "stamps", counted)
         first = asyncio.ensure_future(anext(found))
         async with asyncio.timeout(DEADLINE_S):
             await watched.wait()
@@ -328,9 +328,9 @@ def test_without_links_nobody_looks_so_often(tmp_path: Path) -> None:
     """It would cost a core something, for nothing."""
     (tmp_path / "x.toml").touch()
     home = Path(os.path.realpath(tmp_path))
-    assert not reload.linked([home, home / "missing"])
+    assert not file_changes.linked([home, home / "missing"])
     (home / "y.toml").symlink_to("x.toml")
-    assert reload.linked([home])
+    assert file_changes.linked([home])
     (tmp_path / "way").symlink_to(home)
     (home / "y.toml").unlink()
-    assert reload.linked([tmp_path / "way"]) and not reload.linked([home / "missing"])
+    assert file_changes.linked([tmp_path / "way"]) and not file_changes.linked([home / "missing"])

@@ -26,7 +26,7 @@ IMPORTERS = {
     "apscheduler": {"agentd/worker/schedule.py"},
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
-    "watchfiles": {"agentd/supervisor/reload.py"},
+    "watchfiles": {"agentd/supervisor/file_changes.py"},
     "structlog": {"agentd/logs/logger.py", DEFERRED},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
@@ -149,6 +149,25 @@ def long_files() -> dict[str, int]:
 def test_a_file_can_be_read_in_one_sitting() -> None:
     """No file is longer than 350 lines, without a reason."""
     assert long_files().keys() == LONG.keys()
+
+
+def unnamed_modules() -> list[str]:
+    """Return modules that their room's own docstring does not name, but for what people type."""
+    typed = {command.module for command in COMMANDS}
+    found = []
+    for file in files():
+        room = file.with_name("__init__.py")
+        private = file.stem in ("__init__", "__main__") or file.parent == PACKAGE
+        if private or (file.parent.name == "commands" and file.stem in typed):
+            continue
+        if f"`{file.name}`" not in (ast.get_docstring(files()[room]) or ""):
+            found.append(place(file))
+    return found
+
+
+def test_a_room_says_what_its_files_are() -> None:
+    """Who enters a room learns where to look, without opening file after file."""
+    assert unnamed_modules() == []
 
 
 def double_modules() -> dict[str, list[str]]:

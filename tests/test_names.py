@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentd.admission.admit import admit
-from agentd.admission.precheck import find
+from agentd.admission.precheck import find_module_and_prompt
 from agentd.config.__main__ import schemas
 from agentd.config.agent import check_agent_name, load_agent
 from agentd.config.duration import parse
@@ -37,7 +37,7 @@ def test_an_odd_name_is_no_module(tmp_path: Path, name: str) -> None:
         load_agent(file)
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     with pytest.raises(ConfigError, match="cannot name a module") as caught:
-        find(name, paths, "a recording")
+        find_module_and_prompt(name, paths, "a recording")
     assert caught.value.hint
     pattern = json.loads(schemas()["agent.schema.json"])["properties"]["agent"]["pattern"]
     assert pattern.startswith("^") and pattern.endswith("$")

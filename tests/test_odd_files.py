@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.admission.precheck import Waiting, find
+from agentd.admission.precheck import Waiting, find_module_and_prompt
 from agentd.cli import main
 from agentd.config.agent import load_agent
 from agentd.errors import ConfigError
@@ -65,13 +65,13 @@ def test_links_that_lead_to_no_file_are_named(paths: Paths) -> None:
     assert odd(folder).what == "a folder, and no file"
     (paths.agents / "code.py").symlink_to("moved.py")
     with pytest.raises(Waiting, match=r"a link to moved\.py") as caught:
-        find("code", paths, "here")
+        find_module_and_prompt("code", paths, "here")
     assert caught.value.where == str(paths.agents / "code.py")
     (paths.agents / "code.py").unlink()
     (paths.agents / "code.py").touch()
     (paths.baml_src / "code.baml").mkdir()
     with pytest.raises(Waiting, match="a folder, and no file"):
-        find("code", paths, "here")
+        find_module_and_prompt("code", paths, "here")
 
 
 def test_what_is_no_file_says_what_it_is(

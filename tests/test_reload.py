@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import pytest
 import watchfiles
 
-from agentd.supervisor import reload
-from agentd.supervisor.reload import changes, differences, stamps
+from agentd.supervisor import file_changes
+from agentd.supervisor.file_changes import changes, differences, stamps
 
 DEADLINE_S = 10.0
 
@@ -89,7 +89,7 @@ def test_a_folder_that_comes_just_after_the_start_stops_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watcher that is given up for it sets its stop event: that is not the daemon's."""
-    monkeypatch.setattr(reload, "STANDS_S", 0.05)
+    monkeypatch.setattr(file_changes, "STANDS_S", 0.05)
     late, awatch = folder / "late", watchfiles.awatch
 
     def started(*paths: Path, **options: Any) -> Any:
@@ -118,7 +118,7 @@ def test_a_missed_event_is_found_by_the_slow_look(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The safety net: the target of a link lies outside of what is watched."""
-    monkeypatch.setattr(reload, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(file_changes, "LOOK_AGAIN_S", 0.1)
     (folder / "elsewhere").mkdir()
     target = folder / "elsewhere" / "real.toml"
     _write(target)
@@ -132,7 +132,7 @@ def test_a_folder_that_comes_later_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that was deleted and made anew is another one to the kernel."""
-    monkeypatch.setattr(reload, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(file_changes, "LOOK_AGAIN_S", 0.1)
     path = tmp_path / "late" / "one.toml"
 
     def act() -> None:
@@ -160,7 +160,7 @@ def test_without_a_watcher_changes_are_still_found(
         raise RuntimeError("Error creating recommended watcher: Too many open files")
 
     monkeypatch.setattr(watchfiles, "awatch", none_left)
-    monkeypatch.setattr(reload, "UNWATCHED_S", 0.05)
+    monkeypatch.setattr(file_changes, "UNWATCHED_S", 0.05)
     path = folder / "one.toml"
     assert asyncio.run(watched([folder], lambda: _write(path))) == {path}
 
@@ -170,7 +170,7 @@ def test_a_file_name_that_is_not_utf8_blinds_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watcher itself gives up on such a name; the files beside it are found all the same."""
-    monkeypatch.setattr(reload, "UNWATCHED_S", 0.05)
+    monkeypatch.setattr(file_changes, "UNWATCHED_S", 0.05)
     strange, path = folder / os.fsdecode(b"\xff.toml"), folder / "one.toml"
 
     async def scene() -> set[Path]:

@@ -263,7 +263,7 @@ def test_a_supervisor_that_starts_waits_for_a_folder_that_cannot_be_read(
 
     async def run() -> None:
         with unreadable(paths.agents_d):
-            forgetting = asyncio.create_task(agents.forget())
+            forgetting = asyncio.create_task(agents.forget_vanished())
             while agents.problem is None:
                 await asyncio.sleep(0)
             assert not forgetting.done() and records.removed == []

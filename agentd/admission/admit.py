@@ -1,7 +1,8 @@
 """Turns a dropped TOML file, its module and its .baml into an accepted version folder.
 
-versions/NAME/HASH/ holds copies of all four, the generated client and a manifest. It is keyed by
-content, built beside its place and renamed into it, so a version is there whole or not at all.
+versions/NAME/HASH/ holds copies of these and of the shared clients.baml and tools.baml, the
+generated client and a manifest. It is keyed by content, built beside its place and renamed into it,
+so a version is there whole or not at all.
 Runs as `python -m agentd.admission NAME`: it runs code that a person has just written.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared
-from agentd.admission.precheck import Waiting, find, first
+from agentd.admission.precheck import Waiting, find_module_and_prompt, own_or_shipped
 from agentd.admission.version import (
     CONFIG,
     FORMAT,
@@ -33,10 +34,9 @@ from agentd.admission.version import (
     accepted_in,
     digest_of,
     file_digest,
-    intact,
-    load_version,
     make_version,
     user_error,
+    verified_manifest,
 )
 from agentd.agent import Kit
 from agentd.config.agent import check_agent_name, validate_agent
@@ -47,8 +47,6 @@ from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools import REGISTRY, Toolbox
 from agentd.whole import put_in_place, read_start
-
-__all__ = ["Accepted", "Version", "Waiting", "admit", "load_version"]
 
 BUILD_PREFIX = ".build-"
 SOURCE_BYTES_MAX = 2_000_000  # of one module or .baml file
@@ -73,10 +71,10 @@ def admit(name: str, paths: Paths) -> Accepted:
     )
     folder = paths.versions / name / digest
     with _locked(folder.parent):
-        if (manifest := intact(folder)) is None:
+        if (manifest := verified_manifest(folder)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             manifest = _build(Accepted(name, digest, "", folder, config), sources)
-        os.utime(folder)  # the newest ones are kept, see `prune`
+        os.utime(folder)  # the newest ones are kept, see `prune_versions`
     return accepted_in(folder, manifest, config)
 
 
@@ -87,10 +85,10 @@ def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
         Waiting: the module or its .baml file is not there; `where` names who wants it.
         ConfigError: a file cannot be read.
     """
-    module, prompt = find(agent, paths, where)
+    module, prompt = find_module_and_prompt(agent, paths, where)
     sources = [_read(module, MODULE), _read(prompt, f"baml_src/{prompt.name}")]
     for shared in SHARED_BAML:
-        found = first(shared, paths.baml_src, "baml_src")
+        found = own_or_shipped(shared, paths.baml_src, "baml_src")
         if found is None:
             raise ConfigError("is missing", where=shared, hint="install agentd again")
         if prompt.name != shared:
@@ -156,10 +154,13 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, froze
     module = next(source for source in sources if source.place == MODULE)
     version = make_version(draft, module, toml)
     check_declared(version.agent, version.publishes, str(module.origin))
-    _permitted(version, toml, module.origin)
+    _check_permissions(version, toml, module.origin)
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
-    return version, _renders(version, module.origin, baml[f"{draft.config.agent}.baml"])
+    prompt = baml[f"{draft.config.agent}.baml"]
+    tools = _check_prompt(version, module.origin, prompt)
+    _check_union(version, tools, module.origin, prompt)
+    return version, frozenset(tools)
 
 
 def _manifest(
@@ -198,7 +199,7 @@ def _make_private(folder: Path) -> None:
             Path(parent, name).chmod(0o600)
 
 
-def _permitted(version: Version, toml: Path, module: Path) -> None:
+def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
@@ -230,10 +231,10 @@ def _permitted(version: Version, toml: Path, module: Path) -> None:
         )
 
 
-def _renders(version: Version, module: Path, prompt: Path) -> frozenset[str]:
+def _check_prompt(version: Version, module: Path, prompt: Path) -> dict[str, str]:
     """Build the union and render its prompt once, as the worker will at its first event.
 
-    Returns the names of its classes.
+    Returns the tools of the union's classes, by class.
     """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
@@ -257,11 +258,10 @@ def _renders(version: Version, module: Path, prompt: Path) -> frozenset[str]:
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    _consistent(version, {name: union.tool(name) for name in union.members}, module, prompt)
-    return frozenset(union.members)
+    return {name: union.tool(name) for name in union.members}
 
 
-def _consistent(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
+def _check_union(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
     """Check that the class's lists and the union's classes agree. `tools`: by class."""
     union, agent = set(tools), version.agent
     named = {tool: [name for name in tools if tools[name] == tool] for tool in tools.values()}

@@ -10,7 +10,9 @@ from agentd.errors import ConfigError
 from agentd.process import environment
 
 BAML_VERSION = "0.226.3"  # as pinned in pyproject.toml and written in clients.baml
-COMPILE_S = 60.0  # it takes 0.1 s; more than this is a hang
+# It takes 0.1 s; more than this is a hang. Under the daemon and `agentd check` the 30 s for the
+# whole check are over first (supervisor/checks.py).
+COMPILE_S = 60.0
 MESSAGE_MAX = 400  # characters of BAML's message in ours
 COMMAND = "import sys, baml_py; sys.argv[0] = 'baml-cli'; sys.exit(baml_py.invoke_runtime_cli())"
 

@@ -47,7 +47,7 @@ def precheck(name: str, paths: Paths) -> Precheck:
         module, enabled = table.get("agent"), table.get("enabled") is not False
         folders = tuple(_folders(table)) if enabled else ()
         seen = Precheck(module if isinstance(module, str) else "", enabled, folders=folders)
-        find(validate_agent(table, toml).agent, paths, str(toml))
+        find_module_and_prompt(validate_agent(table, toml).agent, paths, str(toml))
     except ConfigError as error:
         return replace(seen, problem=error)
     return seen
@@ -68,7 +68,7 @@ def _folders(table: Mapping[str, Any]) -> Iterator[str]:
             yield text
 
 
-def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
+def find_module_and_prompt(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
     """Return the module and the .baml file; a person's own go before the shipped ones.
 
     Raises:
@@ -81,8 +81,8 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
             where=where,
             hint="use lower-case letters, digits and _, at most 48, a letter first",
         )
-    module = first(f"{agent}.py", paths.agents, "agents")
-    prompt = first(f"{agent}.baml", paths.baml_src, "baml_src")
+    module = own_or_shipped(f"{agent}.py", paths.agents, "agents")
+    prompt = own_or_shipped(f"{agent}.baml", paths.baml_src, "baml_src")
     if module is not None and prompt is not None:
         return module, prompt
     missing, folder = (".py", paths.agents) if module is None else (".baml", paths.baml_src)
@@ -97,7 +97,7 @@ def find(agent: str, paths: Paths, where: str) -> tuple[Path, Path]:
     )
 
 
-def first(file: str, own: Path, kind: str) -> Path | None:
+def own_or_shipped(file: str, own: Path, kind: str) -> Path | None:
     """Return a person's own file of this name, else the shipped one, else None."""
     return next((p for p in (own / file, shipped() / kind / file) if p.is_file()), None)
 

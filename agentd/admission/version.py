@@ -30,11 +30,15 @@ UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [para
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 # A person's code: whatever it raises is its fault, and it must not end the check.
 USER_RAISES = (Exception, SystemExit)
+VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A version folder that passed every check: what the supervisor needs, nothing imported."""
+    """A version as an idle worker needs it, nothing imported.
+
+    While `admit` builds one it is a draft, with no `code_hash` yet.
+    """
 
     name: str
     hash: str  # of everything: a change restarts the worker
@@ -75,7 +79,7 @@ def read_version(folder: Path) -> Accepted:
     Raises:
         BrokenVersion: it is incomplete or was changed since.
     """
-    manifest = intact(folder)
+    manifest = verified_manifest(folder)
     if manifest is None:
         raise _incomplete(folder)
     return accepted_in(folder, manifest, load_agent(folder / CONFIG))
@@ -254,7 +258,7 @@ def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path, origin: Path
     return params
 
 
-def intact(folder: Path) -> dict[str, Any] | None:
+def verified_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a version, or None if it is missing, incomplete or changed."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
@@ -283,10 +287,7 @@ def digest_of(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
-
-
-def prune(folder: Path, in_use: set[str]) -> None:
+def prune_versions(folder: Path, in_use: set[str]) -> None:
     """Remove old versions of one agent from `folder`; those `in_use` and the newest ones stay.
 
     What cannot be removed stays, too. A build under way has a name with a dot, and is left alone.

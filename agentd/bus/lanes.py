@@ -165,7 +165,7 @@ class Lanes(Watcher):
             if not isinstance(consumer, str):
                 continue  # not UTF-8: nobody's, and it must not hold back pruning
             name = consumer.removesuffix(DIRECT)
-            lane = Lane(name, consumer.endswith(DIRECT), known.get(name, ()))
+            lane = Lane(name, direct=consumer.endswith(DIRECT), subscribe=known.get(name, ()))
             found.append((lane, int(cursor)))
         return found
 

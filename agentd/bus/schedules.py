@@ -33,7 +33,7 @@ class Schedules:
 
     def last_run(self, agent: str, schedule: str) -> LastRun | None:
         """Return when the schedule was last due, or None if never."""
-        consumer = Lane(agent, True).consumer
+        consumer = Lane(agent, direct=True).consumer
         rows = self.db.run(sql.SCHEDULE, (agent, schedule, consumer))
         try:
             return LastRun(parse_iso(rows[0][0]), bool(rows[0][1])) if rows else None

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wait(bus: Bus, paths: Paths, command: str, name: str | None) -> None:
-    lane = Lane(DAEMON, True)
+    lane = Lane(DAEMON, direct=True)
     for _ in until(DEADLINE_S, STEP_S):
         taken = bus.lanes.waiting(lane) == 0
         if taken and _done(command, _agents(query(paths)).get(name or "")):

@@ -16,9 +16,9 @@ EXAMPLES = """example:
   agentd doctor
   agentd doctor --repair      # with the daemon stopped
 
-Exits 1 when there is a problem; warnings are none. --repair makes private what should be, removes
-what killed processes left, and saves what can be read of a damaged database into a new one. The
-damaged one is kept beside it, with a list of what is missing.
+Exits 1 when there is a problem; warnings do not count. --repair needs the daemon stopped. It makes
+private what should be, removes what killed processes left, and saves what can be read of a damaged
+database into a new one. The damaged one is kept beside it, with a list of what is missing.
 
 --json prints one object: ok, findings [{name, level (ok, warning, problem), what, hint}], and with
 --repair: mended [text] and repaired (null, or {kept, rows {table: n}, missing {table: [what]},

@@ -130,7 +130,12 @@ function $camel(context: string, done: string) -> ${camel}Look | Done {
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
-    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="lower-case letters, digits and _, a letter first, at most 48; "
+        "not agentd, model, person",
+    )
     parser.add_argument("--code", action="store_true", help="with a module and a prompt of its own")
 
 

@@ -24,7 +24,8 @@ EXAMPLES = """example:
   agentd uninstall    # stops it and removes it; your files and the database stay
 
 On macOS, by launchd. Each waits until it is done, and succeeds where there is nothing to do.
-Elsewhere run `agentd run`, in the foreground or under the system's own service manager."""
+Elsewhere it exits 1 and prints the `systemd-run` line to use; or take `agentd run`, in the
+foreground."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:

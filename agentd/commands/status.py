@@ -178,8 +178,8 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
         "paused": row.paused,
         "subscribe": list(row.subscribe),
         "waiting": {
-            "direct": bus.lanes.waiting(Lane(name, True)),
-            "subscribed": bus.lanes.waiting(Lane(name, False, row.subscribe)),
+            "direct": bus.lanes.waiting(Lane(name, direct=True)),
+            "subscribed": bus.lanes.waiting(Lane(name, direct=False, subscribe=row.subscribe)),
         },
         "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
     }

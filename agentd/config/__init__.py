@@ -1,7 +1,10 @@
 """Configuration files as strict models: unknown keys are errors, values never change.
 
 `agent.py` and `daemon.py` are the two kinds of files, `toml.py` reads them, `duration.py` and
-`cron.py` are what stands in them, `last_good.py` keeps the last agentd.toml that was right.
+`cron.py` are what stands in them. `wording.py` and `suggest.py` say what is wrong and what may have
+been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd about one,
+`last_good.py` keeps the last
+agentd.toml that was right.
 """
 
 from importlib import import_module

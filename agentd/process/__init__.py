@@ -3,4 +3,6 @@
 `child.py` starts a child that cannot outlive its parent, with `guardian.py` beside it; `heart.py`
 is its pulse, `lock.py` proves that it lives, `stop.py` interrupts it, `crash.py` tells the next one
 how it ended, `failure.py` says an exception in one line, `until.py` looks until something is so.
+`environment.py` is what a child sees of ours, `jobs.py` the parent's work in the background,
+`leave.py` lets a signal end a command through its clean-up.
 """

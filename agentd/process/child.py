@@ -59,7 +59,7 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
-        _keep_descriptors()
+        _inherit_no_further()
         guardian.watch(lifeline)
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
@@ -73,11 +73,11 @@ def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _keep_descriptors() -> None:
-    """Let nobody inherit what we did: a guardian that held the model server's socket outlived it.
+def _inherit_no_further() -> None:
+    """Keep what we inherited from our own children.
 
-    For a moment only, but in that moment callers were let in whom nobody would answer, and the
-    next server found its port in use.
+    A guardian once held the model server's socket for a moment after the server had died: callers
+    were let in whom nobody would answer, and the next server found its port in use.
     """
     for entry in Path("/dev/fd").iterdir():  # on macOS a real folder, on Linux a link into /proc
         with contextlib.suppress(OSError):  # the listing's own

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from agentd.admission.admit import Waiting, find_sources
+from agentd.admission.admit import find_sources
 from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.precheck import Waiting
 from agentd.admission.version import (
     MODULE,
     Accepted,
     SourceFile,
     Version,
     digest_of,
-    intact,
     make_version,
     module_of,
+    verified_manifest,
 )
 from agentd.config.agent import AgentConfig
 from agentd.errors import RecordingError
@@ -114,7 +115,7 @@ class Workshop:
     def kept(self, name: str, hash: str, paths: Paths) -> Code | None:
         """Return the code of an accepted version, or None where it is kept no more."""
         folder = paths.versions / name / hash
-        if not hash or intact(folder) is None:
+        if not hash or verified_manifest(folder) is None:
             return None
         places = [MODULE, *sorted(f"{PROMPTS}{p.name}" for p in folder.glob(f"{PROMPTS}*.baml"))]
         data = {place: (folder / place).read_bytes() for place in places}

@@ -216,7 +216,9 @@ class Replay:
         try:
             seed(bus, head.agent, event, head.session.id)
             sessions = compared_sessions(bus, playback)
-            lane = Lane(head.agent, event.target == head.agent, (event.event_type,))
+            lane = Lane(
+                head.agent, direct=event.target == head.agent, subscribe=(event.event_type,)
+            )
             while True:
                 session = self.session = self._begin(sessions, bus, lane)
                 try:
@@ -316,7 +318,7 @@ class Replay:
         payload = {"session": session.id, **step.payload}
         answer = NewEvent(ANSWER, payload, target=session.agent)
         bus.publish(PERSON, answer, priority=Priority.PERSON)
-        return Lane(session.agent, True)
+        return Lane(session.agent, direct=True)
 
     # --- comparing the end
 

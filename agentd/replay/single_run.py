@@ -73,7 +73,7 @@ def run_event(
         bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
         run = _Run(loaded, bus, llm)
-        lane = Lane(name, event.target == name, (event.event_type,))
+        lane = Lane(name, direct=event.target == name, subscribe=(event.event_type,))
         waiting = list(answers)
         while True:
             session_id, error = run.session(lane)
@@ -82,7 +82,7 @@ def run_event(
                 break
             payload = {"session": session_id, "answer": waiting.pop(0)}
             bus.publish(PERSON, NewEvent(ANSWER, payload, name), priority=Priority.PERSON)
-            lane = Lane(name, True)
+            lane = Lane(name, direct=True)
         published = [e for e in bus.events.list(limit=10_000) if e.agent == name]
         return Performance(
             SessionState.FAILED if error else row.state,

@@ -85,7 +85,7 @@ class Attempts:
 
     def crashed(self, agent: str, crash: Crash) -> bool:
         """Mark the attempt that this process was making; False: it was making none."""
-        lanes = (Lane(agent, True).consumer, Lane(agent, False).consumer)
+        lanes = (Lane(agent, direct=True).consumer, Lane(agent, direct=False).consumer)
         self._db.run(sql.CRASHED_ATTEMPT, (crash.why, crash.pid, *lanes))
         return self._db.connection.changes() > 0
 

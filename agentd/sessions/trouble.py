@@ -31,7 +31,7 @@ def trouble(db: Database, agent: str) -> Trouble | None:
             tripped.until,
             f"its events wait, and one of them is tried then; `agentd resume {agent}` tries now",
         )
-    lanes = (Lane(agent, True).consumer, Lane(agent, False).consumer)
+    lanes = (Lane(agent, direct=True).consumer, Lane(agent, direct=False).consumer)
     for event_id, attempts, next_at in db.run(sql.CUT_OFF, (*lanes, CUT_FREE)):
         return Trouble(
             WorkerState.RUNNING,

@@ -100,7 +100,7 @@ def _mend_cursors(bus: Bus, saved: Saved) -> None:
             saved.notes.append(f"event {settled} of {lane.agent} became a dead letter: {LOST_FATE}")
         bus.lanes.open(lane, after=settled)
         saved.notes.append(f"the lane {lane.consumer} goes on after event {settled}")
-    commands = Lane(DAEMON, True)
+    commands = Lane(DAEMON, direct=True)
     if commands.consumer not in there:
         bus.lanes.open(commands)  # commands of then are nobody's wish any more
 
@@ -114,7 +114,7 @@ def _mend_sessions(bus: Bus, saved: Saved) -> None:
                 continue
             give_up(bus, session, DeadReason.PARTIAL_EFFECTS, LOST_STEPS)
             if state == SessionState.RUNNING:
-                lane = Lane(session.agent, consumer.endswith(DIRECT))
+                lane = Lane(session.agent, direct=consumer.endswith(DIRECT))
                 bus.lanes.pass_over(lane, session.delivered_id)
             saved.notes.append(f"session {session_id} was given up: {LOST_STEPS}")
 

@@ -65,7 +65,7 @@ class Agents:
         await slot.remove()
         del self._leaving[slot]
 
-    async def forget(self) -> None:
+    async def forget_vanished(self) -> None:
         """Note that agents are gone whose files were removed while no supervisor ran."""
         records, log = self._shared.records, self._shared.log
         while (present := self._present()) is None:
@@ -110,14 +110,14 @@ class Agents:
                     slot.restart()
                 slot.check()
 
-    def configured(self, *, everyone: bool) -> None:
+    def restart_after_config(self, *, everyone: bool) -> None:
         """Start again what was given up: agentd.toml may have been why. `everyone`: all workers.
 
         They read it when they start, and one that found it wrong then was parked.
         """
         for slot in self.slots.values():
             life = slot.managed.life
-            if life.state is WorkerState.PARKED or (everyone and life.kept):
+            if life.state is WorkerState.PARKED or (everyone and life.wanted):
                 slot.restart()
 
     async def stop(self, grace_s: float) -> None:

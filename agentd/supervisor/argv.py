@@ -1,4 +1,7 @@
-"""Command lines of the children. Tests put small scripts in their place."""
+"""Command lines of the children, and the check that comes before the admission.
+
+Tests put small scripts in their place.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -37,12 +37,12 @@ class CheckResult:
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     start: Literal["now", "beginning"] = "now"
-    schedule: str | None = None  # the name of what it has to run by
+    schedule: str | None = None  # as one text, such as "every 15m"
     again: bool = False  # it says nothing about the file: ask again later
 
 
 def refused(what: str, where: str = "", hint: str = "", **more: Any) -> CheckResult:
-    """Return a verdict that is not ok."""
+    """Return a CheckResult that is not ok."""
     problem = AgentdError(what, where=where, hint=hint).document()
     return CheckResult(ok=False, problem=problem, **more)
 

@@ -25,16 +25,20 @@ PASSING = frozenset(
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOENT")
 )
 DRAIN_READS = 16  # of a dead child's pipes, 64 KiB each; more than the kernel holds
+# Of the `SleepDetector`.
+TICK_S = 1.0  # between two checks
+SLACK_S = 1.0  # by which a check may be late on a loaded machine
+RECENT_S = 3.0  # for so long after it woke, beats may still be on their way; below BEAT_GRACE_S
 
 
 class Reaper:
     """Tells everyone concerned that some child has died. One SIGCHLD may stand for many.
 
-    `sleep` notices where this process stood still, so that no child seems to have.
+    `sleep_detector` notices where this process stood still, so that no child seems to have.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.sleep = SleepDetector(clock)
+        self.sleep_detector = SleepDetector(clock)
         self._watchers: set[Callable[[], None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -258,7 +262,8 @@ class Managed:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if (slept_s := self._reaper.sleep.check()) and self.life.alive and not self.life.stopping:
+        slept_s = self._reaper.sleep_detector.check()
+        if slept_s and self.life.alive and not self.life.stopping:
             self.life.late(slept_s)
         match self.life.due():
             case DueAction.START:
@@ -277,11 +282,6 @@ class Managed:
             case None:
                 pass
         self._arm()
-
-
-TICK_S = 1.0  # between two checks
-SLACK_S = 1.0  # by which a check may be late on a loaded machine
-RECENT_S = 3.0  # for so long after it woke, beats may still be on their way; below BEAT_GRACE_S
 
 
 class SleepDetector:

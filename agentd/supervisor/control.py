@@ -1,4 +1,7 @@
-"""Commands from the bus (`agentd reload`, `pause`, `resume`, `restart`): taken in order, obeyed."""
+"""Commands from the bus (`agentd reload`, `pause`, `resume`): taken in order, obeyed.
+
+So is the event `agentd.restart`, which no command of ours sends.
+"""
 
 import asyncio
 from collections.abc import Callable

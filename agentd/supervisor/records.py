@@ -21,7 +21,7 @@ from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.storage import copies
 
-LANE = Lane(DAEMON, True)
+LANE = Lane(DAEMON, direct=True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 

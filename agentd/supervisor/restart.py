@@ -106,8 +106,8 @@ class Life:
         return self.alive and self._asked is not None
 
     @property
-    def kept(self) -> bool:
-        """It runs or will run again by itself, or was given up: not at rest by request."""
+    def wanted(self) -> bool:
+        """It runs, will run again, or was given up: somebody still wants it to run."""
         if self.alive:
             return self._asked in (None, WorkerState.STARTING)
         return self.state in (WorkerState.BACKOFF, WorkerState.PARKED)

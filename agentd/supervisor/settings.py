@@ -37,7 +37,7 @@ class Settings:
         self._note(None)
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(old, key)]
         if repaired or changed:
-            agents.configured(everyone="model" in changed)
+            agents.restart_after_config(everyone="model" in changed)
         if changed:
             log.set_limits(new.logs)
             housekeeping.configure(new)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.admission.version import prune
+from agentd.admission.version import prune_versions
 from agentd.bus.dead import short_error
 from agentd.clock import Clock
 from agentd.errors import DamagedDatabase, Problem, StorageError, shown
@@ -232,11 +232,11 @@ class Slot:
         before, self.version = self.version, found.version
         if self._paused:
             self._rest_paused()
-        elif before != self.version or not self.managed.life.kept or self.managed.broken:
+        elif before != self.version or not self.managed.life.wanted or self.managed.broken:
             self._shared.log.info("agent.accepted", agent=self.name, version=self.version)
             self.restart()
         in_use = {before, self.version}  # the old worker may still have to read its version
-        await in_thread(prune, self._shared.paths.versions / self.name, in_use)
+        await in_thread(prune_versions, self._shared.paths.versions / self.name, in_use)
 
     async def _disable(self) -> None:
         self.enabled, self.version = False, ""
@@ -252,16 +252,16 @@ class Slot:
             )
         self.problem, self.enabled = problem, True
         if not self.version:
-            await self._last_good()
+            await self._take_up_recorded()
         if not self.version:
             state = WorkerState.WAITING if found.waiting else WorkerState.INVALID
             self.managed.stop(state, problem.get("what", ""))
         elif self._paused:
             self._rest_paused()
-        elif not self.managed.life.kept:
+        elif not self.managed.life.wanted:
             self.restart()
 
-    async def _last_good(self) -> None:
+    async def _take_up_recorded(self) -> None:
         """Take up what the bus knows of an earlier supervisor's run: the last good version."""
         row = (await self._shared.records.agents()).get(self.name)
         if row is not None and (self._shared.paths.versions / self.name / row.version).is_dir():
@@ -270,7 +270,10 @@ class Slot:
     # --- the worker
 
     def _on_change(self, ended: Ended | None) -> None:
-        """Its state changed: say on the bus that it runs, or how it ended by its own doing."""
+        """Its state changed: say on the bus that it runs, or that it ended unasked.
+
+        Crashed, killed or given up.
+        """
         managed, reason = self.managed, short_error(self.managed.life.reason)
         if ended is None and managed.life.state is WorkerState.RUNNING:
             self._announce("agent.started", version=self.version, pid=managed.pid)

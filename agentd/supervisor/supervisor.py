@@ -25,11 +25,11 @@ from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
+from agentd.supervisor.file_changes import changes, stamps
 from agentd.supervisor.home_files import HomeFiles
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
-from agentd.supervisor.reload import changes, stamps
 from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
@@ -145,7 +145,12 @@ class Supervisor:
         self._model.start()
         self._agents.scan()
         jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
-        for job in (*jobs, self._watch_sleep(), self._agents.forget(), self._housekeeping.run()):
+        for job in (
+            *jobs,
+            self._watch_sleep(),
+            self._agents.forget_vanished(),
+            self._housekeeping.run(),
+        ):
             self._jobs.start(job)
         self._folder_access.start()
         self._started = True
@@ -235,7 +240,7 @@ class Supervisor:
     async def _watch_sleep(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)  # ends by cancellation
-            self._reaper.sleep.check()
+            self._reaper.sleep_detector.check()
 
     async def _guard(self) -> None:
         """Make again what somebody removed of our files; give up without the database."""

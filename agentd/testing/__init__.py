@@ -2,6 +2,10 @@
 
 Everything of agentd runs for real in a test: SQLite, processes, HTTP. Only the model is replaced,
 either at the loop's edge (`ScriptedLLM`) or behind real HTTP (`FakeModelServer`).
+
+`one_agent.py` runs an agent on one event. Models for it: `scripted.py`, `random_model.py`,
+`fake_server.py`, and `tiny_model.py` for the model server's own tests. `waiting.py` waits without
+sleeping, `plugin.py` is pytest's.
 """
 
 from importlib import import_module

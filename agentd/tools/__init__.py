@@ -1,6 +1,14 @@
 """The shared tools: typed decisions with handlers, bound to one agent's permissions.
 
-Each tool is a BAML class of the same name and fields in baml_src/tools.baml.
+Each tool is a BAML class of the same name and fields in baml_src/tools.baml. They stand in
+`files.py`, `http.py`, `shell.py` and `person.py`; `base.py` says what a tool is.
+
+`place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
+opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and
+by `links.py`, where links lead. `public.py` tells which addresses are public.
+
+`git.py` looks at repositories for agents, by way of `git_command.py`, after `repository.py` found
+what git would read there.
 """
 
 from collections.abc import Callable, Mapping, Sequence

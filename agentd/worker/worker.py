@@ -1,4 +1,6 @@
-"""One agent's process: polls its two lanes, runs a session for each event, fires its schedule.
+"""One agent's process: takes events off its two lanes, a session for each; fires its schedule.
+
+It is woken by its socket, and looks by itself where no byte came (`bus.poll`).
 
 BAML and the agent's own module are imported at the first event: an idle worker stays small.
 """
@@ -54,7 +56,7 @@ class Worker:
         self,
         accepted: Accepted,
         paths: Paths,
-        daemon: DaemonConfig,
+        daemon_config: DaemonConfig,
         heart: Heart,
         log: Logger,
         clock: Clock | None = None,
@@ -63,19 +65,21 @@ class Worker:
         self.accepted = accepted
         self.config = accepted.config
         self.paths = paths
-        self.daemon = daemon
+        self.daemon_config = daemon_config
         self.heart = heart
         self.log = log
         self.clock = clock or SystemClock()
-        self.poll_s = daemon.bus.poll.total_seconds()
+        self.poll_s = daemon_config.bus.poll.total_seconds()
         self.stop = Stop()
         self.retry = StorageRetry(heart, self.stop, log, IDLE_GRACE_S)
         self.bus = self.retry(self._open_bus)
         self.sessions = Sessions(self.bus)
         name = accepted.name
-        self.lanes = (Lane(name, True), Lane(name, False, self.config.subscribe))
+        subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
+        self.lanes = (Lane(name, direct=True), subscribed)
         self.waker = self.bus.doorbell.waker(name)
-        self._owed: Session | None = None  # cut by a storage fault; its attempt was none
+        # Its attempt is still to be taken back: the storage refused.
+        self._owed: Session | None = None
         self._runner: Runner | None = None
         self.scratch: Path | None = None  # where temporary files lie, if this process is all ours
         self._logged_wait: dict[str, str] = {}  # by lane, while it waits
@@ -94,7 +98,8 @@ class Worker:
         """
         scheduler = None
         name, schedule = self.accepted.name, self.config.schedule
-        # The supervisor did, while a worker with an earlier schedule may still have run.
+        # The supervisor did this too, but the worker of the version before may have noted its own
+        # schedule since.
         self.retry(
             lambda: self.bus.schedules.hold(name, None if schedule is None else schedule.name)
         )
@@ -106,7 +111,7 @@ class Worker:
             scheduler = Scheduler(name, self.config, self._open_bus, self.clock, self.log)
             self.retry(lambda: scheduler.start(self.bus))
 
-        def round() -> float:
+        def one_round() -> float:
             if not self.retry.waiting:  # else its beats say why
                 self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
             self._listen()
@@ -116,7 +121,7 @@ class Worker:
 
         try:
             while not self.stop.asked:
-                wait_s = self.retry(round)
+                wait_s = self.retry(one_round)
                 if wait_s > 0:
                     self._wait(min(wait_s, self.poll_s))
         except Stopped:  # while it waited for the storage
@@ -219,7 +224,9 @@ class Worker:
 
             if self.scratch is not None:
                 use_scratch(self.scratch)
-            self._runner = Runner(self.accepted, self.paths, self.daemon, self.bus, self.clock)
+            self._runner = Runner(
+                self.accepted, self.paths, self.daemon_config, self.bus, self.clock
+            )
             self.stop.also(self._runner.interrupt)
         return self._runner
 
@@ -285,5 +292,5 @@ class Worker:
         self.log.warning("socket.made_again", path=str(waker.path))
 
     def _open_bus(self) -> Bus:
-        opening = Opening(create=False, full_sync=self.daemon.bus.fullfsync)
+        opening = Opening(create=False, full_sync=self.daemon_config.bus.fullfsync)
         return open_bus(self.paths, opening, self.clock)

@@ -1,4 +1,8 @@
-"""`agentd demo`: everything at work on a git repository, in a throw-away home."""
+"""`agentd demo`: everything at work on a git repository, in a throw-away home.
+
+`demo.py` runs it in the home of `temporary.py`, `screen.py` shows the agents at work, `report.py`
+what they found.
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Notices changed files: configuration, agent modules, prompts. Without polling in between.
+"""Notices changed files: configuration, agent modules, prompts.
+
+Without polling, unless links stand there or no watcher can be had.
 
 `watchfiles` only wakes us up; what changed is found by comparing file stamps. So a lost event, a
 replaced folder or an overflowing queue costs delay and never a missed change, and the many events
