@@ -22,16 +22,21 @@ EXAMPLES = """example:
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to repo_review
   generate-json | agentd send build.failed -
 
-Prints the event's id, and on stderr what nobody will make of it: a type that no agent reads, an
-answer that fits no question. Works without a running daemon: the event waits in the database.
-Exits 2 when JSON is not an object, 1 when the bus refuses the event, 3 without a database."""
+Prints the event's id. Warns on stderr if no agent reads the type, or if an answer fits no question.
+Follow it with `agentd events -f`; with `--json`, `cause_id` names the event that was answered.
+Works without a running daemon: the event waits in the database. Exits 2 when JSON is not an object,
+1 when the bus refuses the event or no agent is called NAME, 3 without a database."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("type", metavar="TYPE", help="dotted lower case, such as note.added")
     parser.add_argument("json", metavar="JSON", help="the payload, a JSON object; - reads stdin")
-    parser.add_argument("--to", metavar="NAME", help="for this agent alone (default: subscribers)")
+    parser.add_argument(
+        "--to",
+        metavar="NAME",
+        help="for this agent alone (default: all that subscribe to TYPE; `person.answer` needs it)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -173,7 +173,7 @@ class Closing:
         outcome: Mapping[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
-        self._db.run(
+        changed = self._db.change(
             sql.CLOSE_SESSION,
             (
                 state.value,
@@ -188,7 +188,7 @@ class Closing:
                 session.attempt,
             ),
         )
-        if self._db.connection.changes() != 1:
+        if changed != 1:
             raise lost(session)
 
     def bury(

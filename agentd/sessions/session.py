@@ -96,7 +96,7 @@ class Dead:
 
 
 def asked_by_person(lane: Lane, event: Event) -> bool:
-    """Say whether a person asked for it; nobody else can be a `person`."""
+    """Say whether a person asked for it: no agent may be called `person`."""
     return lane.direct and event.agent == PERSON
 
 

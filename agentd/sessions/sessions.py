@@ -146,14 +146,13 @@ class Sessions:
     ) -> Session:
         now = self._clock.now()
         kept = None if event.id == delivery.id else event_json(event)
-        self._db.run(
+        session_id = self._db.insert(
             sql.OPEN_SESSION,
             (
                 *(lane.agent, lane.consumer, event.id, delivery.id, event.event_type),
                 *(version, iso(now), kept),
             ),
         )
-        session_id = self._db.connection.last_insert_rowid()
         self._attempts.count(lane, delivery)
         return Session(
             session_id,
