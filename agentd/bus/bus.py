@@ -88,7 +88,7 @@ class Bus:
         `schedule`: the name of the one that holds from now; None: it has none.
         """
         back = self.db.run(sql.WAS_REMOVED, (name,))
-        self.schedules.hold(name, None if back else schedule)
+        self.schedules.keep_only(name, None if back else schedule)
         for direct in (True, False):
             self.lanes.open(Lane(name, direct), after=0 if start == "beginning" else None)
         self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))

@@ -11,7 +11,7 @@ from agentd.commands.output import compact, count, local, print_json, print_tabl
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
-from agentd.storage.database_files import kept
+from agentd.storage.database_files import files_stay
 
 ACTIONS = ("list", "show", "retry", "drop")
 
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            with kept(bus):
+            with files_stay(bus):
                 event_id = bus.dead.retry(letter_id)
             say(f"dead letter {letter_id} is event {event_id} now")
         else:
-            with kept(bus):
+            with files_stay(bus):
                 bus.dead.drop(letter_id)
             say(f"dropped {letter_id}")
     return Exit.OK

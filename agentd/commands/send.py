@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.commands.home import find_agent, known_types, open_bus, read_types, supervisor
+from agentd.commands.home import daemon_state, find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean
 from agentd.errors import UsageError
@@ -15,7 +15,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
-from agentd.storage.database_files import kept
+from agentd.storage.database_files import files_stay
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _unread(bus: Bus, event: NewEvent) -> str | None:
     """Say that no agent reads this type, where none does."""
-    read = sorted(read_types(bus))
+    read = sorted(subscribed_types(bus))
     if event.target is not None or any(matches(event.event_type, item) for item in read):
         return None
     known = ", ".join(read) or "nothing"
@@ -87,11 +87,11 @@ def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
 
 def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
-    with kept(bus):
+    with files_stay(bus):
         event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
-    if supervisor(paths) is None:
+    if daemon_state(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
     elif event.target is not None and bus.agents.present()[event.target].paused:
         note(f"{event.target} is paused: the event waits for `agentd resume {event.target}`")

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import no_such_agent, supervisor, with_external
+from agentd.commands.home import daemon_state, no_such_agent, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def state(paths: Paths) -> dict[str, Any]:
     """Return what --json prints."""
     try:
-        daemon = supervisor(paths)
+        daemon = daemon_state(paths)
     except StorageError as error:
         note(str(error))
         daemon, silent = None, True
