@@ -1,7 +1,8 @@
 """The `agentd` command: a table of commands, each a module that is imported only when it runs.
 
-Exit codes: 0 well, 1 failed, 2 usage, 3 not running. `run` alone also exits 75 (try again later)
-and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C exits 130.
+Exit codes: 0 well, 1 failed, 2 usage, 3 no daemon, or no database yet. `run` alone also exits 75
+(try again later) and 78 (wrong configuration), which launchd and supervisors understand. Ctrl-C
+exits 130.
 """
 
 import argparse
@@ -34,36 +35,50 @@ class Command:
     summary: str
 
 
-COMMANDS = (
-    Command("run", "run", "Run the daemon in the foreground until Ctrl-C or SIGTERM."),
-    Command("demo", "demo", "Try everything on a git repository, in a throw-away home."),
-    Command("status", "status", "Show the daemon and its agents: states, problems, lag."),
-    Command("logs", "logs", "Show what the daemon and its agents log."),
-    Command("events", "events", "Show events of the bus, newest last."),
-    Command("send", "send", "Write an event to the bus, as a person."),
-    Command("trigger", "trigger", "Ask one agent to run now."),
-    Command("pause", "control", "Stop one agent until `resume`; its events wait."),
-    Command("resume", "control", "Start a paused or parked agent again."),
-    Command("reload", "control", "Read the configuration again, and retry what was parked."),
-    Command("check", "check", "Check the configuration and all agents, or one file."),
-    Command("model", "model", "List models, fetch one, or show what the model server does."),
-    Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
-    Command("record", "record", "Write a session as a file that can be replayed."),
-    Command("replay", "replay", "Run recorded sessions again without a model, and compare."),
-    Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
-    Command("dead", "dead", "List dead letters, show, retry or drop one."),
-    Command("new", "new", "Write a new agent's files from a template."),
-    Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
-    Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
-    Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
-    Command("install", "service", "Start the daemon now and at each login (macOS)."),
-    Command("start", "service", "Start the installed daemon (macOS)."),
-    Command("stop", "service", "Stop the installed daemon until `start` or a login (macOS)."),
-    Command("restart", "service", "Stop the installed daemon and start it again (macOS)."),
-    Command("uninstall", "service", "Stop the daemon and start it no more at login (macOS)."),
-    Command("paths", "paths", "Show where configuration, data and logs live."),
-    Command("plist", "plist", "Print a LaunchAgent that starts `agentd run` at login (macOS)."),
+# As the overview groups them.
+GROUPS = (
+    (  # daily use
+        Command("run", "run", "Run the daemon in the foreground until Ctrl-C or SIGTERM."),
+        Command("demo", "demo", "Try everything on a git repository, in a throw-away home."),
+        Command(
+            "status", "status", "Show the daemon and its agents: states, problems, and what waits."
+        ),
+        Command("logs", "logs", "Show what the daemon and its agents log."),
+        Command("events", "events", "Show events of the bus, newest last."),
+        Command("send", "send", "Send an event to its subscribers, or to one agent."),
+        Command("trigger", "trigger", "Ask one agent to run now."),
+        Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
+        Command("dead", "dead", "List dead letters, show, retry or drop some."),
+    ),
+    (  # agents
+        Command("new", "new", "Write a new agent's files from a template."),
+        Command("check", "check", "Check the configuration and all agents, or one file."),
+        Command("reload", "control", "Read the configuration again, and retry what was parked."),
+        Command("pause", "control", "Stop one agent until `resume`; its events wait."),
+        Command("resume", "control", "Start a paused or parked agent again."),
+    ),
+    (  # recordings
+        Command("record", "record", "Write a session as a file that can be replayed."),
+        Command("replay", "replay", "Run recorded sessions again without a model, and compare."),
+        Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
+    ),
+    (  # upkeep
+        Command("model", "model", "List models, fetch one, or show what the model server does."),
+        Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
+        Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
+        Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
+        Command("paths", "paths", "Show where configuration, data and logs live."),
+    ),
+    (  # macOS
+        Command("install", "service", "Start the daemon now and at each login (macOS)."),
+        Command("start", "service", "Start the installed daemon (macOS)."),
+        Command("stop", "service", "Stop the installed daemon until `start` or a login (macOS)."),
+        Command("restart", "service", "Stop the installed daemon and start it again (macOS)."),
+        Command("uninstall", "service", "Stop the daemon and start it no more at login (macOS)."),
+        Command("plist", "plist", "Print a LaunchAgent that starts `agentd run` at login (macOS)."),
+    ),
 )
+COMMANDS = tuple(command for group in GROUPS for command in group)
 
 
 class CommandModule(Protocol):
@@ -149,13 +164,15 @@ def _dispatch(name: str, words: list[str]) -> int:
 def overview() -> argparse.ArgumentParser:
     """Return the parser of a bare `agentd`: help, version, and the list of commands."""
     width = max(len(command.name) for command in COMMANDS)
-    listing = "\n".join(f"  {c.name:{width}}  {c.summary}" for c in COMMANDS)
+    listing = "\n\n".join(
+        "\n".join(f"  {c.name:{width}}  {c.summary}" for c in group) for group in GROUPS
+    )
     parser = Parser(
         prog="agentd",
         usage="agentd COMMAND [ARGUMENTS]",
         description="Many small private agents on one local model.\n\ncommands:\n" + listing,
         epilog="`agentd COMMAND --help` tells more. AGENTD_HOME=/some/folder moves everything.\n"
-        "Exit codes: 0 well, 1 failed, 2 usage, 3 not running.",
+        "Exit codes: 0 well, 1 failed, 2 usage, 3 no daemon, or no database yet.",
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     names = [command.name for command in COMMANDS]

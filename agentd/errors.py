@@ -140,7 +140,11 @@ class PermissionRefused(ToolError):
 
 
 class SessionFailed(AgentdError):
-    """The session cannot go on: a guard ended it, or the agent's code raised."""
+    """The session cannot go on.
+
+    A decision or event that was not allowed or declared, a prompt over its budget, or a step, fact
+    or record that cannot be written or read.
+    """
 
 
 class Stopped(AgentdError):

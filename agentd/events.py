@@ -24,7 +24,7 @@ DIRECT = "/direct"  # ends the name of a direct lane's cursor
 class NewEvent:
     """An event to publish. `payload` is a JSON object.
 
-    `cause_id` and `priority` are filled from the event being answered when an agent publishes.
+    The outbox adds cause, depth and priority.
     """
 
     event_type: str

@@ -72,7 +72,7 @@ class Guards:
             if step.kind is StepKind.DECISION:
                 self.next_turn()
                 self.decided(step.type, step.payload)
-            elif step.kind is StepKind.RESULT and not step.idempotent:
+            elif step.had_effect:
                 self.changed()
 
     def next_turn(self) -> Turn:
@@ -91,7 +91,7 @@ class Guards:
             return Turn(left, f"{name} again and again{order}")
         return Turn()
 
-    def close(self, why: str) -> None:
+    def leave_only_done(self, why: str) -> None:
         """Leave only Done from the next turn on."""
         self._closing = self._closing or why
 
@@ -109,7 +109,7 @@ class Guards:
         if repeats == 2:
             self._forbidden = name
         elif repeats >= 3:
-            self.close("the same decision again and again")
+            self.leave_only_done("the same decision again and again")
         return f"{name} {REPEATED}"
 
     def changed(self) -> None:
@@ -120,7 +120,7 @@ class Guards:
         """Count an answer that ran out of tokens."""
         self._cut_answers += 1
         if self._cut_answers >= CUT_ANSWERS_MAX:
-            self.close("answers were too long")
+            self.leave_only_done("answers were too long")
 
 
 def forced(steps: Sequence[Step], open_to: frozenset[str]) -> str | None:

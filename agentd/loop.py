@@ -95,7 +95,7 @@ class Loop:
         """Ask until the model comes to a decision that may be carried out; record every one."""
         while True:
             if self.transcript.full:
-                self.guards.close("the context is full")
+                self.guards.leave_only_done("the context is full")
             turn = self.guards.next_turn()
             if turn.note is not None:
                 self.transcript.note(turn.note, last=turn.last)
@@ -135,7 +135,7 @@ class Loop:
 
     def append(self, decision: Decision, result: Result) -> None:
         """Record the result, staged events included, and append it to the log."""
-        if not self.transcript.append(decision, result).idempotent:
+        if self.transcript.append(decision, result).had_effect:
             self.guards.changed()
 
     def finish(self, done: Decision) -> Result:

@@ -115,7 +115,7 @@ class Paths:
 
     @property
     def wake(self) -> Path:
-        """Folder of one datagram socket per consumer: w/NAME.sock."""
+        """Folder of one datagram socket per reader: w/NAME.sock."""
         return self.sockets / "w"
 
     @property

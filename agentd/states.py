@@ -4,20 +4,35 @@ from enum import IntEnum, StrEnum
 
 
 class WorkerState(StrEnum):
-    """What the supervisor knows of one child process; while it stops, the state before that."""
+    """What the supervisor knows of one child process, with its `meaning` for people.
 
-    STARTING = "STARTING"  # spawned, no heartbeat yet
-    RUNNING = "RUNNING"  # beats arrive in time
-    BACKOFF = "BACKOFF"  # died; waits before the next start
-    PARKED = "PARKED"  # gave up (crash loop or bad configuration); says why
-    PAUSED = "PAUSED"  # stopped on a person's request
-    STOPPED = "STOPPED"  # not wanted (disabled, removed), or the daemon does not run
-    WAITING = "WAITING"  # its file is there, but not yet all it needs (module, .baml, model)
-    INVALID = "INVALID"  # its file is wrong and no earlier good version exists
+    While it stops, the state before that.
+    """
+
+    STARTING = "STARTING", "its process was started and has not answered yet"
+    RUNNING = "RUNNING", "it works, or waits for work"
+    BACKOFF = "BACKOFF", "it died, and waits before the next start"
+    PARKED = (
+        "PARKED",
+        "gave up or rests, and says why: a crash loop, a wrong configuration, or all events fail",
+    )
+    PAUSED = "PAUSED", "stopped by `agentd pause NAME`"
+    STOPPED = "STOPPED", "not wanted (disabled, removed), or the daemon does not run"
+    WAITING = "WAITING", "a module, prompt or model is not there yet"
+    INVALID = "INVALID", "its file is wrong, and there is no earlier version that was right"
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "WorkerState":
+        """Make a state that is its value, as text."""
+        state = str.__new__(cls, value)
+        state._value_ = value
+        state.meaning = meaning
+        return state
 
 
 class SessionState(StrEnum):
-    """Where a session rests. Only `RUNNING` is not a resting state."""
+    """How far a session is. All but `RUNNING` are at rest."""
 
     RUNNING = "running"  # in progress, or cut off in the middle when no process holds it
     ENDED = "ended"  # the loop came to Done
@@ -38,9 +53,11 @@ class DeadReason(StrEnum):
 
     LOOP = "loop"  # depth above the limit
     FAILED = "failed"  # every attempt raised
-    CRASHED = "crashed"  # its worker died each time before a step was recorded
+    # Its worker crashed over it 5 times in a row without recording a step, or 20 times in all.
+    CRASHED = "crashed"
     PARTIAL_EFFECTS = "partial effects"  # failed after a tool that must not run twice
-    INVALID = "invalid"  # the payload does not fit what the agent accepts
+    # It makes no sense to its reader: unreadable, a wrong payload, an answer to no question.
+    INVALID = "invalid"
     EXPIRED = "expired"  # retention reached it before its consumer did
     UNANSWERED = "unanswered"  # nobody answered its session's question in time
 

@@ -1,7 +1,7 @@
 """The transcript: what a session decided and what came of it, as recorded and as the model sees it.
 
-Each step is written down by the session's journal, and shown in the context after it. What is
-shown keeps within its budget: a long result is cut, and one that finds no room is left out.
+Each step is written down by the session's journal. All but the decisions are shown in the context.
+What is shown keeps within its budget: a long result is cut, and one that finds no room is left out.
 """
 
 import re

@@ -77,7 +77,7 @@ class World:
             try:
                 worker.work()
             finally:
-                worker.waker.close()
+                worker.ear.close()
                 worker.bus.close()
         return self.sessions.archive.list(agent=name)[0].id
 

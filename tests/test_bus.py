@@ -618,9 +618,9 @@ def test_retry_wakes_the_agent(tmp_path: Path) -> None:
     bus.accept("reader", "v1", subscribe=["repo.changed"], start="beginning")
     bus.publish("person", NewEvent("repo.changed"))
     (event,) = consume(bus, READER)
-    waker = bus.doorbell.waker("reader")
+    ear = bus.doorbell.ear("reader")
     bus.dead.retry(bus.dead.add("reader", DeadReason.FAILED, "boom", event))
-    assert waker.wait(1)
+    assert ear.wait(1)
 
 
 def test_retry_of_a_loop_wakes_whom_it_was_meant_for(tmp_path: Path) -> None:
@@ -630,7 +630,7 @@ def test_retry_of_a_loop_wakes_whom_it_was_meant_for(tmp_path: Path) -> None:
     bus.publish("fetch", NewEvent("repo.changed"))
     cause = replace(consume(bus, READER)[0], depth=DEPTH_MAX)
     assert bus.publish("fetch", NewEvent("repo.changed"), cause=cause) is None
-    fetch, reader = bus.doorbell.waker("fetch"), bus.doorbell.waker("reader")
+    fetch, reader = bus.doorbell.ear("fetch"), bus.doorbell.ear("reader")
     bus.dead.retry(bus.dead.list()[0].id)
     assert reader.wait(1) and not fetch.drain()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.cli import COMMANDS
+from agentd.cli import COMMANDS, GROUPS
 from agentd.commands.checked import Checked
 from agentd.commands.output import ProgressLine, duration, plain, shorten
 from agentd.commands.seed import seed
@@ -77,6 +77,7 @@ def test_version_and_overview(tmp_path: Path) -> None:
     bare = agentd(tmp_path)
     assert bare.returncode == 2
     assert all(f"  {command.name} " in bare.stdout for command in COMMANDS)
+    assert all(f"\n\n  {group[0].name} " in bare.stdout for group in GROUPS[1:])
 
 
 @pytest.mark.parametrize("words", [("nonsense",), ("status", "--nonsense"), ("trigger",)])

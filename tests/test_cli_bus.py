@@ -289,7 +289,8 @@ def test_status_from_the_database_alone(bus: Bus, tmp_path: Path) -> None:
     (agent,) = json.loads(done.stdout)["agents"]
     assert agent["name"] == "hello" and agent["state"] == "STOPPED"
     assert agent["waiting"] == {"direct": 1, "subscribed": 1}
-    assert "1+1" in agentd(tmp_path, "status").stdout
+    shown = agentd(tmp_path, "status").stdout
+    assert "1+1" in shown and "last event 2, 0 dead letters" in shown
     assert agentd(tmp_path, "status", "nobody").returncode == 1
 
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from agentd.admission.admit import admit
 from agentd.admission.version import load_version
 from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
+from agentd.commands import dead, sessions, status
 from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import load_cases
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
-from agentd.states import Exit, WorkerState
+from agentd.sessions.archive import SessionRow
+from agentd.sessions.steps import Step, StepKind
+from agentd.states import DeadReason, Exit, WorkerState
 from agentd.testing import run_agent
 from agentd.tools import REGISTRY
 from tests.pages import FOLDERS, NAME, ROOT, page, pages
@@ -146,8 +150,20 @@ def test_exit_codes_and_states_are_documented() -> None:
     """Every exit code and every state of an agent stands in its table."""
     codes = re.findall(r"^\| (\d+) \| ", RUNNING.text, re.MULTILINE)
     assert [int(code) for code in codes] == sorted(Exit)
-    states = re.findall(r"^\| `([A-Z]+)` \| ", RUNNING.text, re.MULTILINE)
-    assert set(states) == {*WorkerState, "UNKNOWN"}
+    states = dict(re.findall(r"^\| `([A-Z]+)` \| (.*) \|$", RUNNING.text, re.MULTILINE))
+    assert states.pop("UNKNOWN") in status.EXAMPLES
+    assert states == {state.value: state.meaning for state in WorkerState}
+    assert all(f"  {state.value:8}  {state.meaning}\n" in status.EXAMPLES for state in WorkerState)
+
+
+def test_the_help_names_all_that_json_has() -> None:
+    """Each key of a session and of its steps, each reason of a dead letter."""
+    head, steps = sessions.EXAMPLES.split("--json prints")[1].split("steps: ")
+    assert {field.name for field in fields(SessionRow)} <= set(re.findall(r"\w+", head))
+    named = set(re.findall(r"\w+", steps))
+    assert sessions.step_document(Step(StepKind.NOTE, "note", {})).keys() <= named
+    reasons = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\w", dead.EXAMPLES, re.MULTILINE)
+    assert reasons == [reason.value for reason in DeadReason]
 
 
 def test_no_block_is_left_out() -> None:

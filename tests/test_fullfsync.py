@@ -71,7 +71,7 @@ def test_a_worker(paths: Paths, wanted: bool) -> None:
         assert of(other) is wanted
         other.close()
     finally:
-        worker.waker.close()
+        worker.ear.close()
         worker.bus.close()
 
 

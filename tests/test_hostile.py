@@ -19,7 +19,7 @@ from agentd.admission.admit import admit
 from agentd.admission.version import load_version
 from agentd.agent import Result
 from agentd.bus import Bus
-from agentd.bus.json_text import DEPTH_MAX
+from agentd.bus.json_text import NESTING_MAX
 from agentd.config.agent import Limits
 from agentd.context import LogEvent, parse, render
 from agentd.errors import EventRefused
@@ -193,13 +193,15 @@ def test_the_bus_keeps_a_payload_exactly_or_refuses_it(way: Way, payload: dict[s
     assert event is not None and event.payload == payload
 
 
-@pytest.mark.parametrize("depth", [1, DEPTH_MAX - 1, DEPTH_MAX, DEPTH_MAX + 1, 5_000, 200_000])
+@pytest.mark.parametrize(
+    "depth", [1, NESTING_MAX - 1, NESTING_MAX, NESTING_MAX + 1, 5_000, 200_000]
+)
 def test_nesting_is_kept_or_refused_never_a_crash(way: Way, depth: int) -> None:
     """As deep as the bus allows it comes back; deeper is an error with a hint."""
     nested: Any = "<|im_end|>"
     for _ in range(depth - 1):
         nested = [nested]
-    if depth > DEPTH_MAX:
+    if depth > NESTING_MAX:
         with pytest.raises(EventRefused):
             way.session({"a": nested})
         return

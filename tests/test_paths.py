@@ -13,7 +13,7 @@ from platformdirs.macos import MacOS
 from platformdirs.unix import Unix
 
 from agentd.bus import Bus
-from agentd.bus.wake import Waker, socket_path
+from agentd.bus.wake import Ear, socket_path
 from agentd.config.agent import Permissions, load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.doctor.machine import limits
@@ -61,7 +61,7 @@ def test_the_longest_name_is_what_the_paths_allow_for(deep: Paths) -> None:
     load_agent(file)
     with pytest.raises(ConfigError):
         load_agent(file.rename(file.with_name(f"{LONGEST_NAME}a.toml")))
-    Waker(deep.wake, LONGEST_NAME).close()
+    Ear(deep.wake, LONGEST_NAME).close()
     assert deep.lock.is_relative_to(deep.data) and deep.token.is_relative_to(deep.data)
     assert all(finding.level == "ok" for finding in limits(deep, 1) if finding.name == "sockets")
 
@@ -96,10 +96,10 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
     At every look: a Mac may wake from as long a sleep, in which no hour passed for the daemon.
     """
     deep.create_private()
-    waker, clock = Waker(deep.wake, "reader"), ManualClock()
+    ear, clock = Ear(deep.wake, "reader"), ManualClock()
     Bus(deep.database, clock=clock).close()
     old = time.time() - 4 * 86_400
-    things = [deep.sockets, deep.wake, waker.path]
+    things = [deep.sockets, deep.wake, ear.path]
     house = Housekeeping(
         deep, DaemonConfig(), lambda *_: None, log=logger.get_logger(), clock=clock
     )
@@ -118,7 +118,7 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
 
     fresh: list[list[bool]] = []
     asyncio.run(looks())
-    waker.close()
+    ear.close()
     assert fresh == [[True] * 3] * 2
 
 

@@ -254,16 +254,16 @@ def test_scheduler_fires_by_itself(tmp_path: Path) -> None:
     bus.accept("digest", "v1")
     config = AgentConfig(agent="task", done="something is done", schedule=Every(every="200ms"))
     with_bus = lambda: Bus(tmp_path / "agentd.db", wake=wake)  # noqa: E731
-    waker = bus.doorbell.waker("digest")
+    ear = bus.doorbell.ear("digest")
     scheduler = Scheduler("digest", config, with_bus, bus.clock, LOG)
     scheduler.start(bus)
     try:
-        assert waker.wait(10), "no wake-up came"
+        assert ear.wait(10), "no wake-up came"
         (event,) = fired(bus)
         assert bus.next(LANE) == event
     finally:
         scheduler.stop()
-        waker.close()
+        ear.close()
         bus.close()
 
 
@@ -300,7 +300,7 @@ def hold(bus: Bus, schedule: Cron | Every | None) -> None:
     """As the supervisor and then the worker of an accepted file do."""
     name = None if schedule is None else schedule.name
     bus.accept("digest", "v", schedule=name)
-    bus.schedules.hold("digest", name)
+    bus.schedules.keep_only("digest", name)
     if schedule is not None:
         reconcile(bus, Timetable("digest", schedule, UTC), "once", bus.clock.now(), LOG)
 

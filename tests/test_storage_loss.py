@@ -17,7 +17,7 @@ from agentd.bus import Bus
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.process.lock import LockFile
-from agentd.storage.database_files import kept
+from agentd.storage.database_files import files_stay
 from agentd.storage.health import holders
 from tests.commandline import agentd
 from tests.livehome import Home, a_home
@@ -212,9 +212,9 @@ def test_what_was_committed_into_files_that_went_is_not_acknowledged(tmp_path: P
     """A command may have waited for the lock while somebody removed them."""
     database = tmp_path / "agentd.db"
     bus = Bus(database)
-    with kept(bus):
+    with files_stay(bus):
         bus.publish("person", NewEvent("note.added", {}))
-    with pytest.raises(StorageError, match="removed or replaced") as error, kept(bus):
+    with pytest.raises(StorageError, match="removed or replaced") as error, files_stay(bus):
         bus.publish("person", NewEvent("note.added", {}))
         database.with_name("agentd.db-shm").unlink()
     assert "may be lost" in error.value.hint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentd.bus import Bus
-from agentd.bus.wake import Bell, Waker, socket_path
+from agentd.bus.wake import Bell, Ear, socket_path
 from agentd.errors import EventRefused, StorageError
 from agentd.events import Lane, NewEvent
 
@@ -23,7 +23,7 @@ def bus(tmp_path: Path) -> Bus:
 
 def test_a_subscriber_is_woken_and_nobody_else(bus: Bus) -> None:
     """Twenty idle workers must not wake for one event."""
-    reader, other = bus.doorbell.waker("reader"), bus.doorbell.waker("other")
+    reader, other = bus.doorbell.ear("reader"), bus.doorbell.ear("other")
     bus.publish("person", NewEvent("repo.changed"))
     assert reader.wait(1) and not reader.drain()
     bus.publish("person", NewEvent("disk.full"))
@@ -33,7 +33,7 @@ def test_a_subscriber_is_woken_and_nobody_else(bus: Bus) -> None:
 
 def test_the_target_is_woken_and_no_subscriber(bus: Bus) -> None:
     """An addressed event is nobody else's."""
-    reader, other = bus.doorbell.waker("reader"), bus.doorbell.waker("other")
+    reader, other = bus.doorbell.ear("reader"), bus.doorbell.ear("other")
     bus.publish("person", NewEvent("repo.changed", target="other"))
     assert other.wait(1)
     assert not reader.drain()
@@ -41,14 +41,14 @@ def test_the_target_is_woken_and_no_subscriber(bus: Bus) -> None:
 
 def test_a_publisher_does_not_wake_itself(bus: Bus) -> None:
     """It does not receive its own events."""
-    reader = bus.doorbell.waker("reader")
+    reader = bus.doorbell.ear("reader")
     bus.publish("reader", NewEvent("repo.changed"))
     assert not reader.drain()
 
 
 def test_a_changed_subscription_is_noticed(bus: Bus) -> None:
     """The table of subscriptions is cached, and the cache is dropped on a change."""
-    other = bus.doorbell.waker("other")
+    other = bus.doorbell.ear("other")
     bus.publish("person", NewEvent("repo.changed"))
     bus.accept("other", "v2", subscribe=["repo.changed"])
     bus.publish("person", NewEvent("repo.changed"))
@@ -57,7 +57,7 @@ def test_a_changed_subscription_is_noticed(bus: Bus) -> None:
 
 def test_the_wake_up_comes_after_the_commit(bus: Bus) -> None:
     """Woken earlier, a consumer would find nothing and sleep for a whole poll."""
-    reader = bus.doorbell.waker("reader")
+    reader = bus.doorbell.ear("reader")
     with bus.transaction():
         bus.publish("person", NewEvent("repo.changed"))
         assert not reader.drain()
@@ -66,7 +66,7 @@ def test_the_wake_up_comes_after_the_commit(bus: Bus) -> None:
 
 def test_a_rolled_back_event_wakes_nobody(bus: Bus) -> None:
     """Neither at once nor with the next commit."""
-    reader = bus.doorbell.waker("reader")
+    reader = bus.doorbell.ear("reader")
     with pytest.raises(EventRefused), bus.transaction():
         bus.publish("person", NewEvent("repo.changed"))
         bus.publish("person", NewEvent("not a type"))
@@ -76,7 +76,7 @@ def test_a_rolled_back_event_wakes_nobody(bus: Bus) -> None:
 
 def test_a_full_receiver_neither_blocks_nor_fails_the_publisher(bus: Bus) -> None:
     """ENOBUFS and EAGAIN: enough wake-ups wait there already."""
-    reader = bus.doorbell.waker("reader")
+    reader = bus.doorbell.ear("reader")
     for _ in range(2000):
         bus.publish("person", NewEvent("repo.changed"))
     assert reader.wait(1) and not reader.drain()
@@ -95,8 +95,8 @@ def test_a_missing_or_dead_receiver_does_not_fail_the_publisher(tmp_path: Path) 
 
 def test_a_dead_workers_socket_is_replaced(tmp_path: Path) -> None:
     """A SIGKILLed worker leaves its socket file behind."""
-    first = Waker(tmp_path, "reader")
-    second = Waker(tmp_path, "reader")
+    first = Ear(tmp_path, "reader")
+    second = Ear(tmp_path, "reader")
     Bell(tmp_path).ring(["reader"])
     assert second.wait(1) and not first.drain()
     first.close()  # it must not take the successor's socket with it
@@ -111,13 +111,13 @@ def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 100)
     folder.mkdir()
     with pytest.raises(StorageError, match="d" * 100):
-        Waker(folder, "reader")
+        Ear(folder, "reader")
 
 
 def test_one_process_wakes_anotherwithin_a_blink(tmp_path: Path) -> None:
     """Through the file system, not through memory."""
-    waker = Waker(tmp_path, "reader")
+    ear = Ear(tmp_path, "reader")
     code = "import sys; from pathlib import Path; from agentd.bus.wake import Bell\n"
     code += "Bell(Path(sys.argv[1])).ring(['reader'])"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]):
-        assert waker.wait(30)
+        assert ear.wait(30)

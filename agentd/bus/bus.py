@@ -23,7 +23,8 @@ from agentd.events import Event, Lane, NewEvent
 class Bus:
     """One connection to the bus, for one thread. Another thread or process opens its own.
 
-    `wake` is the folder of the consumers' datagram sockets; without it nobody is woken.
+    `wake` is the folder of the readers' datagram sockets; without it nobody is woken. `publish`,
+    `transaction`, `next` and `step` are those of the parts.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Bus:
         self.outbox = Outbox(db, clock, self.dead, self.doorbell)
         self.lanes = Lanes(self.events, self.agents, self.dead, clock)
         self.schedules = Schedules(db, self.outbox)
-        # What everybody calls, without the detour.
+        # What everybody calls, without the detour over the part.
         self.publish, self.transaction = self.outbox.publish, db.transaction
         self.next, self.step = self.lanes.next, self.lanes.step
 
@@ -60,8 +61,9 @@ class Bus:
     ) -> list[int | None]:
         """Remember, step the lane and publish in one transaction; return the new events' ids.
 
-        For consumers without sessions; `Sessions.close` adds the session's state to it. `cause`
-        is what the published events answer, if not the lane's event.
+        The end of every answered event. `Closing.close` (`agentd.sessions`) writes the session's
+        state in the same transaction; consumers without sessions call this alone. `cause` is what
+        the published events answer, if not the lane's event.
 
         Raises:
             EventRefused, LostLane: nothing was written.
@@ -86,7 +88,7 @@ class Bus:
         `schedule`: the name of the one that holds from now; None: it has none.
         """
         back = self.db.run(sql.WAS_REMOVED, (name,))
-        self.schedules.hold(name, None if back else schedule)
+        self.schedules.keep_only(name, None if back else schedule)
         for direct in (True, False):
             self.lanes.open(Lane(name, direct), after=0 if start == "beginning" else None)
         self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agentd.bus.agent_rows import AgentRow, AgentRows
 from agentd.bus.database import Watcher
-from agentd.bus.wake import Bell, Waker
+from agentd.bus.wake import Bell, Ear
 from agentd.clock import Clock
 from agentd.errors import StorageError
 from agentd.events import matches
@@ -14,7 +14,7 @@ SUBSCRIPTIONS_S = 1.0  # how long the table of agents is trusted when choosing w
 
 
 class Doorbell(Watcher):
-    """Wakes consumers, once their event is committed. `folder` holds the consumers' sockets.
+    """Wakes readers, once their event is committed. `folder` holds the readers' sockets.
 
     Without a folder nobody is woken.
     """
@@ -30,15 +30,15 @@ class Doorbell(Watcher):
         self._readers_until = float("-inf")
         self.db.watch(self)
 
-    def waker(self, name: str) -> Waker:
-        """Return a new socket on which the consumer `name` is woken.
+    def ear(self, name: str) -> Ear:
+        """Return a new socket on which the reader `name` is woken.
 
         Raises:
             StorageError: it cannot be made.
         """
         if self._folder is None:
             raise StorageError("this bus was opened without a folder for wake-up sockets")
-        return Waker(self._folder, name)
+        return Ear(self._folder, name)
 
     def written(self, producer: str, event_type: str, target: str | None) -> None:
         """Wake those whom a new event concerns, now or when its transaction is committed."""
@@ -46,7 +46,7 @@ class Doorbell(Watcher):
             self.wake(*([target] if target is not None else self._interested(producer, event_type)))
 
     def wake(self, *names: str) -> None:
-        """Wake these consumers, now or when the transaction is committed."""
+        """Wake these readers, now or when the transaction is committed."""
         self._names.update(names)
         if not self.db.in_transaction:
             self.committed()

@@ -9,7 +9,7 @@ from agentd.errors import EventRefused
 from agentd.events import PAYLOAD_BYTES_MAX
 
 UNREADABLE = (ValueError, TypeError, RecursionError)  # of a row that somebody wrote by hand
-DEPTH_MAX = 100  # levels; Python and SQLite both give up near 1,000, and an agent adds some
+NESTING_MAX = 100  # levels; Python and SQLite both give up near 1,000, and an agent adds some
 
 compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -32,7 +32,7 @@ def read_json(text: str) -> Any:
     """
     value = _decode(text)
     if _too_deep(text, value):
-        raise ValueError(f"nests deeper than {DEPTH_MAX} levels")
+        raise ValueError(f"nests deeper than {NESTING_MAX} levels")
     return value
 
 
@@ -80,16 +80,18 @@ def strict_json(value: Any, where: str) -> str:
             hint="publish a path or a summary instead",
         )
     if _too_deep(text, value):
-        raise EventRefused(f"nests deeper than {DEPTH_MAX} levels", where=where, hint="flatten it")
+        raise EventRefused(
+            f"nests deeper than {NESTING_MAX} levels", where=where, hint="flatten it"
+        )
     return text
 
 
 def _too_deep(text: str, value: Any) -> bool:
     """Whether a JSON value, given with its text, nests too deeply; goes down level by level."""
-    if text.count("{") + text.count("[") <= DEPTH_MAX:
+    if text.count("{") + text.count("[") <= NESTING_MAX:
         return False
     level = [value]
-    for _ in range(DEPTH_MAX):
+    for _ in range(NESTING_MAX):
         level = [
             child
             for item in level

@@ -1,6 +1,6 @@
 """Lanes: how a consumer reads the outbox, in order, one event at a time.
 
-A cursor's value is opaque outside this module.
+A cursor's value is the id up to which its lane is done.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class Lanes(Watcher):
         self._clock = clock
         self._cursors: dict[str, int] = {}  # by consumer, as last read: the fence of `step`
         self._cursors_before: dict[str, int] = {}
-        self._passed: dict[Lane, tuple[int, float]] = {}  # id without wanted events below; since
+        # By lane: the id up to which nothing is wanted, and since when the file's cursor lags.
+        self._passed: dict[Lane, tuple[int, float]] = {}
         self.db.watch(self)
 
     def open(self, lane: Lane, *, after: int | None = None) -> None:

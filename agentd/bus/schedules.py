@@ -40,7 +40,7 @@ class Schedules:
         except ValueError:  # somebody wrote there what is no time: as if it had never been due
             return None
 
-    def hold(self, agent: str, schedule: str | None) -> None:
+    def keep_only(self, agent: str, schedule: str | None) -> None:
         """Forget when the agent's other schedules were due, or all: they do not hold.
 
         One that is put back counts from then on, and so does that of an agent that comes back.

@@ -1,4 +1,4 @@
-"""Wake-ups: one byte to a consumer's datagram socket after a commit.
+"""Wake-ups: one byte to a reader's datagram socket after a commit.
 
 The cursor poll stays the truth; a lost wake-up costs only delay (0.35 ms against the poll's
 seconds), so nothing here may block or fail a caller.
@@ -18,12 +18,12 @@ DRAIN_BYTES = 64  # more than one datagram holds
 
 
 def socket_path(folder: Path, name: str) -> Path:
-    """Return where the consumer of this name listens."""
+    """Return where the reader of this name listens."""
     return folder / f"{name}.sock"
 
 
-class Waker:
-    """A consumer's ear: a bound datagram socket to wait on."""
+class Ear:
+    """A reader's ear: a bound datagram socket to wait on."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = socket_path(folder, name)
@@ -77,7 +77,7 @@ class Waker:
 
 
 class Bell:
-    """Rings consumers. Never blocks, never fails."""
+    """Rings readers. Never blocks, never fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.fspath(folder)
@@ -85,14 +85,14 @@ class Bell:
         self._socket.setblocking(False)
 
     def ring(self, names: Iterable[str]) -> None:
-        """Send one byte to each consumer."""
+        """Send one byte to each reader."""
         for name in names:
             try:
                 self._socket.sendto(BYTE, f"{self._folder}/{name}.sock")
             except OSError:
                 # Nobody listens (ENOENT, ECONNREFUSED), or enough wake-ups wait there already
                 # (ENOBUFS, EAGAIN). The event is committed by now: no error may reach its
-                # publisher, and the consumer's poll finds it.
+                # publisher, and the reader's poll finds it.
                 continue
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from agentd.commands.output import compact, count, local, print_json, print_tabl
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
-from agentd.storage.database_files import kept
+from agentd.storage.database_files import files_stay
 
 ACTIONS = ("list", "show", "retry", "drop")
 
@@ -20,6 +20,16 @@ EXAMPLES = """example:
   agentd dead show 3
   agentd dead retry 3      # the event goes to that agent again, through its direct lane
   agentd dead drop 3 4
+
+A dead letter is an event that was given up. Reasons:
+  loop             it answers a chain of events that is too long; nobody got it
+  failed           every attempt failed
+  crashed          the agent's process crashed over it, again and again
+  partial effects  it failed after a tool that must not run twice
+  invalid          it makes no sense to its reader: unreadable, a wrong payload, answers no question
+  expired          it was removed for its age or the database's size before it was read
+  unanswered       its session asked a person, and nobody answered in time
+Exits 2 for an unknown ID, 1 for an unknown agent.
 
 --json prints a list (list) or one object (show): id, agent (who gave it up), reason, error,
 session_id, dead_at (UTC), and the event: event_id (null: it was never written), producer,
@@ -30,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", help="default: list")
     parser.add_argument("ids", nargs="*", type=whole, metavar="ID", help="dead letters' ids")
-    parser.add_argument("--agent", metavar="NAME", help="list: only this agent's")
+    parser.add_argument("--agent", metavar="NAME", help="list: only what this agent worked on")
     parser.add_argument("--limit", type=count, default=50, metavar="N", help="list: at most N (50)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
@@ -51,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
         elif args.action == "retry":
-            with kept(bus):
+            with files_stay(bus):
                 event_id = bus.dead.retry(letter_id)
             say(f"dead letter {letter_id} is event {event_id} now")
         else:
-            with kept(bus):
+            with files_stay(bus):
                 bus.dead.drop(letter_id)
             say(f"dropped {letter_id}")
     return Exit.OK

@@ -33,8 +33,9 @@ EXAMPLES = """example:
   agentd events --type 'repo.*' --limit 5 --json
   agentd events --since-id 120 --agent repo_fetch
 
-Prints the newest events, or with --since-id the first ones after that id, oldest first. What cannot
-be read (a row by hand) is named on stderr. Exits 1 for a producer that nobody is or was.
+Always oldest first: the newest N, or with --since-id the first N after it. What cannot be read (a
+row by hand) is named on stderr. --agent is here who published; in `agentd dead` and `agentd
+sessions` it is who worked. Exits 1 for a NAME that never existed here.
 
 --json prints one object a line: id, agent (the producer), event_type, payload, created_at (UTC),
 target (null: every subscriber), priority, cause_id (the event it answers), depth, dedup_key."""
@@ -46,7 +47,13 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--agent", metavar="NAME", help="only what this producer published")
     parser.add_argument("--type", metavar="TYPE", help='only this type, or a prefix: "repo.*"')
     parser.add_argument("--since-id", type=whole, metavar="ID", help="only events after this one")
-    parser.add_argument("--limit", type=count, default=20, metavar="N", help="at most N (20)")
+    parser.add_argument(
+        "--limit",
+        type=count,
+        default=20,
+        metavar="N",
+        help="at most N (20; with -f: before the new ones)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 

@@ -49,7 +49,7 @@ def _full_sync(paths: Paths) -> bool:
         return False
 
 
-def supervisor(paths: Paths) -> dict[str, Any] | None:
+def daemon_state(paths: Paths) -> dict[str, Any] | None:
     """Return the running supervisor's own state, or None where none runs.
 
     Raises:
@@ -135,7 +135,7 @@ def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:
     """Say why an agent that has a file is not there."""
     from agentd.config.agent import load_agent
 
-    daemon = supervisor(paths)
+    daemon = daemon_state(paths)
     for agent in daemon["agents"] if daemon else ():
         if agent["name"] == name and (problem := agent["problem"]):
             raise AgentdError(
@@ -174,10 +174,10 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
 
 def known_types(bus: Bus) -> list[str]:
     """Return the event types that an agent reads or that were published, for a hint."""
-    return sorted({*read_types(bus), *bus.events.types()})
+    return sorted({*subscribed_types(bus), *bus.events.types()})
 
 
-def read_types(bus: Bus) -> set[str]:
+def subscribed_types(bus: Bus) -> set[str]:
     """Return the event types, and prefixes of them, that an agent reads."""
     return {item for row in bus.agents.present().values() for item in row.subscribe}
 

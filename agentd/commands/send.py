@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.commands.home import find_agent, known_types, open_bus, read_types, supervisor
+from agentd.commands.home import daemon_state, find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
@@ -15,23 +15,28 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
-from agentd.storage.database_files import kept
+from agentd.storage.database_files import files_stay
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to repo_review
   generate-json | agentd send build.failed -
 
-Prints the event's id, and on stderr what nobody will make of it: a type that no agent reads, an
-answer that fits no question. Works without a running daemon: the event waits in the database.
-Exits 2 when JSON is not an object, 1 when the bus refuses the event, 3 without a database."""
+Prints the event's id. Warns on stderr if no agent reads the type, or if an answer fits no question.
+Follow it with `agentd events -f`; with `--json`, `cause_id` names the event that was answered.
+Works without a running daemon: the event waits in the database. Exits 2 when JSON is not an object,
+1 when the bus refuses the event or no agent is called NAME, 3 without a database."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("type", metavar="TYPE", help="dotted lower case, such as note.added")
     parser.add_argument("json", metavar="JSON", help="the payload, a JSON object; - reads stdin")
-    parser.add_argument("--to", metavar="NAME", help="for this agent alone (default: subscribers)")
+    parser.add_argument(
+        "--to",
+        metavar="NAME",
+        help="for this agent alone (default: all that subscribe to TYPE; `person.answer` needs it)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _unread(bus: Bus, event: NewEvent) -> str | None:
     """Say that no agent reads this type, where none does."""
-    read = sorted(read_types(bus))
+    read = sorted(subscribed_types(bus))
     if event.target is not None or any(matches(event.event_type, item) for item in read):
         return None
     known = listed(read, none="nothing")
@@ -82,11 +87,11 @@ def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
 
 def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
-    with kept(bus):
+    with files_stay(bus):
         event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
-    if supervisor(paths) is None:
+    if daemon_state(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
     elif event.target is not None and bus.agents.present()[event.target].paused:
         note(f"{event.target} is paused: the event waits for `agentd resume {event.target}`")

@@ -33,14 +33,17 @@ EXAMPLES = """example:
   agentd sessions show 7 --turn 2     # the exact prompt of that turn
 
 A session is one run of an agent's loop for one event. A running one that no process holds was
-cut off, and is resumed. Exits 1 for an unknown agent. A parked one waits for a person's answer:
+cut off, and is resumed. Exits 1 for an unknown agent. A parked session waits for a person's answer
+(a parked agent, in `agentd status`, is something else: it gave up). Answer it with
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to NAME
 
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,
 parked), forced (why Done was the only decision left, or null), attempt, started_at, ended_at (UTC),
 question, outcome, error, turns, prompt_tokens, completion_tokens; for `show` one such object with
-steps: seq, kind (opening, decision, result, note), type, payload, ts, trusted, idempotent, tokens,
-duration_ms, raw (the model's answer), context_tokens, allowed; with --turn the list of messages."""
+steps: seq, kind (opening, decision, result, note), type, payload, ts, trusted, idempotent, publish,
+remember, prompt_tokens, cached_tokens, completion_tokens, duration_ms, raw (the model's answer),
+active_s, attempt, counts (what the tokenizer said), allowed, finish_reason, context_tokens; with
+--turn the list of messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -53,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--turn", type=count, metavar="N", help="show: print the exact prompt of that turn"
     )
-    parser.add_argument("--agent", metavar="NAME", help="list: only this agent's")
+    parser.add_argument("--agent", metavar="NAME", help="list: only what this agent worked on")
     parser.add_argument("--state", choices=states, help="list: only those in this state")
     parser.add_argument("--limit", type=count, default=20, metavar="N", help="list: at most N (20)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import no_such_agent, supervisor, with_external
+from agentd.commands.home import daemon_state, no_such_agent, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -31,10 +31,16 @@ from agentd.states import Exit, WorkerState
 from agentd.storage.database_files import open_bus
 from agentd.supervisor.client import last_failure
 
-EXAMPLES = """example:
+EXAMPLES = (
+    """example:
   agentd status
   agentd status repo_review
   agentd status --json | jq '.agents[] | select(.state != "RUNNING")'
+
+STATE of an agent:
+"""
+    + "".join(f"  {state.value:8}  {state.meaning}\n" for state in WorkerState)
+    + """  UNKNOWN   the daemon does not answer
 
 WAITING counts the events that wait for an agent: addressed to it + by subscription.
 Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
@@ -50,6 +56,7 @@ problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subsc
 last_session (null or {id, state, started_at, ended_at}), dead_letters, held (null or {reason,
 until, hint}: why it does not get on), and while the daemon runs also version, enabled, beat and
 more. Times are UTC."""
+)
 
 DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
@@ -100,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def state(paths: Paths) -> dict[str, Any]:
     """Return what --json prints."""
     try:
-        daemon = supervisor(paths)
+        daemon = daemon_state(paths)
     except StorageError as error:
         note(*error.lines())
         daemon, silent = None, True
@@ -209,7 +216,10 @@ def _print(document: Mapping[str, Any]) -> None:
     if document["agents"]:
         _print_agents(document)
     else:
-        say("no agents: put a TOML file into config/agents.d, or set enabled = true in one")
+        say(
+            "no agents: put a TOML file into the folder that `agentd paths agents_d` says,"
+            " or set enabled = true in one"
+        )
     for item in document["overlooked"][:OVERLOOKED_SHOWN]:
         say(colour("\nnot read", YELLOW))
         _print_problem(item)
@@ -284,7 +294,7 @@ def _session(session: Mapping[str, Any] | None) -> str | None:
 
 
 def _bus(document: Mapping[str, Any]) -> str:
-    parts = [f"{document['last_event_id']} events", f"{document['dead_letters']} dead letters"]
+    parts = [f"last event {document['last_event_id']}", f"{document['dead_letters']} dead letters"]
     storage = document["storage"] or {}
     if size := storage.get("database_bytes"):
         parts.append(f"{(size + storage['wal_bytes']) / 1e6:.1f} MB")

@@ -154,10 +154,10 @@ class Endpoint:
             return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
         except CallRefused as error:
             if not self.own:
-                self._clear(error, body, headers, progress)
+                self._blame_server_or_event(error, body, headers, progress)
             raise
 
-    def _clear(
+    def _blame_server_or_event(
         self,
         error: CallRefused,
         body: Mapping[str, Any],

@@ -137,7 +137,7 @@ class Wire:
         name = authority(parts.scheme, host, port)
         with ExitStack() as opened:
             waiter = opened.enter_context(Waiter.of(deadline, self._cancel))
-            found = look_up(host, port)  # in this thread, for which `offline` may let it through
+            found = look_up(host, port)  # in this thread: `replay/offline.py` may let it through
             connection = opened.enter_context(connected(found, port, waiter, CONNECT_S))
             if parts.scheme == "https":
                 _encrypt(connection, host)

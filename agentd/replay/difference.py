@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.sessions.steps import Step, settled
+from agentd.sessions.steps import Step, effects_document
 
 CONTEXT_LINES = 2
 
@@ -60,5 +60,5 @@ def comparable_step(step: Step) -> str:
     value: dict[str, Any] = {"kind": step.kind.value, "type": step.type}
     value |= {"payload": dict(step.payload), "trusted": step.trusted}
     if step.publish or step.remember:
-        value |= settled(step.publish, step.remember)
+        value |= effects_document(step.publish, step.remember)
     return comparable(value)

@@ -13,7 +13,7 @@ from agentd.replay.difference import comparable
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.playback import Playback
 from agentd.sessions.session import FORCED
-from agentd.sessions.steps import settled
+from agentd.sessions.steps import effects_document
 from agentd.states import SessionState
 
 
@@ -24,11 +24,11 @@ def check_settled(playback: Playback, ending: Ending, number: int) -> None:
     if ending.question is not None:
         asked = {"session": playback.recording.head.session.id, "question": ending.question}
         publish, remember = [NewEvent(ASKED, asked)], {}
-    now = settled(publish, remember)
+    now = effects_document(publish, remember)
     known = playback.recording.settled(number)
     if known is None:
         return
-    recorded = settled(known.events(), known.remember)
+    recorded = effects_document(known.events(), known.remember)
     if comparable(recorded) != comparable(now):
         raise playback.diverged("what is published at the end", recorded, now)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, moment_or
@@ -12,6 +12,29 @@ from agentd.errors import SessionFailed, UsageError
 from agentd.events import Event
 from agentd.sessions.steps import Step, event_from_json, from_row
 from agentd.states import SessionState
+
+
+class StoredSession(NamedTuple):
+    """A row of `sql.SESSION`, as it is stored."""
+
+    id: int
+    agent: str
+    consumer: str
+    event_id: int
+    delivered_id: int
+    event_type: str
+    version: str
+    state: str
+    attempt: int
+    started_at: str
+    ended_at: str | None
+    settled_seq: int
+    settled_effect: int
+    question: str | None
+    outcome: str | None
+    error: str | None
+    event: str | None
+    basis: str | None
 
 
 @dataclass(frozen=True)
@@ -102,10 +125,11 @@ class Archive:
             SessionFailed: it cannot be read.
         """
         row, recorded = self.show(session_id)
-        (full,) = self._db.run(sql.SESSION, (session_id,))
+        stored = StoredSession._make(self._db.run(sql.SESSION, (session_id,))[0])
         try:
-            kept = event_from_json(full[16]) if full[16] else self._bus.events.get(full[3])
-            return History(row, kept, recorded, json.loads(full[17]) if full[17] else {})
+            answered = stored.event_id
+            kept = event_from_json(stored.event) if stored.event else self._bus.events.get(answered)
+            return History(row, kept, recorded, json.loads(stored.basis) if stored.basis else {})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SessionFailed(
                 f"what is kept of it cannot be read: {error}",

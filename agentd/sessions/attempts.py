@@ -32,7 +32,10 @@ CUT_FIRST_S, CUT_MAX_S = 1.0, 300.0  # that wait; doubles
 
 @dataclass(frozen=True)
 class Tried:
-    """What was tried on one event so far. A session's failure is no lost attempt."""
+    """What was tried on one event so far.
+
+    A failed session counts in `failures`, not in `in_a_row`.
+    """
 
     in_a_row: int = 0  # attempts since a step was last recorded
     total: int = 0
@@ -84,10 +87,9 @@ class Attempts:
         self._set(lane, event, counted, os.getpid())
 
     def crashed(self, agent: str, crash: Crash) -> bool:
-        """Mark the attempt that this process was making; False: it was making none."""
+        """Mark the attempt that the crashed process was making; False: it was making none."""
         lanes = (Lane(agent, direct=True).consumer, Lane(agent, direct=False).consumer)
-        self._db.run(sql.CRASHED_ATTEMPT, (crash.why, crash.pid, *lanes))
-        return self._db.connection.changes() > 0
+        return self._db.change(sql.CRASHED_ATTEMPT, (crash.why, crash.pid, *lanes)) > 0
 
     def progressed(self, lane: Lane, event: Event) -> None:
         """Start the counts in a row anew: a step was recorded."""

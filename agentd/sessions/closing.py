@@ -11,7 +11,7 @@ from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker, Tripped
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Dead, Session, Wait, asked_by_person, lost
-from agentd.sessions.steps import encode, event_json, settled
+from agentd.sessions.steps import effects_document, encode, event_json
 from agentd.states import DeadReason, SessionState
 
 
@@ -77,7 +77,7 @@ class Closing:
         effect = session.settled_effect or bool(events or facts)
         basis = dict(session.basis)
         if basis:  # what the steps staged stands there
-            now = settled(publish, remember or {})
+            now = effects_document(publish, remember or {})
             basis["settled"] = [*basis.get("settled", ()), now]
         with self._bus.transaction():
             self._journal.note_basis(session, basis)
@@ -181,7 +181,7 @@ class Closing:
         forced: str | None = None,
         error: str | None = None,
     ) -> None:
-        self._db.run(
+        changed = self._db.change(
             sql.CLOSE_SESSION,
             (
                 state.value,
@@ -197,7 +197,7 @@ class Closing:
                 session.attempt,
             ),
         )
-        if self._db.connection.changes() != 1:
+        if changed != 1:
             raise lost(session)
 
     def bury(

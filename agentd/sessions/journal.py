@@ -110,6 +110,6 @@ class Journal:
             LostLane: somebody else took this session up.
         """
         for step in steps:
-            self._db.run(sql.RECORD_STEP, (session.id, session.attempt, *step.row()))
-            if self._db.connection.changes() != 1:
+            row = (session.id, session.attempt, *step.row())
+            if self._db.change(sql.RECORD_STEP, row) != 1:
                 raise lost(session)

@@ -25,7 +25,7 @@ class Session:
     lane: Lane
     event: Event  # what it answers
     delivery: Event  # what the lane delivered: the same event, or a person's answer
-    version: str
+    version: str  # the code_hash it runs on; the folder's hash is in `basis`
     attempt: int  # a fencing token, 1 at first: whoever has a lower one has lost the session
     resumed: bool
     started_at: datetime
@@ -61,9 +61,7 @@ class Session:
     @property
     def partial(self) -> bool:
         """Whether something happened that must not happen twice."""
-        return self.settled_effect or any(
-            step.kind is StepKind.RESULT and not step.idempotent for step in self.steps
-        )
+        return self.settled_effect or any(step.had_effect for step in self.steps)
 
     @property
     def unfinished(self) -> Step | None:
@@ -97,7 +95,7 @@ class Dead:
 
 
 def asked_by_person(lane: Lane, event: Event) -> bool:
-    """Say whether a person asked for it; nobody else can be a `person`."""
+    """Say whether a person asked for it: no agent may be called `person`."""
     return lane.direct and event.agent == PERSON
 
 

@@ -8,14 +8,13 @@ import json
 import random
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, iso, moment_or
 from agentd.config.agent import Limits
 from agentd.events import PERSON, Event, Lane
 from agentd.process.crash import Crash
-from agentd.sessions.archive import Archive
+from agentd.sessions.archive import Archive, StoredSession
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker
 from agentd.sessions.closing import Closing
@@ -56,11 +55,11 @@ class Sessions:
         return self._attempts.crashed(agent, crash)
 
     def begin(
-        self, lane: Lane, event: Event, version: str, limits: Limits
+        self, lane: Lane, event: Event, code_hash: str, limits: Limits
     ) -> Session | Wait | Dead:
         """Open or resume the session of the lane's next event, and count the attempt.
 
-        `version` is the hash of code and prompt: a cut session of another one is closed as failed
+        `code_hash` is that of code and prompt: a cut session of another one is closed as failed
         and a new one begun. A `person.answer` resumes the session that it names, with the answer
         recorded as a result of type `person.answer`.
 
@@ -84,7 +83,7 @@ class Sessions:
             if wait_s > 0:
                 return Wait(wait_s, "breaker")
             if last is not None and last.state is SessionState.RUNNING:
-                if last.version == version:
+                if last.version == code_hash:
                     return self._resume(last, lane, event)
                 error = "the agent's code or prompt changed while it was cut off"
                 if last.interrupted is not None:
@@ -92,68 +91,67 @@ class Sessions:
                 if last.partial or last.interrupted is not None:
                     return self.closing.bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
                 self.closing.drop(last, error)
-                return self._open(lane, last.event, event, version, limits)
+                return self._open(lane, last.event, event, code_hash, limits)
             if lane.direct and event.event_type == ANSWER:
-                return self._answered(lane, event, last, version, limits)
+                return self._answered(lane, event, last, code_hash, limits)
             # A storm of events must not keep a person waiting.
             wait_s = 0.0 if asked else self._rate_wait_s(lane.agent, limits.sessions_per_hour)
             if wait_s > 0:
                 return Wait(wait_s, "sessions_per_hour")
-            return self._open(lane, event, event, version, limits)
+            return self._open(lane, event, event, code_hash, limits)
 
     def _last_session(self, lane: Lane, event: Event, limits: Limits) -> Session | None:
         """Return the lane's running session of this event; an answer's session in any state."""
-        for row in self._db.run(sql.RUNNING_SESSION, (lane.consumer,)):
+        for row in map(StoredSession._make, self._db.run(sql.RUNNING_SESSION, (lane.consumer,))):
             session = self._load(row, lane, event, limits)
-            if row[4] == event.id:
+            if row.delivered_id == event.id:
                 return session
             # Its event was settled without it: by hand, or by another worker of this name.
             self.closing.drop(session, "its event was settled elsewhere")
         if lane.direct and event.event_type == ANSWER:
             named = event.payload.get("session")
             if type(named) is int and abs(named) < 2**63:
-                for row in self._db.run(sql.SESSION, (named,)):
-                    if row[1] == lane.agent:
+                for row in map(StoredSession._make, self._db.run(sql.SESSION, (named,))):
+                    if row.agent == lane.agent:
                         return self._load(row, lane, event, limits)
         return None
 
     def _answered(
-        self, lane: Lane, event: Event, last: Session | None, version: str, limits: Limits
+        self, lane: Lane, event: Event, last: Session | None, code_hash: str, limits: Limits
     ) -> Session | Dead:
         if last is None:
             error = "answers no session of this agent"
         elif last.state is SessionState.FAILED and last.delivery.id == event.id:
             # It failed after this very answer and is tried again from the start.
-            return self._open(lane, last.event, event, version, limits)
+            return self._open(lane, last.event, event, code_hash, limits)
         elif last.state is not SessionState.PARKED:
             error = f"session {last.id} waits for no answer: it is {last.state.value}"
         elif event.agent != PERSON:
             error = f"comes from {event.agent}: only a person answers"
         elif "answer" not in event.payload:
             error = "has no `answer`"
-        elif last.version == version:
+        elif last.version == code_hash:
             return self._resume(last, lane, event)
         else:
             error = "the agent's code or prompt changed while it waited for an answer"
             if last.partial:
                 return self.closing.bury(lane, event, last, DeadReason.PARTIAL_EFFECTS, error)
             self.closing.drop(last, error)
-            return self._open(lane, last.event, event, version, limits)
+            return self._open(lane, last.event, event, code_hash, limits)
         return self.closing.bury(lane, event, None, DeadReason.INVALID, error)
 
     def _open(
-        self, lane: Lane, event: Event, delivery: Event, version: str, limits: Limits
+        self, lane: Lane, event: Event, delivery: Event, code_hash: str, limits: Limits
     ) -> Session:
         now = self._clock.now()
         kept = None if event.id == delivery.id else event_json(event)
-        self._db.run(
+        session_id = self._db.insert(
             sql.OPEN_SESSION,
             (
                 *(lane.agent, lane.consumer, event.id, delivery.id, event.event_type),
-                *(version, iso(now), kept),
+                *(code_hash, iso(now), kept),
             ),
         )
-        session_id = self._db.connection.last_insert_rowid()
         self._attempts.count(lane, delivery)
         return Session(
             session_id,
@@ -161,7 +159,7 @@ class Sessions:
             lane,
             event,
             delivery,
-            version,
+            code_hash,
             attempt=1,
             resumed=False,
             started_at=now,
@@ -181,34 +179,34 @@ class Sessions:
             self.journal.record(session, Step(StepKind.RESULT, ANSWER, answer))
         return session
 
-    def _load(self, row: Any, lane: Lane, delivery: Event, limits: Limits) -> Session:
-        recorded = list(self.archive.steps(row[0]))
-        event = delivery if row[3] == delivery.id else self._event_of(row, delivery)
+    def _load(self, row: StoredSession, lane: Lane, delivery: Event, limits: Limits) -> Session:
+        recorded = list(self.archive.steps(row.id))
+        event = delivery if row.event_id == delivery.id else self._event_of(row, delivery)
         return Session(
-            row[0],
-            row[1],
+            row.id,
+            row.agent,
             lane,
             event,
-            delivery if row[4] == delivery.id else event,
-            row[6],
-            attempt=row[8],
+            delivery if row.delivered_id == delivery.id else event,
+            row.version,
+            attempt=row.attempt,
             resumed=True,
-            started_at=moment_or(row[9], EPOCH),
+            started_at=moment_or(row.started_at, EPOCH),
             limits=limits,
             spent_s=recorded[-1].active_s if recorded else 0.0,
-            state=SessionState(row[7]),
+            state=SessionState(row.state),
             steps=recorded,
-            settled_seq=row[11],
-            settled_effect=bool(row[12]),
+            settled_seq=row.settled_seq,
+            settled_effect=bool(row.settled_effect),
             began=self._clock.monotonic(),
-            basis=json.loads(row[17]) if row[17] else {},
+            basis=json.loads(row.basis) if row.basis else {},
         )
 
-    def _event_of(self, row: Any, delivery: Event) -> Event:
-        if row[16] is not None:
-            return event_from_json(row[16])
+    def _event_of(self, row: StoredSession, delivery: Event) -> Event:
+        if row.event is not None:
+            return event_from_json(row.event)
         # Of a session at rest, which nobody works on, the event may be pruned by now.
-        return self._bus.events.get(row[3]) or delivery
+        return self._bus.events.get(row.event_id) or delivery
 
     def _rate_wait_s(self, agent: str, per_hour: int) -> float:
         """Return the seconds until the agent may begin another session."""

@@ -59,6 +59,11 @@ class Step:
     finish_reason: str = "stop"
     context_tokens: int | None = None
 
+    @property
+    def had_effect(self) -> bool:
+        """Whether it is the result of something that must not happen twice."""
+        return self.kind is StepKind.RESULT and not self.idempotent
+
     def row(self) -> tuple[Any, ...]:
         """Return the step as its row, from `seq` on.
 
@@ -67,7 +72,7 @@ class Step:
         """
         staged = None
         if self.publish or self.remember:
-            staged = encode(settled(self.publish, self.remember), self.type)
+            staged = encode(effects_document(self.publish, self.remember), self.type)
         return (
             self.seq,
             self.kind.value,
@@ -102,7 +107,7 @@ class Step:
         return compact(basis) if basis else None
 
 
-def settled(publish: Iterable[NewEvent], remember: Mapping[str, Any]) -> dict[str, Any]:
+def effects_document(publish: Iterable[NewEvent], remember: Mapping[str, Any]) -> dict[str, Any]:
     """Return events to publish and facts to remember as plain JSON."""
     events = [[e.event_type, e.payload, e.target, e.dedup_key] for e in publish]
     return {"publish": events, "remember": dict(remember)}

@@ -80,7 +80,7 @@ def check(paths: Paths) -> None:
 
 
 @contextmanager
-def kept(bus: Bus) -> Iterator[None]:
+def files_stay(bus: Bus) -> Iterator[None]:
     """What is committed inside lies in files that still have their names, so it will be kept.
 
     Raises:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agentd.bus.wake import Waker
+from agentd.bus.wake import Ear
 from agentd.errors import StorageError
 from agentd.events import DAEMON
 from agentd.logs.logger import Logger
@@ -27,7 +27,7 @@ class Sockets:
         self._server: asyncio.Server | None = None
         self._made = False  # the folder is there, and ours
         self._inode = 0  # the status socket's, once it is known
-        self._waker: Waker | None = None
+        self._ear: Ear | None = None
 
     async def open(self) -> None:
         """Make both, and their folder.
@@ -50,17 +50,17 @@ class Sockets:
         if self._server is not None and not _is(self._paths.status_socket, self._inode):
             await self._serve()
             self._log.warning("socket.made_again", path=str(self._paths.status_socket))
-        if self._waker is not None and not self._waker.in_place:
+        if self._ear is not None and not self._ear.in_place:
             self._listen()
             self._woken()  # who rang meanwhile was not heard
-            self._log.warning("socket.made_again", path=str(self._waker.path))
+            self._log.warning("socket.made_again", path=str(self._ear.path))
 
     def stop_listening(self) -> None:
         """Hear no more commands; `status` is still answered."""
-        if self._waker is not None:
-            asyncio.get_running_loop().remove_reader(self._waker.fileno())
-            self._waker.close()
-            self._waker = None
+        if self._ear is not None:
+            asyncio.get_running_loop().remove_reader(self._ear.fileno())
+            self._ear.close()
+            self._ear = None
 
     def close(self) -> None:
         """Answer no more, and remove what is ours, once nobody else of this home runs."""
@@ -100,13 +100,13 @@ class Sockets:
             ) from error
 
     def _listen(self) -> None:
-        waker = Waker(self._paths.wake, DAEMON)
+        ear = Ear(self._paths.wake, DAEMON)
         self.stop_listening()
-        self._waker = waker
-        asyncio.get_running_loop().add_reader(waker.fileno(), self._ring, waker)
+        self._ear = ear
+        asyncio.get_running_loop().add_reader(ear.fileno(), self._ring, ear)
 
-    def _ring(self, waker: Waker) -> None:
-        waker.drain()
+    def _ring(self, ear: Ear) -> None:
+        ear.drain()
         self._woken()
 
 

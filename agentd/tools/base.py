@@ -79,7 +79,6 @@ class Tool:
     args: type[BaseModel]  # its bounds narrow the mask as well
     permission: Literal["read", "write", "net", "run"] | None
     idempotent: bool  # may run again after it was cut off in the middle
-    trusted: bool  # whether its results come from this machine's owner
     run: Callable[[Any, ToolCall], Result]
 
 

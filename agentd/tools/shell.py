@@ -184,4 +184,4 @@ def _run(args: RunCommand, call: ToolCall) -> Output:
         return execute([program, *args.args], call, env=clean_environment(folder), cwd=folder)
 
 
-TOOLS = (Tool("RunCommand", RunCommand, "run", idempotent=False, trusted=False, run=run_command),)
+TOOLS = (Tool("RunCommand", RunCommand, "run", idempotent=False, run=run_command),)

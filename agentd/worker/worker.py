@@ -77,7 +77,7 @@ class Worker:
         name = accepted.name
         subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
         self.lanes = (Lane(name, direct=True), subscribed)
-        self.waker = self.bus.doorbell.waker(name)
+        self.ear = self.bus.doorbell.ear(name)
         # Its attempt is still to be taken back: the storage refused.
         self._owed: Session | None = None
         self._runner: Runner | None = None
@@ -101,7 +101,7 @@ class Worker:
         # The supervisor did this too, but the worker of the version before may have noted its own
         # schedule since.
         self.retry(
-            lambda: self.bus.schedules.hold(name, None if schedule is None else schedule.name)
+            lambda: self.bus.schedules.keep_only(name, None if schedule is None else schedule.name)
         )
         if schedule is not None:
             from agentd.worker.schedule import (
@@ -114,7 +114,7 @@ class Worker:
         def one_round() -> float:
             if not self.retry.waiting:  # else its beats say why
                 self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
-            self._listen()
+            self._remake_socket()
             if scheduler is not None:
                 scheduler.look(self.bus)
             return self.work()
@@ -129,7 +129,7 @@ class Worker:
         finally:
             if scheduler is not None:
                 scheduler.stop()
-            self.waker.close()
+            self.ear.close()
             self.bus.close()
 
     def work(self) -> float:
@@ -271,25 +271,25 @@ class Worker:
 
     def _wait(self, seconds: float) -> None:
         """Wait for a wake-up, a stop, or `seconds`."""
-        ready, _, _ = select.select([self.waker.fileno(), self.stop.fileno()], [], [], seconds)
-        if self.waker.fileno() in ready:
-            self.waker.drain()
+        ready, _, _ = select.select([self.ear.fileno(), self.stop.fileno()], [], [], seconds)
+        if self.ear.fileno() in ready:
+            self.ear.drain()
 
-    def _listen(self) -> None:
+    def _remake_socket(self) -> None:
         """Make the wake-up socket again where somebody removed it; until then the poll serves."""
-        if self.waker.in_place:
+        if self.ear.in_place:
             self._logged_deaf = False
             return
         try:
-            waker = self.bus.doorbell.waker(self.accepted.name)
+            ear = self.bus.doorbell.ear(self.accepted.name)
         except StorageError as error:  # its folder is gone as well: the supervisor makes that
             if not self._logged_deaf:
-                self.log.warning("socket.removed", path=str(self.waker.path), why=error.what)
+                self.log.warning("socket.removed", path=str(self.ear.path), why=error.what)
             self._logged_deaf = True
             return
-        self.waker.close()
-        self.waker = waker
-        self.log.warning("socket.made_again", path=str(waker.path))
+        self.ear.close()
+        self.ear = ear
+        self.log.warning("socket.made_again", path=str(ear.path))
 
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon_config.bus.fullfsync)

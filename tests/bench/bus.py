@@ -38,7 +38,7 @@ def measure(quick: bool, _home: Home) -> Iterator[Figure]:
             made.close()
         bus, waking = Bus(path / "bus.db"), Bus(path / "waking.db", wake=path / "w")
         waking.accept("reader", "v", subscribe=LANE.subscribe)
-        waker = waking.doorbell.waker("reader")
+        ear = waking.doorbell.ear("reader")
         same = raw.Same(raw.connect(path / "same.db"))
         least = raw.Least(raw.connect(path / "least.db"))
 
@@ -49,7 +49,7 @@ def measure(quick: bool, _home: Home) -> Iterator[Figure]:
 
         def wake() -> None:
             waking.publish("writer", EVENT)
-            waker.drain()
+            ear.drain()
 
         publishes: dict[str, Callable[[], object]] = {
             "ours": lambda: bus.publish("writer", EVENT),
@@ -64,7 +64,7 @@ def measure(quick: bool, _home: Home) -> Iterator[Figure]:
                 published.add(name, _rate(operation))
             for name, operation in consumes.items():
                 consumed.add(name, _rate(operation))
-        for one in (bus, waking, waker, same.db, least.db):
+        for one in (bus, waking, ear, same.db, least.db):
             one.close()
     note = "with the datagram to one subscriber, and its receipt"
     yield published.figure("bus: publish", "/s", "ours", SAME, ratio_at_least=0.85)

@@ -9,7 +9,7 @@ import threading
 import time
 
 from agentd.bus import Bus
-from agentd.bus.wake import Waker
+from agentd.bus.wake import Ear
 from agentd.events import Lane
 from agentd.paths import Paths, discover
 
@@ -24,7 +24,7 @@ def main(mode: str) -> None:
     if mode == "bare":
         _bare(paths)
     bus = Bus(paths.database, wake=paths.wake)
-    waker = bus.doorbell.waker("reader") if mode == "wake" else None
+    ear = bus.doorbell.ear("reader") if mode == "wake" else None
     never = threading.Event()
     print("ready", flush=True)
     while True:
@@ -32,17 +32,17 @@ def main(mode: str) -> None:
             now = time.monotonic_ns()
             bus.step(LANE, event)
             print(event.id, now, flush=True)
-        if waker is None:
+        if ear is None:
             never.wait(POLL_S)
         else:
-            waker.wait(SAFETY_S)
+            ear.wait(SAFETY_S)
 
 
 def _bare(paths: Paths) -> None:
-    waker = Waker(paths.wake, "bare")
+    ear = Ear(paths.wake, "bare")
     print("ready", flush=True)
     while True:
-        waker.wait(SAFETY_S)
+        ear.wait(SAFETY_S)
         print(time.monotonic_ns(), flush=True)
 
 
