@@ -201,13 +201,16 @@ def test_a_second_signal_ends_the_rescue_of_a_removed_database(tmp_path: Path) -
         async def copy(self, _: Path) -> None:
             await asyncio.Event().wait()
 
+        async def closed(self) -> None:
+            await asyncio.Event().wait()
+
     async def run() -> StorageError:
         hurry = asyncio.Event()
         unused: Any = None
         stuck: Any = Stuck()
         files = HomeFiles(paths, LockFile(paths.lock), SystemClock(), unused)
         asyncio.get_running_loop().call_soon(hurry.set)
-        return await asyncio.wait_for(files.rescue(stuck, unused, hurry), DEADLINE_S)
+        return await asyncio.wait_for(files.rescue(stuck, stuck, hurry), DEADLINE_S)
 
     assert "a second signal came" in asyncio.run(run()).hint
 
