@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import plistlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,8 @@ class Mac:
         if path.exists():
             with contextlib.suppress(KeyError, ProcessLookupError):
                 os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+        # Who is killed leaves its sockets.
+        shutil.rmtree(discover({"AGENTD_HOME": str(self.home)}).sockets, ignore_errors=True)
 
 
 @pytest.fixture
