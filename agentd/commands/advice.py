@@ -213,8 +213,10 @@ def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]
         )
     closed = Closed.of(paths, name, None)
     for key in ("read", "write"):
-        marks = closed.marks(writing=key == "write")
-        for place in getattr(permissions, key):
+        places = getattr(permissions, key)
+        # For writing, all hidden links of the home are looked up: not for nothing.
+        marks = closed.marks(writing=key == "write") if places else None
+        for place in places:
             try:
                 locate(str(expanded(place)), [place], marks)
             except (ToolError, ConfigError) as error:

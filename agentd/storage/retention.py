@@ -18,6 +18,7 @@ from agentd.bus import Bus, sql
 from agentd.clock import iso
 from agentd.config.daemon import RetentionConfig
 from agentd.config.duration import written
+from agentd.events import Lane
 from agentd.states import DeadReason
 from agentd.storage.rows import FUTURE, QUIET, Rows, Unfinished, give_up
 
@@ -157,7 +158,7 @@ class Retention:
                 self._db.run(sql.DELETE_CURSOR, (lane.consumer,))
                 self._db.run(sql.DELETE_DELIVERY, (lane.consumer,))
             if buried or done:
-                return Pruned("expired" if buried else "lanes", buried or 1, lane.agent)
+                return _expired(lane, buried)
         return None
 
     def _memories(self, now: datetime, rows: int) -> Pruned | None:
@@ -201,7 +202,7 @@ class Retention:
             if lane.consumer not in self._rows.busy:
                 buried, done = self._rows.expire(lane, now, error, self._cut, rows)
                 if buried or done:
-                    return Pruned("expired" if buried else "lanes", buried or 1, lane.agent)
+                    return _expired(lane, buried)
         return None
 
     def _old_events(self, now: datetime, rows: int) -> Pruned | None:
@@ -244,7 +245,7 @@ class Retention:
                 upto = self._enough(self._db.run(sql.OLDEST_EVENTS, (cursor, last, rows))) or last
                 buried, done = self._rows.expire(lane, now, error, upto, rows)
                 if buried or done:
-                    return Pruned("expired" if buried else "lanes", buried or 1, lane.agent)
+                    return _expired(lane, buried)
         return None
 
     def _shrink(self, now: datetime, rows: int) -> Pruned | None:
@@ -277,6 +278,11 @@ class Retention:
             if letter_id <= self._letters_seen:
                 self._letter_bytes -= size
         return _pruned("dead_letters", len(letters))
+
+
+def _expired(lane: Lane, buried: int) -> Pruned:
+    """Return that events of a lane were given up; without any, that the lane went on or went."""
+    return Pruned("expired" if buried else "lanes", buried or 1, lane.agent)
 
 
 def _pruned(what: str, count: int) -> Pruned | None:

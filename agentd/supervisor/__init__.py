@@ -6,6 +6,5 @@
 that ends by itself, `restart.py` has the rules. `model.py` is the model server, `records.py` the
 bus, `control.py` people's commands, `settings.py` agentd.toml. `file_changes.py` notices changed
 files; `home_files.py`, `sockets.py` and `housekeeping.py` watch over the home; `client.py` asks a
-running supervisor. Nothing is
-imported here: a command that asks must answer at once.
+running supervisor. Nothing is imported here: a command that asks must answer at once.
 """
