@@ -11,9 +11,9 @@ from typing import Any
 
 from agentd.clock import Clock
 from agentd.config.agent import Limits
+from agentd.llm.decision import DONE
 from agentd.sessions.steps import Step, StepKind
 
-DONE = "Done"  # the class of every union that ends the loop
 # What agentd says to the model is an order, no statement: a small model with nothing to say gives
 # the last statement that it read as its answer.
 END_NOW = ": decide Done now"  # after the reason

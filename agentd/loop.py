@@ -16,8 +16,8 @@ from agentd.agent import Agent, Result
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
 from agentd.events import NewEvent
-from agentd.guards import DONE, Guards, Turn, forced
-from agentd.llm.decision import LLM, Ask, Decision
+from agentd.guards import Guards, Turn, forced
+from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session

@@ -1,8 +1,20 @@
 """Chat templates of the kinds that people's models have, cut down to what matters for tools."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import jinja2
+
+from agentd.model_server.calls import Message
+from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.language.plain_form import (
+    explained,
+    with_text_arguments,
+    without_system,
+)
+from agentd.model_server.language.template import _Generation, _raise, _to_json, described
+from agentd.model_server.tool_calls import OfferedTool
 from agentd.models.gguf import write_byte_level_bpe
 from agentd.testing.tiny_model import SPECIAL, make_tiny
 
@@ -213,6 +225,35 @@ KINDS["mistral_new"] = (MISTRAL_NEW, *KINDS["mistral"][1:])
 KINDS["generation"] = (GENERATION, *KINDS["qwen"][1:])
 KINDS["text_arguments"] = (TEXT_ARGUMENTS, *KINDS["qwen"][1:])
 KINDS["xml_arguments"] = (XML_ARGUMENTS, *KINDS["qwen"][1:])
+
+
+def rendered(
+    kind: str,
+    language: ModelLanguage,
+    messages: Sequence[Message],
+    tools: Sequence[OfferedTool] = (),
+) -> str:
+    """Return what Hugging Face's renderer would make of a conversation, in this template's way."""
+    template, _special, _added, bos, eos = KINDS[kind]
+    if not language.form.native:
+        messages, tools = explained(messages, tools), ()
+    if language.form.text_arguments:
+        messages = with_text_arguments(messages)
+    if not language._takes_system:
+        messages = without_system(messages)
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment.from_string(template).render(
+        messages=messages,
+        tools=[described(tool) for tool in tools] or None,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        bos_token=bos,
+        eos_token=eos,
+    )
 
 
 def make(kind: str, folder: Path) -> Path:

@@ -79,6 +79,17 @@ STREAMS: dict[str, bytes] = {
     "nothing in it": b'data: {"choices":null,"usage":null}\n\ndata: {}\n\n' + GOOD,
     "null content": event(delta={"role": "assistant", "content": None}, finish_reason=None) + GOOD,
     "parts": event(delta={"content": [{"type": "text", "text": "hello"}]}) + STOP,
+    "thoughts in parts": event(
+        delta={
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "reasoning", "text": "hm"},
+                {"type": "text", "text": "hello"},
+            ]
+        }
+    )
+    + STOP,
+    "reasoning, by another name": event(delta={"reasoning": "hm"}) + GOOD,
     "reasoning": event(delta={"reasoning_content": "hm", "content": ""}) + GOOD,
     "the reason early": event(delta={"content": "he"}, finish_reason="stop") + TWO + END,
     "all of it at the end": ONE + TWO + event(message={"content": "hello"}, finish_reason="stop"),

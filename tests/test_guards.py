@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from agentd.config.agent import Limits
-from agentd.guards import DONE, Guards
+from agentd.guards import Guards
+from agentd.llm.decision import DONE
 
 NAMES = frozenset({"ReadFile", "ListFiles", DONE})
 

@@ -11,9 +11,7 @@ import pytest
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.mask import AnswerMask, CallMask
-from agentd.model_server.language.call_form import explained
 from agentd.model_server.language.language import ModelLanguage
-from agentd.model_server.language.template import described
 from agentd.model_server.tool_calls import (
     MARKS,
     OWN_FORM,
@@ -142,20 +140,7 @@ def test_a_prompt_is_what_the_template_writes(
     language = languages[kind]
     messages, tools = history("get_weather", 'a "b"\\\n\té日'), [*tools_saying('x "y"\n'), TIME]
     tokens = language.encode_chat(messages, tools).tokens
-    descriptions: list[Any] | None = [described(tool) for tool in tools]
-    if not language.form.native:
-        messages = explained(messages, tools, system=language._takes_system)
-        descriptions = None
-    if language.form.text_arguments:
-        function = messages[1]["tool_calls"][0]["function"]
-        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-    wanted = language._template._template.render(
-        messages=messages,
-        tools=descriptions,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        **language._template._names,
-    )
+    wanted = chat_templates.rendered(kind, language, messages, tools)
     assert language._marked.decode(tokens, skip_special_tokens=False) == wanted
 
 

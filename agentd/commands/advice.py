@@ -15,7 +15,7 @@ from agentd.config.agent import AgentConfig, Cron, Every, Permissions
 from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError, ToolError
-from agentd.guards import DONE
+from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store

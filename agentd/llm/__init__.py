@@ -2,8 +2,9 @@
 
 `decision.py` is what the loop asks for. `baml.py` answers it: `union.py` is the union's prompt and
 parser, `decision_schema.py` its mask, `endpoint.py` the calls that wait and retry. Under them:
-`address.py` says where the server is, `wire.py` sends requests, `completion.py` reads answers and
-`faults.py` refusals; `listing.py` asks an external server for its models.
+`address.py` says where the server is, `wire.py` sends requests, `completion.py` reads answers,
+`thoughts.py` tells thoughts from them, and `faults.py` reads refusals; `listing.py` asks an
+external server for its models.
 
 Nothing is imported here: BAML and the HTTP modules cost an idle worker memory.
 """

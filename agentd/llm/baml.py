@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError
-from agentd.llm.decision import Ask, Decision, Message, with_log
+from agentd.llm.decision import DONE, Ask, Decision, Message, with_log
 from agentd.llm.union import Client, Malformed, Union
 
 if TYPE_CHECKING:  # the HTTP modules cost an idle worker memory
@@ -99,6 +99,7 @@ class BamlLLM:
     def decide(self, ask: Ask) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
         from agentd.llm.faults import MaskRefused
+        from agentd.llm.thoughts import spoken
 
         names = ask.among(self.names)
         headers = {
@@ -119,23 +120,25 @@ class BamlLLM:
             except MaskRefused:
                 self._endpoint.masks = False
                 continue
+            cut_off = answer.finish_reason == "length"
+            text = answer.text if self._endpoint.own else spoken(answer.text)
             try:
-                name, args, value = self._union.parse(answer.text, names)
+                name, args, value = self._union.parse(text, names)
+                if name == DONE and cut_off and not self._endpoint.own:
+                    raise Malformed("it is only a part, and nobody closed it off")
             except Malformed as error:
-                cut = (
-                    " (it was cut off: answer shorter)" if answer.finish_reason == "length" else ""
-                )
+                cut = " (it was cut off: answer shorter)" if cut_off else ""
                 if self._endpoint.own or asked_again:
                     raise ModelError(
                         f"the model's answer is no decision{cut}: {error}",
                         hint="a larger model, a simpler union, or more [limits] decision_tokens",
                     ) from error
                 asked_again = True
-                messages = [*messages, *_again(answer.text, f"{error}{cut}", names)]
+                messages = [*messages, *_again(text, f"{error}{cut}", names)]
                 continue
             duration_ms = (self._clock.monotonic() - started) * 1000
             usage = replace(answer.usage, duration_ms=duration_ms)
-            return Decision(name, args, value, answer.text, answer.finish_reason, usage)
+            return Decision(name, args, value, text, answer.finish_reason, usage)
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text. See `LLM.restore`."""

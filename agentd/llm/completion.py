@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from agentd.net.exchange import HTTPException
 
 DONE = "[DONE]"  # what a stream ends with
 CUT_REASONS = frozenset({"length", "max_tokens", "max_length", "MAX_TOKENS", "model_length"})
+THOUGHT = re.compile("think|thought|reason")  # in the type of a part of a content
 TOKENS_MAX = 2**31  # of a count that is believed
 
 
@@ -196,9 +198,13 @@ def _reason(reason: Any) -> str:
 
 
 def _content(content: Any) -> str:
-    """Return the text of a content: a text, nothing, or a list of parts."""
+    """Return the text of a content: a text, nothing, or a list of parts, thoughts left out."""
     if isinstance(content, list):
-        return "".join(_content(part.get("text")) for part in content)
+        return "".join(
+            _content(part.get("text"))
+            for part in content
+            if not THOUGHT.search(str(part.get("type")))
+        )
     if content is None or isinstance(content, str):
         return content or ""
     raise TypeError(f"a content of type {type(content).__name__}")

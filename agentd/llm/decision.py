@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from agentd.states import Priority
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
+DONE = "Done"  # the class of every union that ends the loop
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Decision:
     name: str  # the BAML class, e.g. "ReadFile"; "Done" ends the session
     args: Mapping[str, Any]  # its fields as JSON, without "tool"
     value: Any  # the generated class's instance; `Choice` for an agent made of configuration alone
-    raw: str  # the answer's text, exactly
+    raw: str  # the answer's text, exactly, but for the thoughts of a server that masks nothing
     finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
     usage: Usage = Usage()
 

@@ -40,6 +40,16 @@ class EngineBroken(Exception):
     """The engine cannot go on at all; the process must end and be started afresh."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. The likeliest one at a temperature of 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+
+
 class Mask(Protocol):
     """One answer's grammar, as the engine uses it: it alone decides which tokens are legal."""
 
@@ -149,9 +159,18 @@ class Language(Protocol):
     window: int  # tokens of prompt and answer together
     end_tokens: AbstractSet[int]  # each of them ends an answer
     form: Form  # how the model writes tool calls
+    sampling: Sampling  # where a request does not say
 
     def encode(self, text: str) -> list[int]:
         """Tokenise plain text: what looks like a special token is text."""
+        ...
+
+    def encode_text(self, text: str, *, limit: int | None = None) -> Prompt:
+        """Tokenise plain text that the answer goes on from.
+
+        Raises:
+            Refused: it has clearly more than `limit` tokens.
+        """
         ...
 
     def encode_chat(

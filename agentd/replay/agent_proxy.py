@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from agentd.agent import Agent, Result
 from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
-from agentd.guards import DONE
-from agentd.llm.decision import Choice
+from agentd.llm.decision import DONE, Choice
 from agentd.replay.folder_map import FolderMap
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused
+from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused, Sampling
 from agentd.model_server.tool_calls import OWN_FORM, OfferedTool, ToolChoice
 from agentd.models.gguf import write_byte_level_bpe
 
@@ -90,10 +90,15 @@ class ScriptedLanguage:
         self.window = window
         self.end_tokens: AbstractSet[int] = frozenset({END})
         self.form = OWN_FORM
+        self.sampling = Sampling()
 
     def encode(self, text: str) -> list[int]:
         """Return the text's bytes."""
         return list(text.encode())
+
+    def encode_text(self, text: str, *, limit: int | None = None) -> Prompt:
+        """Return the text's bytes."""
+        return Prompt(self.encode(text), ())
 
     def encode_chat(
         self,

@@ -14,11 +14,23 @@ from typing import Any
 import jinja2
 from tokenizers import Tokenizer
 
-from agentd.errors import ConfigError
+from agentd.llm.thoughts import left_open
 from agentd.model_server.calls import Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
-from agentd.model_server.language.call_form import explained, learn, takes_system
+from agentd.model_server.language.call_form import answer_start, learn, takes_system
 from agentd.model_server.language.markers import is_marker, renamed, without_markers
+from agentd.model_server.language.model_files import (
+    bad,
+    chat_templates,
+    read,
+    read_json,
+    sampling,
+)
+from agentd.model_server.language.plain_form import (
+    explained,
+    with_text_arguments,
+    without_system,
+)
 from agentd.model_server.language.template import Piece, Template
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 from agentd.models.window import own_window, sizes_of, text_config
@@ -40,15 +52,16 @@ class ModelLanguage:
 
     def __init__(self, folder: Path, *, window: int | None = None) -> None:
         self._folder = folder
-        config = _read_json(folder / "config.json")
-        settings = _read_json(folder / "tokenizer_config.json", missing={})
-        text = _read(folder / "tokenizer.json")
+        config = read_json(folder / "config.json")
+        settings = read_json(folder / "tokenizer_config.json", missing={})
+        self.sampling = sampling(folder)
+        text = read(folder / "tokenizer.json")
         try:
             data = json.loads(text)
             self._marked = Tokenizer.from_str(text)
             self._plain = Tokenizer.from_str(json.dumps(without_markers(data)))
         except Exception as error:  # tokenizers raises bare Exception for anything wrong
-            raise _bad(folder / "tokenizer.json", f"is no tokenizer: {error}") from error
+            raise bad(folder / "tokenizer.json", f"is no tokenizer: {error}") from error
         for tokenizer in (self._marked, self._plain):
             tokenizer.no_padding()
             tokenizer.no_truncation()
@@ -67,10 +80,14 @@ class ModelLanguage:
         self.end_tokens: AbstractSet[int] = self._find_end_tokens(
             names.get("eos_token"), config, text_config(config)
         )
+        self._never = self._find_controls(data, names)
         self._template = _template(folder, settings, names)
         self._takes_system = takes_system(self._template)
+        self._start = answer_start(
+            self._template, [added[number].content for number in self._markers]
+        )
         specials = {token.content: number for number, token in added.items() if token.special}
-        self.form, marks = learn(self._template, specials)
+        self.form, marks = learn(self._template, specials, self._start)
         self.grammars = Grammars(
             renamed(data),
             self.vocabulary,
@@ -85,7 +102,16 @@ class ModelLanguage:
     def encode(self, text: str) -> list[int]:
         """See `Language.encode`."""
         # Unlike `encode` this gives the interpreter to other threads: 1 MB takes seconds.
-        return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        tokens: list[int] = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        if self._never.isdisjoint(tokens):
+            return tokens
+        return [token for token in tokens if token not in self._never]
+
+    def encode_text(self, text: str, *, limit: int | None = None) -> Prompt:
+        """See `Language.encode_text`."""
+        trial = self._marked.encode("a", add_special_tokens=True)
+        first = trial.ids[: trial.special_tokens_mask[0]]  # a beginning, if texts have one
+        return Prompt([*first, *self._encode_within(text, limit, len(first), "prompt")], ())
 
     def encode_chat(
         self,
@@ -99,20 +125,22 @@ class ModelLanguage:
         A log's events are tokenised one by one: a log that has grown begins with the same tokens.
         """
         if not self.form.native:
-            messages, tools = explained(messages, tools, system=self._takes_system), ()
+            messages, tools = explained(messages, tools), ()
         elif self.form.text_arguments:
-            messages = [_with_text_arguments(message) for message in messages]
+            messages = with_text_arguments(messages)
+        if not self._takes_system:
+            messages = without_system(messages)
         tokens: list[int] = []
         ends = [0]
 
         def add(run: str) -> None:
             for part in EVENT_SEAM.split(run):
-                tokens.extend(self._encode_within(part, limit, len(tokens)))
+                tokens.extend(self._encode_within(part, limit, len(tokens), "messages"))
                 if len(tokens) - ends[-1] >= CHECKPOINT_TOKENS:
                     ends.append(len(tokens))
 
         run = ""
-        for part in self._split(self._template.render(messages, tools)):
+        for part in self._split(self._answering(self._template.render(messages, tools))):
             if isinstance(part, str):
                 run += part
                 continue
@@ -136,6 +164,12 @@ class ModelLanguage:
         """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
 
+    def _answering(self, pieces: list[Piece]) -> list[Piece]:
+        """Let a prompt end where an answer's text begins: in no thought, and in its channel."""
+        end, own = pieces[-1] if pieces else ("", False)
+        closing = left_open(end + self._start) if own else ""
+        return [*pieces, (self._start + (f"\n{closing}\n\n" if closing else ""), True)]
+
     def _split(self, pieces: Iterable[Piece]) -> Iterable[str | int]:
         """Yield what was rendered as plain text and the template's own markers as tokens.
 
@@ -154,7 +188,7 @@ class ModelLanguage:
                     at = end
             yield text[at:]
 
-    def _encode_within(self, text: str, limit: int | None, used: int) -> list[int]:
+    def _encode_within(self, text: str, limit: int | None, used: int, param: str) -> list[int]:
         """Tokenise, unless it is soon clear that it is too long: 8 MB take up to a minute."""
         if limit is not None:
             for at in range(0, len(text) if len(text) > SLICE else 0, SLICE):
@@ -165,12 +199,12 @@ class ModelLanguage:
                 raise Refused(
                     f"the prompt has far more tokens than the model's window of {limit}",
                     code="context_length_exceeded",
-                    param="messages",
+                    param=param,
                 )
         return self.encode(text) if text else []
 
     def _find_end_tokens(self, name: str | None, *configs: dict[str, Any]) -> set[int]:
-        generation = _read_json(self._folder / "generation_config.json", missing={})
+        generation = read_json(self._folder / "generation_config.json", missing={})
         found: set[int] = set()
         for config in (*configs, generation):
             value = config.get("eos_token_id")
@@ -178,59 +212,30 @@ class ModelLanguage:
         if name and (number := self._marked.token_to_id(name)) is not None:
             found.add(number)
         if not found:
-            raise _bad(self._folder / "config.json", "names no eos_token_id")
+            raise bad(self._folder / "config.json", "names no eos_token_id")
         return found
 
+    def _find_controls(self, data: dict[str, Any], names: dict[str, str]) -> set[int]:
+        """Return the tokens that no text may become.
 
-def _with_text_arguments(message: Message) -> Message:
-    if "tool_calls" not in message:
-        return message
-    calls = []
-    for call in message["tool_calls"]:
-        function = call["function"]
-        text = json.dumps(function["arguments"], ensure_ascii=False)
-        calls.append({**call, "function": {**function, "arguments": text}})
-    return {**message, "tool_calls": calls}
+        What a text becomes that its tokenizer does not know is one of them only where it has
+        another meaning as well, as in GPT-2, whose unknown token ends a text.
+        """
+        model = data["model"]
+        unknown = model.get("unk_id"), self._marked.token_to_id(str(model.get("unk_token")))
+        controls = {self._marked.token_to_id(names[key]) for key in names if key != "unk_token"}
+        added = self._marked.get_added_tokens_decoder()
+        markers = {n for n, token in added.items() if is_marker(token.content, token.special)}
+        return markers - ({*unknown} - controls - set(self.end_tokens))
 
 
 def _template(folder: Path, settings: dict[str, Any], names: dict[str, str]) -> Template:
-    path = folder / "chat_template.jinja"
-    source = _read(path) if path.is_file() else settings.get("chat_template")
-    if isinstance(source, list):  # several, by name
-        named = {item.get("name"): item.get("template") for item in source}
-        source = named.get("default")
-    if not isinstance(source, str):
-        raise _bad(path, "no chat template", "choose an instruct model, not a base model")
+    source, tool_use = chat_templates(folder, settings)
     try:
-        return Template(source, names)
+        return Template(source, names, tool_use=tool_use)
     except jinja2.TemplateError as error:
-        raise _bad(path, f"is no template: {error}") from error
+        raise bad(folder / "chat_template.jinja", f"is no template: {error}") from error
 
 
 def _content(token: Any) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad(path, f"cannot be read: {error}", "pull the model again") from error
-
-
-def _read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    if missing is not None and not path.exists():
-        return missing
-    try:
-        data = json.loads(_read(path))
-    except ValueError as error:
-        raise _bad(path, f"is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise _bad(path, "is not a JSON object")
-    return data
-
-
-def _bad(
-    path: Path, what: str, hint: str = "pull the model again, or choose another"
-) -> ConfigError:
-    return ConfigError(what, where=str(path), hint=hint)

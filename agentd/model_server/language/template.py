@@ -1,50 +1,48 @@
 """A model's chat template: renders conversations so that no content can pose as a marker.
 
 What a person, a file or a tool says can look like the template's own markers, such as
-`<|im_end|>`. Here it cannot become one: every text that comes from outside is replaced by a
-placeholder, the template is rendered, and only then the texts are put in, marked as not trusted.
+`<|im_end|>`. Here it cannot become one: the template's own words are traced through all that it
+does with them (`traced.py`), and whatever else comes out is text. A template sees the real texts,
+so it finds, compares, sorts, splits and counts them as its authors meant.
 """
 
 import json
-import re
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.sandbox
+import jinja2.visitor
 
-from agentd.json_schema.bounds import ANNOTATIONS, BY_TYPE, KEYWORDS
 from agentd.model_server.calls import Message, Refused
+from agentd.model_server.language.traced import Traced, join, own, runs
 from agentd.model_server.tool_calls import OfferedTool
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own
 
-# Words that templates look for in a tool's schema. None can be a part of a marker.
-OPEN_WORDS = (
-    ANNOTATIONS | KEYWORDS | BY_TYPE.keys() | {"function", "name", "parameters", "arguments"}
-)
+# How templates are told that no thought is wanted; each knows one of these or none.
+WITHOUT_THOUGHT = {"enable_thinking": False, "thinking": False, "reasoning": False}
 
 
 class Template:
-    """A compiled chat template. Raises jinja2.TemplateError if it cannot be compiled."""
+    """A compiled chat template. Raises jinja2.TemplateError if it cannot be compiled.
 
-    def __init__(self, source: str, names: dict[str, str]) -> None:
-        # The settings that Hugging Face's own renderer uses.
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols", _Generation],
-        )
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.filters["tojson"] = _to_json
-        self._template = environment.from_string(source)
-        self._names = names
+    `tool_use` is the source of another one, for conversations with tools.
+    """
+
+    def __init__(
+        self, source: str, names: Mapping[str, str], *, tool_use: str | None = None
+    ) -> None:
+        environment = _Environment()
+        self._plain = environment.from_string(source)
+        self._tool_use = environment.from_string(tool_use) if tool_use else self._plain
+        self._names = {key: own(name) for key, name in names.items()}
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[OfferedTool] = (), *, answer: bool = True
@@ -56,21 +54,68 @@ class Template:
         Raises:
             Refused: the template does not take these messages.
         """
-        hidden = Hidden()
+        calls = any(message["role"] == "tool" or "tool_calls" in message for message in messages)
+        template = self._tool_use if tools or calls else self._plain
+        given = {
+            **self._names,
+            **WITHOUT_THOUGHT,
+            "messages": [{**message, "role": own(message["role"])} for message in messages],
+            "documents": None,
+            "add_generation_prompt": answer,
+        }
+        shown = [described(tool) for tool in tools] or None
         try:
-            rendered = self._template.render(
-                messages=[_shown(message, hidden) for message in messages],
-                tools=[hidden.value(described(tool)) for tool in tools] or None,
-                documents=None,
-                add_generation_prompt=answer,
-                enable_thinking=False,
-                **self._names,
-            )
+            try:
+                rendered = template.render(given, tools=shown)
+            except jinja2.UndefinedError:  # it reads descriptions that were not given
+                rendered = template.render(given, tools=_with_descriptions(shown))
         except Exception as error:  # a template is a program: it raises what it likes
             raise Refused(
                 f"the model's chat template refuses: {error}", param="messages"
             ) from error
-        return list(hidden.pieces(rendered))
+        return list(runs(rendered))
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """The settings that Hugging Face's own renderer uses; the template's own words are traced."""
+
+    concat = staticmethod(join)  # of what templates and macros write
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+        )
+        self.globals["raise_exception"] = _raise
+        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self.filters.update(tojson=_to_json, join=_join, own=_own, joined=_joined)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
+        parsed = super()._parse(source, name, filename)
+        _Tracing().generic_visit(parsed)
+        return parsed
+
+
+class _Tracing(jinja2.visitor.NodeTransformer):
+    """Has each text that stands in a template traced from where it is used."""
+
+    def visit_Const(self, node: jinja2.nodes.Const) -> jinja2.nodes.Expr:
+        """Trace a literal."""
+        return _filtered("own", node) if isinstance(node.value, str) else node
+
+    def visit_TemplateData(self, node: jinja2.nodes.TemplateData) -> jinja2.nodes.Expr:
+        """Trace what stands outside of the tags."""
+        return _filtered("own", jinja2.nodes.Const(node.data))
+
+    def visit_Concat(self, node: jinja2.nodes.Concat) -> jinja2.nodes.Expr:
+        """Let `a ~ b` be joined by us: jinja2's own way ends in a plain string."""
+        self.generic_visit(node)
+        return _filtered("joined", jinja2.nodes.List(node.nodes))
+
+
+def _filtered(name: str, node: jinja2.nodes.Expr) -> jinja2.nodes.Expr:
+    return jinja2.nodes.Filter(node, name, [], [], None, None)
 
 
 class _Generation(jinja2.ext.Extension):
@@ -84,19 +129,6 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _shown(message: Message, hidden: "Hidden") -> Message:
-    """Return a message with all hidden but its role, and the ids of calls, which are our own."""
-    shown = {"role": message["role"]}
-    for key, value in message.items():
-        if key == "tool_calls":
-            shown[key] = [{**call, "function": hidden.value(call["function"])} for call in value]
-        elif key not in ("role", "tool_call_id"):
-            shown[key] = hidden.value(value)
-        else:
-            shown[key] = value
-    return shown
-
-
 def described(tool: OfferedTool) -> dict[str, Any]:
     """Return a tool in OpenAI's shape, which templates expect."""
     about = {"description": tool.description} if tool.description else {}
@@ -104,43 +136,38 @@ def described(tool: OfferedTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-class Hidden:
-    """Texts from outside, and the placeholders that stand for them while rendering.
+def _with_descriptions(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return tools whose functions and parameters all have a description, if an empty one."""
+    told = []
+    for tool in tools or ():
+        function = {"description": "", **tool["function"]}
+        properties = {
+            key: {"description": "", **value} if isinstance(value, dict) else value
+            for key, value in function["parameters"].get("properties", {}).items()
+        }
+        parameters = {**function["parameters"], "properties": properties}
+        told.append({**tool, "function": {**function, "parameters": parameters}})
+    return told
 
-    A placeholder is random, so that no content can contain it, and of digits between private-use
-    characters, so that no filter of a template changes it.
-    """
 
-    def __init__(self) -> None:
-        self._nonce = str(secrets.randbelow(10**18))
-        self._texts: list[str] = []
+# With a context jinja2 does not work a literal out beforehand, when it would become a plain string.
+@jinja2.pass_context
+def _own(_context: jinja2.runtime.Context, text: str) -> Traced:
+    return own(text)
 
-    def value(self, value: Any) -> Any:
-        """Return a value with each text in it hidden, but for empty ones and words of schemas."""
-        if isinstance(value, dict):
-            return {self._text(key): self.value(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [self.value(inner) for inner in value]
-        return self._text(value) if isinstance(value, str) and value else value
 
-    def pieces(self, rendered: str) -> Iterator[Piece]:
-        """Yield what was rendered, with the texts back in their places."""
-        mark = f"\ue000{self._nonce}\\.([0-9]+)\\.([0-9]+)\ue001"
-        parts = re.split(mark, rendered)
-        for at in range(0, len(parts), 3):
-            if parts[at]:
-                yield parts[at], True
-            if at + 2 < len(parts):
-                text = self._texts[int(parts[at + 1])]
-                for _ in range(int(parts[at + 2])):
-                    text = json.dumps(text, ensure_ascii=False)[1:-1]
-                yield text, False
+@jinja2.pass_context
+def _joined(_context: jinja2.runtime.Context, parts: Sequence[Any]) -> str:
+    return join(parts)
 
-    def _text(self, text: str) -> str:
-        if text in OPEN_WORDS:
-            return text
-        self._texts.append(text)
-        return f"\ue000{self._nonce}.{len(self._texts) - 1}.0\ue001"
+
+@jinja2.pass_eval_context
+def _join(
+    context: jinja2.nodes.EvalContext, value: Any, d: str = "", attribute: str | int | None = None
+) -> str:
+    """Join as jinja2's own filter of this name, but traced."""
+    between = d if isinstance(d, Traced) else Traced(d)
+    return jinja2.filters.sync_do_join(context, value, between, attribute)
 
 
 def _to_json(
@@ -150,14 +177,9 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write JSON as Hugging Face's renderer does; a hidden text inside learns of its escaping."""
-    text = json.dumps(
-        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-    return re.sub(
-        "\ue000([0-9]+\\.[0-9]+)\\.([0-9]+)\ue001",
-        lambda found: f"\ue000{found[1]}.{int(found[2]) + 1}\ue001",
-        text,
+    """Write JSON as Hugging Face's renderer does; all of it is text."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
