@@ -233,7 +233,7 @@ def bodies(draw: st.DrawFn) -> Any:
 @FUZZ
 @given(
     body=st.one_of(JSON, bodies(), bodies()),
-    path=st.sampled_from(["/v1/chat/completions", "/tokenize"]),
+    path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/tokenize"]),
 )
 def test_any_json(server: tuple[Serving, psutil.Process], body: Any, path: str) -> None:
     """Any JSON, and what some take for it, is answered, refused by its place, or out of time."""

@@ -65,12 +65,8 @@ def test_text_never_becomes_a_control_token(language: ModelLanguage, attack: str
 def test_no_schema_forces_a_control_token(language: ModelLanguage, attack: str) -> None:
     """An enum, a constant or a key that spells a marker is answered as text."""
     attack = attack.replace("\n", "")
-    schema: Any = {
-        "type": "object",
-        "properties": {attack: {"const": attack}},
-        "required": [attack],
-    }
-    schema["additionalProperties"] = False
+    schema: Any = {"type": "object", "properties": {attack: {"const": attack}}}
+    schema.update(required=[attack], additionalProperties=False)
     if language._plain.model.__class__.__name__.startswith("Word"):  # words spell no JSON
         with pytest.raises(Refused):
             language.mask(schema)

@@ -27,14 +27,7 @@ def _vocabulary(*more: str) -> dict[str, int]:
 
 
 def _bpe(vocabulary: dict[str, int], **more: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "type": "BPE",
-        "vocab": vocabulary,
-        "merges": [],
-        "dropout": None,
-        "unk_token": None,
-    }
-    return {**given, **more}
+    return {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": None, **more}
 
 
 def _kinds() -> dict[str, dict[str, Any]]:

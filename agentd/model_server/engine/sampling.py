@@ -10,6 +10,7 @@ from agentd.model_server.calls import Call
 
 KEY_STEP = 0x9E3779B97F4A7C15  # odd, so that no two positions of an answer share a key
 GREEDY_BELOW = 1e-4  # a lower temperature would overflow float32, and means the same
+TOP_P_GREEDY_BELOW = 1e-3  # what is 0 in float32 would leave no token at all
 
 
 class Sampler:
@@ -23,7 +24,8 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
-        return self._call.temperature < GREEDY_BELOW
+        call = self._call
+        return call.temperature < GREEDY_BELOW or call.top_p < TOP_P_GREEDY_BELOW
 
     def __call__(self, logits: mx.array, position: int) -> mx.array:
         """Return the answer's token at `position` for its logits [V], not yet computed."""
@@ -32,7 +34,7 @@ class Sampler:
             return mx.argmax(logits)
         scores = logits.astype(mx.float32)[None]
         scores = scores - mx.logsumexp(scores, keepdims=True)
-        if 0 < call.top_p < 1:
+        if call.top_p < 1:
             scores = apply_top_p(scores, call.top_p)
         if call.min_p > 0:
             scores = apply_min_p(scores, call.min_p, 1)

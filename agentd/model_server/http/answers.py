@@ -61,21 +61,25 @@ class Pieces:
 class AnswerWriter:
     """One call's answer on its way to the client.
 
-    `form` says how tool calls are written in it, if it may have one.
+    `form` says how tool calls are written in it, if it may have one. What is the shape of a chat
+    here has another one in `TextWriter`.
     """
+
+    _KIND, _CHUNK, _ID = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    _LAST: Mapping[str, Any] = {"delta": {}}
 
     def __init__(
         self,
         runner: EngineThread,
         call: Call,
         pieces: Pieces,
-        body: requests.Chat,
+        body: requests.Generating,
         model: str,
         request: Request,
         form: Form | None = None,
     ) -> None:
         self._runner = runner
-        self._call = call
+        self.call = call
         self._pieces = pieces
         self._model = model
         self._request = request
@@ -87,14 +91,13 @@ class AnswerWriter:
     async def whole(self) -> Response:
         """Wait for the whole answer; a client that hangs up meanwhile cancels it."""
         message, reason = await self.while_there(self._collect())
-        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-        return JSONResponse(
-            {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
-        )
+        choice = {"index": 0, **message, "finish_reason": reason, "logprobs": None}
+        return JSONResponse({**self._head(), "choices": [choice], "usage": self._usage()})
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield server-sent events, comments while the call waits, and [DONE]."""
-        yield self._chunk({"role": "assistant", "content": ""})
+        for delta in self._first():
+            yield self._chunk(delta)
         admitted = False
         while True:
             try:
@@ -114,11 +117,10 @@ class AnswerWriter:
             for delta in self._deltas(part):
                 yield self._chunk(delta)
             if piece.finish:
-                yield self._chunk({}, self._reason(piece.finish))
+                yield self._chunk(self._LAST, self._reason(piece.finish))
                 break
         if self._usage_wanted:
-            head = self._head("chat.completion.chunk")
-            yield _event({**head, "choices": [], "usage": self._usage()})
+            yield _event({**self._head(chunk=True), "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
 
     async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
@@ -137,10 +139,10 @@ class AnswerWriter:
         finally:
             gone.cancel()
             working.cancel()
-            self._runner.cancel(self._call)  # of no effect once it is finished
+            self._runner.cancel(self.call)  # of no effect once it is finished
 
     async def _collect(self) -> tuple[dict[str, Any], str]:
-        """Return the whole message and why it ended."""
+        """Return the whole answer, as a choice has it, and why it ended."""
         content, arguments = [], []
         while True:
             piece = await self._pieces.get()
@@ -153,21 +155,27 @@ class AnswerWriter:
             arguments.append(part.arguments)
             if piece.finish:
                 break
-        text: str | None = "".join(content)
+        return self._whole("".join(content), "".join(arguments)), self._reason(piece.finish)
+
+    def _whole(self, text: str, arguments: str) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self._reader.name is not None:
             message["content"] = text or None
-            message["tool_calls"] = [self._tool_call(self._reader.name, "".join(arguments))]
-        return message, self._reason(piece.finish)
+            message["tool_calls"] = [self._tool_call(self._reader.name, arguments)]
+        return {"message": message}
+
+    def _first(self) -> Iterator[dict[str, Any]]:
+        yield {"delta": {"role": "assistant", "content": ""}}
 
     def _deltas(self, part: AnswerPart) -> Iterator[dict[str, Any]]:
-        """Yield what a part of the answer adds to the message, in OpenAI's shape."""
+        """Yield what a part of the answer adds to the choice."""
         if part.content:
-            yield {"content": part.content}
+            yield {"delta": {"content": part.content}}
         if part.name is not None:
-            yield {"tool_calls": [{"index": 0, **self._tool_call(part.name, "")}]}
+            yield {"delta": {"tool_calls": [{"index": 0, **self._tool_call(part.name, "")}]}}
         if part.arguments:
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": part.arguments}}]}
+            function = {"arguments": part.arguments}
+            yield {"delta": {"tool_calls": [{"index": 0, "function": function}]}}
 
     def _tool_call(self, name: str, arguments: str) -> dict[str, Any]:
         function = {"name": name, "arguments": arguments}
@@ -180,20 +188,20 @@ class AnswerWriter:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _head(self, *, chunk: bool = False) -> dict[str, Any]:
         return {
-            "id": f"chatcmpl-{self._call.number}",
-            "object": kind,
+            "id": f"{self._ID}-{self.call.number}",
+            "object": self._CHUNK if chunk else self._KIND,
             "created": self._created,
             "model": self._model,
         }
 
-    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
+    def _chunk(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, **delta, "finish_reason": finish, "logprobs": None}
+        return _event({**self._head(chunk=True), "choices": [choice]})
 
     def _usage(self) -> dict[str, Any]:
-        call = self._call
+        call = self.call
         return {
             "prompt_tokens": len(call.prompt),
             "completion_tokens": call.completion_tokens,

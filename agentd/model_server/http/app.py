@@ -19,6 +19,7 @@ from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refuse
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import conversation, requests
 from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_response
+from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 BODY_BYTES_MAX = 8_000_000
@@ -65,6 +66,7 @@ class Server:
                 Route("/v1/models/{name:path}", self._one_model),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._complete, methods=["POST"]),
             ],
             middleware=[Middleware(_Authenticated, knows=self.knows)],
             exception_handlers={
@@ -146,7 +148,34 @@ class Server:
         prompt = await asyncio.to_thread(_prompt, body, tools, language)
         mask = await self._mask(body, tools, choice, language)
         pieces = Pieces()
-        call = Call(
+        call = self._call(body, prompt, pieces, caller, language)
+        call.mask = mask
+        call.continues = body.answer_schema() is None  # a log holds results, not decisions
+        form = language.form if choice.names else None
+        answer = AnswerWriter(self._runner, call, pieces, body, self._name, request, form)
+        return await self._answered(answer, body)
+
+    async def _complete(self, request: Request) -> Response:
+        caller = requests.caller(request.headers)
+        data = await self._body(request, self._body_bytes_max)
+        body = await asyncio.to_thread(requests.parse, data, requests.Completions)
+        self._check_model(body.model)
+        language = self._language()
+        prompt = await asyncio.to_thread(_text_prompt, body.prompt, language)
+        pieces = Pieces()
+        call = self._call(body, prompt, pieces, caller, language)
+        answer = TextWriter(self._runner, call, pieces, body, self._name, request)
+        return await self._answered(answer, body)
+
+    def _call(
+        self,
+        body: requests.Generating,
+        prompt: Prompt,
+        pieces: Pieces,
+        caller: requests.Caller,
+        language: Language,
+    ) -> Call:
+        return Call(
             prompt=prompt.tokens,
             checkpoints=prompt.checkpoints,
             emit=pieces.emit,
@@ -156,18 +185,13 @@ class Server:
             weight=caller.weight,
             max_tokens=min(body.limit(), language.window - len(prompt.tokens)),
             deadline_s=min(caller.deadline or self._call_deadline_s, self._call_deadline_s),
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=body.top_p or 1.0,
-            top_k=body.top_k or 0,
-            min_p=body.min_p or 0.0,
+            **vars(body.sampling(language.sampling)),
             seed=body.seed,
             stop=tuple(body.stop or ()),
-            mask=mask,
-            continues=body.answer_schema() is None,  # an agent's log holds results, not decisions
         )
-        self._runner.submit(call)
-        form = language.form if choice.names else None
-        answer = AnswerWriter(self._runner, call, pieces, body, self._name, request, form)
+
+    async def _answered(self, answer: AnswerWriter, body: requests.Generating) -> Response:
+        self._runner.submit(answer.call)
         if body.stream:
             return EventStream(answer)
         return await answer.whole()
@@ -228,13 +252,24 @@ class Server:
 def _prompt(body: requests.Chat, tools: Sequence[OfferedTool], language: Language) -> Prompt:
     """Tokenise; up to some 10 ms as a rule, so not on the event loop."""
     messages = conversation.plain(body.messages)
-    prompt = language.encode_chat(messages, tools, limit=language.window)
+    return _within(language.encode_chat(messages, tools, limit=language.window), language)
+
+
+def _text_prompt(text: str, language: Language) -> Prompt:
+    prompt = language.encode_text(text, limit=language.window)
+    if not prompt.tokens:
+        raise Refused("prompt: an empty text has nothing to go on from", param="prompt")
+    return _within(prompt, language, "prompt")
+
+
+def _within(prompt: Prompt, language: Language, param: str = "messages") -> Prompt:
+    """Return the prompt if it leaves room in the window. Raises Refused."""
     size = len(prompt.tokens)
     if size >= language.window:
         raise Refused(
             f"the prompt has {size} tokens, the model's window is {language.window}",
             code="context_length_exceeded",
-            param="messages",
+            param=param,
         )
     return prompt
 

@@ -12,7 +12,7 @@ KEY_SHOWN = 100  # characters of an unknown key that an error repeats
 
 
 class Body(BaseModel):
-    """An object that has no keys but these.
+    """An object that has no keys but these. A null is a key that was not given.
 
     Pydantic's own check would report a million unknown keys one by one.
     """
@@ -27,6 +27,7 @@ class Body(BaseModel):
             for key in data:
                 if key not in known:
                     raise PydanticCustomError("unknown", "{key}", {"key": key[:KEY_SHOWN]})
+            return {key: value for key, value in data.items() if value is not None}
         return data
 
 

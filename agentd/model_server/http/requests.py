@@ -1,6 +1,7 @@
 """Requests as OpenAI's clients send them, checked. What would be ignored silently is refused."""
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -11,8 +12,9 @@ from pydantic import (
     StringConstraints,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
-from agentd.model_server.calls import Refused
+from agentd.model_server.calls import Refused, Sampling
 from agentd.model_server.http.body import Body, refusal, strict_json
 from agentd.model_server.http.conversation import TOOLS_MAX, ChatMessage, ToolParam
 from agentd.states import Priority
@@ -38,6 +40,10 @@ class _JsonSchemaFormat(Body):
     json_schema: _JsonSchema
 
 
+class _JsonObject(Body):
+    type: Literal["json_object"]
+
+
 class _StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -49,15 +55,13 @@ _Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES
 _Tools = Annotated[list[ToolParam], Field(max_length=TOOLS_MAX)]
 
 
-class Chat(Body):
-    """The body of POST /v1/chat/completions."""
+class Generating(Body):
+    """What the bodies of both endpoints that generate have in common."""
 
     model: str
-    messages: _Messages
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
@@ -68,20 +72,60 @@ class Chat(Body):
     ] = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    response_format: Annotated[_Text | _JsonSchemaFormat, Field(discriminator="type")] | None = None
+    # Accepted where they change nothing.
+    n: Literal[1] | None = None
+    user: str | None = None
+    presence_penalty: _Zero | None = None
+    frequency_penalty: _Zero | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+
+    def limit(self) -> int:
+        """Return the most tokens to generate."""
+        return self.max_tokens or DEFAULT_MAX_TOKENS
+
+    def sampling(self, usual: Sampling) -> Sampling:
+        """Return how to sample; what the request leaves open is as the model has it."""
+        given = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        return replace(usual, **{key: value for key, value in given.items() if value is not None})
+
+
+class Completions(Generating):
+    """The body of POST /v1/completions: a text, which the answer goes on from."""
+
+    prompt: Annotated[
+        str,
+        BeforeValidator(lambda given: _only(given) if isinstance(given, list) else given),
+    ]
+    # Accepted where they change nothing.
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    logprobs: None = None
+    suffix: Literal[""] | None = None
+
+
+def _only(prompts: list[Any]) -> Any:
+    """Return the one prompt of a list of one."""
+    if len(prompts) != 1 or not isinstance(prompts[0], str):
+        raise PydanticCustomError("prompt", "must be one text, or a list of one text")
+    return prompts[0]
+
+
+class Chat(Generating):
+    """The body of POST /v1/chat/completions."""
+
+    messages: _Messages
+    max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: (
+        Annotated[_Text | _JsonObject | _JsonSchemaFormat, Field(discriminator="type")] | None
+    ) = None
     tools: _Tools | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None  # an answer has one call at most either way
     # Accepted where they change nothing.
-    n: Literal[1] | None = None
-    user: str | None = None
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
-    presence_penalty: _Zero | None = None
-    frequency_penalty: _Zero | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
@@ -98,11 +142,13 @@ class Chat(Body):
 
     def limit(self) -> int:
         """Return the most tokens to generate."""
-        return self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
+        return self.max_completion_tokens or super().limit()
 
     def answer_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema that the answer must fit, if one is asked for."""
         form = self.response_format
+        if isinstance(form, _JsonObject):
+            return {"type": "object"}
         return form.json_schema.schema_ if isinstance(form, _JsonSchemaFormat) else None
 
 
@@ -129,7 +175,7 @@ class Caller(BaseModel):
     deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
-Asked = TypeVar("Asked", Chat, Tokenize)
+Asked = TypeVar("Asked", Chat, Completions, Tokenize)
 
 
 def parse(body: bytes, kind: type[Asked]) -> Asked:
@@ -170,8 +216,11 @@ UNSUPPORTED = {
     "presence_penalty": "penalties are not supported",
     "frequency_penalty": "penalties are not supported",
     "logit_bias": "a logit bias is not supported",
-    "response_format": 'must be {"type": "text"} or {"type": "json_schema", "json_schema": '
-    '{"name": ..., "schema": {...}}}',
+    "response_format": 'must be {"type": "text"}, {"type": "json_object"} or '
+    '{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}',
+    "best_of": "only one choice is given per request",
+    "echo": "the prompt is not repeated",
+    "suffix": "nothing is put in before a suffix",
     "service_tier": "there is one tier, the default",
     "modalities": "only text is given",
     "audio": "only text is given",
