@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import jinja2
@@ -17,6 +18,7 @@ from agentd.model_server.language.template import _Generation, _raise, _to_json,
 from agentd.model_server.tool_calls import OfferedTool
 from agentd.models.gguf import write_byte_level_bpe
 from agentd.testing.tiny_model import SPECIAL, make_tiny
+from tests.published_templates import PUBLISHED
 
 QWEN = """\
 {%- if tools %}<|im_start|>system
@@ -233,32 +235,64 @@ def rendered(
     messages: Sequence[Message],
     tools: Sequence[OfferedTool] = (),
 ) -> str:
-    """Return what Hugging Face's renderer would make of a conversation, in this template's way."""
-    template, _special, _added, bos, eos = KINDS[kind]
+    """Return what Hugging Face's renderer makes of a conversation, told in the template's way."""
+    if kind in KINDS:
+        source, _special, _added, bos, eos = KINDS[kind]
+    else:
+        one = PUBLISHED[kind]
+        calls = any("tool_calls" in message for message in messages)
+        other = one.tool_use if (tools or calls) and language.form.native else None
+        source, bos, eos = other or one.source, one.bos, one.eos
     if not language.form.native:
         messages, tools = explained(messages, tools), ()
     if language.form.text_arguments:
         messages = with_text_arguments(messages)
     if not language._takes_system:
         messages = without_system(messages)
-    environment = jinja2.Environment(
+    given = {"bos_token": bos, "eos_token": eos, "enable_thinking": False, "thinking": False}
+    shown = [described(tool) for tool in tools] or None
+    return (
+        huggingface()
+        .from_string(source)
+        .render(messages=messages, tools=shown, add_generation_prompt=True, **given)
+    )
+
+
+def huggingface() -> jinja2.Environment:
+    """Return templates as Hugging Face's renderer has them, which keeps nothing apart."""
+    found = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    return environment.from_string(template).render(
-        messages=messages,
-        tools=[described(tool) for tool in tools] or None,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        bos_token=bos,
-        eos_token=eos,
-    )
+    found.filters["tojson"] = _to_json
+    found.globals["raise_exception"] = _raise
+    found.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return found
 
 
 def make(kind: str, folder: Path) -> Path:
     """Write a tiny random model with a template of this kind; return its folder."""
-    template, special, added, bos, eos = KINDS[kind]
+    if kind in KINDS:
+        return _write(folder, *KINDS[kind])
+    one = PUBLISHED[kind]
+    _write(folder, one.source, one.specials, list(one.added), one.bos, one.eos)
+    if one.tool_use and kind == "hermes":  # both in one file, as it used to be
+        (folder / "chat_template.jinja").unlink()
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["chat_template"] = [
+            {"name": "default", "template": one.source},
+            {"name": "tool_use", "template": one.tool_use},
+        ]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    elif one.tool_use:
+        more = folder / "additional_chat_templates"
+        more.mkdir()
+        (more / "tool_use.jinja").write_text(one.tool_use)
+    return folder
+
+
+def _write(
+    folder: Path, template: str, special: list[str], added: list[str], bos: str, eos: str
+) -> Path:
     make_tiny(folder)
     old = json.loads((folder / "tokenizer.json").read_text())["model"]
     old_special = len(SPECIAL)

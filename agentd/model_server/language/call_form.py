@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agentd.model_server.calls import Message, Refused
@@ -16,7 +17,7 @@ from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Form, Of
 
 # Words that no template contains.
 USER, NAME, KEY, VALUE, RESULT = (f"agentd{n}probe" for n in range(5))
-CALL_ID = "probe0000"  # Mistral's templates insist on nine characters
+CALL_ID = "call00000"  # as ours are: Mistral's templates insist on nine characters
 ARGUMENTS = re.compile(rf'\{{"{KEY}":( ?)"{VALUE}"\}}')
 HALF_MARKER = re.compile(r"[<\[][^>\]]*$")  # what a common beginning must not end in
 TRIGGER = re.compile(r"<[^<>\s]{2,40}>|\[[A-Z_]{3,40}\]")
@@ -56,19 +57,27 @@ def takes_system(template: Template) -> bool:
 
 
 def learn(
-    template: Template, specials: Mapping[str, int], start: str = ""
+    template: Template,
+    specials: Mapping[str, int],
+    ends: AbstractSet[int] = frozenset(),
+    start: str = "",
 ) -> tuple[Form, dict[int, str]]:
     """Return how calls are written, and the noncharacters that stand for special tokens in it.
 
-    `specials` are the tokenizer's special tokens by their text, `start` is what prompts end in
-    beside what the template itself writes.
+    `specials` are the tokenizer's special tokens by their text, and `ends` those that end an
+    answer: no call can hold one. `start` is what prompts end in beside what the template writes.
     """
     for as_text in (False, True):
         probe = _Probe(template, start, as_text)
         try:
             found = _learn(probe, specials)
-            if found is not None and all(_reads(probe, *found, specials, *c) for c in PROOFS):
+            proved = found is not None and all(
+                _reads(probe, *found, specials, *call) for call in PROOFS
+            )
+            if found is not None and proved and not ends & found[1].keys():
                 return found
+            if str({KEY: VALUE}) not in probe.call(NAME, {KEY: VALUE}):
+                break  # it writes the arguments its own way, which is not JSON
         except Refused:  # no tools, or not this way
             continue
     return OWN_FORM, {}

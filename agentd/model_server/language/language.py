@@ -87,7 +87,7 @@ class ModelLanguage:
             self._template, [added[number].content for number in self._markers]
         )
         specials = {token.content: number for number, token in added.items() if token.special}
-        self.form, marks = learn(self._template, specials, self._start)
+        self.form, marks = learn(self._template, specials, self.end_tokens, self._start)
         self.grammars = Grammars(
             renamed(data),
             self.vocabulary,
