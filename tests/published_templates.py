@@ -442,6 +442,13 @@ PUBLISHED = {
         tool_use=HERMES_TOOLS,
         call=JSON_CALL,
     ),
+    "other names": Published(  # what it writes cannot be read back, so it is not asked to
+        CHATML,
+        "<|im_end|>",
+        tool_use=HERMES_TOOLS.replace(
+            "call.function.name", "call.function.name | replace('-', '_')"
+        ),
+    ),
     "llama 3": Published(LLAMA, "<|eot_id|>", call=('{"name": "', '", "parameters": ')),
     "lfm2": Published(PYTHONIC, "<|im_end|>"),
     "mistral nemo": Published(

@@ -112,6 +112,19 @@ ENDINGS = (
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+def test_the_templates_own_markers_are_tokens(
+    languages: dict[str, ModelLanguage], name: str
+) -> None:
+    """Also those that it puts together of a role, or that passed through macros and filters."""
+    language = languages[name]
+    special = {language._marked.token_to_id(token) for token in PUBLISHED[name].specials}
+    for messages, tools in ((conversation(), [WEATHER]), (conversation()[:2], [])):
+        tokens = language.encode_chat(messages, tools).tokens
+        whole = language._marked.encode(text_of(language, tokens), add_special_tokens=False).ids
+        assert [n for n in tokens if n in special] == [n for n in whole if n in special]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_prompts_end_where_an_answer_begins(languages: dict[str, ModelLanguage], name: str) -> None:
     """In no thought, though the template opens one, and in the channel for answers."""
     language = languages[name]
