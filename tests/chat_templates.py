@@ -1,9 +1,13 @@
-"""Chat templates of the kinds that people's models have, cut down to what matters for tools."""
+"""Chat templates of the kinds that people's models have, cut down to what matters for tools.
+
+`uv run python -m tests.chat_templates` prints what is learned of the published ones.
+"""
 
 import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jinja2
 
@@ -315,3 +319,21 @@ def _write(
     config.update(vocab_size=len(tokens), eos_token_id=special.index(eos))
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def main() -> None:
+    """Print a table: how each template takes system texts and calls, and how its prompts end."""
+    print(f"{'template':14} {'system':7} {'calls':46} prompts end in")
+    for name in PUBLISHED:
+        with TemporaryDirectory() as folder:
+            language = ModelLanguage(make(name, Path(folder) / "m"))
+        form = language.form
+        call = f"{form.before}NAME{form.between}" if form.native else "our own form"
+        system = "yes" if language._takes_system else "no"
+        user: list[Message] = [{"role": "user", "content": "x"}]
+        end = language._marked.decode(language.encode_chat(user).tokens, skip_special_tokens=False)
+        print(f"{name:14} {system:7} {call.encode('unicode_escape').decode():46} {end[-40:]!r}")
+
+
+if __name__ == "__main__":
+    main()

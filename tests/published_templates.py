@@ -1,5 +1,5 @@
 # ruff: noqa: E501, RUF001  templates are lines of their own, and DeepSeek's bars are wide
-"""Thirty forms of published chat templates, written anew and small, with what each needs.
+"""Forms of published chat templates, written anew and small, with what each needs.
 
 Each keeps what made trouble once, or may: how it takes system texts and tools, how it declares
 parameters, how it writes calls, what it does with thoughts.
@@ -32,7 +32,6 @@ class Published:
     system: bool = True  # takes a system message
     ends: str = ""  # what prompts end in
     says: tuple[str, ...] = ()  # what declarations say of WEATHER's parameters
-    grows: bool = True  # a prompt with tools begins as the one before did
 
     @property
     def specials(self) -> list[str]:
@@ -455,13 +454,11 @@ PUBLISHED = {
         MISTRAL.replace("CALLS{{", MISTRAL_LIST + "{{"),
         "</s>",
         call=(f'{M[0]}[{{"name": "', '", "arguments": '),
-        grows=False,
     ),
     "mistral small": Published(
         MISTRAL.replace("CALLS{{", MISTRAL_ID + "{{"),
         "</s>",
         call=(M[0], f"{M[1]}call00000{M[2]}"),
-        grows=False,
     ),
     "magistral": Published(MAGISTRAL, "</s>", ends="[THINK]\n[/THINK]\n\n"),
     "gemma 2": Published(
