@@ -110,7 +110,7 @@ class ModelLanguage:
     def encode_text(self, text: str, *, limit: int | None = None) -> Prompt:
         """See `Language.encode_text`."""
         trial = self._marked.encode("a", add_special_tokens=True)
-        first = trial.ids[: trial.special_tokens_mask[0]]  # a beginning, if texts have one
+        first = trial.ids[: trial.special_tokens_mask.index(0)]  # if texts have a beginning
         return Prompt([*first, *self._encode_within(text, limit, len(first), "prompt")], ())
 
     def encode_chat(
