@@ -19,6 +19,7 @@ from agentd.model_server.engine import memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
 from agentd.model_server.engine.next_tokens import Chosen, NextTokens, forced_logprobs
+from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.queue import RANK
@@ -70,6 +71,7 @@ class MlxEngine:
             mx.disable_compile()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
+        positions = OutputPositions(self._model)
         self._batch = Batch(self._model)
         # The rows' next tokens, being computed; see _look_ahead.
         self._ahead: mx.array | None = None
@@ -85,7 +87,7 @@ class MlxEngine:
         self._slots_max = slots if together else 1
         self._caches = PromptCaches(self.budget.caches, self._layers)
         kept = Kept(self._take, self._keep, self._caches.checkpoint)
-        self._scorer = Scorer(self._model, self._prefill, kept, several=together)
+        self._scorer = Scorer(self._model, positions, self._prefill, kept, several=together)
         self._saved, self._saved_bytes = saved, saved_bytes
         self._identity = prompt_cache_file.identity(folder)
         if saved is not None:

@@ -36,7 +36,8 @@ class NextTokens:
         masks, faults = self._masks(rows)
         masked, labels = mask_logits(logits, masks), {}
         for at, row in enumerate(rows):
-            if row.call.mask is not None and (branch := row.call.mask.branch):
+            mask = row.call.mask if at not in faults else None
+            if mask is not None and (branch := mask.branch):
                 places = mx.array(list(branch.tokens.values()))
                 offsets = mx.array([branch.offsets[label] for label in branch.tokens])
                 labels[at] = log_probabilities(logits[at, places])

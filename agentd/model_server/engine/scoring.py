@@ -18,6 +18,7 @@ from mlx.utils import tree_map
 
 from agentd.model_server.calls import Advance, Call, Scoring
 from agentd.model_server.engine.batch import Row
+from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import Prefill
 from agentd.model_server.engine.prompt_cache import Layers, States
 from agentd.model_server.engine.sampling import Sampler
@@ -85,8 +86,17 @@ class Kept:
 class Scorer:
     """Advances calls that score; `several`: whether this model may read several items at once."""
 
-    def __init__(self, model: nn.Module, prefill: Prefill, kept: Kept, *, several: bool) -> None:
-        self._model, self._prefill, self._kept, self._several = model, prefill, kept, several
+    def __init__(
+        self,
+        model: nn.Module,
+        output: OutputPositions,
+        prefill: Prefill,
+        kept: Kept,
+        *,
+        several: bool,
+    ) -> None:
+        self._model, self._output, self._prefill = model, output, prefill
+        self._kept, self._several = kept, several
         vocabulary = model(mx.array([[0]])).shape[-1]  # known without a pass
         self._positions = max(1, LOGITS_MAX // vocabulary)
 
@@ -141,7 +151,8 @@ class Scorer:
     def _read(self, group: Together, count: int) -> None:
         """Read some columns."""
         columns = slice(group.fed, group.fed + count)
-        logits = self._model(group.tokens[:, columns], cache=group.layers).astype(mx.float32)
+        with self._output.every():
+            logits = self._model(group.tokens[:, columns], cache=group.layers).astype(mx.float32)
         wanted = mx.take_along_axis(logits, group.wanted[:, columns, None], axis=-1)[..., 0]
         likely = wanted - mx.logsumexp(logits, axis=-1)
         group.sums += mx.where(group.real[:, columns], likely, 0).sum(axis=-1)
