@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agentd.model_server.calls import Call, Scoring
+from agentd.model_server.calls import Advance, Call, Scoring
 from agentd.model_server.engine import scoring as scoring_room
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
@@ -331,7 +331,13 @@ def test_hanging_up_ends_a_score_within_a_step(
     def load(language: Any) -> MlxEngine:
         engine = MlxEngine(tiny_model, language, fast_blas=True)
         engine._prefill.piece_tokens = {True: 1, False: 1}
-        monkeypatch.setattr(engine, "step", lambda step=engine.step: gate([]) or step())
+        step = engine.step
+
+        def held() -> list[Advance]:
+            gate([])
+            return step()
+
+        monkeypatch.setattr(engine, "step", held)
         return engine
 
     with serving(load, lambda: ModelLanguage(tiny_model)) as server:
