@@ -129,11 +129,9 @@ def test_nothing_is_told_unasked(tiny: Serving) -> None:
     """Answers are as before; only the tokens' own are told without top_logprobs."""
     status, answer = tiny.chat(max_tokens=5)
     assert (status, answer["choices"][0]["logprobs"]) == (200, None)
-    for more in ({}, {"top_logprobs": 0}):
-        status, answer = tiny.chat(max_tokens=5, logprobs=True, **more)
-        assert [one["top_logprobs"] for one in answer["choices"][0]["logprobs"]["content"]] == [
-            []
-        ] * 5
+    for top in (None, 0):
+        _message, content = told(tiny, max_tokens=5, top_logprobs=top)
+        assert [one["top_logprobs"] for one in content] == [[]] * 5
 
 
 def test_an_answer_of_forced_tokens_alone_tells_them(tiny: Serving) -> None:
