@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused, Sampling
+from agentd.model_server.calls import (
+    Advance,
+    Call,
+    Labels,
+    Mask,
+    Message,
+    Prompt,
+    Refused,
+    Sampling,
+)
 from agentd.model_server.tool_calls import OWN_FORM, OfferedTool, ToolChoice
 from agentd.models.gguf import write_byte_level_bpe
 
@@ -100,6 +109,12 @@ class ScriptedLanguage:
         """Return the text's bytes."""
         return Prompt(self.encode(text), ())
 
+    def encode_pairs(
+        self, head: str, items: Sequence[str], *, limit: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """Return the bytes of the head, or one end token, and those of the items."""
+        return self.encode(head) or [END], [self.encode(item) for item in items]
+
     def encode_chat(
         self,
         messages: Sequence[Message],
@@ -125,9 +140,13 @@ class ScriptedLanguage:
         """Refuse, as `mask` does."""
         return self.mask(schema)
 
+    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
+        """Refuse, as `mask` does."""
+        return self.mask(schema)
+
 
 class ScriptedEngine:
-    """Answers each call with what `answer` returns, one byte a step.
+    """Answers each call with what `answer` returns, one byte a step; an item scores its length.
 
     `before_step` is called with the admitted calls before every step; it may wait or raise.
     """
@@ -155,6 +174,8 @@ class ScriptedEngine:
     def admit(self, call: Call) -> None:
         """Take the call in."""
         self.order.append(call.agent)
+        if call.scoring is not None:
+            call.scoring.scores += [[-float(len(i)) for i in items] for items in call.scoring.items]
         self._rows[call.number] = (call, list(self._answer(call).encode()))
 
     def step(self) -> list[Advance]:

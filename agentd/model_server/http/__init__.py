@@ -1,6 +1,7 @@
 """HTTP: what the model server hears and says, in OpenAI's words.
 
 `server.py` is uvicorn, with `connection_limits.py`; `app.py` has the paths. `requests.py` checks
-what is asked, by way of `conversation.py` and `body.py`; `answers.py` sends what is said,
-and `text_answers.py` where that goes on from a text.
+what is asked, by way of `conversation.py` and `body.py`; `answers.py` sends what is said, and
+`text_answers.py` where that goes on from a text; `logprobs.py` tells how likely it was.
+`scores.py` is an endpoint of its own.
 """

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,8 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
 from agentd.model_server.engine.thread import EngineThread
-from agentd.model_server.http import conversation, requests
-from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_response
+from agentd.model_server.http import conversation, requests, scores
+from agentd.model_server.http.answers import (
+    AnswerWriter,
+    EventStream,
+    Pieces,
+    error_response,
+    while_there,
+)
 from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
@@ -67,6 +74,7 @@ class Server:
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/v1/score", self._score, methods=["POST"]),
             ],
             middleware=[Middleware(_Authenticated, knows=self.knows)],
             exception_handlers={
@@ -149,7 +157,7 @@ class Server:
         mask = await self._mask(body, tools, choice, language)
         pieces = Pieces()
         call = self._call(body, prompt, pieces, caller, language)
-        call.mask = mask
+        call.mask, call.top_logprobs = mask, body.logprobs_wanted()
         call.continues = body.answer_schema() is None  # a log holds results, not decisions
         form = language.form if choice.names else None
         answer = AnswerWriter(self._runner, call, pieces, body, self._name, request, form)
@@ -179,12 +187,8 @@ class Server:
             prompt=prompt.tokens,
             checkpoints=prompt.checkpoints,
             emit=pieces.emit,
-            agent=caller.agent,
-            session=caller.session,
-            priority=caller.priority,
-            weight=caller.weight,
+            **self._asked_by(caller),
             max_tokens=min(body.limit(), language.window - len(prompt.tokens)),
-            deadline_s=min(caller.deadline or self._call_deadline_s, self._call_deadline_s),
             **vars(body.sampling(language.sampling)),
             seed=body.seed,
             stop=tuple(body.stop or ()),
@@ -195,6 +199,23 @@ class Server:
         if body.stream:
             return EventStream(answer)
         return await answer.whole()
+
+    async def _score(self, request: Request) -> Response:
+        caller = requests.caller(request.headers)
+        data = await self._body(request, self._body_bytes_max)
+        body = await asyncio.to_thread(requests.parse, data, scores.ScoreRequest)
+        self._check_model(body.model)
+        scoring = await asyncio.to_thread(scores.scoring, body, self._language())
+        pieces = Pieces()
+        call = Call((), pieces.emit, **self._asked_by(caller), scoring=scoring)
+        self._runner.submit(call)
+        await while_there(request, self._runner, call, scores.finished(pieces))
+        return JSONResponse(scores.answer(call, scoring, self._name))
+
+    def _asked_by(self, caller: requests.Caller) -> dict[str, Any]:
+        """Return what a call says of who asks."""
+        deadline_s = min(caller.deadline or self._call_deadline_s, self._call_deadline_s)
+        return {**caller.model_dump(exclude={"deadline"}), "deadline_s": deadline_s}
 
     async def _mask(
         self,
@@ -208,6 +229,9 @@ class Server:
         if body.stop and (schema is not None or choice.names):
             what = "JSON that response_format asks for" if schema is not None else "tool's call"
             raise Refused(f"stop: would cut the {what}", param="stop")
+        if body.agentd_labels and schema is None:
+            what = "needs a response_format with a schema"
+            raise Refused(f"agentd_labels: {what}", param="agentd_labels")
         loop = asyncio.get_running_loop()
         if tools:
             make = functools.partial(language.call_mask, tools, choice, schema)
@@ -215,7 +239,11 @@ class Server:
             make = functools.partial(language.mask, schema)
         else:
             return None
-        return await loop.run_in_executor(self._compiling, make)
+        mask = await loop.run_in_executor(self._compiling, make)
+        if not body.agentd_labels:
+            return mask
+        label = functools.partial(language.labelled, mask, schema, body.agentd_labels)
+        return await loop.run_in_executor(self._compiling, label)
 
     def _check_model(self, name: str) -> None:
         if name != self._name:

@@ -51,6 +51,7 @@ class _StreamOptions(Body):
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 _Zero = Annotated[float, Field(ge=0, le=0)]
+_Offset = Annotated[float, Field(ge=-1000, le=1000)]  # nats
 _Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
 _Tools = Annotated[list[ToolParam], Field(max_length=TOOLS_MAX)]
 
@@ -99,8 +100,13 @@ class Completions(Generating):
     # Accepted where they change nothing.
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
-    logprobs: None = None
+    logprobs: Annotated[None, BeforeValidator(lambda given: _no_logprobs(given))] = None
     suffix: Literal[""] | None = None
+
+
+def _no_logprobs(given: Any) -> None:
+    if given is not None:
+        raise PydanticCustomError("logprobs", "ask /v1/chat/completions for log-probabilities")
 
 
 def _only(prompts: list[Any]) -> Any:
@@ -121,11 +127,12 @@ class Chat(Generating):
     tools: _Tools | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None  # an answer has one call at most either way
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    agentd_labels: dict[str, dict[str, _Offset]] | None = None
     # Accepted where they change nothing.
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
@@ -143,6 +150,16 @@ class Chat(Generating):
     def limit(self) -> int:
         """Return the most tokens to generate."""
         return self.max_completion_tokens or super().limit()
+
+    def logprobs_wanted(self) -> int | None:
+        """Return how many tokens' log-probabilities to give beside each token's own, if any.
+
+        Raises:
+            Refused: only those of other tokens are asked for.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise Refused("top_logprobs: needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def answer_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema that the answer must fit, if one is asked for."""
@@ -175,7 +192,7 @@ class Caller(BaseModel):
     deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
-Asked = TypeVar("Asked", Chat, Completions, Tokenize)
+Asked = TypeVar("Asked", bound=Body)
 
 
 def parse(body: bytes, kind: type[Asked]) -> Asked:
@@ -211,8 +228,6 @@ def caller(headers: Mapping[str, str]) -> Caller:
 UNSUPPORTED = {
     "n": "only one choice is given per request",
     "store": "nothing is stored",
-    "logprobs": "log probabilities are not given",
-    "top_logprobs": "log probabilities are not given",
     "presence_penalty": "penalties are not supported",
     "frequency_penalty": "penalties are not supported",
     "logit_bias": "a logit bias is not supported",

@@ -15,8 +15,9 @@ import jinja2
 from tokenizers import Tokenizer
 
 from agentd.llm.thoughts import left_open
-from agentd.model_server.calls import Mask, Message, Prompt, Refused
+from agentd.model_server.calls import Labels, Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
+from agentd.model_server.grammar.mask import AnswerMask
 from agentd.model_server.language.call_form import answer_start, learn, takes_system
 from agentd.model_server.language.markers import is_marker, renamed, without_markers
 from agentd.model_server.language.model_files import (
@@ -40,6 +41,7 @@ from agentd.models.window import own_window, sizes_of, text_config
 EVENT_SEAM = re.compile(r"(?<=</event>\n)(?=.)|(?=<event type=)", re.DOTALL)
 CHECKPOINT_TOKENS = 16  # between two; each costs a copy of the state of layers that cannot be cut
 SLICE = 50_000  # characters that are tokenised at once to see whether a text is too long
+BORDER = 256  # characters of a head's end, where an item may change its tokens
 SEAM = 16  # tokens that a slice may have more than the same text within the whole
 
 
@@ -81,6 +83,11 @@ class ModelLanguage:
             names.get("eos_token"), config, text_config(config)
         )
         self._never = self._find_controls(data, names)
+        # As other programs score texts (lm-evaluation-harness, `prefix_token_id`).
+        framed = self._marked.encode("a", add_special_tokens=True)
+        self._begin = framed.ids[: framed.special_tokens_mask.index(0)]
+        bos = self._marked.token_to_id(names.get("bos_token", ""))
+        self._nothing = min(self.end_tokens) if bos is None else bos
         self._template = _template(folder, settings, names)
         self._takes_system = takes_system(self._template)
         self._start = answer_start(
@@ -109,9 +116,22 @@ class ModelLanguage:
 
     def encode_text(self, text: str, *, limit: int | None = None) -> Prompt:
         """See `Language.encode_text`."""
-        trial = self._marked.encode("a", add_special_tokens=True)
-        first = trial.ids[: trial.special_tokens_mask.index(0)]  # if texts have a beginning
-        return Prompt([*first, *self._encode_within(text, limit, len(first), "prompt")], ())
+        tokens = self._encode_within(text, limit, len(self._begin), "prompt")
+        return Prompt([*self._begin, *tokens], ())
+
+    def encode_pairs(
+        self, head: str, items: Sequence[str], *, limit: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """See `Language.encode_pairs`."""
+        first = [*self._begin, *self._encode_within(head, limit, 0, "heads")] or [self._nothing]
+        end = head[-BORDER:]
+        before = self.encode(end)
+        found = []
+        for item in items:
+            whole = self._encode_within(end + item, limit, 0, "items")
+            same = whole[: len(before)] == before
+            found.append(whole[len(before) :] if same else self.encode(item))
+        return first, found
 
     def encode_chat(
         self,
@@ -163,6 +183,12 @@ class ModelLanguage:
     ) -> Mask:
         """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
+
+    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
+        """See `Language.labelled`."""
+        assert isinstance(mask, AnswerMask)
+        assert isinstance(schema, dict)
+        return self.grammars.labelled(mask, schema, labels)
 
     def _answering(self, pieces: list[Piece]) -> list[Piece]:
         """Let a prompt end where an answer's text begins: in no thought, and in its channel."""
