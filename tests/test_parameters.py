@@ -207,7 +207,7 @@ def test_a_text_goes_on(client: openai.OpenAI, prompt: Any) -> None:
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "one choice"),
         ({"n": 2}, "one choice"),
-        ({"logprobs": 1}, "log probabilities"),
+        ({"logprobs": 1}, "log-probabilities"),
         ({"messages": []}, "messages: unknown parameter"),
     ],
 )
