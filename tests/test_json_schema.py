@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 
 from agentd.json_schema.bounds import Bounds, Unfit
-from agentd.json_schema.walk import bounded
+from agentd.json_schema.writing import bounded
 from agentd.llm import decision_schema
 from agentd.model_server.grammar import grammar
 from tests.schemas import documents
 
-BOUNDS = Bounds(string=9, items=3, integer=50, properties=2, step=0.5)
+BOUNDS = Bounds(string=9, items=3, integer=50, properties=2, step=0.5, any_depth=1)
 SIDES = [decision_schema.BOUNDS, grammar.BOUNDS]
 OPEN = {"string", "items", "integer", "properties", "step", "foreign"}  # each side's own
 

@@ -34,7 +34,7 @@ Its result then comes within <tool_response></tool_response>. Otherwise answer i
 
 
 def learn(template: Template, specials: Mapping[str, int]) -> tuple[Form, dict[int, str]]:
-    """Return how calls are written, and the noncharacters that stand for special tokens in it.
+    """Return how calls are written, and the marks that stand for special tokens in it.
 
     `specials` are the tokenizer's special tokens by their text.
     """
@@ -101,7 +101,7 @@ def _text(
 
 
 def _marked(text: str, specials: Mapping[str, int], marks: dict[int, str]) -> str:
-    """Replace special tokens by noncharacters, and note which."""
+    """Replace special tokens by marks, and note which."""
     for name in sorted(specials, key=len, reverse=True):
         if name in text:
             mark = marks.setdefault(specials[name], MARKS[len(marks)])
