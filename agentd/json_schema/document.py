@@ -41,9 +41,8 @@ class Document:
 
     def target(self, pointer: str, reference: object) -> str:
         """Return the place that a reference at `pointer` means. Raises Unfit."""
-        what = Unfit(
-            below(pointer, "$ref"), "must point at a schema in this document: #/$defs/NAME"
-        )
+        must = "must point at a schema in this document: #/$defs/NAME"
+        what = Unfit(below(pointer, "$ref"), must)
         if not isinstance(reference, str):
             raise what
         address, _, fragment = reference.partition("#")
@@ -87,14 +86,14 @@ def _has_id(value: object) -> bool:
     return isinstance(name, str) and not name.startswith("#")
 
 
-def _anchors(value: object, at: str, base: str) -> Iterator[tuple[tuple[str, str], str]]:
+def _anchors(value: Any, at: str, base: str) -> Iterator[tuple[tuple[str, str], str]]:
     if isinstance(value, dict):
         base = at if at and _has_id(value) else base
         for key in ("$anchor", "$dynamicAnchor"):
             if isinstance(value.get(key), str):
                 yield (base, value[key]), at
-    items = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[call-overload]
-    for key, inner in items:
+    pairs: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in pairs:
         if isinstance(inner, dict | list):
             yield from _anchors(inner, below(at, key), base)
 

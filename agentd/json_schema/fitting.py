@@ -17,6 +17,7 @@ from agentd.json_schema.shapes import (
     Shape,
     Text,
     Values,
+    exact,
     identity,
     join,
 )
@@ -51,7 +52,7 @@ def has(source: Source, value: Any, what: Values | Number | Text | Array | Objec
             return identity(value) in map(identity, what.values)
         case Number():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            return number and _is_number(Fraction(str(value)), what)
+            return number and _is_number(exact(value), what)
         case Text():
             return isinstance(value, str) and _is_text(value, what)
         case Array():

@@ -45,28 +45,22 @@ def written(what: Number, bounds: Bounds, goal: Goal) -> list[Schema]:
 
 def _limits(what: Number, bounds: Bounds) -> tuple[Fraction, Fraction]:
     """Return both limits, with the side's own where there is none, within what is exact."""
+    most = Fraction(bounds.integer)
     low, high = what.low, what.high
     if low is None:
-        low = (
-            Fraction(-bounds.integer)
-            if high is None or high > -bounds.integer
-            else high - bounds.integer
-        )
+        low = -most if high is None or high > -most else high - most
     if high is None:
-        high = Fraction(bounds.integer) if low < bounds.integer else low + bounds.integer
+        high = most if low < most else low + most
     return max(low, Fraction(1 - EXACT)), min(high, Fraction(EXACT - 1))
 
 
 def _open(what: Number, low: Fraction, high: Fraction) -> Schema:
     """Return the schema of a number of any digits, for servers whose numbers end."""
-    outside_low, outside_high = (
-        what.low_open and low == what.low,
-        what.high_open and high == what.high,
-    )
+    outside = what.low_open and low == what.low, what.high_open and high == what.high
     return {
         "type": "number",
-        "exclusiveMinimum" if outside_low else "minimum": _number(low),
-        "exclusiveMaximum" if outside_high else "maximum": _number(high),
+        "exclusiveMinimum" if outside[0] else "minimum": _number(low),
+        "exclusiveMaximum" if outside[1] else "maximum": _number(high),
     }
 
 

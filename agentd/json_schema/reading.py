@@ -1,6 +1,5 @@
 """From a schema's keywords to shapes: types, limits, combinations, conditions, references."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -17,14 +16,19 @@ from agentd.json_schema.shapes import (
     Shape,
     Text,
     Values,
+    exact,
     identity,
     join,
     merged,
 )
 
 Shapes = tuple[Shape, ...]
-ANYTHING: Shapes = tuple(
-    map(Shape, (Text(), Number(), Values((True, False, None)), Array(), Object()))
+ANYTHING: Shapes = (
+    Shape(Text()),
+    Shape(Number()),
+    Shape(Values((True, False, None))),
+    Shape(Array()),
+    Shape(Object()),
 )
 KINDS = {"string": Text, "integer": Number, "number": Number, "array": Array, "object": Object}
 SINGLE = {"boolean": (True, False), "null": (None,)}
@@ -57,16 +61,20 @@ class Reader:
         """Return the shape of what has both shapes."""
         a, b = one.what, two.what
         what: Any = None
-        if isinstance(a, Values) or isinstance(b, Values):
-            values, other = (a, b) if isinstance(a, Values) else (b, a)
-            left = tuple(one for one in values.values if fitting.has(self, one, other))  # type: ignore[union-attr]
-            what = Values(left) if left else None
+        if isinstance(a, Values):
+            what = self._among(a, b)
+        elif isinstance(b, Values):
+            what = self._among(b, a)
         elif type(a) is type(b):
             what = a.meet(b)  # type: ignore[arg-type]
         if what is None:
             return None
         barred, refused = join_all(one.barred, two.barred), join_all(one.refused, two.refused)
         return Shape(what, max(one.told, two.told), barred, refused)
+
+    def _among(self, values: Values, what: Any) -> Values | None:
+        left = tuple(value for value in values.values if fitting.has(self, value, what))
+        return Values(left) if left else None
 
     def _both(self, ones: Shapes, others: Shapes, place: str) -> Shapes:
         if len(ones) * len(others) > self._bounds.alternatives * len(ANYTHING):
@@ -150,11 +158,8 @@ class Reader:
         else:
             has: Shapes = (Shape(Object(required=(name,))),)
             present = self._both(has, self._place(below(place, key, name)), place)
-        return (
-            absent,
-            *present,
-            *(shape for shape in ANYTHING if not isinstance(shape.what, Object)),
-        )
+        others = (shape for shape in ANYTHING if not isinstance(shape.what, Object))
+        return (absent, *present, *others)
 
     def _only(self, schema: Schema, place: str, found: Shapes) -> Shapes:
         """Return of these what is among the values of enum and const."""
@@ -180,7 +185,7 @@ class Reader:
             raise Unfit(path, f"more than {self._bounds.values} values in one schema")
         if isinstance(value, str) and len(value) > self._bounds.characters:
             raise Unfit(path, f"a text of more than {self._bounds.characters} characters")
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and value - value != 0:
             raise Unfit(path, "a number that JSON cannot write")
         if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
             raise Unfit(path, "half a character, which no answer can hold")
@@ -225,7 +230,7 @@ class Reader:
         found = []
         for kind in kinds:
             told = 2 if "type" in schema else 1 if spoken and kind not in spoken else 0
-            what = read[kind](schema, place) if kind in KINDS else Values(SINGLE[kind])
+            what: Any = read[kind](schema, place) if kind in KINDS else Values(SINGLE[kind])
             if kind == "integer":
                 what = what and what.meet(Number(step=Fraction(1)))
             if what is not None:
@@ -233,15 +238,12 @@ class Reader:
         return merged(found)
 
     def _cannot(self, schema: Schema, kind: str, place: str) -> tuple[Unfit, ...]:
-        if kind == "array" and "maxContains" in schema and "contains" in schema:
-            return (Unfit(below(place, "maxContains"), "this keyword cannot be honoured"),)
-        if (
-            kind == "array"
-            and self._count(schema, "minContains", place, 1) > 1
-            and "contains" in schema
-        ):
-            return (Unfit(below(place, "minContains"), "this keyword cannot be honoured"),)
-        return ()
+        """Return what is said of how many items must fit `contains`: no grammar counts that."""
+        if kind != "array" or "contains" not in schema:
+            return ()
+        counted = "maxContains" in schema or self._count(schema, "minContains", place, 1) > 1
+        key = "maxContains" if "maxContains" in schema else "minContains"
+        return (Unfit(below(place, key), "cannot be honoured"),) if counted else ()
 
     def _number(self, schema: Schema, place: str) -> Number | None:
         found: Number | None = Number()
@@ -264,20 +266,22 @@ class Reader:
             raise Unfit(place, f"must be above 0, its digits at most {self._bounds.multiple}")
         return step
 
-    def _text(self, schema: Schema, place: str) -> Text | None:
-        pattern, patterns = schema.get("pattern"), ()
-        if pattern is not None:
-            self._pattern(pattern, below(place, "pattern"))
-            patterns = (pattern,)
+    def _text(self, schema: Schema, place: str) -> Text:
+        patterns: Goal = ()
+        if "pattern" in schema:
+            self._pattern(schema["pattern"], below(place, "pattern"))
+            patterns = (schema["pattern"],)
         least = self._count(schema, "minLength", place, 0)
         if least > self._bounds.characters:
             what = f"more than {self._bounds.characters} characters"
             raise Unfit(below(place, "minLength"), what)
         named = schema.get("format")
         formats = (named,) if isinstance(named, str) else ()
-        return Text(patterns=patterns, formats=formats).meet(
-            Text(least, self._count(schema, "maxLength", place, None))
-        )
+        most = self._count(schema, "maxLength", place, None)
+        if most is not None and least > most:
+            what = f"{least} is more than the maximum of {most}"
+            raise Unfit(below(place, "minLength"), what)
+        return Text(least, most, patterns, formats)
 
     def _pattern(self, pattern: object, place: str) -> None:
         longest = self._bounds.pattern
@@ -373,6 +377,6 @@ def join_all(*several: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _fraction(value: object, place: str) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
         raise Unfit(place, "must be a number")
-    return Fraction(str(value))
+    return exact(value)

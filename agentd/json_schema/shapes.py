@@ -6,7 +6,7 @@ say what the schema says.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -64,6 +64,11 @@ def _upper(
 
 def _minus(limit: Fraction | None) -> Fraction | None:
     return None if limit is None else -limit
+
+
+def exact(value: float) -> Fraction:
+    """Return a number as it is written: 0.1 is a tenth."""
+    return Fraction(value) if isinstance(value, int) else Fraction(str(value))
 
 
 def lcm(one: Fraction, two: Fraction) -> Fraction:
@@ -192,17 +197,19 @@ def identity(value: Any) -> Any:
 
 
 def merged(shapes: Iterable[Shape]) -> tuple[Shape, ...]:
-    """Return shapes with equal ones once, and values of the same standing together."""
+    """Return shapes with neighbours that are equal once, and neighbouring values as one."""
     found: list[Shape] = []
     for shape in shapes:
         last = found[-1] if found else None
-        if last and isinstance(last.what, Values) and isinstance(shape.what, Values):
-            if (last.told, last.barred, last.refused) == (shape.told, shape.barred, shape.refused):
-                every = {identity(one): one for one in (*last.what.values, *shape.what.values)}
-                found[-1] = Shape(
-                    Values(tuple(every.values())), shape.told, shape.barred, shape.refused
-                )
-                continue
-        if shape not in found[-3:]:
+        both = (last.what, shape.what) if last else ()
+        if last and all(isinstance(what, Values) for what in both) and same(last, shape):
+            every = {identity(one): one for what in both for one in what.values}  # type: ignore[union-attr]
+            found[-1] = replace(last, what=Values(tuple(every.values())))
+        elif shape != last:
             found.append(shape)
     return tuple(found)
+
+
+def same(one: Shape, two: Shape) -> bool:
+    """Say whether the same is said of two shapes, whatever they are."""
+    return (one.told, one.barred, one.refused) == (two.told, two.barred, two.refused)

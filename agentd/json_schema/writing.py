@@ -14,7 +14,7 @@ from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.document import NEVER, Document
 from agentd.json_schema.fitting import Apart, as_answered, fits, free, named, strangers
 from agentd.json_schema.reading import Reader
-from agentd.json_schema.shapes import Array, Goal, Number, Object, Shape, Text, Values, join
+from agentd.json_schema.shapes import Array, Goal, Layer, Number, Object, Shape, Text, Values, join
 
 # Checked by shape; others only describe, as the standard says.
 FORMATS = frozenset(
@@ -169,10 +169,24 @@ class _Writer:
             tries += [longer] if (longer := what.meet(Array(least=1))) else []
         if isinstance(what, Object):
             tries += [Object(what.layers, what.names, what.least, what.most, what.keys)]
+            tries += [self._without(what, shape.barred)]
         for one in tries:
             if all(self._apart.shape(Shape(one), (place,)) for place, _by in shape.barred):
                 return Shape(one)
         return None
+
+    def _without(self, what: Object, barred: Sequence[tuple[str, str]]) -> Object:
+        """Return an object that lacks what a barred schema requires: one of `a` and `b`, say."""
+        others = [other.what for place, _by in barred for other in self._reader.shapes((place,))]
+        lacked = {
+            name: (NEVER,)
+            for other in others
+            if isinstance(other, Object)
+            for name in other.required
+            if name not in what.required
+        }
+        layers = (*what.layers, Layer(lacked, {}, ()))
+        return Object(layers, what.required, what.least, what.most, what.keys)
 
     def _ways(self, shape: Shape, goal: Goal) -> list[Schema]:
         """Write one shape, as alternatives; none where nothing fits."""
@@ -244,10 +258,9 @@ class _Writer:
         closed = bool(what.prefix) and not what.rest  # as objects are
         for at, some in enumerate(what.some):  # the first items are what some item has to be
             prefix = tuple(join(what.item(n), some if n == at else ()) for n in range(at + 1))
-            what = Array(
-                prefix + what.prefix[at + 1 :], what.rest, what.least, what.most, what.unique
-            )
-            met = what.meet(Array(least=at + 1))
+            every = prefix + what.prefix[at + 1 :]
+            own = Array(every, what.rest, what.least, what.most, what.unique)
+            met = own.meet(Array(least=at + 1))
             if met is None:
                 return None
             what = met
@@ -332,16 +345,10 @@ class _Writer:
         every, found = what.patterns, {}
         apart = all(strangers(a, b) for at, a in enumerate(every) for b in every[:at])
         for pattern in every if apart else every[:1]:
-            goals = [
-                [layer.patterns.get(pattern, layer.rest)]
-                if apart
-                else [
-                    *layer.patterns.values(),
-                    *([] if pattern in layer.patterns else [layer.rest]),
-                ]
-                for layer in what.layers
-            ]
-            schema = self._goal(join(*(goal for some in goals for goal in some)))
+            goals = [layer.patterns.get(pattern, layer.rest) for layer in what.layers]
+            if not apart:
+                goals += [goal for layer in what.layers for goal in layer.patterns.values()]
+            schema = self._goal(join(*goals))
             if schema is not None:
                 found[pattern] = schema
         return found

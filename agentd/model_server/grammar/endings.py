@@ -6,7 +6,6 @@ that `json_schema` writes: types, values, anyOf, limits and references.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.grammar import spelling
@@ -21,6 +20,7 @@ WAYS = 6  # endings that are kept where several are possible
 LONGEST = 50_000  # tokens; what takes more counts as endless
 
 End = tuple[int, str]  # tokens, about; the text
+Known = dict[tuple[int, int], list[End]]  # by the identities of a schema and of what was begun
 
 
 class Endings:
@@ -158,9 +158,7 @@ class Endings:
 
     # -- what was begun -------------------------------------------------------------------------
 
-    def _finish(
-        self, schema: Schema, part: Begun, known: dict[tuple[int, int], list[End]]
-    ) -> list[End]:
+    def _finish(self, schema: Schema, part: Begun, known: Known) -> list[End]:
         """Return ways to end what was begun of a schema's value, the shortest first."""
         key = (id(schema), id(part))
         if key not in known:
@@ -168,7 +166,7 @@ class Endings:
             known[key] = sorted(set(self._ways(schema, part, known)))[:WAYS]
         return known[key]
 
-    def _ways(self, schema: Schema, part: Begun, known: Any) -> Iterator[End]:
+    def _ways(self, schema: Schema, part: Begun, known: Known) -> Iterator[End]:
         if "$ref" in schema:
             yield from self._finish(self._definitions[_name(schema)], part, known)
         elif "anyOf" in schema:
@@ -198,7 +196,7 @@ class Endings:
         else:
             yield self._weighed("a" * (schema.get("minLength", 0) - inside) + '"')
 
-    def _list(self, schema: Schema, part: Begun, known: Any) -> Iterator[End]:
+    def _list(self, schema: Schema, part: Begun, known: Known) -> Iterator[End]:
         prefix = schema.get("prefixItems", ())
         items = [value for _key, value in part.items]
         if part.text[0] != "[" or not self._matching.items(items, schema):
@@ -214,7 +212,7 @@ class Endings:
             found = self._joined([end, rest])
             yield from [found] if found else []
 
-    def _object(self, schema: Schema, part: Begun, known: Any) -> Iterator[End]:
+    def _object(self, schema: Schema, part: Begun, known: Known) -> Iterator[End]:
         if part.text[0] != "{" or not self._matching.properties(part.items, schema):
             return
         place = _Place()
@@ -229,7 +227,7 @@ class Endings:
         else:
             yield from self._inner(schema, part, place, known)
 
-    def _inner(self, schema: Schema, part: Begun, place: "_Place", known: Any) -> Iterator[End]:
+    def _inner(self, schema: Schema, part: Begun, place: "_Place", known: Known) -> Iterator[End]:
         """Yield ways to end an object inside the value of a property."""
         place = place.behind(part.key, schema)
         rest = self._properties(schema, place, must=False)

@@ -128,10 +128,11 @@ class AnswerMask:
 
     def _ending(self) -> list[int]:
         """Take the shortest ending that the grammar takes, up to where only it can tell."""
-        if self._which not in self._endings:
+        endings = self._endings.get(self._which) if self._which is not None else None
+        if endings is None:
             return []
         try:
-            ways = self._endings[self._which].after(self._json.decode())
+            ways = endings.after(self._json.decode())
         except (UnicodeDecodeError, RecursionError):  # inside a character; nested without sense
             return []
         for _weight, text in ways:

@@ -45,11 +45,11 @@ class Matching:
         prefix, most = schema.get("prefixItems", ()), schema.get("maxItems")
         if most is not None and len(values) > most:
             return False
-        pairs = [
-            (one, prefix[at] if at < len(prefix) else schema["items"])
-            for at, one in enumerate(values)
-        ]
-        return all(item is not False and self.value(one, item) for one, item in pairs)
+        for at, value in enumerate(values):
+            item = prefix[at] if at < len(prefix) else schema["items"]
+            if item is False or not self.value(value, item):
+                return False
+        return True
 
     def properties(self, pairs: Sequence[tuple[str, Any]], schema: Schema) -> bool:
         """Say whether these may be an object's first properties, in this order."""

@@ -56,6 +56,9 @@ def number_ends(begun: str, schema: Schema) -> Iterator[str]:
     """Yield short ways to end a number that was begun, so that it fits; none if it cannot."""
     step = Fraction(str(schema.get("multipleOf", 1)))
     low, high = Fraction(str(schema["minimum"])), Fraction(str(schema["maximum"]))
+    if not begun and low <= 0 <= high:
+        yield "0"
+        return
     for sign in ("", "-"):
         if begun[:1] not in ("", "-") if sign else begun[:1] == "-":
             continue
