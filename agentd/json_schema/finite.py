@@ -33,14 +33,20 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(one)
 
 
-def written(values: Sequence[Any]) -> Schema:
-    """Return the schema of these values, with their type where they have one."""
+def written(values: Sequence[Any]) -> list[Schema]:
+    """Return the alternatives of these values: truth values and null stand alone."""
+    alone = sum(isinstance(value, bool) for value in values) == 2
+    others = [
+        value for value in values if value is not None and not (alone and isinstance(value, bool))
+    ]
+    found = [_named(others)] if others else []
+    found += [{"type": "boolean"}] if alone else []
+    return [*found, {"type": "null"}] if None in values else found
+
+
+def _named(values: Sequence[Any]) -> Schema:
     kinds = set(map(_kind, values))
     kind: Schema = {"type": kinds.pop()} if len(kinds) == 1 else {}
-    if kind == {"type": "boolean"} and len(values) == 2:
-        return kind
-    if kind == {"type": "null"}:
-        return kind
     return {**kind, **({"const": values[0]} if len(values) == 1 else {"enum": list(values)})}
 
 

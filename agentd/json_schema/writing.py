@@ -192,16 +192,15 @@ class _Writer:
         """Write one shape, as alternatives; none where nothing fits."""
         match shape.what:
             case Values():
-                found = self._values(shape.what, goal)
+                return self._values(shape.what, goal)
             case Number():
                 return numbers.written(shape.what, self._bounds, goal)
             case Text():
-                found = self._text(shape.what, goal)
+                return [self._text(shape.what, goal)]
             case Array():
-                found = self._array(shape.what, goal)
+                return self._array(shape.what, goal)
             case Object():
                 return self._objects(shape.what, goal)
-        return [found] if found is not None else []
 
     def _any(self, depth: int) -> Schema:
         """Write what may be any value, of so many arrays and objects within one another."""
@@ -221,7 +220,7 @@ class _Writer:
 
     # -- values and texts -----------------------------------------------------------------------
 
-    def _values(self, what: Values, goal: Goal) -> Schema | None:
+    def _values(self, what: Values, goal: Goal) -> list[Schema]:
         values = [value for value in what.values if finite.writable(value)]
         if not values:
             raise Unfit(_place(goal), "a number beyond what is exact, 2 to the power of 53")
@@ -231,7 +230,7 @@ class _Writer:
                 self._escaped = self._escaped or _place(goal) or "/"
         return finite.written(values)
 
-    def _text(self, what: Text, goal: Goal) -> Schema | None:
+    def _text(self, what: Text, goal: Goal) -> Schema:
         formats = [name for name in what.formats if name in FORMATS]
         most = what.most
         if most is None and not FIXED_FORMATS & set(formats):
@@ -254,7 +253,7 @@ class _Writer:
 
     # -- arrays ---------------------------------------------------------------------------------
 
-    def _array(self, what: Array, goal: Goal) -> Schema | None:
+    def _array(self, what: Array, goal: Goal) -> list[Schema]:
         closed = bool(what.prefix) and not what.rest  # as objects are
         for at, some in enumerate(what.some):  # the first items are what some item has to be
             prefix = tuple(join(what.item(n), some if n == at else ()) for n in range(at + 1))
@@ -262,7 +261,7 @@ class _Writer:
             own = Array(every, what.rest, what.least, what.most, what.unique)
             met = own.meet(Array(least=at + 1))
             if met is None:
-                return None
+                return []
             what = met
         most = self._bounds.items if what.most is None else min(what.most, 10 * self._bounds.items)
         most = max(most, what.least)
@@ -280,14 +279,14 @@ class _Writer:
         rest = self._goal(what.rest) if most > len(what.prefix) else None
         most = most if rest is not None else min(most, len(prefix_schemas))
         if what.least > most:
-            return None
+            return []
         found: Schema = {"type": "array"}
         found |= {"prefixItems": prefix_schemas} if prefix_schemas else {}
         found |= {"minItems": what.least} if what.least else {}
         found |= {"uniqueItems": True} if what.unique and self._bounds.foreign else {}
-        return {**found, "items": rest if rest is not None else False, "maxItems": most}
+        return [{**found, "items": rest if rest is not None else False, "maxItems": most}]
 
-    def _unique(self, what: Array, most: int, goal: Goal) -> Schema | None:
+    def _unique(self, what: Array, most: int, goal: Goal) -> list[Schema]:
         """Write the lists without repetitions, one by one."""
         shapes = as_answered(self._reader.shapes(what.rest))
         certain = [self._certain(shape) for shape in shapes]
@@ -296,7 +295,7 @@ class _Writer:
             raise Unfit(what.unique, "can only be honoured for items that an enum names")
         every = [value for one in values for value in one.values]
         lists = finite.arrangements(every, what.least, most, self._bounds.lists)
-        return self._values(Values(tuple(lists)), goal) if lists else None
+        return self._values(Values(tuple(lists)), goal) if lists else []
 
     # -- objects --------------------------------------------------------------------------------
 

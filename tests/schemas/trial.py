@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,7 @@ from llguidance import LLMatcher
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.grammar import LIMITS
 from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.tool_calls import CallReader, OfferedTool, ToolChoice, decoder
 
 WALKS, CUTS, TOKENS = 3, 6, 120  # of a schema; cuts of a walk; tokens of a walk before it is cut
 
@@ -75,7 +77,10 @@ def walk(
 
 
 def attempt(language: ModelLanguage, schema: dict[str, Any], draw: random.Random) -> Trial:
-    """Try a schema: compile it, answer it at random, cut the answers and end them."""
+    """Try a schema: compile it, answer it at random, cut the answers and end them.
+
+    Some of the answers are the arguments of a call, where a schema is one of objects.
+    """
     trial = Trial(alone=alone(language, schema))
     started = time.perf_counter()
     try:
@@ -86,18 +91,21 @@ def attempt(language: ModelLanguage, schema: dict[str, Any], draw: random.Random
     trial.compile_s = time.perf_counter() - started
     checked = validator(schema)
     for _ in range(WALKS):
+        call = schema.get("type") == "object" and draw.random() < 0.3
+        make = _called(language, schema) if call else lambda: language.mask(schema)
         try:
-            tokens, whole = walk(language, language.mask(schema), draw, trial)
+            tokens, whole = walk(language, make(), draw, trial)
         except Refused as refused:
             trial.illegal.append(f"stuck: {refused.message}")
             continue
         if whole:
             trial.answers += 1
             _check(language, checked, tokens, "answer", schema, trial)
+        least = len(make().forced()) if call else 0  # what opens a call is never cut
         for _ in range(CUTS if tokens else 1):
             trial.ends += 1
-            cut = tokens[: draw.randint(0, len(tokens))]
-            mask = language.mask(schema)
+            cut = tokens[: draw.randint(least, len(tokens))]
+            mask = make()
             for token in cut:
                 mask.accept(token)
             done = [*cut, *mask.close()]
@@ -105,10 +113,18 @@ def attempt(language: ModelLanguage, schema: dict[str, Any], draw: random.Random
     return trial
 
 
+def _called(language: ModelLanguage, schema: dict[str, Any]) -> Callable[[], Any]:
+    tools = [OfferedTool("f", schema), OfferedTool("ff", {"type": "object"})]
+    return lambda: language.call_mask(tools, ToolChoice(("f",), required=True))
+
+
 def _check(
     language: ModelLanguage, checked: Any, tokens: list[int], what: str, schema: Any, trial: Trial
 ) -> None:
-    text = language.decode(tokens).decode("utf-8", "replace")
+    text = decoder().decode(language.decode(tokens), final=True)
+    reader = CallReader(language.form)
+    part = reader.feed(text, last=True)
+    text = part.arguments if reader.name else text
     try:
         checked.validate(json.loads(text))
     except (ValueError, jsonschema.ValidationError) as error:

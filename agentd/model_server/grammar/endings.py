@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.grammar import spelling
 from agentd.model_server.grammar.begun import Begun, begun
+from agentd.model_server.grammar.examples import example
 from agentd.model_server.grammar.matching import Matching
 
 # Stands in an ending for the rest of a text that only the grammar can tell: one with a pattern.
@@ -76,9 +77,10 @@ class Endings:
         if (texts := self._spelled(schema)) is not None:
             return min((self._weighed(text) for text in texts), default=None)
         if schema["type"] == "string":
-            if _patterned(schema):
+            text = _example(schema)
+            if text is None:
                 return HOLE_TOKENS + schema.get("minLength", 0), HOLE
-            return self._weighed('"' + "a" * schema.get("minLength", 0) + '"')
+            return self._weighed(spelling.spelled(text, "", ""))
         if schema["type"] == "array":
             rest = self._items(schema, 0, must=False)
             return rest and (1 + rest[0], "[" + rest[1])
@@ -141,16 +143,17 @@ class Endings:
         return self._joined([*found, (1, "}")])
 
     def _property(self, name: str, schema: Schema) -> End | None:
-        return self._joined(
-            [self._weighed(spelling.key(name) + self._colon), self._shortest(schema)]
-        )
+        written = HOLE if name == HOLE else spelling.key(name)
+        return self._joined([self._weighed(written + self._colon), self._shortest(schema)])
 
     def _free(self, schema: Schema, names: Schema) -> End | None:
         """Return a property of a name that is not told."""
-        ways = [
-            self._joined([(HOLE_TOKENS, HOLE), (1, self._colon), self._shortest(inner)])
-            for inner in schema.get("patternProperties", {}).values()
-        ]
+        ways = []
+        for pattern, inner in schema.get("patternProperties", {}).items():
+            name = example(pattern) or HOLE
+            ways.append(
+                self._property(HOLE if name in schema.get("properties", {}) else name, inner)
+            )
         if more := schema.get("additionalProperties"):
             name = next(name for name in _names() if name not in schema.get("properties", {}))
             ways.append(self._property(name, more))
@@ -191,10 +194,20 @@ class Endings:
         inside = spelling.characters(part.text)
         if inside is None:  # it has its closing quote
             yield (0, "")
-        elif _patterned(schema) or inside < 0:
-            yield HOLE_TOKENS, HOLE
+        elif inside < 0:
+            yield LONGEST, HOLE
+        elif (text := _example(schema)) is None or _patterned(schema):
+            yield from self._rest(part.text, text or "")
         else:
-            yield self._weighed("a" * (schema.get("minLength", 0) - inside) + '"')
+            yield self._weighed("a" * (len(text) - inside) + '"')
+
+    def _rest(self, written: str, wanted: str) -> Iterator[End]:
+        """Yield ways to end a text with a pattern: at once, with what it lacks, by the grammar."""
+        wanted = spelling.spelled(wanted, "", "")[1:]
+        for size in range(len(wanted)):
+            if written.endswith(wanted[:size]):
+                yield self._weighed(wanted[size:])
+        yield from [self._weighed('"'), (LONGEST, HOLE)]
 
     def _list(self, schema: Schema, part: Begun, known: Known) -> Iterator[End]:
         prefix = schema.get("prefixItems", ())
@@ -284,6 +297,18 @@ def _name(schema: Schema) -> str:
 
 def _patterned(schema: Schema) -> bool:
     return bool(schema.keys() & {"pattern", "format", "allOf"})
+
+
+def _example(schema: Schema) -> str | None:
+    """Return a short text of a schema; None where only the grammar can tell one."""
+    least = schema.get("minLength", 0)
+    if not _patterned(schema):
+        return "a" * least
+    pattern: str = schema.get("pattern", "^(?!)")
+    text = example(pattern)
+    if text is None or len(text) >= least:
+        return text
+    return None if pattern.startswith("^") else "a" * (least - len(text)) + text
 
 
 def _names() -> Iterator[str]:
