@@ -15,7 +15,7 @@ from agentd.json_schema.shapes import (
     Number,
     Object,
     Shape,
-    Text,
+    String,
     Values,
     exact,
     identity,
@@ -24,11 +24,9 @@ from agentd.json_schema.shapes import (
 
 SHORT = 16  # characters; in such a text any pattern is searched in no time
 LONG = 200
-APART_DEPTH = 8  # of parts in parts, looked at to tell two schemas apart
-PREFIX = re.compile(r"\^((?:[A-Za-z0-9_ :/@#-]|\\[.$/-])+)(?![*+?{|])")
 
 
-class Source(Protocol):
+class ShapeSource(Protocol):
     """Where the shapes of a place's schema are found."""
 
     def shapes(self, goal: Goal) -> tuple[Shape, ...]:
@@ -36,7 +34,7 @@ class Source(Protocol):
         ...
 
 
-def fits(source: Source, value: Any, goal: Goal) -> bool:
+def fits(source: ShapeSource, value: Any, goal: Goal) -> bool:
     """Say whether a value fits all these places, as the standard says."""
     return any(
         has(source, value, shape.what)
@@ -45,7 +43,7 @@ def fits(source: Source, value: Any, goal: Goal) -> bool:
     )
 
 
-def has(source: Source, value: Any, what: Values | Number | Text | Array | Object) -> bool:
+def has(source: ShapeSource, value: Any, what: Values | Number | String | Array | Object) -> bool:
     """Say whether a value has a shape. Formats are not looked at: they only describe."""
     match what:
         case Values():
@@ -53,7 +51,7 @@ def has(source: Source, value: Any, what: Values | Number | Text | Array | Objec
         case Number():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             return number and _is_number(exact(value), what)
-        case Text():
+        case String():
             return isinstance(value, str) and _is_text(value, what)
         case Array():
             return isinstance(value, list) and _is_list(source, value, what)
@@ -67,13 +65,13 @@ def _is_number(value: Fraction, what: Number) -> bool:
     return what.meet(Number(value, value)) is not None
 
 
-def _is_text(value: str, what: Text) -> bool:
+def _is_text(value: str, what: String) -> bool:
     if not what.least <= len(value) <= (math.inf if what.most is None else what.most):
         return False
     return all(found(pattern, value, "") for pattern in what.patterns)
 
 
-def _is_list(source: Source, value: list[Any], what: Array) -> bool:
+def _is_list(source: ShapeSource, value: list[Any], what: Array) -> bool:
     if not what.least <= len(value) <= (math.inf if what.most is None else what.most):
         return False
     if what.unique and len(set(map(identity, value))) < len(value):
@@ -83,7 +81,7 @@ def _is_list(source: Source, value: list[Any], what: Array) -> bool:
     )
 
 
-def _is_object(source: Source, value: dict[str, Any], what: Object) -> bool:
+def _is_object(source: ShapeSource, value: dict[str, Any], what: Object) -> bool:
     if not what.least <= len(value) <= (math.inf if what.most is None else what.most):
         return False
     if not value.keys() >= set(what.required):
@@ -130,76 +128,3 @@ def free(what: Object) -> Goal:
     """
     told = any(layer.names or layer.patterns for layer in what.layers)
     return (NEVER,) if what.patterns or (told and not what.rest) else what.rest
-
-
-class Apart:
-    """Tells schemas apart, as they are answered, from others, as they were given."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._known: dict[tuple[Goal, Goal], bool] = {}
-        self._depth = 0
-
-    def goals(self, answered: Goal, given: Goal) -> bool:
-        """Say whether no answer for the one is certain to fit the other."""
-        key = (answered, given)
-        if key not in self._known:
-            if self._depth >= APART_DEPTH:
-                return False
-            self._depth += 1
-            self._known[key] = False  # of what refers to itself
-            shapes = as_answered(self._source.shapes(answered))
-            self._known[key] = all(self.shape(one, given) for one in shapes)
-            self._depth -= 1
-        return self._known[key]
-
-    def shape(self, one: Shape, given: Goal) -> bool:
-        """Say whether no answer of this shape is certain to fit the other."""
-        if isinstance(one.what, Values):
-            return not any(fits(self._source, value, given) for value in one.what.values)
-        return all(self._whats(one.what, two.what) for two in self._source.shapes(given))
-
-    def _whats(self, one: Any, two: Any) -> bool:
-        if isinstance(two, Values):
-            return not any(has(self._source, value, one) for value in two.values)
-        if type(one) is not type(two) or one.meet(two) is None:
-            return True
-        match one:
-            case Number():
-                return _no_multiple(one.meet(two))
-            case Text():
-                return any(strangers(a, b) for a in one.patterns for b in two.patterns)
-            case Array():
-                both = range(max(one.least, two.least))
-                return any(self.goals(one.item(at), two.item(at)) for at in both)
-            case _:
-                return self._objects(one, two)
-
-    def _objects(self, one: Object, two: Object) -> bool:
-        closed = free(one) == (NEVER,)
-        for name in join(one.required, two.required):
-            goal = named(one, name)
-            if closed and name not in one.names and not one.patterns:
-                return True
-            if self.goals(goal, named(two, name)):
-                return True
-        return False
-
-
-def _no_multiple(number: Number | None) -> bool:
-    """Say whether no multiple of the step lies within the limits."""
-    if number is None or number.step is None or number.low is None or number.high is None:
-        return number is None
-    first = math.ceil(number.low / number.step) * number.step
-    first += number.step if number.low_open and first == number.low else 0
-    return first > number.high or (number.high_open and first == number.high)
-
-
-def strangers(one: str, two: str) -> bool:
-    """Say whether two patterns begin with different letters, so that no text has both."""
-    a, b = PREFIX.match(one), PREFIX.match(two)
-    if "|" in one + two or not a or not b:
-        return False
-    a_text, b_text = a[1].replace("\\", ""), b[1].replace("\\", "")
-    same = min(len(a_text), len(b_text))
-    return a_text[:same] != b_text[:same]

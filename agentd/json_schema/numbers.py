@@ -24,7 +24,8 @@ def written(what: Number, bounds: Bounds, goal: Goal) -> list[Schema]:
         return [_open(what, low, high)]
     while what.step is None and high - low < POINTS * step and step > FINEST:
         step /= 10
-    exact = Fraction(10 ** (DIGITS - _places(step)))  # beyond it some digits are lost
+    places = _places(step)
+    exact = Fraction(10 ** (DIGITS - places) if places else EXACT - 1)  # beyond, digits are lost
     if low <= exact and high >= -exact:
         low, high = max(low, -exact), min(high, exact)
     else:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentd.json_schema.bounds import Schema, Unfit, below
-from agentd.json_schema.shapes import Text
+from agentd.json_schema.shapes import String
 
 EITHER = 20  # properties of which at least or at most one is wanted, each as an alternative
 
@@ -18,7 +18,7 @@ class Counts:
     free: int | None
 
 
-def pattern(text: Text, place: str) -> str:
+def pattern(text: String, place: str) -> str:
     """Return one pattern that says what a name has to fit. Raises Unfit."""
     patterns = list(text.patterns)
     if text.least or text.most is not None:

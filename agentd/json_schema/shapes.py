@@ -78,7 +78,7 @@ def lcm(one: Fraction, two: Fraction) -> Fraction:
 
 
 @dataclass(frozen=True)
-class Text:
+class String:
     """A text, its length in characters; all patterns are found somewhere in it."""
 
     least: int = 0
@@ -86,13 +86,13 @@ class Text:
     patterns: Goal = ()
     formats: Goal = ()
 
-    def meet(self, other: "Text") -> "Text | None":
+    def meet(self, other: "String") -> "String | None":
         """Return what fits both."""
         least, most = max(self.least, other.least), _fewer(self.most, other.most)
         if most is not None and least > most:
             return None
         patterns = join(self.patterns, other.patterns)
-        return Text(least, most, patterns, join(self.formats, other.formats))
+        return String(least, most, patterns, join(self.formats, other.formats))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Object:
 class Shape:
     """A kind of value, and what else is said of it."""
 
-    what: Values | Number | Text | Array | Object
+    what: Values | Number | String | Array | Object
     # 2: a type or enum says it; 1: a schema without a type speaks of other kinds only; 0: neither.
     told: int = 0
     barred: tuple[tuple[str, str], ...] = ()  # places that it must not fit, and who says so

@@ -12,9 +12,10 @@ from typing import Any
 from agentd.json_schema import finite, numbers, properties
 from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.document import NEVER, Document
-from agentd.json_schema.fitting import Apart, as_answered, fits, free, named, strangers
-from agentd.json_schema.reading import Reader
-from agentd.json_schema.shapes import Array, Goal, Layer, Number, Object, Shape, Text, Values, join
+from agentd.json_schema.fitting import as_answered, fits, free, named
+from agentd.json_schema.proof import Apart, strangers
+from agentd.json_schema.reading import ShapeReader
+from agentd.json_schema.shapes import Array, Goal, Number, Object, Shape, String, Values, join
 
 # Checked by shape; others only describe, as the standard says.
 FORMATS = frozenset(
@@ -42,14 +43,14 @@ def bounded(schema: object, bounds: Bounds) -> Bounded:
     Raises:
         Unfit: with the JSON pointer of what cannot be honoured.
     """
-    writer = _Writer(Reader(Document(schema, bounds), bounds), bounds)
+    writer = _PlainWriter(ShapeReader(Document(schema, bounds), bounds), bounds)
     return writer.whole()
 
 
-class _Writer:
+class _PlainWriter:
     """Writes one document's schemas."""
 
-    def __init__(self, reader: Reader, bounds: Bounds) -> None:
+    def __init__(self, reader: ShapeReader, bounds: Bounds) -> None:
         self._reader, self._bounds = reader, bounds
         self._apart = Apart(reader)
         self._written: dict[Goal, Schema | None] = {}
@@ -143,7 +144,7 @@ class _Writer:
         for shape in as_answered(self._reader.shapes(goal)):
             if shape.refused:
                 raise shape.refused[0]
-            proved = self._certain(shape)
+            proved = self._apart.certain(shape)
             if proved is None:
                 unproved += shape.barred
             else:
@@ -154,40 +155,6 @@ class _Writer:
         ways = [way for at, way in enumerate(ways) if way not in ways[:at]]
         return {"anyOf": ways} if len(ways) > 1 else ways[0] if ways else None
 
-    def _certain(self, shape: Shape) -> Shape | None:
-        """Return what of a shape is certain to fit nothing that is barred."""
-        what = shape.what
-        if isinstance(what, Values):
-            left = [
-                value
-                for value in what.values
-                if not any(fits(self._reader, value, (place,)) for place, _by in shape.barred)
-            ]
-            return Shape(Values(tuple(left))) if left else None
-        tries: list[Any] = [what]
-        if isinstance(what, Array):  # the empty list fits most, one with items may not
-            tries += [longer] if (longer := what.meet(Array(least=1))) else []
-        if isinstance(what, Object):
-            tries += [Object(what.layers, what.names, what.least, what.most, what.keys)]
-            tries += [self._without(what, shape.barred)]
-        for one in tries:
-            if all(self._apart.shape(Shape(one), (place,)) for place, _by in shape.barred):
-                return Shape(one)
-        return None
-
-    def _without(self, what: Object, barred: Sequence[tuple[str, str]]) -> Object:
-        """Return an object that lacks what a barred schema requires: one of `a` and `b`, say."""
-        others = [other.what for place, _by in barred for other in self._reader.shapes((place,))]
-        lacked = {
-            name: (NEVER,)
-            for other in others
-            if isinstance(other, Object)
-            for name in other.required
-            if name not in what.required
-        }
-        layers = (*what.layers, Layer(lacked, {}, ()))
-        return Object(layers, what.required, what.least, what.most, what.keys)
-
     def _ways(self, shape: Shape, goal: Goal) -> list[Schema]:
         """Write one shape, as alternatives; none where nothing fits."""
         match shape.what:
@@ -195,7 +162,7 @@ class _Writer:
                 return self._values(shape.what, goal)
             case Number():
                 return numbers.written(shape.what, self._bounds, goal)
-            case Text():
+            case String():
                 return [self._text(shape.what, goal)]
             case Array():
                 return self._array(shape.what, goal)
@@ -206,7 +173,7 @@ class _Writer:
         """Write what may be any value, of so many arrays and objects within one another."""
         name = f"any{depth}"
         if name not in self._definitions or self._bounds.foreign:
-            scalars = (Shape(Text()), Shape(Number()), Shape(Values((True, False, None))))
+            scalars = (Shape(String()), Shape(Number()), Shape(Values((True, False, None))))
             ways = [way for shape in scalars for way in self._ways(shape, ())]
             if depth:
                 inner = self._any(depth - 1)
@@ -230,7 +197,7 @@ class _Writer:
                 self._escaped = self._escaped or _place(goal) or "/"
         return finite.written(values)
 
-    def _text(self, what: Text, goal: Goal) -> Schema:
+    def _text(self, what: String, goal: Goal) -> Schema:
         formats = [name for name in what.formats if name in FORMATS]
         most = what.most
         if most is None and not FIXED_FORMATS & set(formats):
@@ -289,7 +256,7 @@ class _Writer:
     def _unique(self, what: Array, most: int, goal: Goal) -> list[Schema]:
         """Write the lists without repetitions, one by one."""
         shapes = as_answered(self._reader.shapes(what.rest))
-        certain = [self._certain(shape) for shape in shapes]
+        certain = [self._apart.certain(shape) for shape in shapes]
         values = [one.what for one in certain if one and isinstance(one.what, Values)]
         if what.prefix or len(values) < len(shapes):
             raise Unfit(what.unique, "can only be honoured for items that an enum names")
@@ -326,7 +293,7 @@ class _Writer:
             schema = self._goal(free(what))
             if schema is None or not keys:
                 return {} if schema is None else {"additionalProperties": schema}
-            texts = [one for one in keys if isinstance(one, Text)]
+            texts = [one for one in keys if isinstance(one, String)]
             patterns = {properties.pattern(one, _place(goal)): schema for one in texts}
         elif keys:
             raise Unfit(_place(goal), "propertyNames beside patternProperties cannot be honoured")

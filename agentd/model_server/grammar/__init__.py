@@ -1,5 +1,7 @@
 """Legal answers: a schema becomes a grammar, a grammar a mask over the next token.
 
 `grammar.py` compiles, `compilations.py` bounds that, `mask.py` is one answer's place in its
-grammar, `call_grammar.py` the grammar of an answer that may call tools.
+grammar, `call_grammar.py` the grammar of an answer that may call tools. `answer_ends.py` ends an
+answer that was cut: `begun.py` reads what there is of it, `matching.py` says which way it took,
+`spelling.py` and `examples.py` know how values, numbers and texts with a pattern end.
 """

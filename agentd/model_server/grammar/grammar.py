@@ -16,8 +16,8 @@ from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.writing import Bounded, bounded
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar import call_grammar
+from agentd.model_server.grammar.answer_ends import Endings
 from agentd.model_server.grammar.compilations import Compilations
-from agentd.model_server.grammar.endings import Endings
 from agentd.model_server.grammar.mask import (
     CLOSING_TOKENS_MAX,
     AnswerMask,

@@ -7,7 +7,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Refused
-from agentd.model_server.grammar.endings import HOLE, Endings
+from agentd.model_server.grammar.answer_ends import HOLE, Endings
 from agentd.model_server.tool_calls import CallReader, Form, decoder
 
 NUMBER_TOKENS_MAX = 24
@@ -19,6 +19,7 @@ CUT_TOKENS_MAX = 20_000  # to close an answer that was cut: it may have begun so
 CLOSERS = '}],:0123456789ntf"abcdefghijklmopqrsuvwxyz-. _{['
 STRING_CLOSERS = '"a@.:/-0bcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ123456789 _,'
 
+STEPS_TRIED = 8  # characters of a text, after which only the grammar is asked for its end
 SAME_MAX = 8  # tokens of a string before its closing tries one character after another
 
 
@@ -107,14 +108,13 @@ class AnswerMask:
         end of a text with a pattern, is found one character after another. [] if there is no end.
         """
         tokens: list[int] = []
+        steps = 0  # in one text
         while not self._complete and len(tokens) < most:
-            found = self._ending() or self._step()
-            while self._runs.in_string and found and len(tokens) + len(found) < most:
-                step = self._step()
-                found = [*found, *step] if step else []
+            found = (self._ending() if steps < STEPS_TRIED else []) or self._step()
             if not found:
                 return []
             tokens += found
+            steps = steps + 1 if self._runs.in_string else 0
         return tokens if self._complete else []
 
     @property

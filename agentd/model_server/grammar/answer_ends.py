@@ -85,7 +85,7 @@ class Endings:
             rest = self._items(schema, 0, must=False)
             return rest and (1 + rest[0], "[" + rest[1])
         if schema["type"] == "object":
-            rest = self._properties(schema, _Place(), must=False)
+            rest = self._properties(schema, _Properties(), must=False)
             return rest and (1 + rest[0], "{" + rest[1])
         return min(map(self._weighed, spelling.number_ends("", schema)), default=None)
 
@@ -124,7 +124,7 @@ class Endings:
             parts += [(1, separator), self._shortest(item) if item else None]
         return self._joined([*parts, (1, "]")])
 
-    def _properties(self, schema: Schema, place: "_Place", *, must: bool) -> End | None:
+    def _properties(self, schema: Schema, place: "_Properties", *, must: bool) -> End | None:
         """Return the end of an object; `must` another property come."""
         names = {name: inner for name, inner in schema.get("properties", {}).items() if inner}
         left = list(names)[place.passed :]
@@ -228,7 +228,7 @@ class Endings:
     def _object(self, schema: Schema, part: Begun, known: Known) -> Iterator[End]:
         if part.text[0] != "{" or not self._matching.properties(part.items, schema):
             return
-        place = _Place()
+        place = _Properties()
         for name, _value in part.items:
             place = place.behind(name, schema)
         if part.state in ("first", "after", "comma"):
@@ -240,7 +240,9 @@ class Endings:
         else:
             yield from self._inner(schema, part, place, known)
 
-    def _inner(self, schema: Schema, part: Begun, place: "_Place", known: Known) -> Iterator[End]:
+    def _inner(
+        self, schema: Schema, part: Begun, place: "_Properties", known: Known
+    ) -> Iterator[End]:
         """Yield ways to end an object inside the value of a property."""
         place = place.behind(part.key, schema)
         rest = self._properties(schema, place, must=False)
@@ -254,7 +256,7 @@ class Endings:
                 found = self._joined([end, rest])
                 yield from [found] if found else []
 
-    def _key(self, schema: Schema, written: str, place: "_Place") -> Iterator[End]:
+    def _key(self, schema: Schema, written: str, place: "_Properties") -> Iterator[End]:
         """Yield ways to end an object inside a key."""
         names = {name: inner for name, inner in schema.get("properties", {}).items() if inner}
         for name in list(names)[place.passed :]:
@@ -266,11 +268,14 @@ class Endings:
             if name in schema.get("required", ()):
                 return
         rest = self._properties(schema, place.behind("", schema), must=False)
-        for inner in self._matching.free(schema):
-            found = self._joined(
-                [(HOLE_TOKENS, HOLE), (1, self._colon), self._shortest(inner), rest]
-            )
-            yield from [found] if found else []
+        for pattern, inner in schema.get("patternProperties", {}).items():
+            for end in self._rest(written, example(pattern) or ""):
+                found = self._joined([end, (1, self._colon), self._shortest(inner), rest])
+                yield from [found] if found else []
+        if more := schema.get("additionalProperties"):
+            for text in ('"', 'a"', 'aa"'):  # whichever is no name that is told
+                found = self._joined([(len(text), text + self._colon), self._shortest(more), rest])
+                yield from [found] if found else []
 
     def _gap(self, part: Begun) -> End:
         """Return the space that is missing behind a comma or colon."""
@@ -278,16 +283,16 @@ class Endings:
         return 0, " " if missing and self._comma == ", " else ""
 
 
-class _Place:
+class _Properties:
     """A place in an object: how many of the told properties are passed, how many there are."""
 
     def __init__(self, passed: int = 0, count: int = 0) -> None:
         self.passed, self.count = passed, count
 
-    def behind(self, name: str, schema: Schema) -> "_Place":
+    def behind(self, name: str, schema: Schema) -> "_Properties":
         """Return the place behind a property; those of other names come last."""
         names = [one for one, inner in schema.get("properties", {}).items() if inner]
-        return _Place(names.index(name) + 1 if name in names else len(names), self.count + 1)
+        return _Properties(names.index(name) + 1 if name in names else len(names), self.count + 1)
 
 
 def _name(schema: Schema) -> str:
@@ -301,11 +306,11 @@ def _patterned(schema: Schema) -> bool:
 
 def _example(schema: Schema) -> str | None:
     """Return a short text of a schema; None where only the grammar can tell one."""
-    least = schema.get("minLength", 0)
+    least: int = schema.get("minLength", 0)
     if not _patterned(schema):
         return "a" * least
     pattern: str = schema.get("pattern", "^(?!)")
-    text = example(pattern)
+    text: str | None = example(pattern)
     if text is None or len(text) >= least:
         return text
     return None if pattern.startswith("^") else "a" * (least - len(text)) + text
