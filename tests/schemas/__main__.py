@@ -39,11 +39,15 @@ def report(trials: dict[str, list[Trial]]) -> int:
     print(f"{'':14}{'schemas':>8}{'accepted':>9}{'llguidance':>11}{'of these':>9}"
           f"{'answers':>8}{'ends':>8}{'illegal':>8}")  # fmt: skip
     for name, some in [*trials.items(), ("together", every)]:
-        both = [trial for trial in some if trial.alone and not trial.refused]
-        taken = sum(trial.alone for trial in some)
-        print(f"{name:14}{len(some):8}{sum(not trial.refused for trial in some):9}{taken:11}"
-              f"{len(both) / max(1, taken):9.1%}{sum(trial.answers for trial in some):8}"
-              f"{sum(trial.ends for trial in some):8}{sum(len(trial.illegal) for trial in some):8}")  # fmt: skip
+        taken = [trial for trial in some if trial.alone]
+        share = sum(not trial.refused for trial in taken) / max(1, len(taken))
+        counts = (
+            sum(trial.answers for trial in some),
+            sum(trial.ends for trial in some),
+            sum(len(trial.illegal) for trial in some),
+        )
+        print(f"{name:14}{len(some):8}{sum(not trial.refused for trial in some):9}{len(taken):11}"
+              f"{share:9.1%}{counts[0]:8}{counts[1]:8}{counts[2]:8}")  # fmt: skip
     print(f"\ncompile: {_times([trial.compile_s for trial in every if not trial.refused])}")
     print(f"mask: {_times([one for trial in every for one in trial.masks_s])}\n")
     reasons = Counter(_reason(trial.refused) for trial in every if trial.refused)

@@ -1,5 +1,7 @@
 """Schemas as people write them: tools, configuration files, APIs, Pydantic's, and odd ones."""
 
+# ruff: noqa: E501  a schema on one line is read more easily
+
 import datetime
 import random
 import uuid
@@ -82,8 +84,8 @@ def number(draw: random.Random) -> Schema:
 
 
 def leaf(draw: random.Random) -> Schema:
-    make = draw.choices([text, number, lambda _draw: {"type": "boolean"}], [5, 3, 2])[0]
-    return make(draw)
+    kind = draw.random()
+    return text(draw) if kind < 0.5 else number(draw) if kind < 0.8 else {"type": "boolean"}
 
 
 def part(draw: random.Random, depth: int) -> Schema:
@@ -208,11 +210,11 @@ def pydantic(draw: random.Random) -> Schema:
             fields[word] = (Optional[kind], None) if optional else (kind, ...)  # noqa: UP045
         return create_model(name, **fields)
 
-    inner = model("Inner", TYPES)
-    cat = model("Cat", TYPES, sort=(Literal["cat"], ...))
-    dog = model("Dog", [*TYPES, inner], sort=(Literal["dog"], ...))
+    inner: Any = model("Inner", TYPES)
+    cat: Any = model("Cat", TYPES, sort=(Literal["cat"], ...))
+    dog: Any = model("Dog", [*TYPES, inner], sort=(Literal["dog"], ...))
     tagged = Annotated[cat | dog, Field(discriminator="sort")]
-    made = model("Made", [*TYPES, inner, list[inner], tagged, list[tagged], cat | dog])  # type: ignore[valid-type]
+    made = model("Made", [*TYPES, inner, list[inner], tagged, list[tagged], cat | dog])
     return made.model_json_schema()
 
 
@@ -240,14 +242,17 @@ def odd(draw: random.Random, depth: int = 3) -> Schema:
     """Return a schema of any keywords, sensible or not."""
     schema: Schema = {}
     if chance(draw, 0.7):
-        schema = draw.choice([text, number, lambda draw: record(draw, 1)])(draw)
+        schema = leaf(draw) if chance(draw, 0.6) else record(draw, 1)
     if chance(draw, 0.15):
         schema.pop("type", None)
     if chance(draw, 0.15):
-        schema["enum"] = draw.sample([*TEXTS, *ODD, 0, 1.0, 2.5, None, True, [1], {"a": "b"}, 1e300, 2**60], 4)  # fmt: skip  # noqa: E501
+        schema["enum"] = draw.sample([*TEXTS, *ODD, 0, 1.0, 2.5, None, True, [1], {"a": "b"}, 1e300, 2**60], 4)  # fmt: skip
     if not depth:
         return noted(draw, schema)
-    sub = lambda: odd(draw, depth - 1)  # noqa: E731
+
+    def sub() -> Schema:
+        return odd(draw, depth - 1)
+
     extra: list[Callable[[], Schema]] = [
         lambda: {"anyOf": [sub() for _ in range(draw.randint(1, 3))]},
         lambda: {"oneOf": [sub() for _ in range(draw.randint(1, 3))]},
