@@ -432,7 +432,7 @@ def test_a_tools_schema_is_refused_by_its_place(languages: dict[str, ModelLangua
     )
     with pytest.raises(Refused) as refused:
         languages["qwen"].call_mask([TIME, bad], ToolChoice(("get_time", "bad")))
-    assert refused.value.message.startswith("tools.1.function.parameters at /properties/a/not")
+    assert refused.value.message.startswith("tools.1.function.parameters of 'bad' at /")
     assert refused.value.param == "tools"
 
 

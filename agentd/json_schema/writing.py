@@ -5,6 +5,7 @@ grid: types, values, anyOf, limits, references to its own `$defs`. It only ever 
 that is legal under it is legal under the schema that was given.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ FORMATS = frozenset(
 # Of fixed length by themselves; a maxLength beside them would only slow a compiler.
 FIXED_FORMATS = frozenset({"date", "time", "date-time", "uuid", "ipv4"})
 SHORT = 64  # characters; strings that are no longer count as this long
+WRITTEN = 4  # times the bytes that a schema may have
 NESTED = 30  # schemas within one another; those further in stand in $defs
 
 
@@ -78,6 +80,8 @@ class _PlainWriter:
             raise Unfit(self._escaped, what)
         if self._definitions:
             root = {**root, "$defs": self._definitions}
+        if len(json.dumps(root)) > WRITTEN * self._bounds.bytes:
+            raise Unfit("", f"its unions, multiplied out, take {WRITTEN} times what a schema may")
         return Bounded(root, self._longest, self._texts, bool(self._escaped))
 
     # -- references -----------------------------------------------------------------------------
@@ -273,18 +277,21 @@ class _PlainWriter:
             value for one in keys if isinstance(one.what, Values) for value in one.what.values
         ]
         every = join(what.names, tuple(name for name in listed if isinstance(name, str)))
+        goals = {name: named(what, name) if name in what.names else free(what) for name in every}
         names: dict[str, Schema | None] = {}
         for name in every:
-            fitting = fits(self._reader, name, what.keys)
-            goal_of_it = named(what, name) if name in what.names else free(what)
-            names[name] = self._goal(goal_of_it) if fitting else None
+            names[name] = self._goal(goals[name]) if fits(self._reader, name, what.keys) else None
             self._longest = max(self._longest, len(name))
         more = self._more(what, [one.what for one in keys], goal)
         self._mixed = self._mixed or bool(more and names)
         if more and any(finite.UNESCAPED & set(name) for name in names):
             raise Unfit(_place(goal), "a name with controls beside properties of any name")
         counts = properties.Counts(what.least, what.most, self._bounds.properties)
-        return properties.written(names, what.required, more, counts, _place(goal))
+        ways = properties.written(names, what.required, more, counts, _place(goal))
+        for one in goals.values() if len(ways) > 1 else ():  # written once, not in each of them
+            if self._written.get(one):
+                self._again(one)
+        return ways
 
     def _more(self, what: Object, keys: list[Any], goal: Goal) -> Schema:
         """Return the keywords of properties with names that are not told; none: there are none."""

@@ -150,7 +150,8 @@ class Grammars:
             return self._of_schema(tool.parameters)
         except Refused as refusal:
             if refusal.param == "response_format":
-                refusal.message = f"tools.{number}.function.parameters at {refusal.message}"
+                where = f"tools.{number}.function.parameters of {tool.name!r}"
+                refusal.message = f"{where} at {refusal.message}"
                 refusal.param = "tools"
             raise
 
