@@ -1,7 +1,7 @@
 """The mask's schema: what a server needs to make every answer legal and finite."""
 
 import enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -39,7 +39,7 @@ def test_every_value_is_bounded_and_every_object_closed() -> None:
         "properties": {
             "tool": {"const": "finding", "type": "string"},
             "severity": {"enum": ["LOW", "HIGH"], "type": "string"},
-            "kind": {"enum": ["a", "b"]},
+            "kind": {"enum": ["a", "b"], "type": "string"},
             "parts": {
                 "type": "array",
                 "maxItems": BOUNDS.items,
@@ -121,15 +121,15 @@ class Tree(BaseModel):
     children: list["Tree"]
 
 
-class Untyped(BaseModel):
-    tool: Literal["untyped"]
-    parts: list[Any]
+class Impossible(BaseModel):
+    tool: Literal["impossible"]
+    parts: Annotated[int, Field(gt=5, lt=3)]
 
 
 @pytest.mark.parametrize(
     ("model", "narrow", "what"),
     [
-        (Untyped, None, "/properties/parts/items: needs a type"),
+        (Impossible, None, "/properties/parts: no value fits"),
         (Finding, Other, "other"),
         (Nameless, None, "does not begin with its tool's name"),
         (Tree, None, "contains itself"),

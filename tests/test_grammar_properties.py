@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agentd.model_server.calls import Refused
 from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.tool_calls import CallReader, OfferedTool, ToolChoice
-from tests.schemas import documents
+from tests.schemas.drawn import documents
 from tests.wanting import allows
 
 EXAMPLES = 60  # raise for a longer search, which is then random

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agentd import paths
 from tests.raw_http import connected, status, to_end
-from tests.schemas import LEAVES, objects
+from tests.schemas.drawn import LEAVES, objects
 from tests.serving import NAME, TOKEN, Serving, wait_for
 from tests.test_model_server_process import spawned
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from agentd.model_server.calls import Advance, Call, FinishReason
 from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.tool_calls import encoded
 
 
 @dataclass
@@ -22,7 +23,7 @@ class WantingEngine:
     """Says `wants(call)`, a token a step.
 
     Where the mask forbids the next token of that, it says the lowest one that is allowed. Special
-    tokens are wanted as the noncharacters of the language's form.
+    tokens are wanted as the marks of the language's form.
     """
 
     def __init__(self, language: ModelLanguage, wants: Callable[[Call], str]) -> None:
@@ -31,7 +32,7 @@ class WantingEngine:
         self._rows: dict[int, _Row] = {}
 
     def admit(self, call: Call) -> None:
-        row = self._rows[call.number] = _Row(call, self._wants(call).encode())
+        row = self._rows[call.number] = _Row(call, encoded(self._wants(call)))
         if call.mask is not None:
             self._take(row, call.mask.forced())
 
@@ -90,7 +91,7 @@ class WantingEngine:
         bits = row.call.mask.allowed() if row.call.mask is not None else None
         rest = row.wanted[len(row.said) :] if row.wanted.startswith(row.said) else b""
         for shown, number in self._language.grammars._written.items():
-            if rest.startswith(shown.encode()) and allows(bits, number):
+            if rest.startswith(encoded(shown)) and allows(bits, number):
                 return number
         wanted: list[int] = self._language.grammars.tokenizer.tokenize_bytes(rest)[:1]
         if wanted and allows(bits, wanted[0]):

@@ -1,6 +1,9 @@
-"""JSON Schemas: one walker says which of them can be honoured, and bounds what they leave open.
+"""JSON Schemas: any of them is read, and written plainly and bounded, or refused by its place.
 
-`bounds.py` holds the keywords, the sizes that each side sets and the error; `walk.py` checks and
-bounds a schema; `together.py` looks at several schemas for one value. Nothing but the standard
-library is imported: workers read it too.
+`bounds.py` holds the keywords, the sizes that each side sets and the error. `document.py` finds a
+schema's parts and what references mean; `reading.py` makes shapes (`shapes.py`) of them, `types.py`
+of the keywords of types. `fitting.py` says whether a value fits, `proof.py` whether two schemas
+have nothing in common. `writing.py` closes and bounds: `numbers.py`, `finite.py` (values that are
+named) and `properties.py` (objects). Nothing but the standard library is imported: workers read it
+too.
 """

@@ -16,14 +16,18 @@ BY_TYPE = {
     "integer": frozenset(
         {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
     ),
-    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
-    "object": frozenset({"properties", "required", "additionalProperties", "maxProperties"}),
+    "array": frozenset({"items", "prefixItems", "minItems", "maxItems", "additionalItems"})
+    | {"uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"},
+    "object": frozenset({"properties", "required", "additionalProperties", "maxProperties"})
+    | {"minProperties", "patternProperties", "propertyNames", "unevaluatedProperties"}
+    | {"dependentRequired", "dependentSchemas", "dependencies"},
     "boolean": frozenset[str](),
     "null": frozenset[str](),
 }
 BY_TYPE["number"] = BY_TYPE["integer"]
 KEYWORDS = frozenset(
     {"type", "enum", "const", "$ref", "$defs", "definitions", *COMBINATIONS}
+    | {"not", "if", "then", "else", "$dynamicRef", "$recursiveRef"}
 ).union(*BY_TYPE.values())
 
 
@@ -38,20 +42,23 @@ class Bounds:
     """
 
     string: int  # characters, where there is no maxLength
-    items: int  # where there is no maxItems
+    items: int  # where there is no maxItems; ten times that where there is
     integer: int  # of numbers: between minus this and this
+    any_depth: int  # of arrays and objects in a value that may be anything
     properties: int | None = None  # of an object with free keys alone; None: left open
     step: float | None = None  # of a number without multipleOf, whose digits would never end
-    foreign: bool = False  # keywords that are not known here pass, for servers that know them
+    foreign: bool = False  # for servers that know uniqueItems and cannot follow references
 
     bytes: int = 262_144  # of the schema, written as JSON
     depth: int = 64  # of schemas, and again of values in an enum
     schemas: int = 2000  # in one schema, itself included
+    alternatives: int = 500  # for one value, combinations of unions multiplied out
     values: int = 2000  # in all enums together, those inside of others counted
     characters: int = 20_000  # of a string, whatever the schema says
     name: int = 1000  # characters of a property's name
     pattern: int = 500  # characters
     multiple: int = 1000  # of multipleOf as a whole number; an automaton has a state per remainder
+    lists: int = 500  # of different values of an enum, where items must be unique
 
 
 class Unfit(Exception):

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from agentd.errors import ConfigError
 from agentd.json_schema.bounds import ANNOTATIONS, COMBINATIONS, Bounds, Schema, Unfit
-from agentd.json_schema.walk import bounded
+from agentd.json_schema.writing import bounded
 
 # External servers know keywords that our own does not, and trip over `multipleOf` and
 # `maxProperties`, which nobody asked for.
-BOUNDS = Bounds(string=200, items=20, integer=10**9, foreign=True)
+BOUNDS = Bounds(string=200, items=20, integer=10**9, any_depth=1, foreign=True)
 DROPPED = ANNOTATIONS | {"format"}  # a decision's strings are held to lengths and patterns
 LISTS = (*COMBINATIONS, "prefixItems")
 

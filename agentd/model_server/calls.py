@@ -277,7 +277,7 @@ class Language(Protocol):
     def decode(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of generated tokens.
 
-        A special token has none, or if tool calls are written with it, those of a noncharacter.
+        A special token has none, or if tool calls are written with it, those of its mark.
         """
         ...
 

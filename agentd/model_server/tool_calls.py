@@ -5,12 +5,14 @@ JSON. A `Form` says how; `template.py` learns it from the chat template. An answ
 at most, and ends with its arguments.
 """
 
+import codecs
 from dataclasses import dataclass
 from typing import Any
 
-# Special tokens have no text. Where a form contains one, it stands as a noncharacter, which is
-# never written otherwise (Unicode, chapter 23.7).
-MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+# Special tokens have no text. Where a form contains one, a mark stands for it: half a surrogate
+# pair, whose byte is in no UTF-8 (RFC 3629), so that no text can hold one.
+_MARK_BYTES = (*range(0xF5, 0x100), 0xC0, 0xC1)
+MARKS = tuple(chr(0xDC00 + byte) for byte in _MARK_BYTES)
 _NO_MARKS = dict.fromkeys(map(ord, MARKS))
 
 
@@ -54,6 +56,25 @@ class Form:
 
 # For templates that know no tools. The words that explain it to the model are in `template.py`.
 OWN_FORM = Form('<tool_call>\n{"name": "', '", "arguments": ', trigger="<tool_call>")
+
+
+def encoded(text: str) -> bytes:
+    """Return a text's bytes; a mark's is one that no text has."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decoder() -> codecs.IncrementalDecoder:
+    """Return what reads an answer's bytes piece by piece: marks too, else errors as U+FFFD."""
+    return codecs.getincrementaldecoder("utf-8")("agentd.marks")
+
+
+def _mark_or_replacement(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    byte = error.object[error.start]
+    return (chr(0xDC00 + byte) if byte in _MARK_BYTES else "\ufffd"), error.end
+
+
+codecs.register_error("agentd.marks", _mark_or_replacement)
 
 
 @dataclass

@@ -31,7 +31,7 @@ def write(
         answer: what else is legal: the JSON of a schema. None: text.
         required: whether nothing but a call is legal.
         silent: markers that text may hold: no text spells them.
-        written: tokens by what stands for them in `form`: a noncharacter, or the marker's text.
+        written: tokens by what stands for them in `form`: a mark, or the marker's text.
     """
     lines = ["%llguidance {}"]
     for number, (name, schema) in enumerate(tools.items()):
@@ -72,7 +72,8 @@ def _text(
         lines.append(f"spelled[lazy]: {ANYTHING} {json.dumps(form.trigger)}")
         begun.append(f"{markers}spelled")
     else:
-        lines.append(f"TEXT: {ANYTHING} & ~/{_pattern(form.before)}(?s:.*)/")
+        spelled = re.split(f"[{''.join(MARKS)}]", form.before)[0]
+        lines.append(f"TEXT: {ANYTHING} & ~/{_pattern(spelled)}(?s:.*)/")
     return [f"{markers}TEXT", *begun]
 
 

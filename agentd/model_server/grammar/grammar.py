@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from agentd.json_schema.bounds import Bounds, Schema, Unfit
-from agentd.json_schema.walk import bounded
+from agentd.json_schema.writing import Bounded, bounded
 from agentd.model_server.calls import Labels, Refused
 from agentd.model_server.grammar import call_grammar
+from agentd.model_server.grammar.answer_ends import Endings
 from agentd.model_server.grammar.compilations import Compilations
 from agentd.model_server.grammar.labels import LabelMask, label_fields
 from agentd.model_server.grammar.mask import (
@@ -25,12 +26,13 @@ from agentd.model_server.grammar.mask import (
     Compiled,
     single_tokens,
 )
-from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice
+from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice, encoded
 
 # Whole numbers are exact in a double.
-BOUNDS = Bounds(string=1000, items=100, integer=10**15, properties=20, step=0.0001)
+BOUNDS = Bounds(string=1000, items=100, integer=10**15, properties=20, step=0.0001, any_depth=3)
 LIMITS = LLParserLimits(max_lexer_states=50_000)  # 1 to 2 KB each, kept as long as the grammar
 OPTIONS = {"whitespace_flexible": False, "json_allowed_escapes": '"\\nrt'}
+ESCAPED = {**OPTIONS, "json_allowed_escapes": '"\\nrtu'}  # of controls in an enum, that need it
 SPACED = {"item_separator": ", ", "key_separator": ": "}
 
 
@@ -38,7 +40,7 @@ class Grammars:
     """Compiles schemas for one tokenizer and keeps the compiled ones. Usable from any thread.
 
     `markers` are its tokens that are no part of any text, with what they show as: their own name,
-    a noncharacter, or nothing.
+    a mark, or nothing.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class Grammars:
         Raises:
             Refused: the schema is too large, takes too long, or cannot be honoured.
         """
-        return AnswerMask(self._of_schema(schema), self._single, self.bytes_of)
+        compiled = self._of_schema(schema)
+        return AnswerMask(compiled, self._single, self.bytes_of, self._tokens_of)
 
     def call_mask(
         self,
@@ -92,11 +95,15 @@ class Grammars:
                 code="unsupported_parameter",
                 param="response_format",
             )
-        options = {**OPTIONS, **SPACED} if form.spaced else OPTIONS
+        spaced = SPACED if form.spaced else {}
+        schemas = {
+            name: {**one.schema, "x-guidance": {**one.options, **spaced}}
+            for name, one in chosen.items()
+        }
         grammar = call_grammar.write(
             form,
-            {name: {**one.schema, "x-guidance": options} for name, one in chosen.items()},
-            {**answer.schema, "x-guidance": OPTIONS} if answer else None,
+            schemas,
+            {**answer.schema, "x-guidance": answer.options} if answer else None,
             required=choice.required,
             silent=self._silent,
             written=self._written,
@@ -104,9 +111,24 @@ class Grammars:
         parts = [*chosen.values(), *([answer] if answer else [])]
         longest = max((part.string_tokens for part in parts), default=0)
         compiled = self._once(
-            f"calls {grammar}", lambda: Compiled(self._matcher(lambda: grammar), longest)
+            f"calls {grammar}",
+            lambda: Compiled(
+                self._matcher(lambda: grammar),
+                longest,
+                endings={
+                    **(answer.endings if answer else {}),
+                    **{name: self._endings(one.schema, form) for name, one in chosen.items()},
+                },
+            ),
         )
-        return CallMask(compiled, self._single, self.bytes_of, form, json_answer=answer is not None)
+        return CallMask(
+            compiled,
+            self._single,
+            self.bytes_of,
+            self._tokens_of,
+            form,
+            json_answer=answer is not None,
+        )
 
     def labelled(self, mask: AnswerMask, schema: Schema, labels: Labels) -> LabelMask:
         """Return a mask that chooses labels by one token each. Raises Refused."""
@@ -115,15 +137,26 @@ class Grammars:
     def bytes_of(self, token: int) -> bytes:
         """Return a token's bytes; for a marker, those of what it shows as."""
         if token in self._markers:
-            return self._markers[token].encode()
+            return encoded(self._markers[token])
         return bytes(self.tokenizer.decode_bytes([token]))
+
+    def _tokens_of(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer.tokenize_str(text)
+        if self.tokenizer.decode_bytes(tokens) == text.encode():
+            return tokens
+        return list(self.tokenizer.greedy_tokenize(text))  # some put a space before the first word
+
+    def _endings(self, schema: Schema, form: Form | None = None) -> Endings:
+        spaced = form is not None and form.spaced
+        return Endings(schema, lambda text: len(self._tokens_of(text)), spaced=spaced)
 
     def _of_tool(self, number: int, tool: OfferedTool) -> Compiled:
         try:
             return self._of_schema(tool.parameters)
         except Refused as refusal:
             if refusal.param == "response_format":
-                refusal.message = f"tools.{number}.function.parameters at {refusal.message}"
+                where = f"tools.{number}.function.parameters of {tool.name!r}"
+                refusal.message = f"{where} at {refusal.message}"
                 refusal.param = "tools"
             raise
 
@@ -146,28 +179,48 @@ class Grammars:
 
     def _compile(self, schema: object) -> Compiled:
         ready = bounded(schema, BOUNDS)
-        matcher = self._matcher(
-            lambda: LLMatcher.grammar_from_json_schema(json.dumps(ready.schema), overrides=OPTIONS)
-        )
-        compiled = Compiled(matcher, ready.longest_string, ready.schema)
+        endings = self._endings(ready.schema)
+        if endings.shortest is None or endings.shortest[0] > CLOSING_TOKENS_MAX:
+            raise Unfit("", f"no answer of {CLOSING_TOKENS_MAX} tokens or fewer was found for it")
+        options = ESCAPED if ready.escaped else OPTIONS
+        try:
+            matcher = self._of_json(ready.schema, options)
+        except Unfit as error:
+            raise self._placed(ready, options, error) from error
+        compiled = Compiled(matcher, ready.longest_string, ready.schema, {"": endings}, options)
         self._try_to_close(compiled)
         return compiled
+
+    def _placed(self, ready: Bounded, options: Schema, error: Unfit) -> Unfit:
+        """Return an error of the compiler with the place that it is about, if that can be told."""
+        for place, text in ready.texts:
+            try:
+                self._of_json(text, options)
+            except Unfit as own:
+                return Unfit(place, own.reason)
+        return error
+
+    def _of_json(self, schema: Schema, options: Schema) -> LLMatcher:
+        text = json.dumps(schema)
+        return self._matcher(lambda: LLMatcher.grammar_from_json_schema(text, overrides=options))
 
     def _matcher(self, grammar: Callable[[], str]) -> LLMatcher:
         try:
             matcher = LLMatcher(self.tokenizer, grammar(), log_level=0, limits=LIMITS)
-        except ValueError as error:  # numbers beyond a double, values nested too deep
+        except ValueError as error:  # values nested too deep
             raise Unfit("", f"the schema cannot be compiled: {error}") from error
         if matcher.is_error():
-            reason = matcher.get_error().strip().splitlines()[0]
-            raise Unfit("", f"the schema cannot be compiled: {reason}")
+            lines = matcher.get_error().strip().splitlines()
+            reason = next((line for line in lines if line.startswith("error: ")), lines[0])
+            raise Unfit("", f"the schema cannot be compiled: {reason.removeprefix('error: ')}")
         return matcher
 
     def _try_to_close(self, compiled: Compiled) -> None:
-        """Raise Unfit for a schema without an end, such as a node that requires a node."""
+        """Raise Unfit where the shortest answer is not found: patterns may ask for too much."""
         why = ""
+        mask = AnswerMask(compiled, self._single, self.bytes_of, self._tokens_of)
         try:
-            closed = AnswerMask(compiled, self._single, self.bytes_of).close(CLOSING_TOKENS_MAX)
+            closed = mask.close(CLOSING_TOKENS_MAX)
         except Refused as refusal:  # the compiler hit one of its limits
             closed, why = [], f": {refusal.message}"
         if not closed:

@@ -1,6 +1,5 @@
 """One answer's place in its grammar: what may follow, what must, and how it is closed."""
 
-import codecs
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,7 +7,8 @@ from llguidance import LLMatcher, LLTokenizer
 
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Branch, Refused
-from agentd.model_server.tool_calls import CallReader, Form
+from agentd.model_server.grammar.answer_ends import HOLE, Endings
+from agentd.model_server.tool_calls import CallReader, Form, decoder
 
 NUMBER_TOKENS_MAX = 24
 CLOSING_TOKENS_MAX = 2000  # of a schema's shortest answer; one that needs more is refused
@@ -19,6 +19,7 @@ CUT_TOKENS_MAX = 20_000  # to close an answer that was cut: it may have begun so
 CLOSERS = '}],:0123456789ntf"abcdefghijklmopqrsuvwxyz-. _{['
 STRING_CLOSERS = '"a@.:/-0bcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ123456789 _,'
 
+STEPS_TRIED = 8  # characters of a text, after which only the grammar is asked for its end
 SAME_MAX = 8  # tokens of a string before its closing tries one character after another
 
 
@@ -29,19 +30,30 @@ class Compiled:
     matcher: LLMatcher
     string_tokens: int  # that one string may take
     schema: Schema = field(default_factory=dict)  # where it is one schema's
+    # How to end an answer: of a call's arguments by the tool's name, of an answer in JSON by "".
+    endings: Mapping[str, Endings] = field(default_factory=dict)
+    options: Schema = field(default_factory=dict)  # the compiler's, that the schema needs
     text: bytes | None = None  # the mask of free text, once one was needed
 
 
 class AnswerMask:
     """The grammar of one answer at its present place. Implements `calls.Mask`.
 
-    `single` are the tokens of single characters, `bytes_of` gives a token's bytes.
+    `single` are the tokens of single characters, `bytes_of` gives a token's bytes, `tokens_of`
+    the tokens of a text.
     """
 
     def __init__(
-        self, compiled: Compiled, single: Mapping[str, int], bytes_of: Callable[[int], bytes]
+        self,
+        compiled: Compiled,
+        single: Mapping[str, int],
+        bytes_of: Callable[[int], bytes],
+        tokens_of: Callable[[str], list[int]],
     ) -> None:
         self._matcher = compiled.matcher.deep_copy()
+        self._endings = compiled.endings
+        self._json = bytearray()  # what there is of an answer's JSON, or of a call's arguments
+        self._tokens_of = tokens_of
         self._single = single
         self._bytes_of = bytes_of
         self._runs = RunLengths()
@@ -99,26 +111,60 @@ class AnswerMask:
     def close(self, most: int = CUT_TOKENS_MAX) -> list[int]:
         """Return the tokens that complete the answer, about `most` of them.
 
-        Takes what is forced, else the character that closes soonest. [] if that finds no end.
+        They follow the shortest ending of the schema. What only the grammar can tell, such as the
+        end of a text with a pattern, is found one character after another. [] if there is no end.
         """
         tokens: list[int] = []
-        while not self.finished and len(tokens) < most:
-            forced = self.forced()
-            if forced:
-                tokens += forced
-                continue
-            if self.finished or self._matcher.is_accepting():
-                break
-            token = self._closest(self._matcher.compute_bitmask())
-            if token is None:
+        steps = 0  # in one text
+        while not self._complete and len(tokens) < most:
+            found = (self._ending() if steps < STEPS_TRIED else []) or self._step()
+            if not found:
                 return []
-            self.accept(token)
-            tokens.append(token)
-        return tokens if self.finished or self._matcher.is_accepting() else []
+            tokens += found
+            steps = steps + 1 if self._runs.in_string else 0
+        return tokens if self._complete else []
+
+    @property
+    def _complete(self) -> bool:
+        return self.finished or bool(self._matcher.is_accepting())
+
+    @property
+    def _which(self) -> str | None:
+        """Return which of the endings the answer has; None while that is not decided."""
+        return ""
+
+    def _ending(self) -> list[int]:
+        """Take the shortest ending that the grammar takes, up to where only it can tell."""
+        endings = self._endings.get(self._which) if self._which is not None else None
+        if endings is None:
+            return []
+        try:
+            ways = endings.after(self._json.decode())
+        except (UnicodeDecodeError, RecursionError):  # inside a character; nested without sense
+            return []
+        for _weight, text in ways:
+            tokens = self._tokens_of(text.partition(HOLE)[0])
+            if self._matcher.validate_tokens(tokens) == len(tokens):
+                for token in tokens:
+                    self.accept(token)
+                return tokens
+        return []
+
+    def _step(self) -> list[int]:
+        """Take what is forced, else the character that closes soonest."""
+        if forced := self.forced():
+            return forced
+        token = self._closest(self._matcher.compute_bitmask())
+        if token is None:
+            return []
+        self.accept(token)
+        return [token]
 
     def _follow(self, token: int) -> None:
         """Note what a token that was taken says."""
-        self._runs.feed(self._bytes_of(token))
+        data = self._bytes_of(token)
+        self._json += data
+        self._runs.feed(data)
 
     def _too_complex(self) -> Refused:
         reason = (self._matcher.get_error() or "nothing is legal").splitlines()[0]
@@ -152,15 +198,16 @@ class CallMask(AnswerMask):
         compiled: Compiled,
         single: Mapping[str, int],
         bytes_of: Callable[[int], bytes],
+        tokens_of: Callable[[str], list[int]],
         form: Form,
         *,
         json_answer: bool,
     ) -> None:
-        super().__init__(compiled, single, bytes_of)
+        super().__init__(compiled, single, bytes_of, tokens_of)
         self._compiled = compiled
         self._json_answer = json_answer
         self._reader = CallReader(form)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = decoder()
 
     def allowed(self) -> bytes:
         """Return one bit per token of the vocabulary, least significant bit first.
@@ -178,9 +225,19 @@ class CallMask(AnswerMask):
         """Return the tokens that complete the answer; text needs none, wherever it is cut."""
         return super().close(most) if self._json_answer or self._reader.begun else []
 
+    @property
+    def _which(self) -> str | None:
+        return self._reader.name if self._reader.begun else ""
+
     def _follow(self, token: int) -> None:
         data = self._bytes_of(token)
         part = self._reader.feed(self._utf8.decode(data))
+        if self._reader.begun:
+            if part.name is not None:
+                self._json.clear()
+            self._json += part.arguments.encode()
+        elif self._json_answer:
+            self._json += data
         if self._json_answer:
             self._runs.feed(data)
         elif part.arguments:

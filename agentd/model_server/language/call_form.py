@@ -62,7 +62,7 @@ def learn(
     ends: AbstractSet[int] = frozenset(),
     start: str = "",
 ) -> tuple[Form, dict[int, str]]:
-    """Return how calls are written, and the noncharacters that stand for special tokens in it.
+    """Return how calls are written, and the marks that stand for special tokens in it.
 
     `specials` are the tokenizer's special tokens by their text, and `ends` those that end an
     answer: no call can hold one. `start` is what prompts end in beside what the template writes.
@@ -176,7 +176,7 @@ def _text(
 
 
 def _marked(text: str, specials: Mapping[str, int], marks: dict[int, str]) -> str:
-    """Replace special tokens by noncharacters, and note which."""
+    """Replace special tokens by marks, and note which."""
     for name in sorted(specials, key=len, reverse=True):
         if name in text and len(marks) < len(MARKS):
             mark = marks.setdefault(specials[name], MARKS[len(marks)])
