@@ -7,8 +7,8 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +47,7 @@ class Accepted:
     config: AgentConfig
     publishes: tuple[str, ...] = ()  # event types
     decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by "Class.field"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         config=config,
         publishes=tuple(manifest.get("publishes", ())),
         decisions=tuple(manifest.get("decisions", ())),
+        labels=manifest.get("labels", {}),
     )
 
 
@@ -151,11 +153,12 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     params = _params(cls, config, toml, source.origin)
     try:
         members, publishes = cls.chosen(params), cls.published(params)
+        arguments = cls.narrowed(params)
     except USER_RAISES as error:
         raise user_error("cannot be created", error, source.origin) from error
     check_list("uses", cls.uses, where)
     check_list("chosen", () if members is None else members, where)
-    check_models("arguments", cls.arguments, where)
+    check_models("arguments", arguments, where)
     uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
     unknown = [tool for tool in uses if tool not in REGISTRY]
     if unknown:
@@ -174,7 +177,7 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
         uses=uses,
         members=members,
         publishes=publishes,
-        arguments={**tools, **cls.arguments},
+        arguments={**tools, **arguments},
     )
 
 

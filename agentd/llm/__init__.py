@@ -6,5 +6,8 @@ parser, `decision_schema.py` its mask, `endpoint.py` the calls that wait and ret
 `thoughts.py` tells thoughts from them, and `faults.py` reads refusals; `listing.py` asks an
 external server for its models.
 
+Labels: `calibration.py` keeps what was seen of each, `label_bias.py` says what to take off, and
+`label_tokens.py` finds them among the tokens of an external server's answer.
+
 Nothing is imported here: BAML and the HTTP modules cost an idle worker memory.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
+from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, ScoreScript
 from agentd.testing.waiting import WAIT_S
 
 RUNNING: set[tuple[str, int]] = set()  # the fake servers of this process, the only models of tests
@@ -33,6 +33,9 @@ class Reply:
     stream: bool = True  # False: one JSON document, as servers do that cannot stream
     content_type: str = "text/event-stream"  # of a stream, and of `garbage`
     gzip: bool = False  # the body is packed, though nobody asked for it
+    # Of labels, by "TOOL.FIELD" and label; and `logprobs` as OpenAI's, with the last chunk.
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    logprobs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class FakeModelServer:
         models: Sequence[str] | None = None,
         tokenize: bool = True,
         loading: bool = False,
+        scores: ScoreScript | None = None,
     ) -> None:
         self._answers = answers
         self._lock = threading.Lock()
@@ -74,6 +78,7 @@ class FakeModelServer:
         self.window = window
         self.models = [model] if models is None else models
         self.tokenize = tokenize
+        self.scores = scores  # of a head and an item, for /v1/score; None: there is no such path
         self.loading = loading  # /tokenize says that the model is not there yet
         self.requests: list[Request] = []  # chat calls only
         self.tokenized: list[Request] = []
@@ -166,12 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._tokenize(body)
         if self.path == "/v1/chat/completions":
             return self._chat(request, fake.answer(request))
+        if self.path == "/v1/score" and fake.scores is not None:
+            heads, items, score = body["heads"], body["items"], fake.scores
+            rows = [[score(head, item) for item in items] for head in heads]
+            return self._send(200, {"object": "list", "model": fake.model, "scores": rows})
         return self._send(404, {"error": {"message": "no such path"}})
 
     def do_GET(self) -> None:
         fake = self.server.fake
         if fake.token and self.headers.get("Authorization") != f"Bearer {fake.token}":
             return self._send(401, {"error": {"message": "bad token"}})
+        if self.path == "/ready":
+            return self._send(200, {"status": "ready"})
         if self.path == "/v1/models" and fake.models:
             listed = [{"id": name, "object": "model"} for name in fake.models]
             return self._send(200, {"object": "list", "data": listed})
@@ -222,7 +233,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
             if reply.cut:
                 return None
-        self._event({"choices": [{"delta": {}, "finish_reason": reply.finish_reason}]})
+        last: dict[str, Any] = {"delta": {}, "finish_reason": reply.finish_reason}
+        if reply.labels:
+            last["agentd_labels"] = reply.labels
+        if reply.logprobs:
+            last["logprobs"] = {"content": list(reply.logprobs)}
+        self._event({"choices": [last]})
         self._event({"choices": [], "usage": usage})
         self._write(b"data: [DONE]\n\n")
         return None
