@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import jinja2
 
-from agentd.model_server.calls import Message
 from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.language.plain_form import (
     explained,
@@ -19,6 +18,7 @@ from agentd.model_server.language.plain_form import (
     without_system,
 )
 from agentd.model_server.language.template import _Generation, _raise, _to_json, described
+from agentd.model_server.protocols import Message
 from agentd.model_server.tool_calls import OfferedTool
 from agentd.models.gguf import write_byte_level_bpe
 from agentd.testing.tiny_model import SPECIAL, make_tiny

@@ -12,10 +12,10 @@ from typing import Any
 
 import uvicorn
 
-from agentd.model_server.calls import Engine, Language
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http.app import Server
 from agentd.model_server.http.server import http_server
+from agentd.model_server.protocols import Engine, Language
 from agentd.testing.tiny_model import ScriptedLanguage
 
 TOKEN = "test-token"

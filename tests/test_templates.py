@@ -8,7 +8,7 @@ import pytest
 
 from agentd.llm.thoughts import left_open
 from agentd.model_server.language.language import ModelLanguage
-from agentd.model_server.tool_calls import OWN_FORM, CallReader, OfferedTool
+from agentd.model_server.tool_calls import OWN_FORM, CallReader, OfferedTool, decoder
 from tests import chat_templates
 from tests.published_templates import PUBLISHED
 
@@ -179,7 +179,7 @@ def test_a_call_that_was_rendered_is_read(languages: dict[str, ModelLanguage], n
     if not form.native:
         return
     tokens = language.encode_chat(conversation()[:3], [WEATHER]).tokens
-    said = language.decode(tokens).decode()
+    said = decoder().decode(language.decode(tokens), True)
     reader = CallReader(form)
     part = reader.feed(said[said.rindex(form.before) :], last=True)
     assert reader.name == "get_weather"

@@ -241,7 +241,7 @@ PROSE = (
 
 
 def spell(language: ModelLanguage, text: str) -> list[int]:
-    """Tokenise, with markers for the form's noncharacters, and none for what can be spelled."""
+    """Tokenise, with markers for the form's marks, and none for what can be spelled."""
     numbers = {shown: n for shown, n in language.grammars._written.items() if shown in MARKS}
     tokens: list[int] = []
     for part in re.split(f"([{''.join(MARKS)}])", text):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from agentd.errors import AgentdError
 from agentd.logs import logger as log
-from agentd.model_server.calls import Engine, Language
 from agentd.model_server.engine import malloc
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
 from agentd.model_server.http.app import Server
 from agentd.model_server.http.server import http_server
 from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.protocols import Engine, Language
 from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
 

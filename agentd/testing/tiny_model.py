@@ -8,16 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agentd.model_server.calls import (
-    Advance,
-    Call,
-    Labels,
-    Mask,
-    Message,
-    Prompt,
-    Refused,
-    Sampling,
-)
+from agentd.model_server.calls import Advance, Call, Mask, Refused, Sampling
+from agentd.model_server.protocols import Labels, Message, Prompt
 from agentd.model_server.tool_calls import OWN_FORM, OfferedTool, ToolChoice
 from agentd.models.gguf import write_byte_level_bpe
 

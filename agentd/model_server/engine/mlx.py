@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server.calls import Advance, Call, Language, Refused
+from agentd.model_server.calls import Advance, Call, Refused
 from agentd.model_server.engine import memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
@@ -26,6 +26,7 @@ from agentd.model_server.engine.queue import RANK
 from agentd.model_server.engine.sampling import Sampler, choose
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
 from agentd.model_server.engine.weights import load_weights
+from agentd.model_server.protocols import Language
 from agentd.states import Priority
 
 SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes to wait
@@ -42,7 +43,7 @@ MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of 
 
 
 class MlxEngine:
-    """Runs a model folder. See `engine.Engine` for the methods.
+    """Runs a model folder. See `protocols.Engine` for the methods.
 
     Making one loads the weights and generates a token, so that the first call finds all warm.
     `cache_bytes` is the prompt caches' ceiling. They are read from the file `saved` at the start,

@@ -8,9 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from agentd.model_server.calls import Advance, Call, FinishReason, Language, TokenLogprob
+from agentd.model_server.calls import Advance, Call, FinishReason, TokenLogprob
 from agentd.model_server.engine.batch import Row
 from agentd.model_server.engine.sampling import choose, log_probabilities, mask_logits
+from agentd.model_server.protocols import Language
 
 Reading = tuple[mx.array, mx.array, mx.array]  # see `_reading`
 

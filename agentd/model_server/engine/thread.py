@@ -5,21 +5,13 @@ from collections.abc import Callable, Sequence
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError
-from agentd.model_server.calls import (
-    Advance,
-    Call,
-    Engine,
-    EngineBroken,
-    Full,
-    Language,
-    Piece,
-    Refused,
-)
+from agentd.model_server.calls import Advance, Call, EngineBroken, Full, Piece, Refused
 from agentd.model_server.engine.metrics import Metrics
 from agentd.model_server.engine.queue import FairQueue
 from agentd.model_server.engine.request_log import Log, log_finished, milliseconds
 from agentd.model_server.engine.watchdog import Progress
 from agentd.model_server.language.text_stream import TextStream
+from agentd.model_server.protocols import Engine, Language
 
 ASLEEP_S = 10.0  # between two looks at busy calls, far above a step: this process was stopped
 FAILURES_MAX = 5  # failures of steps or calls, without a token in between, and it is given up

@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.writing import Bounded, bounded
-from agentd.model_server.calls import Labels, Refused
+from agentd.model_server.calls import Refused
 from agentd.model_server.grammar import call_grammar
 from agentd.model_server.grammar.answer_ends import Endings
 from agentd.model_server.grammar.compilations import Compilations
@@ -26,6 +26,7 @@ from agentd.model_server.grammar.mask import (
     Compiled,
     single_tokens,
 )
+from agentd.model_server.protocols import Labels
 from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice, encoded
 
 # Whole numbers are exact in a double.

@@ -15,8 +15,9 @@ from itertools import takewhile
 from llguidance import LLTokenizer
 
 from agentd.json_schema.bounds import Schema
-from agentd.model_server.calls import Branch, Labels, Refused
+from agentd.model_server.calls import Branch, Refused
 from agentd.model_server.grammar.mask import AnswerMask
+from agentd.model_server.protocols import Labels
 
 LABELS_MIN, LABELS_MAX = 2, 50
 SHOWN = 20  # names that an error lists

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
+from agentd.model_server.calls import Call, Full, Mask, Refused
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import conversation, requests, scores
 from agentd.model_server.http.answers import (
@@ -27,6 +27,7 @@ from agentd.model_server.http.answers import (
     while_there,
 )
 from agentd.model_server.http.text_answers import TextWriter
+from agentd.model_server.protocols import Language, Prompt
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 BODY_BYTES_MAX = 8_000_000

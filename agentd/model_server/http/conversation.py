@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from agentd.model_server.calls import Message, Refused
+from agentd.model_server.calls import Refused
 from agentd.model_server.http.body import Body, strict_json, text_of
+from agentd.model_server.protocols import Message
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 TOOLS_MAX = 128  # OpenAI's own limit

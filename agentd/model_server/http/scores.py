@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 from starlette.requests import ClientDisconnect
 
-from agentd.model_server.calls import Call, Language, Refused, Scoring
+from agentd.model_server.calls import Call, Refused, Scoring
 from agentd.model_server.http.answers import Pieces
 from agentd.model_server.http.body import Body
+from agentd.model_server.protocols import Language
 
 HEADS_MAX, ITEMS_MAX, PAIRS_MAX = 32, 256, 1024
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from agentd.model_server.calls import Message, Refused
+from agentd.model_server.calls import Refused
 from agentd.model_server.language.template import Template
+from agentd.model_server.protocols import Message
 from agentd.model_server.tool_calls import MARKS, OWN_FORM, CallReader, Form, OfferedTool
 
 # Words that no template contains.

@@ -15,7 +15,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from agentd.llm.thoughts import left_open
-from agentd.model_server.calls import Labels, Mask, Message, Prompt, Refused
+from agentd.model_server.calls import Mask, Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.grammar.mask import AnswerMask
 from agentd.model_server.language.call_form import answer_start, learn, takes_system
@@ -33,6 +33,7 @@ from agentd.model_server.language.plain_form import (
     without_system,
 )
 from agentd.model_server.language.template import Piece, Template
+from agentd.model_server.protocols import Labels, Message, Prompt
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 from agentd.models.window import own_window, sizes_of, text_config
 
@@ -46,7 +47,7 @@ SEAM = 16  # tokens that a slice may have more than the same text within the who
 
 
 class ModelLanguage:
-    """A `calls.Language` of a model folder: its tokenizer.json, chat template and window.
+    """A `protocols.Language` of a model folder: its tokenizer.json, chat template and window.
 
     Raises:
         ConfigError: a file is missing or is not what it should be.

@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from agentd.model_server.calls import Message
 from agentd.model_server.language.template import described
+from agentd.model_server.protocols import Message
 from agentd.model_server.tool_calls import OfferedTool
 
 EXPLANATION = """\

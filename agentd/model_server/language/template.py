@@ -20,8 +20,9 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.visitor
 
-from agentd.model_server.calls import Message, Refused
+from agentd.model_server.calls import Refused
 from agentd.model_server.language.traced import Traced, join, own, runs
+from agentd.model_server.protocols import Message
 from agentd.model_server.tool_calls import OfferedTool
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own
