@@ -17,6 +17,7 @@ from agentd.errors import ConfigError
 from agentd.model_server.calls import Call
 from agentd.model_server.engine import weights
 from agentd.model_server.engine.mlx import MlxEngine
+from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prompt_cache import PromptCaches
 from agentd.model_server.language.language import ModelLanguage
 from tests.serving import Serving, serving
@@ -219,8 +220,20 @@ def test_widening_changes_no_answer(tiny_model: Path, tmp_path: Path) -> None:
     assert not kinds & {nn.QuantizedLinear, nn.QuantizedEmbedding}
     assert nn.QuantizedLinear in {type(module) for _name, module in narrow.named_modules()}
     prompt = mx.array([list(range(20, 60))])
-    assert wide(prompt).shape[1] == 1  # the last position only
     assert mx.allclose(narrow(prompt), wide(prompt), atol=1e-3)
+
+
+def test_logits_are_of_the_last_position_unless_all_are_wanted(
+    tiny_model: Path,
+) -> None:
+    """The output layer is a fifth of a small model's work: only scores need each position."""
+    whole = mlx_lm.utils.load_model(tiny_model)[0]
+    cut = mlx_lm.utils.load_model(tiny_model)[0]
+    positions, prompt = OutputPositions(cut), mx.array([list(range(20, 60))])
+    assert mx.array_equal(cut(prompt), whole(prompt)[:, -1:])
+    with positions.every():
+        assert mx.array_equal(cut(prompt), whole(prompt))
+    assert cut(prompt).shape[1] == 1
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "architecture", "tokenizer", "template"])

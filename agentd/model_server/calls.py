@@ -9,7 +9,11 @@ from typing import Any, Literal, Protocol
 from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice
 from agentd.states import Priority
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "scored"]  # the last one: of a call that only scores
+
+# Tokens that a row's caches may hold while it scores several items at once: each has a copy of the
+# head. For more than that only a single item of that length is read.
+SCORED_TOGETHER = 1024
 
 _numbers = itertools.count(1)
 
@@ -40,8 +44,22 @@ class EngineBroken(Exception):
     """The engine cannot go on at all; the process must end and be started afresh."""
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Where an answer chooses one of a field's labels, by its next token alone."""
+
+    field: str  # as the request names it
+    tokens: Mapping[str, int]  # by label; no two are equal
+    offsets: Mapping[str, float]  # nats, by label: taken off its log-probability
+
+
 class Mask(Protocol):
     """One answer's grammar, as the engine uses it: it alone decides which tokens are legal."""
+
+    @property
+    def branch(self) -> Branch | None:
+        """The choice that the next token makes, if it makes one."""
+        ...
 
     def forced(self) -> list[int]:
         """Take the tokens that must come next, without sampling; they are accepted by this."""
@@ -63,6 +81,41 @@ class Mask(Protocol):
     def close(self) -> list[int]:
         """Return the tokens that complete the answer in the shortest way found, or []."""
         ...
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was where it was taken: 0.0 where nothing else was legal."""
+
+    token: int
+    logprob: float  # natural logarithm, of what was sampled from: after the mask and offsets
+    likeliest: tuple[tuple[int, float], ...] = ()  # tokens and the same, the likeliest first
+
+
+@dataclass
+class Scoring:
+    """What to score: items behind heads, all as tokens. No head is empty, and no item."""
+
+    heads: Sequence[Sequence[int]]
+    items: Sequence[Sequence[Sequence[int]]]  # by head
+    # By head, as far as they are done: the items' log-probabilities, natural logarithms.
+    scores: list[list[float]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Return how many scores there are."""
+        return sum(map(len, self.scores))
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens are read for it."""
+        return sum(map(len, self.heads)) + sum(len(item) for each in self.items for item in each)
+
+    @property
+    def longest(self) -> int:
+        """Return the most tokens that a head and an item have together."""
+        pairs = zip(self.heads, self.items, strict=True)
+        return max(len(head) + max(map(len, items)) for head, items in pairs)
 
 
 @dataclass
@@ -87,6 +140,8 @@ class Call:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     mask: Mask | None = None
+    top_logprobs: int | None = None  # how many to give beside each token's own; None: none at all
+    scoring: Scoring | None = None  # then `prompt` is empty, and no answer is generated
     continues: bool = True  # a later prompt may go on behind the answer, as conversations do
     # Positions in the prompt where a later one may go on: ends of its fixed part and of events.
     checkpoints: tuple[int, ...] = ()
@@ -98,6 +153,20 @@ class Call:
     last_token_at: float | None = None
     cached_tokens: int = 0
     completion_tokens: int = 0
+    # By field, as the request names it, and label: log-probabilities without offsets.
+    labels: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Return how many tokens are read for it."""
+        return self.scoring.tokens if self.scoring else len(self.prompt)
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens a row's caches may come to hold for it."""
+        if self.scoring:
+            return max(self.scoring.longest, SCORED_TOGETHER)
+        return len(self.prompt) + self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -109,6 +178,7 @@ class Piece:
     finish: FinishReason | None = None
     error: Refused | None = None
     cancelled: bool = False
+    logprobs: tuple[TokenLogprob, ...] = ()  # where they are wanted; text may come later
 
     @property
     def last(self) -> bool:
@@ -124,6 +194,7 @@ class Advance:
     tokens: tuple[int, ...] = ()  # generated, forced ones included; none while prefilling
     finish: FinishReason | None = None
     error: Exception | None = None  # this call failed, and has lost its slot
+    logprobs: tuple[TokenLogprob, ...] = ()  # of each token, where they are wanted
 
     @property
     def last(self) -> bool:
@@ -131,6 +202,7 @@ class Advance:
         return self.finish is not None or self.error is not None
 
 
+Labels = Mapping[str, Mapping[str, float]]  # by field and label: offsets in nats
 Message = dict[str, Any]  # role and content; where they apply tool_calls, tool_call_id and name
 
 
@@ -169,6 +241,20 @@ class Language(Protocol):
         """
         ...
 
+    def encode_pairs(
+        self, head: str, items: Sequence[str], *, limit: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokenise texts that begin with `head` and go on with an item, without template.
+
+        The head begins with what the tokenizer itself puts before a text: nothing, or BOS. An empty
+        one is BOS, or where there is none an end token. At the border an item's tokens are those
+        of the whole text, where the head has the same ones in it, else its own.
+
+        Raises:
+            Refused: a text has clearly more than `limit` tokens.
+        """
+        ...
+
     def decode(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of generated tokens.
 
@@ -191,6 +277,14 @@ class Language(Protocol):
 
         Raises:
             Refused: a schema cannot be honoured.
+        """
+        ...
+
+    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
+        """Return a fresh mask of an answer of `schema` that chooses labels by one token each.
+
+        Raises:
+            Refused: the labels are not those of the schema, or cannot be told apart.
         """
         ...
 

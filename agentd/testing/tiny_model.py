@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agentd.model_server.calls import Advance, Call, Mask, Message, Prompt, Refused
+from agentd.model_server.calls import Advance, Call, Labels, Mask, Message, Prompt, Refused
 from agentd.model_server.tool_calls import OWN_FORM, OfferedTool, ToolChoice
 from agentd.models.gguf import write_byte_level_bpe
 
@@ -95,6 +95,12 @@ class ScriptedLanguage:
         """Return the text's bytes."""
         return list(text.encode())
 
+    def encode_pairs(
+        self, head: str, items: Sequence[str], *, limit: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """Return the bytes of the head, or one end token, and those of the items."""
+        return self.encode(head) or [END], [self.encode(item) for item in items]
+
     def encode_chat(
         self,
         messages: Sequence[Message],
@@ -117,6 +123,10 @@ class ScriptedLanguage:
     def call_mask(
         self, tools: Sequence[OfferedTool], choice: ToolChoice, schema: object | None = None
     ) -> Mask:
+        """Refuse, as `mask` does."""
+        return self.mask(schema)
+
+    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
         """Refuse, as `mask` does."""
         return self.mask(schema)
 

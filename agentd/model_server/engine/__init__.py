@@ -2,9 +2,9 @@
 
 `queue.py` orders the calls, `thread.py` takes them to `mlx.py`, the engine, and `watchdog.py` sees
 that it goes on. A step: `batch.py` decodes the rows together, `next_tokens.py` and `sampling.py`
-choose their tokens, `prefill.py` reads prompts in pieces. `prompt_cache.py` keeps what was read,
-`prompt_cache_file.py` over a restart.
+choose their tokens, `prefill.py` reads prompts in pieces, `scoring.py` what is only scored.
+`prompt_cache.py` keeps what was read, `prompt_cache_file.py` over a restart.
 
-Around it: `weights.py` loads the model, `memory.py` bounds what is admitted, `malloc.py` and
-`blas.py` are set before MLX; `metrics.py` and `request_log.py` tell of it.
+Around it: `weights.py` loads the model, `output_layer.py` spares it work, `memory.py` bounds what
+is admitted, `malloc.py` and `blas.py` are set before MLX; `metrics.py` and `request_log.py` tell.
 """

@@ -9,6 +9,17 @@ from agentd.model_server.calls import Call
 WINDOW = 1024  # last observations that quantiles are taken of
 QUANTILES = (0.5, 0.95, 0.99)
 
+ENGINE_COUNTERS = (
+    "decode_steps_total",
+    "decode_seconds_total",
+    "decode_rows_total",
+    "prefill_tokens_total",
+    "prefill_seconds_total",
+    "mask_total",
+    "mask_seconds_total",
+    "cache_failures_total",
+)
+
 
 class Summary:
     """A Prometheus summary: count and sum of all, quantiles of the last ones. Not thread-safe."""
@@ -41,6 +52,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._requests: dict[str, int] = {}  # by outcome
         self._tokens = dict.fromkeys(("prompt", "cached", "completion"), 0)
+        self._scores = 0
         self._queue_wait = Summary()
         self._first_token = Summary()  # from the arrival, the queue included
         self._duration = Summary()
@@ -52,9 +64,10 @@ class Metrics:
             self._requests[outcome] = self._requests.get(outcome, 0) + 1
             if call.admitted_at is None:
                 return
-            self._tokens["prompt"] += len(call.prompt)
+            self._tokens["prompt"] += call.prompt_tokens
             self._tokens["cached"] += call.cached_tokens
             self._tokens["completion"] += call.completion_tokens
+            self._scores += call.scoring.done if call.scoring else 0
             self._queue_wait.observe(call.admitted_at - call.queued_at)
             self._duration.observe(now - call.queued_at)
             if call.first_token_at is not None:
@@ -69,7 +82,7 @@ class Metrics:
                 for outcome, count in sorted(self._requests.items())
             ]
             tokens = {f"{name}_tokens_total": count for name, count in self._tokens.items()}
-            for name, value in {**tokens, **values}.items():
+            for name, value in {**tokens, "scores_total": self._scores, **values}.items():
                 kind = "counter" if name.endswith("_total") else "gauge"
                 lines += [f"# TYPE agentd_{name} {kind}", f"agentd_{name} {value:.12g}"]
             lines += self._queue_wait.lines("agentd_queue_seconds")

@@ -17,11 +17,14 @@ from mlx_lm.models.cache import make_prompt_cache
 from agentd.model_server.calls import Advance, Call, Language, Refused
 from agentd.model_server.engine import memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
-from agentd.model_server.engine.next_tokens import Faults, NextTokens
+from agentd.model_server.engine.metrics import ENGINE_COUNTERS
+from agentd.model_server.engine.next_tokens import Chosen, NextTokens, forced_logprobs
+from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.queue import RANK
 from agentd.model_server.engine.sampling import Sampler, choose
+from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
 from agentd.model_server.engine.weights import load_weights
 from agentd.states import Priority
 
@@ -68,12 +71,12 @@ class MlxEngine:
             mx.disable_compile()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
+        positions = OutputPositions(self._model)
         self._batch = Batch(self._model)
-        self._ahead: mx.array | None = (
-            None  # the rows' next tokens, being computed; see _look_ahead
-        )
+        # The rows' next tokens, being computed; see _look_ahead.
+        self._ahead: mx.array | None = None
         self._lost: list[Advance] = []  # to be told with the next step's
-        self._counts = dict.fromkeys(COUNTERS, 0.0)
+        self._counts = dict.fromkeys(ENGINE_COUNTERS, 0.0)
         self._next = NextTokens(language, self._counts)
         first = (language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
         self._row_bytes, rate = warm_up(self._model, self._layers, first)
@@ -83,6 +86,8 @@ class MlxEngine:
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
         self._slots_max = slots if together else 1
         self._caches = PromptCaches(self.budget.caches, self._layers)
+        kept = Kept(self._take, self._keep, self._caches.checkpoint)
+        self._scorer = Scorer(self._model, positions, self._prefill, kept, several=together)
         self._saved, self._saved_bytes = saved, saved_bytes
         self._identity = prompt_cache_file.identity(folder)
         if saved is not None:
@@ -101,7 +106,7 @@ class MlxEngine:
         Raises:
             Refused: it would not fit if it were alone.
         """
-        length = len(call.prompt) + call.max_tokens
+        length = call.length
         if self._row_bytes(length) > self.budget.batch:
             raise Refused(
                 f"{length} tokens of prompt and answer take more memory than the "
@@ -110,7 +115,7 @@ class MlxEngine:
                 param="messages",
             )
         rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
-        longest = max([length, *(len(other.prompt) + other.max_tokens for other in rows)])
+        longest = max([length, *(other.length for other in rows)])
         before = sum(RANK[row.call.priority] <= RANK[call.priority] for row in self._prefill.rows)
         kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
         slots = self.slots - (0 if call.priority is Priority.PERSON else kept)
@@ -119,10 +124,13 @@ class MlxEngine:
 
     def admit(self, call: Call) -> None:
         """Give the call a slot."""
-        forced = call.mask.forced() if call.mask else []
-        row = Row(call, Sampler(call), tokens=[*call.prompt, *forced], unsent=forced)
-        marks = [] if self._caches.whole else sorted(set(call.checkpoints))
-        row.marks = marks if len(marks) <= MARKS_MAX else [marks[0], *marks[1 - MARKS_MAX :]]
+        if call.scoring is not None:
+            row: Row = ScoredRow.of(call, call.scoring)
+        else:
+            forced = call.mask.forced() if call.mask else []
+            row = Row(call, Sampler(call), tokens=[*call.prompt, *forced], unsent=forced)
+            marks = [] if self._caches.whole else sorted(set(call.checkpoints))
+            row.marks = marks if len(marks) <= MARKS_MAX else [marks[0], *marks[1 - MARKS_MAX :]]
         row.prefill_since = time.monotonic()
         # As many turns as the others had: a newcomer goes before long prompts, but not for ever.
         row.quanta = min((other.quanta for other in self._prefill.rows), default=0)
@@ -195,7 +203,7 @@ class MlxEngine:
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""
         self._caches.clear()
-        del self._model, self._batch, self._prefill, self._caches
+        del self._model, self._batch, self._prefill, self._scorer, self._caches
         gc.unfreeze()
         gc.collect()  # model and caches refer to each other
         mx.clear_cache()
@@ -204,16 +212,18 @@ class MlxEngine:
 
     def _decode(self) -> list[Advance]:
         started = time.perf_counter()
-        tokens, rows, faults = self._ahead, list(self._batch.rows), Faults()
-        if tokens is None:
+        rows = list(self._batch.rows)
+        if self._ahead is not None:
+            chosen = Chosen(self._ahead)
+        else:
             logits = self._batch.feed()
             mx.async_eval(logits)  # type: ignore[no-untyped-call]  # masks are computed meanwhile
             ready = [at for at, row in enumerate(rows) if not row.pending]
             if len(ready) < len(rows):
                 rows, logits = [rows[at] for at in ready], logits[mx.array(ready)]
-            tokens, faults = self._next.choose(rows, logits)
-        self._ahead = self._look_ahead(rows, tokens)
-        advances = self._next.accept(rows, tokens, faults)
+            chosen = self._next.choose(rows, logits)
+        self._ahead = self._look_ahead(rows, chosen.tokens)
+        advances = self._next.accept(rows, chosen)
         took = time.perf_counter() - started
         self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
         self._counts["decode_steps_total"] += 1
@@ -229,15 +239,17 @@ class MlxEngine:
     def _look_ahead(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Start the next step before this one's tokens are read, so that MLX never waits for us.
 
-        A mask needs to know the tokens, a row that joins needs all others to stand still.
+        A mask needs to know the tokens, a row that joins needs all others to stand still, and what
+        is told of a token is read off its own step.
         """
         last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
-        masked = any(row.call.mask is not None for row in self._batch.rows)
-        if not self._pipelined or last or masked or self._prefill.rows:
+        calls = [row.call for row in self._batch.rows]
+        alone = any(call.mask is not None or call.top_logprobs is not None for call in calls)
+        if not self._pipelined or last or alone or self._prefill.rows:
             return None
         logits = self._batch.feed(tokens)
         positions = [row.call.completion_tokens + 1 for row in rows]
-        ahead = choose(logits, [row.sampler for row in rows], positions, [None] * len(rows))
+        ahead = choose(logits, [row.sampler for row in rows], positions)
         mx.async_eval(ahead)  # type: ignore[no-untyped-call]
         return ahead
 
@@ -263,7 +275,10 @@ class MlxEngine:
         try:
             if call.mask is not None and call.mask.finished and row.unsent:  # one legal answer only
                 call.completion_tokens += len(row.unsent)
-                advance = Advance(call, tuple(row.unsent), "stop")
+                told = forced_logprobs(call, row.unsent)
+                advance = Advance(call, tuple(row.unsent), "stop", logprobs=told)
+            elif isinstance(row, ScoredRow):
+                advance = self._scorer.advance(row, share, bool(self._batch.rows))
             elif row.layers is None and self._begin(row):
                 return self._join(row, Advance(call))
             else:
@@ -305,7 +320,7 @@ class MlxEngine:
         if logits is None:
             return Advance(row.call)
         self._keep(row)
-        return self._next.accept([row], *self._next.choose([row], logits))[0]
+        return self._next.accept([row], self._next.choose([row], logits))[0]
 
     def _keep(self, row: Row) -> None:
         if row.layers is None or not row.fed:
@@ -331,15 +346,3 @@ class MlxEngine:
     def _layers(self) -> Layers:
         layers: Layers = make_prompt_cache(self._model)
         return layers
-
-
-COUNTERS = (
-    "decode_steps_total",
-    "decode_seconds_total",
-    "decode_rows_total",
-    "prefill_tokens_total",
-    "prefill_seconds_total",
-    "mask_total",
-    "mask_seconds_total",
-    "cache_failures_total",
-)

@@ -67,6 +67,10 @@ class Prefill:
         """Return how long a step may prefill; `busy`: while others decode."""
         return max(PIECE_S, PIECE_STEPS * self.step_s) if busy else PIECE_ALONE_S
 
+    def tokens(self, share: float, busy: bool) -> int:
+        """Return how many tokens a piece, or a `share` of one, has."""
+        return max(1, int(self.piece_tokens[busy] * share))
+
     def piece(
         self, row: Row, share: float, busy: bool, checkpoint: Callable[[Layers], States]
     ) -> mx.array | None:
@@ -74,7 +78,7 @@ class Prefill:
 
         `checkpoint` is asked for the state of the caches where one is due.
         """
-        count = min(max(1, int(self.piece_tokens[busy] * share)), row.pending)
+        count = min(self.tokens(share, busy), row.pending)
         if row.marks:
             count = min(count, row.marks[0] - row.fed)
         started = time.perf_counter()
@@ -84,12 +88,12 @@ class Prefill:
         # The output layer of a piece in the middle is never computed.
         mx.eval([layer.state for layer in row.layers or ()], logits if last else [])
         row.fed += count
-        self._timed(row, count, time.perf_counter() - started, busy)
+        self.timed(row, count, time.perf_counter() - started, busy)
         if row.marks and row.fed == row.marks[0]:
             row.states[row.marks.pop(0)] = checkpoint(row.layers or [])
         return logits if last else None
 
-    def _timed(self, row: Row, count: int, took: float, busy: bool) -> None:
+    def timed(self, row: Row, count: int, took: float, busy: bool) -> None:
         """Count a piece, and choose the next one's length."""
         self._counts["prefill_tokens_total"] += count
         self._counts["prefill_seconds_total"] += took

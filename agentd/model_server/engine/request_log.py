@@ -25,13 +25,14 @@ def log_finished(log: Log, call: Call, reason: str, now: float) -> None:
         agent=call.agent or "model",
         session_id=_session_id(call.session),
         priority=str(call.priority),
-        prompt_tokens=len(call.prompt),
+        prompt_tokens=call.prompt_tokens,
         cached_tokens=call.cached_tokens,
         completion_tokens=call.completion_tokens,
         queue_ms=milliseconds((call.admitted_at or now) - call.queued_at),
         ttft_ms=milliseconds(first - call.queued_at) if first is not None else None,
         duration_ms=milliseconds(now - call.queued_at),
         finish_reason=reason,
+        **({"scores": call.scoring.done} if call.scoring else {}),
     )
 
 

@@ -30,8 +30,7 @@ class Sampler:
         call = self._call
         if self.greedy:
             return mx.argmax(logits)
-        scores = logits.astype(mx.float32)[None]
-        scores = scores - mx.logsumexp(scores, keepdims=True)
+        scores = log_probabilities(logits)[None]
         if 0 < call.top_p < 1:
             scores = apply_top_p(scores, call.top_p)
         if call.min_p > 0:
@@ -43,29 +42,30 @@ class Sampler:
         return mx.random.categorical(scores * (1 / call.temperature), key=key)[0]
 
 
-def choose(
-    logits: mx.array,
-    samplers: Sequence[Sampler],
-    positions: Sequence[int],
-    masks: Sequence[bytes | None],
-) -> mx.array:
+def choose(logits: mx.array, samplers: Sequence[Sampler], positions: Sequence[int]) -> mx.array:
     """Return the rows' tokens, not yet computed.
 
-    `logits` are [rows, V]; a token's position is counted in its answer; a mask of None allows all.
+    `logits` are [rows, V]; a token's position is counted in its answer.
     """
-    if any(mask is not None for mask in masks):
-        logits = mask_logits(logits, masks)
     if all(sampler.greedy for sampler in samplers):
         return mx.argmax(logits, axis=-1)
     each = zip(samplers, logits, positions, strict=True)
     return mx.stack([sampler(row, position) for sampler, row, position in each])
 
 
+def log_probabilities(logits: mx.array) -> mx.array:
+    """Return the natural logarithms of the probabilities along the last axis, in float32."""
+    exact = logits.astype(mx.float32)
+    return exact - mx.logsumexp(exact, axis=-1, keepdims=True)
+
+
 def mask_logits(logits: mx.array, masks: Sequence[bytes | None]) -> mx.array:
-    """Set what the grammars forbid to minus infinity.
+    """Set what the grammars forbid to minus infinity; a mask of None allows all.
 
     llguidance's own kernel is Metal only. Logits beyond a mask are padding of the vocabulary.
     """
+    if all(mask is None for mask in masks):
+        return logits
     size = logits.shape[-1]
     length = max(len(mask) for mask in masks if mask is not None)
     everything = b"\xff" * length

@@ -272,12 +272,12 @@ class EngineThread:
         text = text_stream.feed(data, last=advance.finish is not None)
         if text_stream.stopped and advance.finish is None:
             engine.remove(call)
-            self._finish(call, Piece(text, finish="stop"))
+            self._finish(call, Piece(text, finish="stop", logprobs=advance.logprobs))
         elif advance.finish is not None:
             reason = "stop" if text_stream.stopped else advance.finish
-            self._finish(call, Piece(text, finish=reason))
-        elif text:
-            call.emit(Piece(text))
+            self._finish(call, Piece(text, finish=reason, logprobs=advance.logprobs))
+        elif text or advance.logprobs:
+            call.emit(Piece(text, logprobs=advance.logprobs))
 
     def _failed(self, error: Exception) -> None:
         """Count a failure of the engine's. Raises EngineBroken when there is nothing else."""

@@ -44,7 +44,6 @@ def load_weights(folder: Path, *, fast_blas: bool) -> nn.Module:
         ) from error
     if mx.default_device() == mx.cpu:
         _widen(model, fast_blas)
-    _answer_last_position(model)
     model.eval()
     return model
 
@@ -104,30 +103,3 @@ def _dequantize(model: nn.Module) -> None:
         replacement.weight = weight
         plain.append((name, replacement))
     model.update_modules(mlx_lm.utils.tree_unflatten(plain))
-
-
-def _answer_last_position(model: nn.Module) -> None:
-    """Compute logits for the last position only: nobody looks at the others.
-
-    The output layer is a fifth of a small model's work. A tied one is the embedding's `as_linear`.
-    """
-    inner = getattr(model, "language_model", model)
-    if "lm_head" in inner:
-        inner.lm_head = _LastPosition(inner.lm_head)
-        return
-    embedding = getattr(getattr(inner, "model", None), "embed_tokens", None)
-    if embedding is not None:
-        whole = embedding.as_linear
-        object.__setattr__(embedding, "as_linear", lambda hidden: whole(hidden[:, -1:]))
-
-
-class _LastPosition(nn.Module):  # type: ignore[misc]
-    """An output layer that sees the last position only."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def __call__(self, hidden: mx.array) -> mx.array:
-        logits: mx.array = self.head(hidden[:, -1:])
-        return logits

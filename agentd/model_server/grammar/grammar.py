@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from agentd.json_schema.bounds import Bounds, Unfit
+from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.walk import bounded
-from agentd.model_server.calls import Refused
+from agentd.model_server.calls import Labels, Refused
 from agentd.model_server.grammar import call_grammar
 from agentd.model_server.grammar.compilations import Compilations
+from agentd.model_server.grammar.labels import LabelMask, label_fields
 from agentd.model_server.grammar.mask import (
     CLOSING_TOKENS_MAX,
     AnswerMask,
@@ -106,6 +107,10 @@ class Grammars:
             f"calls {grammar}", lambda: Compiled(self._matcher(lambda: grammar), longest)
         )
         return CallMask(compiled, self._single, self.bytes_of, form, json_answer=answer is not None)
+
+    def labelled(self, mask: AnswerMask, schema: Schema, labels: Labels) -> LabelMask:
+        """Return a mask that chooses labels by one token each. Raises Refused."""
+        return LabelMask(mask, label_fields(schema, labels, self.tokenizer), self.tokenizer)
 
     def bytes_of(self, token: int) -> bytes:
         """Return a token's bytes; for a marker, those of what it shows as."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llguidance import LLMatcher, LLTokenizer
 
 from agentd.json_schema.bounds import Schema
-from agentd.model_server.calls import Refused
+from agentd.model_server.calls import Branch, Refused
 from agentd.model_server.tool_calls import CallReader, Form
 
 NUMBER_TOKENS_MAX = 24
@@ -48,6 +48,8 @@ class AnswerMask:
         # Normal text has fewer tokens than characters; only a model gone astray needs more.
         self._string_tokens = compiled.string_tokens
 
+    branch: Branch | None = None
+
     @property
     def finished(self) -> bool:
         """Whether the answer is complete and nothing may follow."""
@@ -59,6 +61,11 @@ class AnswerMask:
         for token in tokens:
             self.accept(token)
         return tokens
+
+    def forced_bytes(self) -> bytes:
+        """Return what must come next, without taking it."""
+        coming: bytes = self._matcher.compute_ff_bytes()
+        return coming
 
     def allowed(self) -> bytes:
         """Return one bit per token of the vocabulary, least significant bit first.

@@ -6,15 +6,17 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from agentd.model_server.calls import Call, Piece, Refused
+from agentd.model_server.calls import Call, Piece, Refused, TokenLogprob
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import requests
+from agentd.model_server.http.logprobs import shown
 from agentd.model_server.tool_calls import AnswerPart, CallReader, Form
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ class Pieces:
         self._loop = asyncio.get_running_loop()
         self._some = asyncio.Event()
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._admitted = False
         self._last: Piece | None = None
 
@@ -45,17 +48,42 @@ class Pieces:
         """Wait for what is new."""
         await self._some.wait()
         self._some.clear()
-        text, admitted, last = "".join(self._text), self._admitted, self._last
-        self._text, self._admitted = [], False
-        if last is None:
-            return Piece(text, admitted)
-        return Piece(text, admitted, last.finish, last.error, last.cancelled)
+        text, admitted, logprobs = "".join(self._text), self._admitted, tuple(self._logprobs)
+        self._text, self._admitted, self._logprobs = [], False, []
+        return replace(self._last or Piece(), text=text, admitted=admitted, logprobs=logprobs)
 
     def _add(self, piece: Piece) -> None:
         self._text.append(piece.text)
+        self._logprobs += piece.logprobs
         self._admitted = self._admitted or piece.admitted
         self._last = piece if piece.last else self._last
         self._some.set()
+
+
+async def while_there(
+    request: Request, runner: EngineThread, call: Call, work: Coroutine[Any, Any, T]
+) -> T:
+    """Do what brings a call's answer to its client, and listen to the client meanwhile.
+
+    Raises:
+        ClientDisconnect: it hung up; nothing more is generated.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        gone.cancel()
+        working.cancel()
+        runner.cancel(call)  # of no effect once it is finished
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 class AnswerWriter:
@@ -79,6 +107,10 @@ class AnswerWriter:
         self._pieces = pieces
         self._model = model
         self._request = request
+        assert runner.language is not None
+        self._decode = runner.language.decode
+        self._logprobs: list[TokenLogprob] | None = [] if body.logprobs else None  # to be sent
+        self._labels_wanted = body.agentd_labels is not None
         self._usage_wanted = bool(body.stream_options and body.stream_options.include_usage)
         self._created = int(time.time())
         self._reader = CallReader(form)
@@ -87,7 +119,7 @@ class AnswerWriter:
     async def whole(self) -> Response:
         """Wait for the whole answer; a client that hangs up meanwhile cancels it."""
         message, reason = await self.while_there(self._collect())
-        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+        choice = {"index": 0, "message": message, **self._ending(reason)}
         return JSONResponse(
             {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
         )
@@ -110,7 +142,7 @@ class AnswerWriter:
                 return
             if piece.admitted:
                 yield b": admitted\n\n"
-            part = self._reader.feed(piece.text, last=piece.finish is not None)
+            part = self._part(piece)
             for delta in self._deltas(part):
                 yield self._chunk(delta)
             if piece.finish:
@@ -122,22 +154,8 @@ class AnswerWriter:
         yield b"data: [DONE]\n\n"
 
     async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what brings the answer to the client, and listen meanwhile.
-
-        Raises:
-            ClientDisconnect: it hung up; nothing more is generated.
-        """
-        working = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._hung_up())
-        try:
-            await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ClientDisconnect
-            return working.result()
-        finally:
-            gone.cancel()
-            working.cancel()
-            self._runner.cancel(self._call)  # of no effect once it is finished
+        """Do what brings the answer to the client, as the function of this name does."""
+        return await while_there(self._request, self._runner, self._call, work)
 
     async def _collect(self) -> tuple[dict[str, Any], str]:
         """Return the whole message and why it ended."""
@@ -148,7 +166,7 @@ class AnswerWriter:
                 raise piece.error
             if piece.cancelled:
                 raise ClientDisconnect
-            part = self._reader.feed(piece.text, last=piece.finish is not None)
+            part = self._part(piece)
             content.append(part.content)
             arguments.append(part.arguments)
             if piece.finish:
@@ -159,6 +177,20 @@ class AnswerWriter:
             message["content"] = text or None
             message["tool_calls"] = [self._tool_call(self._reader.name, "".join(arguments))]
         return message, self._reason(piece.finish)
+
+    def _part(self, piece: Piece) -> AnswerPart:
+        if self._logprobs is not None:
+            self._logprobs += piece.logprobs
+        return self._reader.feed(piece.text, last=piece.finish is not None)
+
+    def _ending(self, finish: str | None) -> dict[str, Any]:
+        """Return what a choice says besides its text; the log-probabilities are sent by this."""
+        told: dict[str, Any] = {"finish_reason": finish, "logprobs": None}
+        if self._logprobs:
+            told["logprobs"], self._logprobs = shown(self._logprobs, self._decode), []
+        if finish and self._labels_wanted:
+            told["agentd_labels"] = self._call.labels
+        return told
 
     def _deltas(self, part: AnswerPart) -> Iterator[dict[str, Any]]:
         """Yield what a part of the answer adds to the message, in OpenAI's shape."""
@@ -176,10 +208,6 @@ class AnswerWriter:
     def _reason(self, finish: str) -> str:
         return "tool_calls" if finish == "stop" and self._reader.name is not None else finish
 
-    async def _hung_up(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-
     def _head(self, kind: str) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{self._call.number}",
@@ -189,7 +217,7 @@ class AnswerWriter:
         }
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        choice = {"index": 0, "delta": delta, **self._ending(finish)}
         return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
 
     def _usage(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,8 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentd.model_server.calls import Call, Full, Language, Mask, Prompt, Refused
 from agentd.model_server.engine.thread import EngineThread
-from agentd.model_server.http import conversation, requests
-from agentd.model_server.http.answers import AnswerWriter, EventStream, Pieces, error_response
+from agentd.model_server.http import conversation, requests, scores
+from agentd.model_server.http.answers import (
+    AnswerWriter,
+    EventStream,
+    Pieces,
+    error_response,
+    while_there,
+)
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 BODY_BYTES_MAX = 8_000_000
@@ -65,6 +72,7 @@ class Server:
                 Route("/v1/models/{name:path}", self._one_model),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/score", self._score, methods=["POST"]),
             ],
             middleware=[Middleware(_Authenticated, knows=self.knows)],
             exception_handlers={
@@ -150,12 +158,8 @@ class Server:
             prompt=prompt.tokens,
             checkpoints=prompt.checkpoints,
             emit=pieces.emit,
-            agent=caller.agent,
-            session=caller.session,
-            priority=caller.priority,
-            weight=caller.weight,
+            **self._asked_by(caller),
             max_tokens=min(body.limit(), language.window - len(prompt.tokens)),
-            deadline_s=min(caller.deadline or self._call_deadline_s, self._call_deadline_s),
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=body.top_p or 1.0,
             top_k=body.top_k or 0,
@@ -163,6 +167,7 @@ class Server:
             seed=body.seed,
             stop=tuple(body.stop or ()),
             mask=mask,
+            top_logprobs=body.logprobs_wanted(),
             continues=body.answer_schema() is None,  # an agent's log holds results, not decisions
         )
         self._runner.submit(call)
@@ -171,6 +176,23 @@ class Server:
         if body.stream:
             return EventStream(answer)
         return await answer.whole()
+
+    async def _score(self, request: Request) -> Response:
+        caller = requests.caller(request.headers)
+        data = await self._body(request, self._body_bytes_max)
+        body = await asyncio.to_thread(requests.parse, data, scores.Score)
+        self._check_model(body.model)
+        scoring = await asyncio.to_thread(scores.scoring, body, self._language())
+        pieces = Pieces()
+        call = Call((), pieces.emit, **self._asked_by(caller), scoring=scoring)
+        self._runner.submit(call)
+        await while_there(request, self._runner, call, scores.finished(pieces))
+        return JSONResponse(scores.answer(call, scoring, self._name))
+
+    def _asked_by(self, caller: requests.Caller) -> dict[str, Any]:
+        """Return what a call says of who asks."""
+        deadline_s = min(caller.deadline or self._call_deadline_s, self._call_deadline_s)
+        return {**caller.model_dump(exclude={"deadline"}), "deadline_s": deadline_s}
 
     async def _mask(
         self,
@@ -184,6 +206,9 @@ class Server:
         if body.stop and (schema is not None or choice.names):
             what = "JSON that response_format asks for" if schema is not None else "tool's call"
             raise Refused(f"stop: would cut the {what}", param="stop")
+        if body.agentd_labels and schema is None:
+            what = "needs a response_format with a schema"
+            raise Refused(f"agentd_labels: {what}", param="agentd_labels")
         loop = asyncio.get_running_loop()
         if tools:
             make = functools.partial(language.call_mask, tools, choice, schema)
@@ -191,7 +216,11 @@ class Server:
             make = functools.partial(language.mask, schema)
         else:
             return None
-        return await loop.run_in_executor(self._compiling, make)
+        mask = await loop.run_in_executor(self._compiling, make)
+        if not body.agentd_labels:
+            return mask
+        label = functools.partial(language.labelled, mask, schema, body.agentd_labels)
+        return await loop.run_in_executor(self._compiling, label)
 
     def _check_model(self, name: str) -> None:
         if name != self._name:

@@ -45,6 +45,7 @@ class _StreamOptions(Body):
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 _Zero = Annotated[float, Field(ge=0, le=0)]
+_Offset = Annotated[float, Field(ge=-1000, le=1000)]  # nats
 _Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
 _Tools = Annotated[list[ToolParam], Field(max_length=TOOLS_MAX)]
 
@@ -72,13 +73,14 @@ class Chat(Body):
     tools: _Tools | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None  # an answer has one call at most either way
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    agentd_labels: dict[str, dict[str, _Offset]] | None = None
     # Accepted where they change nothing.
     n: Literal[1] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -99,6 +101,16 @@ class Chat(Body):
     def limit(self) -> int:
         """Return the most tokens to generate."""
         return self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
+
+    def logprobs_wanted(self) -> int | None:
+        """Return how many tokens' log-probabilities to give beside each token's own, if any.
+
+        Raises:
+            Refused: only those of other tokens are asked for.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise Refused("top_logprobs: needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def answer_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema that the answer must fit, if one is asked for."""
@@ -129,7 +141,7 @@ class Caller(BaseModel):
     deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
-Asked = TypeVar("Asked", Chat, Tokenize)
+Asked = TypeVar("Asked", bound=Body)
 
 
 def parse(body: bytes, kind: type[Asked]) -> Asked:
@@ -165,8 +177,6 @@ def caller(headers: Mapping[str, str]) -> Caller:
 UNSUPPORTED = {
     "n": "only one choice is given per request",
     "store": "nothing is stored",
-    "logprobs": "log probabilities are not given",
-    "top_logprobs": "log probabilities are not given",
     "presence_penalty": "penalties are not supported",
     "frequency_penalty": "penalties are not supported",
     "logit_bias": "a logit bias is not supported",

@@ -15,8 +15,9 @@ import jinja2
 from tokenizers import Tokenizer
 
 from agentd.errors import ConfigError
-from agentd.model_server.calls import Mask, Message, Prompt, Refused
+from agentd.model_server.calls import Labels, Mask, Message, Prompt, Refused
 from agentd.model_server.grammar.grammar import Grammars
+from agentd.model_server.grammar.mask import AnswerMask
 from agentd.model_server.language.call_form import explained, learn, takes_system
 from agentd.model_server.language.markers import is_marker, renamed, without_markers
 from agentd.model_server.language.template import Piece, Template
@@ -28,6 +29,7 @@ from agentd.models.window import own_window, sizes_of, text_config
 EVENT_SEAM = re.compile(r"(?<=</event>\n)(?=.)|(?=<event type=)", re.DOTALL)
 CHECKPOINT_TOKENS = 16  # between two; each costs a copy of the state of layers that cannot be cut
 SLICE = 50_000  # characters that are tokenised at once to see whether a text is too long
+BORDER = 256  # characters of a head's end, where an item may change its tokens
 SEAM = 16  # tokens that a slice may have more than the same text within the whole
 
 
@@ -67,6 +69,11 @@ class ModelLanguage:
         self.end_tokens: AbstractSet[int] = self._find_end_tokens(
             names.get("eos_token"), config, text_config(config)
         )
+        # As other programs score texts (lm-evaluation-harness, `prefix_token_id`).
+        framed = self._marked.encode("a", add_special_tokens=True)
+        self._begin = framed.ids[: framed.special_tokens_mask.index(0)]
+        bos = self._marked.token_to_id(names.get("bos_token", ""))
+        self._nothing = min(self.end_tokens) if bos is None else bos
         self._template = _template(folder, settings, names)
         self._takes_system = takes_system(self._template)
         specials = {token.content: number for number, token in added.items() if token.special}
@@ -86,6 +93,20 @@ class ModelLanguage:
         """See `Language.encode`."""
         # Unlike `encode` this gives the interpreter to other threads: 1 MB takes seconds.
         return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def encode_pairs(
+        self, head: str, items: Sequence[str], *, limit: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """See `Language.encode_pairs`."""
+        first = [*self._begin, *self._encode_within(head, limit, 0)] or [self._nothing]
+        end = head[-BORDER:]
+        before = self.encode(end)
+        found = []
+        for item in items:
+            whole = self._encode_within(end + item, limit, 0)
+            same = whole[: len(before)] == before
+            found.append(whole[len(before) :] if same else self.encode(item))
+        return first, found
 
     def encode_chat(
         self,
@@ -135,6 +156,12 @@ class ModelLanguage:
     ) -> Mask:
         """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
+
+    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
+        """See `Language.labelled`."""
+        assert isinstance(mask, AnswerMask)
+        assert isinstance(schema, dict)
+        return self.grammars.labelled(mask, schema, labels)
 
     def _split(self, pieces: Iterable[Piece]) -> Iterable[str | int]:
         """Yield what was rendered as plain text and the template's own markers as tokens.
