@@ -4,7 +4,7 @@ An agent module (agents/NAME.py) defines exactly one subclass of `Agent`; baml_s
 declares the union that its model call returns.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from agentd.config.agent import Labels
+from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
 from agentd.process.stop import Cancel
 
@@ -68,10 +70,62 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True)
+class Label:
+    """The value of a field that is declared as a label, and what it rests on.
+
+    `probabilities` are those of all labels, without the model's bias where that is taken off; empty
+    where the model server gives none. `margin` is the difference of the two highest, 0 to 1; None
+    where there are none. `unsure`: it is below [labels] unsure_below.
+    """
+
+    value: str
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    margin: float | None = None
+    unsure: bool = False
+
+    @classmethod
+    def recorded(cls, value: str, about: Mapping[str, Any]) -> "Label":
+        """Return the label of a value, with what its step records about it."""
+        known = {key: about[key] for key in ("probabilities", "margin", "unsure") if key in about}
+        return cls(value, **known)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How likely items are after heads: `values[h][i]` is log P(items[i] | heads[h]), in nats.
+
+    It is summed over an item's tokens: compare one item after several heads, or what several items
+    gain from one head over another.
+    """
+
+    heads: Sequence[str]
+    items: Sequence[str]
+    values: Sequence[Sequence[float]]
+    model: str = ""
+
+    def of(self, head: str) -> Sequence[float]:
+        """Return the items' scores after a head, in the items' order."""
+        return self.values[self.heads.index(head)]
+
+    def gain(self, head: str, over: str) -> list[float]:
+        """Return what makes each item likelier after `head` than after `over`, in nats."""
+        return [one - other for one, other in zip(self.of(head), self.of(over), strict=True)]
+
+
+Score = Callable[[Sequence[str], Sequence[str]], Scores]
+
+
+def no_score(heads: Sequence[str], items: Sequence[str]) -> Scores:
+    """Stand for `Kit.score` where no model can be asked."""
+    raise ToolError("there is no model here that could score")
+
+
+@dataclass(frozen=True)
 class Kit:
     """What the worker gives an agent: its tools, its memory, its generated BAML types.
 
-    `types` holds the generated classes to `match` on; a `task` agent has none.
+    `types` holds the generated classes to `match` on; a `task` agent has none. `labels` is the
+    table [labels] of its file.
     """
 
     name: str  # the agent's name: the stem of its configuration file
@@ -79,6 +133,10 @@ class Kit:
     tools: Tools
     memory: Memory
     types: ModuleType | Any
+    # score(heads, items): how likely each item is after each head. Recorded, so that a replay gives
+    # the same. Raises ModelUnavailable, ModelError, Stopped.
+    score: Score = no_score
+    labels: Labels = field(default_factory=Labels)
 
 
 class Agent(Generic[P]):
@@ -105,6 +163,12 @@ class Agent(Generic[P]):
     # "event.type.field" of a payload. A replay takes their recorded values.
     volatile: ClassVar[frozenset[str]] = frozenset()
 
+    # Fields of own decision classes whose value is a label, as "Done.kind": enums of text at the
+    # top of their class. The model's bias towards one of them is taken off.
+    labels: ClassVar[frozenset[str]] = frozenset()
+
+    # Set before `dispatch` and `finish`: what stands in the decision's text fields, by their names.
+    labelled: Mapping[str, Label] = {}
     # Set before `finish`: why Done was the only decision left ("last turn", "time is up" ...), None
     # where the model chose it. Its words are then no result: `finish` decides what to publish.
     forced: str | None = None
@@ -121,6 +185,11 @@ class Agent(Generic[P]):
         named `Choice`; decisions arrive as `agentd.llm.decision.Choice`, a name with its fields.
         """
         return None
+
+    @classmethod
+    def narrowed(cls, params: P) -> Mapping[str, type[BaseModel]]:
+        """Return what `arguments` says, where it depends on the params."""
+        return cls.arguments
 
     @classmethod
     def published(cls, params: P) -> Mapping[str, type[BaseModel]]:
@@ -168,6 +237,14 @@ class Agent(Generic[P]):
         Such as Done while something that `done` asks for is missing. The last turn takes no notice.
         """
         return frozenset()
+
+    def label(self, name: str) -> Label:
+        """Return the label in the decision's field `name`; for `dispatch` and `finish`.
+
+        Raises:
+            KeyError: the decision has no text there.
+        """
+        return self.labelled[name]
 
     def dispatch(self, decision: Any) -> Result:
         """Carry out one typed decision. Default: the shared tool of that name."""

@@ -117,6 +117,7 @@ class Loop:
     def dispatch(self, decision: Decision) -> Result:
         """Carry the decision out. What a tool refuses is a result, too: the model is told."""
         self._promise()
+        self.agent.labelled = self.session.labels
         started = self.clock.monotonic()
         try:
             result = _result(self.agent.dispatch(decision.value), "dispatch")
@@ -142,6 +143,7 @@ class Loop:
         """Return what Done comes to: what to publish, to remember, and the session's outcome."""
         self._promise()
         agent = self.agent
+        agent.labelled = self.session.labels
         agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
         finished = agent.finish(done.value, self.session.event, self.session.results)
         result = _result(finished, "finish")

@@ -90,6 +90,7 @@ class Transcript:
             allowed=None if allowed is None else tuple(sorted(allowed)),
             finish_reason=decision.finish_reason,
             context_tokens=self.context.tokens,
+            labels=decision.labels,
             **vars(decision.usage),
         )
         with self._journal.transaction():

@@ -23,7 +23,7 @@ CALLED = {
     "finish": ("done", "event", "results"),
 }
 MODELS = ("accepts",)  # Pydantic models by name, as `publishes`
-SETS = ("idempotent", "reads")  # of names
+SETS = ("idempotent", "reads", "labels")  # of names
 
 
 def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:

@@ -151,11 +151,12 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     params = _params(cls, config, toml, source.origin)
     try:
         members, publishes = cls.chosen(params), cls.published(params)
+        arguments = cls.narrowed(params)
     except USER_RAISES as error:
         raise user_error("cannot be created", error, source.origin) from error
     check_list("uses", cls.uses, where)
     check_list("chosen", () if members is None else members, where)
-    check_models("arguments", cls.arguments, where)
+    check_models("arguments", arguments, where)
     uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
     unknown = [tool for tool in uses if tool not in REGISTRY]
     if unknown:
@@ -174,7 +175,7 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
         uses=uses,
         members=members,
         publishes=publishes,
-        arguments={**tools, **cls.arguments},
+        arguments={**tools, **arguments},
     )
 
 

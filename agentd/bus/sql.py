@@ -141,6 +141,18 @@ SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
 AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
+# What an agent's last labelled decisions of a class rest on, by its version and model. Only a few
+# sessions are looked through: where the last ones labelled nothing, it begins anew.
+LABELS = """
+SELECT labels FROM (
+  SELECT t.session_id, t.seq, json_extract(t.basis, '$.labels.' || ?) AS labels FROM (
+    SELECT id FROM sessions WHERE agent = ? AND version = ?
+    AND json_valid(basis) AND json_extract(basis, '$.model') = ? ORDER BY id DESC LIMIT 100
+  ) s JOIN steps t ON t.session_id = s.id
+  WHERE t.kind = 'decision' AND t.type = ? AND json_valid(t.basis)
+) WHERE labels IS NOT NULL ORDER BY session_id DESC, seq DESC LIMIT ?
+"""
+
 # --- facts
 
 # What an agent remembers.

@@ -88,6 +88,22 @@ class Permissions(Strict):
     )
 
 
+class Labels(Strict):
+    """How the values of fields that the agent declares as labels are taken."""
+
+    calibrate: bool | None = Field(
+        None,
+        description="Take each label's own mean off before the likeliest one is taken; "
+        "by default for models that were measured to gain by it.",
+    )
+    unsure_below: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="A label is unsure where the two likeliest are less than this apart.",
+    )
+
+
 class AgentConfig(Strict):
     """One agent: config/agents.d/NAME.toml. The file's name is the agent's name."""
 
@@ -123,6 +139,7 @@ class AgentConfig(Strict):
     )
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
+    labels: Labels = Field(default_factory=Labels)
 
     @field_validator("subscribe")
     @classmethod

@@ -12,16 +12,29 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentd.clock import Clock, SystemClock
-from agentd.errors import ConfigError, ModelError
-from agentd.llm.decision import Ask, Decision, Message, with_log
+from agentd.errors import ConfigError, ModelError, ModelMisconfigured
+from agentd.agent import Scores
+from agentd.llm.calibration import (
+    LOGPROBS,
+    NEUTRAL,
+    OFFSETS,
+    Calibration,
+    LogProbs,
+    Seen,
+    likeliest,
+)
+from agentd.llm.decision import Ask, Decision, Message, Terms, with_log
+from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
 from agentd.llm.union import Client, Malformed, Union
 
 if TYPE_CHECKING:  # the HTTP modules cost an idle worker memory
+    from agentd.llm.completion import Completion
     from agentd.llm.endpoint import Endpoint
 
 BYTES_PER_TOKEN = 2  # a safe over-estimate where the server does not tokenize
@@ -40,7 +53,9 @@ class BamlLLM:
         agent: str,
         weight: int = 5,
         clock: Clock | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
+        self.calibration = calibration or Calibration({})
         self._union = union
         self._messages = messages
         self._endpoint = endpoint
@@ -98,29 +113,37 @@ class BamlLLM:
 
     def decide(self, ask: Ask) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
-        from agentd.llm.faults import MaskRefused
-
         names = ask.among(self.names)
-        headers = {
-            "X-Agentd-Agent": self._agent,
-            "X-Agentd-Session": str(ask.session),
-            "X-Agentd-Priority": str(ask.priority),
-            "X-Agentd-Weight": str(self._weight),
-        }
+        if (certain := self._union.certain(names)) is not None:
+            return self.restore(certain)
+        if ask.offsets is None:
+            ask = replace(ask, offsets=self._offsets(ask, names))
+        return self._ask(ask, names)
+
+    def _ask(self, ask: Ask, names: frozenset[str]) -> Decision:
+        from agentd.llm.faults import LogprobsRefused, MaskRefused
+
         messages = self.prompt(ask.log)
         started = self._clock.monotonic()
         asked_again = False
         while True:
-            body = self._body(messages, names, ask.max_tokens)
             try:
                 answer = self._endpoint.chat(
-                    body, headers, deadline_s=ask.deadline_s, progress=ask.progress
+                    self._body(messages, names, ask),
+                    self._headers(ask),
+                    deadline_s=ask.deadline_s,
+                    progress=ask.progress,
                 )
             except MaskRefused:
                 self._endpoint.masks = False
                 continue
+            except LogprobsRefused:
+                if not self._endpoint.logprobs:
+                    raise
+                self._endpoint.logprobs = False
+                continue
             try:
-                name, args, value = self._union.parse(answer.text, names)
+                decision = self._decision(answer, ask, names)
             except Malformed as error:
                 cut = (
                     " (it was cut off: answer shorter)" if answer.finish_reason == "length" else ""
@@ -134,8 +157,22 @@ class BamlLLM:
                 messages = [*messages, *_again(answer.text, f"{error}{cut}", names)]
                 continue
             duration_ms = (self._clock.monotonic() - started) * 1000
-            usage = replace(answer.usage, duration_ms=duration_ms)
-            return Decision(name, args, value, answer.text, answer.finish_reason, usage)
+            return replace(decision, usage=replace(answer.usage, duration_ms=duration_ms))
+
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Score items after heads. See `LLM.score`."""
+        asked = {"heads": list(heads), "items": list(items)}
+        said = self._endpoint.ask("/v1/score", asked, self._headers(terms), terms.deadline_s)
+        if said is None:
+            raise ModelMisconfigured(
+                "the model server cannot score",
+                where="[model] url",
+                hint="agentd's own model server can: leave [model] url out",
+            )
+        rows = said.get("scores")
+        if not isinstance(rows, list) or [len(row) for row in rows] != [len(items)] * len(heads):
+            raise ModelError("the model server's scores are not those of the heads and items")
+        return Scores(tuple(heads), tuple(items), tuple(map(tuple, rows)), str(said.get("model")))
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text. See `LLM.restore`."""
@@ -149,16 +186,87 @@ class BamlLLM:
         """End a running call from another thread, and refuse new ones. Never raises."""
         self._endpoint.close()
 
-    def _body(self, messages: list[Message], names: frozenset[str], limit: int) -> dict[str, Any]:
+    def _offsets(self, ask: Ask, names: frozenset[str]) -> dict[str, dict[str, float]]:
+        """Return what to take off the labels of these classes."""
+        fields = self.calibration.among(names)
+        if not fields or not self._tells or not self.calibration.helps(self._endpoint.model()):
+            return {}
+        return {field: self._seen(field, ask).offsets() for field in fields}
+
+    def _seen(self, field: str, ask: Ask) -> Seen:
+        """Return what is known of a field; the first time, ask with neutral input."""
+        seen = self.calibration.seen(field)
+        if seen.neutral is None:
+            name, _, key = field.partition(".")
+            neutral: LogProbs = {}
+            with suppress(ModelError):  # then there is nothing to take off
+                asked = replace(ask, log=NEUTRAL, allowed=frozenset({name}), offsets={})
+                neutral = self._ask(asked, frozenset({name})).labels[key].get("logprobs", {})
+            seen = self.calibration.begin(field, replace(seen, neutral=neutral))
+        return seen
+
+    @property
+    def _tells(self) -> bool:
+        """Whether the model server gives labels' log-probabilities, as far as is known."""
+        return self._endpoint.masks if self._endpoint.own else self._endpoint.logprobs
+
+    def _decision(self, answer: Completion, ask: Ask, names: frozenset[str]) -> Decision:
+        """Return an answer as a decision, with what is known of its labels.
+
+        Raises:
+            Malformed: it is none of `names`.
+        """
+        raw, labels = answer.text, {}
+        name, args, value = self._union.parse(raw, names)
+        for field, known in self.calibration.among((name,)).items():
+            key = field.partition(".")[2]
+            wanted = (ask.offsets or {}).get(field, {})
+            if self._endpoint.own:
+                by, logprobs = OFFSETS, answer.labels.get(self._place(field, names), {})
+            else:
+                by, logprobs = LOGPROBS, label_logprobs(raw, answer.tokens, key, known)
+                if logprobs and key == list(args)[-1]:  # nothing was written in its knowledge
+                    raw = with_label(raw, key, args[key], likeliest(logprobs, wanted))
+                else:
+                    wanted = {}
+            labels[key] = self.calibration.weighed(field, logprobs, wanted, by)
+        if raw != answer.text:
+            name, args, value = self._union.parse(raw, names)
+        return Decision(name, args, value, raw, answer.finish_reason, labels=labels)
+
+    def _place(self, field: str, names: frozenset[str]) -> str:
+        """Return a label field's name in the model server's protocol."""
+        name, _, key = field.partition(".")
+        return key if len(names) == 1 else f"{self._union.tool(name)}.{key}"
+
+    def _headers(self, terms: Terms) -> dict[str, str]:
+        return {
+            "X-Agentd-Agent": self._agent,
+            "X-Agentd-Session": str(terms.session),
+            "X-Agentd-Priority": str(terms.priority),
+            "X-Agentd-Weight": str(self._weight),
+        }
+
+    def _body(self, messages: list[Message], names: frozenset[str], ask: Ask) -> dict[str, Any]:
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": 0,
             "seed": 0,
-            "max_tokens": limit,
+            "max_tokens": ask.max_tokens,
         }
         if self._endpoint.masks:
             schema = {"name": "decision", "strict": True, "schema": self._union.schema(names)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        fields = self.calibration.among(names)
+        if fields and not self._endpoint.own and self._endpoint.logprobs:
+            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        elif fields and self._endpoint.own and self._endpoint.masks:
+            body["agentd_labels"] = {
+                self._place(field, names): {
+                    label: (ask.offsets or {}).get(field, {}).get(label, 0.0) for label in labels
+                }
+                for field, labels in fields.items()
+            }
         return body
 
 

@@ -3,8 +3,8 @@
 import codecs
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from agentd.errors import ModelMisconfigured
@@ -33,6 +33,8 @@ class Completion:
     text: str
     finish_reason: str
     usage: Usage
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of our own server
+    tokens: Sequence[Mapping[str, Any]] = ()  # with `logprobs`: text and alternatives
 
 
 def collect(
@@ -86,6 +88,8 @@ class _Reading:
         self._text: list[str] = []
         self._finish = ""
         self._usage: dict[str, Any] = {}
+        self._labels: dict[str, Mapping[str, float]] = {}
+        self._tokens: list[Mapping[str, Any]] = []
 
     def stream(self, lines: Iterable[bytes]) -> None:
         """Read an event stream as the HTML standard says, and as servers write it besides."""
@@ -139,6 +143,8 @@ class _Reading:
                     self._text = [_content(message.get("content"))]  # all of it, once more perhaps
                 else:
                     self._text.append(_content(choice.get("text")))
+                self._labels |= (choice.get("agentd_labels") or {}) if self._own else {}
+                self._tokens += _tokens(choice.get("logprobs"))
                 reason = _reason(choice.get("finish_reason")) or self._finish
                 if reason == "error":
                     raise BadAnswer("the model server failed in the middle of its answer")
@@ -173,7 +179,7 @@ class _Reading:
             cached_tokens=_number(details.get("cached_tokens")) if isinstance(details, dict) else 0,
             completion_tokens=_number(self._usage.get("completion_tokens")),
         )
-        return Completion(text, self._finish, usage)
+        return Completion(text, self._finish, usage, self._labels, self._tokens)
 
 
 def _is_json(text: str) -> bool:
@@ -202,6 +208,13 @@ def _content(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     raise TypeError(f"a content of type {type(content).__name__}")
+
+
+def _tokens(logprobs: Any) -> list[Mapping[str, Any]]:
+    """Return the answer's tokens with their alternatives; of another shape, nothing."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    tokens = content if isinstance(content, list) else []
+    return [token for token in tokens if isinstance(token, dict)]
 
 
 def _number(value: Any) -> int:

@@ -1,9 +1,10 @@
 """What the loop needs of a model: one typed decision at a time. No BAML and no HTTP here."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agentd.agent import Scores
 from agentd.states import Priority
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
@@ -29,6 +30,7 @@ class Decision:
     raw: str  # the answer's text, exactly
     finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
     usage: Usage = Usage()
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `calibration`
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,24 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class Terms:
+    """On what terms the model is asked, and for whom."""
+
+    deadline_s: float  # from the server's admission on
+    priority: Priority
+    session: int
+    progress: Callable[[], None]  # called while queued, and for every piece of the answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask(Terms):
     """A question to the model: which decision comes after this log?"""
 
     log: str
     allowed: frozenset[str] | None = None  # narrows the union for this call alone
     max_tokens: int  # of the answer
-    deadline_s: float  # from the server's admission on
-    priority: Priority
-    session: int
-    progress: Callable[[], None]  # called while queued, and for every piece of the answer
+    # What to take off each label, in nats, by "Class.field". None: what the LLM thinks right.
+    offsets: Mapping[str, Mapping[str, float]] | None = None
 
     def among(self, names: frozenset[str]) -> frozenset[str]:
         """Return which classes of a union may be decided."""
@@ -92,6 +102,14 @@ class LLM(Protocol):
             CallDeadline: admitted, but not finished in time.
             ModelError: refused (4xx), or malformed after the re-ask.
             Stopped: `close` was called meanwhile.
+        """
+        ...
+
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Return how likely each item is after each head.
+
+        Raises:
+            ModelUnavailable, CallDeadline, ModelError, Stopped: as `decide`.
         """
         ...
 

@@ -5,7 +5,6 @@ ModelError. A call's deadline counts from its admission: our own server writes `
 into the event stream while a call waits, and each of them starts the deadline anew.
 """
 
-import http.client
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from agentd.llm.faults import (
     Busy,
     CallRefused,
     check,
+    is_not_http,
     json_object,
 )
 from agentd.macos.privacy import network_hint
@@ -61,6 +61,7 @@ class Endpoint:
         self._url = "[model] url" if not own else "model.json"  # for messages
         self.own = own  # our own server: it masks, so a malformed answer is never asked again
         self.masks = True  # until the server says that it does not
+        self.logprobs = True  # of an external server: until it refuses or leaves them out
         self.context_window = context_window
         self._only: str | None = None  # the one model that the server has, once asked
         self._clock = clock or SystemClock()
@@ -223,11 +224,28 @@ class Endpoint:
 
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
+        # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
+        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
+        try:
+            return self.ask("/tokenize", body, {}, wait_s)
+        except CallDeadline as error:
+            # Counting takes no time: it stands still. Of our own its supervisor will find out.
+            raise ModelUnavailable(
+                f"the model server did not count within {wait_s:.0f} s", where=self._url
+            ) from error
+
+    def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        wait_s: float,
+    ) -> Mapping[str, Any] | None:
+        """Post what is answered by a JSON object; None of a server without it. See `chat`."""
 
         def once(address: Address, deadline: Deadline) -> Mapping[str, Any] | None:
-            url = address.url.removesuffix("/v1") + "/tokenize"
-            full = {"model": address.model, **body}
-            with self._post(url, address, deadline, full, {}) as reply:
+            url, full = address.url.removesuffix("/v1") + path, {"model": address.model, **body}
+            with self._post(url, address, deadline, full, headers) as reply:
                 if not self.own and reply.status not in (200, 401, *BUSY):
                     return None
                 check(reply, self.own, False)
@@ -238,15 +256,7 @@ class Endpoint:
                         raise
                     return None  # a page for whatever is asked
 
-        # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
-        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
-        try:
-            return self._retrying(once, wait_s, wait_s, lambda: None, Strikes())
-        except CallDeadline as error:
-            # Counting takes no time: it stands still. Of our own its supervisor will find out.
-            raise ModelUnavailable(
-                f"the model server did not count within {wait_s:.0f} s", where=self._url
-            ) from error
+        return self._retrying(once, wait_s, wait_s, lambda: None, Strikes())
 
     def _post(
         self,
@@ -302,7 +312,7 @@ class Endpoint:
                 if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
                     self._address = self._only = None  # a person may correct it meanwhile
                     raise
-                if _is_not_http(error) and not self.own:
+                if is_not_http(error) and not self.own:
                     raise ModelMisconfigured(
                         f"what answers there does not speak HTTP: {error}",
                         where="[model] url",
@@ -339,8 +349,3 @@ class Endpoint:
         while (left := end.left()) > 0:
             self._wire.wait(min(left, PROGRESS_S))
             progress()
-
-
-def _is_not_http(error: Exception) -> bool:
-    gone = isinstance(error, http.client.RemoteDisconnected)  # a BadStatusLine, too
-    return isinstance(error, http.client.BadStatusLine) and not gone

@@ -1,5 +1,6 @@
 """What a model server's refusals and failures mean: by status, by its words, by their place."""
 
+import http.client
 import json
 import re
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ FORMAT_STATUSES = frozenset({0, 400, 404, 415, 422, 500, 501})
 ABOUT_FORMAT = re.compile(
     r"(?i)response.?format|json.?schema|grammar|guided|schema|structured.?output|gbnf|xgrammar|outlines"
 )
+ABOUT_LOGPROBS = re.compile(r"(?i)log_?prob")
 ABOUT_MODEL = re.compile(
     r"(?i)model_not_found|\bmodels?\b.{0,100}(?:not (?:found|exist|loaded|available|supported)"
     r"|does ?n[o']t exist|unknown|decommissioned|deprecated)|not a valid model"
@@ -41,6 +43,10 @@ class CallRefused(ModelError):
 
 class MaskRefused(ModelError):
     """The server does not take a response_format with a schema."""
+
+
+class LogprobsRefused(ModelError):
+    """The server does not give `logprobs`, or not so many alternatives."""
 
 
 class Busy(Exception):
@@ -129,6 +135,8 @@ def refuse(fault: Fault, own: bool, masked: bool) -> NoReturn:
     if own:
         if status in (401, 403, 404):  # token or model are others by now: look them up anew
             raise BadAnswer(f"the model server refused the call{how}: {message}")
+    elif status in FORMAT_STATUSES and ABOUT_LOGPROBS.search(f"{fault.code} {message}"):
+        raise LogprobsRefused(f"the model server refused the call{how}: {message}")
     elif masked and status in FORMAT_STATUSES and ABOUT_FORMAT.search(f"{fault.code} {message}"):
         raise MaskRefused(f"HTTP {status}: {message}" if status else message)
     elif ABOUT_MODEL.search(f"{fault.code} {message}") or status == 404:
@@ -170,6 +178,12 @@ def _retry_after(value: str) -> float | None:
     except ValueError:
         return None
     return min(seconds, RETRY_AFTER_MAX_S) if seconds >= 0 else None
+
+
+def is_not_http(error: Exception) -> bool:
+    """Whether what answers speaks another protocol."""
+    gone = isinstance(error, http.client.RemoteDisconnected)  # a BadStatusLine, too
+    return isinstance(error, http.client.BadStatusLine) and not gone
 
 
 def json_object(data: bytes | str) -> dict[str, Any]:

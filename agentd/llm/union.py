@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
 from agentd.json_schema.bounds import Schema
+from agentd.llm.calibration import LABELS_MAX, LABELS_MIN
 from agentd.llm.decision import Choice, Message
 from agentd.llm.decision_schema import member_schema, union_schema
 
@@ -95,6 +96,42 @@ class Union:
     def tool(self, name: str) -> str:
         """Return the tool's name of a class, as answers write it."""
         return str(self._schemas[name]["properties"]["tool"]["const"])
+
+    def certain(self, names: frozenset[str]) -> str | None:
+        """Return the one answer that the classes of `names` leave, None where there are others."""
+        if len(names) != 1:
+            return None
+        properties = self._schemas[next(iter(names))]["properties"]
+        if any("const" not in schema for schema in properties.values()):
+            return None
+        answer = {name: schema["const"] for name, schema in properties.items()}
+        return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+    def labels(self, field: str) -> list[str]:
+        """Return the labels of a field "Class.field" in their order.
+
+        Raises:
+            ConfigError: there is no such class or field, or it is no enum of text.
+        """
+        name, _, key = field.partition(".")
+        if name not in self.members:
+            what, hint = f"the union has no {name}", f"it has {', '.join(sorted(self.members))}"
+            raise ConfigError(f"`labels` names {field!r}, but {what}", hint=hint)
+        properties = self._schemas[name]["properties"]
+        enum = properties.get(key, {}).get("enum", ())
+        if key == "tool" or not enum or not all(isinstance(label, str) for label in enum):
+            others = [k for k, schema in properties.items() if k != "tool" and "enum" in schema]
+            raise ConfigError(
+                f"`labels` names {field!r}, which is no enum of text",
+                hint=f"{name} has {', '.join(others) or 'none'}; an enum is written "
+                'kind "bug" | "docs" in the .baml file',
+            )
+        if not LABELS_MIN <= len(enum) <= LABELS_MAX:
+            raise ConfigError(
+                f"`labels` names {field!r}, which has {len(enum)} labels",
+                hint=f"{LABELS_MIN} to {LABELS_MAX} can be told apart",
+            )
+        return list(enum)
 
     def frame(self, given: Mapping[str, Any]) -> list[Message]:
         """Return the rendered messages up to the place of the log.

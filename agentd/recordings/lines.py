@@ -32,6 +32,8 @@ class StepLine(HeadPart):
     active_s: float
     attempt: int = 1
     counts: tuple[int, ...] = ()
+    labels: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    scored: tuple[dict[str, Any], ...] = ()
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
     given: bool = False

@@ -116,6 +116,7 @@ class Settled(HeadPart):
 
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
+    scored: list[dict[str, Any]] = Field(default_factory=list)  # since the last step
 
     def events(self) -> list[NewEvent]:
         """Return what was published."""
@@ -223,6 +224,11 @@ class Recording:
     def turns(self) -> int:
         """Decisions."""
         return sum(step.kind is StepKind.DECISION for step in self.steps)
+
+    @property
+    def scored(self) -> list[Mapping[str, Any]]:
+        """What the agent had scored."""
+        return [item for part in (*self.steps, *self.head.settled) for item in part.scored]
 
     def log(self, before: int | None = None) -> str:
         """Return the event log exactly as the model saw it, before step `before` or to the end."""

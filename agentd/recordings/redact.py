@@ -182,6 +182,7 @@ class Writer:
             raw=None if step.raw is None else self.raw(step.raw),
             publish=publish,
             remember=self.value(step.remember),
+            scored=self.value(step.scored),
         )
 
     def _head(self, head: Head) -> Head:
@@ -204,7 +205,7 @@ class Writer:
 
     def _settled(self, settled: Settled) -> Settled:
         publish = [self._part(event, "payload", "key") for event in settled.publish]
-        return self._part(settled, "remember").model_copy(update={"publish": publish})
+        return self._part(settled, "remember", "scored").model_copy(update={"publish": publish})
 
     def _part(self, part: Part, *names: str) -> Part:
         return part.model_copy(update={n: self.value(getattr(part, n)) for n in names})
@@ -274,10 +275,19 @@ def _strings(recording: Recording) -> Iterator[str]:
             [message["content"] for message in recording.messages],
             [head.config, head.event.payload, head.event.dedup_key],
             [item.facts for item in head.facts],
-            [[s.remember, *([e.payload, e.key] for e in s.publish)] for s in head.settled],
+            [
+                [s.remember, s.scored, *([e.payload, e.key] for e in s.publish)]
+                for s in head.settled
+            ],
             [session.outcome, session.error, session.question],
             [
-                [s.payload, s.remember, s.raw, *([e.payload, e.dedup_key] for e in s.publish)]
+                [
+                    s.payload,
+                    s.remember,
+                    s.raw,
+                    s.scored,
+                    *([e.payload, e.dedup_key] for e in s.publish),
+                ]
                 for s in recording.steps
             ],
         ]

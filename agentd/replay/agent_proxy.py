@@ -56,12 +56,13 @@ class MappedAgent(Agent[Any]):
 
     def dispatch(self, decision: Any) -> Result:
         """See `Agent.dispatch`."""
+        self.inner.labelled = self.labelled
         return self._result(lambda: self.inner.dispatch(self._decision(decision)))
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """See `Agent.finish`."""
         inner, here = self.inner, self._map.as_here(list(results))
-        inner.forced = self.forced
+        inner.forced, inner.labelled = self.forced, self.labelled
         return self._result(lambda: inner.finish(self._decision(done), self._event(event), here))
 
     def _event(self, event: Event) -> Event:
@@ -144,7 +145,7 @@ class ReplayedAgent(MappedAgent):
             return self._adjust(name, super().dispatch(decision))
         if handling.run:
             # Its own result does not count: whatever it raises, it was only watched.
-            here = self._decision(decision)
+            here, self.inner.labelled = self._decision(decision), self.labelled
             with suppress(Exception):
                 self.inner.dispatch(here)
         self._stale = True

@@ -1,16 +1,16 @@
 """A real model in a replay: from one turn on it decides in the place of the recorded one."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentd.agent import Result
+from agentd.agent import Result, Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ModelUnavailable, RecordingError, UsageError
 from agentd.events import NewEvent
-from agentd.llm.decision import LLM, Ask, Decision
+from agentd.llm.decision import LLM, Ask, Decision, Terms
 from agentd.loop import Ending
 from agentd.recordings.recording import Recording
 from agentd.replay.agent_proxy import Handling
@@ -169,3 +169,10 @@ class _ForkedLLM(RecordedLLM):
         self._fork.leave()
         with online():
             return self._model.decide(ask)
+
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Return the recorded scores, and beyond the fork the model's."""
+        if not self._fork.left:
+            return super().score(heads, items, terms)
+        with online():
+            return self._model.score(heads, items, terms)

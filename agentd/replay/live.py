@@ -1,7 +1,7 @@
 """A real model in a replay: asked at each turn what it would have decided."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentd.errors import ModelError, ModelUnavailable
@@ -84,7 +84,7 @@ class _AskingLLM(RecordedLLM):
         before = comparable({"tool": recorded.name, **recorded.args})
         try:
             with online():
-                now = self._model.decide(ask)
+                now = self._model.decide(replace(ask, offsets=self._offsets()))
         except ModelUnavailable:
             raise
         except ModelError as error:
@@ -103,3 +103,14 @@ class _AskingLLM(RecordedLLM):
             )
         )
         return recorded
+
+    def _offsets(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return what was taken off the recorded decision's labels; None where nothing is known."""
+        step = self.playback.next_step
+        labels = step.labels if step is not None else {}
+        known = (
+            {f"{step.type}.{key}": about.get("offsets", {}) for key, about in labels.items()}
+            if step
+            else {}
+        )
+        return known or None

@@ -1,14 +1,14 @@
 """An agent's code, imported and ready to run outside of a worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from agentd.admission.version import Version
-from agentd.agent import Agent, Kit
+from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.config.agent import AgentConfig
 from agentd.llm.baml import BamlLLM, load_client
-from agentd.llm.decision import LLM, Ask, Decision, Message
+from agentd.llm.decision import LLM, Ask, Decision, Message, Terms
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Client, Union
 from agentd.logs.logger import Logger
@@ -18,7 +18,7 @@ from agentd.replay.folder_map import FolderMap
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.tools import Toolbox
-from agentd.worker.runner import Facts, repeatable
+from agentd.worker.runner import Facts, calibration_of, repeatable
 
 CALL_DEADLINE_S = 30.0  # promised to nobody here
 
@@ -78,10 +78,12 @@ class LoadedAgent:
         )
         return cls(version, client, union, tools, folders, messages)
 
-    def agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
+    def agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
         """Return an instance of the agent's class that remembers `facts`."""
-        accepted = self.version.accepted
-        kit = Kit(accepted.name, accepted.config.done, self.tools, Facts(facts), self.client.types)
+        name, config = self.version.accepted.name, self.version.accepted.config
+        kit = Kit(
+            name, config.done, self.tools, Facts(facts), self.client.types, score, config.labels
+        )
         return self.version.agent(self.version.params, kit)
 
     def loop(
@@ -120,9 +122,14 @@ class FixedPromptLLM(BamlLLM):
             endpoint,
             agent=agent or accepted.name,
             weight=accepted.config.priority,
+            calibration=calibration_of(loaded.version, loaded.union),
         )
         self._call_deadline_s = call_deadline_s
 
     def decide(self, ask: Ask) -> Decision:
         """Ask for one decision, within the time that this model is given."""
         return super().decide(replace(ask, deadline_s=self._call_deadline_s))
+
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Score items after heads, within that time."""
+        return super().score(heads, items, replace(terms, deadline_s=self._call_deadline_s))

@@ -1,9 +1,11 @@
 """The recorded decisions in the model's place."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from agentd.agent import Scores
 from agentd.errors import ModelError, RecordingError
-from agentd.llm.decision import Ask, Decision, Message, Usage, with_log
+from agentd.llm.decision import Ask, Decision, Message, Terms, Usage, with_log
 from agentd.llm.union import Malformed
 from agentd.replay.difference import comparable_step
 from agentd.replay.loaded import LoadedAgent
@@ -89,6 +91,20 @@ class RecordedLLM:
         playback.decided = True
         return self._decision(step, ask.among(self.names))
 
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Return the recorded scores of these heads and items.
+
+        Raises:
+            Diverged: others were recorded, or none.
+        """
+        asked = self.loaded.folders.as_recorded({"heads": list(heads), "items": list(items)})
+        scored = self.playback.recording.scored
+        for known in scored:
+            if [*known["heads"]] == asked["heads"] and [*known["items"]] == asked["items"]:
+                return Scores(heads, items, known["values"], known["model"])
+        known = [{key: each[key] for key in asked} for each in scored]
+        raise self.playback.diverged("what is scored", known, asked)
+
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision of an earlier attempt."""
         name, args, value = self._parse(raw, self.names)
@@ -112,7 +128,7 @@ class RecordedLLM:
             step.cached_tokens or 0,
             step.completion_tokens or 0,
         )
-        return Decision(name, args, value, raw, step.finish_reason, usage)
+        return Decision(name, args, value, raw, step.finish_reason, usage, step.labels)
 
     def _parse(self, raw: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
         try:

@@ -150,7 +150,7 @@ def _settled(item: Mapping[str, Any]) -> Settled:
         Publication(type=kind, payload=payload, target=target, key=key)
         for kind, payload, target, key in item["publish"]
     ]
-    return Settled(publish=events, remember=item["remember"])
+    return Settled(publish=events, remember=item["remember"], scored=item.get("scored", []))
 
 
 def _with(recording: Recording, **changes: Any) -> Recording:

@@ -20,7 +20,7 @@ from agentd.replay.agent_proxy import Handling, ReplayedAgent
 from agentd.replay.code import MAKES, Code, Workshop
 from agentd.replay.difference import Difference, Diverged
 from agentd.replay.folder_map import FolderMap
-from agentd.replay.loaded import LoadedAgent
+from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
 from agentd.replay.offline import offline
 from agentd.replay.playback import Cut, Playback
 from agentd.replay.recorded_llm import RecordedLLM
@@ -35,7 +35,7 @@ from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.git import held_to
-from agentd.worker.runner import settle
+from agentd.worker.runner import scoring, settle
 
 Tools = Literal["fixture", "recorded"]
 
@@ -266,8 +266,9 @@ class Replay:
 
     def _loop(self, session: Session, journal: Journal) -> Loop:
         facts = self._facts(self.playback.attempt)
+        score = scoring(self.llm, session, CALL_DEADLINE_S)
         agent = ReplayedAgent.of(
-            lambda: self.loaded.agent(facts),
+            lambda: self.loaded.agent(facts, score),
             self.folders,
             handle=self._handle,
             adjust=self._adjust,

@@ -14,13 +14,13 @@ from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.decision import LLM
 from agentd.replay.agent_proxy import MappedAgent
-from agentd.replay.loaded import LoadedAgent
+from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools.git import held_to
-from agentd.worker.runner import settle
+from agentd.worker.runner import scoring, settle
 
 
 @dataclass
@@ -120,7 +120,8 @@ class _Run:
             raise UsageError(f"the session does not begin: {session}", where=lane.consumer)
         facts = self.bus.facts.of(lane.agent)
         error: str | None = None
-        agent = MappedAgent.of(lambda: loaded.agent(facts), loaded.folders)
+        score = scoring(self.llm, session, CALL_DEADLINE_S)
+        agent = MappedAgent.of(lambda: loaded.agent(facts, score), loaded.folders)
         try:
             loop = loaded.loop(session, self.sessions.journal, agent, self.llm)
             try:

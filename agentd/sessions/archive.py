@@ -105,6 +105,14 @@ class Archive:
         """
         return [from_row(row) for row in self._db.run(sql.STEPS, (session_id,))]
 
+    def labels(
+        self, field: str, *, agent: str, version: str, model: str, limit: int
+    ) -> list[Mapping[str, Any]]:
+        """Return what its last decisions record about a label field "Class.field", newest first."""
+        name, _, key = field.partition(".")
+        rows = self._db.run(sql.LABELS, (key, agent, version, model, name, limit))
+        return [json.loads(labels) for (labels,) in rows]
+
     def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
         """Return one session with its steps.
 

@@ -78,6 +78,8 @@ class Closing:
         basis = dict(session.basis)
         if basis:  # what the steps staged stands there
             now = effects_document(publish, remember or {})
+            if session.scored:
+                now["scored"] = session.scored
             basis["settled"] = [*basis.get("settled", ()), now]
         with self._bus.transaction():
             self._journal.note_basis(session, basis)
@@ -94,6 +96,7 @@ class Closing:
                 cause=session.event,
             )
         session.unwritten.clear()
+        session.scored = []
         session.state, session.basis = state, basis
         session.settled_seq, session.settled_effect = len(session.steps), effect
         return ids

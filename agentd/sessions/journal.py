@@ -44,8 +44,10 @@ class Journal:
             active_s=session.spent_s + self.clock.monotonic() - session.began,
             attempt=session.attempt,
             counts=tuple(session.counted),
+            scored=tuple(session.scored),
         )
         session.counted.clear()
+        session.scored.clear()
         if later:
             session.unwritten.append(step)
         else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agentd.agent import Label
 from agentd.config.agent import Limits
 from agentd.errors import LostLane
 from agentd.events import PERSON, Event, Lane
@@ -42,6 +43,7 @@ class Session:
     # What a replay needs besides the steps: configuration, facts, model. Written with the opening.
     basis: dict[str, Any] = field(default_factory=dict)
     counted: list[int] = field(default_factory=list)  # tokens, for the next step's `counts`
+    scored: list[Mapping[str, Any]] = field(default_factory=list)  # for its `scored`
 
     @property
     def priority(self) -> Priority:
@@ -57,6 +59,20 @@ class Session:
     def results(self) -> Sequence[Mapping[str, Any]]:
         """What its decisions came to."""
         return [step.payload for step in self.steps if step.kind is StepKind.RESULT]
+
+    @property
+    def labels(self) -> Mapping[str, Label]:
+        """What stands in the text fields of its last decision, with what is known of labels."""
+        last = next((s for s in reversed(self.steps) if s.kind is StepKind.DECISION), None)
+        return (
+            {}
+            if last is None
+            else {
+                name: Label.recorded(value, last.labels.get(name, {}))
+                for name, value in last.payload.items()
+                if isinstance(value, str)
+            }
+        )
 
     @property
     def partial(self) -> bool:

@@ -58,6 +58,10 @@ class Step:
     allowed: tuple[str, ...] | None = None
     finish_reason: str = "stop"
     context_tokens: int | None = None
+    # Of a decision: what its labels rest on, by field; see `agentd.llm.calibration`.
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # What the agent had scored since the step before: heads, items and scores.
+    scored: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def had_effect(self) -> bool:
@@ -104,6 +108,10 @@ class Step:
             basis["finish_reason"] = self.finish_reason
         if self.context_tokens is not None:
             basis["context_tokens"] = self.context_tokens
+        if self.labels:
+            basis["labels"] = self.labels
+        if self.scored:
+            basis["scored"] = self.scored
         return compact(basis) if basis else None
 
 
@@ -141,7 +149,7 @@ def _read(row: Any) -> Step:
         row[13] / 1000,
     )
     basis = json.loads(row[14]) if row[14] else {}
-    for key in basis.keys() & {"counts", "allowed"}:
+    for key in basis.keys() & {"counts", "allowed", "scored"}:
         basis[key] = tuple(basis[key])
     return Step(*fields, seq=row[0], ts=parse_iso(row[4]), **basis)
 

@@ -3,23 +3,26 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentd import __version__
 from agentd.admission.version import Accepted, Version, import_version
-from agentd.agent import Agent, Kit
+from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
+from agentd.llm.calibration import RECENT, Calibration
+from agentd.llm.decision import LLM, Terms
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, expanded
+from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
@@ -66,6 +69,8 @@ class Runner:
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock)
         union = Union(client, version.function, version.members, version.arguments)
+        self._archive = Archive(bus)
+        self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
             union,
             union.frame({"done": self._config.done, **self._agent({}).prompt_arguments()}),
@@ -73,6 +78,7 @@ class Runner:
             agent=accepted.name,
             weight=self._config.priority,
             clock=clock,
+            calibration=self._calibration,
         )
 
     def run(
@@ -82,15 +88,25 @@ class Runner:
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
         self._note_basis(session, journal, facts)
+        self._calibration.resume(
+            lambda field: self._archive.labels(
+                field,
+                agent=self._name,
+                version=session.version,
+                model=session.basis["model"],
+                limit=RECENT,
+            )
+        )
+        call_deadline_s = min(
+            self._call_deadline_s, self._config.limits.no_progress.total_seconds()
+        )
         loop = Loop(
             session,
-            self._agent(facts),
+            self._agent(facts, scoring(self._llm, session, call_deadline_s)),
             self._llm,
             journal,
             idempotent=self._idempotent,
-            call_deadline_s=min(
-                self._call_deadline_s, self._config.limits.no_progress.total_seconds()
-            ),
+            call_deadline_s=call_deadline_s,
             log=log,
             beat=beat,
         )
@@ -119,8 +135,11 @@ class Runner:
             session.basis["facts"].append([session.attempt, facts])
             journal.note_basis(session, session.basis)
 
-    def _agent(self, facts: Mapping[str, Any]) -> Agent[Any]:
-        kit = Kit(self._name, self._config.done, self._tools, Facts(facts), self._types)
+    def _agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
+        config = self._config
+        kit = Kit(
+            self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
+        )
         return self._version.agent(self._version.params, kit)
 
 
@@ -133,6 +152,33 @@ def use_scratch(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a full disk: then the system's own it is
         folder.mkdir(0o700, parents=True)
         tempfile.tempdir = str(folder)
+
+
+def calibration_of(version: Version, union: Union) -> Calibration:
+    """Return the label fields of a version, as its file wants them taken.
+
+    Raises:
+        ConfigError: one is no field with labels.
+    """
+    fields = {field: union.labels(field) for field in sorted(version.agent.labels)}
+    return Calibration(fields, version.accepted.config.labels)
+
+
+def scoring(llm: LLM, session: Session, deadline_s: float) -> Score:
+    """Return a session's `Kit.score`; what it gives is recorded with the session's next step."""
+
+    def score(heads: Sequence[str], items: Sequence[str]) -> Scores:
+        terms = Terms(
+            deadline_s=deadline_s,
+            priority=session.priority,
+            session=session.id,
+            progress=lambda: None,
+        )
+        scores = llm.score(heads, items, terms)
+        session.scored.append(vars(scores))
+        return scores
+
+    return score
 
 
 def repeatable(version: Version) -> frozenset[str]:

@@ -1,0 +1,135 @@
+"""Labels without the model's own bias: what is taken off each label's log-probability, and why.
+
+A small model under a mask prefers one label whatever it reads. What it gives each label on average
+is that bias, so it is taken off: on neutral input (contextual calibration, arXiv 2102.09690), and
+over the inputs that it has seen (batch calibration, arXiv 2309.17249; domain-conditional PMI, arXiv
+2104.08315, divides by it likewise).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentd.config.agent import Labels
+
+LogProbs = Mapping[str, float]  # by label, in nats
+RECENT = 32  # decisions that the mean goes over; 8 were within .03 of 32 in accuracy
+DIGITS = 4  # of what is recorded: a replay must find the same numbers
+LABELS_MIN, LABELS_MAX = 2, 50  # of one field, as the model server takes them
+OFFSETS, LOGPROBS, GREEDY = "offsets", "logprobs", "greedy"  # how a label was taken
+# A log that says nothing.
+NEUTRAL = '<event type="note" ts="1970-01-01T00:00:00Z" trusted="no">\n{"text":"N/A"}\n</event>\n'
+
+# Models that `agentd eval` has shown to label better with calibration than without.
+GAINS = frozenset({"smollm2-135m"})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model gave a field's labels so far: on neutral input, and in the last decisions."""
+
+    neutral: LogProbs | None = None
+    recent: Sequence[LogProbs] = ()  # the newest first
+
+    @classmethod
+    def of(cls, recorded: Iterable[Mapping[str, Any]]) -> "Seen":
+        """Read it from what steps record about a field's labels, the newest first."""
+        known = [item for item in recorded if "logprobs" in item][:RECENT]
+        neutral = next((item["neutral"] for item in known if "neutral" in item), None)
+        return cls(neutral, [item["logprobs"] for item in known])
+
+    def and_then(self, logprobs: LogProbs) -> "Seen":
+        """Return it with one decision more."""
+        return replace(self, recent=[logprobs, *self.recent][:RECENT])
+
+    def offsets(self) -> dict[str, float]:
+        """Return what to take off each label; nothing before neutral input was tried."""
+        return {} if self.neutral is None else offsets(self.neutral, self.recent)
+
+
+def offsets(neutral: LogProbs, recent: Sequence[LogProbs]) -> dict[str, float]:
+    raise NotImplementedError
+
+
+class Calibration:
+    """An agent's label fields, by "Class.field", and what was seen of each."""
+
+    def __init__(self, fields: Mapping[str, Sequence[str]], rules: Labels | None = None) -> None:
+        self.fields, self.rules = fields, rules or Labels()
+        self._load: Callable[[str], Iterable[Mapping[str, Any]]] = lambda _field: ()
+        self._seen: dict[str, Seen] = {}
+
+    def resume(self, load: Callable[[str], Iterable[Mapping[str, Any]]]) -> None:
+        """Go by what `load` gives of a field's earlier decisions, as steps record them."""
+        self._load, self._seen = load, {}
+
+    def among(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
+        """Return the label fields of these classes, with their labels."""
+        known = set(names)
+        return {f: labels for f, labels in self.fields.items() if f.partition(".")[0] in known}
+
+    def helps(self, model: str) -> bool:
+        """Whether offsets are taken off with this model."""
+        wanted = self.rules.calibrate
+        return model in GAINS if wanted is None else wanted
+
+    def seen(self, field: str) -> Seen:
+        """Return what is known of a field."""
+        if field not in self._seen:
+            self._seen[field] = Seen.of(self._load(field))
+        return self._seen[field]
+
+    def begin(self, field: str, seen: Seen) -> Seen:
+        """Go on from what was seen of a field, neutral input included."""
+        self._seen[field] = seen
+        return seen
+
+    def weighed(
+        self, field: str, logprobs: LogProbs, taken_off: LogProbs, by: str
+    ) -> dict[str, Any]:
+        """Return what a step records about a label, and count it for those to come.
+
+        `logprobs` are the model's own, `taken_off` the offsets that were used.
+        """
+        seen = self.seen(field)
+        about = weighed(logprobs, taken_off, by=by, unsure_below=self.rules.unsure_below)
+        if about["by"] != GREEDY:
+            self._seen[field] = seen.and_then(about["logprobs"])
+        return about if seen.neutral is None else {**about, "neutral": dict(seen.neutral)}
+
+
+def weighed(
+    logprobs: LogProbs, taken_off: LogProbs, *, by: str = OFFSETS, unsure_below: float = 0.0
+) -> dict[str, Any]:
+    """Return what a step records about a label: see `agentd.agent.Label`."""
+    if not logprobs:
+        return {"by": GREEDY}
+    after = softmax({label: value - taken_off.get(label, 0.0) for label, value in logprobs.items()})
+    first, second = sorted(after.values(), reverse=True)[:2]
+    margin = round(first - second, DIGITS)
+    return {
+        "by": by,
+        "logprobs": _rounded(logprobs),
+        "offsets": _rounded(taken_off),
+        "probabilities": _rounded(after),
+        "margin": margin,
+        "unsure": margin < unsure_below,
+    }
+
+
+def softmax(logprobs: LogProbs) -> dict[str, float]:
+    """Return probabilities that sum to 1."""
+    highest = max(logprobs.values())
+    weights = {label: math.exp(value - highest) for label, value in logprobs.items()}
+    whole = sum(weights.values())
+    return {label: weight / whole for label, weight in weights.items()}
+
+
+def likeliest(logprobs: LogProbs, taken_off: LogProbs) -> str:
+    """Return the label that is the likeliest after the offsets."""
+    return max(logprobs, key=lambda label: logprobs[label] - taken_off.get(label, 0.0))
+
+
+def _rounded(values: LogProbs) -> dict[str, float]:
+    return {label: round(value, DIGITS) for label, value in values.items()}
