@@ -23,8 +23,8 @@ EXAMPLES = """example:
   agentd eval --model smollm2-135m --model mlx-community/Qwen3-4B-Instruct-2507-4bit
   agentd eval task --fill 20,40,60         # how does a window that is filled so far do?
   agentd eval task --no-mask               # the same without the schema's mask
-  agentd eval labels                       # how well are labels chosen: greedily, calibrated, scored?
-  agentd eval labels --development         # the quick form: fewer texts, to choose prompts by
+  agentd eval labels                       # how well does a model choose labels?
+  agentd eval labels --development         # a quick look, and what prompts are chosen by
   agentd eval labels my-labels.toml
 
 Runs against the model of the running daemon. Where none runs, or with --model, it starts a model
@@ -35,10 +35,10 @@ Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of
 right; ARGS those of which the arguments were right too; ENDED sessions that came to Done by
 themselves; TURNS, TOKENS (decided) and SECONDS per case.
 
-`labels` takes sets of labelled texts; agentd/evaluate/labelled.py says what stands in them. For each
-way of choosing it prints the share of right labels, in brackets what it may be (95 %), and under
-SAME the answers that stay with the labels in the opposite order. MAJORITY is the most frequent label
-for every text, RULE goes by the set's words.
+`labels` takes sets of labelled texts; agentd/evaluate/labelled.py says what stands in them. Columns:
+the share of right labels, with what it may be (95 %), by the most frequent label (MAJORITY), by
+words (RULE), as the model has it (GREEDY), with its bias taken off (CALIBRATED), by the scores of
+phrases (SCORED). SAME: the answers that stay with the labels in the opposite order.
 
 --json prints a list of model, agent, mask, fill (% of the window), score (counts; x of x_of), wrong
 (names of cases). For `labels`: of model, set, ways (by name: right, of, low, high, same)."""
@@ -92,7 +92,9 @@ def _labels(args: argparse.Namespace) -> Callable[..., Iterator[Any]]:
 
 
 def _run(
-    args: argparse.Namespace, evaluation: Callable[..., Iterator[Any]], show: Callable[[list[Any]], None]
+    args: argparse.Namespace,
+    evaluation: Callable[..., Iterator[Any]],
+    show: Callable[[list[Any]], None],
 ) -> int:
     from agentd.evaluate.evaluate import Setting
     from agentd.replay.code import Workshop

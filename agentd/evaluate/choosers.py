@@ -1,6 +1,6 @@
-"""The ways to choose a label that ask a model: an agent's decision, greedy or calibrated; scores."""
+"""Asks a model for a text's label: greedily, calibrated, and by score."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,110 +8,107 @@ from agentd.clock import SystemClock
 from agentd.config.agent import AgentConfig, Labels
 from agentd.errors import ConfigError
 from agentd.evaluate.evaluate import CountingLLM, Setting, load_agent
-from agentd.evaluate.labelled import Labelled, LabelledFile
+from agentd.evaluate.labelled import LabelledFile
 from agentd.events import NewEvent
-from agentd.llm.calibration import Calibration, Seen, likeliest
+from agentd.llm.calibration import Calibration, LogProbs, Seen, likeliest
 from agentd.llm.decision import Terms
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import LoadedAgent
 from agentd.replay.single_run import run_event
+from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 
 NEUTRAL_ITEM = "N/A"  # says nothing: what the scores' offsets begin with
 
 Answers = tuple[str | None, ...]  # a text's label, by each order of the labels; None: it has none
-Chooser = Callable[[str], Answers]
+Choose = Callable[[str], Mapping[str, Answers]]  # a text's labels, by the way of choosing
 
 
 @contextmanager
-def choosers(file: LabelledFile, setting: Setting, where: str) -> Iterator[dict[str, Chooser]]:
-    """Yield what chooses a text's label, by the way of choosing. They learn as texts come.
+def chooser(file: LabelledFile, setting: Setting, where: str) -> Iterator[Choose]:
+    """Yield what asks for one text after another. It learns as they come.
 
     Raises:
         ConfigError: the set does not fit its agent.
     """
     with setting.workshop.empty_folder() as folder:
-        loaded = [_load(config, file.labelled, setting, folder, where) for config in _orders(file)]
-        ways: dict[str, Chooser] = {
-            "greedy": _Deciding(file.labelled, setting, loaded, calibrated=False),
-            "calibrated": _Deciding(file.labelled, setting, loaded, calibrated=True),
-        }
-        if file.labelled.phrases:
-            ways["scored"] = _Scoring(file.labelled.phrases, CountingLLM(loaded[0], setting))
-        yield ways
+        asked = [_Decider(config, file, setting, folder, where) for config in _orders(file)]
+        phrases = file.labelled.phrases
+        score = _Scorer(phrases, CountingLLM(asked[0].agent, setting)) if phrases else None
+
+        def choose(text: str) -> dict[str, Answers]:
+            greedy, calibrated = zip(*(decide(text) for decide in asked), strict=True)
+            scored = {"scored": (score(text),)} if score else {}
+            return {"greedy": greedy, "calibrated": calibrated, **scored}
+
+        yield choose
 
 
 def _orders(file: LabelledFile) -> list[AgentConfig]:
     """Return the agent with its labels in the set's order, and in the opposite one.
 
-    Only the labels of a configuration can be turned; those of an agent's code are as they are.
+    Only the labels of a configuration can be turned; those in an agent's code stay as they are.
     """
     given = file.agent.params.get("labels")
     if not isinstance(given, Mapping) or given.keys() != file.labelled.cases.keys():
         return [file.agent]
-    labels = list(file.labelled.cases)
-    return [_with_labels(file.agent, {k: given[k] for k in order}) for order in _turns(labels)]
-
-
-def _turns(labels: Sequence[str]) -> list[Sequence[str]]:
-    return [labels, labels[::-1]]
-
-
-def _with_labels(config: AgentConfig, labels: Mapping[str, str]) -> AgentConfig:
-    return config.model_copy(update={"params": {**config.params, "labels": labels}})
-
-
-def _load(
-    config: AgentConfig, labelled: Labelled, setting: Setting, folder: Path, where: str
-) -> LoadedAgent:
-    """Return the agent, whose field must have the set's labels.
-
-    Raises:
-        ConfigError: it has others.
-    """
-    loaded = load_agent(config, setting, FolderMap([], folder), where)
-    labels = loaded.union.labels(labelled.decision)
-    if set(labels) != labelled.cases.keys():
-        raise ConfigError(
-            f"{labelled.decision} has the labels {', '.join(labels)}",
-            where=f"{where}: labelled.cases",
-            hint="the cases have one list of texts for each of them",
+    order = list(file.labelled.cases)
+    return [
+        file.agent.model_copy(
+            update={"params": {**file.agent.params, "labels": {k: given[k] for k in labels}}}
         )
-    return loaded
+        for labels in (order, order[::-1])
+    ]
 
 
-class _Deciding:
-    """Lets the agent decide over each text as over any event, with each order of its labels."""
+class _Decider:
+    """Lets an agent decide over a text as over any event.
+
+    It gives the label that the model itself finds the likeliest, and the calibrated one. The first
+    needs no call of its own: what the model gives each label stands in the recorded step.
+    """
 
     def __init__(
-        self,
-        labelled: Labelled,
-        setting: Setting,
-        agents: Sequence[LoadedAgent],
-        *,
-        calibrated: bool,
+        self, config: AgentConfig, file: LabelledFile, setting: Setting, folder: Path, where: str
     ) -> None:
-        self._labelled, self._setting = labelled, setting
-        self._asked = [(agent, CountingLLM(agent, setting)) for agent in agents]
-        for agent, llm in self._asked:
-            labels = {labelled.decision: agent.union.labels(labelled.decision)}
-            llm.calibration = Calibration(labels if calibrated else {}, Labels(calibrate=True))
+        self.agent = load_agent(config, setting, FolderMap([], folder), where)
+        self._labelled, self._setting = file.labelled, setting
+        self._tool, _, self._field = file.labelled.decision.partition(".")
+        self._llm = CountingLLM(self.agent, setting)
+        labels = {file.labelled.decision: _labels(self.agent, file, where)}
+        self._llm.calibration = Calibration(labels, Labels(calibrate=True))
 
-    def __call__(self, text: str) -> Answers:
-        return tuple(self._decide(agent, llm, text) for agent, llm in self._asked)
-
-    def _decide(self, agent: LoadedAgent, llm: CountingLLM, text: str) -> str | None:
+    def __call__(self, text: str) -> tuple[str | None, str | None]:
         event = NewEvent(self._labelled.event, {self._labelled.field: text})
         with self._setting.workshop.empty_folder() as folder:
-            performance = run_event(agent, event, llm, folder, clock=SystemClock())
-        llm.check()
-        name, _, field = self._labelled.decision.partition(".")
-        said = [args.get(field) for tool, args in performance.decisions if tool == name]
-        return said[-1] if said else None
+            performance = run_event(self.agent, event, self._llm, folder, clock=SystemClock())
+        self._llm.check()
+        for step in reversed(performance.steps):
+            if step.kind is StepKind.DECISION and step.type == self._tool:
+                calibrated = str(step.payload[self._field])
+                logprobs = step.labels.get(self._field, {}).get("logprobs")
+                return likeliest(logprobs, {}) if logprobs else calibrated, calibrated
+        return None, None
 
 
-class _Scoring:
-    """Looks after which label's phrase a text is the likeliest, its mean there taken off.
+def _labels(agent: LoadedAgent, file: LabelledFile, where: str) -> list[str]:
+    """Return the labels of the decision's field in the agent's order.
+
+    Raises:
+        ConfigError: they are not those of the set, or it is no such field.
+    """
+    labels = agent.union.labels(file.labelled.decision)
+    if set(labels) != file.labelled.cases.keys():
+        raise ConfigError(
+            f"{file.labelled.decision} has the labels {', '.join(labels)}",
+            where=f"{where}: labelled.cases",
+            hint="give each of them a list of texts, and no other",
+        )
+    return labels
+
+
+class _Scorer:
+    """Looks after which label's phrase a text is the likeliest, the phrase's own mean taken off.
 
     Each phrase stands by itself, so their order is nothing to it.
     """
@@ -120,13 +117,13 @@ class _Scoring:
         self._phrases, self._llm = phrases, llm
         self._seen = Seen(self._scores(NEUTRAL_ITEM))
 
-    def __call__(self, text: str) -> Answers:
+    def __call__(self, text: str) -> str:
         scores = self._scores(text)
         label = likeliest(scores, self._seen.offsets())
         self._seen = self._seen.and_then(scores)
-        return (label,)
+        return label
 
-    def _scores(self, text: str) -> dict[str, float]:
+    def _scores(self, text: str) -> LogProbs:
         terms = Terms(deadline_s=0, priority=Priority.EVENT, session=1, progress=lambda: None)
-        scores = self._llm.score(list(self._phrases.values()), [f" {text}"], terms)
+        scores = self._llm.score(list(self._phrases.values()), [text], terms)
         return {label: row[0] for label, row in zip(self._phrases, scores.values, strict=True)}

@@ -6,14 +6,14 @@ labels in the opposite order: an answer that turns with the order was no choice.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
 
 from agentd.errors import ConfigError
-from agentd.evaluate.choosers import Answers, Chooser, choosers
+from agentd.evaluate.choosers import Answers, chooser
 from agentd.evaluate.evaluate import Setting
 from agentd.evaluate.labelled import LabelledFile
 from agentd.evaluate.tally import Tally, by_majority, by_rule
@@ -54,11 +54,11 @@ def evaluate_labels(
     sets = {name: _cases(file, development, name) for name, file in files.items()}
     total, done, rows = sum(map(len, sets.values())), 0, list[LabelRow]()
     for name, cases in sets.items():
-        with choosers(files[name], setting, name) as ways:
-            answers = defaultdict[str, list[Answers]](list)
+        answers = defaultdict[str, list[Answers]](list)
+        with chooser(files[name], setting, name) as choose:
             for text, _label in cases:
-                for way, choose in ways.items():
-                    answers[way].append(choose(text))
+                for way, said in choose(text).items():
+                    answers[way].append(said)
                 done += 1
                 progress(done, total, f"{setting.model}, {name}")
         rows.append(LabelRow(setting.model, name, _tallies(files[name], cases, answers)))

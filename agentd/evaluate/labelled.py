@@ -1,20 +1,20 @@
 """Labelled texts, read from TOML: an agent, and the label that each text should get from it.
 
-    [agent]                        # as in agents.d/NAME.toml
-    ...
+[agent]                        # as in agents.d/NAME.toml
+...
 
-    [labelled]
-    event = "note.written"         # a text comes as this event
-    field = "note"                 # in this field of its payload
-    decision = "Done.label"        # and this field of the agent's decision is the label
+[labelled]
+event = "note.written"         # a text comes as this event
+field = "note"                 # in this field of its payload
+decision = "Done.label"        # and this field of the agent's decision is the label
 
-    [labelled.cases]               # held out: for figures alone
-    task = ["Renew passport", "Call the landlord"]
-    idea = ["A board game about rivers"]
+[labelled.cases]               # held out: for figures alone
+task = ["Renew passport", "Call the landlord"]
+idea = ["A board game about rivers"]
 
-    [labelled.development]         # optional: to look at while prompts and phrases are chosen
-    [labelled.rule]                # optional: by which words a rule would choose
-    [labelled.phrases]             # optional: for scoring, what a text of the label may follow
+[labelled.development]         # optional: to look at while prompts and phrases are chosen
+[labelled.rule]                # optional: by which words a rule would choose
+[labelled.phrases]             # optional: for scoring, what a text of the label may follow
 """
 
 from collections import Counter
