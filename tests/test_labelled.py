@@ -1,12 +1,19 @@
 """Labelled texts: read strictly, counted exactly, the shipped sets held apart from development."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from agentd.errors import ConfigError
+from agentd.evaluate import choosing
 from agentd.evaluate.cases import shipped_cases
-from agentd.evaluate.labelled import LABELLED, load_labelled
+from agentd.evaluate.choosing import evaluate_labels
+from agentd.evaluate.evaluate import Setting
+from agentd.evaluate.labelled import LABELLED, LabelledFile, load_labelled
 from agentd.evaluate.tally import Tally, by_majority, by_rule
 
 LABELLED_NOTES = """
@@ -29,10 +36,10 @@ rule = { task = ["buy", "call"], idea = ["game"] }
 """
 
 
-def read(tmp_path: Path, text: str) -> None:
+def read(tmp_path: Path, text: str) -> LabelledFile:
     path = tmp_path / "notes.toml"
     path.write_text(text)
-    load_labelled(path)
+    return load_labelled(path)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +108,69 @@ def test_what_a_model_is_compared_with() -> None:
     rule = {"task": ["call", "todo"], "question": ["?", "why"]}
     texts = ["Calling Ann, todo: why?", "so: why?", "nothing", "recall why", "CALL"]
     assert by_rule(rule, texts) == ["task", "question", "task", "question", "task"]
+
+
+def scripted(answers: Mapping[str, Mapping[str, tuple[str | None, ...]]]) -> Any:
+    """A chooser that says to each text what is written here, by the way of choosing."""
+
+    @contextmanager
+    def chooser(file: LabelledFile, setting: Any, where: str) -> Iterator[Any]:
+        yield answers.__getitem__
+
+    return chooser
+
+
+def test_ways_of_choosing_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each set, and all together; a way that only one set has is not pooled."""
+    monkeypatch.setattr(
+        choosing,
+        "chooser",
+        scripted(
+            {
+                "Buy milk": {"greedy": ("task", "idea"), "calibrated": ("task", "task")},
+                "Call Ann": {"greedy": ("task", "idea"), "calibrated": ("task", "task")},
+                "Pay rent": {"greedy": ("task", "idea"), "calibrated": ("idea", "idea")},
+                "A game of rivers": {"greedy": ("task", "task"), "calibrated": ("idea", "task")},
+            }
+        ),
+    )
+    first = read(tmp_path, LABELLED_NOTES)
+    second = first.model_copy(update={"labelled": first.labelled.model_copy(update={"rule": {}})})
+    setting = SimpleNamespace(model="m")
+    rows = list(evaluate_labels({"a": first, "b": second}, cast(Setting, setting)))
+    assert [row.name for row in rows] == ["a", "b", "pooled"]
+    assert rows[0].ways == {
+        "majority": Tally(3, 4),
+        "rule": Tally(4, 4),
+        "greedy": Tally(3, 4, 1),
+        "calibrated": Tally(3, 4, 3),
+    }
+    assert rows[2].ways["calibrated"] == Tally(6, 8, 6) and "rule" not in rows[2].ways
+    assert rows[2].document() == {
+        "model": "m",
+        "set": "pooled",
+        "ways": {way: tally.document() for way, tally in rows[2].ways.items()},
+    }
+
+
+def test_texts_come_in_one_mixed_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration learns as they come: the order is the same in every run, and mixes the labels."""
+    told: list[str] = []
+
+    def chooser(file: LabelledFile, setting: Any, where: str) -> Any:
+        return nullcontext(lambda text: told.append(text) or {})
+
+    monkeypatch.setattr(choosing, "chooser", chooser)
+    file = read(tmp_path, LABELLED_NOTES)
+    for _ in range(2):
+        list(evaluate_labels({"a": file}, cast(Setting, SimpleNamespace(model="m"))))
+    assert told[:4] == told[4:] and set(told) == {
+        t for own in file.labelled.cases.values() for t in own
+    }
+    list(evaluate_labels({"a": file}, cast(Setting, SimpleNamespace(model="m")), development=True))
+    assert sorted(told[8:]) == ["A book of doors", "Sweep"]
+    bare = file.model_copy(
+        update={"labelled": file.labelled.model_copy(update={"development": {}})}
+    )
+    with pytest.raises(ConfigError, match="no texts for development"):
+        list(evaluate_labels({"a": bare}, cast(Setting, None), development=True))

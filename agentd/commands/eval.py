@@ -35,10 +35,10 @@ Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of
 right; ARGS those of which the arguments were right too; ENDED sessions that came to Done by
 themselves; TURNS, TOKENS (decided) and SECONDS per case.
 
-`labels` takes sets of labelled texts; agentd/evaluate/labelled.py says what stands in them. Columns:
-the share of right labels, with what it may be (95 %), by the most frequent label (MAJORITY), by
-words (RULE), as the model has it (GREEDY), with its bias taken off (CALIBRATED), by the scores of
-phrases (SCORED). SAME: the answers that stay with the labels in the opposite order.
+`labels` takes sets of labelled texts; agentd/evaluate/labelled.py says what stands in them.
+Columns: the share of right labels, with what it may be (95 %), by the most frequent label
+(MAJORITY), by words (RULE), as the model has it (GREEDY), with its bias taken off (CALIBRATED), by
+the scores of phrases (SCORED). SAME: answers that stay with the labels in the opposite order.
 
 --json prints a list of model, agent, mask, fill (% of the window), score (counts; x of x_of), wrong
 (names of cases). For `labels`: of model, set, ways (by name: right, of, low, high, same)."""

@@ -1,129 +1,123 @@
-"""Asks a model for a text's label: greedily, calibrated, and by score."""
+"""Asks a model for a text's label: greedily, calibrated, and by the scores of phrases."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from agentd.clock import SystemClock
-from agentd.config.agent import AgentConfig, Labels
-from agentd.errors import ConfigError
-from agentd.evaluate.evaluate import CountingLLM, Setting, load_agent
-from agentd.evaluate.labelled import LabelledFile
+from agentd.config.agent import AgentConfig
+from agentd.context import LogEvent, render
+from agentd.errors import ConfigError, ModelError
+from agentd.evaluate.evaluate import START, CountingLLM, Setting, load_agent
+from agentd.evaluate.labelled import Labelled
 from agentd.events import NewEvent
-from agentd.llm.calibration import Calibration, LogProbs, Seen, likeliest
-from agentd.llm.decision import Terms
+from agentd.llm.calibration import NEUTRAL, LogProbs, Seen, likeliest
 from agentd.replay.folder_map import FolderMap
-from agentd.replay.loaded import LoadedAgent
 from agentd.replay.single_run import run_event
-from agentd.sessions.steps import StepKind
-from agentd.states import Priority
 
-NEUTRAL_ITEM = "N/A"  # says nothing: what the scores' offsets begin with
+# Of an agent that decides at once: its prompt without the log, and the answer's bound.
+DONE = "The label fits."
+PROMPT = '{instructions}\nDone: {done}\nAnswer:\n{{"tool":"done","label":{labels}}}'
+ANSWER_TOKENS = 48
 
-Answers = tuple[str | None, ...]  # a text's label, by each order of the labels; None: it has none
+Answers = tuple[str, ...]  # a text's label, by each order of the labels
 Choose = Callable[[str], Mapping[str, Answers]]  # a text's labels, by the way of choosing
 
 
-@contextmanager
-def chooser(file: LabelledFile, setting: Setting, where: str) -> Iterator[Choose]:
-    """Yield what asks for one text after another. It learns as they come.
+def chooser(labelled: Labelled, setting: Setting, where: str) -> Choose:
+    """Return what asks for one text after another. It learns as they come.
 
     Raises:
-        ConfigError: the set does not fit its agent.
+        ConfigError: the model server does not tell what it gives each label.
     """
-    with setting.workshop.empty_folder() as folder:
-        asked = [_Decider(config, file, setting, folder, where) for config in _orders(file)]
-        phrases = file.labelled.phrases
-        score = _Scorer(phrases, CountingLLM(asked[0].agent, setting)) if phrases else None
+    order = list(labelled.cases)
+    asked = [_Decider(labelled, labels, setting) for labels in (order, order[::-1])]
+    score = _Scorer(labelled.phrases, setting, where)
 
-        def choose(text: str) -> dict[str, Answers]:
-            greedy, calibrated = zip(*(decide(text) for decide in asked), strict=True)
-            scored = {"scored": (score(text),)} if score else {}
-            return {"greedy": greedy, "calibrated": calibrated, **scored}
+    def choose(text: str) -> dict[str, Answers]:
+        greedy, calibrated = zip(*(decide(text) for decide in asked), strict=True)
+        scored = {"scored": (score(text),)} if labelled.phrases else {}
+        return {"greedy": greedy, "calibrated": calibrated, **scored}
 
-        yield choose
-
-
-def _orders(file: LabelledFile) -> list[AgentConfig]:
-    """Return the agent with its labels in the set's order, and in the opposite one.
-
-    Only the labels of a configuration can be turned; those in an agent's code stay as they are.
-    """
-    given = file.agent.params.get("labels")
-    if not isinstance(given, Mapping) or given.keys() != file.labelled.cases.keys():
-        return [file.agent]
-    order = list(file.labelled.cases)
-    return [
-        file.agent.model_copy(
-            update={"params": {**file.agent.params, "labels": {k: given[k] for k in labels}}}
-        )
-        for labels in (order, order[::-1])
-    ]
+    return choose
 
 
 class _Decider:
-    """Lets an agent decide over a text as over any event.
+    """Asks as an agent does whose decision has a label, with the labels in one order.
 
-    It gives the label that the model itself finds the likeliest, and the calibrated one. The first
-    needs no call of its own: what the model gives each label stands in the recorded step.
+    One call gives both labels: the one that the model itself finds the likeliest, and the one that
+    the model server takes when it is told the worker's offsets.
     """
 
-    def __init__(
-        self, config: AgentConfig, file: LabelledFile, setting: Setting, folder: Path, where: str
-    ) -> None:
-        self.agent = load_agent(config, setting, FolderMap([], folder), where)
-        self._labelled, self._setting = file.labelled, setting
-        self._tool, _, self._field = file.labelled.decision.partition(".")
-        self._llm = CountingLLM(self.agent, setting)
-        labels = {file.labelled.decision: _labels(self.agent, file, where)}
-        self._llm.calibration = Calibration(labels, Labels(calibrate=True))
-
-    def __call__(self, text: str) -> tuple[str | None, str | None]:
-        event = NewEvent(self._labelled.event, {self._labelled.field: text})
-        with self._setting.workshop.empty_folder() as folder:
-            performance = run_event(self.agent, event, self._llm, folder, clock=SystemClock())
-        self._llm.check()
-        for step in reversed(performance.steps):
-            if step.kind is StepKind.DECISION and step.type == self._tool:
-                calibrated = str(step.payload[self._field])
-                logprobs = step.labels.get(self._field, {}).get("logprobs")
-                return likeliest(logprobs, {}) if logprobs else calibrated, calibrated
-        return None, None
-
-
-def _labels(agent: LoadedAgent, file: LabelledFile, where: str) -> list[str]:
-    """Return the labels of the decision's field in the agent's order.
-
-    Raises:
-        ConfigError: they are not those of the set, or it is no such field.
-    """
-    labels = agent.union.labels(file.labelled.decision)
-    if set(labels) != file.labelled.cases.keys():
-        raise ConfigError(
-            f"{file.labelled.decision} has the labels {', '.join(labels)}",
-            where=f"{where}: labelled.cases",
-            hint="give each of them a list of texts, and no other",
+    def __init__(self, labelled: Labelled, labels: Sequence[str], setting: Setting) -> None:
+        self._labelled, self._labels, self._setting = labelled, labels, setting
+        either = "|".join(f'"{label}"' for label in labels)
+        self._prompt = PROMPT.format(
+            instructions=labelled.instructions, done=DONE, labels=either
         )
-    return labels
+        self._seen = Seen(self._logprobs(NEUTRAL))
+
+    def __call__(self, text: str) -> tuple[str, str]:
+        event = LogEvent(self._labelled.event, START, {self._labelled.field: text}, False)
+        logprobs = self._logprobs(render(event))
+        calibrated = likeliest(logprobs, self._seen.offsets())
+        self._seen = self._seen.and_then(logprobs)
+        return likeliest(logprobs, {}), calibrated
+
+    def _logprobs(self, log: str) -> LogProbs:
+        answer = self._setting.endpoint.chat(
+            self._body(log), {}, deadline_s=self._setting.call_deadline_s, progress=lambda: None
+        )
+        if "label" not in answer.labels:
+            raise ConfigError(
+                "the model server does not tell what it gives each label",
+                where=self._setting.model,
+                hint="agentd's own does: name a model of `agentd model list` with --model",
+            )
+        return answer.labels["label"]
+
+    def _body(self, log: str) -> dict[str, Any]:
+        tool, label = {"const": "done"}, {"type": "string", "enum": list(self._labels)}
+        schema = {
+            "type": "object",
+            "properties": {"tool": tool, "label": label},
+            "required": ["tool", "label"],
+            "additionalProperties": False,
+        }
+        return {
+            "messages": [
+                {"role": "system", "content": self._prompt},
+                {"role": "user", "content": log},
+            ],
+            "temperature": 0,
+            "max_tokens": ANSWER_TOKENS,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "decision", "strict": True, "schema": schema},
+            },
+            "agentd_labels": {"label": dict.fromkeys(self._labels, 0.0)},
+        }
 
 
 class _Scorer:
-    """Looks after which label's phrase a text is the likeliest, the phrase's own mean taken off.
+    """Labels a text by phrases: a `task` agent, which remembers what came before.
 
-    Each phrase stands by itself, so their order is nothing to it.
+    Each phrase is scored by itself, so their order is nothing to it.
     """
 
-    def __init__(self, phrases: Mapping[str, str], llm: CountingLLM) -> None:
-        self._phrases, self._llm = phrases, llm
-        self._seen = Seen(self._scores(NEUTRAL_ITEM))
+    def __init__(self, phrases: Mapping[str, str], setting: Setting, where: str) -> None:
+        self._config = AgentConfig(agent="task", done=DONE, params={"labels": phrases})
+        self._setting, self._where = setting, where
+        self._facts: Mapping[str, Any] = {}
 
     def __call__(self, text: str) -> str:
-        scores = self._scores(text)
-        label = likeliest(scores, self._seen.offsets())
-        self._seen = self._seen.and_then(scores)
-        return label
-
-    def _scores(self, text: str) -> LogProbs:
-        terms = Terms(deadline_s=0, priority=Priority.EVENT, session=1, progress=lambda: None)
-        scores = self._llm.score(list(self._phrases.values()), [text], terms)
-        return {label: row[0] for label, row in zip(self._phrases, scores.values, strict=True)}
+        event = NewEvent("text.written", {"text": text})
+        with self._setting.workshop.empty_folder() as folder:
+            agent = load_agent(self._config, self._setting, FolderMap([], folder), self._where)
+            llm = CountingLLM(agent, self._setting)
+            clock = SystemClock()
+            session = run_event(agent, event, llm, folder, clock=clock, facts=self._facts)
+        llm.check()
+        if session.outcome is None:
+            raise ModelError(f"a text got no scores: {session.error}", where=self._where)
+        self._facts = session.facts
+        return str(session.outcome["label"])

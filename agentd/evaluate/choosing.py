@@ -15,7 +15,7 @@ from typing import Any
 from agentd.errors import ConfigError
 from agentd.evaluate.choosers import Answers, chooser
 from agentd.evaluate.evaluate import Setting
-from agentd.evaluate.labelled import LabelledFile
+from agentd.evaluate.labelled import Labelled
 from agentd.evaluate.tally import Tally, by_majority, by_rule
 from agentd.models.huggingface import Progress
 
@@ -38,7 +38,7 @@ class LabelRow:
 
 
 def evaluate_labels(
-    files: Mapping[str, LabelledFile],
+    files: Mapping[str, Labelled],
     setting: Setting,
     *,
     development: bool = False,
@@ -51,16 +51,16 @@ def evaluate_labels(
         CallDeadline: it takes longer for a call than it may.
         ConfigError: a set does not fit its agent, or has no texts for development.
     """
-    sets = {name: _cases(file, development, name) for name, file in files.items()}
+    sets = {name: _cases(labelled, development, name) for name, labelled in files.items()}
     total, done, rows = sum(map(len, sets.values())), 0, list[LabelRow]()
     for name, cases in sets.items():
         answers = defaultdict[str, list[Answers]](list)
-        with chooser(files[name], setting, name) as choose:
-            for text, _label in cases:
-                for way, said in choose(text).items():
-                    answers[way].append(said)
-                done += 1
-                progress(done, total, f"{setting.model}, {name}")
+        choose = chooser(files[name], setting, name)
+        for text, _label in cases:
+            for way, said in choose(text).items():
+                answers[way].append(said)
+            done += 1
+            progress(done, total, f"{setting.model}, {name}")
         rows.append(LabelRow(setting.model, name, _tallies(files[name], cases, answers)))
         yield rows[-1]
     if len(rows) > 1:
@@ -69,9 +69,9 @@ def evaluate_labels(
         yield LabelRow(setting.model, POOLED, pooled)
 
 
-def _cases(file: LabelledFile, development: bool, where: str) -> list[tuple[str, str]]:
+def _cases(labelled: Labelled, development: bool, where: str) -> list[tuple[str, str]]:
     """Return the texts with their labels, in an order that is always the same."""
-    parts = file.labelled.development if development else file.labelled.cases
+    parts = labelled.development if development else labelled.cases
     if not parts:
         raise ConfigError(
             "there are no texts for development", where=where, hint="write [labelled.development]"
@@ -82,12 +82,12 @@ def _cases(file: LabelledFile, development: bool, where: str) -> list[tuple[str,
 
 
 def _tallies(
-    file: LabelledFile, cases: Sequence[tuple[str, str]], answers: Mapping[str, Sequence[Answers]]
+    labelled: Labelled, cases: Sequence[tuple[str, str]], answers: Mapping[str, Sequence[Answers]]
 ) -> dict[str, Tally]:
     wanted = [label for _text, label in cases]
     tallies = {"majority": Tally.of_answers(wanted, by_majority(wanted))}
-    if file.labelled.rule:
-        said = by_rule(file.labelled.rule, [text for text, _label in cases])
+    if labelled.rule:
+        said = by_rule(labelled.rule, [text for text, _label in cases])
         tallies["rule"] = Tally.of_answers(wanted, said)
     by_order = {way: zip(*said, strict=True) for way, said in answers.items()}
     return tallies | {way: Tally.of_answers(wanted, *said) for way, said in by_order.items()}

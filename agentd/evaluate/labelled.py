@@ -1,20 +1,17 @@
-"""Labelled texts, read from TOML: an agent, and the label that each text should get from it.
+"""Labelled texts, read from TOML: the label that a model should choose for each.
 
-[agent]                        # as in agents.d/NAME.toml
-...
+    [labelled]
+    instructions = "Label the note by its kind."
+    event = "note.written"         # a text comes as this event
+    field = "note"                 # in this field of its payload
 
-[labelled]
-event = "note.written"         # a text comes as this event
-field = "note"                 # in this field of its payload
-decision = "Done.label"        # and this field of the agent's decision is the label
+    [labelled.cases]               # held out: for figures alone
+    task = ["Renew passport", "Call the landlord"]
+    idea = ["A board game about rivers"]
 
-[labelled.cases]               # held out: for figures alone
-task = ["Renew passport", "Call the landlord"]
-idea = ["A board game about rivers"]
-
-[labelled.development]         # optional: to look at while prompts and phrases are chosen
-[labelled.rule]                # optional: by which words a rule would choose
-[labelled.phrases]             # optional: for scoring, what a text of the label may follow
+    [labelled.development]         # optional: to look at while words are chosen
+    [labelled.rule]                # optional: by which words a rule would choose
+    [labelled.phrases]             # optional: for scores, what a text of the label may follow
 """
 
 from collections import Counter
@@ -25,7 +22,6 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentd.config.agent import AgentConfig
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.config.wording import not_blank
 from agentd.evaluate.cases import EventType
@@ -40,9 +36,9 @@ Texts = dict[str, Annotated[tuple[Text, ...], Field(min_length=1)]]  # by label
 class Labelled(Strict):
     """A set of labelled texts. The labels stand in the order in which a model is shown them."""
 
+    instructions: Text
     event: EventType
     field: str = Field(min_length=1)
-    decision: str = Field(pattern=r"^[A-Za-z]\w*\.[A-Za-z]\w*$")
     cases: Texts = Field(min_length=2, max_length=LABELS_MAX)
     development: Texts = Field(default_factory=dict)
     rule: Texts = Field(default_factory=dict)
@@ -67,16 +63,15 @@ class Labelled(Strict):
 
 
 class LabelledFile(Strict):
-    """A file of labelled texts for one agent."""
+    """A file of labelled texts."""
 
-    agent: AgentConfig
     labelled: Labelled
 
 
-def load_labelled(path: Path) -> LabelledFile:
+def load_labelled(path: Path) -> Labelled:
     """Read a file of labelled texts.
 
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    return validate(LabelledFile, read_toml(path), path)
+    return validate(LabelledFile, read_toml(path), path).labelled
