@@ -90,6 +90,7 @@ class RepoFetch(Agent[FetchParams]):
     function = "RepoFetch"
     publishes: ClassVar[Mapping[str, type[BaseModel]]] = {"repo.changed": RepoChanged}
     reads = frozenset({"FetchRepo"})  # its events are staged
+    labels = frozenset({"Done.kind"})
 
     @classmethod
     def folders(cls, params: FetchParams) -> Iterable[Path]:

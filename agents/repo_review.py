@@ -129,6 +129,7 @@ class RepoReview(Agent[ReviewParams]):
     }
     arguments: ClassVar[Mapping[str, type[BaseModel]]] = {"Finding": FindingArgs}
     reads = frozenset({"Finding"})  # its event is staged
+    labels = frozenset({"Finding.kind", "Done.risk"})
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Number the files, those with most changed lines first; note which have their finding."""

@@ -5,17 +5,39 @@ instructions = "Answer the question from the notes."
 tools = ["ReadFile", "SearchText"]
 publish = "note.written"     # optional: Done's result as an event {"result": "..."}
 publish_forced = true        # optional: also where nothing but Done was left to decide
+
+Or, without instructions and tools: the event's text gets the label behind whose phrase it is the
+likeliest, and `publish` carries {"label": "task", "margin": 0.4, "unsure": false}.
+
+[params]
+publish = "note.labelled"
+[params.labels]
+task = "Something I have to do:"
+idea = "An idea for later:"
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from agentd.agent import Agent, Result
 from agentd.config.wording import not_blank
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, NewEvent
+from agentd.llm.calibration import LABELS_MAX, likeliest, weighed
 from agentd.llm.decision import Choice
+from agentd.llm.label_bias import RECENT, offsets
+
+NO_TEXT = "N/A"  # says nothing
+SCORED = "label_scores"  # the remembered fact: what the last texts came to
+Phrase = Annotated[str, Field(min_length=1, max_length=400)]
 
 
 class TaskParams(BaseModel):
@@ -23,10 +45,24 @@ class TaskParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instructions: Annotated[str, AfterValidator(not_blank)] = Field(min_length=1, max_length=4000)
+    instructions: Annotated[str, AfterValidator(not_blank)] | None = Field(
+        None, min_length=1, max_length=4000
+    )
     tools: tuple[str, ...] = Field((), max_length=20)  # classes of tools.baml
     publish: str | None = None
     publish_forced: bool = False
+    # Phrases by label; the model says nothing then.
+    labels: dict[str, Phrase] = Field({}, max_length=LABELS_MAX)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if not self.labels and self.instructions is None:
+            raise ValueError("write `instructions`, or phrases into [params.labels]")
+        if self.labels and (self.instructions is not None or self.tools):
+            raise ValueError("[params.labels] goes without `instructions` and `tools`")
+        if len(self.labels) == 1:
+            raise ValueError("[params.labels] needs a second label to choose from")
+        return self
 
     @field_validator("tools")
     @classmethod
@@ -53,12 +89,27 @@ class TaskResult(BaseModel):
     result: str = Field(max_length=400)
 
 
+class Labelled(BaseModel):
+    """The payload of what it publishes with [params.labels]."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    margin: float
+    unsure: bool
+
+
+class NoResult(BaseModel):
+    """The bound of Done where nothing is to be said."""
+
+    result: Literal[""]
+
+
 class Task(Agent[TaskParams]):
     """Follows its instructions with its tools until it is done."""
 
     Params = TaskParams
     function = "Decide"
-    arguments: ClassVar[Mapping[str, type[BaseModel]]] = {"Done": TaskResult}
 
     @classmethod
     def chosen(cls, params: TaskParams) -> tuple[str, ...]:
@@ -66,13 +117,19 @@ class Task(Agent[TaskParams]):
         return (*params.tools, "Done")
 
     @classmethod
+    def narrowed(cls, params: TaskParams) -> Mapping[str, type[BaseModel]]:
+        """Bound Done's result."""
+        return {"Done": NoResult if params.labels else TaskResult}
+
+    @classmethod
     def published(cls, params: TaskParams) -> Mapping[str, type[BaseModel]]:
         """Return the configured event type."""
-        return {params.publish: TaskResult} if params.publish else {}
+        payload = Labelled if params.labels else TaskResult
+        return {params.publish: payload} if params.publish else {}
 
     def prompt_arguments(self) -> Mapping[str, Any]:
         """Return the instructions."""
-        return {"instructions": self.params.instructions}
+        return {"instructions": self.params.instructions or ""}
 
     def dispatch(self, decision: Choice) -> Result:
         """Call the shared tool of that name."""
@@ -80,8 +137,34 @@ class Task(Agent[TaskParams]):
 
     def finish(self, done: Choice, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Publish Done's result, where an event type is configured and the model chose to end."""
+        if self.params.labels:
+            return self._labelled(text_of(event))
         value = dict(done.args)
         unasked = self.forced is not None and not self.params.publish_forced
         if self.params.publish is None or unasked:
             return Result(value)
         return Result(value, publish=[NewEvent(self.params.publish, value)])
+
+    def _labelled(self, text: str) -> Result:
+        """Return the label whose phrase makes the text likeliest, its own bias taken off."""
+        phrases, rules = self.params.labels, self.kit.labels
+        scores = self.kit.score(list(phrases.values()), [text, NO_TEXT])
+        rows = dict(zip(phrases, scores.values, strict=True))
+        given, neutral = ({label: row[at] for label, row in rows.items()} for at in (0, 1))
+        of = {"model": scores.model, "phrases": phrases}
+        known = self.kit.memory.get(SCORED, {})
+        recent = known.get("recent", []) if known.get("of") == of else []
+        taken_off = {} if rules.calibrate is False else offsets(neutral, recent)
+        about = weighed(given, taken_off, unsure_below=rules.unsure_below)
+        label = likeliest(given, taken_off)
+        value = {"label": label, "margin": about["margin"], "unsure": about["unsure"]}
+        publish = [NewEvent(self.params.publish, value)] if self.params.publish else []
+        remember = {SCORED: {"of": of, "recent": [given, *recent][:RECENT]}}
+        return Result(value, publish=publish, remember=remember)
+
+
+def text_of(event: Event) -> str:
+    """Return what of an event is to be labelled: its `text`, else all of its texts."""
+    texts = [value for value in event.payload.values() if isinstance(value, str)]
+    text = event.payload.get("text")
+    return text if isinstance(text, str) and text else "\n".join(texts) or NO_TEXT

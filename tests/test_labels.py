@@ -1,21 +1,15 @@
 """Labels: the server chooses them by one token, after offsets, and says how likely each was."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
-from agentd.model_server.calls import Call, Refused
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
-from agentd.models.gguf import write_byte_level_bpe
-from agentd.testing.tiny_model import CHAT_TEMPLATE, SPECIAL, make_tiny
-from tests.serving import Serving, chat_body, serving
-from tests.test_batching import Run, call_of
+from tests.serving import Serving, serving
 
 KINDS = ["bug", "docs", "feature"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
-from agentd.admission.declared import check_declared
+from agentd.admission.declared import check_declared, check_labels
 from agentd.admission.precheck import Waiting, find_module_and_prompt, own_or_shipped
 from agentd.admission.version import (
     CONFIG,
@@ -258,6 +258,7 @@ def _check_prompt(version: Version, module: Path, prompt: Path) -> dict[str, str
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
+    check_labels(version.agent, union, str(module))
     return {name: union.tool(name) for name in union.members}
 
 

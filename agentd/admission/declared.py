@@ -6,13 +6,16 @@ Else a class's name in quotes, or one forgotten comma, is a traceback at the fir
 import inspect
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from agentd.agent import Agent
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES
+
+if TYPE_CHECKING:
+    from agentd.llm.union import Union
 
 # Its methods that the worker calls, with the arguments that it gives; the rest runs in the check.
 CALLED = {
@@ -54,6 +57,28 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
             )
     for name, given in CALLED.items():
         _check_method(cls, name, given, where)
+
+
+def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> None:
+    """Check that what is declared as labels are enums of the agent's own classes.
+
+    Raises:
+        ConfigError: one is not; `where` is its module.
+    """
+    from agentd.tools import REGISTRY
+
+    for field in sorted(cls.labels):
+        name = field.partition(".")[0]
+        if name in REGISTRY:
+            raise ConfigError(
+                f"`labels` names {field!r}, but {name} is a shared tool",
+                where=where,
+                hint="name fields of the agent's own classes: a tool's argument is no label",
+            )
+        try:
+            union.labels(field)
+        except ConfigError as error:
+            raise ConfigError(error.what, where=where, hint=error.hint) from error
 
 
 def _check_method(cls: type[Agent[Any]], name: str, given: Sequence[str], where: str) -> None:

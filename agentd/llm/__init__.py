@@ -5,5 +5,8 @@ parser, `decision_schema.py` its mask, `endpoint.py` the calls that wait and ret
 `address.py` says where the server is, `wire.py` sends requests, `completion.py` reads answers and
 `faults.py` refusals; `listing.py` asks an external server for its models.
 
+Labels: `calibration.py` keeps what was seen of each, `label_bias.py` says what to take off, and
+`label_tokens.py` finds them among the tokens of an external server's answer.
+
 Nothing is imported here: BAML and the HTTP modules cost an idle worker memory.
 """

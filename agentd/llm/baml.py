@@ -17,19 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError, ModelMisconfigured
-from agentd.agent import Scores
 from agentd.llm.calibration import (
     LOGPROBS,
     NEUTRAL,
     OFFSETS,
     Calibration,
-    LogProbs,
-    Seen,
+    LabelsSeen,
     likeliest,
 )
 from agentd.llm.decision import Ask, Decision, Message, Terms, with_log
+from agentd.llm.label_bias import LogProbs
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
 from agentd.llm.union import Client, Malformed, Union
 
@@ -142,6 +142,8 @@ class BamlLLM:
                     raise
                 self._endpoint.logprobs = False
                 continue
+            if not answer.tokens:  # it leaves them out where they are asked for
+                self._endpoint.logprobs = False
             try:
                 decision = self._decision(answer, ask, names)
             except Malformed as error:
@@ -193,7 +195,7 @@ class BamlLLM:
             return {}
         return {field: self._seen(field, ask).offsets() for field in fields}
 
-    def _seen(self, field: str, ask: Ask) -> Seen:
+    def _seen(self, field: str, ask: Ask) -> LabelsSeen:
         """Return what is known of a field; the first time, ask with neutral input."""
         seen = self.calibration.seen(field)
         if seen.neutral is None:
@@ -222,7 +224,7 @@ class BamlLLM:
             key = field.partition(".")[2]
             wanted = (ask.offsets or {}).get(field, {})
             if self._endpoint.own:
-                by, logprobs = OFFSETS, answer.labels.get(self._place(field, names), {})
+                by, logprobs = OFFSETS, answer.labels.get(self._place(field), {})
             else:
                 by, logprobs = LOGPROBS, label_logprobs(raw, answer.tokens, key, known)
                 if logprobs and key == list(args)[-1]:  # nothing was written in its knowledge
@@ -234,10 +236,10 @@ class BamlLLM:
             name, args, value = self._union.parse(raw, names)
         return Decision(name, args, value, raw, answer.finish_reason, labels=labels)
 
-    def _place(self, field: str, names: frozenset[str]) -> str:
+    def _place(self, field: str) -> str:
         """Return a label field's name in the model server's protocol."""
         name, _, key = field.partition(".")
-        return key if len(names) == 1 else f"{self._union.tool(name)}.{key}"
+        return f"{self._union.tool(name)}.{key}"
 
     def _headers(self, terms: Terms) -> dict[str, str]:
         return {
@@ -262,7 +264,7 @@ class BamlLLM:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         elif fields and self._endpoint.own and self._endpoint.masks:
             body["agentd_labels"] = {
-                self._place(field, names): {
+                self._place(field): {
                     label: (ask.offsets or {}).get(field, {}).get(label, 0.0) for label in labels
                 }
                 for field, labels in fields.items()

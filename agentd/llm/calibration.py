@@ -1,20 +1,18 @@
-"""Labels without the model's own bias: what is taken off each label's log-probability, and why.
+"""The labels that an agent declares: what was seen of each, and how a choice is weighed.
 
-A small model under a mask prefers one label whatever it reads. What it gives each label on average
-is that bias, so it is taken off: on neutral input (contextual calibration, arXiv 2102.09690), and
-over the inputs that it has seen (batch calibration, arXiv 2309.17249; domain-conditional PMI, arXiv
-2104.08315, divides by it likewise).
+`label_bias.py` says what is taken off. A step records about a label, for later decisions and for a
+replay: how it was taken (`by`), the model's own log-probabilities, the offsets that were taken off
+them, the probabilities after that, the margin between the two highest, and what neutral input came
+to.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentd.config.agent import Labels
+from agentd.llm.label_bias import RECENT, LogProbs, offsets, softmax
 
-LogProbs = Mapping[str, float]  # by label, in nats
-RECENT = 32  # decisions that the mean goes over; 8 were within .03 of 32 in accuracy
 DIGITS = 4  # of what is recorded: a replay must find the same numbers
 LABELS_MIN, LABELS_MAX = 2, 50  # of one field, as the model server takes them
 OFFSETS, LOGPROBS, GREEDY = "offsets", "logprobs", "greedy"  # how a label was taken
@@ -26,30 +24,26 @@ GAINS = frozenset({"smollm2-135m"})
 
 
 @dataclass(frozen=True)
-class Seen:
+class LabelsSeen:
     """What a model gave a field's labels so far: on neutral input, and in the last decisions."""
 
     neutral: LogProbs | None = None
     recent: Sequence[LogProbs] = ()  # the newest first
 
     @classmethod
-    def of(cls, recorded: Iterable[Mapping[str, Any]]) -> "Seen":
+    def of(cls, recorded: Iterable[Mapping[str, Any]]) -> "LabelsSeen":
         """Read it from what steps record about a field's labels, the newest first."""
         known = [item for item in recorded if "logprobs" in item][:RECENT]
         neutral = next((item["neutral"] for item in known if "neutral" in item), None)
         return cls(neutral, [item["logprobs"] for item in known])
 
-    def and_then(self, logprobs: LogProbs) -> "Seen":
+    def and_then(self, logprobs: LogProbs) -> "LabelsSeen":
         """Return it with one decision more."""
         return replace(self, recent=[logprobs, *self.recent][:RECENT])
 
     def offsets(self) -> dict[str, float]:
-        """Return what to take off each label; nothing before neutral input was tried."""
-        return {} if self.neutral is None else offsets(self.neutral, self.recent)
-
-
-def offsets(neutral: LogProbs, recent: Sequence[LogProbs]) -> dict[str, float]:
-    raise NotImplementedError
+        """Return what to take off each label; nothing where neutral input was not tried."""
+        return _rounded(offsets(self.neutral, self.recent)) if self.neutral else {}
 
 
 class Calibration:
@@ -58,7 +52,7 @@ class Calibration:
     def __init__(self, fields: Mapping[str, Sequence[str]], rules: Labels | None = None) -> None:
         self.fields, self.rules = fields, rules or Labels()
         self._load: Callable[[str], Iterable[Mapping[str, Any]]] = lambda _field: ()
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, LabelsSeen] = {}
 
     def resume(self, load: Callable[[str], Iterable[Mapping[str, Any]]]) -> None:
         """Go by what `load` gives of a field's earlier decisions, as steps record them."""
@@ -74,13 +68,13 @@ class Calibration:
         wanted = self.rules.calibrate
         return model in GAINS if wanted is None else wanted
 
-    def seen(self, field: str) -> Seen:
+    def seen(self, field: str) -> LabelsSeen:
         """Return what is known of a field."""
         if field not in self._seen:
-            self._seen[field] = Seen.of(self._load(field))
+            self._seen[field] = LabelsSeen.of(self._load(field))
         return self._seen[field]
 
-    def begin(self, field: str, seen: Seen) -> Seen:
+    def begin(self, field: str, seen: LabelsSeen) -> LabelsSeen:
         """Go on from what was seen of a field, neutral input included."""
         self._seen[field] = seen
         return seen
@@ -105,7 +99,8 @@ def weighed(
     """Return what a step records about a label: see `agentd.agent.Label`."""
     if not logprobs:
         return {"by": GREEDY}
-    after = softmax({label: value - taken_off.get(label, 0.0) for label, value in logprobs.items()})
+    shifted = [value - taken_off.get(label, 0.0) for label, value in logprobs.items()]
+    after = dict(zip(logprobs, softmax(shifted), strict=True))
     first, second = sorted(after.values(), reverse=True)[:2]
     margin = round(first - second, DIGITS)
     return {
@@ -116,14 +111,6 @@ def weighed(
         "margin": margin,
         "unsure": margin < unsure_below,
     }
-
-
-def softmax(logprobs: LogProbs) -> dict[str, float]:
-    """Return probabilities that sum to 1."""
-    highest = max(logprobs.values())
-    weights = {label: math.exp(value - highest) for label, value in logprobs.items()}
-    whole = sum(weights.values())
-    return {label: weight / whole for label, weight in weights.items()}
 
 
 def likeliest(logprobs: LogProbs, taken_off: LogProbs) -> str:

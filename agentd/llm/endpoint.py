@@ -60,8 +60,7 @@ class Endpoint:
         self._address: Address | None = None  # None: to be found anew
         self._url = "[model] url" if not own else "model.json"  # for messages
         self.own = own  # our own server: it masks, so a malformed answer is never asked again
-        self.masks = True  # until the server says that it does not
-        self.logprobs = True  # of an external server: until it refuses or leaves them out
+        self.masks = self.logprobs = True  # until the server says that it does not
         self.context_window = context_window
         self._only: str | None = None  # the one model that the server has, once asked
         self._clock = clock or SystemClock()

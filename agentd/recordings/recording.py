@@ -228,7 +228,8 @@ class Recording:
     @property
     def scored(self) -> list[Mapping[str, Any]]:
         """What the agent had scored."""
-        return [item for part in (*self.steps, *self.head.settled) for item in part.scored]
+        in_steps = [item for step in self.steps for item in step.scored]
+        return [*in_steps, *(item for settled in self.head.settled for item in settled.scored)]
 
     def log(self, before: int | None = None) -> str:
         """Return the event log exactly as the model saw it, before step `before` or to the end."""

@@ -107,10 +107,8 @@ class _AskingLLM(RecordedLLM):
     def _offsets(self) -> Mapping[str, Mapping[str, float]] | None:
         """Return what was taken off the recorded decision's labels; None where nothing is known."""
         step = self.playback.next_step
-        labels = step.labels if step is not None else {}
-        known = (
-            {f"{step.type}.{key}": about.get("offsets", {}) for key, about in labels.items()}
-            if step
-            else {}
-        )
-        return known or None
+        if step is None or not step.labels:
+            return None
+        return {
+            f"{step.type}.{key}": about.get("offsets", {}) for key, about in step.labels.items()
+        }

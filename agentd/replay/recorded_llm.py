@@ -102,8 +102,8 @@ class RecordedLLM:
         for known in scored:
             if [*known["heads"]] == asked["heads"] and [*known["items"]] == asked["items"]:
                 return Scores(heads, items, known["values"], known["model"])
-        known = [{key: each[key] for key in asked} for each in scored]
-        raise self.playback.diverged("what is scored", known, asked)
+        recorded = [{key: each[key] for key in asked} for each in scored]
+        raise self.playback.diverged("what is scored", recorded, asked)
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision of an earlier attempt."""

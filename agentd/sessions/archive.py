@@ -107,7 +107,7 @@ class Archive:
 
     def labels(
         self, field: str, *, agent: str, version: str, model: str, limit: int
-    ) -> list[Mapping[str, Any]]:
+    ) -> Sequence[Mapping[str, Any]]:
         """Return what its last decisions record about a label field "Class.field", newest first."""
         name, _, key = field.partition(".")
         rows = self._db.run(sql.LABELS, (key, agent, version, model, name, limit))

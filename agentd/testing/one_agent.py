@@ -8,13 +8,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from agentd.agent import Scores
 from agentd.clock import Clock
 from agentd.config.agent import validate_agent
 from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.decision import LLM, Ask, Decision, Message, Usage, with_log
+from agentd.llm.calibration import OFFSETS
+from agentd.llm.decision import LLM, Ask, Decision, Message, Terms, Usage, with_log
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
@@ -29,13 +31,21 @@ from agentd.replay.single_run import Performance, run_event
 from agentd.sessions.steps import StepKind
 from agentd.testing.fake_server import FakeModelServer
 from agentd.testing.random_model import RandomModel
-from agentd.testing.scripted import WINDOW, count
+from agentd.testing.scripted import WINDOW, LabelScript, ScoreScript, count, scripted_scores
 from agentd.testing.waiting import WAIT_S, ManualClock
 from agentd.tools import Toolbox
 from agentd.tools.base import Output
+from agentd.worker.runner import calibration_of
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.
-AnyAnswer = tuple[str, Mapping[str, Any]] | Mapping[str, Any] | str | Exception
+# A pair may have its labels' log-probabilities as a third: {"kind": {"bug": -0.1, "docs": -2.4}}.
+AnyAnswer = (
+    tuple[str, Mapping[str, Any]]
+    | tuple[str, Mapping[str, Any], LabelScript]
+    | Mapping[str, Any]
+    | str
+    | Exception
+)
 Model = Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel | FakeModelServer
 
 default_home: Path | None = None  # set by the pytest plugin; None: the working folder
@@ -56,6 +66,7 @@ def run_agent(
     window: int = WINDOW,
     clock: Clock | None = None,
     call_deadline_s: float = WAIT_S,
+    scores: ScoreScript | None = None,
 ) -> Performance:
     """Let `agent` answer `event`, with `model` in the model's place, and return how it went.
 
@@ -65,7 +76,8 @@ def run_agent(
     `model` is a list of decisions, a function of the log, a `RandomModel`, or a `FakeModelServer`
     (then over HTTP). `facts` is what it remembers; `pages` is the whole web, by URL; `programs` is
     what all programs of `RunCommand` say, by command line: output, or exit code and output; none
-    runs for real. `answers` come from a person.
+    runs for real. `answers` come from a person. `scores` is what `kit.score` gives for a head and
+    an item.
     A server that does not answer, or is full, for `call_deadline_s` fails the session. There is no
     network.
 
@@ -88,7 +100,7 @@ def run_agent(
         return run_event(
             loaded,
             event,
-            _llm(model, loaded, window, call_deadline_s),
+            _llm(model, loaded, window, call_deadline_s, scores),
             folder,
             clock=clock or ManualClock(),
             facts=facts,
@@ -143,9 +155,11 @@ def _workshop() -> Workshop:
     return workshop
 
 
-def _llm(model: Model, loaded: LoadedAgent, window: int, wait_s: float) -> LLM:
+def _llm(
+    model: Model, loaded: LoadedAgent, window: int, wait_s: float, scores: ScoreScript | None
+) -> LLM:
     if not isinstance(model, FakeModelServer):
-        return UnionLLM(loaded, model, window=window)
+        return UnionLLM(loaded, model, window=window, scores=scores)
     address = Address(model.url, model.model, model.token)
     endpoint = Endpoint(lambda: address, own=True, queue_wait_s=wait_s)
     return FixedPromptLLM(loaded, endpoint, wait_s)
@@ -164,8 +178,10 @@ class UnionLLM:
         model: Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel,
         *,
         window: int = WINDOW,
+        scores: ScoreScript | None = None,
     ) -> None:
-        self._loaded = loaded
+        self._loaded, self._scores = loaded, scores
+        self._calibration = calibration_of(loaded.version, loaded.union)
         self._model = model if isinstance(model, RandomModel) or callable(model) else iter(model)
         self._window = window
         self._closed = False
@@ -198,38 +214,51 @@ class UnionLLM:
             raise Stopped("the model was closed")
         self.asked.append((ask.log, ask.allowed))
         names = ask.among(self.names)
-        raw = self._answer(ask.log, names)
+        raw, labels = self._answer(ask.log, names)
         try:
-            return self._decision(raw, names)
+            return self._decision(raw, names, labels)
         except Malformed as error:
             raise AssertionError(
                 f"the model answered {raw}, but only {sorted(names)} may be: {error}"
             ) from error
 
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Return what `scores` gives for each head and item."""
+        return scripted_scores(heads, items, self._scores)
+
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text."""
-        return self._decision(raw, self.names)
+        return self._decision(raw, self.names, {})
 
     def close(self) -> None:
         """Refuse further calls."""
         self._closed = True
 
-    def _answer(self, log: str, names: frozenset[str]) -> str:
+    def _answer(self, log: str, names: frozenset[str]) -> tuple[str, LabelScript]:
         union = self._loaded.union
+        labels: LabelScript = {}
+        if (certain := union.certain(names)) is not None:
+            return certain, labels
         if isinstance(self._model, RandomModel):
-            return self._model.answer(union.schema(names))
+            return self._model.answer(union.schema(names)), labels
         item = self._model(log) if callable(self._model) else next(self._model, None)
         if item is None:
             raise ModelError("the script has no further answer", hint="script one more decision")
         if isinstance(item, Exception):
             raise item
         if isinstance(item, tuple):
-            name, args = item
+            name, args, *told = item
+            labels = told[0] if told else {}
             if name not in union.members:
                 raise AssertionError(f"the model answered {name}, but only {sorted(names)} may be")
             item = {"tool": union.tool(name), **args}
-        return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+        return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False), labels
 
-    def _decision(self, raw: str, names: frozenset[str]) -> Decision:
+    def _decision(self, raw: str, names: frozenset[str], labels: LabelScript) -> Decision:
         name, args, value = self._loaded.union.parse(raw, names)
-        return Decision(name, args, value, raw, usage=Usage(completion_tokens=count(raw)))
+        known = {
+            key: self._calibration.weighed(f"{name}.{key}", logprobs, {}, OFFSETS)
+            for key, logprobs in labels.items()
+        }
+        usage = Usage(completion_tokens=count(raw))
+        return Decision(name, args, value, raw, usage=usage, labels=known)

@@ -2,20 +2,32 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
+from agentd.agent import Scores
 from agentd.errors import ModelError, Stopped
-from agentd.llm.decision import Ask, Choice, Decision, Message, Usage
+from agentd.llm.calibration import weighed
+from agentd.llm.decision import Ask, Choice, Decision, Message, Terms, Usage
 
 BYTES_PER_TOKEN = 4  # what the doubles count
 WINDOW = 8192  # tokens
 
-# One scripted answer: a decision, a typed value, a (name, fields) pair, or an error to raise.
-Scripted = Decision | BaseModel | tuple[str, Mapping[str, Any]] | Exception
+# Log-probabilities of labels, by field and label; the decision's own label should be the likeliest.
+LabelScript = Mapping[str, Mapping[str, float]]
+# One scripted answer: a decision, a typed value, a (name, fields) pair, the same with its labels'
+# log-probabilities, or an error to raise.
+Scripted = (
+    Decision
+    | BaseModel
+    | tuple[str, Mapping[str, Any]]
+    | tuple[str, Mapping[str, Any], LabelScript]
+    | Exception
+)
 Script = Iterable[Scripted] | Callable[[str], Scripted]
+ScoreScript = Callable[[str, str], float]  # of a head and an item
 
 
 class ScriptedLLM:
@@ -33,6 +45,7 @@ class ScriptedLLM:
         window: int = WINDOW,
         fixed: int = 50,
         typed: Mapping[str, type[BaseModel]] | None = None,
+        scores: ScoreScript | None = None,
     ) -> None:
         self._function = script if callable(script) else None
         self._script = [] if callable(script) else list(script)
@@ -41,6 +54,7 @@ class ScriptedLLM:
         self._names = frozenset(names) or frozenset(given | {"Done", *self._typed})
         self._window = window
         self._fixed = fixed
+        self._scores = scores
         self._stopped = threading.Event()
         self.asked: list[tuple[str, frozenset[str] | None]] = []
 
@@ -85,6 +99,10 @@ class ScriptedLLM:
             raise AssertionError(f"scripted {decision.name}, but only {may} may be")
         return decision
 
+    def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
+        """Return what `scores` gives for each head and item."""
+        return scripted_scores(heads, items, self._scores)
+
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text, which this double wrote."""
         args = json.loads(raw)
@@ -94,10 +112,11 @@ class ScriptedLLM:
         """Refuse further calls."""
         self._stopped.set()
 
-    def _decision(self, item: Decision | BaseModel | tuple[str, Mapping[str, Any]]) -> Decision:
+    def _decision(self, item: Any) -> Decision:
         if isinstance(item, Decision):
             return item
         value: Any
+        labels: LabelScript = item[2] if isinstance(item, tuple) and len(item) > 2 else {}
         if isinstance(item, tuple):
             name, args = item[0], dict(item[1])
             model = self._typed.get(name)
@@ -106,12 +125,33 @@ class ScriptedLLM:
             name, args = type(item).__name__, item.model_dump(mode="json", exclude={"tool"})
             value = item
         raw = json.dumps({"tool": name, **args}, separators=(",", ":"))
-        return Decision(name, args, value, raw, usage=Usage(completion_tokens=count(raw)))
+        return Decision(
+            name,
+            args,
+            value,
+            raw,
+            usage=Usage(completion_tokens=count(raw)),
+            labels={key: weighed(logprobs, {}) for key, logprobs in labels.items()},
+        )
 
 
 def count(text: str) -> int:
     """Return a quarter of the bytes: no tokenizer is at hand."""
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+
+def scripted_scores(
+    heads: Sequence[str], items: Sequence[str], score: ScoreScript | None
+) -> Scores:
+    """Return what a function of head and item gives.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if score is None:
+        raise ModelError("the script has no scores", hint="give `scores=lambda head, item: ...`")
+    rows = tuple(tuple(score(head, item) for item in items) for head in heads)
+    return Scores(tuple(heads), tuple(items), rows, "scripted")
 
 
 def _name(item: Any) -> str:

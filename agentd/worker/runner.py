@@ -15,9 +15,10 @@ from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
-from agentd.llm.calibration import RECENT, Calibration
+from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
 from agentd.llm.endpoint import Endpoint
+from agentd.llm.label_bias import RECENT
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
