@@ -10,7 +10,8 @@ from agentd.errors import ConfigError, ModelError
 from agentd.evaluate.evaluate import START, CountingLLM, Setting, load_agent
 from agentd.evaluate.labelled import Labelled
 from agentd.events import NewEvent
-from agentd.llm.calibration import NEUTRAL, LogProbs, Seen, likeliest
+from agentd.llm.calibration import NEUTRAL, LabelsSeen, likeliest
+from agentd.llm.label_bias import LogProbs
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.single_run import run_event
 
@@ -51,10 +52,8 @@ class _Decider:
     def __init__(self, labelled: Labelled, labels: Sequence[str], setting: Setting) -> None:
         self._labelled, self._labels, self._setting = labelled, labels, setting
         either = "|".join(f'"{label}"' for label in labels)
-        self._prompt = PROMPT.format(
-            instructions=labelled.instructions, done=DONE, labels=either
-        )
-        self._seen = Seen(self._logprobs(NEUTRAL))
+        self._prompt = PROMPT.format(instructions=labelled.instructions, done=DONE, labels=either)
+        self._seen = LabelsSeen(self._logprobs(NEUTRAL))
 
     def __call__(self, text: str) -> tuple[str, str]:
         event = LogEvent(self._labelled.event, START, {self._labelled.field: text}, False)

@@ -1,17 +1,17 @@
 """Labelled texts, read from TOML: the label that a model should choose for each.
 
-    [labelled]
-    instructions = "Label the note by its kind."
-    event = "note.written"         # a text comes as this event
-    field = "note"                 # in this field of its payload
+[labelled]
+instructions = "Label the note by its kind."
+event = "note.written"         # a text comes as this event
+field = "note"                 # in this field of its payload
 
-    [labelled.cases]               # held out: for figures alone
-    task = ["Renew passport", "Call the landlord"]
-    idea = ["A board game about rivers"]
+[labelled.cases]               # held out: for figures alone
+task = ["Renew passport", "Call the landlord"]
+idea = ["A board game about rivers"]
 
-    [labelled.development]         # optional: to look at while words are chosen
-    [labelled.rule]                # optional: by which words a rule would choose
-    [labelled.phrases]             # optional: for scores, what a text of the label may follow
+[labelled.development]         # optional: to look at while words are chosen
+[labelled.rule]                # optional: by which words a rule would choose
+[labelled.phrases]             # optional: for scores, what a text of the label may follow
 """
 
 from collections import Counter

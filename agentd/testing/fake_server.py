@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW
+from agentd.testing.scripted import BYTES_PER_TOKEN, WINDOW, ScoreScript
 from agentd.testing.waiting import WAIT_S
 
 RUNNING: set[tuple[str, int]] = set()  # the fake servers of this process, the only models of tests
@@ -33,6 +33,8 @@ class Reply:
     stream: bool = True  # False: one JSON document, as servers do that cannot stream
     content_type: str = "text/event-stream"  # of a stream, and of `garbage`
     gzip: bool = False  # the body is packed, though nobody asked for it
+    # Log-probabilities of labels, as our own server tells them: by field and label.
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class FakeModelServer:
         models: Sequence[str] | None = None,
         tokenize: bool = True,
         loading: bool = False,
+        scores: ScoreScript | None = None,
     ) -> None:
         self._answers = answers
         self._lock = threading.Lock()
@@ -75,6 +78,7 @@ class FakeModelServer:
         self.models = [model] if models is None else models
         self.tokenize = tokenize
         self.loading = loading  # /tokenize says that the model is not there yet
+        self.scores = scores  # of a head and an item; None: there is no /v1/score
         self.requests: list[Request] = []  # chat calls only
         self.tokenized: list[Request] = []
         self.closing = threading.Event()
@@ -164,6 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fake.loading:
                 return self._send(503, {"error": {"message": "loading"}}, {"Retry-After": "1"})
             return self._tokenize(body)
+        if self.path == "/v1/score" and fake.scores:
+            rows = [[fake.scores(head, item) for item in body["items"]] for head in body["heads"]]
+            return self._send(200, {"model": fake.model, "scores": rows})
         if self.path == "/v1/chat/completions":
             return self._chat(request, fake.answer(request))
         return self._send(404, {"error": {"message": "no such path"}})
@@ -222,7 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
             if reply.cut:
                 return None
-        self._event({"choices": [{"delta": {}, "finish_reason": reply.finish_reason}]})
+        last = {"delta": {}, "finish_reason": reply.finish_reason, "agentd_labels": reply.labels}
+        self._event({"choices": [last]})
         self._event({"choices": [], "usage": usage})
         self._write(b"data: [DONE]\n\n")
         return None
