@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,7 +93,7 @@ def test_an_interval_is_wilsons(right: int, of: int, low: float, high: float) ->
 def test_answers_are_counted() -> None:
     """Right by the file's own order of the labels; the same only where every order agrees."""
     wanted = ["a", "b", "b", "c"]
-    tally = Tally.of_answers(wanted, ["a", "b", "c", None], ["a", "c", "c", None], list("abcc"))
+    tally = Tally.of_answers(wanted, ["a", "b", "c", "?"], ["a", "c", "c", None], list("abcc"))
     assert tally == Tally(2, 4, 2)
     assert Tally.of_answers(wanted, wanted) == Tally(4, 4, None)
     assert tally + tally == Tally(4, 8, 4)
@@ -110,16 +110,24 @@ def test_what_a_model_is_compared_with() -> None:
     assert by_rule(rule, texts) == ["task", "question", "task", "question", "task"]
 
 
-def scripted(answers: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Any:
-    """A chooser that says to each text what is written here, by the way of choosing."""
-    return lambda *_: answers.__getitem__
+def scripted(answers: Mapping[str, Mapping[str, Sequence[str]]]) -> Any:
+    """What asks, and is told each text's labels by way of choosing, a label for each order."""
+
+    def ask(_labelled: Labelled, texts: Sequence[str], *_: Any) -> dict[str, list[list[str]]]:
+        said = [answers[text] for text in texts]
+        return {
+            way: [list(column) for column in zip(*(one[way] for one in said), strict=True)]
+            for way in said[0]
+        }
+
+    return ask
 
 
 def test_ways_of_choosing_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each set, and all together; a way that only one set has is not pooled."""
     monkeypatch.setattr(
         choosing,
-        "chooser",
+        "ask",
         scripted(
             {
                 "Buy milk": {"greedy": ("task", "idea"), "calibrated": ("task", "task")},
@@ -152,11 +160,11 @@ def test_texts_come_in_one_mixed_order(tmp_path: Path, monkeypatch: pytest.Monke
     """Calibration learns as they come: the order is the same in every run, and mixes the labels."""
     told: list[str] = []
 
-    def choose(text: str) -> dict[str, Any]:
-        told.append(text)
+    def ask(_labelled: Labelled, texts: Sequence[str], *_: Any) -> dict[str, Any]:
+        told.extend(texts)
         return {}
 
-    monkeypatch.setattr(choosing, "chooser", lambda *_: choose)
+    monkeypatch.setattr(choosing, "ask", ask)
     file = read(tmp_path, NOTES)
     for _ in range(2):
         list(evaluate_labels({"a": file}, cast(Setting, SimpleNamespace(model="m"))))
@@ -211,7 +219,7 @@ def test_a_model_is_asked_in_both_orders(tmp_path: Path, workshop: Workshop) -> 
     ask = 'Label the note by its kind.\nDone: The label fits.\nAnswer:\n{"tool":"done","label":'
     assert set(prompts) == {ask + '"task"|"idea"}', ask + '"idea"|"task"}'}
     enums = [b["response_format"]["json_schema"]["schema"]["properties"]["label"] for b in bodies]
-    assert [label["enum"] for label in enums[:2]] == [["task", "idea"], ["idea", "task"]]
+    assert [enums[at]["enum"] for at in (0, 5)] == [["task", "idea"], ["idea", "task"]]
 
 
 def test_a_server_that_tells_nothing_is_an_error(tmp_path: Path, workshop: Workshop) -> None:

@@ -5,7 +5,6 @@ labels in the opposite order: an answer that turns with the order was no choice.
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,7 +12,7 @@ from operator import add
 from typing import Any
 
 from agentd.errors import ConfigError
-from agentd.evaluate.choosers import Answers, chooser
+from agentd.evaluate.choosers import Answers, ask
 from agentd.evaluate.evaluate import Setting
 from agentd.evaluate.labelled import Labelled
 from agentd.evaluate.tally import Tally, by_majority, by_rule
@@ -54,13 +53,13 @@ def evaluate_labels(
     sets = {name: _cases(labelled, development, name) for name, labelled in files.items()}
     total, done, rows = sum(map(len, sets.values())), 0, list[LabelRow]()
     for name, cases in sets.items():
-        answers = defaultdict[str, list[Answers]](list)
-        choose = chooser(files[name], setting, name)
-        for text, _label in cases:
-            for way, said in choose(text).items():
-                answers[way].append(said)
-            done += 1
-            progress(done, total, f"{setting.model}, {name}")
+
+        def step(name: str = name) -> None:
+            nonlocal done
+            done += 1  # of two answers to each text
+            progress(done // 2, total, f"{setting.model}, {name}")
+
+        answers = ask(files[name], [text for text, _label in cases], setting, step)
         rows.append(LabelRow(setting.model, name, _tallies(files[name], cases, answers)))
         yield rows[-1]
     if len(rows) > 1:
@@ -89,5 +88,4 @@ def _tallies(
     if labelled.rule:
         said = by_rule(labelled.rule, [text for text, _label in cases])
         tallies["rule"] = Tally.of_answers(wanted, said)
-    by_order = {way: zip(*said, strict=True) for way, said in answers.items()}
-    return tallies | {way: Tally.of_answers(wanted, *said) for way, said in by_order.items()}
+    return tallies | {way: Tally.of_answers(wanted, *said) for way, said in answers.items()}

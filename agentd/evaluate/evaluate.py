@@ -104,17 +104,7 @@ def _load(
 ) -> LoadedAgent:
     """Return the agent with the case's project in this empty folder."""
     write_project(case, folder / "0")
-    return load_agent(config, setting, FolderMap([Root(path=PROJECT)], folder), where)
-
-
-def load_agent(
-    config: AgentConfig, setting: Setting, folders: FolderMap, where: str
-) -> LoadedAgent:
-    """Return the agent of a configuration, which works in these folders.
-
-    Raises:
-        ConfigError: code and configuration do not fit each other.
-    """
+    folders = FolderMap([Root(path=PROJECT)], folder)
     config = folders.config(config)
     code = setting.workshop.current(config.agent, setting.paths, where)
     tools = Toolbox(config.permissions, connect=Pages({}).connect)
@@ -130,7 +120,7 @@ def run_case(
     config = config.model_copy(update={"limits": limits})
     with setting.workshop.empty_folder() as folder:
         loaded = _load(config, case, setting, folder, where)
-        llm = CountingLLM(loaded, setting, fill)
+        llm = _CountingLLM(loaded, setting, fill)
         performance = run_event(
             loaded,
             NewEvent(case.event, case.payload),
@@ -139,7 +129,8 @@ def run_case(
             clock=SystemClock(),
             facts=loaded.folders.as_here(case.facts),
         )
-    llm.check()
+    if llm.unavailable is not None:
+        raise llm.unavailable
     result = score(case, performance, asked=llm.asked, illegal=llm.illegal)
     return replace(result, seconds=llm.seconds)
 
@@ -150,25 +141,20 @@ def _neutral(number: int) -> str:
     return render(LogEvent("sensor.read", START.replace(minute=number % 60), payload, False))
 
 
-class CountingLLM(FixedPromptLLM):
+class _CountingLLM(FixedPromptLLM):
     """A model that is asked with neutral events before the log, up to a share of its window.
 
     It counts what was asked and what was illegal.
     """
 
-    def __init__(self, loaded: LoadedAgent, setting: Setting, share: float = 0.0) -> None:
+    def __init__(self, loaded: LoadedAgent, setting: Setting, share: float) -> None:
         agent = f"eval.{loaded.version.accepted.name}"
         super().__init__(loaded, setting.endpoint, setting.call_deadline_s, agent=agent)
         self.asked = self.illegal = 0
         self.seconds = 0.0
-        self._unavailable: AgentdError | None = None
+        self.unavailable: AgentdError | None = None
         self._filler = ""
         self._filler = self._neutral_events(share) if share else ""
-
-    def check(self) -> None:
-        """Raise what kept the model from answering: a session's failure does not stop a run."""
-        if self._unavailable is not None:
-            raise self._unavailable
 
     def _neutral_events(self, share: float) -> str:
         """Return as many as fill, with the fixed prompt, this share of the window."""
@@ -192,7 +178,7 @@ class CountingLLM(FixedPromptLLM):
             return super().decide(ask)
         except (ModelUnavailable, CallDeadline) as error:  # nothing was answered at all
             self.asked -= 1
-            self._unavailable = error
+            self.unavailable = error
             raise
         except ModelError:
             self.illegal += 1

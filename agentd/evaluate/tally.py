@@ -19,7 +19,7 @@ class Tally:
 
     @classmethod
     def of_answers(
-        cls, wanted: Sequence[str], answers: Sequence[str | None], *others: Sequence[str | None]
+        cls, wanted: Sequence[str], answers: Sequence[str], *others: Sequence[str]
     ) -> "Tally":
         """Count the answers against what was wanted, and against those of other orders."""
         right = sum(a == w for a, w in zip(answers, wanted, strict=True))
