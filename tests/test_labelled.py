@@ -93,7 +93,7 @@ def test_an_interval_is_wilsons(right: int, of: int, low: float, high: float) ->
 def test_answers_are_counted() -> None:
     """Right by the file's own order of the labels; the same only where every order agrees."""
     wanted = ["a", "b", "b", "c"]
-    tally = Tally.of_answers(wanted, ["a", "b", "c", "?"], ["a", "c", "c", None], list("abcc"))
+    tally = Tally.of_answers(wanted, ["a", "b", "c", "?"], ["a", "c", "c", "?"], list("abcc"))
     assert tally == Tally(2, 4, 2)
     assert Tally.of_answers(wanted, wanted) == Tally(4, 4, None)
     assert tally + tally == Tally(4, 8, 4)
