@@ -63,14 +63,14 @@ class World:
         event = NewEvent(kind, payload, target=target)
         self.bus.publish("person", event, priority=Priority.PERSON, system=True)
 
-    def run(self, name: str, answers: Answers, *, window: int = 8192) -> int:
+    def run(self, name: str, answers: Answers, *, window: int = 8192, **server: Any) -> int:
         """Answer the agent's next event; return its session's id."""
         accepted = admit(name, self.paths)
         self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
         given = answers if callable(answers) else list(map(json.dumps, answers))
-        with FakeModelServer(given, window=window) as server:
-            server.write_address(self.paths.run)
-            self.requests = server.requests
+        with FakeModelServer(given, window=window, **server) as model:
+            model.write_address(self.paths.run)
+            self.requests = model.requests
             daemon = load_daemon(self.paths.daemon_file)
             log = cast(Logger, Quiet())
             self.worker = worker = Worker(accepted, self.paths, daemon, Heart(None), log)

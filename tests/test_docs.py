@@ -17,7 +17,7 @@ import pytest
 from agentd import cli
 from agentd.admission.admit import admit
 from agentd.admission.version import load_version
-from agentd.agent import Agent, Kit, Result
+from agentd.agent import Agent, Kit, Label, Result, Scores
 from agentd.bus import Bus
 from agentd.commands import dead, sessions, status
 from agentd.config.agent import load_agent
@@ -168,7 +168,7 @@ def test_the_help_names_all_that_json_has() -> None:
 
 def test_no_block_is_left_out() -> None:
     """Each block of code in the pages is run or read by a test, here or in test_docs_model.py."""
-    held = {AGENTS: (1, 1), TESTING: (1, 0), page("agentd/model_server"): (1, 0)}
+    held = {AGENTS: (3, 1), TESTING: (1, 0), page("agentd/model_server"): (1, 0)}
     for each in pages():
         languages = set(re.findall(r"^```(\w+)$", each.text, re.MULTILINE))
         assert languages <= {"text", "sh", "toml", "json", "python", "baml"}
@@ -245,6 +245,35 @@ def test_agent_by_code(paths: Paths) -> None:
     assert list(version.publishes) == ["text.counted"]
 
 
+def test_the_label_of_an_agent(paths: Paths) -> None:
+    """The example of a label goes with the example agent's prompt, and tells what is unsure."""
+    (paths.agents / "word_count.py").write_text(AGENTS.blocks("python")[1])
+    (paths.baml_src / "word_count.baml").write_text(AGENTS.blocks("baml")[0])
+    event = NewEvent("text.written", {"text": "one two three"})
+    close = ("Done", {"length": "long"}, {"length": {"short": -0.7, "long": -0.69}})
+    config = {"done": "The text has its label.", "labels": {"calibrate": False}}
+    run = run_agent("word_count", event, [close], config=config, home=paths.user)
+    assert run.outcome == {"length": "unsure"}
+
+
+def test_the_ranking_of_the_page() -> None:
+    """The example of scores puts first what gains most from the reader's interest."""
+    likes = {"A comet returns": 2.0, "Rates rise": 0.0, "New telescope": 1.0}
+
+    class Scoring:
+        def score(self, heads: list[str], items: list[str]) -> Scores:
+            return Scores(
+                heads,
+                items,
+                [[likes[i] * ("astronomy" in h) - len(i) for i in items] for h in heads],
+            )
+
+    example: dict[str, Any] = {}
+    exec(AGENTS.blocks("python")[2], example)
+    ranked = example["ranked"](Scoring(), list(likes))
+    assert ranked == ["A comet returns", "New telescope", "Rates rise"]
+
+
 def test_agents_test(tmp_path: Path) -> None:
     """The example of the test kit passes as it stands, beside the example agent's files."""
     for name, text in (
@@ -278,6 +307,7 @@ def test_the_whole_contract_is_documented() -> None:
     variables = _documented("| class variable |")
     methods = _documented("| method |")
     assert members <= variables | methods and not variables & methods
+    assert _documented("| field of `Label` |") == set(Label.__dataclass_fields__)
     assert _documented("| field of `Result` |") == set(Result.__dataclass_fields__)
     assert _documented("| member of `self.kit` |") == set(Kit.__dataclass_fields__)
     assert _documented("| tool | fields |") == set(REGISTRY)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.http.requests import Caller
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
@@ -88,6 +89,22 @@ def test_curl(server: Serving) -> None:
         answers.append(done.stdout)
     for answer in answers:
         assert json.loads(answer)["choices"][0]["message"]["content"] == "Hello, you."
+
+
+def test_the_bodies_are_taken(tiny_model: Path) -> None:
+    """Those of labels and of scores, by an engine that honours them."""
+    language = ModelLanguage(tiny_model)
+    labels, scores = (json.loads(block) for block in PAGE.blocks("json"))
+
+    def load(_language: Any) -> MlxEngine:
+        return MlxEngine(tiny_model, language, fast_blas=True)
+
+    with serving(load, lambda: language) as server:
+        status, answer = server.post("/v1/chat/completions", {**labels, "model": NAME})
+        assert status == 200
+        assert answer["choices"][0]["agentd_labels"].keys() == labels["agentd_labels"].keys()
+        status, answer = server.post("/v1/score", {**scores, "model": NAME})
+        assert [len(row) for row in answer["scores"]] == [2, 2]
 
 
 def test_endpoints_and_headers_are_documented(server: Serving) -> None:

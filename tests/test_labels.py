@@ -1,17 +1,28 @@
 """Labels: the server chooses them by one token, after offsets, and says how likely each was."""
 
+import itertools
 import json
-from collections.abc import Iterator
+import math
+import random
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx_lm.utils
 import pytest
 
+from agentd.model_server.calls import Mask, Refused
 from agentd.model_server.engine.mlx import MlxEngine
+from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.language import ModelLanguage
-from tests.serving import Serving, serving
+from agentd.testing.tiny_model import SPECIAL
+from tests.serving import Serving, chat_body, serving
+from tests.test_batching import Breaks, Run, call_of, chat
 
 KINDS = ["bug", "docs", "feature"]
+WORDS = ["Fix a typo.", "It crashes.", "Add a page.", "Faster, please.", "What is it?"]
 
 
 def member(tool: str, **fields: Any) -> dict[str, Any]:
@@ -29,10 +40,14 @@ UNION = {"anyOf": [DONE, member("dig", path={"type": "string", "maxLength": 8})]
 ZERO = dict.fromkeys(KINDS, 0.0)
 
 
-def asked(schema: object, **more: Any) -> dict[str, Any]:
-    """Return what a request says of an answer that fits a schema."""
+def asked(schema: object, labels: Any, **more: Any) -> dict[str, Any]:
+    """Return what a request says of an answer that fits a schema and chooses labels."""
     form = {"name": "answer", "strict": True, "schema": schema}
-    return {"response_format": {"type": "json_schema", "json_schema": form}, **more}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": form},
+        "agentd_labels": labels,
+        **more,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +64,351 @@ def tiny(tiny_model: Path) -> Iterator[Serving]:
         yield server
 
 
-def labelled(language: ModelLanguage, schema: object, labels: Any) -> Any:
-    return language.labelled(language.mask(schema), schema, labels)
-
-
 def choice_of(server: Serving, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return an answer, read, and what its choice says."""
-    status, answer = server.chat(max_tokens=200, **more)
+    status, answer = server.chat(**{"max_tokens": 200, **more})
     assert status == 200, answer
     (choice,) = answer["choices"]
     return json.loads(choice["message"]["content"]), choice
+
+
+# -- the mask ------------------------------------------------------------------------------------
+
+
+def grammars(*merges: Sequence[str]) -> Grammars:
+    """Return those of a byte-level tokenizer with these merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokens = [*SPECIAL, *sorted(ByteLevel.alphabet()), *dict.fromkeys(map("".join, merges))]
+    bytelike = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    data = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {**bytelike, "use_regex": False},
+        "decoder": {**bytelike, "use_regex": False},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": list(map(list, merges))},
+    }
+    return Grammars(json.dumps(data), len(tokens), [2])
+
+
+def written(mask: Mask, of: Grammars, choose: str) -> bytes:
+    """Return the answer that chooses this label, and the first legal token everywhere else."""
+    tokens = mask.forced()
+    branches = 0
+    while not mask.finished:
+        bits = mask.allowed()
+        legal = [n for n in range(len(bits) * 8) if bits[n // 8] >> n % 8 & 1]
+        if mask.branch is not None:
+            assert sorted(mask.branch.tokens.values()) == legal
+            legal, branches = [mask.branch.tokens[choose]], branches + 1
+        mask.accept(legal[0])
+        tokens += [legal[0], *mask.forced()]
+    assert branches == 1
+    return b"".join(map(of.bytes_of, tokens))
+
+
+MERGES: dict[str, list[tuple[str, str]]] = {
+    "none": [],
+    "quote and letters": [('"', "b"), ('"', "d"), ('"', "f")],
+    "colon, quote and letter": [('"', ":"), ('":', '"'), ('":"', "b"), ('":"', "d")],
+    "letters": [("b", "u"), ("bu", "g"), ("d", "o"), ("do", "c"), ("f", "e")],
+    "letters and quote": [
+        ("g", '"'),
+        ("u", 'g"'),
+        ("b", 'ug"'),
+        ("s", '"'),
+        ("e", '"'),
+        ('e"', ","),
+    ],
+    "comma and quote": [('"', ","), ('",', '"'), ("n", "d"), ("i", "nd"), ('","', "k")],
+}
+
+
+@pytest.mark.parametrize("kind", MERGES)
+@pytest.mark.parametrize("name", ["done.kind", "kind"])
+def test_a_label_is_chosen_by_one_token_whatever_the_tokenizer(kind: str, name: str) -> None:
+    """Quotes, colons and letters may be one token: the choice then lies before them."""
+    of = grammars(*MERGES[kind])
+    schema = member("done", ok={"type": "boolean"}, kind={"enum": KINDS}, rest={"type": "boolean"})
+    for label in KINDS:
+        mask = of.labelled(of.mask(schema), schema, {name: ZERO})
+        answer = json.loads(written(mask, of, label))
+        assert list(answer) == ["tool", "ok", "kind", "rest"]
+        assert answer["kind"] == label
+
+
+def some_merges(pick: random.Random) -> list[tuple[str, str]]:
+    """Return merges of what labels and the JSON around them are made of."""
+    pool, merges = list('"",:abc'), []
+    for _ in range(pick.randrange(12)):
+        merges.append((pick.choice(pool), pick.choice(pool)))
+        pool.append("".join(merges[-1]))
+    return merges
+
+
+def test_any_label_of_any_tokenizer_can_be_chosen() -> None:
+    """Also one that begins another, is empty or has escapes; else both are named in a refusal."""
+    pick, chosen, refused = random.Random(3), 0, 0
+    for _ in range(150):
+        of = grammars(*some_merges(pick))
+        labels = sorted({"".join(pick.choices('aabbc":,é\\', k=pick.randrange(4))) for _ in "123"})
+        schema = member("t", x={"enum": labels}, y={"type": "null"})
+        for label in labels if len(labels) > 1 else ():
+            try:
+                mask = of.labelled(of.mask(schema), schema, {"t.x": dict.fromkeys(labels, 0.0)})
+            except Refused as error:
+                assert "begin with the same token" in error.message
+                refused += 1
+                break
+            assert json.loads(written(mask, of, label))["x"] == label
+            chosen += 1
+    assert chosen > 100
+    assert refused > 10
+
+
+def test_a_label_that_alone_is_legal_is_taken_and_told(language: ModelLanguage) -> None:
+    """What else narrows the answer is obeyed; the choice is still made by the label's own token."""
+    only = member("done", kind={"enum": ["docs"]}, size={"type": "integer", "maximum": 9})
+    mask = language.labelled(language.mask(only), DONE, {"done.kind": ZERO})
+    mask.forced()
+    assert mask.branch is not None
+    bits = mask.allowed()
+    assert [n for n in range(len(bits) * 8) if bits[n // 8] >> n % 8 & 1] == [
+        mask.branch.tokens["docs"]
+    ]
+
+
+def test_only_the_fields_own_place_is_a_choice(language: ModelLanguage) -> None:
+    """The same key deeper, in a string, or in another decision's object is written as before."""
+    inner = {"type": "object", "properties": {"kind": {"enum": KINDS}}, "required": ["kind"]}
+    schema = {
+        "anyOf": [member("a", kind={"enum": KINDS}), member("b", x=inner, kind={"enum": KINDS})]
+    }
+    labels = {"b.kind": ZERO}
+    text = '{"tool":"b","x":{"kind":"bug"},"kind":"docs"}'
+    for answer, places in ((text, [text.rindex("docs")]), ('{"tool":"a","kind":"bug"}', [])):
+        mask = language.labelled(language.mask(schema), schema, labels)
+        found, at = [], b""
+        while not mask.finished:
+            at += language.decode(mask.forced())
+            if mask.finished:
+                break
+            if mask.branch is not None:
+                found.append(len(at))
+                tokens = [mask.branch.tokens["docs"]]
+            else:
+                tokens = language.encode(answer[len(at) :])
+            mask.accept(tokens[0])
+            at += language.decode(tokens[:1])
+        assert at.decode() == answer
+        assert found == places
+
+
+# -- the engine ----------------------------------------------------------------------------------
+
+
+def likely(folder: Path, language: ModelLanguage, before: list[int]) -> list[float]:
+    """Return the labels' log-probabilities by a pass of the bare model."""
+    model, _config = mlx_lm.utils.load_model(folder)
+    logits: Any = model(mx.array([before]))[0, -1]
+    firsts = mx.array([language.encode(kind)[0] for kind in KINDS])
+    found: Any = (logits[firsts] - mx.logsumexp(logits[firsts])).tolist()
+    return [float(value) for value in found]
+
+
+def decided(language: ModelLanguage, offsets: Mapping[str, float], content: str) -> dict[str, Any]:
+    mask = language.labelled(language.mask(DONE), DONE, {"done.kind": offsets})
+    return {**chat(language, content), "mask": mask, "max_tokens": 200}
+
+
+def test_what_is_told_is_what_the_model_says(tiny_model: Path, language: ModelLanguage) -> None:
+    """Log-probabilities are those of the labels' first tokens, over the labels alone."""
+    run = Run(MlxEngine(tiny_model, language, fast_blas=True))
+    call = run.admit(call_of(**decided(language, {**ZERO, "docs": 3.0}, "hello")))
+    run.until(run.over(call))
+    text = language.decode(run.tokens[call.number])
+    at = text.index(b'"kind":"') + len(b'"kind":"')
+    tokens = run.tokens[call.number]
+    before = next(n for n in range(len(tokens)) if len(language.decode(tokens[:n])) == at)
+    wanted = likely(tiny_model, language, [*call.prompt, *tokens[:before]])
+    assert list(call.labels["done.kind"].values()) == pytest.approx(wanted, abs=1e-3)
+    assert sum(map(math.exp, call.labels["done.kind"].values())) == pytest.approx(1)
+    shifted = [
+        value - {"docs": 3.0}.get(kind, 0) for kind, value in zip(KINDS, wanted, strict=True)
+    ]
+    assert json.loads(text)["kind"] == KINDS[shifted.index(max(shifted))]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_the_same_choice_alone_among_others_and_after_a_failed_step(
+    tiny_model: Path, language: ModelLanguage, breaks: bool
+) -> None:
+    """Rows that decode together, look ahead and begin again choose as each does alone."""
+    engine = MlxEngine(tiny_model, language, fast_blas=True, slots=8)
+    alone = Run(MlxEngine(tiny_model, language, fast_blas=True, slots=1))
+    run = Run(engine)
+    given = [
+        (dict(zip(KINDS, (n % 3, n % 2, 0.0), strict=True)), word * n)
+        for n, word in enumerate(WORDS, 1)
+    ]
+    calls = [run.admit(call_of(**decided(language, *each))) for each in given]
+    calls += [run.admit(call_of(**chat(language, word), max_tokens=60)) for word in WORDS[:3]]
+    if breaks:
+        steps = iter(range(10**6))
+        engine._batch._model = Breaks(engine._model, lambda tokens: next(steps) in (3, 9))
+    run.until(run.over(*calls))
+    assert (run.failed_steps > 0) is breaks
+    for call, each in zip(calls, given, strict=False):
+        own = alone.admit(call_of(**decided(language, *each)))
+        alone.until(alone.over(own))
+        assert run.tokens[call.number] == alone.tokens[own.number]
+        assert call.labels["done.kind"] == pytest.approx(own.labels["done.kind"], abs=1e-3)
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+def test_offsets_change_the_choice_and_not_what_is_told(tiny: Serving) -> None:
+    """What has an offset is taken less; the log-probabilities come without any."""
+    told = []
+    for label in KINDS:
+        offsets = {kind: 0.0 if kind == label else 50.0 for kind in KINDS}
+        answer, choice = choice_of(tiny, **asked(DONE, {"done.kind": offsets}))
+        assert answer["kind"] == label
+        told.append(choice["agentd_labels"]["done.kind"])
+    assert list(told[0]) == KINDS
+    assert told[1] == pytest.approx(told[0], abs=1e-3)
+    assert told[2] == pytest.approx(told[0], abs=1e-3)
+    answer, _choice = choice_of(tiny, **asked(DONE, {"done.kind": ZERO}))
+    assert answer["kind"] == max(told[0], key=lambda kind: told[0][kind])
+
+
+def test_sampling_is_of_the_shifted_probabilities(tiny: Serving) -> None:
+    """With its own log-probability taken off, each label is as likely as the others."""
+    _answer, choice = choice_of(tiny, **asked(DONE, {"done.kind": ZERO}))
+    even = choice["agentd_labels"]["done.kind"]
+    more = asked(member("done", kind={"enum": KINDS}), {"done.kind": ZERO}, temperature=1)
+    own = choice_of(tiny, **more)[1]["agentd_labels"]["done.kind"]
+    more["agentd_labels"] = {"done.kind": own}
+    found = [choice_of(tiny, **more, seed=seed)[0]["kind"] for seed in range(60)]
+    assert all(8 < found.count(kind) < 36 for kind in KINDS)
+    assert even != own
+
+
+def test_a_constant_answer_becomes_balanced_with_its_means_taken_off(tiny: Serving) -> None:
+    """Which is what calibration is for: each label's own mean over some inputs is its offset."""
+    inputs = [f"{a} {b} {n}" for n, (a, b) in enumerate(itertools.permutations(WORDS, 2))]
+    schema = member("done", kind={"enum": KINDS})
+    plain = asked(schema, {"done.kind": {**ZERO, "bug": -40.0}})  # a model that says nothing else
+    told = []
+    for text in inputs:
+        answer, choice = choice_of(tiny, content=text, **plain)
+        assert answer["kind"] == "bug"
+        told.append(choice["agentd_labels"]["done.kind"])
+    means = {kind: sum(one[kind] for one in told) / len(told) for kind in KINDS}
+    calibrated = asked(schema, {"done.kind": means})
+    found = [choice_of(tiny, content=text, **calibrated)[0]["kind"] for text in inputs]
+    assert all(found.count(kind) >= 2 for kind in KINDS)
+
+
+def test_a_field_that_was_not_reached_is_absent(tiny: Serving) -> None:
+    """Another decision, or an answer cut before its label, which is closed legally."""
+    labels = {"done.kind": ZERO}
+    found = set()
+    for seed in range(12):
+        answer, choice = choice_of(tiny, **asked(UNION, labels, temperature=1.5, seed=seed))
+        assert ("kind" in answer) == ("done.kind" in choice["agentd_labels"])
+        found.add(answer["tool"])
+    assert found == {"done", "dig"}
+    for limit in range(1, 30):
+        answer, choice = choice_of(tiny, **asked(DONE, labels, max_tokens=limit))
+        assert answer["kind"] in KINDS
+        if choice["agentd_labels"]:
+            told = choice["agentd_labels"]["done.kind"]
+            assert answer["kind"] == max(told, key=lambda kind: told[kind])
+
+
+def test_a_stream_tells_labels_at_its_end(tiny: Serving) -> None:
+    """The chunk that carries finish_reason says them."""
+    body = chat_body(stream=True, **asked(DONE, {"done.kind": ZERO}))
+    _status, _headers, data = tiny.exchange(
+        "POST", "/v1/chat/completions", json.dumps(body).encode()
+    )
+    chunks = [json.loads(line[6:]) for line in data.decode().split("\n\n") if line[6:7] == "{"]
+    ends = [chunk["choices"][0] for chunk in chunks if "agentd_labels" in chunk["choices"][0]]
+    assert [end["finish_reason"] for end in ends] == ["stop"]
+    assert list(ends[0]["agentd_labels"]["done.kind"]) == KINDS
+
+
+def test_an_answer_beside_tools_has_labels_too(tiny: Serving) -> None:
+    """What is no call is an answer of the schema; a call has no labels."""
+    tool = {"type": "function", "function": {"name": "kind", "parameters": DONE}}
+    for choice, calls in (("none", False), ("required", True)):
+        more = asked(DONE, {"done.kind": ZERO}, tools=[tool], tool_choice=choice, max_tokens=200)
+        status, answer = tiny.chat(**more)
+        assert status == 200
+        (told,) = answer["choices"]
+        assert bool(told["message"].get("tool_calls")) is calls
+        assert (told["agentd_labels"] == {}) is calls
+
+
+PLAIN = {"type": "object", "properties": {"kind": {"enum": KINDS}}, "required": ["kind"]}
+REFERRED = {
+    "$defs": {"Kind": {"enum": KINDS}, "Done": member("done", kind={"$ref": "#/$defs/Kind"})},
+    "anyOf": [{"$ref": "#/$defs/Done"}, member("dig")],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [(PLAIN, "kind"), (DONE, "kind"), (DONE, "done.kind"), (REFERRED, "done.kind")],
+)
+def test_a_field_is_named_by_its_tool_where_there_is_one(
+    tiny: Serving, schema: Any, name: str
+) -> None:
+    """A schema without one has the bare name; references are followed."""
+    offsets = {name: {"docs": 0.0, "feature": 90.0, "bug": 90.0}}
+    for seed in range(3):
+        answer, choice = choice_of(tiny, **asked(schema, offsets, temperature=1, seed=seed))
+        if "kind" in answer:
+            assert answer["kind"] == "docs"
+            assert list(choice["agentd_labels"][name]) == ["docs", "feature", "bug"]
+
+
+MANY = [string.ascii_letters[n % 52] + str(n) for n in range(51)]
+SAME = ["fix", "fixed", "other"]
+REFUSED: list[tuple[Any, Any, str]] = [
+    (None, {"kind": ZERO}, "agentd_labels: needs a response_format with a schema"),
+    (DONE, {"done.size": ZERO}, "agentd_labels.done.size: is no field of labels; the schema has"),
+    (UNION, {"kind": ZERO}, "agentd_labels.kind: is no field of labels; the schema has done.kind"),
+    (
+        DONE,
+        {"done.kind": {"bug": 0, "docs": 0}},
+        "its labels must be those of the schema: bug, docs",
+    ),
+    (DONE, {"done.kind": {**ZERO, "odd": 0}}, "must be those of the schema"),
+    (DONE, {"done.kind": ZERO, "kind": ZERO}, "agentd_labels.kind: is the same field as done.kind"),
+    (member("a", x={"enum": ["b"]}), {"a.x": {"b": 0}}, "may have 2 to 50 labels"),
+    (member("a", x={"enum": MANY}), {"a.x": dict.fromkeys(MANY, 0)}, "may have 2 to 50 labels"),
+    (
+        member("a", x={"enum": SAME}),
+        {"a.x": dict.fromkeys(SAME, 0)},
+        "'fix' and 'fixed' begin with",
+    ),
+    (DONE, {"done.kind": {**ZERO, "bug": 2000}}, "agentd_labels.done.kind.bug"),
+    (DONE, {"done.kind": {**ZERO, "bug": "much"}}, "agentd_labels.done.kind.bug"),
+    (DONE, ["done.kind"], "agentd_labels"),
+]
+
+
+@pytest.mark.parametrize(("schema", "labels", "says"), REFUSED)
+def test_labels_that_cannot_be_are_one_clear_refusal(
+    tiny: Serving, schema: Any, labels: Any, says: str
+) -> None:
+    """A 400 that names the field, and what is wrong with it."""
+    more = asked(schema, labels) if schema else {"agentd_labels": labels}
+    status, answer = tiny.chat(**more)
+    assert status == 400
+    assert says in answer["error"]["message"]
+    assert answer["error"]["param"].startswith("agentd_labels")

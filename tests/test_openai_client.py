@@ -293,9 +293,9 @@ def test_errors_are_typed(server: Serving, client: openai.OpenAI) -> None:
     create: Any = client.chat.completions.create
     with pytest.raises(openai.NotFoundError, match="'other' is not served"):
         create(model="other", messages=say("hello"))
-    with pytest.raises(openai.BadRequestError, match="log probabilities") as bad:
-        create(model=NAME, messages=say("hello"), logprobs=True)
-    assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "logprobs")
+    with pytest.raises(openai.BadRequestError, match="one choice") as bad:
+        create(model=NAME, messages=say("hello"), n=2)
+    assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "n")
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"if": {}}}}
     with pytest.raises(openai.BadRequestError, match="/if"):
         create(model=NAME, messages=say("hello"), response_format=schema)

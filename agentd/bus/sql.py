@@ -153,6 +153,15 @@ SELECT labels FROM (
 ) WHERE labels IS NOT NULL ORDER BY session_id DESC, seq DESC LIMIT ?
 """
 
+# What the newest labelled decision rests on, of one agent or of all.
+NEWEST_LABELS = """
+SELECT json_extract(basis, '$.labels') FROM steps
+WHERE session_id IN (
+  SELECT id FROM sessions WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT 100
+) AND kind = 'decision' AND json_valid(basis) AND json_extract(basis, '$.labels') IS NOT NULL
+ORDER BY session_id DESC, seq DESC LIMIT 1
+"""
+
 # --- facts
 
 # What an agent remembers.

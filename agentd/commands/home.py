@@ -1,6 +1,6 @@
 """What several commands need: the bus of this home, and whether a supervisor runs in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
+from agentd.llm.calibration import OFFSETS
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
+from agentd.sessions.archive import Archive
 from agentd.storage import database_files
 from agentd.supervisor.client import query
 
@@ -88,6 +90,11 @@ def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
     except ConfigError:
         return model  # what is wrong with agentd.toml is shown beside it
     return model if config.url is None else describe(model, config)
+
+
+def labels_by(model: Mapping[str, Any], bus: Bus) -> str | None:
+    """Return how labels are taken with this model; of an external one, as agents found out last."""
+    return Archive(bus).labels_by() if model.get("external") else OFFSETS
 
 
 @contextmanager

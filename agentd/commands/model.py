@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from agentd.commands.home import with_external
+from agentd.commands.home import labels_by, open_bus, with_external
 from agentd.commands.output import print_facts, print_json, print_table, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -23,8 +23,9 @@ A pulled model is used offline from then on. Name it in agentd.toml: [model] nam
 Exits 1 when a model cannot be fetched, 3 when `status` finds no running daemon.
 
 --json: `list` prints a list of {name, folder (null: not pulled), bytes, bundled}; `status` one
-object: name, url, external, state, pid, since, restarts, reason, problem, beat, and metrics (null
-where the server gives none) by name, such as prompt_tokens_total. Of an external server also
+object: name, url, external, state, pid, since, restarts, reason, problem, beat, labels (how agents'
+labels are taken: see `agentd status --help`), and metrics (null where the server gives none) by
+name, such as prompt_tokens_total. Of an external server also
 models, the names that it lists (null: none), and its state: RUNNING, WAITING (down) or PARKED (a
 wrong key, URL ...)."""
 
@@ -93,6 +94,9 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     model = with_external({**query(paths)["model"]}, paths)
     text = None if model["external"] else ask_model_server(model["url"], "/metrics", paths)
     model["metrics"] = None if text is None else _parse(text)
+    bus = open_bus(paths)
+    model["labels"] = labels_by(model, bus)
+    bus.close()
     if as_json:
         print_json(model)
         return

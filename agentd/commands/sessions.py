@@ -42,8 +42,9 @@ parked), forced (why Done was the only decision left, or null), attempt, started
 question, outcome, error, turns, prompt_tokens, completion_tokens; for `show` one such object with
 steps: seq, kind (opening, decision, result, note), type, payload, ts, trusted, idempotent, publish,
 remember, prompt_tokens, cached_tokens, completion_tokens, duration_ms, raw (the model's answer),
-active_s, attempt, counts (what the tokenizer said), allowed, finish_reason, context_tokens; with
---turn the list of messages."""
+active_s, attempt, counts (what the tokenizer said), allowed, finish_reason, context_tokens, labels
+(by field: how one was taken, log-probabilities, offsets, margin), scored (heads, items, values);
+with --turn the list of messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -220,6 +221,10 @@ def _head(step: Step, turn: int) -> str:
             f"{step.prompt_tokens} prompt tokens, {step.cached_tokens or 0} of them cached,"
             f" {step.completion_tokens} decided"
         )
+    for name, about in step.labels.items():
+        if "margin" in about:
+            unsure = ", unsure" if about.get("unsure") else ""
+            facts.append(f"{name} by a margin of {about['margin']:.2f}{unsure}")
     if step.duration_ms is not None:
         facts.append(duration(step.duration_ms / 1000))
     aside = colour(f"  ({plain('; '.join(facts))})", DIM) if facts else ""

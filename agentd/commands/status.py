@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
-from agentd.commands.home import daemon_state, no_such_agent, with_external
+from agentd.commands.home import daemon_state, labels_by, no_such_agent, with_external
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -26,6 +26,7 @@ from agentd.config.agent_files import overlooked
 from agentd.errors import StorageError
 from agentd.events import Lane
 from agentd.paths import Paths, discover
+from agentd.sessions.archive import Archive
 from agentd.sessions.trouble import trouble
 from agentd.states import Exit, WorkerState
 from agentd.storage.database_files import open_bus
@@ -50,12 +51,16 @@ does not answer and for an unknown NAME.
 or of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one),
 failure (why the last run ended, if it failed), storage {problem, database_bytes, wal_bytes,
 free_bytes}, overlooked (files in your folders that are not read for their name or place: [{where,
-what, hint}]), model {name, url, state, reason, problem, ...}, refused_unshown (wrong files beyond
-those listed), last_event_id, dead_letters, and agents: name, state, pid, since, restarts, reason,
-problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
-last_session (null or {id, state, started_at, ended_at}), dead_letters, held (null or {reason,
-until, hint}: why it does not get on), and while the daemon runs also version, enabled, beat and
-more. Times are UTC."""
+what, hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
+beyond those listed), last_event_id, dead_letters, and agents: name, state, pid, since, restarts,
+reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
+last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, held (null or
+{reason, until, hint}: why it does not get on), and while the daemon runs also version, enabled,
+beat and more. Times are UTC.
+
+`labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
+bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
+null: not known yet."""
 )
 
 DAEMON_KEYS = (
@@ -69,6 +74,7 @@ UNKNOWN: dict[str, Any] = {
     "subscribe": [],
     "waiting": {"direct": 0, "subscribed": 0},
     "last_session": None,
+    "labels": None,
     "dead_letters": 0,
 }
 COLOURS = {
@@ -153,6 +159,8 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
+    if document["model"]:
+        document["model"]["labels"] = labels_by(document["model"], bus)
     document["last_event_id"] = bus.events.last_id()
     document["dead_letters"] = sum(letters.values())
     bus.close()
@@ -189,6 +197,7 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
             "subscribed": bus.lanes.waiting(Lane(name, direct=False, subscribe=row.subscribe)),
         },
         "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
+        "labels": Archive(bus).labels_by(name),
     }
 
 
@@ -271,6 +280,7 @@ def _print_agent(agent: Mapping[str, Any]) -> None:
         ),
         "session": _session(agent["last_session"]),
         "dead": agent["dead_letters"],
+        "labels": agent["labels"],
     }
     beat = agent.get("beat")
     if beat:
@@ -304,5 +314,9 @@ def _bus(document: Mapping[str, Any]) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    parts = (model.get("name"), model.get("state"), model.get("url"), model.get("reason"))
+    labels = model.get("labels")
+    parts = (
+        *(model.get("name"), model.get("state"), model.get("url"), model.get("reason")),
+        labels and f"labels: {labels}",
+    )
     return plain("  ".join(str(part) for part in parts if part))

@@ -93,14 +93,15 @@ class Labels(Strict):
 
     calibrate: bool | None = Field(
         None,
-        description="Take each label's own mean off before the likeliest one is taken; "
-        "by default for models that were measured to gain by it.",
+        description="Take the model's bias off its labels; by default where `agentd eval` showed "
+        "that the model gains by it.",
     )
     unsure_below: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="A label is unsure where the two likeliest are less than this apart.",
+        description="A label is unsure where the probabilities of the two likeliest are less than "
+        "this apart.",
     )
 
 

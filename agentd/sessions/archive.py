@@ -113,6 +113,12 @@ class Archive:
         rows = self._db.run(sql.LABELS, (key, agent, version, model, name, limit))
         return [json.loads(labels) for (labels,) in rows]
 
+    def labels_by(self, agent: str | None = None) -> str | None:
+        """Return how labels were taken last, by one agent or by any; None: no agent took one."""
+        rows = self._db.run(sql.NEWEST_LABELS, (agent,))
+        labels = json.loads(rows[0][0]) if rows else {}
+        return next((about.get("by") for about in labels.values()), None)
+
     def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
         """Return one session with its steps.
 

@@ -33,8 +33,9 @@ class Reply:
     stream: bool = True  # False: one JSON document, as servers do that cannot stream
     content_type: str = "text/event-stream"  # of a stream, and of `garbage`
     gzip: bool = False  # the body is packed, though nobody asked for it
-    # Log-probabilities of labels, as our own server tells them: by field and label.
+    # Of labels, by "TOOL.FIELD" and label; and `logprobs` as OpenAI's, with the last chunk.
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    logprobs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class FakeModelServer:
         self.window = window
         self.models = [model] if models is None else models
         self.tokenize = tokenize
+        self.scores = scores  # of a head and an item, for /v1/score; None: there is no such path
         self.loading = loading  # /tokenize says that the model is not there yet
-        self.scores = scores  # of a head and an item; None: there is no /v1/score
         self.requests: list[Request] = []  # chat calls only
         self.tokenized: list[Request] = []
         self.closing = threading.Event()
@@ -168,11 +169,12 @@ class _Handler(BaseHTTPRequestHandler):
             if fake.loading:
                 return self._send(503, {"error": {"message": "loading"}}, {"Retry-After": "1"})
             return self._tokenize(body)
-        if self.path == "/v1/score" and fake.scores:
-            rows = [[fake.scores(head, item) for item in body["items"]] for head in body["heads"]]
-            return self._send(200, {"model": fake.model, "scores": rows})
         if self.path == "/v1/chat/completions":
             return self._chat(request, fake.answer(request))
+        if self.path == "/v1/score" and fake.scores is not None:
+            heads, items, score = body["heads"], body["items"], fake.scores
+            rows = [[score(head, item) for item in items] for head in heads]
+            return self._send(200, {"object": "list", "model": fake.model, "scores": rows})
         return self._send(404, {"error": {"message": "no such path"}})
 
     def do_GET(self) -> None:
@@ -229,7 +231,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
             if reply.cut:
                 return None
-        last = {"delta": {}, "finish_reason": reply.finish_reason, "agentd_labels": reply.labels}
+        last: dict[str, Any] = {"delta": {}, "finish_reason": reply.finish_reason}
+        if reply.labels:
+            last["agentd_labels"] = reply.labels
+        if reply.logprobs:
+            last["logprobs"] = {"content": list(reply.logprobs)}
         self._event({"choices": [last]})
         self._event({"choices": [], "usage": usage})
         self._write(b"data: [DONE]\n\n")

@@ -132,7 +132,7 @@ class ScriptedLanguage:
 
 
 class ScriptedEngine:
-    """Answers each call with what `answer` returns, one byte a step.
+    """Answers each call with what `answer` returns, one byte a step; an item scores its length.
 
     `before_step` is called with the admitted calls before every step; it may wait or raise.
     """
@@ -160,6 +160,8 @@ class ScriptedEngine:
     def admit(self, call: Call) -> None:
         """Take the call in."""
         self.order.append(call.agent)
+        if call.scoring is not None:
+            call.scoring.scores += [[-float(len(i)) for i in items] for items in call.scoring.items]
         self._rows[call.number] = (call, list(self._answer(call).encode()))
 
     def step(self) -> list[Advance]:

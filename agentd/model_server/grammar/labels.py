@@ -186,15 +186,17 @@ def _enums(schema: Schema) -> Iterator[tuple[str, Place, list[str]]]:
     members = schema.get("anyOf") or schema.get("oneOf") or []
     for member in members or [schema]:
         properties = _resolved(member, schema).get("properties", {})
-        tool = _resolved(properties.get("tool", {}), schema).get("const")
+        tool = None
+        if next(iter(properties), None) == "tool":
+            tool = _resolved(properties["tool"], schema).get("const")
         for key, value in properties.items():
             values = _resolved(value, schema).get("enum", [])
             if not values or not all(isinstance(value, str) for value in values):
                 continue
-            if isinstance(tool, str):
+            if tool is not None:
                 yield f"{tool}.{key}", (tool, key), values
             if not members:
-                yield key, (None, key), values
+                yield key, (tool, key), values
 
 
 def _resolved(node: Schema, schema: Schema) -> Schema:

@@ -180,7 +180,7 @@ class Server:
     async def _score(self, request: Request) -> Response:
         caller = requests.caller(request.headers)
         data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(requests.parse, data, scores.Score)
+        body = await asyncio.to_thread(requests.parse, data, scores.ScoreRequest)
         self._check_model(body.model)
         scoring = await asyncio.to_thread(scores.scoring, body, self._language())
         pieces = Pieces()

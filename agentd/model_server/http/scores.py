@@ -14,7 +14,7 @@ HEADS_MAX, ITEMS_MAX, PAIRS_MAX = 32, 256, 1024
 _Item = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Score(Body):
+class ScoreRequest(Body):
     """The body of POST /v1/score."""
 
     model: str
@@ -23,7 +23,7 @@ class Score(Body):
     template: Literal[False] | None = None  # the texts are read as they are
 
 
-def scoring(body: Score, language: Language) -> Scoring:
+def scoring(body: ScoreRequest, language: Language) -> Scoring:
     """Tokenise; seconds for long texts, so not on the event loop.
 
     Raises:
