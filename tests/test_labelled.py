@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from agentd.config.daemon import ModelConfig
 from agentd.errors import ConfigError
 from agentd.evaluate import choosing
 from agentd.evaluate.cases import shipped_cases
+from agentd.evaluate.choosers import ask
 from agentd.evaluate.choosing import evaluate_labels
 from agentd.evaluate.evaluate import Setting
 from agentd.evaluate.labelled import LABELLED, Labelled, load_labelled
@@ -257,3 +259,20 @@ def test_the_command_prints_shares_with_their_intervals(
     for wrong in (["--fill", "20"], ["--no-mask"]):
         assert cli.main([*ask, *wrong]) == 2
     assert cli.main(["eval", "task", "--development"]) == 2
+
+
+def test_calibration_goes_by_the_texts_before(tmp_path: Path, workshop: Workshop) -> None:
+    """What every text gains behind a phrase is found out as they come; the first ones are wrong."""
+    texts = {label: tuple(f"{label} {n}" for n in range(40)) for label in ("task", "idea")}
+    labelled = read(tmp_path, NOTES).model_copy(
+        update={"cases": texts, "phrases": {"task": "T", "idea": "I"}, "rule": {}}
+    )
+
+    def alike(head: str, item: str) -> float:
+        return (4.0 if head == "I" else 0.0) + (3.9 if item[0].upper() == head else 0.0)
+
+    mixed = list(chain(*zip(*texts.values(), strict=True)))
+    with FakeModelServer(tells, scores=alike) as server:
+        (scored,) = ask(labelled, mixed, setting_of(workshop, server), int)["scored"]
+    right = [label == text.split()[0] for label, text in zip(scored, mixed, strict=True)]
+    assert right[:4] == [False, True, False, True] and all(right[-40:])
