@@ -9,6 +9,7 @@ import pytest
 
 from agentd.admission.admit import admit
 from agentd.clock import EPOCH
+from agentd.commands.alike_labels import NOT_KNOWN, alike
 from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
 from agentd.events import NewEvent
@@ -192,6 +193,27 @@ def test_labels_are_never_of_tools(world: World) -> None:
             admit("sorter", world.paths)
         assert field in refused.value.what and why in refused.value.what
         assert refused.value.where.endswith("sorter.py") and refused.value.hint
+
+
+def test_check_asks_the_model_whether_it_tells_labels_apart(world: World) -> None:
+    """Two labels that begin with the same token are an error that names them; without a model
+    server that is not known, and told."""
+    apart = "agentd_labels.Done.kind: 'repo' and 'report' begin with the same token"
+    fields = {"Done.kind": ["repo", "report"]}
+    assert alike({}, world.paths, "x.toml") == (None, "")
+    assert alike(fields, world.paths, "x.toml") == (None, NOT_KNOWN)
+    with FakeModelServer([Reply(apart, status=400), "{}"]) as server:
+        server.write_address(world.paths.run)
+        problem, note = alike(fields, world.paths, "x.toml")
+        assert problem is not None and apart in problem.what and problem.where == "x.toml"
+        assert note == ""
+        assert alike(fields, world.paths, "x.toml") == (None, "")
+        assert server.requests[0].body["agentd_labels"] == {"Done.kind": {"repo": 0, "report": 0}}
+
+
+def test_an_accepted_version_names_its_labels(world: World) -> None:
+    """So that `agentd check` need not import it."""
+    assert admit("sorter", configured(world).paths).labels == {"Done.kind": ["bug", "docs"]}
 
 
 def test_the_kit_gives_labels_to_an_agent(world: World) -> None:

@@ -134,8 +134,8 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
             for source in sources:
                 (build / source.place).parent.mkdir(exist_ok=True)
                 (build / source.place).write_bytes(source.data)
-            version, decisions = _checked(replace(wanted, folder=build), sources)
-            manifest = _manifest(version, decisions, sources)
+            version, found = _checked(replace(wanted, folder=build), sources)
+            manifest = _manifest(version, found, sources)
             (build / MANIFEST).write_text(json.dumps(manifest, indent=1))
             _make_private(build)
             put_in_place(build, folder)
@@ -145,10 +145,10 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
     return manifest
 
 
-def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, frozenset[str]]:
+def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[str, Any]]:
     """Import the module, compile the prompts, and check that all of it fits together.
 
-    Returns the names of the union's classes as well.
+    Returns what the manifest says of the union as well: its classes, and its labels by field.
     """
     toml = sources[0].origin
     module = next(source for source in sources if source.place == MODULE)
@@ -158,13 +158,13 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, froze
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
     prompt = baml[f"{draft.config.agent}.baml"]
-    tools = _check_prompt(version, module.origin, prompt)
+    tools, labels = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
-    return version, frozenset(tools)
+    return version, {"decisions": sorted(tools), "labels": labels}
 
 
 def _manifest(
-    version: Version, decisions: frozenset[str], sources: list[SourceFile]
+    version: Version, found: Mapping[str, Any], sources: list[SourceFile]
 ) -> dict[str, Any]:
     """Return what stands beside a version's files: whose it is, and each one's digest."""
     draft = version.accepted
@@ -184,7 +184,7 @@ def _manifest(
         "agentd": __version__,
         "baml": BAML_VERSION,
         "publishes": sorted(version.publishes),
-        "decisions": sorted(decisions),
+        **found,
         "from": {source.place: str(source.origin) for source in sources},
         "files": {str(p.relative_to(draft.folder)): file_digest(p) for p in sorted(files)},
     }
@@ -231,10 +231,12 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
         )
 
 
-def _check_prompt(version: Version, module: Path, prompt: Path) -> dict[str, str]:
+def _check_prompt(
+    version: Version, module: Path, prompt: Path
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Build the union and render its prompt once, as the worker will at its first event.
 
-    Returns the tools of the union's classes, by class.
+    Returns the tools of the union's classes, by class, and its labels, by field.
     """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
@@ -258,8 +260,8 @@ def _check_prompt(version: Version, module: Path, prompt: Path) -> dict[str, str
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    check_labels(version.agent, union, str(module))
-    return {name: union.tool(name) for name in union.members}
+    labels = check_labels(version.agent, union, str(module))
+    return {name: union.tool(name) for name in union.members}, labels
 
 
 def _check_union(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:
@@ -336,6 +338,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "schedule": config.schedule and config.schedule.name,
             "publishes": version.publishes,
             "decisions": version.decisions,
+            "labels": version.labels,
         }
     if heart is None or not heart.answer(outcome):
         print(json.dumps(outcome), file=out, flush=True)

@@ -59,14 +59,15 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
         _check_method(cls, name, given, where)
 
 
-def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> None:
-    """Check that what is declared as labels are enums of the agent's own classes.
+def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> dict[str, list[str]]:
+    """Return the labels by field: what is declared must be enums of the agent's own classes.
 
     Raises:
         ConfigError: one is not; `where` is its module.
     """
     from agentd.tools import REGISTRY
 
+    found = {}
     for field in sorted(cls.labels):
         name = field.partition(".")[0]
         if name in REGISTRY:
@@ -76,9 +77,10 @@ def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> None:
                 hint="name fields of the agent's own classes: a tool's argument is no label",
             )
         try:
-            union.labels(field)
+            found[field] = union.labels(field)
         except ConfigError as error:
             raise ConfigError(error.what, where=where, hint=error.hint) from error
+    return found
 
 
 def _check_method(cls: type[Agent[Any]], name: str, given: Sequence[str], where: str) -> None:

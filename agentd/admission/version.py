@@ -7,8 +7,8 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +47,7 @@ class Accepted:
     config: AgentConfig
     publishes: tuple[str, ...] = ()  # event types
     decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by "Class.field"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         config=config,
         publishes=tuple(manifest.get("publishes", ())),
         decisions=tuple(manifest.get("decisions", ())),
+        labels=manifest.get("labels", {}),
     )
 
 

@@ -28,7 +28,8 @@ EXAMPLES = """example:
   agentd check ~/drafts/repo_review.toml
 
 Each agent is checked the way the daemon does before it starts it, within 30 s: keys and values, its
-module, its .baml, its parameters and permissions. Also wrong is what can never work, such as a
+module, its .baml, its parameters and permissions. While the daemon runs, its model says whether it
+tells an agent's labels apart. Also wrong is what can never work, such as a
 relative folder in `read`. Cycles among subscriptions are warnings, and so is what may be meant: a
 folder that is not there, an agent that nothing wakes, a file that is not read for its name. What is
 wrong with a disabled agent is shown and fails nothing. Exits 1 when something is wrong, or waits
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         with _home_for(args.file, paths) as home:
             checked = [_at(args.file, home, item) for item in _agents([args.file.stem], home)]
+    checked, notes = _told_apart(checked, paths)
+    warnings += notes
     window = known_window(paths)
     for item in checked:
         if item.config and item.enabled and item.problem is None:
@@ -101,6 +104,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(checked, [what for what, _ in warnings], paths)
     return Exit.FAILED if any(item.wrong for item in checked) else Exit.OK
+
+
+def _told_apart(
+    checked: Sequence[Checked], paths: Paths
+) -> tuple[list[Checked], list[tuple[str, list[str]]]]:
+    """Ask the model server whether it can tell the labels of each agent apart."""
+    from agentd.commands.alike_labels import alike
+
+    found, notes = [], list[tuple[str, list[str]]]()
+    for item in checked:
+        problem, note = item.problem, ""
+        if problem is None and item.enabled:
+            problem, note = alike(item.labels, paths, str(paths.agents_d / f"{item.name}{TOML}"))
+        found.append(replace(item, problem=problem))
+        notes += [(f"{item.name}: {note}", [item.name])] if note else []
+    return found, notes
 
 
 def _no_file(file: Path, paths: Paths) -> UsageError:
@@ -192,6 +211,7 @@ async def _agent(name: str, paths: Paths, checks: "Checks") -> Checked:
         subscribe=config.subscribe,
         publishes=found.publishes,
         decisions=found.decisions,
+        labels=found.labels,
         config=config,
     )
 

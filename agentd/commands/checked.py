@@ -1,6 +1,7 @@
 """What `agentd check` knows of one file, for its report and for the looks at all files together."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentd.errors import ConfigError
@@ -20,6 +21,7 @@ class Checked:
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config: "AgentConfig | None" = None
 
     @property

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agentd.clock import Clock
@@ -36,6 +37,7 @@ class CheckResult:
     subscribe: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # as one text, such as "every 15m"
     again: bool = False  # it says nothing about the file: ask again later
@@ -152,6 +154,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             subscribe=tuple(answer.get("subscribe", ())),
             publishes=tuple(answer.get("publishes", ())),
             decisions=tuple(answer.get("decisions", ())),
+            labels=answer.get("labels", {}),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )

@@ -181,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.server.fake
         if fake.token and self.headers.get("Authorization") != f"Bearer {fake.token}":
             return self._send(401, {"error": {"message": "bad token"}})
+        if self.path == "/ready":
+            return self._send(200, {"status": "ready"})
         if self.path == "/v1/models" and fake.models:
             listed = [{"id": name, "object": "model"} for name in fake.models]
             return self._send(200, {"object": "list", "data": listed})
