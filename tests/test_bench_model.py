@@ -48,6 +48,7 @@ OTHERS = {
     "a masked step, batch 8",
     "answers that are the same alone and 8 together",
     "one mask, computed and applied",
+    "scores of 32 headlines behind 2 heads",
 }
 ALONE = {
     "one mask, computed and applied",

@@ -10,6 +10,8 @@ import pytest
 from agentd.admission.admit import admit
 from agentd.clock import EPOCH
 from agentd.commands.alike_labels import NOT_KNOWN, alike
+from agentd.commands.home import labels_by
+from agentd.commands.sessions import _head
 from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
 from agentd.events import NewEvent
@@ -167,6 +169,21 @@ def test_a_narrow_choice_is_unsure(world: World) -> None:
     row = world.sessions.archive.find(world.run("sorter", close))
     assert row is not None and row.outcome["unsure"] is True
     assert row.outcome["margin"] < 0.3
+
+
+def test_status_says_how_labels_are_taken(world: World) -> None:
+    """Our own server takes offsets; of another one, the agents find out and their steps tell."""
+    archive = world.sessions.archive
+    assert labels_by({"external": True}, world.bus) is archive.labels_by("sorter") is None
+    assert labels_by({"external": False}, world.bus) == "offsets"
+    configured(world).publish("note.changed", {"text": "One"})
+    session = world.run("sorter", model)
+    assert archive.labels_by("sorter") == "offsets" and archive.labels_by("other") is None
+    world.publish("note.changed", {"text": "Two"})
+    world.run("sorter", lambda _request: '{"tool":"done","kind":"bug"}')
+    assert archive.labels_by("sorter") == labels_by({"external": True}, world.bus) == GREEDY
+    head = _head(decision(world, session), 1)
+    assert "kind by a margin of " in head
 
 
 def test_a_replay_gives_the_same_labels(world: World) -> None:

@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from agentd.model_server.calls import Advance, Call, Scoring
 from agentd.model_server.engine import scoring as scoring_room
 from agentd.model_server.engine.mlx import MlxEngine
+from agentd.model_server.engine.weights import load_weights
 from agentd.model_server.language.language import ModelLanguage
 from agentd.testing.tiny_model import ScriptedEngine, make_tiny
 from tests import tiny_models
@@ -54,9 +55,9 @@ def score_call(scoring: Scoring, **more: Any) -> Call:
     return call_of([], scoring=scoring, **more)
 
 
-def bare(folder: Path, scoring: Scoring) -> list[list[float]]:
+def bare(folder: Path, scoring: Scoring, model: Any = None) -> list[list[float]]:
     """Return the scores by one pass of the bare model for each whole text."""
-    model, _config = mlx_lm.utils.load_model(folder)
+    model = model or mlx_lm.utils.load_model(folder)[0]
 
     def score(head: Sequence[int], item: Sequence[int]) -> float:
         logits: Any = model(mx.array([[*head, *item]]))[0, len(head) - 1 : -1].astype(mx.float32)
@@ -75,8 +76,11 @@ def near(scores: list[list[float]], wanted: list[list[float]]) -> bool:
 
 
 @pytest.mark.parametrize("tokens", [5, 64, 2000])
-def test_scores_are_those_of_a_whole_pass(folder: Path, tokens: int) -> None:
+def test_scores_are_those_of_a_whole_pass(
+    folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In small pieces and large ones, cold and behind cached heads, with any kind of cache."""
+    monkeypatch.setattr(scoring_room, "TOKENS_MIN", {True: 1, False: 1})
     language = ModelLanguage(folder)
     run = Run(MlxEngine(folder, language, fast_blas=True))
     wanted = bare(folder, scoring_of(language))
@@ -171,6 +175,16 @@ def test_a_pass_gives_a_bounded_number_of_logits(
     run.until(run.over(run.admit(score_call(scoring))))
     assert max(sizes) <= 7
     assert near(scoring.scores, bare(tiny_model, scoring))
+
+
+def test_the_bundled_models_scores_are_its_own(smollm2: Path) -> None:
+    """Quantised weights and a real tokenizer: the same, with float32 activations."""
+    language = ModelLanguage(smollm2)
+    engine = MlxEngine(smollm2, language, fast_blas=False)
+    run, scoring = Run(engine), scoring_of(language, ["I like football."], [" Yes.", " He scored."])
+    run.until(run.over(run.admit(score_call(scoring))))
+    model = load_weights(smollm2, fast_blas=False)
+    assert near(scoring.scores, bare(smollm2, scoring, model))
 
 
 # -- the border ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class Bare:
     def mask_us(self, schema: object) -> float:
         """Return the microseconds that computing and applying one mask take here."""
         return float(self._ask({"schema": schema})["us"])
+
+    def score_s(self, heads: Sequence[str], items: Sequence[str]) -> float:
+        """Return the seconds that scoring takes with one pass for each head and item."""
+        return float(self._ask({"heads": heads, "items": items})["seconds"])
 
     def close(self) -> None:
         """End the process."""
@@ -75,9 +80,25 @@ def main(folder: Path) -> None:
         request = json.loads(line)
         if "schema" in request:
             print(json.dumps({"us": _mask_us(folder, request["schema"])}), flush=True)
+        elif "heads" in request:
+            seconds = _score_s(model, tokenizer, request["heads"], request["items"])
+            print(json.dumps({"seconds": seconds}), flush=True)
         else:
             found = pace(request["prompt"], request["tokens"])
             print(json.dumps({"pace": found}), flush=True)
+
+
+def _score_s(model: Any, tokenizer: Any, heads: Sequence[str], items: Sequence[str]) -> float:
+    import mlx.core as mx
+
+    began = time.perf_counter()
+    for head in heads:
+        for item in items:
+            first, second = tokenizer.encode(head), tokenizer.encode(item)
+            logits = model(mx.array([first + second]))[0, len(first) - 1 : -1]
+            likely = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            mx.take_along_axis(likely, mx.array(second)[:, None], axis=-1).sum().item()
+    return time.perf_counter() - began
 
 
 def _mask_us(folder: Path, schema: object) -> float:

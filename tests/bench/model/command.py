@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench.table import Figure, render
 
-from . import cold, decisions, decoding, hangup, memory, recovery
+from . import cold, decisions, decoding, hangup, memory, recovery, scoring
 from .bench import Bench, NoAnswer
 from .servers import ServerDied
 from .shape import QUICK, SHAPES, Shape
@@ -26,6 +26,7 @@ PHASES = {
     "decoding": decoding.measure,
     "cold": cold.measure,
     "hangup": hangup.measure,
+    "scoring": scoring.measure,
 }
 STOCK_IS = (
     "stock is mlx_lm.server {version} with its defaults (decoding 32 and prefilling 8 at a time in "
