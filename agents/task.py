@@ -148,13 +148,14 @@ class Task(Agent[TaskParams]):
     def _labelled(self, text: str) -> Result:
         """Return the label whose phrase makes the text likeliest, its own bias taken off."""
         phrases, rules = self.params.labels, self.kit.labels
-        scores = self.kit.score(list(phrases.values()), [text, NO_TEXT])
-        rows = dict(zip(phrases, scores.values, strict=True))
-        given, neutral = ({label: row[at] for label, row in rows.items()} for at in (0, 1))
+        scores = self.kit.score(list(phrases.values()), [text])
+        given = {label: row[0] for label, row in zip(phrases, scores.values, strict=True)}
         of = {"model": scores.model, "phrases": phrases}
         known = self.kit.memory.get(SCORED, {})
         recent = known.get("recent", []) if known.get("of") == of else []
-        taken_off = {} if rules.calibrate is False else offsets(neutral, recent)
+        # No neutral text says what a phrase gives other texts: "N/A" made fewer labels right.
+        begun = dict.fromkeys(phrases, 0.0)
+        taken_off = {} if rules.calibrate is False else offsets(begun, recent)
         about = weighed(given, taken_off, unsure_below=rules.unsure_below)
         label = likeliest(given, taken_off)
         value = {"label": label, "margin": about["margin"], "unsure": about["unsure"]}

@@ -358,8 +358,8 @@ idea = "An idea for later:"
 
 
 def likelihood(head: str, item: str) -> float:
-    """An idea is what the model always prefers; "buy" makes a task likelier."""
-    return (2.0 if "idea" in head else 0.0) + (1.0 if "buy" in item and "have" in head else 0.0)
+    """An idea is what the model slightly prefers; "buy" makes a task likelier."""
+    return (0.5 if "idea" in head else 0.0) + (1.0 if "buy" in item and "have" in head else 0.0)
 
 
 def test_a_text_gets_the_label_behind_whose_phrase_it_is_likeliest(world: World) -> None:
@@ -372,7 +372,7 @@ def test_a_text_gets_the_label_behind_whose_phrase_it_is_likeliest(world: World)
     assert labelled.payload["label"] == "task" and labelled.payload["unsure"] is False
     recording, outcome = world.take(session)
     assert outcome.identical, outcome.difference
-    assert recording.scored[0]["items"] == ["buy milk", "N/A"]
+    assert recording.scored[0]["items"] == ["buy milk"]
     assert world.replay(recording).identical
 
 
@@ -399,7 +399,7 @@ def test_labels_by_phrase_remember_the_last_texts(world: World) -> None:
         scores=likelihood,
     )
     remembered = run.facts["label_scores"]
-    assert remembered["recent"] == [{"task": 1.0, "idea": 2.0}]
+    assert remembered["recent"] == [{"task": 1.0, "idea": 0.5}]
     again = run_agent(
         "task",
         NewEvent("note.changed", {"text": "buy bread"}),

@@ -24,6 +24,7 @@ from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError
 from agentd.evaluate.cases import load_cases
+from agentd.evaluate.labelled import load_labelled
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import SessionRow
@@ -188,6 +189,8 @@ def test_toml_example_is_right(text: str, tmp_path: Path, paths: Paths) -> None:
     file.write_text(text)
     if "case" in table:
         load_cases(file)
+    elif "labelled" in table:
+        load_labelled(file)
     elif table.get("agent") == "task":
         (paths.agents_d / "example.toml").write_text(text)
         admit("example", paths)

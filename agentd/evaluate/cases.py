@@ -26,18 +26,19 @@ argument is right if it equals the label, is in the labelled list, or contains t
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field
 
 from agentd.config.agent import AgentConfig
-from agentd.config.toml import Strict, config_error, read_toml
+from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
 from agentd.paths import shipped
 from agentd.replay.folder_map import unsafe
 from agentd.tools.shell import PROGRAM_PATH
 
+CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"
 GIT_S = 30.0
 GIT = {
@@ -52,6 +53,15 @@ GIT = {
     "GIT_COMMITTER_EMAIL": "a@example.invalid",
     "GIT_COMMITTER_DATE": "2026-01-15T10:00:00Z",
 }
+
+
+def _is_type(value: str) -> str:
+    if not EVENT_TYPE.fullmatch(value):
+        raise ValueError(f'{value!r} is no event type; write "note.changed"')
+    return value
+
+
+EventType = Annotated[str, AfterValidator(_is_type)]
 
 
 class Expected(Strict):
@@ -72,19 +82,12 @@ class Case(Strict):
     """One case: an event, what lies in the project's folder, and the right decisions in order."""
 
     name: str
-    event: str
+    event: EventType
     payload: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     commits: tuple[CaseCommit, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
     expect: tuple[Expected, ...] = Field(min_length=1)
-
-    @field_validator("event")
-    @classmethod
-    def _is_type(cls, value: str) -> str:
-        if not EVENT_TYPE.fullmatch(value):
-            raise ValueError(f'{value!r} is no event type; write "note.changed"')
-        return value
 
 
 class CaseFile(Strict):
@@ -94,8 +97,8 @@ class CaseFile(Strict):
     case: tuple[Case, ...] = Field(min_length=1)
 
 
-def find_cases(name: str) -> Path:
-    """Return a file of cases: a path, or the name of those that come with agentd.
+def find_cases(name: str, folder: str = CASES) -> Path:
+    """Return a file of cases: a path, or the name of those that come with agentd in this folder.
 
     Raises:
         ConfigError: there is none.
@@ -103,7 +106,7 @@ def find_cases(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    own = shipped_cases()
+    own = shipped_cases(folder)
     if name in own:
         return own[name]
     raise ConfigError(
@@ -111,9 +114,9 @@ def find_cases(name: str) -> Path:
     )
 
 
-def shipped_cases() -> dict[str, Path]:
-    """Return the cases that come with agentd, by name."""
-    return {path.stem: path for path in sorted((shipped() / "config" / "eval").glob("*.toml"))}
+def shipped_cases(folder: str = CASES) -> dict[str, Path]:
+    """Return the cases that come with agentd in this folder of its configuration, by name."""
+    return {path.stem: path for path in sorted((shipped() / "config" / folder).glob("*.toml"))}
 
 
 def load_cases(path: Path) -> CaseFile:
@@ -122,10 +125,7 @@ def load_cases(path: Path) -> CaseFile:
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    try:
-        return CaseFile.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise config_error(error, path, model=CaseFile) from error
+    return validate(CaseFile, read_toml(path), path)
 
 
 def write_project(case: Case, folder: Path) -> None:
