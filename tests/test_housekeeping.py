@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,26 @@ def paths(tmp_path: Path) -> Paths:
 def count(one: Daemon, query: str) -> int:
     with contextlib.closing(Bus(one.paths.database)) as bus:
         return int(bus.db.run(query)[0][0])
+
+
+# --- its connection
+
+
+def test_a_stop_while_it_opens_the_database_leaves_no_connection(paths: Paths) -> None:
+    """Else the last one to close is not the last, and the log is not written back."""
+    Bus(paths.database).close()
+
+    async def stopped_at_once() -> None:
+        log = logger.get_logger()
+        one = Housekeeping(paths, DaemonConfig(), lambda *_: None, log=log, clock=ManualClock())
+        running = asyncio.ensure_future(one.run())
+        await asyncio.sleep(0)  # it begins to open
+        running.cancel()
+        await asyncio.wait({running})
+        await asyncio.wait_for(one.closed(), DEADLINE_S)
+
+    asyncio.run(stopped_at_once())
+    assert "bus" not in {thread.name for thread in threading.enumerate()}
 
 
 # --- pruning

@@ -132,7 +132,7 @@ def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
     try:
         with storage_errors(folder, hint, "the version cannot be written"):
             for source in sources:
-                (build / source.place).parent.mkdir(exist_ok=True)
+                (build / source.place).parent.mkdir(mode=0o700, exist_ok=True)
                 (build / source.place).write_bytes(source.data)
             version, found = _checked(replace(wanted, folder=build), sources)
             manifest = _manifest(version, found, sources)

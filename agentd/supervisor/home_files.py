@@ -9,7 +9,9 @@ files hold is copied out first.
 import asyncio
 import contextlib
 import os
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
@@ -88,28 +90,17 @@ class HomeFiles:
         database = self._paths.database
         copy = copies.stamped(database, "rescued", self._clock.now())
         try:
-            await self._copy(records, copy, hurry)
-            await _close(records, housekeeping)
+            await _unhurried(records.copy(copy), hurry, RESCUE_S)
+            await close(records, housekeeping, hurry)
             done = self._put(copy)
         except (AgentdError, OSError, TimeoutError) as error:
             done = f"what it held could not be saved: {error}"
             with contextlib.suppress(TimeoutError):  # the last to close it writes its log back
-                await _close(records, housekeeping)
+                await close(records, housekeeping, hurry)
         return self._removed(f"{done}; {HINT}")
 
     def _removed(self, hint: str) -> StorageError:
         return database_files.removed(self._gone or self._paths.database, hint)
-
-    async def _copy(self, records: Records, copy: Path, hurry: asyncio.Event) -> None:
-        copying = asyncio.ensure_future(records.copy(copy))
-        hurrying = asyncio.ensure_future(hurry.wait())
-        first = asyncio.FIRST_COMPLETED
-        await asyncio.wait({copying, hurrying}, timeout=RESCUE_S, return_when=first)
-        hurrying.cancel()
-        if not copying.done():
-            copying.cancel()
-            raise TimeoutError("it took too long, or a second signal came")
-        copying.result()
 
     def _put(self, copy: Path) -> str:
         """Give the copy the database's name if that is free, or our own file's; return what."""
@@ -128,7 +119,26 @@ class HomeFiles:
         return "what it held was saved and put back"
 
 
-async def _close(records: Records, housekeeping: Housekeeping) -> None:
-    async with asyncio.timeout(CLOSE_S):
+async def close(records: Records, housekeeping: Housekeeping, hurry: asyncio.Event) -> None:
+    """Close the database: the last to do so writes its log back.
+
+    Raises:
+        TimeoutError: it takes too long, or `hurry` is set. Its threads end with the process.
+    """
+
+    async def both() -> None:
         await housekeeping.closed()
         await records.closed()
+
+    await _unhurried(both(), hurry, CLOSE_S)
+
+
+async def _unhurried(work: Coroutine[Any, Any, None], hurry: asyncio.Event, limit_s: float) -> None:
+    working, hurrying = asyncio.ensure_future(work), asyncio.ensure_future(hurry.wait())
+    first = asyncio.FIRST_COMPLETED
+    await asyncio.wait({working, hurrying}, timeout=limit_s, return_when=first)
+    hurrying.cancel()
+    if not working.done():
+        working.cancel()
+        raise TimeoutError("it took too long, or a second signal came")
+    working.result()

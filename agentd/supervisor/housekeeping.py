@@ -53,7 +53,8 @@ class Housekeeping:
         self.problem: Problem | None = None
         self._paths, self._announce, self._log, self._clock = paths, announce, log, clock
         self._rules = config.retention
-        self._thread: BusThread | None = None
+        self._thread = BusThread(paths, clock, Opening(create=False, busy_ms=BUSY_MS))
+        self._opened = False
         self._retention: Retention | None = None
         self._sizes = Sizes(0, 0, 0)
         self._stuck = 0  # looks in a row
@@ -82,13 +83,11 @@ class Housekeeping:
                 self._report_problem(problem)
                 await asyncio.sleep(ROUND_S)  # ends by cancellation
         finally:
-            if self._thread is not None:
-                self._thread.close()
+            self._thread.close()
 
     async def closed(self) -> None:
         """Return when the database is closed."""
-        if self._thread is not None:
-            await self._thread.closed()
+        await self._thread.closed()
 
     def document(self) -> dict[str, Any]:
         """Return the sizes, in bytes, for `status`."""
@@ -109,10 +108,9 @@ class Housekeeping:
         with contextlib.suppress(OSError):
             self._sizes = sizes(self._paths.database)
         touch_sockets(self._paths)
-        if self._thread is None:
-            thread = BusThread(self._paths, self._clock, Opening(create=False, busy_ms=BUSY_MS))
-            await thread.open()
-            self._thread = thread
+        if not self._opened:
+            await self._thread.open()
+            self._opened = True
         await self._thread.call(_write_nothing)
         retention, rules = self._retention, self._rules
         if retention is None:

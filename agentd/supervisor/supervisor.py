@@ -26,7 +26,7 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
-from agentd.supervisor.home_files import HomeFiles
+from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
@@ -167,6 +167,8 @@ class Supervisor:
             self._failure = await self._files.rescue(self._records, self._housekeeping, self._hurry)
         else:
             self._files.forget()
+            with contextlib.suppress(TimeoutError):  # a disk that hangs keeps nobody from the end
+                await close(self._records, self._housekeeping, self._hurry)
         self._records.close()
         self._model.close()
 

@@ -221,7 +221,8 @@ class Grammars:
         why = ""
         mask = AnswerMask(compiled, self._single, self.bytes_of, self._tokens_of)
         try:
-            closed = mask.close(CLOSING_TOKENS_MAX)
+            begun = mask.forced()  # tokenizers of words cannot write what the grammar forces
+            closed = begun + mask.close(CLOSING_TOKENS_MAX - len(begun))
         except Refused as refusal:  # the compiler hit one of its limits
             closed, why = [], f": {refusal.message}"
         if not closed:
