@@ -1,6 +1,5 @@
 """Proofs that an answer does not fit a schema: of the other branches of oneOf, say."""
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from agentd.json_schema.shapes import (
     Array,
     Goal,
     Layer,
-    Number,
     Object,
     Shape,
     String,
@@ -87,37 +85,26 @@ class Apart:
     def _whats(self, one: Any, two: Any) -> bool:
         if isinstance(two, Values):
             return not any(has(self._source, value, one) for value in two.values)
-        if type(one) is not type(two) or one.meet(two) is None:
+        if type(one) is not type(two):
+            return True
+        if isinstance(one, Object):  # first of all: many branches are told apart by their tag
+            return self._objects(one, two) or one.meet(two) is None
+        if one.meet(two) is None:
             return True
         match one:
-            case Number():
-                return _no_multiple(one.meet(two))
             case String():
                 return any(strangers(a, b) for a in one.patterns for b in two.patterns)
             case Array():
                 both = range(max(one.least, two.least))
                 return any(self.goals(one.item(at), two.item(at)) for at in both)
-            case _:
-                return self._objects(one, two)
-
-    def _objects(self, one: Object, two: Object) -> bool:
-        closed = free(one) == (NEVER,)
-        for name in join(one.required, two.required):
-            goal = named(one, name)
-            if closed and name not in one.names and not one.patterns:
-                return True
-            if self.goals(goal, named(two, name)):
-                return True
         return False
 
-
-def _no_multiple(number: Number | None) -> bool:
-    """Say whether no multiple of the step lies within the limits."""
-    if number is None or number.step is None or number.low is None or number.high is None:
-        return number is None
-    first = math.ceil(number.low / number.step) * number.step
-    first += number.step if number.low_open and first == number.low else 0
-    return first > number.high or (number.high_open and first == number.high)
+    def _objects(self, one: Object, two: Object) -> bool:
+        names = join(one.required, two.required)
+        if any(self.goals(named(one, name), named(two, name)) for name in names):
+            return True
+        closed = free(one) == (NEVER,) and not one.patterns
+        return closed and not set(one.names).issuperset(names)
 
 
 def strangers(one: str, two: str) -> bool:

@@ -1,0 +1,162 @@
+"""What may not slip through the masks: odd patterns, endless parts, limits beyond all bounds."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.json_schema.bounds import Unfit
+from agentd.json_schema.patterns import without_controls
+from agentd.json_schema.writing import bounded
+from agentd.model_server.grammar.grammar import BOUNDS, Grammars
+from agentd.model_server.language.language import ModelLanguage
+from tests.test_schemas import allows, ended, tagged
+
+
+@pytest.fixture(scope="module")
+def grammars(tiny_model: Path) -> Grammars:
+    return ModelLanguage(tiny_model).grammars
+
+
+ENDLESS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"next": {"$ref": "#/$defs/endless"}},
+    "required": ["next"],
+}
+REF = {"$ref": "#/$defs/endless"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "legal", "illegal"),
+    [
+        ('^[^"]*$', "a\\\\b", 'a\\"b'),
+        ("^[^/\\\\]+$", 'a\\"b', "a\\\\b"),
+        ("^[^-a]$", "b", "-"),
+        ("^[^]a]$", "b", "]"),
+        ("^[\\x00-\\x1f]+$", "\\n", '\\"'),
+        ("^[\\u0000-!]$", "!", '\\"'),
+    ],
+)
+def test_a_class_takes_no_quote_that_it_bars(
+    grammars: Grammars, pattern: str, legal: str, illegal: str
+) -> None:
+    """In a value, and in a name."""
+    named = {"type": "object", "patternProperties": {pattern: {"const": 1}}}
+    for text, legal_text in ((legal, True), (illegal, False)):
+        assert allows(grammars, {"type": "string", "pattern": pattern}, f'"{text}"') is legal_text
+        assert allows(grammars, named, f'{{"{text}":1}}') is legal_text
+
+
+def test_what_is_no_class_of_characters_stays() -> None:
+    """Brackets that are escaped, and classes that have no controls."""
+    for pattern in (r"\[^a\]", "[a-z]+", r"[\\\]^]", r"^\S+$"):
+        assert without_controls(pattern) == pattern
+
+
+@pytest.mark.parametrize(
+    ("schema", "legal", "illegal"),
+    [
+        ({"type": "object", "properties": {"a": REF, "b": {}}}, '{"b":1}', '{"a'),
+        ({"type": "array", "items": REF}, "[]", "[{"),
+        ({"type": "array", "prefixItems": [{"const": 1}, REF]}, "[1]", "[1,{"),
+        ({"anyOf": [REF, {"const": 1}]}, "1", "{"),
+        ({"type": "object", "additionalProperties": REF}, "{}", '{"a'),
+        ({"type": "object", "patternProperties": {"^a": REF}}, "{}", '{"a'),
+    ],
+)
+def test_nothing_leads_into_what_has_no_end(
+    grammars: Grammars, schema: Any, legal: str, illegal: str
+) -> None:
+    """An optional part that requires itself is left out."""
+    schema = {**schema, "$defs": {"endless": ENDLESS}}
+    assert allows(grammars, schema, legal)
+    matcher: Any = grammars.mask(schema)._matcher
+    tokens = grammars.tokenizer.tokenize_str(illegal)
+    assert matcher.validate_tokens(tokens) < len(tokens)
+    assert ended(grammars, schema, "")
+
+
+@pytest.mark.parametrize(
+    ("schema", "legal", "illegal"),
+    [
+        ({"type": "object", "propertyNames": False}, "{}", '{"a":1}'),
+        (
+            {"enum": [{"a": 1}, {"b": 1}], "properties": {"a": {}}, "unevaluatedProperties": False},
+            '{"a":1}',
+            '{"b":1}',
+        ),
+        ({"enum": [[1], [], "a"], "unevaluatedItems": False}, "[]", "[1]"),
+        (
+            {"allOf": [{"enum": [{"a": 1}, 2]}], "unevaluatedProperties": False},
+            "2",
+            '{"a":1}',
+        ),
+        ({"type": "array", "prefixItems": [{"const": 1}], "minItems": 2}, "[1,2]", "[1]"),
+        ({"type": "object", "properties": {"a": {"not": {}}, "b": {}}}, '{"b":1}', '{"a":1}'),
+    ],
+)
+def test_seldom_keywords_are_honoured(
+    grammars: Grammars, schema: Any, legal: str, illegal: str
+) -> None:
+    assert allows(grammars, schema, legal)
+    assert not allows(grammars, schema, illegal)
+
+
+LISTED = {
+    "$id": "list",
+    "items": {"$dynamicRef": "#item"},
+    "$defs": {"a": {"$dynamicAnchor": "item"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "reason"),
+    [
+        ({"type": "number", "minimum": 1e300, "maximum": 1e300}, "", "written exactly"),
+        ({"type": "integer", "minimum": 2**63, "maximum": 2**64}, "", "written exactly"),
+        ({"type": "integer", "minimum": 0.2, "maximum": 0.8}, "", "no value fits"),
+        (
+            {"allOf": [{"multipleOf": 997}, {"multipleOf": 991}], "type": "integer"},
+            "",
+            "multiples of 988027",
+        ),
+        ({"type": "array", "minItems": 10**30}, "", "more than 10000 items"),
+        (
+            {
+                "type": "array",
+                "items": {"enum": list(range(600))},
+                "uniqueItems": True,
+                "minItems": 1,
+            },
+            "/uniqueItems",
+            "more than 500 different lists",
+        ),
+        ({"$ref": "#/a/" + "9" * 5000, "a": [{}]}, "/$ref", "in this document"),
+        (
+            {"$ref": "#/$defs/l", "$defs": {"l": LISTED, "b": {"$dynamicAnchor": "item"}}},
+            "/$defs/l/items",
+            "a dynamic reference",
+        ),
+        (
+            {"enum": ["\u00e9"], "pattern": r"^\w$"},
+            "",
+            "dialects",
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_its_place(
+    schema: Any, pointer: str, reason: str
+) -> None:
+    """And by what is true of it."""
+    with pytest.raises(Unfit, match=reason) as caught:
+        bounded(schema, BOUNDS)
+    assert caught.value.pointer == pointer
+
+
+def test_many_kinds_are_told_apart_in_time() -> None:
+    """Each of 300 kinds with a tag from all others."""
+    schema = {"oneOf": [tagged(f"k{number}", p={"type": "string"}) for number in range(300)]}
+    began = time.process_time()
+    assert len(bounded(schema, BOUNDS).schema["anyOf"]) == 300
+    assert time.process_time() - began < 6
