@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 from agentd.json_schema.bounds import Bounds, Schema, Unfit, below
 
-NEVER = "never"  # stands for a schema that nothing fits; no pointer is written like it
+# What no pointer is written like:
+NEVER = "never"  # a schema that nothing fits
+OTHER = "!"  # and a place: what does not fit the schema there
 
 
 class Document:

@@ -5,7 +5,7 @@ from typing import Any
 
 from agentd.json_schema import fitting
 from agentd.json_schema.bounds import Bounds, Schema, Unfit, below
-from agentd.json_schema.document import NEVER, Document
+from agentd.json_schema.document import NEVER, OTHER, Document
 from agentd.json_schema.shapes import (
     Array,
     Goal,
@@ -89,6 +89,8 @@ class ShapeReader:
         raise Unfit(place, f"more than {self._bounds.alternatives} alternatives together")
 
     def _place(self, place: str) -> Shapes:
+        if place.startswith(OTHER):
+            return self._without(ANYTHING, [place[1:]], place[1:])
         if place not in self._at:
             self._at[place] = None
             self._depth += 1
@@ -143,7 +145,9 @@ class ShapeReader:
             test = below(place, "if")
             then = self._place(below(place, "then")) if "then" in schema else ANYTHING
             other = self._place(below(place, "else")) if "else" in schema else ANYTHING
-            ways = (*self._both(self._place(test), then, test), *self._without(other, [test], test))
+            if "else" in schema:  # without it, what fits `then` fits in any case
+                then = self._both(self._place(test), then, test)
+            ways = (*then, *self._without(other, [test], test))
             found = self._both(found, ways, test)
         for key in ("dependentRequired", "dependentSchemas", "dependencies"):
             for name, needs in self._types.named(schema, key, place).items():

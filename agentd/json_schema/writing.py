@@ -150,10 +150,8 @@ class _PlainWriter:
             if shape.refused:
                 raise shape.refused[0]
             proved = self._apart.certain(shape)
-            if proved is None:
-                unproved += shape.barred
-            else:
-                ways += self._ways(proved, goal)
+            unproved += () if proved or isinstance(shape.what, Values) else shape.barred
+            ways += [way for one in proved for way in self._ways(one, goal)]
         if not ways and unproved:
             what = "no value is certain to fit it; its alternatives cannot be told apart"
             raise Unfit(unproved[0][1], what)
@@ -264,8 +262,8 @@ class _PlainWriter:
     def _unique(self, what: Array, most: int, goal: Goal) -> list[Schema]:
         """Write the lists without repetitions, one by one."""
         shapes = as_answered(self._reader.shapes(what.rest))
-        certain = [self._apart.certain(shape) for shape in shapes]
-        values = [one.what for one in certain if one and isinstance(one.what, Values)]
+        certain = [one for shape in shapes for one in self._apart.certain(shape)]
+        values = [one.what for one in certain if isinstance(one.what, Values)]
         if what.prefix or len(values) < len(shapes):
             raise Unfit(what.unique, "can only be honoured for items that an enum names")
         every = [value for one in values for value in one.values]
