@@ -133,6 +133,11 @@ LISTED = {
             "/uniqueItems",
             "more than 500 different lists",
         ),
+        (
+            {"patternProperties": {"a": {"type": "null"}, "b": {"const": 1}}, "minProperties": 1},
+            "/patternProperties/a",
+            "all other patterns",
+        ),
         ({"$ref": "#/a/" + "9" * 5000, "a": [{}]}, "/$ref", "in this document"),
         (
             {"$ref": "#/$defs/l", "$defs": {"l": LISTED, "b": {"$dynamicAnchor": "item"}}},

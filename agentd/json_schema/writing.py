@@ -331,6 +331,9 @@ class _PlainWriter:
             schema = self._goal(join(*goals))
             if schema is not None:
                 found[pattern] = schema
+            elif not apart and what.least > len(what.names):
+                reason = "nothing fits this and all other patterns that the same name may have"
+                raise Unfit(self._reader.patterns.get(pattern, ""), reason)
         return found
 
 
