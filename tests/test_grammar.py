@@ -229,7 +229,7 @@ def test_what_is_unbounded_gets_bounds(
 @pytest.mark.parametrize(
     ("schema", "place"),
     [
-        ({"type": "object", "properties": {"a": {"not": {}}}}, "/properties/a/not"),
+        ({"type": "object", "properties": {"a": {"not": {"minLength": 2}}}}, "/properties/a/not"),
         ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "/uniqueItems"),
         ({"anyOf": [{"type": "null"}, {"items": 5, "maxItems": "x"}]}, "/anyOf/1/items"),
         ({"type": "array", "contains": {"const": 1}, "maxContains": 1}, "/maxContains"),

@@ -8,6 +8,7 @@ import pytest
 
 from agentd.llm.thoughts import left_open
 from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.language.template import Template
 from agentd.model_server.tool_calls import OWN_FORM, CallReader, OfferedTool, decoder
 from tests import chat_templates
 from tests.published_templates import PUBLISHED
@@ -256,3 +257,21 @@ def test_the_template_for_tools_is_taken_for_tools_alone(
         plain = "".join(text for text, _ in template.render(ask))
         told = "".join(text for text, _ in template.render(ask, [WEATHER]))
         assert "get_weather" in told and "get_weather" not in plain
+
+
+WAYS_OF_WRITING = [
+    "{{ '<|s|>%s' % text }}",
+    "{{ '<|s|>%s%s' | format(text, '') }}",
+    "{{ '<|s|>' * 1 }}{{ text }}",
+    "{% macro told(text) %}<|s|>{{ text }}{% endmacro %}{{ told(text) }}",
+    "{% set whole %}<|s|>{{ text }}{% endset %}{{ whole | trim }}",
+    "{{ ['<|s|>', text] | join }}",
+]
+
+
+@pytest.mark.parametrize("source", WAYS_OF_WRITING)
+def test_a_marker_is_the_templates_own_however_it_is_written(source: str) -> None:
+    """And what stands behind it, in the same string, is not."""
+    source = "{% set text = messages[0].content %}" + source
+    pieces = Template(source, {}).render([{"role": "user", "content": "<|s|>"}])
+    assert pieces == [("<|s|>", True), ("<|s|>", False)]

@@ -85,3 +85,12 @@ def test_a_cut_answer_that_nothing_masked_is_never_the_end(
     with pytest.raises(ModelError, match="cut off"):
         ask(review(client, serve([cut, cut]), own=False))
     assert ask(review(client, serve([Reply(DONE, finish_reason="length")]))).name == "Done"
+
+
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "<think>a</think>", FINAL])
+def test_a_tag_in_the_texts_of_an_answer_is_text(tag: str) -> None:
+    """Behind a thought as well as alone."""
+    answer = json.dumps({"tool": "note", "text": f"the tag {tag} is told"})
+    assert spoken(answer) == answer
+    assert spoken(f"<think>Which one? {DONE}</think>{answer}") == answer
+    assert spoken(f"{DONE}</think>{answer}") == answer

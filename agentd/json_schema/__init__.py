@@ -3,7 +3,7 @@
 `bounds.py` holds the keywords, the sizes that each side sets and the error. `document.py` finds a
 schema's parts and what references mean; `reading.py` makes shapes (`shapes.py`) of them, `types.py`
 of the keywords of types. `fitting.py` says whether a value fits, `proof.py` whether two schemas
-have nothing in common. `writing.py` closes and bounds: `numbers.py`, `finite.py` (values that are
-named) and `properties.py` (objects). Nothing but the standard library is imported: workers read it
-too.
+have nothing in common. `writing.py` closes and bounds: `numbers.py`, `patterns.py`, `finite.py`
+(values that are named) and `properties.py` (objects). Nothing but the standard library is imported:
+workers read it too.
 """

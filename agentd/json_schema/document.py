@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 from agentd.json_schema.bounds import Bounds, Schema, Unfit, below
 
-NEVER = "never"  # stands for a schema that nothing fits; no pointer is written like it
+# What no pointer is written like:
+NEVER = "never"  # a schema that nothing fits
+OTHER = "!"  # and a place: what does not fit the schema there
 
 
 class Document:
@@ -39,7 +41,7 @@ class Document:
             found = self._parts[pointer] = value
         return found
 
-    def target(self, pointer: str, reference: object) -> str:
+    def target(self, pointer: str, reference: object, *, dynamic: bool = False) -> str:
         """Return the place that a reference at `pointer` means. Raises Unfit."""
         must = "must point at a schema in this document: #/$defs/NAME"
         what = Unfit(below(pointer, "$ref"), must)
@@ -47,6 +49,8 @@ class Document:
             raise what
         address, _, fragment = reference.partition("#")
         base = self._walk(pointer)[1]
+        if dynamic and base:
+            raise Unfit(pointer, "a dynamic reference within a schema that has an $id of its own")
         if address:
             own = self._root.get("$id") if isinstance(self._root, dict) else None
             if address != str(own).rstrip("#"):
@@ -73,7 +77,7 @@ class Document:
         for key in pointer.split("/")[1:]:
             key = key.replace("~1", "/").replace("~0", "~")
             at = below(at, key)
-            if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            if isinstance(value, list) and key in map(str, range(len(value))):
                 value = value[int(key)]
             else:
                 value = value.get(key) if isinstance(value, dict) else None

@@ -93,14 +93,20 @@ def _is_object(source: ShapeSource, value: dict[str, Any], what: Object) -> bool
 
 
 def found(pattern: str, text: str, place: str) -> bool:
-    """Search a text for a pattern. Raises Unfit where that cannot be told, or not in time."""
+    """Search a text for a pattern. Raises Unfit where that cannot be told, or not in time.
+
+    A letter of another script is one in `\\w` for some dialects, in `\\W` for others.
+    """
     risky = re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 3
     try:
         if len(text) > (SHORT if risky else LONG):
             raise Unfit(place, f"the pattern {pattern!r} is too complex to be told from a name")
-        return re.search(pattern, text, re.ASCII) is not None
+        every = {bool(re.search(pattern, text, dialect)) for dialect in (re.ASCII, re.UNICODE)}
     except (re.error, RecursionError, OverflowError) as error:
         raise Unfit(place, f"the pattern {pattern!r} is not understood: {error}") from error
+    if len(every) > 1:
+        raise Unfit(place, f"dialects of patterns differ in whether {pattern!r} is in {text!r}")
+    return every.pop()
 
 
 def named(what: Object, name: str) -> Goal:

@@ -13,13 +13,15 @@ POINTS = 1000  # of the grid, that a small range should have
 
 
 def written(what: Number, bounds: Bounds, goal: Goal) -> list[Schema]:
-    """Return a number's schema, as a list of one; none where no number fits.
+    """Return a number's schema, as a list of one.
 
     Raises:
-        Unfit: there are numbers, and none of them is exact.
+        Unfit: no number that fits can be written exactly, or its steps are too many.
     """
     low, high = _limits(what, bounds)
     step = what.step or (Fraction(str(bounds.step)) if bounds.step else None)
+    if what.step is not None and what.step.numerator > bounds.multiple:
+        raise Unfit(goal[0] if goal else "", f"multiples of {what.step} cannot be honoured")
     if step is None:
         return [_open(what, low, high)]
     while what.step is None and high - low < POINTS * step and step > FINEST:
@@ -34,10 +36,8 @@ def written(what: Number, bounds: Bounds, goal: Goal) -> list[Schema]:
     first += step if what.low_open and first == what.low else 0
     last -= step if what.high_open and last == what.high else 0
     if first > last:
-        if what.low is not None and what.low == what.high and what.step is None:
+        if low == high == what.low and what.step is None:
             return [{"const": _number(low), "type": "number"}]
-        if what.step is not None and what.low is not None and what.high is not None:
-            return []
         raise Unfit(goal[0] if goal else "", "no number between its limits can be written exactly")
     schema: Schema = {"type": "integer" if step.denominator == 1 else "number"}
     schema |= {"minimum": _number(first), "maximum": _number(last)}

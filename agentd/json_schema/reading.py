@@ -5,7 +5,7 @@ from typing import Any
 
 from agentd.json_schema import fitting
 from agentd.json_schema.bounds import Bounds, Schema, Unfit, below
-from agentd.json_schema.document import NEVER, Document
+from agentd.json_schema.document import NEVER, OTHER, Document
 from agentd.json_schema.shapes import (
     Array,
     Goal,
@@ -89,6 +89,8 @@ class ShapeReader:
         raise Unfit(place, f"more than {self._bounds.alternatives} alternatives together")
 
     def _place(self, place: str) -> Shapes:
+        if place.startswith(OTHER):
+            return self._without(ANYTHING, [place[1:]], place[1:])
         if place not in self._at:
             self._at[place] = None
             self._depth += 1
@@ -109,7 +111,7 @@ class ShapeReader:
         found = self._types.shapes(schema, place)
         for key in ("$ref", "$dynamicRef", "$recursiveRef"):
             if key in schema:
-                target = self._document.target(place, schema[key])
+                target = self._document.target(place, schema[key], dynamic=key != "$ref")
                 found = self._both(found, self._place(target), place)
         for part in self._types.places(schema, "allOf", place):
             found = self._both(found, self._place(part), place)
@@ -117,8 +119,8 @@ class ShapeReader:
             if key in schema:
                 found = self._both(found, self._union(schema, key, place), below(place, key))
         found = self._conditions(schema, place, found)
-        found = self._only(schema, place, found)
-        return self._closed(schema, place, found)
+        found = self._closed(schema, place, found)
+        return self._only(schema, place, found)
 
     def _union(self, schema: Schema, key: str, place: str) -> Shapes:
         parts = self._types.places(schema, key, place)
@@ -138,12 +140,14 @@ class ShapeReader:
     def _conditions(self, schema: Schema, place: str, found: Shapes) -> Shapes:
         if "not" in schema:
             part = below(place, "not")
-            found = self._without(found, [part], part)
+            found = self._without(found, [part], part) if self._types.goal(part) else ()
         if "if" in schema and ("then" in schema or "else" in schema):
             test = below(place, "if")
             then = self._place(below(place, "then")) if "then" in schema else ANYTHING
             other = self._place(below(place, "else")) if "else" in schema else ANYTHING
-            ways = (*self._both(self._place(test), then, test), *self._without(other, [test], test))
+            if "else" in schema:  # without it, what fits `then` fits in any case
+                then = self._both(self._place(test), then, test)
+            ways = (*then, *self._without(other, [test], test))
             found = self._both(found, ways, test)
         for key in ("dependentRequired", "dependentSchemas", "dependencies"):
             for name, needs in self._types.named(schema, key, place).items():
@@ -206,8 +210,16 @@ class ShapeReader:
             elif isinstance(what, Array) and "unevaluatedItems" in schema and not what.rest:
                 rest = self._types.goal(below(place, "unevaluatedItems"))
                 what = Array(what.prefix, rest, what.least, what.most, what.unique, what.some)
+            elif isinstance(what, Values):  # of which nothing tells what was spoken of
+                what = Values(tuple(value for value in what.values if not _holds(value, schema)))
             closed[at] = Shape(what, shape.told, shape.barred, shape.refused)
         return tuple(closed)
+
+
+def _holds(value: Any, schema: Schema) -> bool:
+    """Say whether a value has parts that an `unevaluated...` keyword may bar."""
+    key = "unevaluatedItems" if isinstance(value, list) else "unevaluatedProperties"
+    return isinstance(value, list | dict) and bool(value) and key in schema
 
 
 def join_all(*several: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -46,10 +46,14 @@ class Number:
 
     @property
     def empty(self) -> bool:
-        """Whether no number lies within the limits."""
-        if self.low is None or self.high is None:
+        """Whether no number, or none of its steps, lies within the limits."""
+        low, high, step = self.low, self.high, self.step
+        if low is None or high is None:
             return False
-        return self.low > self.high or (self.low == self.high and (self.low_open or self.high_open))
+        if step is not None:
+            low = math.ceil(low / step) * step
+            low += step if self.low_open and low == self.low else 0
+        return low > high or (low == high and (self.high_open or (self.low_open and step is None)))
 
 
 def _upper(
@@ -179,6 +183,8 @@ class Shape:
 
 def join(*goals: Goal) -> Goal:
     """Return all that is in these, each once."""
+    if len(goals) == 1:
+        return goals[0]
     found = tuple(dict.fromkeys(one for goal in goals for one in goal))
     return (NEVER,) if NEVER in found else found
 

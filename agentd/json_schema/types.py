@@ -165,11 +165,20 @@ class Types:
     # -- parts ----------------------------------------------------------------------------------
 
     def goal(self, place: str) -> Goal:
-        """Return what a place asks for: nothing, where its schema says nothing of values."""
-        part = self._document.part(place)
-        if part is False:
-            return (NEVER,)
-        return (place,) if part is not True and part.keys() & SAYING else ()
+        """Return what a place asks for: nothing, where its schema says nothing of values.
+
+        A mere reference asks for what it refers to: so that is read and written once.
+        """
+        seen = set()
+        while True:
+            part = self._document.part(place)
+            if isinstance(part, bool):
+                return () if part else (NEVER,)
+            saying = part.keys() & SAYING
+            if place in seen or saying != {"$ref"}:
+                return (place,) if saying else ()
+            seen.add(place)
+            place = self._document.target(place, part["$ref"])
 
     def named(self, schema: Schema, key: str, place: str) -> Schema:
         """Return what is under a keyword of named things. Raises Unfit where it is no object."""

@@ -14,6 +14,7 @@ from agentd.json_schema import finite, numbers, properties
 from agentd.json_schema.bounds import Bounds, Schema, Unfit
 from agentd.json_schema.document import NEVER, Document
 from agentd.json_schema.fitting import as_answered, fits, free, named
+from agentd.json_schema.patterns import without_controls
 from agentd.json_schema.proof import Apart, strangers
 from agentd.json_schema.reading import ShapeReader
 from agentd.json_schema.shapes import Array, Goal, Number, Object, Shape, String, Values, join
@@ -149,10 +150,8 @@ class _PlainWriter:
             if shape.refused:
                 raise shape.refused[0]
             proved = self._apart.certain(shape)
-            if proved is None:
-                unproved += shape.barred
-            else:
-                ways += self._ways(proved, goal)
+            unproved += () if proved or isinstance(shape.what, Values) else shape.barred
+            ways += [way for one in proved for way in self._ways(one, goal)]
         if not ways and unproved:
             what = "no value is certain to fit it; its alternatives cannot be told apart"
             raise Unfit(unproved[0][1], what)
@@ -212,7 +211,8 @@ class _PlainWriter:
         schema: Schema = {"type": "string"}
         schema |= {"minLength": what.least} if what.least else {}
         schema |= {"maxLength": most} if most is not None else {}
-        several = [{"pattern": one} for one in what.patterns] + [{"format": one} for one in formats]
+        several = [{"pattern": without_controls(one)} for one in what.patterns]
+        several += [{"format": one} for one in formats]
         if len(several) == 1:
             schema |= several[0]
         elif several:
@@ -234,10 +234,12 @@ class _PlainWriter:
             if met is None:
                 return []
             what = met
+        if what.least > (limit := 100 * self._bounds.items):
+            raise Unfit(_place(goal), f"more than {limit} items")
         most = self._bounds.items if what.most is None else min(what.most, 10 * self._bounds.items)
-        most = max(most, what.least)
         if closed:
             most = min(most, len(what.prefix))
+        most = max(most, what.least)
         if what.unique and most > 1 and not self._bounds.foreign:
             return self._unique(what, most, goal)
         prefix_schemas = []
@@ -260,12 +262,14 @@ class _PlainWriter:
     def _unique(self, what: Array, most: int, goal: Goal) -> list[Schema]:
         """Write the lists without repetitions, one by one."""
         shapes = as_answered(self._reader.shapes(what.rest))
-        certain = [self._apart.certain(shape) for shape in shapes]
-        values = [one.what for one in certain if one and isinstance(one.what, Values)]
+        certain = [one for shape in shapes for one in self._apart.certain(shape)]
+        values = [one.what for one in certain if isinstance(one.what, Values)]
         if what.prefix or len(values) < len(shapes):
             raise Unfit(what.unique, "can only be honoured for items that an enum names")
         every = [value for one in values for value in one.values]
         lists = finite.arrangements(every, what.least, most, self._bounds.lists)
+        if not lists and len(every) >= what.least:
+            raise Unfit(what.unique, f"more than {self._bounds.lists} different lists")
         return self._values(Values(tuple(lists)), goal) if lists else []
 
     # -- objects --------------------------------------------------------------------------------
@@ -298,8 +302,10 @@ class _PlainWriter:
         patterns = self._patterns(what)
         if not what.patterns:
             schema = self._goal(free(what))
-            if schema is None or not keys:
-                return {} if schema is None else {"additionalProperties": schema}
+            if schema is None or (what.keys and not keys):
+                return {}
+            if not what.keys:
+                return {"additionalProperties": schema}
             texts = [one for one in keys if isinstance(one, String)]
             patterns = {properties.pattern(one, _place(goal)): schema for one in texts}
         elif keys:
@@ -307,7 +313,8 @@ class _PlainWriter:
         for pattern in patterns:
             where = self._reader.patterns.get(pattern, _place(goal))
             self._texts.append((where, {"type": "string", "pattern": pattern}))
-        return {"patternProperties": patterns, "additionalProperties": False} if patterns else {}
+        written = {without_controls(pattern): schema for pattern, schema in patterns.items()}
+        return {"patternProperties": written, "additionalProperties": False} if patterns else {}
 
     def _patterns(self, what: Object) -> Schema:
         """Return what properties are whose names have a pattern.
@@ -324,6 +331,9 @@ class _PlainWriter:
             schema = self._goal(join(*goals))
             if schema is not None:
                 found[pattern] = schema
+            elif not apart and what.least > len(what.names):
+                reason = "nothing fits this and all other patterns that the same name may have"
+                raise Unfit(self._reader.patterns.get(pattern, ""), reason)
         return found
 
 

@@ -42,16 +42,16 @@ def spoken(answer: str) -> str:
     """Return what of an answer is no thought.
 
     Of a thought that was cut off nothing is left. Before a closing tag that nothing opened all was
-    thought: many templates open the thought themselves. An answer that is one JSON object is left
-    as it is: its texts may hold such tags.
+    thought: many templates open the thought themselves. What is one JSON object, the whole answer
+    or what follows a thought, is left as it is: its texts may hold such tags.
     """
-    if _is_object(answer):
-        return answer
     kept, at, within = "", 0, ""
     for mark in _MARK.finditer(answer):
         name = mark.lastgroup or ""
         if within and name != within:
             continue
+        if not within and _is_object(answer[at:]):
+            break
         if not within and name.startswith("open"):
             kept += answer[at : mark.start()]
             within = name.replace("open", "close")

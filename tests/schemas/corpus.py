@@ -34,7 +34,16 @@ WORDS = [
 DEFS = ["Item", "User", "Error", "Node", "Page"]
 TEXTS = ["", "a", "on", "off", "é", "日本", 'q"', "back\\slash", "tab\t", "x y", "<|im_end|>", "🙂"]
 ODD = ["\x7f", "\ufdd0", "\ufdef", "\x01\x1f", "\u2028", "\ue000", "\b\f"]
-PATTERNS = ["^[a-z]+$", "^\\d{4}-\\d\\d$", "[0-9]", "^(a|b)c*$", "^[A-Z]{2,5}$", "^x-", "\\.json$"]
+PATTERNS = [
+    "^[a-z]+$",
+    "^\\d{4}-\\d\\d$",
+    "[0-9]",
+    "^(a|b)c*$",
+    "^[A-Z]{2,5}$",
+    "^x-",
+    "\\.json$",
+    '^[^"/\\\\]+$',
+]
 FORMATS = ["date", "date-time", "email", "uri", "uuid", "ipv4", "int64", "password", "binary"]
 NOTES: list[Schema] = [
     {"description": "what it is"}, {"title": "T"}, {"example": "x"}, {"examples": ["a"]},

@@ -39,6 +39,10 @@ class Endings:
         self._settle()
         self.shortest = self._shortest(schema)
 
+    def endless(self, schema: Schema) -> bool:
+        """Say whether no value of a part of the schema ends within any limit."""
+        return (self._shortest(schema) or (LONGEST, ""))[0] >= LONGEST
+
     def after(self, text: str) -> list[End]:
         """Return ways to end an answer of which there is this much, the shortest first."""
         part = begun(text)

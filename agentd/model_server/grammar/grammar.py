@@ -18,6 +18,7 @@ from agentd.model_server.calls import Refused
 from agentd.model_server.grammar import call_grammar
 from agentd.model_server.grammar.answer_ends import Endings
 from agentd.model_server.grammar.compilations import Compilations
+from agentd.model_server.grammar.endless import prune
 from agentd.model_server.grammar.labels import LabelMask, label_fields
 from agentd.model_server.grammar.mask import (
     CLOSING_TOKENS_MAX,
@@ -183,6 +184,7 @@ class Grammars:
         endings = self._endings(ready.schema)
         if endings.shortest is None or endings.shortest[0] > CLOSING_TOKENS_MAX:
             raise Unfit("", f"no answer of {CLOSING_TOKENS_MAX} tokens or fewer was found for it")
+        prune(ready.schema, endings.endless)
         options = ESCAPED if ready.escaped else OPTIONS
         try:
             matcher = self._of_json(ready.schema, options)

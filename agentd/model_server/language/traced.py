@@ -1,7 +1,8 @@
 """Strings that remember which of their characters a chat template wrote itself.
 
-All else in them came from outside. What is not traced here, such as `"%s" % text`, gives a plain
-string, which is taken for text from outside: so a marker may be lost that way, but none be forged.
+All else in them came from outside. What is not traced here, such as `"{}".format(text)`,
+gives a plain string, which is taken for text from outside: so a marker may be lost that way, but
+none be forged.
 """
 
 import itertools
@@ -34,6 +35,18 @@ class Traced(str):
 
     def __radd__(self, other: str) -> str:
         return join([other, self]) if isinstance(other, str) else NotImplemented
+
+    def __mul__(self, count: Any) -> "Traced":
+        return Traced(super().__mul__(count), self.own * count)
+
+    __rmul__ = __mul__
+
+    def __mod__(self, values: Any) -> str:
+        parts = self.split("%s")
+        given = values if isinstance(values, tuple) else (values,)
+        if any("%" in part for part in parts) or len(parts) != len(given) + 1:
+            return super().__mod__(values)
+        return join(itertools.chain.from_iterable(zip(parts, (*given, ""), strict=True)))
 
     def __getitem__(self, key: Any) -> "Traced":
         own = self.own[key]
