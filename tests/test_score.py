@@ -146,6 +146,21 @@ def test_a_removed_call_keeps_the_heads_that_it_read(tiny_model: Path) -> None:
     assert again.cached_tokens > 0
 
 
+def test_prompts_do_not_wait_for_scores(tiny_model: Path) -> None:
+    """Two calls that score for minutes leave room for an answer; a third of them waits."""
+    language = ModelLanguage(tiny_model)
+    engine = MlxEngine(tiny_model, language, fast_blas=True)
+    engine._prefill.piece_tokens = {True: 1, False: 1}
+    run = Run(engine)
+    calls = [run.admit(score_call(scoring_of(language))) for _ in range(2)]
+    assert engine.fits(call_of(**chat(language, "hello")))
+    assert not engine.fits(score_call(scoring_of(language)))
+    first = engine._prefill.rows[0]
+    first.prefill_since = 0.0  # as if it had waited for very long
+    run.until(lambda: bool(calls[0].scoring and calls[0].scoring.scores))
+    assert first.prefill_since > 0, "it begins each head as a prompt that has just come"
+
+
 def test_a_model_that_is_wrong_in_a_batch_scores_one_item_at_a_time(tmp_path: Path) -> None:
     """Whatever batches break in a model, its scores are right."""
     folder = tiny_models.make("gemma2", tmp_path)
