@@ -95,8 +95,12 @@ def model(request: Request) -> Reply:
 
 
 def decision(world: World, session: int) -> Step:
+    return decisions(world, session)[0]
+
+
+def decisions(world: World, session: int) -> list[Step]:
     steps = world.sessions.archive.steps(session)
-    return next(step for step in steps if step.kind is StepKind.DECISION)
+    return [step for step in steps if step.kind is StepKind.DECISION]
 
 
 def test_neutral_input_says_nothing_and_is_an_event_of_the_log() -> None:
@@ -146,6 +150,64 @@ def test_a_changed_agent_or_another_model_begins_anew(world: World) -> None:
     world.publish("note.changed", {"text": "Three"})
     world.run("sorter", model)
     assert len(world.requests) == 2
+
+
+def test_labels_of_one_class_share_the_neutral_input(world: World) -> None:
+    """It is asked once, it is no decision, and a restart goes on from the same figures."""
+    (world.paths.agents / "sorter.py").write_text(
+        MODULE.replace('"Done.kind"', '"Done.kind", "Done.risk"')
+    )
+    both = BAML.replace('"docs"\n', '"docs"\n  risk "bug" | "docs"\n', 1)
+    (world.paths.baml_src / "sorter.baml").write_text(both)
+
+    def answer(request: Request) -> Reply:
+        neutral = "N/A" in request.body["messages"][-1]["content"]
+        given = dict.fromkeys(("done.kind", "done.risk"), NEUTRAL_BUG if neutral else TEXT)
+        return Reply('{"tool":"done","kind":"bug","risk":"bug"}', labels=given)
+
+    configured(world)
+    for number, seen in enumerate(([], [TEXT])):
+        world.publish("note.changed", {"text": "Corrects the page"})
+        session = world.run("sorter", answer)
+        assert len(world.requests) == 2 - number
+        for about in decision(world, session).labels.values():
+            assert about["offsets"] == pytest.approx(offsets(NEUTRAL_BUG, seen), abs=1e-4)
+
+
+def test_a_session_that_goes_on_with_another_model_begins_its_labels_anew(world: World) -> None:
+    """What one model gave is no measure for the other, nor the other way round."""
+
+    def first(request: Request) -> Any:
+        if "look" in request.body["messages"][-1]["content"]:
+            world.cut()
+        if "N/A" in request.body["messages"][-1]["content"]:
+            return model(request)
+        return '{"tool":"look","order":"asc"}'
+
+    looks = MODULE + "\n    def dispatch(self, decision):\n        return Result()\n"
+    (world.paths.agents / "sorter.py").write_text(looks)
+    configured(world).publish("note.changed", {"text": "One"})
+    session = world.run("sorter", first)
+    world.paths.daemon_file.write_text('[model]\nname = "another"\n')
+    assert world.run("sorter", model) == session
+    assert decisions(world, session)[-1].labels["kind"]["model"] == "another"
+    assert len(world.requests) == 2
+    world.publish("note.changed", {"text": "Two"})
+    world.run("sorter", model)
+    assert len(world.requests) == 1
+
+
+def test_a_label_that_was_closed_off_is_unsure(world: World) -> None:
+    """Nobody chose it; that says nothing of how labels are taken, nor of the next ones."""
+    configured(world).publish("note.changed", {"text": "One"})
+    world.run("sorter", model)
+    cut = Reply('{"tool":"done","kind":"bug"}', finish_reason="length")
+    world.publish("note.changed", {"text": "Two"})
+    session = world.run("sorter", lambda _request: cut)
+    row = world.sessions.archive.find(session)
+    assert row is not None and row.outcome["unsure"] is True and row.outcome["margin"] is None
+    assert decision(world, session).labels == {"kind": {"by": "closed", "unsure": True}}
+    assert world.sessions.archive.labels_by("sorter") == "offsets"
 
 
 def test_without_calibration_the_margin_is_told_all_the_same(world: World) -> None:

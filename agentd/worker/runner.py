@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,8 @@ class Runner:
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
         self._note_basis(session, journal, facts)
-        self._calibration.resume(
-            lambda field: self._archive.labels(
-                field,
-                agent=self._name,
-                version=session.version,
-                model=session.basis["model"],
-                limit=RECENT,
-            )
-        )
+        if self._calibration.fields:
+            self._resume_labels(session)
         call_deadline_s = min(
             self._call_deadline_s, self._config.limits.no_progress.total_seconds()
         )
@@ -118,6 +112,17 @@ class Runner:
         """Interrupt the running call or tool for good, from another thread."""
         self._tools.close()
         self._llm.close()
+
+    def _resume_labels(self, session: Session) -> None:
+        model = self._model or self._endpoint.model()  # a cut session may go on with another one
+        load = partial(
+            self._archive.labels,
+            agent=self._name,
+            version=session.version,
+            model=model,
+            limit=RECENT,
+        )
+        self._calibration.resume(model, load)
 
     def _note_basis(self, session: Session, journal: Journal, facts: Mapping[str, Any]) -> None:
         """Note what the session depends on besides its event, for a replay."""
