@@ -1,8 +1,11 @@
 """Labels of agents: what is taken off them, what the agent is told, and what a replay gives."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +20,14 @@ from agentd.errors import ConfigError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
 from agentd.llm.calibration import GREEDY, NEUTRAL, LabelsSeen, weighed
-from agentd.llm.endpoint import Endpoint
+from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT, offsets
 from agentd.llm.label_tokens import label_logprobs, with_label
 from agentd.replay.loaded import FixedPromptLLM
 from agentd.sessions.steps import Step, StepKind
-from agentd.testing import FakeModelServer, Reply, Request, run_agent
+from agentd.states import Priority
+from agentd.testing import FakeModelServer, Reply, Request, ScriptedLLM, run_agent
+from agentd.worker.runner import scoring
 from tests.recorded import World
 
 BAML = """
@@ -404,6 +409,49 @@ def test_a_token_may_begin_before_the_label() -> None:
     assert with_label('{"kind":"bug"}', "kind", "bug", "docs") == '{"kind":"docs"}'
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"logprob": None},
+        {"logprob": "often"},
+        {"top_logprobs": 7, "bytes": 10**15},
+        {"top_logprobs": [None, 3, {"token": "docs"}, {"token": "docs", "logprob": -math.inf}]},
+        {"logprob": math.nan, "top_logprobs": [{"token": "docs", "logprob": math.nan}]},
+    ],
+)
+def test_odd_alternatives_tell_nothing(hostile: Mapping[str, Any]) -> None:
+    """Servers write what they like; a label is then greedy, and no session fails."""
+    tokens = [token('{"kind":"'), {**token("bug"), **hostile}, token('"}')]
+    assert label_logprobs('{"kind":"bug"}', tokens, "kind", LABELS) == {}
+
+
+def test_tokens_are_told_by_their_bytes() -> None:
+    """Half a character is no text; a label may have escapes."""
+    pieces = [b'{"x":"\xf0\x9f', b'\x98\x80","kind":"', b'a\\"b', b'"}']
+    tokens: list[dict[str, Any]] = [
+        {**token(piece.decode(errors="replace")), "bytes": list(piece)} for piece in pieces
+    ]
+    tokens[2]["top_logprobs"].append({"token": "do", "logprob": -2.0, "bytes": None})
+    found = label_logprobs(b"".join(pieces).decode(), tokens, "kind", ['a"b', "docs"])
+    assert found == {'a"b': -0.1, "docs": -2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ('{"kind": "a\\"b" }', '{"kind": "docs" }'),
+        ('{"kind":"a\\u0022b"}\n```', '{"kind":"docs"}\n```'),
+        ('{"kind":"a\\"b","note":"x"}', None),  # that was written in its knowledge
+        ('{"kind":"other"}', None),
+        ('{"kind":"a', None),
+        ("a label", None),
+    ],
+)
+def test_only_a_last_label_is_changed(text: str, changed: str | None) -> None:
+    """However the server spells it."""
+    assert with_label(text, "kind", 'a"b', "docs") == changed
+
+
 # --- scores
 
 
@@ -436,6 +484,16 @@ def test_a_text_gets_the_label_behind_whose_phrase_it_is_likeliest(world: World)
     assert outcome.identical, outcome.difference
     assert recording.scored[0]["items"] == ["buy milk"]
     assert world.replay(recording).identical
+
+
+def test_a_score_says_that_its_worker_lives() -> None:
+    """The supervisor is promised the wait in the queue as well, and then what any turn may take."""
+    limits = SimpleNamespace(no_progress=timedelta(seconds=100))
+    session: Any = SimpleNamespace(limits=limits, priority=Priority.EVENT, id=7, scored=[])
+    beats = list[float]()
+    scores = scoring(ScriptedLLM([], scores=likelihood), session, 30.0, beats.append)
+    assert scores(["idea"], ["x"]).values == ((0.5,),)
+    assert beats == [30.0 + QUEUE_WAIT_MAX_S, 100.0]
 
 
 def test_scores_of_something_else_are_a_difference(world: World) -> None:
@@ -486,6 +544,10 @@ def world_config(toml: str) -> dict[str, Any]:
         ("", "write `instructions`, or phrases"),
         ('instructions = "Sort."\n[params.labels]\na = "A:"\nb = "B:"', "goes without"),
         ('[params.labels]\na = "A:"', "needs a second label"),
+        ('[params.labels]\na = "A:"\nb = "A:"', "has a phrase twice"),
+        ('[params.labels]\na = "A:"\nb = " "', "params.labels.b"),
+        ('[params.labels]\na = "A:"\nb = 3', "params.labels.b"),
+        ("[params.labels]\n" + "".join(f'l{n} = "{n}:"\n' for n in range(33)), "at most 32"),
     ],
 )
 def test_phrases_stand_alone(world: World, params: str, why: str) -> None:

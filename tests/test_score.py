@@ -13,6 +13,9 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from agentd.errors import CallDeadline
+from agentd.llm.address import Address
+from agentd.llm.endpoint import Endpoint
 from agentd.model_server.calls import Advance, Call, Scoring
 from agentd.model_server.engine import scoring as scoring_room
 from agentd.model_server.engine.mlx import MlxEngine
@@ -349,6 +352,15 @@ def test_a_score_has_a_deadline(tiny: Serving) -> None:
     """In seconds from its slot on; then it is a 504 as any other call."""
     status, answer = tiny.post("/v1/score", body_of(), {"X-Agentd-Deadline": "0.000001"})
     assert (status, answer["error"]["code"]) == (504, "deadline")
+
+
+def test_a_score_that_is_too_late_is_no_busy_server(tiny: Serving) -> None:
+    """Whoever asks is told, and does not try the same again as behind a full queue."""
+    address = Address(f"http://127.0.0.1:{tiny.port}/v1", NAME, TOKEN)
+    endpoint = Endpoint(lambda: address, own=True)
+    late = {"X-Agentd-Deadline": "0.000001"}
+    with pytest.raises(CallDeadline, match="not finished"):
+        endpoint.ask("/v1/score", {"heads": HEADS, "items": ITEMS}, late, 20.0)
 
 
 def test_hanging_up_ends_a_score_within_a_step(

@@ -164,7 +164,10 @@ class BamlLLM:
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Score items after heads. See `LLM.score`."""
         asked = {"heads": list(heads), "items": list(items)}
-        said = self._endpoint.ask("/v1/score", asked, self._headers(terms), terms.deadline_s)
+        headers = {**self._headers(terms), "X-Agentd-Deadline": str(terms.deadline_s)}
+        # The server itself counts from the call's admission on.
+        wait_s = terms.deadline_s + self._endpoint.queue_wait_s
+        said = self._endpoint.ask("/v1/score", asked, headers, wait_s)
         if said is None:
             raise ModelMisconfigured(
                 "the model server cannot score",
@@ -230,12 +233,13 @@ class BamlLLM:
                 by, logprobs = OFFSETS, answer.labels.get(self._place(field), {})
             else:
                 by, logprobs = LOGPROBS, label_logprobs(answer.text, answer.tokens, key, known)
-                if logprobs and key == list(args)[-1]:  # nothing was written in its knowledge
-                    raw = with_label(raw, key, args[key], likeliest(logprobs, wanted))
-                else:
-                    wanted = {}
-            closed = not logprobs and answer.finish_reason == "length"
-            labels[key] = self.calibration.weighed(field, logprobs, wanted, CLOSED if closed else by)
+                best = likeliest(logprobs, wanted) if logprobs else args[key]
+                chosen = with_label(raw, key, args[key], best)
+                # What follows the label, if anything, was written in its knowledge.
+                raw, wanted = (raw, {}) if chosen is None else (chosen, wanted)
+            if not logprobs and answer.finish_reason == "length":
+                by = CLOSED
+            labels[key] = self.calibration.weighed(field, logprobs, wanted, by)
         if raw != text:
             name, args, value = self._union.parse(raw, names)
         return Decision(name, args, value, raw, answer.finish_reason, labels=labels)

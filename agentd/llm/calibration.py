@@ -1,9 +1,9 @@
 """The labels that an agent declares: what was seen of each, and how a choice is weighed.
 
 `label_bias.py` says what is taken off. A step records about a label, for later decisions and for a
-replay: how it was taken (`by`), by which model, its own log-probabilities, the offsets that were taken off
-them, the probabilities after that, the margin between the two highest, and what neutral input came
-to.
+replay: how it was taken (`by`), from which model, that model's own log-probabilities, the offsets
+that were taken off them, the probabilities after that, the margin between the two highest, and what
+neutral input came to.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

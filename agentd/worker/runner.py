@@ -18,7 +18,7 @@ from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
-from agentd.llm.endpoint import Endpoint
+from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
@@ -97,7 +97,7 @@ class Runner:
         )
         loop = Loop(
             session,
-            self._agent(facts, scoring(self._llm, session, call_deadline_s)),
+            self._agent(facts, scoring(self._llm, session, call_deadline_s, beat)),
             self._llm,
             journal,
             idempotent=self._idempotent,
@@ -170,7 +170,9 @@ def calibration_of(version: Version, union: Union) -> Calibration:
     return Calibration(fields, version.accepted.config.labels)
 
 
-def scoring(llm: LLM, session: Session, deadline_s: float) -> Score:
+def scoring(
+    llm: LLM, session: Session, deadline_s: float, beat: Callable[[float], None] = lambda _s: None
+) -> Score:
     """Return a session's `Kit.score`; what it gives is recorded with the session's next step."""
 
     def score(heads: Sequence[str], items: Sequence[str]) -> Scores:
@@ -180,7 +182,9 @@ def scoring(llm: LLM, session: Session, deadline_s: float) -> Score:
             session=session.id,
             progress=lambda: None,
         )
+        beat(deadline_s + QUEUE_WAIT_MAX_S)
         scores = llm.score(heads, items, terms)
+        beat(session.limits.no_progress.total_seconds())  # the agent's own code goes on
         session.scored.append(vars(scores))
         return scores
 

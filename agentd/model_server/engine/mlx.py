@@ -33,9 +33,8 @@ SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes 
 STEP_S = 0.25  # a decoding step of all rows; a machine that needs longer for them has fewer slots
 KEPT_FOR_PERSONS = 1  # slots, where there are more than a few
 FEW_SLOTS = 4
-# Prompts in prefill: a long one and one that overtakes it. More of them wait in the fair queue,
-# where a person still goes first and no deadline runs. So many may score besides: that takes
-# minutes, and a prompt must not wait for it.
+# Prompts in prefill: a long one and one that overtakes it. More wait in the fair queue, where a
+# person still goes first and no deadline runs. So many calls may score besides, for minutes.
 PREFILLING_MAX = 2
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 TRIAL_TOKENS = 24
