@@ -16,7 +16,7 @@ from agentd.commands.alike_labels import NOT_KNOWN, alike
 from agentd.commands.home import labels_by
 from agentd.commands.sessions import _head
 from agentd.context import LogEvent, render
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, ModelError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
 from agentd.llm.calibration import GREEDY, NEUTRAL, LabelsSeen, weighed
@@ -346,6 +346,8 @@ def external(world: World, reply: Any) -> tuple[Any, list[Request]]:
             session=1,
             progress=lambda: None,
         )
+        with pytest.raises(ModelError, match="no UTF-8"):
+            llm.score(["A"], ["half a character: \ud800"], ask)
         return llm.decide(ask), server.requests
 
 

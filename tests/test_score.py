@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from tokenizers.processors import TemplateProcessing
 from agentd.errors import CallDeadline
 from agentd.llm.address import Address
 from agentd.llm.endpoint import Endpoint
-from agentd.model_server.calls import Advance, Call, Scoring
+from agentd.model_server.calls import Advance, Call, Refused, Scoring
 from agentd.model_server.engine import scoring as scoring_room
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.weights import load_weights
+from agentd.model_server.http import scores
 from agentd.model_server.language.language import ModelLanguage
 from agentd.testing.tiny_model import ScriptedEngine, make_tiny
 from tests import tiny_models
@@ -361,6 +363,14 @@ def test_a_score_that_is_too_late_is_no_busy_server(tiny: Serving) -> None:
     late = {"X-Agentd-Deadline": "0.000001"}
     with pytest.raises(CallDeadline, match="not finished"):
         endpoint.ask("/v1/score", {"heads": HEADS, "items": ITEMS}, late, 20.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_score_that_is_no_number_is_a_refusal(value: float) -> None:
+    """JSON has neither; a client would try again what a server fails at."""
+    done = Scoring([[1], [1]], [[[2], [3]]] * 2, [[-1.0, -2.0], [-1.0, value]])
+    with pytest.raises(Refused, match=r"items\.1: the model says .* of it after heads\.1"):
+        scores.answer(score_call(done), done, NAME)
 
 
 def test_hanging_up_ends_a_score_within_a_step(

@@ -167,6 +167,10 @@ class BamlLLM:
         headers = {**self._headers(terms), "X-Agentd-Deadline": str(terms.deadline_s)}
         # The server itself counts from the call's admission on.
         wait_s = terms.deadline_s + self._endpoint.queue_wait_s
+        try:
+            "".join([*heads, *items]).encode()
+        except UnicodeEncodeError as error:
+            raise ModelError(f"a head or an item to score is no UTF-8: {error.reason}") from error
         said = self._endpoint.ask("/v1/score", asked, headers, wait_s)
         if said is None:
             raise ModelMisconfigured(
