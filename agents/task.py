@@ -31,13 +31,14 @@ from pydantic import (
 from agentd.agent import Agent, Result
 from agentd.config.wording import not_blank
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, NewEvent
-from agentd.llm.calibration import LABELS_MAX, likeliest, weighed
+from agentd.llm.calibration import likeliest, weighed
 from agentd.llm.decision import Choice
 from agentd.llm.label_bias import RECENT, offsets
 
 NO_TEXT = "N/A"  # says nothing
 SCORED = "label_scores"  # the remembered fact: what the last texts came to
-Phrase = Annotated[str, Field(min_length=1, max_length=400)]
+PHRASES_MAX = 32  # the most heads of one call for scores
+Phrase = Annotated[str, AfterValidator(not_blank), Field(max_length=400)]
 
 
 class TaskParams(BaseModel):
@@ -52,7 +53,7 @@ class TaskParams(BaseModel):
     publish: str | None = None
     publish_forced: bool = False
     # Phrases by label; the model says nothing then.
-    labels: dict[str, Phrase] = Field({}, max_length=LABELS_MAX)
+    labels: dict[str, Phrase] = Field({}, max_length=PHRASES_MAX)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -62,6 +63,8 @@ class TaskParams(BaseModel):
             raise ValueError("[params.labels] goes without `instructions` and `tools`")
         if len(self.labels) == 1:
             raise ValueError("[params.labels] needs a second label to choose from")
+        if len(set(self.labels.values())) < len(self.labels):
+            raise ValueError("[params.labels] has a phrase twice: nothing tells these labels apart")
         return self
 
     @field_validator("tools")

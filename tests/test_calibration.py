@@ -1,8 +1,11 @@
 """Labels of agents: what is taken off them, what the agent is told, and what a replay gives."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +16,18 @@ from agentd.commands.alike_labels import NOT_KNOWN, alike
 from agentd.commands.home import labels_by
 from agentd.commands.sessions import _head
 from agentd.context import LogEvent, render
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, ModelError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
 from agentd.llm.calibration import GREEDY, NEUTRAL, LabelsSeen, weighed
-from agentd.llm.endpoint import Endpoint
+from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT, offsets
 from agentd.llm.label_tokens import label_logprobs, with_label
 from agentd.replay.loaded import FixedPromptLLM
 from agentd.sessions.steps import Step, StepKind
-from agentd.testing import FakeModelServer, Reply, Request, run_agent
+from agentd.states import Priority
+from agentd.testing import FakeModelServer, Reply, Request, ScriptedLLM, run_agent
+from agentd.worker.runner import scoring
 from tests.recorded import World
 
 BAML = """
@@ -95,8 +100,12 @@ def model(request: Request) -> Reply:
 
 
 def decision(world: World, session: int) -> Step:
+    return decisions(world, session)[0]
+
+
+def decisions(world: World, session: int) -> list[Step]:
     steps = world.sessions.archive.steps(session)
-    return next(step for step in steps if step.kind is StepKind.DECISION)
+    return [step for step in steps if step.kind is StepKind.DECISION]
 
 
 def test_neutral_input_says_nothing_and_is_an_event_of_the_log() -> None:
@@ -146,6 +155,64 @@ def test_a_changed_agent_or_another_model_begins_anew(world: World) -> None:
     world.publish("note.changed", {"text": "Three"})
     world.run("sorter", model)
     assert len(world.requests) == 2
+
+
+def test_labels_of_one_class_share_the_neutral_input(world: World) -> None:
+    """It is asked once, it is no decision, and a restart goes on from the same figures."""
+    (world.paths.agents / "sorter.py").write_text(
+        MODULE.replace('"Done.kind"', '"Done.kind", "Done.risk"')
+    )
+    both = BAML.replace('"docs"\n', '"docs"\n  risk "bug" | "docs"\n', 1)
+    (world.paths.baml_src / "sorter.baml").write_text(both)
+
+    def answer(request: Request) -> Reply:
+        neutral = "N/A" in request.body["messages"][-1]["content"]
+        given = dict.fromkeys(("done.kind", "done.risk"), NEUTRAL_BUG if neutral else TEXT)
+        return Reply('{"tool":"done","kind":"bug","risk":"bug"}', labels=given)
+
+    configured(world)
+    for number, seen in enumerate(([], [TEXT])):
+        world.publish("note.changed", {"text": "Corrects the page"})
+        session = world.run("sorter", answer)
+        assert len(world.requests) == 2 - number
+        for about in decision(world, session).labels.values():
+            assert about["offsets"] == pytest.approx(offsets(NEUTRAL_BUG, seen), abs=1e-4)
+
+
+def test_a_session_that_goes_on_with_another_model_begins_its_labels_anew(world: World) -> None:
+    """What one model gave is no measure for the other, nor the other way round."""
+
+    def first(request: Request) -> Any:
+        if "look" in request.body["messages"][-1]["content"]:
+            world.cut()
+        if "N/A" in request.body["messages"][-1]["content"]:
+            return model(request)
+        return '{"tool":"look","order":"asc"}'
+
+    looks = MODULE + "\n    def dispatch(self, decision):\n        return Result()\n"
+    (world.paths.agents / "sorter.py").write_text(looks)
+    configured(world).publish("note.changed", {"text": "One"})
+    session = world.run("sorter", first)
+    world.paths.daemon_file.write_text('[model]\nname = "another"\n')
+    assert world.run("sorter", model) == session
+    assert decisions(world, session)[-1].labels["kind"]["model"] == "another"
+    assert len(world.requests) == 2
+    world.publish("note.changed", {"text": "Two"})
+    world.run("sorter", model)
+    assert len(world.requests) == 1
+
+
+def test_a_label_that_was_closed_off_is_unsure(world: World) -> None:
+    """Nobody chose it; that says nothing of how labels are taken, nor of the next ones."""
+    configured(world).publish("note.changed", {"text": "One"})
+    world.run("sorter", model)
+    cut = Reply('{"tool":"done","kind":"bug"}', finish_reason="length")
+    world.publish("note.changed", {"text": "Two"})
+    session = world.run("sorter", lambda _request: cut)
+    row = world.sessions.archive.find(session)
+    assert row is not None and row.outcome["unsure"] is True and row.outcome["margin"] is None
+    assert decision(world, session).labels == {"kind": {"by": "closed", "unsure": True}}
+    assert world.sessions.archive.labels_by("sorter") == "offsets"
 
 
 def test_without_calibration_the_margin_is_told_all_the_same(world: World) -> None:
@@ -279,6 +346,8 @@ def external(world: World, reply: Any) -> tuple[Any, list[Request]]:
             session=1,
             progress=lambda: None,
         )
+        with pytest.raises(ModelError, match="no UTF-8"):
+            llm.score(["A"], ["half a character: \ud800"], ask)
         return llm.decide(ask), server.requests
 
 
@@ -342,6 +411,49 @@ def test_a_token_may_begin_before_the_label() -> None:
     assert with_label('{"kind":"bug"}', "kind", "bug", "docs") == '{"kind":"docs"}'
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"logprob": None},
+        {"logprob": "often"},
+        {"top_logprobs": 7, "bytes": 10**15},
+        {"top_logprobs": [None, 3, {"token": "docs"}, {"token": "docs", "logprob": -math.inf}]},
+        {"logprob": math.nan, "top_logprobs": [{"token": "docs", "logprob": math.nan}]},
+    ],
+)
+def test_odd_alternatives_tell_nothing(hostile: Mapping[str, Any]) -> None:
+    """Servers write what they like; a label is then greedy, and no session fails."""
+    tokens = [token('{"kind":"'), {**token("bug"), **hostile}, token('"}')]
+    assert label_logprobs('{"kind":"bug"}', tokens, "kind", LABELS) == {}
+
+
+def test_tokens_are_told_by_their_bytes() -> None:
+    """Half a character is no text; a label may have escapes."""
+    pieces = [b'{"x":"\xf0\x9f', b'\x98\x80","kind":"', b'a\\"b', b'"}']
+    tokens: list[dict[str, Any]] = [
+        {**token(piece.decode(errors="replace")), "bytes": list(piece)} for piece in pieces
+    ]
+    tokens[2]["top_logprobs"].append({"token": "do", "logprob": -2.0, "bytes": None})
+    found = label_logprobs(b"".join(pieces).decode(), tokens, "kind", ['a"b', "docs"])
+    assert found == {'a"b': -0.1, "docs": -2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ('{"kind": "a\\"b" }', '{"kind": "docs" }'),
+        ('{"kind":"a\\u0022b"}\n```', '{"kind":"docs"}\n```'),
+        ('{"kind":"a\\"b","note":"x"}', None),  # that was written in its knowledge
+        ('{"kind":"other"}', None),
+        ('{"kind":"a', None),
+        ("a label", None),
+    ],
+)
+def test_only_a_last_label_is_changed(text: str, changed: str | None) -> None:
+    """However the server spells it."""
+    assert with_label(text, "kind", 'a"b', "docs") == changed
+
+
 # --- scores
 
 
@@ -374,6 +486,16 @@ def test_a_text_gets_the_label_behind_whose_phrase_it_is_likeliest(world: World)
     assert outcome.identical, outcome.difference
     assert recording.scored[0]["items"] == ["buy milk"]
     assert world.replay(recording).identical
+
+
+def test_a_score_says_that_its_worker_lives() -> None:
+    """The supervisor is promised the wait in the queue as well, and then what any turn may take."""
+    limits = SimpleNamespace(no_progress=timedelta(seconds=100))
+    session: Any = SimpleNamespace(limits=limits, priority=Priority.EVENT, id=7, scored=[])
+    beats = list[float]()
+    scores = scoring(ScriptedLLM([], scores=likelihood), session, 30.0, beats.append)
+    assert scores(["idea"], ["x"]).values == ((0.5,),)
+    assert beats == [30.0 + QUEUE_WAIT_MAX_S, 100.0]
 
 
 def test_scores_of_something_else_are_a_difference(world: World) -> None:
@@ -424,6 +546,10 @@ def world_config(toml: str) -> dict[str, Any]:
         ("", "write `instructions`, or phrases"),
         ('instructions = "Sort."\n[params.labels]\na = "A:"\nb = "B:"', "goes without"),
         ('[params.labels]\na = "A:"', "needs a second label"),
+        ('[params.labels]\na = "A:"\nb = "A:"', "has a phrase twice"),
+        ('[params.labels]\na = "A:"\nb = " "', "params.labels.b"),
+        ('[params.labels]\na = "A:"\nb = 3', "params.labels.b"),
+        ("[params.labels]\n" + "".join(f'l{n} = "{n}:"\n' for n in range(33)), "at most 32"),
     ],
 )
 def test_phrases_stand_alone(world: World, params: str, why: str) -> None:

@@ -168,6 +168,16 @@ def test_any_label_of_any_tokenizer_can_be_chosen() -> None:
     assert refused > 10
 
 
+@pytest.mark.parametrize("labels", [["abcd", "abce"], ["bug", "\x7f"], ["\n", "\ufdd0"]])
+def test_a_label_is_legal_however_it_is_spelled(labels: Sequence[str]) -> None:
+    """Letters that labels have in common are several tokens in one and a single one in another."""
+    of = grammars(("c", "d"), ("b", "c"), ("a", "b"))
+    schema = member("t", x={"enum": labels}, y={"type": "null"})
+    for label in labels:
+        mask = of.labelled(of.mask(schema), schema, {"t.x": dict.fromkeys(labels, 0.0)})
+        assert json.loads(written(mask, of, label))["x"] == label
+
+
 def test_a_label_that_alone_is_legal_is_taken_and_told(language: ModelLanguage) -> None:
     """What else narrows the answer is obeyed; the choice is still made by the label's own token."""
     only = member("done", kind={"enum": ["docs"]}, size={"type": "integer", "maximum": 9})

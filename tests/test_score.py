@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,14 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agentd.model_server.calls import Advance, Call, Scoring
+from agentd.errors import CallDeadline
+from agentd.llm.address import Address
+from agentd.llm.endpoint import Endpoint
+from agentd.model_server.calls import Advance, Call, Refused, Scoring
 from agentd.model_server.engine import scoring as scoring_room
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.weights import load_weights
+from agentd.model_server.http import scores
 from agentd.model_server.language.language import ModelLanguage
 from agentd.testing.tiny_model import ScriptedEngine, make_tiny
 from tests import tiny_models
@@ -144,6 +149,21 @@ def test_a_removed_call_keeps_the_heads_that_it_read(tiny_model: Path) -> None:
     again = run.admit(score_call(scoring_of(language)))
     run.until(run.over(again))
     assert again.cached_tokens > 0
+
+
+def test_prompts_do_not_wait_for_scores(tiny_model: Path) -> None:
+    """Two calls that score for minutes leave room for an answer; a third of them waits."""
+    language = ModelLanguage(tiny_model)
+    engine = MlxEngine(tiny_model, language, fast_blas=True)
+    engine._prefill.piece_tokens = {True: 1, False: 1}
+    run = Run(engine)
+    calls = [run.admit(score_call(scoring_of(language))) for _ in range(2)]
+    assert engine.fits(call_of(**chat(language, "hello")))
+    assert not engine.fits(score_call(scoring_of(language)))
+    first = engine._prefill.rows[0]
+    first.prefill_since = 0.0  # as if it had waited for very long
+    run.until(lambda: bool(calls[0].scoring and calls[0].scoring.scores))
+    assert first.prefill_since > 0, "it begins each head as a prompt that has just come"
 
 
 def test_a_model_that_is_wrong_in_a_batch_scores_one_item_at_a_time(tmp_path: Path) -> None:
@@ -334,6 +354,23 @@ def test_a_score_has_a_deadline(tiny: Serving) -> None:
     """In seconds from its slot on; then it is a 504 as any other call."""
     status, answer = tiny.post("/v1/score", body_of(), {"X-Agentd-Deadline": "0.000001"})
     assert (status, answer["error"]["code"]) == (504, "deadline")
+
+
+def test_a_score_that_is_too_late_is_no_busy_server(tiny: Serving) -> None:
+    """Whoever asks is told, and does not try the same again as behind a full queue."""
+    address = Address(f"http://127.0.0.1:{tiny.port}/v1", NAME, TOKEN)
+    endpoint = Endpoint(lambda: address, own=True)
+    late = {"X-Agentd-Deadline": "0.000001"}
+    with pytest.raises(CallDeadline, match="not finished"):
+        endpoint.ask("/v1/score", {"heads": HEADS, "items": ITEMS}, late, 20.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_score_that_is_no_number_is_a_refusal(value: float) -> None:
+    """JSON has neither; a client would try again what a server fails at."""
+    done = Scoring([[1], [1]], [[[2], [3]]] * 2, [[-1.0, -2.0], [-1.0, value]])
+    with pytest.raises(Refused, match=r"items\.1: the model says .* of it after heads\.1"):
+        scores.answer(score_call(done), done, NAME)
 
 
 def test_hanging_up_ends_a_score_within_a_step(

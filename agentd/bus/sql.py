@@ -141,24 +141,25 @@ SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
 AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
-# What an agent's last labelled decisions of a class rest on, by its version and model. Only a few
-# sessions are looked through: where the last ones labelled nothing, it begins anew.
+# What an agent's last labelled decisions of a class rest on, by its version and model: a session
+# may go on with another one. Only a few sessions are looked through: where the last ones labelled
+# nothing, it begins anew.
 LABELS = """
 SELECT labels FROM (
   SELECT t.session_id, t.seq, json_extract(t.basis, '$.labels.' || ?) AS labels FROM (
-    SELECT id FROM sessions WHERE agent = ? AND version = ?
-    AND json_valid(basis) AND json_extract(basis, '$.model') = ? ORDER BY id DESC LIMIT 100
+    SELECT id FROM sessions WHERE agent = ? AND version = ? ORDER BY id DESC LIMIT 100
   ) s JOIN steps t ON t.session_id = s.id
   WHERE t.kind = 'decision' AND t.type = ? AND json_valid(t.basis)
-) WHERE labels IS NOT NULL ORDER BY session_id DESC, seq DESC LIMIT ?
+) WHERE json_extract(labels, '$.model') = ? ORDER BY session_id DESC, seq DESC LIMIT ?
 """
 
-# What the newest labelled decision rests on, of one agent or of all.
+# How the newest label was taken that the model chose, of one agent or of all.
 NEWEST_LABELS = """
-SELECT json_extract(basis, '$.labels') FROM steps
+SELECT json_extract(label.value, '$.by') FROM steps,
+  json_each(CASE WHEN json_valid(basis) THEN basis END, '$.labels') AS label
 WHERE session_id IN (
   SELECT id FROM sessions WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT 100
-) AND kind = 'decision' AND json_valid(basis) AND json_extract(basis, '$.labels') IS NOT NULL
+) AND kind = 'decision' AND json_extract(label.value, '$.by') <> 'closed'
 ORDER BY session_id DESC, seq DESC LIMIT 1
 """
 

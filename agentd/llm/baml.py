@@ -21,15 +21,14 @@ from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError, ModelMisconfigured
 from agentd.llm.calibration import (
+    CLOSED,
     LOGPROBS,
     NEUTRAL,
     OFFSETS,
     Calibration,
-    LabelsSeen,
     likeliest,
 )
 from agentd.llm.decision import DONE, Ask, Decision, Message, Terms, with_log
-from agentd.llm.label_bias import LogProbs
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
 from agentd.llm.union import Client, Malformed, Union
 
@@ -165,7 +164,14 @@ class BamlLLM:
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Score items after heads. See `LLM.score`."""
         asked = {"heads": list(heads), "items": list(items)}
-        said = self._endpoint.ask("/v1/score", asked, self._headers(terms), terms.deadline_s)
+        headers = {**self._headers(terms), "X-Agentd-Deadline": str(terms.deadline_s)}
+        # The server itself counts from the call's admission on.
+        wait_s = terms.deadline_s + self._endpoint.queue_wait_s
+        try:
+            "".join([*heads, *items]).encode()
+        except UnicodeEncodeError as error:
+            raise ModelError(f"a head or an item to score is no UTF-8: {error.reason}") from error
+        said = self._endpoint.ask("/v1/score", asked, headers, wait_s)
         if said is None:
             raise ModelMisconfigured(
                 "the model server cannot score",
@@ -194,19 +200,22 @@ class BamlLLM:
         fields = self.calibration.among(names)
         if not fields or not self._tells or not self.calibration.helps(self._endpoint.model()):
             return {}
-        return {field: self._seen(field, ask).offsets() for field in fields}
+        for name in sorted({field.partition(".")[0] for field in fields}):
+            self._try_neutral(name, ask)
+        return {field: self.calibration.seen(field).offsets() for field in fields}
 
-    def _seen(self, field: str, ask: Ask) -> LabelsSeen:
-        """Return what is known of a field; the first time, ask with neutral input."""
-        seen = self.calibration.seen(field)
-        if seen.neutral is None:
-            name, _, key = field.partition(".")
-            neutral: LogProbs = {}
-            with suppress(ModelError):  # then there is nothing to take off
-                asked = replace(ask, log=NEUTRAL, allowed=frozenset({name}), offsets={})
-                neutral = self._ask(asked, frozenset({name})).labels[key].get("logprobs", {})
-            seen = self.calibration.begin(field, replace(seen, neutral=neutral))
-        return seen
+    def _try_neutral(self, name: str, ask: Ask) -> None:
+        """Ask with neutral input what a class's labels get, where that is not known yet."""
+        seen = {field: self.calibration.seen(field) for field in self.calibration.among((name,))}
+        if all(one.neutral is not None for one in seen.values()):
+            return
+        told: Mapping[str, Mapping[str, Any]] = {}
+        with suppress(ModelError):  # then there is nothing to take off
+            asked = replace(ask, log=NEUTRAL, allowed=frozenset({name}), offsets={})
+            told = self._ask(asked, frozenset({name})).labels
+        for field, one in seen.items():  # as before: this was no decision
+            neutral = told.get(field.partition(".")[2], {}).get("logprobs", {})
+            self.calibration.begin(field, replace(one, neutral=one.neutral or neutral))
 
     @property
     def _tells(self) -> bool:
@@ -228,10 +237,12 @@ class BamlLLM:
                 by, logprobs = OFFSETS, answer.labels.get(self._place(field), {})
             else:
                 by, logprobs = LOGPROBS, label_logprobs(answer.text, answer.tokens, key, known)
-                if logprobs and key == list(args)[-1]:  # nothing was written in its knowledge
-                    raw = with_label(raw, key, args[key], likeliest(logprobs, wanted))
-                else:
-                    wanted = {}
+                best = likeliest(logprobs, wanted) if logprobs else args[key]
+                chosen = with_label(raw, key, args[key], best)
+                # What follows the label, if anything, was written in its knowledge.
+                raw, wanted = (raw, {}) if chosen is None else (chosen, wanted)
+            if not logprobs and answer.finish_reason == "length":
+                by = CLOSED
             labels[key] = self.calibration.weighed(field, logprobs, wanted, by)
         if raw != text:
             name, args, value = self._union.parse(raw, names)

@@ -1,9 +1,9 @@
 """The labels that an agent declares: what was seen of each, and how a choice is weighed.
 
 `label_bias.py` says what is taken off. A step records about a label, for later decisions and for a
-replay: how it was taken (`by`), the model's own log-probabilities, the offsets that were taken off
-them, the probabilities after that, the margin between the two highest, and what neutral input came
-to.
+replay: how it was taken (`by`), from which model, that model's own log-probabilities, the offsets
+that were taken off them, the probabilities after that, the margin between the two highest, and what
+neutral input came to.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ from agentd.llm.label_bias import RECENT, LogProbs, offsets, softmax
 DIGITS = 4  # of what is recorded: a replay must find the same numbers
 LABELS_MIN, LABELS_MAX = 2, 50  # of one field, as the model server takes them
 OFFSETS, LOGPROBS, GREEDY = "offsets", "logprobs", "greedy"  # how a label was taken
+CLOSED = "closed"  # nobody chose it: the answer was cut off before, and closed legally
 # A log that says nothing.
 NEUTRAL = '<event type="note" ts="1970-01-01T00:00:00Z" trusted="no">\n{"text":"N/A"}\n</event>\n'
 
@@ -51,12 +52,16 @@ class Calibration:
 
     def __init__(self, fields: Mapping[str, Sequence[str]], rules: Labels | None = None) -> None:
         self.fields, self.rules = fields, rules or Labels()
+        self._model = ""
         self._load: Callable[[str], Iterable[Mapping[str, Any]]] = lambda _field: ()
         self._seen: dict[str, LabelsSeen] = {}
 
-    def resume(self, load: Callable[[str], Iterable[Mapping[str, Any]]]) -> None:
-        """Go by what `load` gives of a field's earlier decisions, as steps record them."""
-        self._load, self._seen = load, {}
+    def resume(self, model: str, load: Callable[[str], Iterable[Mapping[str, Any]]]) -> None:
+        """Go by what `load` gives of a field's earlier decisions by `model`, as steps record them.
+
+        The newest come first.
+        """
+        self._model, self._load, self._seen = model, load, {}
 
     def among(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
         """Return the label fields of these classes, with their labels."""
@@ -74,10 +79,9 @@ class Calibration:
             self._seen[field] = LabelsSeen.of(self._load(field))
         return self._seen[field]
 
-    def begin(self, field: str, seen: LabelsSeen) -> LabelsSeen:
+    def begin(self, field: str, seen: LabelsSeen) -> None:
         """Go on from what was seen of a field, neutral input included."""
         self._seen[field] = seen
-        return seen
 
     def weighed(
         self, field: str, logprobs: LogProbs, taken_off: LogProbs, by: str
@@ -88,8 +92,10 @@ class Calibration:
         """
         seen = self.seen(field)
         about = weighed(logprobs, taken_off, by=by, unsure_below=self.rules.unsure_below)
-        if about["by"] != GREEDY:
-            self._seen[field] = seen.and_then(about["logprobs"])
+        if not logprobs:
+            return about
+        self._seen[field] = seen.and_then(about["logprobs"])
+        about["model"] = self._model
         return about if seen.neutral is None else {**about, "neutral": dict(seen.neutral)}
 
 
@@ -98,7 +104,7 @@ def weighed(
 ) -> dict[str, Any]:
     """Return what a step records about a label: see `agentd.agent.Label`."""
     if not logprobs:
-        return {"by": GREEDY}
+        return {"by": CLOSED, "unsure": True} if by == CLOSED else {"by": GREEDY}
     shifted = [value - taken_off.get(label, 0.0) for label, value in logprobs.items()]
     after = dict(zip(logprobs, softmax(shifted), strict=True))
     first, second = sorted(after.values(), reverse=True)[:2]

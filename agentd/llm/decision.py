@@ -107,7 +107,7 @@ class LLM(Protocol):
         ...
 
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
-        """Return how likely each item is after each head.
+        """Return how likely each item is after each head. `terms.progress` is not called.
 
         Raises:
             ModelUnavailable, CallDeadline, ModelError, Stopped: as `decide`.

@@ -64,7 +64,7 @@ class Endpoint:
         self.context_window = context_window
         self._only: str | None = None  # the one model that the server has, once asked
         self._clock = clock or SystemClock()
-        self._queue_wait_s = queue_wait_s
+        self.queue_wait_s = queue_wait_s
         self._wire = wire.Wire()
         self._strikes = Strikes()  # of the last call; it may be made again after a cut
 
@@ -90,7 +90,7 @@ class Endpoint:
         Raises:
             ModelUnavailable, ModelMisconfigured, Stopped: see `chat`.
         """
-        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
+        wait_s = min(SHORT_CALL_S, self.queue_wait_s)
         return self._retrying(lambda a, _: a.model, wait_s, wait_s, lambda: None, Strikes())
 
     def _only_model(self, url: str, key: str) -> str | None:
@@ -130,7 +130,7 @@ class Endpoint:
         """
 
         def once(address: Address, deadline: Deadline) -> Completion:
-            queued = Deadline(self._clock, self._queue_wait_s)
+            queued = Deadline(self._clock, self.queue_wait_s)
 
             def tick(line: bytes) -> None:
                 progress()
@@ -138,7 +138,7 @@ class Endpoint:
                     return  # the comments are our own server's words
                 if line.startswith(QUEUED) and queued.left() <= 0:
                     raise ModelUnavailable(
-                        f"the call waited {self._queue_wait_s:.0f} s in the model server's queue",
+                        f"the call waited {self.queue_wait_s:.0f} s in the model server's queue",
                         hint="it is overloaded: fewer agents, or a faster model",
                     )
                 if line.startswith((QUEUED, ADMITTED)):
@@ -149,7 +149,7 @@ class Endpoint:
         call = hash(json.dumps(body, sort_keys=True))
         if self._strikes.call != call:
             self._strikes = Strikes(call)
-        busy_s = max(deadline_s, self._queue_wait_s)
+        busy_s = max(deadline_s, self.queue_wait_s)
         try:
             return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
         except CallRefused as error:
@@ -224,7 +224,7 @@ class Endpoint:
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
         # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
-        wait_s = min(SHORT_CALL_S, self._queue_wait_s)
+        wait_s = min(SHORT_CALL_S, self.queue_wait_s)
         try:
             return self.ask("/tokenize", body, {}, wait_s)
         except CallDeadline as error:

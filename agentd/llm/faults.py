@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from agentd.errors import ModelError, ModelMisconfigured
+from agentd.errors import CallDeadline, ModelError, ModelMisconfigured
 from agentd.llm import wire
 
 RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
@@ -39,6 +39,9 @@ TITLE = re.compile(r"(?is)<title[^>]{0,100}>(.{1,300}?)</title>")
 
 class CallRefused(ModelError):
     """The server will not answer this call. Whether it answers any other has to be asked."""
+
+
+DEADLINE = "deadline"  # our own server's code for a call that took too long since its admission
 
 
 class MaskRefused(ModelError):
@@ -77,6 +80,11 @@ def check(reply: wire.HttpReply, own: bool, masked: bool) -> None:
             hint="set it to where the server is; redirects are not followed",
         )
     said = Fault.of(reply.body())
+    if own and said.code.endswith(DEADLINE):
+        raise CallDeadline(
+            f"the model server gave up: {said.message}",
+            hint="raise [model] call_deadline, or use a smaller model",
+        )
     if status < 200:
         raise BadAnswer(f"the model server answered with HTTP {status}, which is no answer")
     if status in BUSY or said.tells_of_load:

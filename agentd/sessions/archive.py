@@ -110,14 +110,13 @@ class Archive:
     ) -> Sequence[Mapping[str, Any]]:
         """Return what its last decisions record about a label field "Class.field", newest first."""
         name, _, key = field.partition(".")
-        rows = self._db.run(sql.LABELS, (key, agent, version, model, name, limit))
+        rows = self._db.run(sql.LABELS, (key, agent, version, name, model, limit))
         return [json.loads(labels) for (labels,) in rows]
 
     def labels_by(self, agent: str | None = None) -> str | None:
         """Return how labels were taken last, by one agent or by any; None: no agent took one."""
         rows = self._db.run(sql.NEWEST_LABELS, (agent,))
-        labels = json.loads(rows[0][0]) if rows else {}
-        return next((about.get("by") for about in labels.values()), None)
+        return rows[0][0] if rows else None
 
     def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
         """Return one session with its steps.

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
-from agentd.llm.endpoint import Endpoint
+from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
@@ -89,21 +90,14 @@ class Runner:
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
         self._note_basis(session, journal, facts)
-        self._calibration.resume(
-            lambda field: self._archive.labels(
-                field,
-                agent=self._name,
-                version=session.version,
-                model=session.basis["model"],
-                limit=RECENT,
-            )
-        )
+        if self._calibration.fields:
+            self._resume_labels(session)
         call_deadline_s = min(
             self._call_deadline_s, self._config.limits.no_progress.total_seconds()
         )
         loop = Loop(
             session,
-            self._agent(facts, scoring(self._llm, session, call_deadline_s)),
+            self._agent(facts, scoring(self._llm, session, call_deadline_s, beat)),
             self._llm,
             journal,
             idempotent=self._idempotent,
@@ -118,6 +112,17 @@ class Runner:
         """Interrupt the running call or tool for good, from another thread."""
         self._tools.close()
         self._llm.close()
+
+    def _resume_labels(self, session: Session) -> None:
+        model = self._model or self._endpoint.model()  # a cut session may go on with another one
+        load = partial(
+            self._archive.labels,
+            agent=self._name,
+            version=session.version,
+            model=model,
+            limit=RECENT,
+        )
+        self._calibration.resume(model, load)
 
     def _note_basis(self, session: Session, journal: Journal, facts: Mapping[str, Any]) -> None:
         """Note what the session depends on besides its event, for a replay."""
@@ -165,7 +170,9 @@ def calibration_of(version: Version, union: Union) -> Calibration:
     return Calibration(fields, version.accepted.config.labels)
 
 
-def scoring(llm: LLM, session: Session, deadline_s: float) -> Score:
+def scoring(
+    llm: LLM, session: Session, deadline_s: float, beat: Callable[[float], None] = lambda _s: None
+) -> Score:
     """Return a session's `Kit.score`; what it gives is recorded with the session's next step."""
 
     def score(heads: Sequence[str], items: Sequence[str]) -> Scores:
@@ -175,7 +182,9 @@ def scoring(llm: LLM, session: Session, deadline_s: float) -> Score:
             session=session.id,
             progress=lambda: None,
         )
+        beat(deadline_s + QUEUE_WAIT_MAX_S)
         scores = llm.score(heads, items, terms)
+        beat(session.limits.no_progress.total_seconds())  # the agent's own code goes on
         session.scored.append(vars(scores))
         return scores
 

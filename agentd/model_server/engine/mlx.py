@@ -33,8 +33,8 @@ SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes 
 STEP_S = 0.25  # a decoding step of all rows; a machine that needs longer for them has fewer slots
 KEPT_FOR_PERSONS = 1  # slots, where there are more than a few
 FEW_SLOTS = 4
-# Prompts in prefill: a long one and one that overtakes it. More of them wait in the fair queue,
-# where a person still goes first and no deadline runs.
+# Prompts in prefill: a long one and one that overtakes it. More wait in the fair queue, where a
+# person still goes first and no deadline runs. So many calls may score besides, for minutes.
 PREFILLING_MAX = 2
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 TRIAL_TOKENS = 24
@@ -117,7 +117,8 @@ class MlxEngine:
             )
         rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
         longest = max([length, *(other.length for other in rows)])
-        before = sum(RANK[row.call.priority] <= RANK[call.priority] for row in self._prefill.rows)
+        alike = [r.call for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
+        before = sum(RANK[other.priority] <= RANK[call.priority] for other in alike)
         kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
         slots = self.slots - (0 if call.priority is Priority.PERSON else kept)
         wanted = (len(rows) + 1) * self._row_bytes(longest)

@@ -67,6 +67,7 @@ class ScoredRow(Row):
         self.tokens = list(self.scoring.heads[len(self.scoring.scores)])
         self.layers, self.fed, self.states, self.scores = None, 0, {}, {}
         self.marks = [len(self.tokens) - 1]  # its last token is read with the items
+        self.prefill_since = time.monotonic()  # it waits as long as a prompt, and then as another
 
     def end(self) -> bool:
         """Give the head's scores, go on to the next one; return whether there is none."""

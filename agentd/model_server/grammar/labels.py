@@ -17,6 +17,7 @@ from llguidance import LLTokenizer
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Branch, Refused
 from agentd.model_server.grammar.mask import AnswerMask
+from agentd.model_server.grammar.spelling import key, spelled
 from agentd.model_server.protocols import Labels
 
 LABELS_MIN, LABELS_MAX = 2, 50
@@ -53,7 +54,7 @@ def label_fields(schema: Schema, asked: Labels, tokenizer: LLTokenizer) -> dict[
         if not LABELS_MIN <= len(offsets) <= LABELS_MAX:
             raise _wrong(name, f"may have {LABELS_MIN} to {LABELS_MAX} labels")
         found[place] = LabelField(name, offsets)
-        _fork(found[place], f'"{place[1]}":"'.encode(), tokenizer)
+        _fork(found[place], f'{key(place[1])}:"'.encode(), tokenizer)
     return found
 
 
@@ -97,9 +98,10 @@ class LabelMask:
         bits = self._mask.allowed()
         if self.branch is None:
             return bits
+        # Not by these bits: where labels have letters in common, they spell these in one way.
         only = bytearray(len(bits))
-        for token in self.branch.tokens.values():
-            only[token // 8] |= bits[token // 8] & 1 << token % 8
+        for token in filter(self._mask.takes, self.branch.tokens.values()):
+            only[token // 8] |= 1 << token % 8
         if not any(only):
             raise _wrong(self.branch.field, "none of its labels is legal here")
         return bytes(only)
@@ -190,14 +192,14 @@ def _enums(schema: Schema) -> Iterator[tuple[str, Place, list[str]]]:
         tool = None
         if next(iter(properties), None) == "tool":
             tool = _resolved(properties["tool"], schema).get("const")
-        for key, value in properties.items():
+        for name, value in properties.items():
             values = _resolved(value, schema).get("enum", [])
             if not values or not all(isinstance(value, str) for value in values):
                 continue
             if tool is not None:
-                yield f"{tool}.{key}", (tool, key), values
+                yield f"{tool}.{name}", (tool, name), values
             if not members:
-                yield key, (tool, key), values
+                yield name, (tool, name), values
 
 
 def _resolved(node: Schema, schema: Schema) -> Schema:
@@ -223,7 +225,7 @@ def _fork(
         Refused: two labels begin with the same token.
     """
     names = list(field.offsets)
-    texts = [before + json.dumps(name, ensure_ascii=False).encode()[1:] for name in names]
+    texts = [before + spelled(name, ",", ":").encode()[1:] for name in names]
     runs = [tokenizer.tokenize_bytes(text) for text in texts]
     common = sum(
         1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*runs, strict=False))

@@ -98,6 +98,10 @@ class AnswerMask:
                     return bytes(only)
         return bits
 
+    def takes(self, token: int) -> bool:
+        """Whether the grammar goes on with this token, be it spelled in a way that it does not."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
     def accept(self, token: int) -> None:
         """Step over a sampled token.
 

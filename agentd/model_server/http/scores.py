@@ -1,5 +1,6 @@
 """POST /v1/score: how likely items are behind heads, for ranking and for labels by phrase."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -62,7 +63,15 @@ async def finished(pieces: Pieces) -> None:
 
 
 def answer(call: Call, done: Scoring, model: str) -> dict[str, Any]:
-    """Return the answer's body."""
+    """Return the answer's body.
+
+    Raises:
+        Refused: a score is no number that JSON has.
+    """
+    for number, row in enumerate(done.scores):
+        for place, score in enumerate(row):
+            if not math.isfinite(score):
+                raise _wrong(f"items.{place}", f"the model says {score} of it after heads.{number}")
     return {
         "object": "list",
         "model": model,
