@@ -62,6 +62,11 @@ class DeadReason(StrEnum):
     UNANSWERED = "unanswered"  # nobody answered its session's question in time
 
 
+# How a label was taken: without the model's own bias, also by what an external server tells of it;
+# as the model prefers it; and in an answer that was cut, which nobody chose.
+OFFSETS, LOGPROBS, GREEDY, CLOSED = "offsets", "logprobs", "greedy", "closed"
+
+
 class Exit(IntEnum):
     """Exit codes. 0 to 3 are the commands'; 75 and 78 are sysexits(3), between our processes."""
 

@@ -19,13 +19,13 @@ from agentd.context import LogEvent, render
 from agentd.errors import ConfigError, ModelError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.calibration import GREEDY, NEUTRAL, LabelsSeen, weighed
+from agentd.llm.calibration import NEUTRAL, LabelsSeen, weighed
 from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT, offsets
 from agentd.llm.label_tokens import label_logprobs, with_label
 from agentd.replay.loaded import FixedPromptLLM
 from agentd.sessions.steps import Step, StepKind
-from agentd.states import Priority
+from agentd.states import GREEDY, Priority
 from agentd.testing import FakeModelServer, Reply, Request, ScriptedLLM, run_agent
 from agentd.worker.runner import scoring
 from tests.recorded import World

@@ -224,6 +224,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         **{"problem": {"what": EVIL, "where": "\udcff", "hint": EVIL}, "subscribe": [EVIL]},
         **{"waiting": {"direct": 0, "subscribed": 0}, "dead_letters": 0, "paused": False},
         "last_session": {"id": 1, "state": EVIL, "started_at": EVIL, "ended_at": None},
+        "labels": EVIL,
         "beat": {"state": EVIL, EVIL: EVIL},
     }
     document = {

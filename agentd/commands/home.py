@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
-from agentd.llm.calibration import OFFSETS
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.sessions.archive import Archive
+from agentd.states import OFFSETS
 from agentd.storage import database_files
 from agentd.supervisor.client import query
 

@@ -20,17 +20,11 @@ from typing import TYPE_CHECKING, Any
 from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError, ModelMisconfigured
-from agentd.llm.calibration import (
-    CLOSED,
-    LOGPROBS,
-    NEUTRAL,
-    OFFSETS,
-    Calibration,
-    likeliest,
-)
+from agentd.llm.calibration import NEUTRAL, Calibration, likeliest
 from agentd.llm.decision import DONE, Ask, Decision, Message, Terms, with_log
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
 from agentd.llm.union import Client, Malformed, Union
+from agentd.states import CLOSED, LOGPROBS, OFFSETS
 
 if TYPE_CHECKING:  # the HTTP modules cost an idle worker memory
     from agentd.llm.completion import Completion

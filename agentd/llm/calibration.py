@@ -12,11 +12,10 @@ from typing import Any
 
 from agentd.config.agent import Labels
 from agentd.llm.label_bias import RECENT, LogProbs, offsets, softmax
+from agentd.states import CLOSED, GREEDY, OFFSETS
 
 DIGITS = 4  # of what is recorded: a replay must find the same numbers
 LABELS_MIN, LABELS_MAX = 2, 50  # of one field, as the model server takes them
-OFFSETS, LOGPROBS, GREEDY = "offsets", "logprobs", "greedy"  # how a label was taken
-CLOSED = "closed"  # nobody chose it: the answer was cut off before, and closed legally
 # A log that says nothing.
 NEUTRAL = '<event type="note" ts="1970-01-01T00:00:00Z" trusted="no">\n{"text":"N/A"}\n</event>\n'
 

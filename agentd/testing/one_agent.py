@@ -15,7 +15,6 @@ from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.calibration import OFFSETS
 from agentd.llm.decision import LLM, Ask, Decision, Message, Terms, Usage, with_log
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
@@ -29,6 +28,7 @@ from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.offline import offline
 from agentd.replay.single_run import Performance, run_event
 from agentd.sessions.steps import StepKind
+from agentd.states import OFFSETS
 from agentd.testing.fake_server import FakeModelServer
 from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import WINDOW, LabelScript, ScoreScript, count, scripted_scores
