@@ -223,7 +223,7 @@ class Grammars:
         why = ""
         mask = AnswerMask(compiled, self._single, self.bytes_of, self._tokens_of)
         try:
-            closed = mask.close(CLOSING_TOKENS_MAX)
+            closed = [*mask.forced(), *mask.close(CLOSING_TOKENS_MAX)]
         except Refused as refusal:  # the compiler hit one of its limits
             closed, why = [], f": {refusal.message}"
         if not closed:
