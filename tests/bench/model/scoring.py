@@ -33,7 +33,7 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
             began = time.monotonic()
             answer = await client.post(server, "/v1/score", body, deadline_s=bench.shape.deadline_s)
             ours.append(pairs / (time.monotonic() - began))
-            if not answer.answered:
+            if not answer.whole or answer.error:  # a score has no finish_reason
                 raise NoAnswer(f"{PHASE}: {answer.error}")
             theirs.append(pairs / bare.score_s(HEADS, ITEMS))
     finally:
