@@ -36,6 +36,7 @@ from agentd.llm.decision import Choice
 from agentd.llm.label_bias import RECENT, offsets
 
 NO_TEXT = "N/A"  # says nothing
+TEXT_MAX = 1000  # characters: what a text is, its beginning says; a whole page fits no window
 SCORED = "label_scores"  # the remembered fact: what the last texts came to
 PHRASES_MAX = 32  # the most heads of one call for scores
 Phrase = Annotated[str, AfterValidator(not_blank), Field(max_length=400)]
@@ -168,7 +169,8 @@ class Task(Agent[TaskParams]):
 
 
 def text_of(event: Event) -> str:
-    """Return what of an event is to be labelled: its `text`, else all of its texts."""
+    """Return what of an event is labelled: the beginning of its `text`, else of all its texts."""
     texts = [value for value in event.payload.values() if isinstance(value, str)]
     text = event.payload.get("text")
-    return text if isinstance(text, str) and text else "\n".join(texts) or NO_TEXT
+    found = text if isinstance(text, str) and text else "\n".join(texts) or NO_TEXT
+    return found[:TEXT_MAX]

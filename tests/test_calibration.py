@@ -488,6 +488,14 @@ def test_a_text_gets_the_label_behind_whose_phrase_it_is_likeliest(world: World)
     assert world.replay(recording).identical
 
 
+def test_the_beginning_of_a_long_text_is_labelled(world: World) -> None:
+    """A mail of fifty pages fits no window, and its first lines say what it is."""
+    world.write("sorter", PHRASES)
+    world.publish("note.changed", {"text": "buy milk " * 50_000})
+    recording, _ = world.take(world.run("sorter", [], scores=likelihood))
+    assert recording.scored[0]["items"] == [("buy milk " * 50_000)[:1000]]
+
+
 def test_a_score_says_that_its_worker_lives() -> None:
     """The supervisor is promised the wait in the queue as well, and then what any turn may take."""
     limits = SimpleNamespace(no_progress=timedelta(seconds=100))
