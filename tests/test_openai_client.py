@@ -296,8 +296,8 @@ def test_errors_are_typed(server: Serving, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="one choice") as bad:
         create(model=NAME, messages=say("hello"), n=2)
     assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "n")
-    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}
-    with pytest.raises(openai.BadRequestError, match="/not"):
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "x"}}}
+    with pytest.raises(openai.BadRequestError, match=r"/\$ref"):
         create(model=NAME, messages=say("hello"), response_format=schema)
     image = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]
     with pytest.raises(openai.BadRequestError, match="only text is taken"):

@@ -104,9 +104,9 @@ KINDS: tuple[Callable[[random.Random], Kind], ...] = (
 )
 # What a mask cannot honour must be refused before anything is generated.
 IMPOSSIBLE: tuple[dict[str, Any], ...] = (
-    {"type": "object", "patternProperties": {"a": {}}},
-    {"not": {"type": "string"}},
-    {"type": "array"},
+    {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    {"not": {}},
+    {"type": "array", "contains": {"type": "string"}, "maxContains": 1},
     {"$ref": "https://example.org/schema"},
     {"type": "string", "minLength": 9, "maxLength": 3},
     {"type": "colour"},
