@@ -153,15 +153,18 @@ SELECT labels FROM (
 ) WHERE json_extract(labels, '$.model') = ? ORDER BY session_id DESC, seq DESC LIMIT ?
 """
 
-# How the newest label was taken that the model chose, of one agent or of all.
-NEWEST_LABELS = """
+# How the newest label was taken that the model chose, of all agents or of one. By two statements:
+# with "any agent, or this one" SQLite reads the whole table for each agent.
+_NEWEST_LABELS = """
 SELECT json_extract(label.value, '$.by') FROM steps,
   json_each(CASE WHEN json_valid(basis) THEN basis END, '$.labels') AS label
 WHERE session_id IN (
-  SELECT id FROM sessions WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT 100
+  SELECT id FROM sessions {whose} ORDER BY id DESC LIMIT 100
 ) AND kind = 'decision' AND json_extract(label.value, '$.by') <> 'closed'
 ORDER BY session_id DESC, seq DESC LIMIT 1
 """
+NEWEST_LABELS = _NEWEST_LABELS.format(whose="")
+NEWEST_LABELS_OF = _NEWEST_LABELS.format(whose="WHERE agent = ?")
 
 # --- facts
 

@@ -115,7 +115,10 @@ class Archive:
 
     def labels_by(self, agent: str | None = None) -> str | None:
         """Return how labels were taken last, by one agent or by any; None: no agent took one."""
-        rows = self._db.run(sql.NEWEST_LABELS, (agent,))
+        if agent is None:
+            rows = self._db.run(sql.NEWEST_LABELS)
+        else:
+            rows = self._db.run(sql.NEWEST_LABELS_OF, (agent,))
         return rows[0][0] if rows else None
 
     def show(self, session_id: int) -> tuple[SessionRow, Sequence[Step]]:
