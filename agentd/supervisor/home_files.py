@@ -9,7 +9,7 @@ files hold is copied out first.
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,11 @@ async def close(records: Records, housekeeping: Housekeeping, hurry: asyncio.Eve
         TimeoutError: it takes too long, or `hurry` is set. Its threads end with the process.
     """
 
-    async def both() -> None:
-        await housekeeping.closed()
-        await records.closed()
-
-    await _unhurried(both(), hurry, CLOSE_S)
+    both = asyncio.gather(housekeeping.closed(), records.closed())
+    await _unhurried(both, hurry, CLOSE_S)
 
 
-async def _unhurried(work: Coroutine[Any, Any, None], hurry: asyncio.Event, limit_s: float) -> None:
+async def _unhurried(work: Awaitable[Any], hurry: asyncio.Event, limit_s: float) -> None:
     working, hurrying = asyncio.ensure_future(work), asyncio.ensure_future(hurry.wait())
     first = asyncio.FIRST_COMPLETED
     await asyncio.wait({working, hurrying}, timeout=limit_s, return_when=first)

@@ -169,7 +169,6 @@ class Supervisor:
             self._files.forget()
             with contextlib.suppress(TimeoutError):  # a disk that hangs keeps nobody from the end
                 await close(self._records, self._housekeeping, self._hurry)
-        self._records.close()
         self._model.close()
 
     # --- stopping
