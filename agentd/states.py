@@ -65,6 +65,7 @@ class DeadReason(StrEnum):
 # How a label was taken: without the model's own bias, also by what an external server tells of it;
 # as the model prefers it; and in an answer that was cut, which nobody chose.
 OFFSETS, LOGPROBS, GREEDY, CLOSED = "offsets", "logprobs", "greedy", "closed"
+LABELS_MIN, LABELS_MAX = 2, 50  # of one field; the model server takes no others
 
 
 class Exit(IntEnum):

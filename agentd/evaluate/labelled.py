@@ -25,9 +25,9 @@ from pydantic import AfterValidator, Field, model_validator
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.config.wording import not_blank
 from agentd.evaluate.cases import EventType
+from agentd.states import LABELS_MAX, LABELS_MIN
 
 LABELLED = "eval/labels"  # their folder in agentd's configuration
-LABELS_MAX = 50  # of a field that the model server calibrates
 
 Text = Annotated[str, AfterValidator(not_blank)]
 Texts = dict[str, Annotated[tuple[Text, ...], Field(min_length=1)]]  # by label
@@ -39,7 +39,7 @@ class Labelled(Strict):
     instructions: Text
     event: EventType
     field: str = Field(min_length=1)
-    cases: Texts = Field(min_length=2, max_length=LABELS_MAX)
+    cases: Texts = Field(min_length=LABELS_MIN, max_length=LABELS_MAX)
     development: Texts = Field(default_factory=dict)
     rule: Texts = Field(default_factory=dict)
     phrases: dict[str, Text] = Field(default_factory=dict)

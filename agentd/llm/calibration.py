@@ -15,7 +15,6 @@ from agentd.llm.label_bias import RECENT, LogProbs, offsets, softmax
 from agentd.states import CLOSED, GREEDY, OFFSETS
 
 DIGITS = 4  # of what is recorded: a replay must find the same numbers
-LABELS_MIN, LABELS_MAX = 2, 50  # of one field, as the model server takes them
 # A log that says nothing.
 NEUTRAL = '<event type="note" ts="1970-01-01T00:00:00Z" trusted="no">\n{"text":"N/A"}\n</event>\n'
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
 from agentd.json_schema.bounds import Schema
-from agentd.llm.calibration import LABELS_MAX, LABELS_MIN
 from agentd.llm.decision import Choice, Message
 from agentd.llm.decision_schema import member_schema, union_schema
+from agentd.states import LABELS_MAX, LABELS_MIN
 
 # Stands for the log while BAML renders. The log itself is put in afterwards, by us: BAML finds its
 # roles by a magic text in the rendered prompt, so a log that held that text could forge a system

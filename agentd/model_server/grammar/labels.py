@@ -19,8 +19,8 @@ from agentd.model_server.calls import Branch, Refused
 from agentd.model_server.grammar.mask import AnswerMask
 from agentd.model_server.grammar.spelling import key, spelled
 from agentd.model_server.protocols import Labels
+from agentd.states import LABELS_MAX, LABELS_MIN
 
-LABELS_MIN, LABELS_MAX = 2, 50
 SHOWN = 20  # names that an error lists
 
 Place = tuple[str | None, str]  # the constant `tool` of the object, if it has one, and the field

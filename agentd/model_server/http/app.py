@@ -6,7 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,6 +26,7 @@ from agentd.model_server.http.answers import (
     error_response,
     while_there,
 )
+from agentd.model_server.http.body import ForModel
 from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.protocols import Language, Prompt
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
@@ -35,6 +36,8 @@ TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more
 BODY_S = 30.0  # a body that takes longer to arrive is given up
 COMPILING_MAX = 16  # requests that wait for a schema's compilation at a time
 STALE_S = 30.0  # a busy engine without a step for this long is not ready
+
+Asked = TypeVar("Asked", bound=ForModel)
 
 
 class Server:
@@ -147,10 +150,7 @@ class Server:
         )
 
     async def _chat(self, request: Request) -> Response:
-        caller = requests.caller(request.headers)
-        data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(requests.parse, data, requests.Chat)
-        self._check_model(body.model)
+        caller, body = await self._posted(request, requests.Chat)
         language = self._language()
         tools = conversation.plain_tools(body.tools or [])
         choice = conversation.choice(body.tool_choice, tools)
@@ -165,10 +165,7 @@ class Server:
         return await self._answered(answer, body)
 
     async def _complete(self, request: Request) -> Response:
-        caller = requests.caller(request.headers)
-        data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(requests.parse, data, requests.Completions)
-        self._check_model(body.model)
+        caller, body = await self._posted(request, requests.Completions)
         language = self._language()
         prompt = await asyncio.to_thread(_text_prompt, body.prompt, language)
         pieces = Pieces()
@@ -202,16 +199,21 @@ class Server:
         return await answer.whole()
 
     async def _score(self, request: Request) -> Response:
-        caller = requests.caller(request.headers)
-        data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(requests.parse, data, scores.ScoreRequest)
-        self._check_model(body.model)
+        caller, body = await self._posted(request, scores.ScoreRequest)
         scoring = await asyncio.to_thread(scores.scoring, body, self._language())
         pieces = Pieces()
         call = Call((), pieces.emit, **self._asked_by(caller), scoring=scoring)
         self._runner.submit(call)
         await while_there(request, self._runner, call, scores.finished(pieces))
         return JSONResponse(scores.answer(call, scoring, self._name))
+
+    async def _posted(self, request: Request, kind: type[Asked]) -> tuple[requests.Caller, Asked]:
+        """Return who asks this model, and what. Raises Refused."""
+        caller = requests.caller(request.headers)
+        data = await self._body(request, self._body_bytes_max)
+        body = await asyncio.to_thread(requests.parse, data, kind)
+        self._check_model(body.model)
+        return caller, body
 
     def _asked_by(self, caller: requests.Caller) -> dict[str, Any]:
         """Return what a call says of who asks."""

@@ -31,6 +31,12 @@ class Body(BaseModel):
         return data
 
 
+class ForModel(Body):
+    """The body of a request to the model, by its name."""
+
+    model: str
+
+
 def strict_json(text: bytes | str) -> Any:
     """Read JSON as the standard has it, with nothing in it that cannot be written again.
 

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from agentd.model_server.calls import Refused, Sampling
-from agentd.model_server.http.body import Body, refusal, strict_json
+from agentd.model_server.http.body import Body, ForModel, refusal, strict_json
 from agentd.model_server.http.conversation import TOOLS_MAX, ChatMessage, ToolParam
 from agentd.states import Priority
 
@@ -56,10 +56,9 @@ _Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES
 _Tools = Annotated[list[ToolParam], Field(max_length=TOOLS_MAX)]
 
 
-class Generating(Body):
+class Generating(ForModel):
     """What the bodies of both endpoints that generate have in common."""
 
-    model: str
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)

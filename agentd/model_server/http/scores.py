@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from agentd.model_server.calls import Call, Refused, Scoring
 from agentd.model_server.http.answers import Pieces
-from agentd.model_server.http.body import Body
+from agentd.model_server.http.body import ForModel
 from agentd.model_server.protocols import Language
 
 HEADS_MAX, ITEMS_MAX, PAIRS_MAX = 32, 256, 1024
@@ -16,10 +16,9 @@ HEADS_MAX, ITEMS_MAX, PAIRS_MAX = 32, 256, 1024
 _Item = Annotated[str, StringConstraints(min_length=1)]
 
 
-class ScoreRequest(Body):
+class ScoreRequest(ForModel):
     """The body of POST /v1/score."""
 
-    model: str
     heads: Annotated[list[str], Field(min_length=1, max_length=HEADS_MAX)]
     items: Annotated[list[_Item], Field(min_length=1, max_length=ITEMS_MAX)]
     template: Literal[False] | None = None  # the texts are read as they are
