@@ -309,6 +309,20 @@ def test_what_is_held_is_whole_before_a_signal_ends_the_program() -> None:
     assert not leave.insisted
 
 
+def test_a_late_signal_does_not_change_how_a_program_ends() -> None:
+    """Who left at a signal and cleaned up is not killed by the next one, at the last moment."""
+    program = """if True:
+        import atexit, os, signal
+        from agentd.process.leave import stoppable
+        atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+        with stoppable():
+            with stoppable():
+                os.kill(os.getpid(), signal.SIGHUP)
+    """
+    done = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE_S)
+    assert done.returncode == 128 + signal.SIGHUP
+
+
 def test_nothing_to_look_at_is_not_kept(repo: Repository, place: Path) -> None:
     """A misspelt model fails before the daemon starts: one error, and no folder."""
     demo = Demo(repo.path, place, "--model", str(place / "no-such-model"))

@@ -12,7 +12,8 @@ class Leave:
     def __init__(self) -> None:
         self.insisted = False  # a signal came while cleaning up
         self._number = 0  # the first signal; 0: none yet
-        self._held = self._left = False
+        self.left = False  # the exit was raised
+        self._held = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -27,14 +28,14 @@ class Leave:
 
     def signalled(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
-        self.insisted = self.insisted or self._held or self._left
+        self.insisted = self.insisted or self._held or self.left
         self._number = self._number or number
         self._leave()
 
     def _leave(self) -> None:
-        if self._held or self._left:
+        if self._held or self.left:
             return
-        self._left = True
+        self.left = True
         if self._number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self._number)
@@ -42,7 +43,10 @@ class Leave:
 
 @contextmanager
 def stoppable() -> Iterator[Leave]:
-    """Let the signals that end a program leave it through its clean-up."""
+    """Let the signals that end a program leave it through its clean-up.
+
+    Who left at a signal is on the way out, so that further ones are ignored until the end.
+    """
     leave = Leave()
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -52,4 +56,5 @@ def stoppable() -> Iterator[Leave]:
         yield leave
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == leave.signalled:  # not ignored by one further inside
+                signal.signal(number, signal.SIG_IGN if leave.left else handler)

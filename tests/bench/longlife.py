@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ LIMITS = {
     "wal_mb": (0.0, 17.0),  # it grows to 16 MB, then starts anew
     "logs_mb": (0.0, 0.5),
 }
+# Children come and go, a check of a file for one: what ended meanwhile is not counted.
+GONE = (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, StopIteration)
 UNITS = {"cpu": "% of a core", "supervisor_cpu": "% of a core", "fds": "", "threads": ""}
 
 
@@ -137,20 +140,27 @@ def sample_for(
 
 def cpu(pid: int) -> dict[int, float]:
     """Return the CPU seconds of the daemon and of its children."""
-    tree = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    return {one: cpu_s(one) for one in tree}
+    taken = {pid: cpu_s(pid)}
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(*GONE):
+            taken[child.pid] = cpu_s(child.pid)
+    return taken
 
 
 def look(home: Home, pid: int, tree: Sequence[int]) -> Mapping[str, float]:
     """Return what the daemon holds now: memory, descriptors, threads, and bytes on disk."""
-    memory = {one: memory_mb(one) for one in tree}
-    processes = [psutil.Process(one) for one in tree]
+    memory, fds, threads = {}, 0, 0
+    for one in tree:
+        with suppress(*GONE):
+            process = psutil.Process(one)
+            memory[one] = memory_mb(one)
+            fds, threads = fds + process.num_fds(), threads + process.num_threads()
     size = sizes(home.paths.database)
     return {
         "pss_mb": sum(memory.values()),
         "supervisor_pss_mb": memory[pid],
-        "fds": sum(process.num_fds() for process in processes),
-        "threads": sum(process.num_threads() for process in processes),
+        "fds": fds,
+        "threads": threads,
         "database_mb": size.database / 1e6,
         "wal_mb": size.wal / 1e6,
         "logs_mb": folder_bytes(home.paths.logs) / 1e6,
