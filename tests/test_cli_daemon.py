@@ -37,13 +37,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 process.kill()
 
 
+# It waits in short pieces: Python runs a handler between two of its own steps, and a signal that
+# comes just before a long system call would be heeded only after it.
 STOPS_AT_IMPORT = """
-import sys
+import select, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == sys.argv[1]:
             print(name, flush=True)
-            sys.stdin.read()
+            while not select.select([sys.stdin], [], [], 0.05)[0]:
+                pass
 sys.meta_path.insert(0, Finder())
 from agentd.cli import main
 sys.exit(main(["run"]))
