@@ -5,6 +5,7 @@ before it starts threads.
 """
 
 import os
+import socket
 import struct
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from agentd.errors import SandboxUnavailable
 from agentd.sandbox import landlock, seccomp
+from agentd.sandbox.gate import start
 from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.system_calls import call, machine, prctl
@@ -44,10 +46,18 @@ def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
         return ()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise SandboxUnavailable("a process with threads cannot enter a sandbox")
-    box = _Box(policy, level)
+    gate = policy.sockets == "tcp" and bool(policy.ports)
+    box = _Box(policy, level, gate=gate)
+    proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
     try:
         _drop_capabilities()
-        box()
+        if gate:
+            with start(policy.ports[0], proxy) as channel:
+                listener = box()
+                socket.send_fds(channel, [b"\0"], [listener])
+            os.close(listener)
+        else:
+            box()
     except OSError as error:
         raise SandboxUnavailable(f"the kernel refused a sandbox: {error.strerror}") from error
     return tuple(box.missing)
@@ -75,21 +85,28 @@ def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
 
 
 class _Box:
-    """A policy, prepared; calling it restricts the caller."""
+    """A policy, prepared; calling it restricts the caller.
 
-    def __init__(self, policy: SandboxPolicy, level: Reached) -> None:
+    `gate`: its TCP sockets come from a gate, to which the result of the call has to go.
+    `connects`: it is that gate.
+    """
+
+    def __init__(
+        self, policy: SandboxPolicy, level: Reached, *, gate: bool = False, connects: bool = False
+    ) -> None:
+        self._gate = gate
         try:
-            self._ruleset = landlock.Ruleset(policy, level.abi)
+            self._ruleset = landlock.Ruleset(policy, level.abi, connects=connects)
         except OSError as error:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        self._filter = seccomp.Filter(seccomp.filter_for(policy.sockets, machine()))
+        self._filter = seccomp.Filter(seccomp.filter_for(policy.sockets, machine(), gate=gate))
 
-    def __call__(self) -> None:
+    def __call__(self) -> int:
         prctl(SET_NO_NEW_PRIVS, 1)
         self._ruleset.restrict()
-        self._filter.install()
+        return self._filter.install(listened=self._gate)
 
 
 def _drop_capabilities() -> None:

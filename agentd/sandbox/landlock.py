@@ -51,8 +51,8 @@ def abi() -> int:
 class Ruleset:
     """A policy as the kernel takes it. It holds a descriptor until it is collected."""
 
-    def __init__(self, policy: SandboxPolicy, known: int) -> None:
-        """Make it. `known`: the ABI to go by.
+    def __init__(self, policy: SandboxPolicy, known: int, *, connects: bool = False) -> None:
+        """Make it. `known`: the ABI to go by. `connects`: it may connect to the policy's port.
 
         Raises:
             OSError: the kernel refused it.
@@ -68,7 +68,7 @@ class Ruleset:
         self.missing: list[str] = []  # paths of the policy that are not there
         for path, rights in _rules(policy):
             self._allow(path, rights)
-        for port in policy.ports if ports else ():
+        for port in policy.ports[:1] if ports and connects else ():
             rule = struct.pack("QQ", CONNECT_TCP, port)
             call("landlock_add_rule", self.fd, RULE_NET_PORT, rule, 0)
 

@@ -41,7 +41,7 @@ class SandboxPolicy:
     the folders that lead there.
 
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path;
-    "tcp": connections to `ports`; "any".
+    "tcp": connections, all of which lead to the first of `ports` on 127.0.0.1; "any".
     """
 
     read: tuple[str, ...] = ()

@@ -1,6 +1,9 @@
 """Seatbelt, the sandbox of macOS: command lines wrapped in `sandbox-exec` with a profile."""
 
 import subprocess
+from collections.abc import Sequence
+
+from agentd.sandbox.policy import SandboxPolicy
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 TRIAL_S = 20.0
@@ -16,3 +19,8 @@ def unavailable() -> str:
     if done.returncode == 0:
         return ""
     return "this runs inside of another sandbox, and macOS nests none: start it outside of that"
+
+
+def wrapped(argv: Sequence[str], policy: SandboxPolicy) -> list[str]:
+    """Return the command line that runs `argv` in a sandbox; `argv` itself on other systems."""
+    return list(argv)

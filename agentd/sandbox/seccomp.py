@@ -16,8 +16,8 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 
 LOAD, EQUAL, GREATER, BITS, AND, JUMP, RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x05, 0x06
 NUMBER_AT, MACHINE_AT, ARGUMENTS_AT = 0, 4, 16  # of struct seccomp_data
-ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-SET_MODE_FILTER = 1
+ALLOW, KILL_PROCESS, ERRNO, USER_NOTIF = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
+SET_MODE_FILTER, FLAG_NEW_LISTENER = 1, 1 << 3
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000  # calls of 32-bit pointers on x86_64, with numbers of their own
 LAST_KNOWN = "mseal"  # of Linux 6.12; what came later is answered as an older kernel would
@@ -76,8 +76,11 @@ EPERM: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
 OK: Instruction = (RETURN, 0, 0, ALLOW)
 
 
-def filter_for(sockets: Sockets, machine: str) -> list[Instruction]:
-    """Return the filter of a process that may have these sockets, on this machine."""
+def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[Instruction]:
+    """Return the filter of a process that may have these sockets, on this machine.
+
+    `gate`: its TCP sockets are made, and connected, by another process (`gate.py`).
+    """
 
     def at(names: Iterable[str], *then: Instruction) -> list[Instruction]:
         numbers = (number(name, machine) for name in names)
@@ -99,7 +102,7 @@ def filter_for(sockets: Sockets, machine: str) -> list[Instruction]:
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
         *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), OK),
         *at(("utimensat",), _argument(1), *ZERO, _argument(1, high=True), *ZERO, OK),
-        *(step for names, then in _sockets(sockets) for step in at(names, *then)),
+        *(step for names, then in _sockets(sockets, gate) for step in at(names, *then)),
         OK,
     ]
 
@@ -112,13 +115,15 @@ class Filter:
         self._code = ctypes.create_string_buffer(code, len(code))  # the head points to it
         self._head = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(self._code))
 
-    def install(self) -> None:
+    def install(self, *, listened: bool = False) -> int:
         """Put the calling thread under it, for good. It must have no new privileges.
+
+        `listened`: return the descriptor at which another process answers what it is to decide.
 
         Raises:
             OSError: the kernel refused it.
         """
-        call("seccomp", SET_MODE_FILTER, 0, self._head)
+        return call("seccomp", SET_MODE_FILTER, FLAG_NEW_LISTENER if listened else 0, self._head)
 
 
 ZERO: tuple[Instruction, Instruction] = ((EQUAL, 1, 0, 0), EPERM)
@@ -135,7 +140,7 @@ def _argument(index: int, *, high: bool = False) -> Instruction:
     return (LOAD, 0, 0, ARGUMENTS_AT + 8 * index + 4 * high)
 
 
-def _sockets(sockets: Sockets) -> Iterator[tuple[tuple[str, ...], list[Instruction]]]:
+def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], list[Instruction]]]:
     """Yield names of calls, and what to do there."""
     if sockets == "any":
         return
@@ -153,6 +158,9 @@ def _sockets(sockets: Sockets) -> Iterator[tuple[tuple[str, ...], list[Instructi
     internet = (_argument(0), (EQUAL, 2, 0, AF_INET), (EQUAL, 1, 0, AF_INET6), EPERM)
     # Other protocols of streams (MPTCP, SCTP) are none that Landlock looks at.
     protocol = (_argument(2), (EQUAL, 2, 0, 0), (EQUAL, 1, 0, IPPROTO_TCP), EPERM)
-    yield ("socket",), [*internet, *stream, *protocol, OK]
+    asked = (RETURN, 0, 0, USER_NOTIF) if gate else OK
+    yield ("socket",), [*internet, *stream, *protocol, asked]
+    if gate:
+        yield ("connect",), [(RETURN, 0, 0, ERRNO | 0)]  # nothing is done, and all is well
     yield ("sendto", "sendmmsg"), [_argument(3), (BITS, 0, 1, MSG_FASTOPEN), EPERM, OK]
     yield ("sendmsg",), [_argument(2), (BITS, 0, 1, MSG_FASTOPEN), EPERM, OK]

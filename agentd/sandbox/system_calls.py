@@ -22,20 +22,20 @@ landlock_create_ruleset 444 444  landlock_restrict_self 446 446  lchown 94 -  lg
 listen 50 201  listmount 458 458  listxattr 194 11  llistxattr 195 12  lookup_dcookie 212 18
 lremovexattr 198 15  lsetxattr 189 6  memfd_create 319 279  memfd_secret 447 447
 migrate_pages 256 238  modify_ldt 154 -  mount 165 40  mount_setattr 442 442  move_mount 429 429
-move_pages 279 239  mq_open 240 180  mq_unlink 241 181  mseal 462 462  msgctl 71 187
-msgget 68 186  msgrcv 70 188  msgsnd 69 189  name_to_handle_at 303 264
-open_by_handle_at 304 265  open_tree 428 428  perf_event_open 298 241  pidfd_getfd 438 438
-pidfd_open 434 434  pidfd_send_signal 424 424  pivot_root 155 41  prlimit64 302 261
-process_madvise 440 440  process_mrelease 448 448  process_vm_readv 310 270
-process_vm_writev 311 271  ptrace 101 117  quotactl 179 60  quotactl_fd 443 443  reboot 169 142
-removexattr 197 14  request_key 249 218  sched_setaffinity 203 122  sched_setattr 314 274
-sched_setparam 142 118  sched_setscheduler 144 119  seccomp 317 277  semctl 66 191
-semget 64 190  semop 65 193  semtimedop 220 192  sendmmsg 307 269  sendmsg 46 211  sendto 44 206
+move_pages 279 239  mq_open 240 180  mq_unlink 241 181  mseal 462 462  msgctl 71 187  msgget 68 186
+msgrcv 70 188  msgsnd 69 189  name_to_handle_at 303 264  open_by_handle_at 304 265
+open_tree 428 428  perf_event_open 298 241  pidfd_getfd 438 438  pidfd_open 434 434
+pidfd_send_signal 424 424  pivot_root 155 41  prlimit64 302 261  process_madvise 440 440
+process_mrelease 448 448  process_vm_readv 310 270  process_vm_writev 311 271  ptrace 101 117
+quotactl 179 60  quotactl_fd 443 443  reboot 169 142  removexattr 197 14  renameat2 316 276
+request_key 249 218  rt_sigqueueinfo 129 138  sched_setaffinity 203 122  sched_setattr 314 274
+sched_setparam 142 118  sched_setscheduler 144 119  seccomp 317 277  semctl 66 191  semget 64 190
+semop 65 193  semtimedop 220 192  sendmmsg 307 269  sendmsg 46 211  sendto 44 206
 setdomainname 171 162  sethostname 170 161  setns 308 268  setpgid 109 154  setpriority 141 140
 setsid 112 157  settimeofday 164 170  setxattr 188 5  shmat 30 196  shmctl 31 195  shmget 29 194
 socket 41 198  socketpair 53 199  statmount 457 457  swapoff 168 225  swapon 167 224
-syslog 103 116  umount2 166 39  unshare 272 97  userfaultfd 323 282  utime 132 -
-utimensat 280 88  utimes 235 -  vhangup 153 58
+syslog 103 116  umount2 166 39  unshare 272 97  userfaultfd 323 282  utime 132 -  utimensat 280 88
+utimes 235 -  vhangup 153 58
 """
 MACHINES = ("x86_64", "aarch64")  # columns of the table
 
@@ -60,6 +60,7 @@ _NUMBERS = {
     for column, machine in enumerate(MACHINES, 1)
 }
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 def call(name: str, *args: Any) -> int:
