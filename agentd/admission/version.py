@@ -63,6 +63,7 @@ class Version:
     members: tuple[str, ...] | None  # of its `Choice`; None where the .baml names the union
     publishes: Mapping[str, type[BaseModel]]
     arguments: Mapping[str, type[BaseModel]]  # what narrows the union's classes, tools included
+    mcp: Mapping[str, McpTool]  # of `uses`, the tools of MCP servers, by class
 
 
 @dataclass(frozen=True)
