@@ -72,7 +72,7 @@ def _keys(file: str) -> Iterator[tuple[str, str, str]]:
                 yield name, _default(field), (field.description or "").replace("|", "\\|")
 
 
-def _is_table(annotation: typing.Any) -> bool:
+def _is_table(annotation: typing.Any) -> typing.TypeGuard[type[Strict]]:
     return isinstance(annotation, type) and issubclass(annotation, Strict)
 
 

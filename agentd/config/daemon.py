@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from agentd.config.duration import Duration, written
-from agentd.config.mcp import McpConfig, McpServerConfig, ServerName
+from agentd.config.mcp_servers import McpConfig, McpServerConfig, ServerName
 from agentd.config.toml import Strict, read_toml, unreadable, validate
 
 MODEL_PORT = 24363  # AGEND on a telephone's keys; nobody else's at IANA, and no ephemeral one

@@ -1,7 +1,8 @@
 """The model boundary: typed decisions in, HTTP and BAML behind it.
 
 `decision.py` is what the loop asks for. `baml.py` answers it: `union.py` is the union's prompt and
-parser, `decision_schema.py` its mask, `endpoint.py` the calls that wait and retry. Under them:
+parser, `decision_schema.py` its mask, `mcp_tools.py` what of it MCP servers describe,
+`endpoint.py` the calls that wait and retry. Under them:
 `address.py` says where the server is, `wire.py` sends requests, `completion.py` reads answers,
 `thoughts.py` tells thoughts from them, and `faults.py` reads refusals; `listing.py` asks an
 external server for its models.

@@ -63,7 +63,7 @@ class McpUnion:
             if name not in self._tools:
                 return place[0]
             about = self._tools[name].about
-            return about.get("", "") if place["about"] else _object(self._arguments[name], about)
+            return about.get("", "") if place["about"] else _shown(self._arguments[name], about)
 
         return PLACE.sub(told, text)
 
@@ -92,7 +92,7 @@ class McpUnion:
         needed = schema.get("required", ())
         told = {key: value for key, value in given.items() if value is not None or key in needed}
         if not _fits(told, schema):
-            raise ValueError(f"{name}.{ARGUMENTS}: must be {_object(schema, {})}")
+            raise ValueError(f"{name}.{ARGUMENTS}: must be {_shown(schema)}")
         return told
 
 
@@ -219,36 +219,43 @@ def _cut(text: str, room: int) -> str:
     return f"{data[: room - 3].decode(errors='ignore').rstrip()}..." if room > 16 else ""
 
 
-def _object(schema: Schema, about: Mapping[str, str], depth: int = 0) -> str:
-    """Return an object's schema as the prompt shows it."""
-    properties, needed = schema.get("properties", {}), schema.get("required", ())
-    parts = [
-        (f"/* {about[name]} */" if about.get(name) else "")
-        + json.dumps(plain(name), ensure_ascii=False)
-        + ("" if name in needed else "?")
-        + f":{_type(inner, depth + 1)}"
-        for name, inner in properties.items()
-        if inner is not False
-    ]
-    if schema.get("patternProperties") or schema.get("additionalProperties"):
-        parts.append("...")
-    return f"{{{','.join(parts)}}}"
+def _shown(schema: Schema, about: Mapping[str, str] | None = None) -> str:
+    """Return a bounded schema as the prompt shows it: types as BAML writes its own."""
+    return _Signature(schema.get("$defs", {})).object(schema, about or {}, 0)
 
 
-def _type(schema: Schema, depth: int) -> str:
-    """Return a bounded schema's type, written as BAML writes its own."""
-    if "const" in schema or "enum" in schema:
-        values = schema.get("enum", [schema.get("const")])
-        return "|".join(plain(json.dumps(value, ensure_ascii=False)) for value in values)
-    if "anyOf" in schema:
-        return "|".join(dict.fromkeys(_type(one, depth) for one in schema["anyOf"]))
-    kind = schema.get("type", "object")
-    if depth > SHOWN_DEPTH and kind in ("array", "object"):
-        return "[...]" if kind == "array" else "{...}"
-    if kind == "array":
-        items = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
-        inner = _type(items, depth + 1)
-        return f"({inner})[]" if "|" in inner else f"{inner}[]"
-    if kind == "object":
-        return "{...}" if "$ref" in schema else _object(schema, {}, depth)
-    return TYPES.get(kind, str(kind))
+class _Signature:
+    def __init__(self, definitions: Mapping[str, Schema]) -> None:
+        self._definitions = definitions
+
+    def object(self, schema: Schema, about: Mapping[str, str], depth: int) -> str:
+        needed = schema.get("required", ())
+        parts = [
+            (f"/* {about[name]} */" if about.get(name) else "")
+            + json.dumps(plain(name), ensure_ascii=False)
+            + ("" if name in needed else "?")
+            + f":{self.type(inner, depth + 1)}"
+            for name, inner in schema.get("properties", {}).items()
+            if inner is not False
+        ]
+        if schema.get("patternProperties") or schema.get("additionalProperties"):
+            parts.append("...")
+        return f"{{{','.join(parts)}}}"
+
+    def type(self, schema: Schema, depth: int) -> str:
+        schema = self._definitions.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        if "const" in schema or "enum" in schema:
+            values = schema.get("enum", [schema.get("const")])
+            return "|".join(plain(json.dumps(value, ensure_ascii=False)) for value in values)
+        if "anyOf" in schema:
+            return "|".join(dict.fromkeys(self.type(one, depth) for one in schema["anyOf"]))
+        kind = str(schema.get("type"))
+        if kind == "object":
+            return "{...}" if depth > SHOWN_DEPTH else self.object(schema, {}, depth)
+        if kind == "array":
+            if depth > SHOWN_DEPTH:
+                return "[...]"
+            items = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
+            inner = self.type(items, depth + 1)
+            return f"({inner})[]" if "|" in inner else f"{inner}[]"
+        return TYPES.get(kind, kind)

@@ -30,13 +30,12 @@ Outgoing = MemoryObjectSendStream[SessionMessage]
 class Pipes:
     """The two descriptors of a server's standard input and output.
 
-    `ended` is set once nothing comes any more, and `why` says why. `heard` counts its lines.
+    `ended` is set once nothing comes any more, and `why` says why.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.ended = anyio.Event()
         self.why = ""
-        self.heard = 0
         self.tools_changed = False  # it said so; whoever lists its tools again resets it
         self._read_fd, self._write_fd = read_fd, write_fd
         self._window, self._lines, self._bytes = time.monotonic(), 0, 0
@@ -70,9 +69,7 @@ class Pipes:
         finally:
             self.ended.set()
 
-    async def _lines_to(
-        self, to_client: MemoryObjectSendStream[SessionMessage | Exception]
-    ) -> str:
+    async def _lines_to(self, to_client: MemoryObjectSendStream[SessionMessage | Exception]) -> str:
         """Pass its lines on until there is a reason to end, which is returned."""
         rest = bytearray()
         while True:
@@ -103,7 +100,6 @@ class Pipes:
         now = time.monotonic()
         if now - self._window > WINDOW_S:
             self._window, self._lines, self._bytes = now, 0, 0
-        self.heard += 1
         self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
         return self._lines > WINDOW_LINES or self._bytes > WINDOW_BYTES
 

@@ -7,6 +7,7 @@ from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.housekeeping import Housekeeping
+from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.restart import Rules
 
@@ -24,7 +25,9 @@ class Settings:
         self._paths, self._log = paths, logger
         self._note(problem)
 
-    def reload(self, model: ModelHost, agents: Agents, housekeeping: Housekeeping) -> bool:
+    def reload(
+        self, model: ModelHost, agents: Agents, housekeeping: Housekeeping, mcp: McpHost
+    ) -> bool:
         """Apply the file as it is now; a wrong one changes nothing. True: something is new."""
         try:
             new = load_daemon(self._paths.daemon_file)
@@ -44,6 +47,9 @@ class Settings:
             rules = Rules.of(new.supervisor)
             agents.set_rules(rules)
             model.managed.life.rules = rules
+            if "mcp" in changed:
+                mcp.configure(new.mcp)
+                agents.reload()
             later = [key for key in changed if key in LATER]
             self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)
         return bool(repaired or changed)

@@ -70,7 +70,7 @@ class Runner:
         )
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock)
-        union = Union(client, version.function, version.members, version.arguments)
+        union = Union(client, version.function, version.members, version.arguments, version.mcp)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -194,7 +194,8 @@ def scoring(
 def repeatable(version: Version) -> frozenset[str]:
     """Return the decision classes whose handlers may run again after they were cut off."""
     agent = version.agent
-    return agent.idempotent | agent.reads | {n for n in version.uses if REGISTRY[n].idempotent}
+    shared = {n for n in version.uses if n in REGISTRY and REGISTRY[n].idempotent}
+    return agent.idempotent | agent.reads | shared | {n for n, t in version.mcp.items() if t.reads}
 
 
 def settle(closing: Closing, session: Session, ending: Ending) -> None:
