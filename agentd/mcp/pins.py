@@ -96,21 +96,27 @@ class Pins:
             )
         return found
 
-    def accept(self) -> list[str]:
-        """Accept what the server says now of the tools that agents name; return the difference.
+    def difference(self) -> tuple[list[str], Definitions]:
+        """Ask the server, and return how the tools that agents name differ from what was accepted.
+
+        With it come the definitions that `accept` would take.
 
         Raises:
             ServerDown: the server cannot be asked now.
         """
         with self._alone():
             now, accepted = self._now(0.0), self.accepted()
-            lines = [
-                line
-                for tool, was in accepted.items()
-                for line in _difference(f"{self.name}.{tool}", was, now.get(tool))
-            ]
-            self._accept({tool: now[tool] for tool in accepted if tool in now})
-        return lines
+        lines = [
+            line
+            for tool, was in accepted.items()
+            for line in _difference(f"{self.name}.{tool}", was, now.get(tool))
+        ]
+        return lines, {tool: now[tool] for tool in accepted if tool in now}
+
+    def accept(self, definitions: Definitions) -> None:
+        """Accept these definitions: from now on they are what agents get."""
+        with self._alone():
+            self._accept(definitions)
 
     def forget_seen(self) -> None:
         """Let the next look ask the server, whatever it said a moment ago."""

@@ -30,21 +30,32 @@ def program_of(name: str, config: McpConfig, paths: Paths) -> Program:
         ConfigError: the program is not installed, or a secret of its environment is not there.
         StorageError: its folder cannot be made.
     """
-    assert config.command is not None
+    program = find(name, config)
     folder = paths.mcp / name
     with storage_errors(folder, "make the folder writable", "cannot be made"):
         private_folder(folder)
     home = str(folder)
     env = {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
     env |= {key: _resolved(value, name, key) for key, value in config.env.items()}
-    found = shutil.which(str(expanded(config.command)), path=env["PATH"])
+    return Program(python("agentd.mcp.launch", program, *config.args), env, folder)
+
+
+def find(name: str, config: McpConfig) -> str:
+    """Return the path of a server's program.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    assert config.command is not None
+    path = config.env.get("PATH", PROGRAM_PATH)
+    found = shutil.which(str(expanded(config.command)), path=path)
     if found is None:
         raise ConfigError(
-            f"{config.command} is not installed in {env['PATH']}",
+            f"{config.command} is not installed in {path}",
             where=f"[mcp.{name}] command",
             hint="write its whole path, or install it",
         )
-    return Program(python("agentd.mcp.launch", found, *config.args), env, folder)
+    return found
 
 
 def fetches(config: McpConfig) -> bool:
