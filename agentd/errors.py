@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentd.secret_rules import hide
 from agentd.states import Exit
 
 TEXT_MAX = 20_000  # characters of each text of an error's document
@@ -28,6 +27,8 @@ class AgentdError(Exception):
 
     def document(self) -> Problem:
         """Return what happened, where, and what to do, without secrets: for files and `status`."""
+        from agentd.secret_rules import hide  # 14 ms, which small processes do without
+
         text = {"what": self.what, "where": self.where, "hint": self.hint}
         return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
 
@@ -49,6 +50,13 @@ class ConfigError(AgentdError):
 
 class BrokenVersion(ConfigError):
     """An accepted agent's folder is incomplete or was changed: it must be built again."""
+
+
+class ToolsChanged(ConfigError):
+    """Tools of an MCP server are not what was accepted: their agents rest until a person accepts.
+
+    Met in the middle of a session, it costs no attempt.
+    """
 
 
 class UsageError(AgentdError):

@@ -43,12 +43,20 @@ from agentd.admission.version import (
 from agentd.agent import Kit
 from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import parse_toml, read_small
-from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
-from agentd.mcp.pins import Pins, ServerDown, ToolsChanged
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    PermissionRefused,
+    ToolError,
+    ToolsChanged,
+    storage_errors,
+)
+from agentd.mcp.pins import Pins, ServerDown
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
-from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place
 
 BUILD_PREFIX = ".build-"

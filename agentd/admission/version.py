@@ -187,7 +187,7 @@ def declared_by(accepted: Accepted, source: SourceFile, toml: Path) -> Declared:
 
 def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     """Import the module and put together what its class and the configuration say."""
-    from agentd.tools import REGISTRY  # HTTP and all: not for a worker that waits
+    from agentd.tools.declared_tools import REGISTRY  # HTTP and all: not for a worker that waits
 
     declared = declared_by(accepted, source, toml)
     members = declared.members

@@ -22,11 +22,11 @@ from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
-from agentd.tools import REGISTRY
+from agentd.process.environment import PROGRAM_PATH
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
-from agentd.tools.shell import PROGRAM_PATH
 from agentd.transcript import RESERVE_TOKENS
 
 ANSWER_S = 1.0  # the least that a decision of a model is given

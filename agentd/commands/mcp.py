@@ -23,6 +23,7 @@ from agentd.events import PERSON, Event, NewEvent
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.states import Exit, Priority, SessionState
+from agentd.terminal import cut
 
 EXAMPLES = """example:
   claude mcp add agentd -- agentd mcp      # or any other MCP client that starts a command
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def server(paths: Paths, *, ask: bool) -> MCPServer:
     """Return the server of a home. `ask`: with the tool that wakes agents."""
     made = MCPServer("agentd", instructions=ABOUT, version=__version__)
-    tools = _Tools(paths)
+    tools = _Served(paths)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     for tool in (tools.status, tools.results, tools.events, tools.sessions, tools.session):
         made.add_tool(_told(tool), annotations=reads)
@@ -83,7 +84,7 @@ def _told(tool: F) -> F:
     return told  # type: ignore[return-value]
 
 
-class _Tools:
+class _Served:
     """Each method is a tool; its docstring is what the assistant reads of it."""
 
     def __init__(self, paths: Paths) -> None:
@@ -200,8 +201,8 @@ def _shown(events: Sequence[Event]) -> list[Any]:
 
 def _bounded(value: Any) -> Any:
     """Return JSON with long texts cut."""
-    if isinstance(value, str) and len(value) > TEXT_MAX:
-        return f"{value[:TEXT_MAX]}...[cut {len(value) - TEXT_MAX} characters]"
+    if isinstance(value, str):
+        return cut(value, TEXT_MAX)
     if isinstance(value, dict):
         return {key: _bounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agentd.errors import AgentdError, PermissionRefused, ToolError
+from agentd.errors import AgentdError, PermissionRefused, ToolError, ToolsChanged
 from agentd.mcp.live_server import LiveServer, Start
 from agentd.process.channel import FRAME_BYTES_MAX, HEAD_BYTES
+from agentd.terminal import cut
 
 DEADLINE_MAX_S = 600.0  # of one call, whatever is asked for
+KINDS = {PermissionRefused: "refused", ToolsChanged: "changed"}  # of errors; others are the tool's
 CALLS_MAX = 32  # of one agent at a time
 BYE = "bye"  # in the last frame of a channel that we end
 LOOK_S = 5.0  # between looks for what is idle
@@ -134,8 +136,7 @@ def _brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in arguments.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        cut = f"{text[:BRIEF_CHARACTERS]}...[cut {len(text) - BRIEF_CHARACTERS} characters]"
-        found[name] = value if len(text) <= BRIEF_CHARACTERS else cut
+        found[name] = value if len(text) <= BRIEF_CHARACTERS else cut(text, BRIEF_CHARACTERS)
     return found
 
 
@@ -154,8 +155,8 @@ def _answer(
     if call.cancelled():
         answer: dict[str, Any] = {"error": {"kind": "stopped", "what": "the tool was stopped"}}
     elif isinstance(error := call.exception(), AgentdError):
-        kind = "refused" if isinstance(error, PermissionRefused) else "tool"
-        answer = {"error": {"kind": kind, "what": error.what}}
+        kind = next((kind for of, kind in KINDS.items() if isinstance(error, of)), "tool")
+        answer = {"error": {"kind": kind, **error.document()}}
     else:
         answer = call.result()
     _send(writer, {**answer, "id": number})

@@ -7,9 +7,10 @@ from typing import Any
 
 from mcp import Client
 
-from agentd.errors import AgentdError, PermissionRefused, ToolError
+from agentd.errors import AgentdError, ToolError
 from agentd.mcp import peer
 from agentd.mcp.definitions import digest
+from agentd.mcp.pins import tools_changed
 from agentd.mcp.pipes import Pipes
 from agentd.terminal import plain
 
@@ -59,7 +60,7 @@ class LiveServer:
         """Return what a call came to. `accepted`: the digest of the tool's definition.
 
         Raises:
-            PermissionRefused: the tool is not what was accepted.
+            ToolsChanged: the tool is not what was accepted.
             ToolError: it failed, or the server did.
         """
         self._calls += 1
@@ -150,7 +151,7 @@ class LiveServer:
             await self._list(client)
         if self._digests.get(tool) != accepted:
             self._changed(self.name, tool)
-            raise PermissionRefused(f"{self.name}.{tool} is no longer what was accepted")
+            raise tools_changed(self.name, [tool])
 
     async def _list(self, client: Client) -> None:
         if self._pipes is not None:

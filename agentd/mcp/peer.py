@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from agentd import __version__
 from agentd.errors import ToolError
 from agentd.mcp.definitions import pinned
-from agentd.terminal import plain
+from agentd.terminal import cut, plain
 
 START_S = 20.0  # for a server to start and say what it has; `npx` may fetch it first
 TEXT_CHARACTERS = 16_000  # of one result's text, as of any tool's
@@ -92,15 +92,15 @@ async def call(client: Client, tool: str, arguments: Mapping[str, Any]) -> dict[
         raise ToolError(plain(error.message[:ERROR_CHARACTERS])) from error
     text = "\n".join(_shown(block) for block in result.content)
     if result.is_error:
-        raise ToolError(_cut(text, ERROR_CHARACTERS) or "the tool failed and does not say why")
+        raise ToolError(cut(text, ERROR_CHARACTERS) or "the tool failed and does not say why")
     structured, told = result.structured_content, _json(text)
     value: dict[str, Any] = {}
     if structured is not None and structured != told and structured != {"result": text}:
         written = json.dumps(structured, ensure_ascii=False)
         fits = len(written) <= TEXT_CHARACTERS
-        value["structured"] = structured if fits else _cut(written, TEXT_CHARACTERS)
+        value["structured"] = structured if fits else cut(written, TEXT_CHARACTERS)
     if text or not value:
-        value["text"] = _cut(text, TEXT_CHARACTERS)
+        value["text"] = cut(text, TEXT_CHARACTERS)
     return value
 
 
@@ -126,11 +126,7 @@ def _named(what: str, kind: str | None, base64: str) -> str:
 
 
 def _label(value: object) -> str:
-    return plain(_cut(str(value), LABEL_CHARACTERS))
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}...[cut {len(text) - limit} characters]"
+    return plain(cut(str(value), LABEL_CHARACTERS))
 
 
 def _json(text: str) -> Any:

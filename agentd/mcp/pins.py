@@ -18,7 +18,7 @@ from typing import Any
 
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.suggest import did_you_mean, listed
-from agentd.errors import AgentdError, ConfigError, storage_errors
+from agentd.errors import AgentdError, ConfigError, ToolsChanged, storage_errors
 from agentd.mcp.definitions import digest
 from agentd.paths import HOME_VARIABLE, Paths, private_folder
 from agentd.process import environment
@@ -28,6 +28,7 @@ from agentd.whole import write_whole
 
 ANSWER_S = 25.0  # for a server to be started and asked; a check may take 30 s
 FRESH_S = 20.0  # for which an answer holds: agents are checked one after the other
+FAILED_S = 3.0  # for which holds that there was none
 Definitions = Mapping[str, dict[str, Any]]  # by tool
 
 
@@ -35,10 +36,6 @@ class ServerDown(ConfigError):
     """A server cannot be asked now which tools it has. That may pass."""
 
     exit_code = Exit.TEMPORARY
-
-
-class ToolsChanged(ConfigError):
-    """Tools are not what was accepted: their agents rest until a person accepts them."""
 
 
 class Pins:
@@ -71,12 +68,7 @@ class Pins:
                     )
             changed = [t for t in tools if t in accepted and digest(accepted[t]) != digest(now[t])]
             if changed:
-                names = ", ".join(f"{self.name}.{tool}" for tool in changed)
-                raise ToolsChanged(
-                    f"{names} is not what was accepted: its server describes it otherwise now",
-                    where=f"[mcp.{self.name}]",
-                    hint=f"`agentd check --accept {self.name}` shows the difference and accepts it",
-                )
+                raise tools_changed(self.name, changed)
             if any(tool not in accepted for tool in tools):
                 self._accept({**accepted, **{tool: now[tool] for tool in tools}})
         return {tool: now[tool] for tool in tools}
@@ -130,7 +122,7 @@ class Pins:
         key = digest(self._config.model_dump(mode="json"))
         seen = _document(self._seen)
         age_s = time.time() - seen["at"] if seen.get("key") == key else -1.0
-        if not 0 <= age_s < fresh_s:
+        if not 0 <= age_s < (min(fresh_s, FAILED_S) if "error" in seen else fresh_s):
             seen = {"key": key, **_ask(self.name, self._paths), "at": time.time()}
             _write(self._seen, seen)
         if "error" in seen:
@@ -153,6 +145,16 @@ class Pins:
             yield
         finally:
             os.close(fd)
+
+
+def tools_changed(server: str, tools: Sequence[str]) -> ToolsChanged:
+    """Return the one clear reason why agents with these tools rest."""
+    names = ", ".join(f"{server}.{tool}" for tool in tools)
+    return ToolsChanged(
+        f"the server describes {names} otherwise than it was accepted",
+        where=f"[mcp.{server}]",
+        hint=f"`agentd check --accept {server}` shows the difference and accepts it",
+    )
 
 
 def _ask(name: str, paths: Paths) -> dict[str, Any]:

@@ -95,3 +95,15 @@ def close_all(fds: list[int]) -> None:
     for fd in fds:
         with suppress(OSError):
             os.close(fd)
+
+
+def channel_of(fds: list[int]) -> Channel:
+    """Return the channel that came with an answer.
+
+    Raises:
+        AgentdError: none came.
+    """
+    if not fds:
+        raise AgentdError("the supervisor answered without a channel")
+    close_all(fds[1:])
+    return Channel(socket.socket(fileno=fds[0]))

@@ -24,13 +24,17 @@ from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, expanded
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import held_to
+from agentd.tools.outside_tools import outside_tools
+from agentd.tools.remote import Remote
+from agentd.tools.toolbox import Toolbox
 
 
 class Facts:
@@ -52,7 +56,13 @@ class Runner:
     """
 
     def __init__(
-        self, accepted: Accepted, paths: Paths, daemon: DaemonConfig, bus: Bus, clock: Clock
+        self,
+        accepted: Accepted,
+        paths: Paths,
+        daemon: DaemonConfig,
+        bus: Bus,
+        clock: Clock,
+        link: SupervisorLink | None = None,
     ) -> None:
         self._config = accepted.config
         self._name = accepted.name
@@ -66,6 +76,8 @@ class Runner:
         self._tools = Toolbox(
             accepted.config.permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
+            remotes={"mcp": Remote(link, "mcp")} if link is not None and link.there else {},
+            more=outside_tools(version.mcp),
             clock=clock,
         )
         self._idempotent = repeatable(version)
