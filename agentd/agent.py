@@ -27,6 +27,22 @@ class NoParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A decision without a type of its own: the class's name and its fields.
+
+    So come the decisions of an agent made of configuration alone, and of an MCP tool: then the
+    fields are the tool's arguments, exactly as its server has them.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+
+    def model_dump(self, **_options: Any) -> dict[str, Any]:
+        """Return the fields, as a generated type's `model_dump(exclude={"tool"})` does."""
+        return dict(self.args)
+
+
 class Tools(Protocol):
     """The shared tools, bound to one agent's permissions.
 
@@ -231,8 +247,8 @@ class Agent(Generic[P]):
 
     def dispatch(self, decision: Any) -> Result:
         """Carry out one typed decision. Default: the shared tool of that name."""
-        args = decision.model_dump(mode="json", exclude={"tool"})
-        return self.kit.tools.call(type(decision).__name__, args)
+        name = decision.name if isinstance(decision, Choice) else type(decision).__name__
+        return self.kit.tools.call(name, decision.model_dump(mode="json", exclude={"tool"}))
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Turn `Done` into what is published and remembered. `results`: the session's tool results.

@@ -49,6 +49,7 @@ GROUPS = (
         Command("trigger", "trigger", "Ask one agent to run now."),
         Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
         Command("dead", "dead", "List dead letters, show, retry or drop some."),
+        Command("mcp", "mcp", "Let another assistant read what agents do, and ask them (MCP)."),
     ),
     (  # agents
         Command("new", "new", "Write a new agent's files from a template."),

@@ -52,6 +52,13 @@ class BrokenVersion(ConfigError):
     """An accepted agent's folder is incomplete or was changed: it must be built again."""
 
 
+class ToolsChanged(ConfigError):
+    """Tools of an MCP server are not what was accepted: their agents rest until a person accepts.
+
+    Met in the middle of a session, it costs no attempt.
+    """
+
+
 class UsageError(AgentdError):
     """A command called with arguments that make no sense."""
 

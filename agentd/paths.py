@@ -89,6 +89,11 @@ class Paths:
         return self.data / "tmp"
 
     @property
+    def mcp(self) -> Path:
+        """What was accepted of MCP servers' tools, and a folder for each server."""
+        return self.data / "mcp"
+
+    @property
     def token(self) -> Path:
         """The model server's bearer token, mode 0600."""
         return self.run / "model.token"

@@ -23,6 +23,13 @@ def plain(text: str) -> str:
     return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def cut(text: str, limit: int) -> str:
+    """Return at most `limit` characters of `text`, with a visible marker where it was cut."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}...[cut {len(text) - limit} characters]"
+
+
 def plain_lines(text: str) -> str:
     """Return text without control characters but its line breaks."""
     return "\n".join(map(plain, text.split("\n")))

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -20,6 +20,7 @@ from tests.commandline import agentd, write_agent
 from tests.supervised import remove_sockets
 
 DEADLINE_S = 40.0
+H = TypeVar("H", bound="Home")
 
 
 class Home:
@@ -43,15 +44,18 @@ class Home:
         self.until(lambda: self.agent().get("state") == "RUNNING", "hello runs")
 
     def launch(self) -> None:
-        write_agent(self.root, "hello")
-        self.paths.daemon_file.write_text(
-            f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
-        )
+        self.write_files()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agentd", "run"],
             env={**os.environ, "AGENTD_HOME": str(self.root)},
             stderr=subprocess.PIPE,
             text=True,
+        )
+
+    def write_files(self) -> None:
+        write_agent(self.root, "hello")
+        self.paths.daemon_file.write_text(
+            f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
         )
 
     def ended(self) -> tuple[int, str]:
@@ -95,9 +99,13 @@ class Home:
         return wait_for(condition, seconds=DEADLINE_S, what=what)
 
 
+def a_home(root: Path) -> contextlib.AbstractContextManager[Home]:
+    return cared_for(Home(root))
+
+
 @contextlib.contextmanager
-def a_home(root: Path) -> Iterator[Home]:
-    home = Home(root)
+def cared_for(home: H) -> Iterator[H]:
+    """Yield a home, and leave nothing of it running."""
     with home.model:
         try:
             yield home

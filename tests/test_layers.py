@@ -28,6 +28,7 @@ IMPORTERS = {
     "plistlib": {"agentd/macos/launchd.py"},
     "watchfiles": {"agentd/supervisor/file_changes.py"},
     "structlog": {"agentd/logs/logger.py", DEFERRED},
+    "mcp": {"agentd/mcp", "agentd/commands/mcp.py"},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
     "tomli_w": {"agentd/commands/demo/temporary.py"},

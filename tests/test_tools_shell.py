@@ -10,8 +10,8 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
+from agentd.process.environment import PROGRAM_PATH
 from agentd.testing import wait_for
-from agentd.tools import shell
 from agentd.tools.toolbox import Toolbox
 
 PYTHON = sys.executable
@@ -133,4 +133,4 @@ def test_what_cannot_start_is_told(tmp_path: Path) -> None:
 
 def test_program_path_is_fixed() -> None:
     """Where programs are found does not depend on how the daemon was started."""
-    assert all(part.startswith("/") for part in shell.PROGRAM_PATH.split(":"))
+    assert all(part.startswith("/") for part in PROGRAM_PATH.split(":"))

@@ -1,6 +1,7 @@
 """How a dropped file becomes an accepted version of an agent.
 
-`precheck.py` refuses what needs no process, `admit.py` checks and builds, `declared.py` looks at
-what a class says of itself, `compile.py` runs BAML's generator, `version.py` reads what was built.
+`precheck.py` refuses what needs no process, `admit.py` checks and builds. `source_files.py` and
+`mcp_sources.py` read what a version is made of, `declared.py` looks at what a class says of itself,
+`compile.py` runs BAML's generator, `version.py` reads what was built.
 Nothing is imported here: a worker needs `version` alone.
 """

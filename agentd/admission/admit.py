@@ -21,7 +21,9 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared, check_labels
-from agentd.admission.precheck import Waiting, find_module_and_prompt, own_or_shipped
+from agentd.admission.mcp_sources import mcp_sources
+from agentd.admission.precheck import Waiting
+from agentd.admission.source_files import find_sources
 from agentd.admission.version import (
     CONFIG,
     FORMAT,
@@ -40,18 +42,24 @@ from agentd.admission.version import (
 )
 from agentd.agent import Kit
 from agentd.config.agent import check_agent_name, validate_agent
-from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
-from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
+from agentd.config.toml import parse_toml, read_small
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    PermissionRefused,
+    ToolError,
+    ToolsChanged,
+    storage_errors,
+)
+from agentd.mcp.pins import Pins, ServerDown
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.toolbox import Toolbox
-from agentd.whole import put_in_place, read_start
+from agentd.whole import put_in_place
 
 BUILD_PREFIX = ".build-"
-SOURCE_BYTES_MAX = 2_000_000  # of one module or .baml file
-SHARED_BAML = ("clients.baml", "tools.baml")
 
 
 def admit(name: str, paths: Paths) -> Accepted:
@@ -67,6 +75,8 @@ def admit(name: str, paths: Paths) -> Accepted:
     own = SourceFile(toml, CONFIG, read_small(toml))
     config = validate_agent(parse_toml(own.data, toml), toml)
     sources = [own, *find_sources(config.agent, paths, str(toml))]
+    draft = Accepted(name, "", "", Path(), config)
+    sources += mcp_sources(draft, sources[1], toml, paths, Pins.of)
     digest = digest_of(
         FORMAT, __version__, BAML_VERSION, name, *[(s.place, s.data) for s in sources]
     )
@@ -77,52 +87,6 @@ def admit(name: str, paths: Paths) -> Accepted:
             manifest = _build(Accepted(name, digest, "", folder, config), sources)
         os.utime(folder)  # the newest ones are kept, see `prune_versions`
     return accepted_in(folder, manifest, config)
-
-
-def find_sources(agent: str, paths: Paths, where: str) -> list[SourceFile]:
-    """Read the module and the .baml files; a person's own go before the shipped ones.
-
-    Raises:
-        Waiting: the module or its .baml file is not there; `where` names who wants it.
-        ConfigError: a file cannot be read.
-    """
-    module, prompt = find_module_and_prompt(agent, paths, where)
-    sources = [_read(module, MODULE), _read(prompt, f"baml_src/{prompt.name}")]
-    for shared in SHARED_BAML:
-        found = own_or_shipped(shared, paths.baml_src, "baml_src")
-        if found is None:
-            raise ConfigError("is missing", where=shared, hint="install agentd again")
-        if prompt.name != shared:
-            sources.append(_read(found, f"baml_src/{shared}"))
-    return sources
-
-
-def _read(path: Path, place: str) -> SourceFile:
-    try:
-        data = read_start(path, SOURCE_BYTES_MAX + 1)
-    except OSError as error:
-        raise unreadable(error, path) from error
-    if len(data) > SOURCE_BYTES_MAX:
-        raise ConfigError(
-            f"larger than {SOURCE_BYTES_MAX} bytes", where=str(path), hint="not an agent's source"
-        )
-    return SourceFile(path, place, _text(data, path))
-
-
-def _text(data: bytes, path: Path) -> bytes:
-    """Return a module's or a prompt's content as Python and BAML read it.
-
-    BAML takes a byte order mark for a wrong keyword. Python reads more encodings than UTF-8, where
-    they are declared; but neither a NUL nor UTF-16.
-    """
-    odd = data.startswith(UTF_16) or b"\0" in data
-    if path.suffix == ".py" and not odd:
-        return data
-    try:
-        return as_text(data, path).encode()
-    except ConfigError as error:
-        what = f"does not compile: it {error.what}"
-        raise ConfigError(what, where=error.where, hint=error.hint) from error
 
 
 def _build(wanted: Accepted, sources: list[SourceFile]) -> dict[str, Any]:
@@ -186,6 +150,10 @@ def _manifest(
         "baml": BAML_VERSION,
         "publishes": sorted(version.publishes),
         **found,
+        "mcp": {
+            name: {"server": tool.server, "tool": tool.tool, "digest": tool.digest}
+            for name, tool in version.mcp.items()
+        },
         "from": {source.place: str(source.origin) for source in sources},
         "files": {str(p.relative_to(draft.folder)): file_digest(p) for p in sorted(files)},
     }
@@ -204,7 +172,7 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
-        kind = REGISTRY[tool].permission
+        kind = REGISTRY[tool].permission if tool in REGISTRY else None
         if kind and not getattr(config.permissions, kind):
             raise ConfigError(
                 f"{version.accepted.name} uses {tool}, which needs [permissions] {kind} = [...]",
@@ -256,7 +224,7 @@ def _check_prompt(
     except USER_RAISES as error:
         raise user_error("cannot be created", error, module) from error
     try:
-        union = Union(client, version.function, version.members, version.arguments)
+        union = Union(client, version.function, version.members, version.arguments, version.mcp)
         union.frame({"done": config.done, **fixed})
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
@@ -287,6 +255,14 @@ def _check_union(version: Version, tools: Mapping[str, str], module: Path, promp
             f"its union has {', '.join(unlisted)}, which `uses` does not list",
             where=str(module),
             hint=f"write `uses = ({', '.join(map(repr, unlisted))}, ...)`",
+        )
+    theirs = {*version.arguments, *agent.idempotent, *agent.reads} & version.mcp.keys()
+    if theirs:
+        raise ConfigError(
+            f"`arguments`, `idempotent` or `reads` names {', '.join(sorted(theirs))}, "
+            "a tool of an MCP server",
+            where=str(module),
+            hint="its server says what it takes and whether it only reads",
         )
     if unknown := sorted({*agent.arguments, *agent.idempotent, *agent.reads} - union):
         raise ConfigError(
@@ -325,7 +301,8 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
         version = admit(name, discover({HOME_VARIABLE: home[0]}) if home else discover())
     except AgentdError as error:
         code = error.exit_code
-        outcome |= {"ok": False, "waiting": isinstance(error, Waiting), "error": error.document()}
+        waiting, changed = isinstance(error, Waiting | ServerDown), isinstance(error, ToolsChanged)
+        outcome |= {"ok": False, "waiting": waiting, "changed": changed, "error": error.document()}
     else:
         code, config = Exit.OK, version.config
         outcome |= {
@@ -340,6 +317,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "publishes": version.publishes,
             "decisions": version.decisions,
             "labels": version.labels,
+            "mcp": version.mcp,
         }
     if heart is None or not heart.answer(outcome):
         print(json.dumps(outcome), file=out, flush=True)

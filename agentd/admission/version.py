@@ -20,6 +20,7 @@ from agentd.agent import Agent
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
 from agentd.errors import BrokenVersion, ConfigError
+from agentd.mcp.definitions import FILE, McpTool, decision_of, read
 
 FORMAT = 2  # of a version folder; a change builds all of them anew
 READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
@@ -48,6 +49,7 @@ class Accepted:
     publishes: tuple[str, ...] = ()  # event types
     decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by "Class.field"
+    mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Version:
     members: tuple[str, ...] | None  # of its `Choice`; None where the .baml names the union
     publishes: Mapping[str, type[BaseModel]]
     arguments: Mapping[str, type[BaseModel]]  # what narrows the union's classes, tools included
+    mcp: Mapping[str, McpTool]  # of `uses`, the tools of MCP servers, by class
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         publishes=tuple(manifest.get("publishes", ())),
         decisions=tuple(manifest.get("decisions", ())),
         labels=manifest.get("labels", {}),
+        mcp=tuple(sorted({tool["server"] for tool in manifest.get("mcp", {}).values()})),
     )
 
 
@@ -142,15 +146,34 @@ def module_of(folder: Path) -> SourceFile:
     return SourceFile(origin, MODULE, (folder / MODULE).read_bytes())
 
 
-def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
-    """Import the module and put together what its class and the configuration say."""
-    from agentd.tools.declared_tools import REGISTRY  # HTTP and all: not for a worker that waits
+@dataclass(frozen=True)
+class Declared:
+    """What an agent's class says, with its parameters."""
 
-    config = accepted.config
+    agent: type[Agent[Any]]
+    params: BaseModel
+    members: tuple[str, ...] | None
+    publishes: Mapping[str, type[BaseModel]]
+    arguments: Mapping[str, type[BaseModel]]
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The tools that it may use, as they are named: "ReadFile", "git.git_log"."""
+        if self.members is None:
+            return tuple(self.agent.uses)
+        return tuple(name for name in self.members if name != "Done")
+
+
+def declared_by(accepted: Accepted, source: SourceFile, toml: Path) -> Declared:
+    """Import the module and return what its class says for the configuration.
+
+    Raises:
+        ConfigError: it cannot be imported, or declares what makes no sense.
+    """
     cls = _agent_class(accepted.name, source)
     where = str(source.origin)
     check_params(cls, where)
-    params = _params(cls, config, toml, source.origin)
+    params = _params(cls, accepted.config, toml, source.origin)
     try:
         members, publishes = cls.chosen(params), cls.published(params)
         arguments = cls.narrowed(params)
@@ -159,25 +182,39 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     check_list("uses", cls.uses, where)
     check_list("chosen", () if members is None else members, where)
     check_models("arguments", arguments, where)
-    uses = cls.uses if members is None else tuple(m for m in members if m != "Done")
-    unknown = [tool for tool in uses if tool not in REGISTRY]
+    return Declared(cls, params, members, publishes, arguments)
+
+
+def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
+    """Import the module and put together what its class and the configuration say."""
+    from agentd.tools.declared_tools import REGISTRY  # HTTP and all: not for a worker that waits
+
+    declared = declared_by(accepted, source, toml)
+    members = declared.members
+    file = accepted.folder / FILE
+    mcp = read(file.read_bytes()) if file.is_file() else {}
+    uses = tuple(map(decision_of, declared.tools))
+    known = REGISTRY.keys() | mcp.keys()
+    unknown = [name for name in declared.tools if decision_of(name) not in known]
     if unknown:
         raise ConfigError(
             f"there is no tool {', '.join(unknown)}",
-            where=str(toml) if members is not None else where,
-            hint=f"the tools are {', '.join(REGISTRY)}",
+            where=str(toml) if members is not None else str(source.origin),
+            hint=f"the tools are {', '.join(REGISTRY)}; one of an MCP server that agentd.toml "
+            'has in [mcp.NAME] is written "NAME.tool"',
         )
-    tools = {tool: REGISTRY[tool].args for tool in uses}
+    tools = {tool: REGISTRY[tool].args for tool in uses if tool in REGISTRY}
     return Version(
         accepted=accepted,
-        agent=cls,
-        params=params,
+        agent=declared.agent,
+        params=declared.params,
         client_dir=accepted.folder / "baml_client",
-        function=cls.function,
+        function=declared.agent.function,
         uses=uses,
-        members=members,
-        publishes=publishes,
-        arguments={**tools, **arguments},
+        members=None if members is None else tuple(map(decision_of, members)),
+        publishes=declared.publishes,
+        arguments={**tools, **declared.arguments},
+        mcp={name: tool for name, tool in mcp.items() if name in uses},
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from agentd.commands.mcp_checks import server_advice, server_problem
 from agentd.config.agent import AgentConfig, Cron, Every, Permissions
 from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
@@ -21,11 +22,11 @@ from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
+from agentd.process.environment import PROGRAM_PATH
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
-from agentd.tools.shell import PROGRAM_PATH
 from agentd.transcript import RESERVE_TOKENS
 
 ANSWER_S = 1.0  # the least that a decision of a model is given
@@ -47,18 +48,20 @@ def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigErro
             read_key(model.api_key_file)
     except ConfigError as error:
         if model.url is None and _pullable(model.name):
-            return None
+            return server_problem(config.mcp, file)
         key = "name" if model.url is None else "api_key_file"
         return ConfigError(error.what, where=f"{file}: model.{key}", hint=error.hint)
-    return None
+    return server_problem(config.mcp, file)
 
 
 def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
     """Yield what agentd.toml may not mean. Nothing of one that is wrong."""
     try:
-        model = load_daemon(file).model
+        config = load_daemon(file)
     except ConfigError:
         return
+    yield from server_advice(config.mcp)
+    model = config.model
     if model.url is None and _pullable(model.name):
         try:
             store.resolve(model.name, paths.models)

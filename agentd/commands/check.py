@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = """example:
   agentd check
   agentd check ~/drafts/repo_review.toml
+  agentd check --accept git     # tools of the MCP server git changed: shows how, and accepts them
 
 Each agent is checked the way the daemon does before it starts it, within 30 s: keys and values, its
 module, its .baml, its parameters and permissions. While the daemon runs, its model says whether it
@@ -47,6 +48,13 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "file", nargs="?", type=Path, metavar="FILE", help="agentd.toml or one agent's TOML file"
     )
+    parser.add_argument(
+        "--accept",
+        nargs="?",
+        const="",
+        metavar="SERVER",
+        help="accept the tools of an MCP server, or of all, as they are now",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -62,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     )
 
     paths = discover()
+    if args.accept is not None:
+        from agentd.commands.mcp_checks import accept
+
+        return accept(args.accept or None, paths)
     warnings: list[tuple[str, list[str]]] = []
     if args.file is None:
         checked = [_daemon(paths.daemon_file, paths), *_agents(_names(paths), paths)]
@@ -196,7 +208,7 @@ async def _agent(name: str, paths: Paths, checks: "Checks") -> Checked:
     file = paths.agents_d / f"{name}.toml"
     found = await checks.check(name, first=False)
     if found.problem is not None:
-        if found.again:
+        if found.again and not found.waiting:
             raise StorageError(**found.problem)
         error = ConfigError(**found.problem)
         return Checked(shown(name), error, waiting=found.waiting, enabled=found.enabled)
@@ -231,6 +243,9 @@ def _home_for(file: Path, paths: Paths) -> Iterator[Paths]:
         shutil.copy(file, home.agents_d / file.name)
         home.agents.symlink_to(paths.agents)
         home.baml_src.symlink_to(paths.baml_src)
+        home.mcp.symlink_to(paths.mcp)  # what was accepted holds for a draft, too
+        if paths.daemon_file.exists():
+            home.daemon_file.symlink_to(paths.daemon_file)
         yield home
 
 

@@ -3,8 +3,7 @@
 `agent.py` and `daemon.py` are the two kinds of files, `toml.py` reads them, `duration.py` and
 `cron.py` are what stands in them. `wording.py` and `suggest.py` say what is wrong and what may have
 been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd about one,
-`last_good.py` keeps the last
-agentd.toml that was right.
+`last_good.py` keeps the last agentd.toml that was right. `mcp_servers.py` are its [mcp.NAME].
 """
 
 from importlib import import_module

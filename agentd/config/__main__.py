@@ -7,6 +7,7 @@ keys are written anew, each between the comments `<!-- keys of FILE -->` and `<!
 import json
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -62,11 +63,17 @@ def _keys(file: str) -> Iterator[tuple[str, str, str]]:
     while tables:
         prefix, model = tables.pop(0)
         for name, field in model.model_fields.items():
-            inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, Strict):
-                tables.append((f"{prefix}{name}.", inner))
+            inner, name = field.annotation, prefix + name
+            if typing.get_origin(inner) is dict and _is_table(typing.get_args(inner)[1]):
+                inner, name = typing.get_args(inner)[1], f"{name}.NAME"
+            if _is_table(inner):
+                tables.append((f"{name}.", inner))
             else:
-                yield prefix + name, _default(field), (field.description or "").replace("|", "\\|")
+                yield name, _default(field), (field.description or "").replace("|", "\\|")
+
+
+def _is_table(annotation: typing.Any) -> typing.TypeGuard[type[Strict]]:
+    return isinstance(annotation, type) and issubclass(annotation, Strict)
 
 
 def _default(field: FieldInfo) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from agentd.config.duration import Duration, written
+from agentd.config.mcp_servers import McpConfig, McpServerConfig, ServerName
 from agentd.config.toml import Strict, read_toml, unreadable, validate
 
 MODEL_PORT = 24363  # AGEND on a telephone's keys; nobody else's at IANA, and no ephemeral one
@@ -175,6 +176,10 @@ class DaemonConfig(Strict):
     bus: BusConfig = Field(default_factory=BusConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
+    mcp: dict[ServerName, McpConfig] = Field(
+        default_factory=dict, description="MCP servers by name, each in a table [mcp.NAME]."
+    )
+    mcp_server: McpServerConfig = Field(default_factory=McpServerConfig)
 
 
 def load_daemon(path: Path) -> DaemonConfig:

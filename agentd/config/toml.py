@@ -180,11 +180,15 @@ def _keys(model: type[BaseModel], table: Iterable[int | str]) -> list[str]:
 
 def _tables(model: type[BaseModel], names: Iterable[str]) -> list[type[BaseModel]]:
     """Return the models of the table that these keys lead to; a union has several."""
-    found = [model]
+    found, of_names = [model], False
     for name in names:
+        if of_names:  # a table of tables: this is the name of one
+            of_names = False
+            continue
         fields = [field for one in found if (field := one.model_fields.get(name))]
         found = [one for field in fields for one in _models(field.annotation)]
-    return found
+        of_names = any(typing.get_origin(field.annotation) is dict for field in fields)
+    return [] if of_names else found
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

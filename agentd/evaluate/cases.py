@@ -35,8 +35,8 @@ from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
 from agentd.paths import shipped
+from agentd.process.environment import PROGRAM_PATH
 from agentd.replay.folder_map import unsafe
-from agentd.tools.shell import PROGRAM_PATH
 
 CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"

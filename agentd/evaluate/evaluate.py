@@ -106,7 +106,7 @@ def _load(
     write_project(case, folder / "0")
     folders = FolderMap([Root(path=PROJECT)], folder)
     config = folders.config(config)
-    code = setting.workshop.current(config.agent, setting.paths, where)
+    code = setting.workshop.current(config.agent, setting.paths, where, config)
     tools = Toolbox(config.permissions, connect=Pages({}).connect)
     return LoadedAgent.of(code, config.agent, config, where, tools=tools, folders=folders)
 

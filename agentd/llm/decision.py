@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agentd.agent import Scores
+from agentd.agent import Choice, Scores
 from agentd.states import Priority
+
+__all__ = ["DONE", "LLM", "Ask", "Choice", "Decision", "Message", "Terms", "Usage", "with_log"]
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 DONE = "Done"  # the class of every union that ends the loop
@@ -32,18 +34,6 @@ class Decision:
     finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
     usage: Usage = Usage()
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `calibration`
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A decision of an agent made of configuration alone: the class's name and its fields."""
-
-    name: str
-    args: Mapping[str, Any]
-
-    def model_dump(self, **_options: Any) -> dict[str, Any]:
-        """Return the fields, as a generated type's `model_dump(exclude={"tool"})` does."""
-        return dict(self.args)
 
 
 @dataclass(frozen=True, kw_only=True)

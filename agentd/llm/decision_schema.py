@@ -59,7 +59,11 @@ def member_schema(model: type[BaseModel], narrow: type[BaseModel] | None = None)
 def union_schema(members: Mapping[str, Schema]) -> Schema:
     """Return the schema of "one of these": what one decision may be."""
     schemas = list(members.values())
-    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    if len(schemas) == 1:
+        return schemas[0]
+    shared = {name: part for one in schemas for name, part in one.get("$defs", {}).items()}
+    found = {"anyOf": [{k: v for k, v in one.items() if k != "$defs"} for one in schemas]}
+    return {**found, "$defs": shared} if shared else found
 
 
 def _plain(model: type[BaseModel]) -> Schema:

@@ -13,6 +13,8 @@ from agentd.errors import ConfigError
 from agentd.json_schema.bounds import Schema
 from agentd.llm.decision import Choice, Message
 from agentd.llm.decision_schema import member_schema, union_schema
+from agentd.llm.mcp_tools import McpUnion
+from agentd.mcp.definitions import McpTool
 from agentd.states import LABELS_MAX, LABELS_MIN
 
 # Stands for the log while BAML renders. The log itself is put in afterwards, by us: BAML finds its
@@ -48,6 +50,7 @@ class Union:
         function: str,
         members: Iterable[str] | None,
         arguments: Mapping[str, type[BaseModel]],
+        mcp: Mapping[str, McpTool] | None = None,
     ) -> None:
         self._client = client
         self._function = function
@@ -66,8 +69,12 @@ class Union:
         if len(classes) == 1 and classes[0].model_config.get("extra") == "allow":
             classes = self._chosen(members or ())
         self.members: dict[str, type[BaseModel]] = {c.__name__: c for c in classes}
+        self._mcp = McpUnion({n: t for n, t in (mcp or {}).items() if n in self.members})
         self._schemas = {
-            name: member_schema(cls, arguments.get(name)) for name, cls in self.members.items()
+            name: self._mcp.schema(name)
+            if name in self._mcp
+            else member_schema(cls, arguments.get(name))
+            for name, cls in self.members.items()
         }
         self._names = {s["properties"]["tool"]["const"]: n for n, s in self._schemas.items()}
 
@@ -165,8 +172,8 @@ class Union:
                 where=self._where,
                 hint="write {{ done }} into its first part",
             )
-        last = messages[-1]
-        return [*messages[:-1], {**last, "content": last["content"].removesuffix(LOG_HERE)}]
+        messages[-1]["content"] = messages[-1]["content"].removesuffix(LOG_HERE)
+        return [{**m, "content": self._mcp.put_in(m["content"])} for m in messages]
 
     def parse(self, text: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
         """Return the class's name, its fields without `tool`, and the typed value.
@@ -176,6 +183,13 @@ class Union:
         """
         _plausible(text)
         try:
+            found = self._mcp.read(text)
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+        if found is not None:
+            self._check_allowed(found[0], names)
+            return *found, Choice(*found)
+        try:
             value = getattr(self._client.b.parse, self._function)(text, **self._options)
             if self._options:
                 fields = dict(value.decision)
@@ -184,11 +198,15 @@ class Union:
         except (self._client.error, ValidationError, KeyError, TypeError, ValueError) as error:
             raise Malformed("it is none of the JSON objects asked for") from error
         name = type(value).__name__
-        if name not in names:
-            raise Malformed(f"{name} is not allowed now")
+        self._check_allowed(name, names)
         args = value.model_dump(mode="json", exclude={"tool"})
         self._narrow(name, args)
         return name, args, Choice(name, args) if self._options else value
+
+    @staticmethod
+    def _check_allowed(name: str, names: frozenset[str]) -> None:
+        if name not in names:
+            raise Malformed(f"{name} is not allowed now")
 
     def _narrow(self, name: str, args: Mapping[str, Any]) -> None:
         """Hold the fields to the Pydantic model, for servers without a mask."""

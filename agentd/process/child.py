@@ -174,11 +174,13 @@ class Child:
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
         control: bool = False,
+        stdio: tuple[int, int] | None = None,
         clock: Clock | None = None,
     ) -> "Child":
         """Start `argv` as the one child called `name`, in its own session; `env`: see environment.
 
-        `control`: with a control socket.
+        `control`: with a control socket. `stdio`: its standard input and output, in the place of an
+        empty one and of the pipe that also has its errors.
 
         Raises:
             OSError: the program or the lock cannot be opened, or a limit is reached.
@@ -200,9 +202,9 @@ class Child:
             variables = {key: str(number) for key, number in zip(VARIABLES, numbers, strict=False)}
             process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output_write,
-                stderr=subprocess.STDOUT,
+                stdin=stdio[0] if stdio else subprocess.DEVNULL,
+                stdout=stdio[1] if stdio else output_write,
+                stderr=output_write,
                 env={**(environment.for_child() if env is None else env), **variables},
                 cwd=cwd,
                 pass_fds=(*numbers, *pass_fds),

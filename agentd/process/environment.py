@@ -49,6 +49,9 @@ MODEL_NAMES = frozenset(
         *("TOKENIZERS_PARALLELISM", "METAL_DEVICE_WRAPPER_TYPE", "METAL_DEBUG_ERROR_MODE"),
     }
 )
+# Where programs of tools are found. Fixed, and not the daemon's own: what a name in [permissions]
+# means must not depend on a login.
+PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
 ALWAYS = {
     "PYTHONUNBUFFERED": "1",  # what a child printed before it died is worth most
     "PYTHONFAULTHANDLER": "1",  # a segmentation fault in a library says where

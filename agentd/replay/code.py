@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from agentd.admission.admit import find_sources
 from agentd.admission.compile import BAML_VERSION, compile_client
+from agentd.admission.mcp_sources import mcp_sources
 from agentd.admission.precheck import Waiting
+from agentd.admission.source_files import find_sources
 from agentd.admission.version import (
     MODULE,
     Accepted,
@@ -27,6 +28,8 @@ from agentd.admission.version import (
 )
 from agentd.config.agent import AgentConfig
 from agentd.errors import RecordingError
+from agentd.mcp.definitions import FILE
+from agentd.mcp.pins import Pins
 from agentd.paths import Paths
 
 MAKES = ("agent", "done", "params", "limits", "permissions")  # of a configuration: the agent
@@ -79,8 +82,12 @@ class Workshop:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def current(self, agent: str, paths: Paths, where: str) -> Code:
+    def current(
+        self, agent: str, paths: Paths, where: str, config: AgentConfig | None = None
+    ) -> Code:
         """Return the code of `agent` as it is now: a person's own before the shipped one.
+
+        `config`: with the MCP tools that it names, as they were accepted.
 
         Raises:
             RecordingError: there is no such agent any more.
@@ -95,7 +102,10 @@ class Workshop:
                 hint=error.hint,
             ) from error
         module = next(source for source in sources if source.place == MODULE)
-        prompts = [source for source in sources if source.place.startswith(PROMPTS)]
+        if config is not None:
+            draft = Accepted(agent, "", "", Path(), config)
+            sources += mcp_sources(draft, module, Path(where), paths, Pins.known)
+        prompts = [s for s in sources if s.place.startswith(PROMPTS) or s.place == FILE]
         digests = {source.place: digest_of(source.data) for source in sources}
         key = digest_of(BAML_VERSION, *[(s.place, s.data) for s in prompts])
         folder = self.folder / f"c{key}"
@@ -109,7 +119,7 @@ class Workshop:
         for source in prompts:
             (half / source.place).parent.mkdir(parents=True, exist_ok=True)
             (half / source.place).write_bytes(source.data)
-        compile_client(half, {Path(s.place).name: s.origin for s in prompts})
+        compile_client(half, {Path(s.place).name: s.origin for s in prompts if s.place != FILE})
         half.rename(folder)
 
     def kept(self, name: str, hash: str, paths: Paths) -> Code | None:
@@ -118,6 +128,7 @@ class Workshop:
         if not hash or verified_manifest(folder) is None:
             return None
         places = [MODULE, *sorted(f"{PROMPTS}{p.name}" for p in folder.glob(f"{PROMPTS}*.baml"))]
+        places += [FILE] if (folder / FILE).exists() else []
         data = {place: (folder / place).read_bytes() for place in places}
         digests = {place: digest_of(content) for place, content in data.items()}
         return Code(module_of(folder), folder, digests, hash)

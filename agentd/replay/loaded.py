@@ -69,7 +69,7 @@ class LoadedAgent:
         """
         version = code.version(name, config, where)
         client = load_client(version.client_dir)
-        union = Union(client, version.function, version.members, version.arguments)
+        union = Union(client, version.function, version.members, version.arguments, version.mcp)
         bare = cls(version, client, union, tools, folders, ())
         fixed = bare.agent(facts or {}).prompt_arguments()
         messages = tuple(

@@ -78,7 +78,7 @@ def capture_session(
     recording = _from_history(history, where)
     name = recording.head.agent
     code = workshop.kept(name, str(history.basis["version"]), paths)
-    code = code or workshop.current(recording.config.agent, paths, where)
+    code = code or workshop.current(recording.config.agent, paths, where, recording.config)
     roots = find_roots(recording)
     recording = _with(recording, volatile=Volatile(paths=roots))
     closed = Closed.of(paths, name, _key_file(paths))
@@ -160,7 +160,7 @@ def _with(recording: Recording, **changes: Any) -> Recording:
 def with_version(recording: Recording, code: Code, workshop: Workshop, where: str) -> Recording:
     """Return the recording with what the code says of it: sources, decisions, tools."""
     union, version = Replay(recording, code, workshop, where=where).describe()
-    tools = {name: tool_digest(name) for name in version.uses}
+    tools = {name: tool_digest(name) for name in version.uses if name not in version.mcp}
     about = VersionHead(
         hash=recording.head.version.hash, sources=dict(code.sources), union=union, tools=tools
     )

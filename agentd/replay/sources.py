@@ -103,7 +103,7 @@ def of_file(path: Path, paths: Paths, workshop: Workshop) -> Source:
         raise
     check_agent_name(recording.head.agent, where=str(path))  # it becomes a file's name
     installed = paths.agents_d / f"{recording.head.agent}.toml"
-    code = workshop.current(agent, paths, str(path))
+    code = workshop.current(agent, paths, str(path), recording.config)
     return Source(str(path), recording, code, installed=installed)
 
 
@@ -122,7 +122,7 @@ def of_session(session_id: int, archive: Archive, paths: Paths, workshop: Worksh
         config = as_now(config, load_agent(file))
     else:
         notes = (f"{file.name} is gone: the recorded configuration holds",)
-    now = workshop.current(config.agent, paths, name)
+    now = workshop.current(config.agent, paths, name, config)
     outcome = Replay(recording, now, workshop, config=config, where=name).run()
     if outcome.identical and now.sources == ran_on.sources:
         return Source(name, recording, now, config, notes, outcome, file)

@@ -110,6 +110,12 @@ class Agents:
                     slot.restart()
                 slot.check()
 
+    def check_users_of(self, server: str) -> None:
+        """Check again the agents that name tools of an MCP server."""
+        for slot in self.slots.values():
+            if server in slot.mcp:
+                slot.check()
+
     def restart_after_config(self, *, everyone: bool) -> None:
         """Start again what was given up: agentd.toml may have been why. `everyone`: all workers.
 

@@ -30,6 +30,7 @@ class CheckResult:
     ok: bool
     version: str = ""
     waiting: bool = False  # not wrong, only incomplete: a module or .baml is missing
+    changed: bool = False  # its MCP tools are not what was accepted: nothing of it may run
     problem: Problem | None = None
     module: str = ""  # its `agent = ...`, "" where that cannot be told
     folders: tuple[str, ...] = ()  # that it may touch, as its file has them
@@ -38,6 +39,7 @@ class CheckResult:
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # as one text, such as "every 15m"
     again: bool = False  # it says nothing about the file: ask again later
@@ -155,6 +157,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             publishes=tuple(answer.get("publishes", ())),
             decisions=tuple(answer.get("decisions", ())),
             labels=answer.get("labels", {}),
+            mcp=tuple(answer.get("mcp", ())),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )
@@ -165,6 +168,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
         str(error.get("where") or where),
         str(error.get("hint", "")),
         waiting=bool(answer.get("waiting", False)),
+        changed=bool(answer.get("changed", False)),
         # A passing fault (75), such as a full disk, is no judgement of the file.
         again=code == Exit.TEMPORARY,
     )

@@ -8,6 +8,7 @@ from agentd.paths import Paths
 from agentd.sandbox.level import reached
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.housekeeping import Housekeeping
+from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.restart import Rules
 
@@ -31,7 +32,9 @@ class Settings:
         wanted = self.config.sandbox.level
         return {"level": level.name, "why": level.why, "wanted": wanted}
 
-    def reload(self, model: ModelHost, agents: Agents, housekeeping: Housekeeping) -> bool:
+    def reload(
+        self, model: ModelHost, agents: Agents, housekeeping: Housekeeping, mcp: McpHost
+    ) -> bool:
         """Apply the file as it is now; a wrong one changes nothing. True: something is new."""
         try:
             new = load_daemon(self._paths.daemon_file)
@@ -51,6 +54,9 @@ class Settings:
             rules = Rules.of(new.supervisor)
             agents.set_rules(rules)
             model.managed.life.rules = rules
+            if "mcp" in changed:
+                mcp.configure(new.mcp)
+                agents.reload()
             later = [key for key in changed if key in LATER]
             self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)
         return bool(repaired or changed)

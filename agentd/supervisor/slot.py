@@ -23,7 +23,8 @@ from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker, Hearing, Requests
 from agentd.supervisor.restart import Ended, Life, Rules
 
-RETRY_S = 5.0  # until a check that failed for a passing reason is made again
+RETRY_S = 5.0  # until a check that failed for a passing reason is made again; doubled each time
+RETRY_MAX_S = 120.0
 REBUILD_S = 60.0  # between two times that a version is built anew because it was found broken
 
 
@@ -57,6 +58,7 @@ class Slot:
         self.version = ""  # the accepted one, that runs or will; "" while there is none
         self.module = ""  # its `agent = ...`, as last read: which files concern it
         self.folders: tuple[str, ...] = ()  # that it may touch, as its file has them
+        self.mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
         self.enabled = True
         self.problem: Problem | None = None  # of the file as it is; an older version may be running
         self.managed = Managed(
@@ -73,6 +75,7 @@ class Slot:
         self._paused = False
         self._recorded = False  # whether the bus was asked if it is paused
         self._unchecked = False  # the file changed since its check began
+        self._failed_checks = 0  # in a row, for reasons that pass
         self._rebuild_at = float("-inf")  # not before, on the monotonic clock
         self._closed = False  # nothing is checked any more: it is removed, or the supervisor stops
         self._task: asyncio.Task[None] | None = None
@@ -177,8 +180,10 @@ class Slot:
             while self._unchecked:
                 self._unchecked = False
                 again = not await self._check_once()
+                self._failed_checks = self._failed_checks + 1 if again else 0
                 if again and not self._unchecked:
-                    asyncio.get_running_loop().call_later(RETRY_S, self.check)
+                    wait_s = min(RETRY_MAX_S, RETRY_S * 2 ** (self._failed_checks - 1))
+                    asyncio.get_running_loop().call_later(wait_s, self.check)
         finally:
             self._task = None
             self._shared.checked()
@@ -232,7 +237,7 @@ class Slot:
         self._paused, self._recorded = self._paused or (stored and not self._recorded), True
         if self._paused is not stored:
             await self._shared.records.set_paused(self.name, self._paused)
-        before, self.version = self.version, found.version
+        before, self.version, self.mcp = self.version, found.version, found.mcp
         if self._paused:
             self._rest_paused()
         elif before != self.version or not self.managed.life.wanted or self.managed.broken:
@@ -254,7 +259,9 @@ class Slot:
                 "agent.refused", agent=shown(self.name), waiting=found.waiting, **problem
             )
         self.problem, self.enabled = problem, True
-        if not self.version:
+        if found.changed:
+            self.version = ""  # what was accepted is no more what its tools do
+        elif not self.version:
             await self._take_up_recorded()
         if not self.version:
             state = WorkerState.WAITING if found.waiting else WorkerState.INVALID

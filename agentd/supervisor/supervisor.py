@@ -15,10 +15,11 @@ from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError, ConfigError, StorageError, shown
 from agentd.logs import logger as log
 from agentd.macos.folder_access import FolderAccess
+from agentd.mcp.pins import Pins
 from agentd.paths import Paths, shipped
-from agentd.process.jobs import Jobs
+from agentd.process.jobs import Jobs, let_go
 from agentd.process.lock import LockFile
-from agentd.process.stop import ends_on_hangup, stop_at_once
+from agentd.process.stop import ends_on_hangup
 from agentd.states import WorkerState
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
@@ -28,6 +29,7 @@ from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
+from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Requests
@@ -40,7 +42,8 @@ GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
 # A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
 WORKERS_STOP_S = 4.5
-MODEL_STOP_S = 3.0
+MCP_STOP_S = 1.5
+MODEL_STOP_S = 2.5
 RECORDS_STOP_S = 0.5
 KILLED_S = 0.5  # for killed groups to be gone
 
@@ -76,6 +79,16 @@ class Supervisor:
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
+        self._mcp = McpHost(
+            paths,
+            commands,
+            config.mcp,
+            self._reaper,
+            self._jobs,
+            self._on_tools_changed,
+            log=logger,
+            clock=clock,
+        )
         self._model = ModelHost(
             paths,
             config,
@@ -92,7 +105,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"model": self._model.link}, logger),
+            Requests({"model": self._model.link, "mcp": self._mcp.answer}, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -131,7 +144,7 @@ class Supervisor:
         self._log.info("supervisor.stopping")
         await self._end()
         self._log.info("supervisor.stopped")
-        _let_go(loop)
+        let_go(loop)
         if self._failure is not None:
             raise self._failure
 
@@ -182,6 +195,7 @@ class Supervisor:
             self._hurry.set()
             self._log.warning("supervisor.killing")
             self._agents.kill()
+            self._mcp.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -192,6 +206,9 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MCP_STOP_S):
+                await self._mcp.stop()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -215,7 +232,7 @@ class Supervisor:
         self._jobs.start(self._forgive(*([name] if name else self._agents.slots)))
 
     def _reload_settings(self) -> None:
-        if self._settings.reload(self._model, self._agents, self._housekeeping):
+        if self._settings.reload(self._model, self._agents, self._housekeeping, self._mcp):
             self._jobs.start(self._forgive(*self._agents.slots))
 
     async def _forgive(self, *names: str) -> None:
@@ -224,6 +241,11 @@ class Supervisor:
             await self._records.forgive(*names)
         except StorageError as error:
             self._log.error("agent.not_recorded", what=error.what)
+
+    def _on_tools_changed(self, server: str) -> None:
+        if (config := self._settings.config.mcp.get(server)) is not None:
+            Pins(server, config, self._paths).forget_seen()
+        self._agents.check_users_of(server)
 
     def _on_wake(self) -> None:
         self._jobs.start(self._control.obey_all())
@@ -315,19 +337,3 @@ class Supervisor:
         """Stop everything in order, for a reason that `run` raises in the end."""
         self._failure = self._failure or error
         self._stop.set()
-
-
-def _let_go(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a signal end the process at once: all is over.
-
-    The loop closes the descriptor that signals are written to before it gives up its handlers, and
-    a signal in between would be an error on the terminal.
-    """
-    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        stop_at_once()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -90,7 +90,7 @@ def run_agent(
     settings = validate_agent(given, Path(where))
     workshop = _workshop()
     paths = discover({"AGENTD_HOME": str(Path(home or default_home or "").resolve())})
-    code = workshop.current(agent, paths, f"run_agent({agent!r})")
+    code = workshop.current(agent, paths, f"run_agent({agent!r})", settings)
     web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
     says = partial(_program, programs or {})
     tools = Toolbox(settings.permissions, connect=web.connect, programs=says)

@@ -10,6 +10,7 @@ from agentd.clock import Clock, SystemClock
 from agentd.errors import Stopped, ToolError
 from agentd.events import Result
 from agentd.process.stop import Cancel
+from agentd.terminal import cut
 from agentd.tools.closed import Closed
 
 if TYPE_CHECKING:
@@ -104,6 +105,4 @@ def clean_line(text: str, limit: int) -> str:
 
 def cut_text(text: str, limit: int = TEXT_CHARACTERS) -> str:
     """Return at most `limit` characters of `text`, with a visible marker where it was cut."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]}...[cut {len(text) - limit} characters]"
+    return cut(text, limit)

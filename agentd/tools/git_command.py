@@ -12,10 +12,11 @@ from pathlib import Path
 
 from agentd.errors import ToolError
 from agentd.macos import developer_tools, privacy
+from agentd.process.environment import PROGRAM_PATH
 from agentd.process.stop import Cancel
 from agentd.tools import repository
 from agentd.tools.base import Output, ToolCall
-from agentd.tools.shell import NOT_INSTALLED, PROGRAM_PATH, execute
+from agentd.tools.shell import NOT_INSTALLED, execute
 
 DEADLINE_S = 20.0  # of one git command
 OUTPUT_BYTES = 16_000_000

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import AgentdError, PermissionRefused, Stopped, ToolError
+from agentd.errors import AgentdError, PermissionRefused, Stopped, ToolError, ToolsChanged
 from agentd.events import INTERRUPTED, Result
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.supervisor_link import SupervisorLink, channel_of, close_all
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 2.0  # beyond a call's deadline, and after its cancel, before its process is killed
 BYE = "bye"  # in the last frame of a process that ends by itself
+KINDS = {"refused": PermissionRefused, "changed": ToolsChanged}  # of errors; others: ToolError
 DIED = "its process ended in the middle of it"
 
 
@@ -169,8 +170,8 @@ def _said_bye(channel: Channel) -> bool:
 def _result(answer: Mapping[str, Any]) -> Result:
     error = answer.get("error")
     if isinstance(error, dict):
-        kind = PermissionRefused if error.get("kind") == "refused" else ToolError
-        raise kind(str(error.get("what", "")))
+        texts = {key: str(error.get(key, "")) for key in ("what", "where", "hint")}
+        raise KINDS.get(str(error.get("kind")), ToolError)(**texts)
     value = answer.get("value")
     if not isinstance(value, dict):
         raise ToolError("answered with no JSON object")

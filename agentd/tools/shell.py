@@ -19,10 +19,9 @@ from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.macos import developer_tools
 from agentd.paths import expanded
+from agentd.process.environment import PROGRAM_PATH
 from agentd.tools.base import Output, ToolCall, cut_text
 
-# Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
-PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
 NOT_INSTALLED = (
     f"; a person may have to run {developer_tools.HINT}" if sys.platform == "darwin" else ""
 )

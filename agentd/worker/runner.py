@@ -32,6 +32,8 @@ from agentd.sessions.session import Session
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import held_to
+from agentd.tools.outside_tools import outside_tools
+from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
 
 
@@ -74,11 +76,13 @@ class Runner:
         self._tools = Toolbox(
             accepted.config.permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
+            remotes={"mcp": Remote(link, "mcp")} if link is not None and link.there else {},
+            more=outside_tools(version.mcp),
             clock=clock,
         )
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
-        union = Union(client, version.function, version.members, version.arguments)
+        union = Union(client, version.function, version.members, version.arguments, version.mcp)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -202,7 +206,8 @@ def scoring(
 def repeatable(version: Version) -> frozenset[str]:
     """Return the decision classes whose handlers may run again after they were cut off."""
     agent = version.agent
-    return agent.idempotent | agent.reads | {n for n in version.uses if REGISTRY[n].idempotent}
+    shared = {n for n in version.uses if n in REGISTRY and REGISTRY[n].idempotent}
+    return agent.idempotent | agent.reads | shared | {n for n, t in version.mcp.items() if t.reads}
 
 
 def settle(closing: Closing, session: Session, ending: Ending) -> None:

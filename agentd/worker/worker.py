@@ -24,6 +24,7 @@ from agentd.errors import (
     RowRefused,
     Stopped,
     StorageError,
+    ToolsChanged,
 )
 from agentd.events import Lane
 from agentd.logs.logger import Logger
@@ -176,7 +177,7 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
-        except (ModelMisconfigured, PromptTooLong) as error:
+        except (ModelMisconfigured, PromptTooLong, ToolsChanged) as error:
             return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)

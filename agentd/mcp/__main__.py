@@ -1,0 +1,121 @@
+"""`python -m agentd.mcp`: the MCP host, started by the supervisor at need.
+
+Its control socket brings agents' channels and servers' pipes, each as a document with descriptors:
+
+* `{"serve": {CLASS: {"server", "tool", "digest"}}}`: an agent's channel and its tools.
+* `{"started": NAME}` with the pipes of a server that we asked for by `{"start": NAME}`, or with its
+  `url`, or with why there is none (`error`).
+* `{"end": NAME, "why": TEXT}`: a server is to be ended.
+
+We tell `{"ended": NAME, "why": TEXT}` and `{"changed": NAME, "tool": TOOL}`.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+from agentd.errors import ToolError
+from agentd.mcp.host import Bound, Host
+from agentd.mcp.pipes import Pipes
+from agentd.process.channel import Channel, ChannelClosed
+from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
+from agentd.process.heart import STOPPING, Heart
+from agentd.process.supervisor_link import close_all
+from agentd.states import Exit
+
+IDLE_S = 60.0  # without a server, after which the host ends
+BEAT_S, PROMISE_S = 5.0, 30.0
+
+
+class _Hosting:
+    """The host with its control socket."""
+
+    def __init__(self, heart: Heart, control: Channel) -> None:
+        self._heart, self._control = heart, control
+        self._loop = asyncio.get_running_loop()
+        self._starting: dict[str, asyncio.Future[Pipes | str]] = {}
+        self._host = Host(self._start, self._tell)
+        self._gone = asyncio.Event()  # the supervisor, or its wish that we run
+
+    async def run(self) -> None:
+        """Run until nothing is left to do, or a signal."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._gone.set)
+        self._loop.add_reader(self._control.fileno(), self._hear)
+        beating = asyncio.create_task(self._beat())
+        ends = [
+            asyncio.create_task(self._host.until_idle(IDLE_S)),
+            asyncio.create_task(self._gone.wait()),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        beating.cancel()
+        self._heart.beat(PROMISE_S, STOPPING)
+        self._loop.remove_reader(self._control.fileno())
+        await self._host.close()
+
+    async def _beat(self) -> None:
+        while True:
+            self._heart.beat(PROMISE_S)
+            await asyncio.sleep(BEAT_S)  # ends by cancellation
+
+    async def _start(self, name: str) -> Pipes | str:
+        self._starting[name] = self._loop.create_future()
+        self._tell({"start": name})
+        return await self._starting[name]
+
+    def _tell(self, document: Mapping[str, str]) -> None:
+        with suppress(ChannelClosed, TimeoutError):  # then it is gone, and so are we soon
+            self._control.send(document, deadline_s=1.0)
+
+    def _hear(self) -> None:
+        try:
+            while (found := self._control.receive_now()) is not None:
+                self._obey(*found)
+        except ChannelClosed:
+            self._loop.remove_reader(self._control.fileno())
+            self._gone.set()
+
+    def _obey(self, document: Mapping[str, object], fds: list[int]) -> None:
+        match document:
+            case {"serve": dict() as tools} if len(fds) == 1:
+                bound = {name: Bound(**tool) for name, tool in tools.items()}
+                self._host.serve(socket.socket(fileno=fds[0]), bound)
+            case {"started": str() as name}:
+                self._started(name, document, fds)
+            case {"end": str() as name, "why": str() as why}:
+                self._host.end(name, why)
+            case _:
+                close_all(fds)
+
+    def _started(self, name: str, document: Mapping[str, object], fds: list[int]) -> None:
+        waiting = self._starting.pop(name, None)
+        if waiting is None or waiting.done():  # it took too long: nobody waits any more
+            close_all(fds)
+            self._tell({"ended": name, "why": "was not waited for"})
+        elif "error" in document:
+            waiting.set_exception(ToolError(str(document["error"])))
+        else:
+            waiting.set_result(str(document["url"]) if "url" in document else Pipes(*fds))
+
+
+def main() -> int:
+    """Be the host; returns the exit code."""
+    heart = child_side()
+    fd = inherited(os.environ, CONTROL_VARIABLE)
+    if fd is None:
+        print("agentd.mcp is started by the supervisor", file=sys.stderr)
+        return Exit.USAGE
+
+    async def run() -> None:
+        await _Hosting(heart, Channel(socket.socket(fileno=fd))).run()
+
+    asyncio.run(run())
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
