@@ -10,10 +10,9 @@ from agentd.commands.home import daemon_state, find_agent, known_types, open_bus
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
-from agentd.events import PERSON, NewEvent, matches
+from agentd.events import ANSWER, PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
-from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
 from agentd.storage.database_files import files_stay
 

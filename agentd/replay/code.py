@@ -29,7 +29,8 @@ from agentd.config.agent import AgentConfig
 from agentd.errors import RecordingError
 from agentd.paths import Paths
 
-MAKES = ("agent", "done", "params", "limits", "permissions")  # of a configuration: the agent
+# Of a configuration, what makes up the agent.
+MAKES = ("agent", "done", "params", "limits", "permissions", "approve")
 PROMPTS = "baml_src/"  # their place in a version's folder
 
 

@@ -80,6 +80,9 @@ class Tool:
     permission: Literal["read", "write", "net", "run"] | None
     idempotent: bool  # may run again after it was cut off in the middle
     run: Callable[[Any, ToolCall], Result]
+    # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
+    effect: Literal["none", "change", "send"] = "send"
+    untrusted: bool = True  # others may have written what it gives
 
 
 def unshown(text: str) -> str:

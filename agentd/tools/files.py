@@ -248,8 +248,16 @@ def write_file(args: WriteFile, call: ToolCall) -> Result:
 
 
 TOOLS = (
-    Tool("ListFiles", ListFiles, "read", idempotent=True, run=list_files),
-    Tool("ReadFile", ReadFile, "read", idempotent=True, run=read_file),
-    Tool("SearchText", SearchText, "read", idempotent=True, run=search_text),
-    Tool("WriteFile", WriteFile, "write", idempotent=True, run=write_file),
+    Tool("ListFiles", ListFiles, "read", idempotent=True, run=list_files, effect="none"),
+    Tool("ReadFile", ReadFile, "read", idempotent=True, run=read_file, effect="none"),
+    Tool("SearchText", SearchText, "read", idempotent=True, run=search_text, effect="none"),
+    Tool(
+        "WriteFile",
+        WriteFile,
+        "write",
+        idempotent=True,
+        run=write_file,
+        effect="change",
+        untrusted=False,
+    ),
 )

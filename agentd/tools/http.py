@@ -263,4 +263,4 @@ def _body(reply: Response) -> tuple[bytes, bool]:
     return bytes(data), True
 
 
-TOOLS = (Tool("HttpGet", HttpGet, "net", idempotent=True, run=http_get),)
+TOOLS = (Tool("HttpGet", HttpGet, "net", idempotent=True, run=http_get, effect="none"),)

@@ -17,4 +17,14 @@ def ask_person(args: AskPerson, call: ToolCall) -> Result:
     return Result({"question": args.question}, ask=args.question)
 
 
-TOOLS = (Tool("AskPerson", AskPerson, None, idempotent=True, run=ask_person),)
+TOOLS = (
+    Tool(
+        "AskPerson",
+        AskPerson,
+        None,
+        idempotent=True,
+        run=ask_person,
+        effect="none",
+        untrusted=False,
+    ),
+)
