@@ -39,6 +39,7 @@ from agentd.admission.version import (
     verified_manifest,
 )
 from agentd.agent import Kit
+from agentd.approval.policy import policy_of
 from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import UTF_16, as_text, parse_toml, read_small, unreadable
 from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError, storage_errors
@@ -160,7 +161,8 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     prompt = baml[f"{draft.config.agent}.baml"]
     tools, labels = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
-    return version, {"decisions": sorted(tools), "labels": labels}
+    policy = policy_of(draft.name, draft.config, tools, version.agent.accepts, file=toml)
+    return version, {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
 
 
 def _manifest(
@@ -172,7 +174,9 @@ def _manifest(
         BAML_VERSION,
         version.params.model_dump_json(),
         draft.config.done,
-        draft.config.permissions.model_dump_json(),
+        draft.config.permissions.model_dump_json()
+        # Only where it says something: an update of agentd must not change every hash.
+        + draft.config.approve.model_dump_json(exclude_defaults=True).removeprefix("{}"),
         *[(s.place, s.data) for s in sources if s.place != CONFIG],
     )
     files = [p for p in draft.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
@@ -339,6 +343,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "publishes": version.publishes,
             "decisions": version.decisions,
             "labels": version.labels,
+            "asks": version.asks,
         }
     if heart is None or not heart.answer(outcome):
         print(json.dumps(outcome), file=out, flush=True)

@@ -21,8 +21,8 @@ from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import config_error, unknown_key
 from agentd.errors import BrokenVersion, ConfigError
 
-FORMAT = 2  # of a version folder; a change builds all of them anew
-READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
+FORMAT = 3  # of a version folder; a change builds all of them anew
+READABLE = (1, 2, FORMAT)  # what still runs: 1 does not say what it publishes, 2 not what it asks
 MANIFEST = "manifest.json"
 # Places in a version folder: the configuration and the module.
 CONFIG, MODULE = "agent.toml", "agent.py"
@@ -48,6 +48,7 @@ class Accepted:
     publishes: tuple[str, ...] = ()  # event types
     decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by "Class.field"
+    asks: Mapping[str, str] = field(default_factory=dict)  # decisions, and why
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         publishes=tuple(manifest.get("publishes", ())),
         decisions=tuple(manifest.get("decisions", ())),
         labels=manifest.get("labels", {}),
+        asks=manifest.get("asks", {}),
     )
 
 

@@ -8,6 +8,7 @@ about as well. Its file's table [approve] has the last word, and says so where t
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -71,16 +72,17 @@ def policy_of(
     classes: Collection[str],
     accepts: Mapping[str, type[BaseModel]],
     tools: Mapping[str, Tool] = REGISTRY,
+    *,
+    file: Path | None = None,
 ) -> Policy:
-    """Return the policy of an agent whose union has these classes.
+    """Return the policy of an agent whose union has these classes; `file` stands in errors.
 
     Raises:
-        ConfigError: [approve] names no decision, or allows what may be done at others' bidding;
-            `where` is the key.
+        ConfigError: [approve] names no decision, or allows what may be done at others' bidding.
     """
     decisions = sorted(set(classes) - {DONE})
-    rules = config.approve
-    _check_names(rules, decisions, tools)
+    rules, where = config.approve, f"{file}: approve" if file else "approve"
+    _check_names(rules, decisions, tools, where)
     typed = frozenset(kind for kind, model in accepts.items() if without_text(model))
     reads = _others_words(config, decisions, typed, tools)
     verdicts: dict[str, Verdict] = {}
@@ -94,7 +96,7 @@ def policy_of(
             reason = f"it reads what others wrote ({', '.join(reads)})"
         said = rules.verdicts.get(decision)
         if said == "allow" and effect != "none" and reads and not rules.i_accept_the_risk:
-            raise _risk(decision, reads)
+            raise _risk(decision, reads, where)
         verdicts[decision] = said or ("ask" if reason else "allow")
         why[decision] = f'[approve] {decision} = "{said}"' if said else reason
     asks = frozenset(d for d in decisions if verdicts[d] == "ask")
@@ -127,23 +129,25 @@ def _others_words(
     return found
 
 
-def _check_names(rules: Approve, decisions: Sequence[str], tools: Mapping[str, Tool]) -> None:
+def _check_names(
+    rules: Approve, decisions: Sequence[str], tools: Mapping[str, Tool], where: str
+) -> None:
     for name in rules.verdicts:
         if name in decisions:
             continue
         what = f"{name} is a tool that it has not" if name in tools else f"{name} is no decision"
         raise ConfigError(
             f"{what}{did_you_mean(name, (*decisions, *Approve.model_fields))}",
-            where=f"approve.{name}",
+            where=f"{where}.{name}",
             hint=f"it decides {listed(decisions)}; remove the line, or correct it",
         )
 
 
-def _risk(tool: str, reads: Sequence[str]) -> ConfigError:
+def _risk(tool: str, reads: Sequence[str], where: str) -> ConfigError:
     return ConfigError(
         f"it reads what others wrote ({', '.join(reads)}) and would do {tool} without asking: "
         f"a text that it reads can tell it what to do with {tool}, and nobody would look at that "
         "before it happens",
-        where=f"approve.{tool}",
+        where=f"{where}.{tool}",
         hint=f'write {tool} = "ask" there; or, if you take that risk, add the line {RISK} = true',
     )

@@ -66,6 +66,12 @@ def signed(event: NewEvent, key: bytes) -> NewEvent:
     return replace(event, payload={**payload, MAC: f"{nonce}.{mac}"})
 
 
+def digest(event_type: str, target: str | None, payload: Mapping[str, Any]) -> str:
+    """Return what two readers of an event's row compare: they may have read different ones."""
+    text = json.dumps([event_type, target, dict(payload)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def forged(
     event_type: str, target: str | None, payload: Mapping[str, Any], key: bytes
 ) -> str | None:

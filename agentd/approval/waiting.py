@@ -1,6 +1,6 @@
 """What waits for a person in one database, and answers to it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,10 +29,16 @@ class Waiting:
 
 
 def waiting(
-    bus: Bus, key: bytes, odd: Callable[[int, str], object] = lambda _id, _why: None
+    bus: Bus,
+    key: bytes,
+    only: int | None = None,
+    odd: Callable[[int, str], object] = lambda _id, _why: None,
 ) -> Iterator[Waiting]:
-    """Yield what waits, the oldest first; `odd` is told of a session that cannot be read."""
-    for session_id, agent, question in bus.db.run(sql.PARKED):
+    """Yield what waits, the oldest first, or `only` what a session waits for.
+
+    `odd` is told of a session that cannot be read, and why.
+    """
+    for session_id, agent, question in bus.db.run(sql.PARKED, (only,)):
         try:
             steps = [from_row(row) for row in bus.db.run(sql.LAST_STEPS, (session_id,))]
         except SessionFailed as error:
@@ -60,7 +66,7 @@ def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
     return None
 
 
-def give(bus: Bus, key: bytes, session_id: int, answer: Mapping[str, Any]) -> tuple[Waiting, int]:
+def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Waiting, int]:
     """Answer what a session asks; return that, and the event's id.
 
     Raises:
@@ -81,7 +87,7 @@ def give(bus: Bus, key: bytes, session_id: int, answer: Mapping[str, Any]) -> tu
                 where=where,
                 hint=LIST,
             )
-        event = asked.answered(answer, found.agent)
+        event = asked.answered(asked.said(answer), found.agent)
         if (mistake := asked.mistake(event.payload)) is not None:
             raise UsageError(mistake, where=where)
         event_id = bus.publish(PERSON, signed(event, key), priority=Priority.PERSON, system=True)
@@ -90,9 +96,8 @@ def give(bus: Bus, key: bytes, session_id: int, answer: Mapping[str, Any]) -> tu
 
 
 def _find(bus: Bus, key: bytes, session_id: int) -> Waiting:
-    found = [one for one in waiting(bus, key) if one.asked.session == session_id]
-    if found:
-        return found[0]
+    for found in waiting(bus, key, session_id):
+        return found
     where = f"session {session_id}"
     row = Archive(bus).find(session_id)
     if row is None:
@@ -108,10 +113,13 @@ def expire(bus: Bus, key: bytes, now: datetime) -> list[Waiting]:
     Raises:
         StorageError: the database cannot be read or written.
     """
-    late = [w for w in waiting(bus, key) if w.answer is None and w.asked.overdue(now)]
-    for one in late:
-        no = one.asked.answered({"answer": NO, EXPIRED: True}, one.agent)
-        with bus.transaction():
-            if any(w.asked == one.asked and w.answer is None for w in waiting(bus, key)):
-                bus.publish(DAEMON, signed(no, key), system=True)
-    return late
+    denied = []
+    late = [w.asked.session for w in waiting(bus, key) if w.answer is None and w.asked.overdue(now)]
+    for session_id in late:
+        with bus.transaction():  # somebody may have answered meanwhile
+            for one in waiting(bus, key, session_id):
+                if one.answer is None and one.asked.overdue(now):
+                    no = one.asked.answered({"answer": NO, EXPIRED: True}, one.agent)
+                    bus.publish(DAEMON, signed(no, key), system=True)
+                    denied.append(one)
+    return denied

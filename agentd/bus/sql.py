@@ -304,8 +304,11 @@ SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
   SELECT max(seq) FROM steps WHERE session_id = ?1 AND kind = 'decision') ORDER BY seq
 """
 
-# What waits for a person, the oldest first.
-PARKED = "SELECT id, agent, question FROM sessions WHERE state = 'parked' ORDER BY ended_at, id"
+# What waits for a person, the oldest first; all of it or one session.
+PARKED = """
+SELECT id, agent, question FROM sessions WHERE state = 'parked' AND (?1 IS NULL OR id = ?1)
+ORDER BY ended_at, id
+"""
 
 # How much waits for a person, by agent.
 PARKED_COUNTS = "SELECT agent, count(*) FROM sessions WHERE state = 'parked' GROUP BY agent"

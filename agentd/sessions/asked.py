@@ -61,6 +61,15 @@ class Asked:
             "expires": self.expires and iso(self.expires),
         }
 
+    def said(self, answer: Any) -> dict[str, Any]:
+        """Return what a person says as its answer: of an approval `yes`, or `no` and the reason."""
+        if self.expires is None or not isinstance(answer, str):
+            return {"answer": answer}
+        word, _, why = answer.strip().partition(" ")
+        if word.lower() == NO and why:
+            return {"answer": NO, "why": why.strip()}
+        return {"answer": answer.strip().lower()}
+
     def answered(self, answer: Mapping[str, Any], agent: str) -> NewEvent:
         """Return the event that answers it: to the agent that asks, and not signed yet."""
         return NewEvent(ANSWER, {"session": self.session, "asked": self.digest, **answer}, agent)

@@ -38,6 +38,7 @@ class CheckResult:
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    asks: Mapping[str, str] = field(default_factory=dict)
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # as one text, such as "every 15m"
     again: bool = False  # it says nothing about the file: ask again later
@@ -155,6 +156,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             publishes=tuple(answer.get("publishes", ())),
             decisions=tuple(answer.get("decisions", ())),
             labels=answer.get("labels", {}),
+            asks=answer.get("asks", {}),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )

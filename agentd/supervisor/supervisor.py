@@ -83,7 +83,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({}, logger),
+            Requests({"verify": self._records.verify}, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
