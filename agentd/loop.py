@@ -230,7 +230,9 @@ class Loop:
         unfinished, pending = self.session.unfinished, None
         if unfinished is not None:
             pending = self.llm.restore(unfinished.raw or "")
-            if pending.name not in self.idempotent:
+            waits = unfinished.asks and self.session.stage is not StepKind.STARTED
+            again = not unfinished.asks and pending.name in self.idempotent
+            if not (waits or again):
                 # Told before the agent begins: it has to know of it, too.
                 interrupted = "interrupted in the middle: it may have happened or not"
                 self.append(pending, Result({**pending.args, "error": interrupted}))

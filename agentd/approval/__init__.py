@@ -2,5 +2,5 @@
 
 `policy.py` says of each decision of an agent whether it is carried out, asked about or denied, and
 why; `payloads.py` which events hold no free text. `signature.py` tells what a person wrote from
-what somebody put into the database. `waiting.py` lists what waits for a person, and answers it.
+what somebody put into the database. `unanswered.py` lists what waits, and answers it.
 """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentd.approval.signature import person_key
-from agentd.approval.waiting import Waiting, give, waiting
+from agentd.approval.unanswered import Unanswered, give, unanswered
 from agentd.clock import iso
 from agentd.commands.home import open_bus
 from agentd.commands.output import (
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     key = person_key(paths)
     if args.id is None:
         odd: list[str] = []
-        found = list(waiting(bus, key, odd=lambda id, why: odd.append(f"session {id}: {why}")))
+        found = list(unanswered(bus, key, odd=lambda id, why: odd.append(f"session {id}: {why}")))
         if args.json:
             print_json([document(one) for one in found])
         else:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def document(one: Waiting) -> dict[str, Any]:
+def document(one: Unanswered) -> dict[str, Any]:
     """Return what waits as --json shows it."""
     answer = None if one.answer is None else one.answer.payload["answer"]
     return {
@@ -88,7 +88,7 @@ def document(one: Waiting) -> dict[str, Any]:
     }
 
 
-def _print(found: Sequence[Waiting]) -> None:
+def _print(found: Sequence[Unanswered]) -> None:
     if not found:
         say("nothing waits for you")
     for number, one in enumerate(found):

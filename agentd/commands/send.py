@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from agentd.approval.signature import person_key, signed
-from agentd.approval.waiting import give
+from agentd.approval.unanswered import give
 from agentd.bus import Bus
 from agentd.commands.home import daemon_state, find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, note, say

@@ -52,7 +52,7 @@ or of agents.d itself), refused_folder (a problem where macOS keeps agentd out o
 failure (why the last run ended, if it failed), storage {problem, database_bytes, wal_bytes,
 free_bytes}, overlooked (files in your folders that are not read for their name or place: [{where,
 what, hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
-beyond those listed), last_event_id, dead_letters, asks (how much waits for your answer), and agents:
+beyond those listed), last_event_id, dead_letters, asks (how much waits for your answer), agents:
 name, state, pid, since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe,
 waiting {direct, subscribed}, last_session (null or {id, state, started_at, ended_at}), labels,
 dead_letters, asks, held (null or {reason, until, hint}: why it does not get on), and while the

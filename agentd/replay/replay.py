@@ -275,7 +275,10 @@ class Replay:
             adjust=self._adjust,
             results=lambda: session.results,
         )
-        loop = self.loaded.loop(session, journal, agent, self.llm, self._policy())
+        kept = None  # as the file says now
+        if self._config.approve == self.recording.config.approve:
+            kept = Policy.kept(self.recording.head.approve, self._config)
+        loop = self.loaded.loop(session, journal, agent, self.llm, kept)
         self.playback.release()
         return loop
 
@@ -311,12 +314,6 @@ class Replay:
         outcome = self.recording.head.session.outcome or {}
         known = self.recording.settled(self._settled) or Settled()
         return with_recorded_fields(name, result, outcome, known.events(), fields)
-
-    def _policy(self) -> Policy:
-        """Return what a person has to allow: as recorded, unless the file says otherwise now."""
-        if self._config.approve != self.recording.config.approve:
-            return self.loaded.policy
-        return Policy.kept(self.recording.head.approve, self._config)
 
     def _answer(self, bus: Bus, session: Session) -> Lane:
         """Publish the person's recorded answer; return the lane that brings it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.approval.signature import person_key
-from agentd.approval.waiting import expire
+from agentd.approval.unanswered import expire
 from agentd.bus import Bus, Opening
 from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock

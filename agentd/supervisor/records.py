@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from agentd.approval.signature import digest, forged, person_key
+from agentd.approval.signature import person_key
+from agentd.approval.unanswered import looked_up
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
@@ -158,8 +159,6 @@ class Records:
     ) -> tuple[dict[str, Any], Sequence[int]]:
         """Answer whether event `event` is what a person's command, or we, wrote to who asks.
 
-        `forged` says why it is not. `digest` is that of the row as it was read here.
-
         Raises:
             AgentdError: it is no event's id, or the key or the database cannot be read.
         """
@@ -168,13 +167,7 @@ class Records:
             raise AgentdError("this is no event's id", where="verify")
 
         def work(bus: Bus) -> dict[str, Any]:
-            event = bus.events.get(event_id)
-            if event is None:
-                return {"forged": "is not on the bus any more", "digest": ""}
-            if event.target not in (None, asker.name):
-                return {"forged": f"is not addressed to {asker.name}", "digest": ""}
-            read = (event.event_type, event.target, event.payload)
-            return {"forged": forged(*read, person_key(self._paths)), "digest": digest(*read)}
+            return looked_up(bus, person_key(self._paths), asker.name, event_id)
 
         return {"ok": True, **await self._thread.call(work)}, ()
 

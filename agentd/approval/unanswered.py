@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentd.approval.signature import forged, signed
+from agentd.approval.signature import digest, forged, signed
 from agentd.bus import Bus, sql
 from agentd.bus.json_text import UNREADABLE
 from agentd.clock import iso
@@ -20,7 +20,7 @@ LIST = "`agentd answer` lists what waits"
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Unanswered:
     """What an agent's session waits for. `answer`: what was answered, and is still to be read."""
 
     agent: str
@@ -28,12 +28,12 @@ class Waiting:
     answer: Event | None
 
 
-def waiting(
+def unanswered(
     bus: Bus,
     key: bytes,
     only: int | None = None,
     odd: Callable[[int, str], object] = lambda _id, _why: None,
-) -> Iterator[Waiting]:
+) -> Iterator[Unanswered]:
     """Yield what waits, the oldest first, or `only` what a session waits for.
 
     `odd` is told of a session that cannot be read, and why.
@@ -48,7 +48,7 @@ def waiting(
         if asked is None:
             odd(session_id, "it asks nothing, and nobody can answer it")
         else:
-            yield Waiting(agent, asked, _answer_to(bus, key, agent, asked))
+            yield Unanswered(agent, asked, _answer_to(bus, key, agent, asked))
 
 
 def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
@@ -66,7 +66,21 @@ def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
     return None
 
 
-def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Waiting, int]:
+def looked_up(bus: Bus, key: bytes, name: str, event_id: int) -> dict[str, Any]:
+    """Return what the agent `name` is told of an event: `forged`, why no person wrote it to it.
+
+    `digest` is that of the row as it was read here, and None where there is none.
+    """
+    event = bus.events.get(event_id)
+    if event is None:
+        return {"forged": "is not on the bus any more", "digest": None}
+    if event.target not in (None, name):
+        return {"forged": f"is not addressed to {name}", "digest": None}
+    read = (event.event_type, event.target, event.payload)
+    return {"forged": forged(*read, key), "digest": digest(*read)}
+
+
+def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Unanswered, int]:
     """Answer what a session asks; return that, and the event's id.
 
     Raises:
@@ -95,8 +109,8 @@ def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Waiting, i
     return found, event_id
 
 
-def _find(bus: Bus, key: bytes, session_id: int) -> Waiting:
-    for found in waiting(bus, key, session_id):
+def _find(bus: Bus, key: bytes, session_id: int) -> Unanswered:
+    for found in unanswered(bus, key, session_id):
         return found
     where = f"session {session_id}"
     row = Archive(bus).find(session_id)
@@ -107,17 +121,19 @@ def _find(bus: Bus, key: bytes, session_id: int) -> Waiting:
     raise AgentdError(f"waits for no answer: it is {row.state.value}", where=where, hint=LIST)
 
 
-def expire(bus: Bus, key: bytes, now: datetime) -> list[Waiting]:
+def expire(bus: Bus, key: bytes, now: datetime) -> list[Unanswered]:
     """Deny what nobody allowed in time, and return that: its agents read it on their direct lanes.
 
     Raises:
         StorageError: the database cannot be read or written.
     """
     denied = []
-    late = [w.asked.session for w in waiting(bus, key) if w.answer is None and w.asked.overdue(now)]
+    late = [
+        w.asked.session for w in unanswered(bus, key) if w.answer is None and w.asked.overdue(now)
+    ]
     for session_id in late:
         with bus.transaction():  # somebody may have answered meanwhile
-            for one in waiting(bus, key, session_id):
+            for one in unanswered(bus, key, session_id):
                 if one.answer is None and one.asked.overdue(now):
                     no = one.asked.answered({"answer": NO, EXPIRED: True}, one.agent)
                     bus.publish(DAEMON, signed(no, key), system=True)
