@@ -189,6 +189,7 @@ def test_programs_say_what_the_test_says(tmp_path: Path) -> None:
         [*script, ("Done", {"result": ""})],
         config=settings,
         programs={"brew-coffee --strong": "ready", "brew-coffee 'a b'": (2, "no such coffee")},
+        approve="allow",
     )
     assert "is not among the programs of this test" in run.results[0]["error"]
     assert not marker.exists()

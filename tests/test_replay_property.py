@@ -27,6 +27,10 @@ read = ["{folder}"]
 write = ["{folder}/out"]
 net = ["localhost:1"]
 run = ["true"]
+[approve]
+i_accept_the_risk = true
+WriteFile = "allow"
+RunCommand = "allow"
 """
 
 
@@ -82,7 +86,6 @@ def test_random_sessions_of_a_task(world: World, result_tokens: int, share: floa
         session = world.run("looker", RandomModel(seed, words=words), window=6000)
         row, _ = world.sessions.archive.show(session)
         if row.question is not None and seed % 2:
-            answer = {"session": session, "answer": f"yes, {seed}"}
-            world.publish("person.answer", answer, target="looker")
+            world.answer(session, f"yes, {seed}")
             world.run("looker", RandomModel(seed + 1000, words=words), window=6000)
         identical(world, session)

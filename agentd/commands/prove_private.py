@@ -16,12 +16,13 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
 from agentd.paths import Paths, discover, expanded, private_folder
+from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.states import Exit
 from agentd.tools.closed import Closed
 from agentd.tools.place import resolved
-from agentd.tools.shell import PROGRAM_PATH, find_program
+from agentd.tools.shell import find_program
 
 EXAMPLES = """example:
   agentd prove-private

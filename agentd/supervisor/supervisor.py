@@ -98,6 +98,11 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        handlers = {
+            "verify": self._records.verify,
+            "model": self._model.link,
+            "mcp": self._mcp.answer,
+        }
         shared = Shared(
             paths,
             commands,
@@ -105,7 +110,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"model": self._model.link, "mcp": self._mcp.answer}, logger),
+            Requests(handlers, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,

@@ -27,6 +27,7 @@ def outside_tools(tools: Mapping[str, McpTool]) -> dict[str, Tool]:
             _nowhere,
             "mcp",
             idempotent=tool.reads,
+            effect="none" if tool.reads else "send",
         )
         for name, tool in tools.items()
     }

@@ -11,10 +11,10 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
+from agentd.approval.policy import policy_of
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
-from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
@@ -73,16 +73,19 @@ class Runner:
         client = load_client(version.client_dir)
         self._types = client.types
         key_file = daemon.model.api_key_file
+        outside = outside_tools(version.mcp)
         self._tools = Toolbox(
             accepted.config.permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
             remotes={"mcp": Remote(link, "mcp")} if link is not None and link.there else {},
-            more=outside_tools(version.mcp),
+            more=outside,
             clock=clock,
         )
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
+        config, accepts = accepted.config, version.agent.accepts
+        self._policy = policy_of(accepted.name, config, union.members, accepts, outside)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -113,6 +116,7 @@ class Runner:
             self._llm,
             journal,
             idempotent=self._idempotent,
+            policy=self._policy,
             call_deadline_s=call_deadline_s,
             log=log,
             beat=beat,
@@ -144,6 +148,7 @@ class Runner:
                 "version": self._version.accepted.hash,
                 "config": self._config.model_dump(mode="json", exclude_defaults=True),
                 "prompt": self._llm.prompt(""),
+                "approve": self._policy.verdicts,
                 "model": self._model or self._endpoint.model(),
                 "window": self._llm.window(),
                 "fixed_tokens": self._llm.fixed_tokens(),
@@ -226,5 +231,4 @@ def settle(closing: Closing, session: Session, ending: Ending) -> None:
             forced=ending.forced,
         )
         return
-    asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
-    closing.park(session, ending.question, publish=[asked])
+    closing.park(session, ending.question)
