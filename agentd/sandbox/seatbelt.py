@@ -44,6 +44,7 @@ LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 def unavailable() -> str:
     """Return why no process can be put into a sandbox here; "" where it can."""
+
     trial = [SANDBOX_EXEC, "-p", "(version 1)(allow default)", "/usr/bin/true"]
     try:
         done = subprocess.run(trial, capture_output=True, timeout=TRIAL_S, stdin=subprocess.DEVNULL)
