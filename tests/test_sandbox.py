@@ -165,7 +165,7 @@ FASTOPEN = 0x20000000
         ("clone", [(SIGCHLD,), (0x3D0F00,)], [(NEWUSER | SIGCHLD,), (0x00020000,), (0x40000000,)]),
         ("prlimit64", [(0, 7)], [(4242, 7), (1,)]),
         ("sched_setaffinity", [(0,)], [(4242,)]),
-        ("ioctl", [(0, 0x5401), (0, 0x5413)], [(0, 0x5412), (0, 0x541C), (3, 0x40086602)]),
+        ("ioctl", [(0, 0x5401), (0, 0x5413)], [(0, 0x5412), (3, 0x40086602), (3, 0x8912)]),
         ("utimensat", [(3, 0), (3, 0, 5)], [(3, 0x1000), (3, 0x7F00_0000_0000), (3, 1 << 40)]),
     ],
 )  # fmt: skip
@@ -277,13 +277,18 @@ def test_a_closed_place_stays_closed_inside_of_a_listed_one(tmp_path: Path) -> N
     (tmp_path / "more" / "link").symlink_to(tmp_path / "data")
     told = inside(
         """
-        enter(SandboxPolicy(read=(*base, top, top + "/data/tmp/mine"), closed=(top + "/data",)))
+        enter(SandboxPolicy(read=(*base, top, top + "/data/tmp/mine"), closed=(top + "/data",),
+                            write=(top, top + "/data/tmp/mine"), protected=(top + "/more/e",)))
         names = ("a", "data/b", "data/tmp/mine/c", "data/tmp/others/d", "more/e", "more/link/b")
-        tell(read=[refusal(open, f"{top}/{name}") for name in names], listed=os.listdir(top))
+        tell(read=[refusal(open, f"{top}/{name}") for name in names], listed=os.listdir(top),
+             write=[refusal(open, f"{top}/{name}", "a") for name in names],
+             made=[refusal(os.mkdir, f"{top}/{name}/n") for name in ("", "more", "data/tmp/mine")])
         """,
         top=str(tmp_path),
     )
     assert told["read"] == ["done", "EACCES", "done", "EACCES", "done", "EACCES"]
+    assert told["write"] == ["done", "EACCES", "done", "EACCES", "EACCES", "EACCES"]
+    assert told["made"] == ["EACCES", "EACCES", "done"]
     assert sorted(told["listed"]) == ["a", "data", "more"]
 
 

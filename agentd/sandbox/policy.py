@@ -36,9 +36,9 @@ class SandboxPolicy:
 
     `read`: what may be read and listed. `write`: what may be made, changed, removed and listed;
     only what is in `read`, too, may be read there. `run`: what may be executed, and read.
-    `closed`: what stays shut inside of these. A path that is listed itself, at or below a closed
-    one, is open all the same. On Linux the names in there are told, and nothing can be made new in
-    the folders that lead there.
+    `closed`: what stays shut inside of these, `protected`: what is not written. A path that is
+    listed itself, at or below one of those, is open all the same: who lists for others minds that.
+    On Linux the names in there are told, and nothing can be made in the folders that lead there.
 
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path;
     "tcp": connections, all of which lead to the first of `ports` on 127.0.0.1; "any".
@@ -48,6 +48,7 @@ class SandboxPolicy:
     write: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
 

@@ -100,7 +100,7 @@ def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[In
         *at(REFUSED, EPERM),
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
-        *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), OK),
+        *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), *NETWORK_COMMANDS, OK),
         *at(("utimensat",), _argument(1), *ZERO, _argument(1, high=True), *ZERO, OK),
         *(step for names, then in _sockets(sockets, gate) for step in at(names, *then)),
         OK,
@@ -126,6 +126,8 @@ class Filter:
         return call("seccomp", SET_MODE_FILTER, FLAG_NEW_LISTENER if listened else 0, self._head)
 
 
+# Any socket, also one of a pair, tells about the network's cards (SIOCGIFCONF and its like).
+NETWORK_COMMANDS = ((AND, 0, 0, 0xFFFFFF00), (EQUAL, 0, 1, 0x8900), EPERM)
 ZERO: tuple[Instruction, Instruction] = ((EQUAL, 1, 0, 0), EPERM)
 
 
