@@ -36,7 +36,12 @@ NOT_EVERYWHERE = {
     *("by a process in namespaces, with a newer call", "type into a terminal"),
     *("serve page faults", "load a program (BPF)", "watch the processor"),
     *("trace one", "read memory", "read memory by /proc", "take an open file", "a file's flags"),
-    *("read the kernel's messages", "a file's attributes", "a file's mode by a newer call"),
+    *(
+        "a file's group",
+        "read the kernel's messages",
+        "a file's attributes",
+        "a file's mode by a newer call",
+    ),
 }
 ROOTS = {  # that only root succeeds in, without a sandbox
     *("mount a file system", "change to another root", "enter namespaces", "a file by its handle"),

@@ -14,12 +14,15 @@ SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
 # What programs and Python need of a system: libraries, data, names, times, certificates. No folder
 # of programs is among them: the loader would run whatever may be read.
 LINUX_READ = """
-/lib /lib32 /lib64 /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/share /usr/local/lib
-/usr/local/share /etc/ld.so.cache /etc/localtime /etc/timezone /etc/locale.alias /etc/mime.types
+/lib /lib32 /lib64 /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/share /usr/include
+/usr/local/lib /usr/local/share /usr/local/include
+/etc/ld.so.cache /etc/localtime /etc/timezone /etc/locale.alias /etc/mime.types /etc/perl
 /etc/passwd /etc/group /etc/nsswitch.conf /etc/protocols /etc/services
+/etc/gitconfig /etc/gitattributes
 /etc/ssl/certs /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/tls/openssl.cnf
 /etc/pki/ca-trust/extracted /etc/ca-certificates
 /dev/null /dev/zero /dev/full /dev/random /dev/urandom
+/proc/cpuinfo /proc/meminfo /proc/stat /sys/devices/system/cpu
 """
 MACOS_READ = """
 /System/Library /System/Cryptexes /System/Volumes/Preboot/Cryptexes /usr/lib /usr/share
