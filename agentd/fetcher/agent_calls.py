@@ -1,0 +1,96 @@
+"""One agent's calls: several at a time, each with its deadline and its cancel."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from agentd.errors import PermissionRefused, Stopped, ToolError
+from agentd.events import Result
+from agentd.process.channel import BadFrame, Channel, ChannelClosed
+from agentd.process.stop import Cancel
+from agentd.process.supervisor_link import close_all
+from agentd.tools import http
+from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered
+
+CALLS_MAX = 8  # of one agent at a time; its worker makes one
+
+HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
+
+
+class AgentCalls:
+    """Answers what comes by `channel`, for an agent that may reach the hosts of `net`."""
+
+    def __init__(self, channel: Channel, net: Sequence[str]) -> None:
+        self.channel = channel
+        self._grants = Grants(net=tuple(net))
+        self._running: dict[int, Cancel] = {}  # by the call's number
+        self._sending = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is being carried out."""
+        return bool(self._running)
+
+    def take(self) -> None:
+        """Begin, or cancel, what has come.
+
+        Raises:
+            ChannelClosed: nothing more comes, or nothing that a worker of ours sends.
+        """
+        while (found := self.channel.receive_now()) is not None:
+            document, fds = found
+            close_all(fds)
+            number = document.get("cancel", document.get("id"))
+            running = self._running.get(number) if isinstance(number, int) else None
+            if "cancel" in document and running is not None:
+                running.stop()
+            elif "call" in document and isinstance(number, int) and running is None:
+                self._begin(number, document)
+            elif "cancel" not in document:
+                raise BadFrame("no call")
+
+    def say(self, document: Mapping[str, Any]) -> None:
+        """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
+        with self._sending, suppress(ChannelClosed, TimeoutError):
+            self.channel.send(document)
+
+    def close(self) -> None:
+        """Stop all calls: nobody waits for them."""
+        for cancel in list(self._running.values()):
+            cancel.stop()
+        with self._sending:
+            self.channel.close()
+
+    def _begin(self, number: int, document: Mapping[str, Any]) -> None:
+        if len(self._running) >= CALLS_MAX:
+            what = f"{CALLS_MAX} calls of this agent are under way already"
+            self.say({"id": number, "error": {"kind": "tool", "what": what}})
+            return
+        cancel = self._running[number] = Cancel()
+        work = threading.Thread(target=self._run, args=(number, document, cancel), daemon=True)
+        work.start()
+
+    def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
+        answer = _answer(document, self._grants, cancel)
+        # Before it is sent: who has the answer may make the next call.
+        del self._running[number]
+        self.say({"id": number, **answer})
+
+
+def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
+    name, deadline_s = str(document.get("call")), document.get("deadline_s", DEADLINE_S)
+    try:
+        if (run := HANDLERS.get(name)) is None:
+            raise ToolError(f"the fetcher has no tool {name[:80]!r}")
+        call = ToolCall(permissions=grants, deadline_s=float(deadline_s), cancel=cancel)
+        result = answered(name, run, call, document.get("args", {}))
+    except PermissionRefused as error:
+        return {"error": {"kind": "refused", "what": error.what}}
+    except Stopped as error:
+        return {"error": {"kind": "stopped", "what": error.what}}
+    except ToolError as error:
+        return {"error": {"kind": "tool", "what": error.what}}
+    except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
+        return {"error": {"kind": "tool", "what": f"{name[:80]}: {error}"[:400]}}
+    return {"value": result.value, "trusted": result.trusted, "effect": result.effect}
