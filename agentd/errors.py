@@ -135,6 +135,10 @@ class CallDeadline(ModelError):
     """A call to the model took longer than its deadline, counted from its admission."""
 
 
+class SandboxUnavailable(AgentdError):
+    """This system cannot put a process into the sandbox that it was to have."""
+
+
 class RecordingError(AgentdError):
     """A recording that cannot be read, written or replayed here."""
 

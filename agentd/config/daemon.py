@@ -157,6 +157,16 @@ class RetentionConfig(Strict):
     )
 
 
+class SandboxConfig(Strict):
+    """The sandbox around what acts for an agent."""
+
+    level: Literal["require", "checks"] = Field(
+        "require",
+        description='"checks": where this system cannot keep all of a sandbox, go on with what it '
+        "can, and the tools' own checks. Else such an agent rests, with the reason.",
+    )
+
+
 class DaemonConfig(Strict):
     """The daemon: config/agentd.toml. Every key has a default."""
 
@@ -169,6 +179,7 @@ class DaemonConfig(Strict):
         default_factory=dict, description="MCP servers by name, each in a table [mcp.NAME]."
     )
     mcp_server: McpServerConfig = Field(default_factory=McpServerConfig)
+    sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
 
 
 def load_daemon(path: Path) -> DaemonConfig:

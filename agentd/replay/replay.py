@@ -22,12 +22,12 @@ from agentd.replay.difference import Difference, Diverged
 from agentd.replay.fixture_toolbox import FixtureToolbox, only_reads
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
+from agentd.replay.no_effects import confined
 from agentd.replay.offline import offline
 from agentd.replay.playback import Cut, Playback
 from agentd.replay.recorded_llm import RecordedLLM
 from agentd.replay.replay_bus import compared_sessions, seed
 from agentd.replay.results import recorded_result, with_recorded_fields
-from agentd.replay.sandbox import confined
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
