@@ -14,7 +14,7 @@ from agentd.mcp.pins import tools_changed
 from agentd.mcp.pipes import Pipes
 from agentd.terminal import plain
 
-BACKOFF_S = 1.0  # after a server ended unasked or did not start; doubled each time
+BACKOFF_S = 0.5  # after a server ended unasked; doubled each time that it did so soon
 BACKOFF_MAX_S = 60.0
 HEALTHY_S = 30.0  # up for this long, the count of its ends begins anew
 IDLE_S = 300.0  # without a call, after which it is ended
@@ -40,7 +40,7 @@ class LiveServer:
         self._pipes: Pipes | None = None
         self._probe: asyncio.Task[None] | None = None
         self._why = ""  # of its end, where it is ours
-        self._ends, self._not_before = 0, 0.0
+        self._ends, self._not_before, self._blamed = 0, 0.0, True
         self._digests: dict[str, str] = {}
         self._listed, self._used, self._calls = 0.0, time.monotonic(), 0
 
@@ -78,10 +78,13 @@ class LiveServer:
             self._calls -= 1
             self._used = time.monotonic()
 
-    def end(self, why: str) -> None:
-        """End it, with all that is being called; the next call starts it again."""
+    def end(self, why: str, *, blamed: bool = False) -> None:
+        """End it, with all that is being called; the next call starts it again.
+
+        `blamed`: as after an end of its own, only once its backoff is over.
+        """
         if self._task is not None and not self._task.cancelling():  # once: it has to close
-            self._why = why
+            self._why, self._blamed = why, blamed
             self._task.cancel()
 
     async def gone(self) -> None:
@@ -100,7 +103,7 @@ class LiveServer:
 
     async def _live(self) -> None:
         since = time.monotonic()
-        self._why = ""
+        self._why, self._blamed = "", True
         why = ""
         try:
             why = await self._serve()
@@ -115,8 +118,9 @@ class LiveServer:
         if not self._ready.done():
             self._ready.set_exception(ToolError(f"{self.name} {why}"))
             self._ready.exception()  # whoever waited may be gone
-        self._ends = 1 if time.monotonic() - since > HEALTHY_S else self._ends + 1
-        wait_s = 0.0 if self.idle else min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (self._ends - 1))
+        soon = self._blamed and time.monotonic() - since < HEALTHY_S
+        self._ends = self._ends + 1 if soon else 0
+        wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**self._ends) if self._blamed else 0.0
         self._not_before, self._why = time.monotonic() + wait_s, why
         self._ended(self.name, why)
 
@@ -143,7 +147,7 @@ class LiveServer:
             async with asyncio.timeout(PROBE_S):
                 await self._list(client)
         except (TimeoutError, ToolError):
-            self.end("says nothing any more")
+            self.end("says nothing any more", blamed=True)
 
     async def _check(self, client: Client, tool: str, accepted: str) -> None:
         told = self._pipes is not None and self._pipes.tools_changed

@@ -21,7 +21,7 @@ from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.macos import developer_tools
 from agentd.paths import expanded
-from agentd.process.environment import PROGRAM_PATH
+from agentd.process.environment import PROGRAM_PATH as PROGRAM_PATH
 from agentd.tools.base import Output, ToolCall, cut_text
 
 NOT_INSTALLED = (

@@ -1,0 +1,115 @@
+"""The MCP host with its servers as the daemon runs them, without the rest of a daemon."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+
+from agentd.admission.version import Accepted
+from agentd.clock import SystemClock
+from agentd.config.agent import Permissions
+from agentd.config.daemon import load_daemon
+from agentd.events import Result
+from agentd.logs.logger import Logger
+from agentd.mcp.definitions import McpTool
+from agentd.paths import Paths
+from agentd.process.jobs import Jobs, in_thread
+from agentd.process.supervisor_link import SupervisorLink
+from agentd.replay.loaded import Quiet
+from agentd.supervisor.argv import Commands
+from agentd.supervisor.children import Reaper
+from agentd.supervisor.mcp_host import McpHost
+from agentd.supervisor.requests import Asker
+from agentd.tools.outside_tools import outside_tools
+from agentd.tools.remote import Remote
+from agentd.tools.toolbox import Toolbox
+
+DEADLINE_S = 60.0
+Tools = Mapping[str, McpTool]
+
+
+class Hosting:
+    """Calls tools as an agent's worker does: through a Toolbox, and a channel from the host."""
+
+    def __init__(self, host: McpHost) -> None:
+        self.host = host
+        self.changed: list[str] = []
+        self._loop = asyncio.get_running_loop()
+
+    async def call(
+        self, accepted: Accepted, mcp: Mapping[str, McpTool], name: str, args: Any
+    ) -> Result:
+        """Return what one call comes to, of a worker that makes no other one."""
+        return await in_thread(self._call, accepted, mcp, name, args)
+
+    def _call(self, accepted: Accepted, mcp: Mapping[str, McpTool], name: str, args: Any) -> Result:
+        remote = Remote(_Link(self, accepted), "mcp")
+        try:
+            tools = Toolbox(
+                Permissions(),
+                deadline_s=DEADLINE_S,
+                remotes={"mcp": remote},
+                more=outside_tools(mcp),
+            )
+            return tools.call(name, args)
+        finally:
+            remote._leave()
+
+    def ask(self, accepted: Accepted) -> tuple[dict[str, Any], list[int]]:
+        asker = Asker(accepted.name, accepted.hash, os.getpid())
+        answering = asyncio.run_coroutine_threadsafe(self.host.answer(asker, {}), self._loop)
+        document, fds = answering.result(DEADLINE_S)
+        return document, list(fds)
+
+    async def restart(self, server: str) -> None:
+        """End a server, so that the next call starts it anew."""
+        self.host._tell({"end": server, "why": "it is started again"})
+        async with asyncio.timeout(DEADLINE_S):
+            while server in self.host._servers:
+                await asyncio.sleep(0.002)
+
+
+class _Link(SupervisorLink):
+    def __init__(self, hosting: Hosting, accepted: Accepted) -> None:
+        super().__init__(None)
+        self._hosting, self._accepted = hosting, accepted
+
+    def ask(self, document: Any, deadline_s: float = 0, cancel: Any = None) -> Any:
+        return self._hosting.ask(self._accepted)
+
+
+@asynccontextmanager
+async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
+    """Yield the host of a home, ready to be started."""
+    clock, log = SystemClock(), cast(Logger, Quiet())
+    reaper, errors = Reaper(clock), list[Any]()
+    reaper.attach(asyncio.get_running_loop())
+    jobs = Jobs(log, errors.append)
+    paths.create()
+    servers = load_daemon(paths.daemon_file).mcp
+    changed: list[str] = []
+    host = McpHost(paths, Commands(), servers, reaper, jobs, changed.append, log=log, clock=clock)
+    made = Hosting(host)
+    made.changed = changed
+    try:
+        yield made
+    finally:
+        await host.stop()
+        await jobs.end()
+    assert not errors, errors
+
+
+def left() -> tuple[int, int]:
+    """Descriptors and child processes of this process."""
+    me = psutil.Process()
+    return me.num_fds(), len(me.children(recursive=True))
+
+
+def python_server(file: Path) -> str:
+    """The line of a server that is a Python file."""
+    return f"command = '{sys.executable}'\nargs = ['{file}']\n"
