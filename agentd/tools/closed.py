@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from agentd.paths import Paths
+from agentd.paths import DATABASE, Paths
 from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
@@ -60,11 +60,12 @@ class Closed:
     def of(cls, paths: Paths, agent: str, key_file: Path | None) -> "Closed":
         """Return what is closed to `agent` in this home; `key_file` is that of the model's key."""
         made_of = (paths.config, paths.agents, paths.baml_src)
-        database = paths.database
+        database = Path(os.path.realpath(paths.database))
         beside = [database.with_name(database.name + end) for end in ("-wal", "-shm", "-journal")]
         return cls(
             own=(
-                *(paths.data, paths.logs, paths.run, paths.sockets, database, *beside),
+                *(paths.data, paths.logs, paths.run, paths.sockets),
+                *((paths.data / DATABASE).parent, database, *beside),
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
                 *(paths.accepted_daemon_file, paths.locks, paths.wake),

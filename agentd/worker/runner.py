@@ -1,7 +1,6 @@
 """Runs an agent's sessions: its module, its BAML client, its tools and its model, loaded once."""
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,6 +30,7 @@ from agentd.sessions.session import Session
 from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
 from agentd.tools.git import held_to
+from agentd.whole import remove
 
 
 class Facts:
@@ -153,10 +153,11 @@ def use_scratch(folder: Path) -> None:
     """Let this process's temporary files lie in a folder of its own, emptied first.
 
     What a killed worker left is gone with its next start, and never fills the system's own folder.
+    The supervisor made it: this process may be kept from making or removing one there.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # a full disk: then the system's own it is
-        folder.mkdir(0o700, parents=True)
+    with contextlib.suppress(OSError):  # it is not there: then the system's own it is
+        for path in folder.iterdir():
+            remove(path)
         tempfile.tempdir = str(folder)
 
 
