@@ -43,7 +43,8 @@ def write_whole(
     fd = os.open(half, flags, 0o666 if mode is None else mode, dir_fd=dir_fd)
     try:
         with os.fdopen(fd, "wb") as file:
-            if mode is not None:
+            # In a sandbox no mode can be changed: there the umask is 0, and the mode as asked for.
+            if mode is not None and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
                 os.fchmod(fd, mode)
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()

@@ -24,7 +24,7 @@ from agentd.models import store
 from agentd.paths import Paths, discover, expanded
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.testing import ManualClock
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 
 LONGEST_NAME = "a" * 48
 

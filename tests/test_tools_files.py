@@ -10,9 +10,11 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock
-from agentd.tools import REGISTRY, Toolbox, files
+from agentd.tools import files
 from agentd.tools import place as places
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.toolbox import Toolbox
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
+from agentd.supervisor.requests import Requests
 from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
@@ -82,6 +83,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
+            Requests({}, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,

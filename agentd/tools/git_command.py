@@ -47,13 +47,7 @@ _held: ContextVar[tuple[Callable[[Path], None], dict[Path, Path]] | None] = Cont
 
 
 def folders(repo: Path) -> list[Path]:
-    """Return what git reads of a repository: its folders, and all that these lead on to.
-
-    An agent that looks at it must be permitted to read each of them.
-
-    Raises:
-        ToolError: it is no repository, or leads on to what is not looked into.
-    """
+    """See `git.folders`."""
     try:
         return repository.reached(repo, _settings)
     except (OSError, ValueError) as error:  # names that cannot be, folders that may not be entered
@@ -126,13 +120,13 @@ def stopped_by(cancel: Cancel) -> Iterator[None]:
         _cancel.reset(token)
 
 
-def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
-    """Run one git command in `repo`, with all that it could be made to run switched off.
+def cancel_of_block() -> Cancel:
+    """Return what stops git in this block; see `stopped_by`."""
+    return _cancel.get() or Cancel()
 
-    Raises:
-        PermissionRefused: not all of it may be read; see `held_to`.
-        ToolError: there is no such folder, or git cannot be started or takes too long.
-    """
+
+def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
+    """See `git.git`."""
     if not privacy.is_folder(repo):
         raise ToolError(f"{repo} is not there")
     own = _git_folder(repo)
@@ -154,7 +148,7 @@ def _run(
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
     return execute(
         ["git", "--no-pager", *switches, *args],
-        ToolCall(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
+        ToolCall(deadline_s=DEADLINE_S, cancel=cancel_of_block()),
         program=program,
         env={**environment(folder), **more},
         cwd=folder,

@@ -27,9 +27,10 @@ from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import held_to
+from agentd.tools.toolbox import Toolbox
 from agentd.whole import remove
 
 

@@ -32,6 +32,7 @@ from agentd.process import crash
 from agentd.process.failure import summary
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
@@ -61,6 +62,7 @@ class Worker:
         log: Logger,
         clock: Clock | None = None,
         crashed: crash.Crash | None = None,
+        link: SupervisorLink | None = None,
     ) -> None:
         self.accepted = accepted
         self.config = accepted.config
@@ -68,6 +70,7 @@ class Worker:
         self.daemon_config = daemon_config
         self.heart = heart
         self.log = log
+        self.link = link or SupervisorLink(None)
         self.clock = clock or SystemClock()
         self.poll_s = daemon_config.bus.poll.total_seconds()
         self.stop = Stop()
