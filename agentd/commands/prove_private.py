@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentd.commands.home import no_such_agent
@@ -13,14 +13,17 @@ from agentd.config.agent import Permissions, load_agent
 from agentd.config.agent_files import agent_names
 from agentd.config.last_good import effective_config
 from agentd.errors import PermissionRefused, ToolError
+from agentd.escape.escape import PLACES, Comparison, Proof, prove
+from agentd.escape.outside import OURS
 from agentd.paths import Paths, discover, expanded, private_folder
-from agentd.proof.proof import PLACES, Proof, Tried, prove
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.states import Exit
+from agentd.tools.closed import Closed
+from agentd.tools.place import resolved
 from agentd.tools.shell import PROGRAM_PATH, find_program
 
-EXAMPLES = """examples:
+EXAMPLES = """example:
   agentd prove-private
   agentd prove-private repo_review
   agentd prove-private --json | jq '.attempts[] | select(.hands.verdict == "open")'
@@ -42,6 +45,7 @@ Exits 1 when something got out, or when there is no whole sandbox here and agent
 outside, in words), counts, attempts: group, what, hands and program {verdict, why}, free
 {outcome, why}: how it ended without a sandbox."""
 
+FILES_MAX = 100  # looked at for one to try
 WIDTH = 60  # of what is tried
 SHOWN = {
     "refused": ("refused", GREEN),
@@ -117,7 +121,7 @@ def ends(proof: Proof) -> Iterator[str]:
     )
 
 
-def _named(tried: Tried) -> str:
+def _named(tried: Comparison) -> str:
     return f"{tried.attempt.group}: {tried.attempt.what}"
 
 
@@ -131,22 +135,20 @@ def _policy(name: str | None, paths: Paths) -> SandboxPolicy:
 
 
 def _places(paths: Paths) -> dict[str, str]:
-    """Return what there is of agentd's own, as `proof.Outside` names it."""
-    files = sorted(paths.agents_d.glob("*.toml"))
-    places: dict[str, Any] = {
-        "database": paths.database,
-        "token": paths.token,
-        "model address": paths.model_address,
-        "agents": paths.agents_d,
-        "versions": paths.versions,
-        "logs": paths.logs,
-        "socket": paths.status_socket,
-        **({"agent": files[0]} if files else {}),
+    """Return what there is of agentd's own, as `escape.Outside` names it."""
+    ours = (paths.database, paths.token, paths.agents_d, paths.versions, paths.logs)
+    places = {
+        what: str(file)
+        for what, place in zip(OURS, ours, strict=True)
+        for file in (place, *sorted(place.rglob("*")))[:FILES_MAX]
+        if file.is_file()
     }
-    found = {what: str(path) for what, path in places.items() if path.exists()}
+    if paths.status_socket.is_socket():
+        places["socket"] = str(paths.status_socket)
     with suppress(OSError, ValueError, KeyError):
-        found["model server"] = urlsplit(json.loads(paths.model_address.read_text())["url"]).netloc
-    return found
+        url = json.loads(paths.model_address.read_text())["url"]
+        places["model"] = urlsplit(url).netloc
+    return places
 
 
 def hands_policy(permissions: Permissions, paths: Paths) -> SandboxPolicy:
@@ -155,14 +157,18 @@ def hands_policy(permissions: Permissions, paths: Paths) -> SandboxPolicy:
     for program in permissions.run:
         with suppress(PermissionRefused, ToolError):  # not installed: nothing to be run
             programs += executables(find_program(program, permissions.run), PROGRAM_PATH)
-    ours = (paths.config, paths.agents, paths.baml_src, paths.data, paths.logs, paths.run)
+    closed = Closed.of(paths, "", None)
+
+    def opened(listed: tuple[str, ...], *, writing: bool) -> Iterator[str]:
+        marks = closed.marks(writing=writing)
+        for path in map(str, map(expanded, listed)):
+            real = resolved(path)
+            if marks.reason(real, len(Path(real).parts)) is None:
+                yield path
+
     return SandboxPolicy(
-        read=(*base_read(), *map(_absolute, permissions.read)),
-        write=tuple(map(_absolute, permissions.write)),
+        read=(*base_read(), *opened(permissions.read, writing=False)),
+        write=tuple(opened(permissions.write, writing=True)),
         run=tuple(programs),
-        closed=tuple(map(str, (*ours, paths.sockets))),
+        closed=tuple(map(str, (*closed.own, *closed.protected))),
     )
-
-
-def _absolute(path: str) -> str:
-    return str(expanded(path))

@@ -26,7 +26,7 @@ MACOS_READ = """
 /private/var/db/timezone /private/var/db/dyld /private/etc/ssl /private/etc/localtime
 /private/etc/passwd /private/etc/group /private/etc/services
 /Library/Apple /Library/Developer/CommandLineTools/usr/lib /opt/homebrew/lib
-/dev/null /dev/zero /dev/random /dev/urandom
+/dev/null /dev/zero /dev/random /dev/urandom /dev/fd
 """
 
 

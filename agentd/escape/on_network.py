@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.proof.attempt import Attempt, Impossible, Run, of, refused
-from agentd.proof.outside import Outside
+from agentd.escape.attempt import Attempt, Impossible, Run, of, refused
+from agentd.escape.outside import Outside
 from agentd.sandbox.system_calls import call
 
 TIMEOUT_S = 2.0
@@ -91,7 +91,7 @@ def _reach_host(outside: Outside) -> object:
 
 
 def _connect_to_model(outside: Outside) -> object:
-    host, _, port = outside.places.get("model server", "").rpartition(":")
+    host, _, port = outside.places.get("model", "").rpartition(":")
     return _connect(host, int(port or 0))
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agentd.proof.attempt import SEE, Attempt, Impossible, Run, of
-from agentd.proof.outside import ATTRIBUTE, Outside
+from agentd.escape.attempt import SEE, Attempt, Impossible, Run, of
+from agentd.escape.outside import ATTRIBUTE, OURS, Outside
 from agentd.sandbox.system_calls import call
 
-OURS = "reach agentd's own files"
 AT_FDCWD, NAME_ONLY = -100, getattr(os, "O_PATH", os.O_RDONLY)
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 IN_ALL_EVENTS, RENAME_EXCHANGE, HANDLE_BYTES = 0xFFF, 2, 128
@@ -68,10 +67,10 @@ def attempts() -> Iterator[Attempt]:
     yield from of("read what it may not", reading)
     yield from of("change what it may not", changing)
     yield from of("change modes, owners and times", modes)
-    for what in ("database", "token", "model address", "agents", "versions", "logs"):
-        yield Attempt(OURS, f"read: {what}", partial(_ours, what=what))
-    yield Attempt(OURS, "write: database", lambda o: _ours(o, "database", "r+b"))
-    yield Attempt(OURS, "write: an agent's file", lambda o: _ours(o, "agent", "r+b"))
+    for what in OURS:
+        yield Attempt("reach agentd's own files", f"read {what}", partial(_ours, what=what))
+        change = partial(_ours, what=what, mode="r+b")
+        yield Attempt("reach agentd's own files", f"change {what}", change)
     yield Attempt(SEE, "that a file is there, its size and times", _see, visible=True)
 
 
@@ -163,11 +162,9 @@ def _change_flags(outside: Outside) -> None:
 
 
 def _ours(outside: Outside, what: str, mode: str = "rb") -> str:
-    """Open one of agentd's own files, or list a folder; nothing is written."""
+    """Open one of agentd's own files; nothing is written."""
     path = outside.places.get(what)
     if not path:
         raise Impossible("there is none yet")
-    if Path(path).is_dir():
-        return str(os.listdir(path))  # noqa: PTH208
     with Path(path).open(mode):
         return path

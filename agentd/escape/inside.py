@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agentd.proof import on_files, on_kernel, on_network, on_processes, on_programs
-from agentd.proof.attempt import Attempt, make
-from agentd.proof.outside import Outside
+from agentd.escape import on_files, on_kernel, on_network, on_processes, on_programs
+from agentd.escape.attempt import Attempt, make
+from agentd.escape.outside import Outside
 from agentd.sandbox.enter import enter, nested
 from agentd.sandbox.policy import SandboxPolicy
 
@@ -22,7 +22,7 @@ START = (
     "import importlib.util as u, sys; p = sys.argv[1]; "
     "s = u.spec_from_file_location('agentd', p + '/__init__.py', submodule_search_locations=[p]); "
     "m = u.module_from_spec(s); sys.modules['agentd'] = m; s.loader.exec_module(m); "
-    "from agentd.proof.inside import main; main()"
+    "from agentd.escape.inside import main; main()"
 )
 MODULES = (on_files, on_programs, on_processes, on_network, on_kernel)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentd.errors import AgentdError
-from agentd.proof import inside
-from agentd.proof.attempt import Attempt, Made
-from agentd.proof.outside import put_up
+from agentd.escape import inside
+from agentd.escape.attempt import Attempt, Made
+from agentd.escape.outside import put_up
 from agentd.sandbox import seatbelt
 from agentd.sandbox.policy import SandboxPolicy, executables
 
@@ -25,7 +25,7 @@ FREE, PLACES = "free", ("hands", "program")
 
 
 @dataclass(frozen=True)
-class Tried:
+class Comparison:
     """One attempt: how it ended without a sandbox (`free`), and in each of `PLACES`."""
 
     attempt: Attempt
@@ -57,7 +57,7 @@ class Tried:
 class Proof:
     """All attempts. `changed`: what was changed or reached outside by those in the sandbox."""
 
-    tried: tuple[Tried, ...]
+    tried: tuple[Comparison, ...]
     changed: tuple[str, ...]
 
     @property
@@ -101,7 +101,7 @@ def prove(
     ends = zip(*made.values(), strict=True)
     tried = zip(inside.attempts(), ends, strict=True)
     return Proof(
-        tuple(Tried(attempt, dict(zip(made, each, strict=True))) for attempt, each in tried),
+        tuple(Comparison(attempt, dict(zip(made, each, strict=True))) for attempt, each in tried),
         tuple(changed),
     )
 
