@@ -76,20 +76,6 @@ class Supervisor:
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-        shared = Shared(
-            paths,
-            commands,
-            self._records,
-            Checks(paths, commands, self._reaper, clock),
-            self._reaper,
-            self._jobs,
-            Requests({}, logger),
-            checked=self._folder_access.try_soon,
-            log=logger,
-            clock=clock,
-            chance=chance,
-        )
-        self._agents = Agents(shared, rules)
         self._model = ModelHost(
             paths,
             config,
@@ -99,6 +85,20 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        shared = Shared(
+            paths,
+            commands,
+            self._records,
+            Checks(paths, commands, self._reaper, clock),
+            self._reaper,
+            self._jobs,
+            Requests({"model": self._model.link}, logger),
+            checked=self._folder_access.try_soon,
+            log=logger,
+            clock=clock,
+            chance=chance,
+        )
+        self._agents = Agents(shared, rules)
         self._control = Control(
             self._records,
             self._agents,

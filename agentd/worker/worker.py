@@ -228,7 +228,7 @@ class Worker:
             if self.scratch is not None:
                 use_scratch(self.scratch)
             self._runner = Runner(
-                self.accepted, self.paths, self.daemon_config, self.bus, self.clock
+                self.accepted, self.paths, self.daemon_config, self.bus, self.clock, self.link
             )
             self.stop.also(self._runner.interrupt)
         return self._runner
