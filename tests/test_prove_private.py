@@ -173,10 +173,10 @@ OUTSIDE = {
 def test_a_killed_attempt_is_refused_if_a_filter_did_it(home: Paths) -> None:
     """Calls of another kind end the process; a crash of the attempt would look alike."""
     ends = {}
-    for number in (31, 11):  # SIGSYS, SIGSEGV
+    for number in (31, 15):  # SIGSYS, SIGTERM
         attempt = Attempt("group", "what", lambda _, number=number: os.kill(os.getpid(), number))  # type: ignore[misc]
         ends[number] = make(attempt, Outside.of(OUTSIDE)).outcome
-    assert ends == {31: "refused", 11: "broken"}
+    assert ends == {31: "refused", 15: "broken"}
 
 
 def test_a_failed_start_is_an_error_and_no_proof(

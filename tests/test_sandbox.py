@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from agentd.config.daemon import DaemonConfig
+from agentd.doctor import machine
 from agentd.errors import SandboxUnavailable
 from agentd.sandbox import landlock, level, seccomp, system_calls
 from agentd.sandbox.enter import enter
-from agentd.sandbox.level import reached
+from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.sandbox.seccomp import AUDIT_ARCH, Instruction, filter_for
 
@@ -429,6 +431,26 @@ def test_no_landlock_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
         assert enter(SandboxPolicy(), require=False) == ()
     finally:
         reached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        (Reached("full"), "require", "ok"),
+        (Reached("partial", "too old"), "require", "problem"),
+        (Reached("checks", "none"), "checks", "warning"),
+    ],
+)
+def test_the_doctor_says_why_there_is_less(
+    found: Reached, wanted: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no hands start a person has to do something; where less was wished, to know it."""
+    monkeypatch.setattr(machine, "reached", lambda: found)
+    config = DaemonConfig.model_validate({"sandbox": {"level": wanted}})
+    (finding,) = machine.sandbox(config)
+    assert (finding.name, finding.level) == ("sandbox", said)
+    assert found.why in finding.what
+    assert finding.hint
 
 
 # --- the gate ------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def sandbox(config: DaemonConfig) -> Iterator[Finding]:
     """Look how much of a sandbox this system can give."""
     level = reached()
     if level.name == "full":
-        yield ok("sandbox", "full: `agentd prove-private` tries to get out")
+        yield ok("sandbox", "full", "`agentd prove-private` tries to get out of it")
     elif config.sandbox.level == "checks":
         hint = "`agentd prove-private` shows what gets out"
         yield warning("sandbox", f"{level.name}: {level.why}", hint)

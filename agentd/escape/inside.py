@@ -53,18 +53,23 @@ def main() -> None:
         policy = SandboxPolicy.of(given["policy"])
         enter(policy, require=given["require"])
         if given["nested"]:
-            sys.stdout.write(_program(policy, json.dumps({**given, "policy": None})))
+            _answer(_program(policy, json.dumps({**given, "policy": None})))
             return
     outside = Outside.of(given["outside"])
-    sys.stdout.write(json.dumps([vars(make(tried, outside)) for tried in attempts()]))
+    _answer(json.dumps([vars(make(tried, outside)) for tried in attempts()]).encode())
 
 
-def _program(policy: SandboxPolicy, document: str) -> str:
+def _answer(data: bytes) -> None:
+    """Give the answer to who started this process: a pipe, and nobody's terminal."""
+    with open(1, "wb", closefd=False) as out:
+        out.write(data)
+
+
+def _program(policy: SandboxPolicy, document: str) -> bytes:
     done = subprocess.run(
         argv(),
-        input=document,
+        input=document.encode(),
         capture_output=True,
-        text=True,
         timeout=PROGRAM_S,
         preexec_fn=nested(policy),
     )
