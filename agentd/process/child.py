@@ -24,7 +24,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,12 +52,17 @@ TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
 # --- the child's side ----------------------------------------------------------------------------
 
 
-def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
+def child_side(
+    environ: "os._Environ[str]" = os.environ, before_threads: Callable[[], None] = lambda: None
+) -> Heart:
     """Set up this process as a supervisor's child. Every child calls it first, once.
 
     Starts the thread that watches the lifeline, keeps every inherited descriptor from being
     inherited further, and removes their variables, so that tools' children know nothing of them.
     Without a supervisor (started by hand) it returns a Heart that does nothing.
+
+    `before_threads` is called while there is one thread yet, and a guardian already: a sandbox
+    holds for a thread and what that starts.
     """
     lifeline, heart, _lock = (inherited(environ, name) for name in VARIABLES[:3])
     if lifeline is not None:
@@ -65,6 +70,8 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
         _inherit_no_further()
         guardian.watch(lifeline)
+    before_threads()
+    if lifeline is not None:
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
     if heart is not None:

@@ -20,6 +20,7 @@ from agentd.process.jobs import Jobs
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup, stop_at_once
 from agentd.states import WorkerState
+from agentd.supervisor import external_model
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
@@ -92,7 +93,14 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"model": self._model.link}, logger),
+            Requests(
+                {
+                    "model": self._model.link,
+                    "connection": external_model.handler(lambda: self._model.config),
+                    "ear": self._sockets.ear,
+                },
+                logger,
+            ),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
