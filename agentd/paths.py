@@ -13,6 +13,7 @@ ABSOLUTE_HINT = "write an absolute path, or one below ~/"
 HOME_HINT = f"set {HOME_VARIABLE} to a folder's absolute path"
 SOCKET_PATH_MAX = 104  # bytes of sun_path on macOS, its closing NUL included; Linux has 108
 LONGEST_SOCKET_NAME = 60  # "w/" + an agent's name (48 at most) + ".sock", with some room
+DATABASE = "db/agentd.db"  # below `data`
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,18 @@ class Paths:
 
     @property
     def database(self) -> Path:
-        """The bus."""
+        """The bus. It has a folder of its own, in which SQLite makes further files.
+
+        One that is not there yet is where it always was: an older version's, until the daemon
+        moves it, or what a person's own link leads to.
+        """
+        link = self.database_link
+        moved = link.is_symlink() and os.readlink(link) == DATABASE  # noqa: PTH115 - its very text
+        return link if os.path.lexists(link) and not moved else self.data / DATABASE
+
+    @property
+    def database_link(self) -> Path:
+        """A link to the database, where it lay before it had a folder."""
         return self.data / "agentd.db"
 
     @property
@@ -84,6 +96,10 @@ class Paths:
     def scratch(self) -> Path:
         """Folder of one folder per agent for its tools' temporary files: emptied at each start."""
         return self.data / "tmp"
+
+    def log(self, name: str) -> Path:
+        """Return the log file of one process, in a folder of its own."""
+        return self.logs / name / f"{name}.jsonl"
 
     @property
     def mcp(self) -> Path:
@@ -146,7 +162,7 @@ class Paths:
             StorageError: a folder cannot be created or written.
         """
         written = (self.config, self.agents_d, self.agents, self.baml_src)
-        kept = (self.data, self.models, self.versions, self.logs)
+        kept = (self.data, (self.data / DATABASE).parent, self.models, self.versions, self.logs)
         private = (self.run, self.locks)
         self._create(*written, *kept, *private, private=private)
 
@@ -158,6 +174,14 @@ class Paths:
         """
         private = (self.run, self.locks, self.sockets, self.wake)
         self._create(*private, private=private)
+
+    def create_for(self, name: str) -> None:
+        """Create the folders that one agent's process writes, which may make none itself.
+
+        Raises:
+            StorageError: a folder cannot be created or written.
+        """
+        self._create(self.log(name).parent, self.scratch / name)
 
     def _create(self, *folders: Path, private: tuple[Path, ...] = ()) -> None:
         for folder in folders:

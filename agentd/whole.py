@@ -7,6 +7,7 @@ may leave the new name with nothing behind it; without the second the old file.
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def write_whole(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(half, dir_fd=dir_fd)
         raise
-    _flush_folder(folder or ".", dir_fd)
+    flush_folder(folder or ".", dir_fd)
 
 
 def read_start(path: Path | str, limit: int) -> bytes:
@@ -82,14 +83,14 @@ def put_in_place(half: Path, place: Path, *, new: bool = False) -> None:
         for folder, _, files in os.walk(half):
             for name in files:
                 _flush(Path(folder) / name)
-            _flush_folder(folder)
+            flush_folder(folder)
     else:
         _flush(half)
     _name(half, place, new=new)
-    _flush_folder(place.parent)
+    flush_folder(place.parent)
 
 
-def _flush_folder(folder: Path | str, dir_fd: int | None = None) -> None:
+def flush_folder(folder: Path | str, dir_fd: int | None = None) -> None:
     """Bring a folder's names to the disk, where it has a way to do that."""
     try:
         _flush(folder, dir_fd)
@@ -124,3 +125,12 @@ def _name(half: Path | str, place: Path | str, *, new: bool, dir_fd: int | None 
             raise
     else:
         os.unlink(half, dir_fd=dir_fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -174,7 +174,7 @@ class Daemon:
 
     def lines(self, name: str = "agentd") -> list[dict[str, Any]]:
         """Return all whole lines of a log."""
-        path = self.paths.logs / f"{name}.jsonl"
+        path = self.paths.log(name)
         text = path.read_text() if path.exists() else ""
         lines = text.split("\n")[:-1]  # the last one may be being written just now
         return [json.loads(line) for line in lines]
@@ -198,7 +198,7 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
         yield one
     finally:
         one.end()
-        if (log := one.paths.logs / "agentd.jsonl").exists():
+        if (log := one.paths.log("agentd")).exists():
             print(log.read_text()[-6000:])  # pytest shows it where the test failed
 
 

@@ -385,7 +385,8 @@ def test_a_repository_is_only_read(world: World) -> None:
 
 def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     """With everything permitted, agentd's own stays out of the session and out of its recording."""
-    log = world.paths.logs / "other.jsonl"
+    log = world.paths.log("other")
+    log.parent.mkdir()
     log.write_text("what another agent did")
     (world.root / "second").hardlink_to(log)
     world.write("reader", READER.format(folder=world.root, host="localhost:1", turns=9))
@@ -393,7 +394,7 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     session = world.run(
         "reader",
         [
-            *(read("home/logs/other.jsonl"), read("second"), read("notes/a.txt")),
+            *(read("home/logs/other/other.jsonl"), read("second"), read("notes/a.txt")),
             {"tool": "search_text", "path": "home", "text": "what"},
             {"tool": "search_text", "path": "", "text": "what"},
             {"tool": "write_file", "path": "repo/.git/config", "text": "[core]"},

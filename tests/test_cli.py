@@ -91,7 +91,7 @@ def test_usage_errors_exit_2(words: tuple[str, ...], tmp_path: Path) -> None:
 def test_paths(tmp_path: Path) -> None:
     """`paths` tells where everything lives; one path alone can go into a script."""
     listing = json.loads(agentd(tmp_path, "paths", "--json").stdout)
-    assert listing["database"] == str(tmp_path / "agentd.db")
+    assert listing["database"] == str(tmp_path / "db" / "agentd.db")
     assert agentd(tmp_path, "paths", "logs").stdout == f"{tmp_path / 'logs'}\n"
     assert agentd(tmp_path, "paths", "nonsense").returncode == 2
 
@@ -260,6 +260,7 @@ def test_later_runs_renew_the_schemas_alone(tmp_path: Path) -> None:
     """An update brings its own; an example that a person removed stays away."""
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     seed(paths)
+    paths.database.parent.mkdir()
     paths.database.touch()
     schema = paths.config / "agent.schema.json"
     text = schema.read_text()

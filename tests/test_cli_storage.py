@@ -80,6 +80,7 @@ def test_without_a_database(words: tuple[str, ...], run: Run, paths: Paths) -> N
 @pytest.mark.parametrize("words", READING)
 def test_what_is_no_database(words: tuple[str, ...], run: Run, paths: Paths) -> None:
     """Named, with what to do, and left alone."""
+    paths.create()
     paths.database.write_bytes(b"no database at all, but long enough" * 100)
     one_error(run(*words), 1, "agentd.db", "hint", "--restore")
     assert paths.database.read_bytes().startswith(b"no database at all")
@@ -88,6 +89,7 @@ def test_what_is_no_database(words: tuple[str, ...], run: Run, paths: Paths) -> 
 @pytest.mark.parametrize("words", READING[:-1])  # a backup is a copy, whatever is in it
 def test_a_newer_database(words: tuple[str, ...], run: Run, paths: Paths) -> None:
     """An old agentd does not touch what a new one wrote."""
+    paths.create()
     connection = apsw.Connection(str(paths.database))
     connection.pragma("user_version", 999)
     connection.close()

@@ -32,12 +32,12 @@ def config(**keys: Any) -> LogConfig:
 
 
 def lines(paths: Paths, name: str = "one") -> list[dict[str, Any]]:
-    text = (paths.logs / f"{name}.jsonl").read_text("utf-8")
+    text = (paths.log(name)).read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def size(paths: Paths) -> int:
-    return sum(path.stat().st_size for path in paths.logs.iterdir())
+    return sum(path.stat().st_size for path in paths.logs.rglob("*.jsonl*"))
 
 
 # --- a line
@@ -47,7 +47,7 @@ def test_a_line_has_its_keys_in_order(paths: Paths) -> None:
     """ts in UTC with milliseconds, level, event and agent first: what tools and people rely on."""
     logger = log.configure("one", paths, config(), clock=ManualClock())
     logger.bind(session_id=7).warning("session.ended", duration_ms=1.5)
-    assert (paths.logs / "one.jsonl").read_text() == (
+    assert paths.log("one").read_text() == (
         '{"ts": "2026-01-15T10:30:00.000Z", "level": "warning", "event": "session.ended", '
         '"agent": "one", "session_id": 7, "duration_ms": 1.5}\n'
     )
@@ -114,7 +114,7 @@ def test_any_value_makes_one_legal_line(paths: Paths, value: object) -> None:
 def test_secrets_are_redacted_by_key(paths: Paths, key: str) -> None:
     """At any depth; nothing of them reaches the disk."""
     log.configure("one", paths, config()).info("a.b", **{key: "hunter2"}, d=[{key: ["hunter2"]}])
-    assert "hunter2" not in (paths.logs / "one.jsonl").read_text()
+    assert "hunter2" not in paths.log("one").read_text()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_secrets_are_redacted_in_texts(paths: Paths, text: str) -> None:
         raise ValueError(text)
     except ValueError:
         logger.exception("a.c")
-    assert "hunter2" not in (paths.logs / "one.jsonl").read_text()
+    assert "hunter2" not in paths.log("one").read_text()
 
 
 def test_counts_of_tokens_are_no_secrets(paths: Paths) -> None:
@@ -188,9 +188,9 @@ def test_a_file_is_rotated_and_the_oldest_goes(paths: Paths) -> None:
     logger = log.configure("one", paths, config(file_bytes=10_000, files=2))
     for number in range(1000):
         logger.info("a.b", number=number)
-    files = sorted(path.name for path in paths.logs.iterdir())
+    files = sorted(path.name for path in paths.log("one").parent.iterdir())
     assert files == ["one.jsonl", "one.jsonl.1", "one.jsonl.2"]
-    assert all(path.stat().st_size <= 10_000 for path in paths.logs.iterdir())
+    assert all(path.stat().st_size <= 10_000 for path in paths.log("one").parent.iterdir())
     numbers = [json.loads(line)["number"] for line in view.read(paths)]
     assert numbers == list(range(numbers[0], 1000))
 
@@ -203,8 +203,8 @@ def test_all_files_together_are_bounded(paths: Paths) -> None:
         for number in range(1_500):
             logger.info("a.b", number=number, text="x" * 300)
         assert size(paths) <= 1_000_000
-    assert (paths.logs / "a.jsonl").exists(), "current files stay while there are rotated ones"
-    assert not (paths.logs / "a.jsonl.5").exists()
+    assert paths.log("a").exists(), "current files stay while there are rotated ones"
+    assert not paths.log("a").with_name("a.jsonl.5").exists()
 
 
 def test_more_processes_than_the_bound_has_room_for(paths: Paths) -> None:
@@ -217,20 +217,54 @@ def test_more_processes_than_the_bound_has_room_for(paths: Paths) -> None:
         assert size(paths) <= 1_000_000
 
 
+def test_who_sees_its_own_folder_only_keeps_to_its_share(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker in its sandbox cannot look at the others' files; all together are bounded still."""
+
+    def kept_from(logs: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("agentd.logs.file.folders", kept_from)
+    small = config(file_bytes=1_000_000, files=3, total_bytes=6_400_000)
+    for name in ("a", "b", "c"):
+        logger = log.configure(name, paths, small)
+        for number in range(3_000):
+            logger.info("a.b", number=number, text="x" * 200)
+    assert 3 * 50_000 < size(paths) <= 3 * 100_000, "a share of 64 each"
+    assert paths.log("a").with_name("a.jsonl.3").exists()
+
+
+def test_what_an_older_version_wrote_is_read_and_goes_first(paths: Paths) -> None:
+    """Its files lie beside the folders of today, and nobody rotates them any more."""
+    (paths.logs / "a.jsonl.1").write_text('{"ts": "0", "event": "older", "agent": "a"}\n')
+    (paths.logs / "a.jsonl").write_text('{"ts": "1", "event": "old", "agent": "a"}\n' * 20_000)
+    logger = log.configure("a", paths, config(total_bytes=1_000_000))
+    log.set_level("error")
+    logger.error("new")
+    events = [json.loads(line)["event"] for line in view.read(paths, ["a"])]
+    assert events == ["older", *["old"] * 20_000, "new"]
+    for number in range(3_000):
+        logger.error("b", number=number, text="x" * 100)
+    assert not (paths.logs / "a.jsonl").exists() and size(paths) <= 1_000_000
+    assert json.loads(next(view.read(paths, ["a"])))["event"] == "new"
+
+
 def test_a_removed_file_is_written_anew(paths: Paths) -> None:
     """A person may delete logs at any time; logging goes on in a new file."""
     logger = log.configure("one", paths, config())
     logger.info("a")
-    (paths.logs / "one.jsonl").unlink()
+    paths.log("one").unlink()
     logger.info("b")
     assert [line["event"] for line in lines(paths)] == ["b"]
 
 
 def test_a_torn_line_does_not_spoil_the_next(paths: Paths) -> None:
     """A process killed while it wrote leaves half a line; the next process starts a new one."""
-    (paths.logs / "one.jsonl").write_text('{"ts": "2026')
+    paths.log("one").parent.mkdir()
+    paths.log("one").write_text('{"ts": "2026')
     log.configure("one", paths, config()).info("b")
-    assert json.loads((paths.logs / "one.jsonl").read_text().splitlines()[1])["event"] == "b"
+    assert json.loads(paths.log("one").read_text().splitlines()[1])["event"] == "b"
 
 
 def test_a_full_disk_kills_nobody_and_is_counted(paths: Paths) -> None:
@@ -241,7 +275,7 @@ def test_a_full_disk_kills_nobody_and_is_counted(paths: Paths) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         # The size limit stands in for a full disk: write() fails, after a part of the line.
-        here = (paths.logs / "one.jsonl").stat().st_size
+        here = paths.log("one").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (here + 20, limits[1]))
         for number in range(5):
             logger.info("lost", number=number)
@@ -304,13 +338,15 @@ def test_following_loses_nothing_across_rotations(paths: Paths) -> None:
 def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     """Half a line is not shown; a new process's file is noticed."""
     stop = threading.Event()
-    path = paths.logs / "one.jsonl"
+    path = paths.log("one")
+    path.parent.mkdir()
     path.write_text('{"event": "a"}\n{"event"')
     follower = view.read(paths, follow=True, stop=stop)
     assert next(follower) == '{"event": "a"}'
     with path.open("a") as file:
         file.write(': "b"}\n')
-    (paths.logs / "two.jsonl").write_text('{"event": "c"}\n')
+    paths.log("two").parent.mkdir()
+    paths.log("two").write_text('{"event": "c"}\n')
     assert sorted((next(follower), next(follower))) == ['{"event": "b"}', '{"event": "c"}']
     stop.set()
 

@@ -76,7 +76,10 @@ def spawned(home: Path, model: Path, *more: str) -> Iterator[tuple[Serving, subp
 
 
 def log_lines(home: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (home / "logs" / "model.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (home / "logs" / "model" / "model.jsonl").read_text().splitlines()
+    ]
 
 
 def test_sigterm_ends_a_busy_server_in_order(home: Path, tiny_model: Path) -> None:

@@ -95,6 +95,7 @@ def test_sockets_in_tmp_are_touched(deep: Paths) -> None:
 
     At every look: a Mac may wake from as long a sleep, in which no hour passed for the daemon.
     """
+    deep.create()
     deep.create_private()
     ear, clock = Ear(deep.wake, "reader"), ManualClock()
     Bus(deep.database, clock=clock).close()

@@ -71,6 +71,9 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """The place and the next step, not only "unable to open"."""
     with pytest.raises(StorageError, match=r"(?s)nowhere/a\.db.*hint"):
+        schema.connect(tmp_path / "nowhere" / "a.db", schema.Opening(create=False))
+    (tmp_path / "nowhere").touch()
+    with pytest.raises(StorageError, match=r"(?s)nowhere/a\.db.*hint"):
         schema.connect(tmp_path / "nowhere" / "a.db")
 
 

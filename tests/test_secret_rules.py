@@ -218,7 +218,7 @@ def test_no_secret_reaches_a_log_file(paths: Paths, kind: str) -> None:
     except RuntimeError:
         logger.exception("a.e")
     log.close()
-    written = (paths.logs / "one.jsonl").read_text()
+    written = paths.log("one").read_text()
     assert secret not in written and json.dumps(secret)[1:-1] not in written
     assert written.count("\n") == 4
 
@@ -270,7 +270,7 @@ def test_what_a_child_prints_is_logged_without_secrets(paths: Paths, kind: str) 
     output.feed(text.encode())
     last += output.end()
     log.close()
-    written = (paths.logs / "one.jsonl").read_text()
+    written = paths.log("one").read_text()
     assert "nothing said" in written
     assert secret not in written + last
 

@@ -49,7 +49,7 @@ def test_a_deleted_database_is_put_back(home: Home) -> None:
     assert shown.returncode == 3 and "put back" in shown.stdout
     assert home.answered() == sent
     assert home.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'") >= last
-    assert [p.name for p in home.root.glob("agentd.db*")] == ["agentd.db"]
+    assert [p.name for p in home.paths.database.parent.glob("*.db*")] == ["agentd.db"]
     home.start()
     again = int(home.send().stdout.split()[1])
     home.until(lambda: home.answered() == [*sent, again], "it goes on, and repeats nothing")
@@ -69,7 +69,7 @@ def test_a_replaced_database_stays_and_the_old_one_is_kept(home: Home) -> None:
     copy.replace(home.paths.database)
     code, said = home.ended()
     assert code == 75 and "rescued" in said
-    (rescued,) = home.root.glob("agentd.db.rescued-*")
+    (rescued,) = home.paths.database.parent.glob("agentd.db.rescued-*")
     with contextlib.closing(apsw.Connection(str(rescued))) as db:
         count = "SELECT count(*) FROM outbox WHERE event_type = 'greeting.written'"
         assert db.execute(count).fetchall() == [(4,)]
@@ -132,7 +132,7 @@ def test_whatever_of_the_database_goes_nothing_acknowledged_is_lost(home: Home, 
     looked = agentd(home.root, "doctor", "--json")
     told = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
     assert "removed or replaced" in told["daemon"]["what"]
-    assert [p.name for p in home.root.glob("agentd.db*")] == ["agentd.db"]
+    assert [p.name for p in home.paths.database.parent.glob("*.db*")] == ["agentd.db"]
     assert home.rows("PRAGMA integrity_check") == [("ok",)]
     kept = [row[0] for row in home.rows("SELECT id FROM outbox WHERE event_type = 'note.added'")]
     assert kept == sent
@@ -150,7 +150,7 @@ def test_who_comes_before_the_daemon_noticed_is_told(home: Home, end: str) -> No
     suspend(home.process.pid)
     try:
         home.paths.database.with_name(f"agentd.db{end}").unlink()
-        before = sorted(home.root.glob("agentd.db*"))
+        before = sorted(home.paths.database.parent.glob("*.db*"))
         for words in (("send", "note.added", "{}"), ("trigger", "hello"), ("events",), ("backup",)):
             done = agentd(home.root, *words)
             assert done.returncode == 1, words
@@ -158,7 +158,7 @@ def test_who_comes_before_the_daemon_noticed_is_told(home: Home, end: str) -> No
         looked = agentd(home.root, "doctor", "--json")
         told = {f["name"]: f for f in json.loads(looked.stdout)["findings"]}
         assert "removed or replaced" in told["database"]["what"]
-        assert sorted(home.root.glob("agentd.db*")) == before, "nobody made one anew"
+        assert sorted(home.paths.database.parent.glob("*.db*")) == before, "nobody made one"
     finally:
         os.kill(home.process.pid, signal.SIGCONT)
     assert home.ended()[0] == 75
@@ -280,7 +280,7 @@ def test_a_damaged_page_stops_the_daemon_and_is_repaired(home: Home) -> None:
 
 def test_what_is_no_database_is_permanent(home: Home) -> None:
     """Trying again is of no use: 78, and under launchd 0, so that it is not tried for ever."""
-    home.root.mkdir(parents=True)
+    home.paths.create()
     home.paths.database.write_bytes(b"no database at all, but long enough" * 100)
     done = agentd(home.root, "run")
     assert done.returncode == 78 and "--restore" in done.stderr

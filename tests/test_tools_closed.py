@@ -200,7 +200,7 @@ def own_files(paths: Paths) -> list[Path]:
     database = paths.database
     return [
         *(database, *(database.with_name(f"{database.name}-{end}") for end in ("wal", "shm"))),
-        *(paths.accepted_daemon_file, paths.logs / "one.jsonl", paths.backups / "b.db"),
+        *(paths.accepted_daemon_file, paths.log("one"), paths.backups / "b.db"),
         *(
             paths.prompt_caches,
             paths.scratch / "other" / "x",

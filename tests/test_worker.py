@@ -72,7 +72,7 @@ class Home:
         return self.bus.events.list(event_type=event_type)
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        text = (self.paths.logs / "reader.jsonl").read_text()
+        text = self.paths.log("reader").read_text()
         return [e for line in text.splitlines() if (e := json.loads(line))["event"] == name]
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ def test_event_in_event_out(home: Home) -> None:
     (row,) = home.sessions.archive.list()
     assert (row.state, row.turns) == (SessionState.ENDED, 2)
     assert [line["decision"] for line in home.log("turn.decided")] == ["ReadFile", "Done"]
-    assert "buy milk" not in (home.paths.logs / "reader.jsonl").read_text(), "content in the log"
+    assert "buy milk" not in home.paths.log("reader").read_text(), "content in the log"
 
 
 def test_a_wrong_agentd_toml_stops_no_worker(home: Home) -> None:
@@ -177,7 +177,7 @@ def test_no_model_server_costs_nothing(home: Home) -> None:
     """A worker whose model server is away waits; the event is answered when it comes."""
     home.start()
     home.ask()
-    wait_for(lambda: (home.paths.logs / "reader.jsonl").exists() and home.log("session.started"))
+    wait_for(lambda: home.paths.log("reader").exists() and home.log("session.started"))
     with serve(home, reads_then_done(home)):
         wait_for(lambda: home.events("note.read"), seconds=20)
     assert home.bus.dead.list() == []

@@ -104,4 +104,3 @@ class Bus:
     def close(self) -> None:
         """Close the connection."""
         self.db.close()
-        self.doorbell.close()

@@ -73,8 +73,3 @@ class Doorbell(Watcher):
     def rolled_back(self) -> None:
         """Ring nobody: nothing was written."""
         self._names.clear()
-
-    def close(self) -> None:
-        """Close the socket that rings."""
-        if self._bell is not None:
-            self._bell.close()

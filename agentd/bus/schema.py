@@ -14,6 +14,7 @@ from agentd.bus import ours, sql
 from agentd.bus.busy import wait_for_locks
 from agentd.bus.migrations import MIGRATIONS as MIGRATIONS
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
+from agentd.paths import private_folder
 
 BUSY_TIMEOUT_MS = 30_000
 WAL_RETRY_MS = 5
@@ -70,7 +71,7 @@ OPENING = Opening()
 
 
 def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
-    """Open the database, create it if needed, and bring its tables up to date.
+    """Open the database, create it and its folder if needed, and bring its tables up to date.
 
     Raises:
         DamagedDatabase: it is damaged, or no database.
@@ -78,6 +79,8 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
         StorageError: it cannot be opened or is no database.
     """
     try:
+        if opening.create:
+            private_folder(path.parent)
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if opening.create else 0)
         db = apsw.Connection(str(path), flags=flags)
         try:
@@ -97,7 +100,10 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
     except apsw.SQLError as error:
         raise ours.foreign(path, str(error)) from error
     except OSError as error:
-        raise StorageError(f"cannot be made private: {error.strerror}", where=str(path)) from error
+        hint = _HINTS[apsw.CantOpenError]
+        raise StorageError(
+            f"cannot be created: {error.strerror}", where=str(path), hint=hint
+        ) from error
     return db
 
 
@@ -126,6 +132,7 @@ def _pragmas(db: apsw.Connection, opening: Opening) -> None:
     db.pragma("checkpoint_fullfsync", True)
     db.pragma("fullfsync", opening.full_sync)
     db.pragma("foreign_keys", True)
+    db.pragma("temp_store", "MEMORY")  # a worker's sandbox has no folder for SQLite's own files
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
     db.wal_autocheckpoint(WAL_AUTOCHECKPOINT_PAGES)
     # APSW's SQLite is built with STAT4: without this it compiles a statement anew whenever a value

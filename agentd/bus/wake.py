@@ -5,6 +5,7 @@ seconds), so nothing here may block or fail a caller.
 """
 
 import contextlib
+import functools
 import os
 import select
 import socket
@@ -22,33 +23,50 @@ def socket_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.sock"
 
 
-class Ear:
-    """A reader's ear: a bound datagram socket to wait on."""
+def listening(folder: Path, name: str) -> socket.socket:
+    """Return the socket on which this reader is woken, in the place of an earlier one.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    Raises:
+        StorageError: it cannot be made.
+    """
+    path = socket_path(folder, name)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # a dead worker's; a living one holds the lock on its name
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise StorageError(
+            f"cannot make the wake-up socket: {error}",
+            where=str(path),
+            hint="make its folder writable, and its path shorter than 104 bytes",
+        ) from error
+    return sock
+
+
+class Ear:
+    """A reader's ear: a bound datagram socket to wait on.
+
+    `made`: by the supervisor, for a worker whose sandbox lets it make none.
+    """
+
+    def __init__(self, folder: Path, name: str, made: socket.socket | None = None) -> None:
         self.path = socket_path(folder, name)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket = listening(folder, name) if made is None else made
         self._socket.setblocking(False)
+        self._inode = self._inode_now()
+
+    def _inode_now(self) -> int | None:
         try:
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()  # a dead worker's; a living one holds the lock on its name
-            self._socket.bind(str(self.path))
-            self._inode = self.path.stat().st_ino
-        except OSError as error:
-            self._socket.close()
-            raise StorageError(
-                f"cannot make the wake-up socket: {error}",
-                where=str(self.path),
-                hint="make its folder writable, and its path shorter than 104 bytes",
-            ) from error
+            return self.path.stat().st_ino
+        except OSError:
+            return None
 
     @property
     def in_place(self) -> bool:
         """Whether a ring still reaches it; somebody may have removed its file."""
-        try:
-            return self.path.stat().st_ino == self._inode
-        except OSError:
-            return False
+        return self._inode is not None and self._inode_now() == self._inode
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select` and event loops."""
@@ -73,7 +91,8 @@ class Ear:
         """Close the socket and remove its file, unless a successor has put its own there."""
         self._socket.close()
         if self.in_place:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # in a sandbox: the next one there removes it
+                self.path.unlink()
 
 
 class Bell:
@@ -81,8 +100,7 @@ class Bell:
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.fspath(folder)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket = _sender()
 
     def ring(self, names: Iterable[str]) -> None:
         """Send one byte to each reader."""
@@ -95,6 +113,10 @@ class Bell:
                 # publisher, and the reader's poll finds it.
                 continue
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+
+@functools.cache
+def _sender() -> socket.socket:
+    """Return this process's one socket that rings: in its sandbox a worker can make no other."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    return sock

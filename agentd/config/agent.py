@@ -89,6 +89,16 @@ class Permissions(Strict):
     )
 
 
+class HeadSandbox(Strict):
+    """The sandbox of the worker, in which an agent's own Python runs."""
+
+    head: Literal["closed", "files"] = Field(
+        "closed",
+        description='"files": its own Python may open what [permissions] read and write list, too. '
+        "Else it opens no file of yours, and has its tools for that.",
+    )
+
+
 class Labels(Strict):
     """How the values of fields that the agent declares as labels are taken."""
 
@@ -164,6 +174,7 @@ class AgentConfig(Strict):
     )
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
+    sandbox: HeadSandbox = Field(default_factory=HeadSandbox)
     labels: Labels = Field(default_factory=Labels)
     approve: Approve = Field(default_factory=Approve)
 

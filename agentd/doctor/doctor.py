@@ -10,7 +10,8 @@ from agentd.errors import StorageError
 from agentd.paths import Paths
 from agentd.storage.health import sound
 from agentd.storage.repair import Repaired, repair
-from agentd.supervisor.housekeeping import leftovers, remove
+from agentd.supervisor.housekeeping import leftovers
+from agentd.whole import remove
 
 
 def examine(paths: Paths, clock: Clock) -> Iterator[Finding]:

@@ -79,7 +79,7 @@ def permissions(paths: Paths) -> Iterator[Finding]:
             f"other users can reach {path}",
             f"`chmod {mode:o} {path}`, or `agentd doctor --repair`",
         )
-    for folder in (paths.data, paths.logs, paths.run, paths.sockets):
+    for folder in (paths.data, paths.database.parent, paths.logs, paths.run, paths.sockets):
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             yield problem("permissions", f"{folder} is not writable", "make it writable")
             wrong.append((folder, 0))

@@ -53,7 +53,7 @@ def _removed(paths: Paths) -> StorageError | None:
 
 def space(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
     """Look at sizes: the disk, the database, its log, the log files."""
-    if not paths.data.is_dir():
+    if not paths.database.parent.is_dir():
         return
     size = sizes(paths.database)
     free = f"{size.free / 1e6:,.0f} MB are free for {paths.data}"

@@ -7,9 +7,8 @@ from typing import Any
 
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.events import Result
-from agentd.process.channel import BadFrame, Channel, ChannelClosed
+from agentd.process.channel import BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.stop import Cancel
-from agentd.process.supervisor_link import close_all
 from agentd.tools import http
 from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered
 

@@ -9,10 +9,9 @@ from functools import partial
 from agentd.fetcher.agent_calls import AgentCalls
 from agentd.fetcher.policy import resolver_state
 from agentd.fetcher.proxy import Proxy
-from agentd.process.channel import Channel, ChannelClosed
+from agentd.process.channel import BYE, Channel, ChannelClosed
 from agentd.process.heart import Heart
 from agentd.process.supervisor_link import channel_of
-from agentd.tools.remote import BYE
 
 READY = "ready"  # in its first frame, once it is in its sandbox; else that has an error
 BEAT_S = 5.0

@@ -63,7 +63,7 @@ class Endpoint:
     ) -> "Endpoint":
         """Return the configured server: `[model] url`, or our own.
 
-        A worker asks its supervisor, by `link`, for a way to our own; others read run/model.json.
+        A worker asks its supervisor, by `link`, for a way there; others read run/model.json.
         """
         http = Wire()
         if config.url is None:
@@ -71,7 +71,7 @@ class Endpoint:
             if link is not None and link.there:
                 find = partial(linked_address, link, http.cancel)
             return cls(find, own=True, clock=clock, http=http)
-        server = ExternalServer(config, http, clock or SystemClock())
+        server = ExternalServer(config, http, clock or SystemClock(), link)
         window = config.context_window
         return cls(
             server.address,

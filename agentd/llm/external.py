@@ -1,21 +1,34 @@
 """The external model server that `[model] url` names."""
 
+import socket
+from functools import partial
+
 from agentd.clock import Clock
 from agentd.config.daemon import ModelConfig
-from agentd.errors import ModelMisconfigured
+from agentd.errors import AgentdError, ModelMisconfigured, Stopped
 from agentd.llm import listing
 from agentd.llm.address import Address
-from agentd.llm.wire import Wire
-from agentd.net.wait import Deadline, Passed
+from agentd.llm.wire import CONNECT_S, Wire
+from agentd.net.wait import Deadline, Passed, Waiter
+from agentd.process.stop import Cancel
+from agentd.process.supervisor_link import SupervisorLink
 
 LIST_S = 5.0  # for a server to list its models
+ADDRESSES = 4  # of one host that are tried, one after another
 
 
 class ExternalServer:
-    """Where it is, with its key, and the model's name there: its only one where none is named."""
+    """Where it is, with its key, and the model's name there: its only one where none is named.
 
-    def __init__(self, config: ModelConfig, http: Wire, clock: Clock) -> None:
+    Where there is a supervisor, it makes the connections: a worker's sandbox has no network.
+    """
+
+    def __init__(
+        self, config: ModelConfig, http: Wire, clock: Clock, link: SupervisorLink | None
+    ) -> None:
         self._config, self._http, self._clock = config, http, clock
+        there = link is not None and link.there
+        self._connect = partial(_by_supervisor, link, http.cancel) if link and there else None
         self._only: str | None = None  # the one model that it has, once asked
 
     def address(self) -> Address:
@@ -29,7 +42,7 @@ class ExternalServer:
         url = (config.url or "").rstrip("/")
         key = listing.read_key(config.api_key_file) if config.api_key_file else ""
         name = config.name if config.named else self._only_model(url, key) or config.name
-        return Address(url, name, key)
+        return Address(url, name, key, connect=self._connect)
 
     def doubt(self) -> None:
         """Ask anew: it may have another model by now."""
@@ -40,7 +53,7 @@ class ExternalServer:
         if self._only is None:
             deadline = Deadline(self._clock, LIST_S)
             try:
-                names = listing.models(self._http, url, key, deadline)
+                names = listing.models(self._http, url, key, deadline, self._connect)
             except Passed as error:
                 raise TimeoutError(f"no list of models within {LIST_S:g} s") from error
             if names is not None and len(names) != 1:
@@ -51,3 +64,24 @@ class ExternalServer:
                 )
             self._only = names[0] if names else None
         return self._only
+
+
+def _by_supervisor(link: SupervisorLink, cancel: Cancel, waiter: Waiter) -> socket.socket:
+    """Return a connection to `[model] url` that the supervisor made.
+
+    Raises:
+        OSError: it could make none.
+        Stopped, Passed: see `Waiter.left`.
+    """
+    seconds = min(ADDRESSES * CONNECT_S, waiter.left())
+    try:
+        answer, fds = link.ask({"ask": "connection"}, seconds, cancel)
+    except Stopped:
+        raise
+    except AgentdError as error:
+        raise ConnectionError(error.what) from error
+    if not fds:
+        raise OSError(answer["errno"], answer["why"])
+    sock = socket.socket(fileno=fds[0])
+    sock.setblocking(False)
+    return sock

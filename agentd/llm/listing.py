@@ -27,8 +27,16 @@ NO_LIST = (404, 405, 501)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no request can name that model
 
 
-def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[str] | None:
+def models(
+    http: wire.Wire,
+    url: str,
+    key: str,
+    deadline: Deadline,
+    connect: wire.Connect | None = None,
+) -> Sequence[str] | None:
     """Return the names of the server's models; None where it has no such list.
+
+    `connect`: see `Wire.send`.
 
     Raises:
         ModelMisconfigured: a wrong key, a web page, a redirect, TLS that does not hold.
@@ -38,7 +46,7 @@ def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[
     headers = {"Accept": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    with http.send("GET", f"{url}/models", deadline, headers=headers) as reply:
+    with http.send("GET", f"{url}/models", deadline, headers=headers, connect=connect) as reply:
         if reply.status in NO_LIST:
             return None
         try:

@@ -1,7 +1,8 @@
 """A log file that stays bounded: rotation by size, one bound over the whole folder.
 
-Python's RotatingFileHandler bounds one file. Here many processes share a folder, so each writer
-also looks at the sum of all files and removes the oldest rotated ones, whoever wrote them.
+Python's RotatingFileHandler bounds one file. Here each process has a folder of its own in one that
+is bounded as a whole. So each writer also looks at the sum of all files and removes the oldest
+rotated ones, whoever wrote them. One that may see its own folder only keeps to its share.
 """
 
 import contextlib
@@ -13,20 +14,30 @@ SUFFIX = ".jsonl"
 ROTATED = re.compile(r"(?P<name>.+)\.jsonl\.(?P<number>\d+)")
 FOLDER_SHARE = 7 / 8  # prune down to this share of the bound: others write between two looks
 LOOKS = 8  # looks at the folder per fair share written; more looks, less overshoot
+MANY = 64  # processes, for one that never saw how many there are
+
+
+def folders(logs: Path) -> list[Path]:
+    """Return where log files lie: a folder of each process, and that of all, as older versions did.
+
+    Raises:
+        OSError: it is not there, or not for us to see.
+    """
+    with os.scandir(logs) as entries:
+        return [logs, *(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))]
 
 
 class BoundedFile:
-    """Appends whole lines to `folder/name.jsonl`, and never raises for a disk's sake.
+    """Appends whole lines to `path`, LOGS/NAME/NAME.jsonl, and never raises for a disk's sake.
 
     Not thread-safe: its caller holds a lock. A write that fails is dropped and counted in
     `dropped`; a file removed under it is created anew.
     """
 
-    def __init__(
-        self, folder: Path, name: str, *, file_bytes: int, files: int, total_bytes: int
-    ) -> None:
-        self.path = folder / f"{name}{SUFFIX}"
+    def __init__(self, path: Path, *, file_bytes: int, files: int, total_bytes: int) -> None:
+        self.path = path
         self.dropped = 0
+        self._processes = MANY
         self._fd = -1
         self._inode = 0
         self._size = 0
@@ -53,7 +64,7 @@ class BoundedFile:
             return False
         self._unseen += len(line)
         if self._unseen >= self._look_every:
-            self._bound_folder()
+            self.bound()
         return True
 
     def close(self) -> None:
@@ -110,23 +121,33 @@ class BoundedFile:
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
 
-    def _bound_folder(self) -> None:
-        """Remove files until the folder fits: rotated ones first, the oldest of them first."""
+    def bound(self) -> None:
+        """Remove files until all fit: rotated ones first, the oldest of them first."""
         self._unseen = 0
         current: list[tuple[int, Path]] = []
         rotated: list[tuple[float, int, Path]] = []
-        with contextlib.suppress(OSError), os.scandir(self.path.parent) as entries:
-            for entry in entries:
-                match = ROTATED.fullmatch(entry.name)
-                if not match and not entry.name.endswith(SUFFIX):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    if match:
-                        rotated.append((status.st_mtime, status.st_size, Path(entry.path)))
-                    else:
-                        current.append((status.st_size, Path(entry.path)))
-        share = self._total_bytes // max(1, len(current))
+        logs = self.path.parent.parent
+        try:
+            found = folders(logs)
+        except OSError:  # a sandbox shows us our own folder alone: all that is in it fits our share
+            share = self._total_bytes // self._processes
+            self._rotate_at = min(self._file_bytes, share // (self._files + 1))
+            self._look_every = self._file_bytes
+            return
+        for folder in found:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    match = ROTATED.fullmatch(entry.name)
+                    if not match and not entry.name.endswith(SUFFIX):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if match or folder == logs:
+                            rotated.append((status.st_mtime, status.st_size, Path(entry.path)))
+                        else:
+                            current.append((status.st_size, Path(entry.path)))
+        self._processes = max(1, len(current))
+        share = self._total_bytes // self._processes
         # Where many processes share a small bound, each one's current file gets a fair share.
         self._rotate_at = min(self._file_bytes, share // 2)
         self._look_every = min(self._file_bytes, share // LOOKS)

@@ -67,6 +67,11 @@ class _Sink:
             self._close_repeats()
             self._last = {}
 
+    def bound(self) -> None:
+        """Remove files, whoever wrote them, until all fit."""
+        with self._lock:
+            self.file.bound()
+
     def _close_repeats(self) -> None:
         self._since = self._clock.monotonic()
         if not self._repeats:
@@ -109,7 +114,7 @@ def configure(
     agent: str | None = None,
     clock: Clock | None = None,
 ) -> Logger:
-    """Send this process's log to `logs/NAME.jsonl` and return its logger.
+    """Send this process's log to `logs/NAME/NAME.jsonl` and return its logger.
 
     Called again, it moves the log and applies the new bounds. A full disk never raises: lines are
     dropped, and counted in a `log.dropped` line once writing works again. `agent` (default:
@@ -119,8 +124,7 @@ def configure(
     clock = clock or SystemClock()
     close()
     file = BoundedFile(
-        paths.logs,
-        name,
+        paths.log(name),
         file_bytes=config.file_bytes,
         files=config.files,
         total_bytes=config.total_bytes,
@@ -181,6 +185,12 @@ def set_limits(config: LogConfig) -> None:
         _sink.file.limit(
             file_bytes=config.file_bytes, files=config.files, total_bytes=config.total_bytes
         )
+
+
+def bound() -> None:
+    """Hold the bound over all processes' files, for those that may not see each other's."""
+    if _sink is not None:
+        _sink.bound()
 
 
 def dropped() -> int:

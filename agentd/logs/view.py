@@ -14,7 +14,7 @@ from typing import Any
 
 from agentd.clock import parse_iso
 from agentd.events import DAEMON
-from agentd.logs.file import ROTATED, SUFFIX
+from agentd.logs.file import ROTATED, SUFFIX, folders
 from agentd.paths import Paths
 from agentd.terminal import colour, plain
 
@@ -36,27 +36,33 @@ def read(
 
     `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
     """
-    tails: dict[str, _Tail] = {}
+    tails: dict[Path, _Tail] = {}
     stop = stop or threading.Event()
     while True:
-        for name in log_names(paths.logs):
-            if not names or name in names or name == DAEMON:
-                tails.setdefault(name, _Tail(paths.logs, name))
+        for path in _log_files(paths.logs):
+            if not names or path.stem in (*names, DAEMON):
+                tails.setdefault(path, _Tail(path))
         streams = (_wanted(tail, names) for tail in tails.values())
         yield from (line for _, line in heapq.merge(*streams, key=lambda item: item[0]))
         if not follow or stop.wait(POLL_S):
             return
 
 
-def log_names(folder: Path) -> list[str]:
+def log_names(logs: Path) -> list[str]:
     """Return whose log files there are."""
-    if not folder.is_dir():
-        return []
+    return sorted({path.stem for path in _log_files(logs)})
+
+
+def _log_files(logs: Path) -> list[Path]:
+    """Return the current log files, also those of which only rotated ones are left."""
     found = set()
-    for path in folder.iterdir():
-        match = ROTATED.fullmatch(path.name)
-        if match or path.name.endswith(SUFFIX):
-            found.add(match["name"] if match else path.name.removesuffix(SUFFIX))
+    for folder in folders(logs) if logs.is_dir() else []:
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                match = ROTATED.fullmatch(path.name)
+                if match or path.name.endswith(SUFFIX):
+                    name = match["name"] if match else path.name.removesuffix(SUFFIX)
+                    found.add(folder / f"{name}{SUFFIX}")
     return sorted(found)
 
 
@@ -74,9 +80,9 @@ def _wanted(tail: "_Tail", names: Sequence[str]) -> Iterator[tuple[str, str]]:
 class _Tail:
     """One process's log as a stream of lines, over all its files."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        self._path = folder / f"{name}{SUFFIX}"
+    def __init__(self, path: Path) -> None:
+        self.name = path.name.removesuffix(SUFFIX)
+        self._path = path
         self._inode: int | None = None
         self._offset = 0
 

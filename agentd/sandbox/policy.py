@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Sockets = Literal["none", "unix", "tcp", "any"]
 
+PACKAGES = ("site-packages", "dist-packages")  # in Python's path; `sysconfig` would take 1 MB
 SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE: as far as the kernel reads
 SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
 # What programs and Python need of a system: libraries, data, names, times, certificates. No folder
@@ -71,10 +72,8 @@ def base_read() -> tuple[str, ...]:
 
     The user's own files are not among it, but for Python's.
     """
-    import sysconfig
-
     system = MACOS_READ if sys.platform == "darwin" else LINUX_READ
-    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = {str(Path(os.__file__).parent), *(path for path in sys.path if path.endswith(PACKAGES))}
     # A Python of the system lies beside all programs: of that only its libraries.
     own |= {sys.prefix, sys.base_prefix} - {"/", "/usr", "/usr/local"}
     paths = dict.fromkeys((*system.split(), *sorted(own), str(Path(__file__).parents[1])))

@@ -22,12 +22,12 @@ from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, Problem, StorageError
-from agentd.logs.logger import Logger
+from agentd.logs.logger import Logger, bound
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
 from agentd.storage.health import FREE_LOW_BYTES, WAL_MUCH_BYTES, Sizes, sizes
 from agentd.storage.retention import Pruned, Retention
-from agentd.whole import PARTIAL
+from agentd.whole import PARTIAL, remove
 
 ROUND_S = 15.0  # between looks at the database
 SWEEP_S = 3600.0  # between looks at the folders
@@ -110,6 +110,7 @@ class Housekeeping:
         with contextlib.suppress(OSError):
             self._sizes = sizes(self._paths.database)
         touch_sockets(self._paths)
+        bound()
         if not self._opened:
             await self._thread.open()
             self._opened = True
@@ -213,7 +214,7 @@ LEFT = timedelta(hours=6)  # what is older was left behind; a large model may ta
 
 
 def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) -> None:
-    """Remove versions and scratch folders of agents that the bus does not know, and leftovers.
+    """Remove what agents left that the bus does not know, and leftovers.
 
     Versions only where nothing changed for as long as they are `kept`: a file that is not accepted
     yet has some.
@@ -226,6 +227,10 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
     for folder in _folders(paths.scratch):
         if folder.name not in known:
             remove(folder)
+    for folder in _folders(paths.logs):
+        with contextlib.suppress(OSError):  # not empty
+            if folder.name not in known:
+                folder.rmdir()
     for left in leftovers(paths):
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < (now - LEFT).timestamp():
@@ -257,21 +262,12 @@ PRUNE_PREFIX = ".prune-"  # of the folder in which a dry run prunes a copy
 def leftovers(paths: Paths) -> list[Path]:
     """Return files and folders that somebody is writing, or has left; their age says which."""
     found = list(paths.data.glob(f"{PRUNE_PREFIX}*"))
-    for folder in (paths.data, paths.run, paths.backups):
+    for folder in {paths.data, paths.database.parent, paths.run, paths.backups}:
         found += folder.glob(f".*{PARTIAL}")
     for folder in (paths.config, paths.agents_d, paths.agents, paths.baml_src):  # a person's own
         found += folder.glob(f".agentd-*{PARTIAL}")
     for word in ("repaired", "restored"):  # new databases that did not get their place
-        found += paths.data.glob(f"{paths.database.name}.{word}-*")
+        found += paths.database.parent.glob(f"{paths.database.name}.{word}-*")
     found += paths.models.glob(".pull-*/")
     found += paths.versions.glob("*/.build-*")
     return found
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, as far as that is possible."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)

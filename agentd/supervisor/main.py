@@ -18,6 +18,7 @@ from agentd.process.child import take_over
 from agentd.process.jobs import fault
 from agentd.process.lock import LockFile
 from agentd.process.stop import stop_at_once
+from agentd.storage.own_folder import move_in
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.supervisor import Supervisor
 from agentd.whole import write_whole
@@ -84,6 +85,7 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -
     for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
         socket.unlink(missing_ok=True)
     shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
+    move_in(paths, clock.now())
     supervisor = Supervisor(paths, config, commands, clock, logger, lock, problem)
     try:
         asyncio.run(supervisor.run())

@@ -311,6 +311,7 @@ class Slot:
 
     def _spawn(self) -> Child:
         crash, shared = self.managed.crash, self._shared
+        shared.paths.create_for(self.name)
         return Child.spawn(
             self.name,
             shared.commands.worker(self.name, self.version),

@@ -5,14 +5,17 @@ Programs that clean folders for temporary files do that, to sockets that nobody 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from agentd.bus.wake import Ear
+from agentd.bus.wake import Ear, listening
 from agentd.errors import StorageError
 from agentd.events import DAEMON
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
+from agentd.supervisor.requests import Asker
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -54,6 +57,11 @@ class Sockets:
             self._listen()
             self._woken()  # who rang meanwhile was not heard
             self._log.warning("socket.made_again", path=str(self._ear.path))
+
+    async def ear(self, asker: Asker, _: dict[str, Any]) -> tuple[dict[str, Any], Sequence[int]]:
+        """Answer a worker with the socket on which it is woken: its sandbox lets it make none."""
+        with listening(self._paths.wake, asker.name) as sock:
+            return {}, [os.dup(sock.fileno())]
 
     def stop_listening(self) -> None:
         """Hear no more commands; `status` is still answered."""

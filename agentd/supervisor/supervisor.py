@@ -21,6 +21,7 @@ from agentd.process.jobs import Jobs, let_go
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup
 from agentd.states import WorkerState
+from agentd.supervisor import external_model
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
@@ -112,6 +113,8 @@ class Supervisor:
             **self._hands.handlers(),
             "verify": self._records.verify,
             "model": self._model.link,
+            "connection": external_model.handler(lambda: self._model.config),
+            "ear": self._sockets.ear,
             "mcp": self._mcp.answer,
         }
         shared = Shared(

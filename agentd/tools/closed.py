@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agentd.paths import DATABASE, Paths
 from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
@@ -27,9 +28,6 @@ from agentd.tools.obeyed import (
     why_unwritten,
 )
 from agentd.tools.surroundings import OPEN_IN_SYSTEM, machine, stand_ins
-
-if TYPE_CHECKING:
-    from agentd.paths import Paths
 
 OWN = "belongs to agentd itself; no tool opens it"
 PROCESS = "belongs to a process; no tool opens it"
@@ -63,14 +61,15 @@ class Closed:
     home: Path | None = None
 
     @classmethod
-    def of(cls, paths: "Paths", agent: str, key_file: Path | None) -> "Closed":
+    def of(cls, paths: Paths, agent: str, key_file: Path | None) -> "Closed":
         """Return what is closed to `agent` in this home; `key_file` is that of the model's key."""
         made_of = (paths.config, paths.agents, paths.baml_src)
-        database = paths.database
+        database = Path(os.path.realpath(paths.database))
         beside = [database.with_name(database.name + end) for end in ("-wal", "-shm", "-journal")]
         return cls(
             own=(
-                *(paths.data, paths.logs, paths.run, paths.sockets, database, *beside),
+                *(paths.data, paths.logs, paths.run, paths.sockets),
+                *((paths.data / DATABASE).parent, database, *beside),
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
                 *(paths.accepted_daemon_file, paths.locks, paths.wake),

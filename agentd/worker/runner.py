@@ -1,7 +1,6 @@
 """Runs an agent's sessions: its module, its BAML client, its tools and its model, loaded once."""
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,6 +34,7 @@ from agentd.tools.git import carried_out_by, held_to
 from agentd.tools.outside_tools import outside_tools
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
+from agentd.whole import remove
 
 
 class Facts:
@@ -179,10 +179,11 @@ def use_scratch(folder: Path) -> None:
     """Let this process's temporary files lie in a folder of its own, emptied first.
 
     What a killed worker left is gone with its next start, and never fills the system's own folder.
+    The supervisor made it: this process may be kept from making or removing one there.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # a full disk: then the system's own it is
-        folder.mkdir(0o700, parents=True)
+    with contextlib.suppress(OSError):  # it is not there: then the system's own it is
+        for path in folder.iterdir():
+            remove(path)
         tempfile.tempdir = str(folder)
 
 

@@ -6,12 +6,14 @@ BAML and the agent's own module are imported at the first event: an idle worker 
 """
 
 import select
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd.admission.version import Accepted
 from agentd.approval.signature import digest
 from agentd.bus import Bus, Opening
+from agentd.bus.wake import Ear
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import (
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 IDLE_GRACE_S = 75.0
 LOAD_PROMISE_S = 60.0  # for the agent's module and BAML; its check allowed the module 30 s
 MODEL_WAIT_S = 2.0  # after the model server was unavailable; the session then resumes
+EAR_S = 5.0  # for the supervisor to make a socket
 BUSY_GRACE_S = 30.0  # beyond what a call or a tool promised: recording, parsing, a slow disk
 
 
@@ -83,7 +86,7 @@ class Worker:
         name = accepted.name
         subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
         self.lanes = (Lane(name, direct=True), subscribed)
-        self.ear = self.bus.doorbell.ear(name)
+        self.ear = self._ear()
         # Its attempt is still to be taken back: the storage refused.
         self._owed: Session | None = None
         self._runner: Runner | None = None
@@ -300,8 +303,10 @@ class Worker:
             self._logged_deaf = False
             return
         try:
-            ear = self.bus.doorbell.ear(self.accepted.name)
-        except StorageError as error:  # its folder is gone as well: the supervisor makes that
+            ear = self._ear()
+        except Stopped:
+            raise
+        except AgentdError as error:  # its folder is gone as well: the supervisor makes that
             if not self._logged_deaf:
                 self.log.warning("socket.removed", path=str(self.ear.path), why=error.what)
             self._logged_deaf = True
@@ -309,6 +314,13 @@ class Worker:
         self.ear.close()
         self.ear = ear
         self.log.warning("socket.made_again", path=str(ear.path))
+
+    def _ear(self) -> Ear:
+        """Return a socket to be woken on; in its sandbox a worker can make none."""
+        if not self.link.there:
+            return self.bus.doorbell.ear(self.accepted.name)
+        _, fds = self.link.ask({"ask": "ear"}, EAR_S, self.stop.cancel)
+        return Ear(self.paths.wake, self.accepted.name, socket.socket(fileno=fds[0]))
 
     def _open_bus(self) -> Bus:
         opening = Opening(create=False, full_sync=self.daemon_config.bus.fullfsync)

@@ -68,7 +68,6 @@ def _datagrams(home: Home, count: int) -> list[float]:
             before = time.monotonic_ns()
             bell.ring(["bare"])
             found.append((int(process.stdout.readline()) - before) / 1e6)
-    bell.close()
     return found
 
 

@@ -311,7 +311,7 @@ class Havoc:
         except AgentdError as error:
             shown = str(error)
         lines = []
-        for path in sorted(self.home.paths.logs.glob("*.jsonl")):
+        for path in sorted(self.home.paths.logs.rglob("*.jsonl")):
             lines += [f"--- {path.name}", *path.read_text().splitlines()[-8:]]
         return "\n".join([shown, *lines])
 

@@ -1,0 +1,58 @@
+"""Connections to the server of `[model] url`, made for workers: their sandbox has no network."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from agentd.config.daemon import ModelConfig
+from agentd.errors import AgentdError
+from agentd.llm.external import ADDRESSES
+from agentd.llm.wire import CONNECT_S
+from agentd.net.exchange import PORTS
+from agentd.supervisor.requests import Asker, Handler
+
+Answer = tuple[dict[str, Any], Sequence[int]]
+
+
+def handler(config: Callable[[], ModelConfig]) -> Handler:
+    """Return what answers a worker that asks for a `connection`; `config`: [model] as it is now."""
+
+    async def answer(asker: Asker, _: dict[str, Any]) -> Answer:
+        if (url := config().url) is None:
+            raise AgentdError("there is no [model] url to connect to")
+        return await _connection(url)
+
+    return answer
+
+
+async def _connection(url: str) -> Answer:
+    """Answer with a connection to the URL's host and no other; or with why there is none."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    problem: OSError = OSError(0, "no address")
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            )
+    except OSError as error:  # a TimeoutError is one
+        problem, found = error, []
+    for family, kind, protocol, _, address in found[:ADDRESSES]:
+        try:
+            return {}, [await _connected(socket.socket(family, kind, protocol), address)]
+        except OSError as error:
+            problem = error
+    return {"errno": problem.errno or 0, "why": problem.strerror or "timed out"}, ()
+
+
+async def _connected(sock: socket.socket, address: Any) -> int:
+    """Return the descriptor of a socket once it is connected. Raises OSError."""
+    with sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(CONNECT_S):
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return os.dup(sock.fileno())

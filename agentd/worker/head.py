@@ -1,0 +1,61 @@
+"""The head's sandbox: what a worker's own process may touch, and with it the agent's own Python.
+
+`[permissions]` bind the model and the hands. This binds whoever wrote the agent's module as well.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentd.admission.version import Accepted
+from agentd.bus.wake import Bell
+from agentd.paths import Paths
+from agentd.sandbox.enter import enter
+from agentd.sandbox.policy import SandboxPolicy, base_read
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
+
+
+def enter_head(accepted: Accepted, paths: Paths, *, require: bool) -> None:
+    """Put this worker, of one thread, into its sandbox. `require`: one that is whole.
+
+    On macOS it was started in it.
+
+    Raises:
+        SandboxUnavailable: there is none here.
+    """
+    Bell(paths.wake)  # by a socket that cannot be made in there
+    enter(policy_for(accepted, paths), require=require)
+
+
+def policy_for(accepted: Accepted, paths: Paths) -> SandboxPolicy:
+    """Return what the worker of this version may touch.
+
+    It executes nothing and has no network: its supervisor makes its sockets, to the model as well.
+    """
+    name = accepted.name
+    database = Path(os.path.realpath(paths.database)).parent
+    own = tuple(map(str, (paths.log(name).parent, paths.scratch / name, database)))
+    told = (accepted.folder, paths.daemon_file, paths.accepted_daemon_file, paths.lock, paths.wake)
+    policy = SandboxPolicy(
+        read=(*base_read(), *_libraries(paths), *own, *map(str, told)),
+        write=own,
+        # On macOS it reaches those in the folders above, and no others.
+        sockets="unix" if sys.platform == "darwin" else "none",
+    )
+    return policy if accepted.config.sandbox.head == "closed" else policy
+
+
+def _libraries(paths: Paths) -> Iterator[str]:
+    """Give where else Python finds modules, and the certificates for TLS.
+
+    Nothing that holds our folders: a rule holds for all that lies below.
+    """
+    if sys.platform == "linux":
+        yield "/proc/self"
+    ours = (paths.user, paths.data, paths.logs, paths.run)
+    for path in (*sys.path, *(os.environ.get(name, "") for name in CERTIFICATES)):
+        real = Path(os.path.realpath(path))
+        if Path(path).is_absolute() and not any(top.is_relative_to(real) for top in ours):
+            yield path
