@@ -6,7 +6,6 @@ parameters, never as text of the profile. They are compared without links: `/tmp
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
