@@ -101,7 +101,9 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        self._filter = seccomp.Filter(seccomp.filter_for(policy.sockets, machine(), gate=gate))
+        self._filter = seccomp.Filter(
+            seccomp.filter_for(policy.sockets, machine(), gate=gate, modes=policy.modes)
+        )
 
     def __call__(self) -> int:
         prctl(SET_NO_NEW_PRIVS, 1)

@@ -43,7 +43,7 @@ REFUSED = (
     # What leaves the process group would outlive it.
     *("setsid", "setpgid"),
     # Files that Landlock does not look at: modes, owners, times, handles, watches.
-    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("chown", "fchown", "lchown", "fchownat"),
     *("utime", "utimes", "futimesat", "name_to_handle_at", "open_by_handle_at", "lookup_dcookie"),
     *("inotify_init", "inotify_init1", "fanotify_init"),
     # Programs without a file, which may be executed everywhere.
@@ -58,6 +58,7 @@ REFUSED = (
     *("sethostname", "setdomainname", "settimeofday", "clock_settime", "adjtimex"),
     "clock_adjtime",
 )
+MODES = ("chmod", "fchmod", "fchmodat", "fchmodat2")
 # As on a disk that has none: programs meet that every day, and go on.
 NOT_SUPPORTED = (
     *("setxattr", "lsetxattr", "fsetxattr", "getxattr", "lgetxattr", "fgetxattr"),
@@ -76,10 +77,13 @@ EPERM: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
 OK: Instruction = (RETURN, 0, 0, ALLOW)
 
 
-def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[Instruction]:
+def filter_for(
+    sockets: Sockets, machine: str, *, gate: bool = False, modes: bool = False
+) -> list[Instruction]:
     """Return the filter of a process that may have these sockets, on this machine.
 
-    `gate`: its TCP sockets are made, and connected, by another process (`gate.py`).
+    `gate`: its TCP sockets are made, and connected, by another process (`gate.py`). `modes`: see
+    `SandboxPolicy`.
     """
 
     def at(names: Iterable[str], *then: Instruction) -> list[Instruction]:
@@ -98,6 +102,7 @@ def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[In
         *at(("clone3",), (RETURN, 0, 0, ERRNO | errno.ENOSYS)),
         *at(("clone",), _argument(0), (BITS, 0, 1, NEW_NAMESPACES), EPERM, OK),
         *at(REFUSED, EPERM),
+        *at(MODES, (RETURN, 0, 0, ERRNO | 0) if modes else EPERM),  # 0: nothing is done
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
         *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), OK),
