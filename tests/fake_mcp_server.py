@@ -5,6 +5,7 @@ Its tools stand in the JSON file of FAKE_TOOLS, where that is given. Each does w
 
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,9 @@ TOOLS = [
     tool("noise", annotations=READS),
     tool("leave", annotations=READS),
     tool("change", annotations=READS),
+    tool("open", {"type": "object", "properties": {"path": {"type": "string"}}}),
+    tool("make", {"type": "object", "properties": {"path": {"type": "string"}}}),
+    tool("connect", annotations=READS),
 ]
 cancelled: set[Any] = set()
 
@@ -118,6 +122,19 @@ def call(number: Any, name: str, args: dict[str, Any]) -> dict[str, Any] | None:
             TOOLS[0]["description"] = "Does another thing."
             send({"method": "notifications/tools/list_changed"})
             return text("changed")
+        case "open" | "make":
+            try:
+                if name == "make":
+                    Path(args["path"]).write_text("made")
+                    Path(args["path"]).chmod(0o600)
+                return text(Path(args["path"]).read_text())
+            except OSError as error:
+                return text(type(error).__name__, isError=True)
+        case "connect":
+            try:
+                socket.create_connection(("127.0.0.1", 9), 1)
+            except OSError as error:
+                return text(type(error).__name__, isError=True)
     return None
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,7 @@ class Hosting:
     def __init__(self, host: McpHost) -> None:
         self.host = host
         self.changed: list[str] = []
+        self.reread: Callable[[], None] = lambda: None  # take agentd.toml as it is now
         self._loop = asyncio.get_running_loop()
 
     async def call(
@@ -91,11 +92,19 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     reaper.attach(asyncio.get_running_loop())
     jobs = Jobs(log, errors.append)
     paths.create()
-    servers = load_daemon(paths.daemon_file).mcp
+    config = [load_daemon(paths.daemon_file)]
     changed: list[str] = []
-    host = McpHost(paths, Commands(), servers, reaper, jobs, changed.append, log=log, clock=clock)
+    host = McpHost(
+        paths, Commands(), lambda: config[0], reaper, jobs, changed.append, log=log, clock=clock
+    )
     made = Hosting(host)
     made.changed = changed
+
+    def reread() -> None:
+        config[0] = load_daemon(paths.daemon_file)
+        host.configure()
+
+    made.reread = reread
     try:
         yield made
     finally:

@@ -51,6 +51,7 @@ instructions = "Call them."
 tools = {tools}
 """
 REAL_STARTS = 20
+WIDTH = 60  # of a result in the table
 # It can only be called as a task, of the protocol of 2025 alone: its server says so.
 REFUSED = {"everything.simulate-research-query": "requires task augmentation"}
 
@@ -177,15 +178,23 @@ def prepared(root: Path, folder: Path) -> tuple[Paths, dict[str, dict[str, Any]]
     threading.Thread(target=web.serve_forever, daemon=True).start()
     paths = discover({"AGENTD_HOME": str(root / "home")})
     paths.create()
-    own = {"memory": {"MEMORY_FILE_PATH": str(root / "memory.json")}}
+    own = {"memory": {"MEMORY_FILE_PATH": str(place / "memory.json")}}
     own["git"] = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b"}
     own["git"] |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    permissions = {
+        "git": f"read = ['{repository}'], write = ['{repository}'], run = ['git']",
+        "fetch": f"net = ['127.0.0.1:{web.server_address[1]}'], run = ['node']",
+        "filesystem": f"read = ['{place}'], write = ['{place}']",
+        "memory": f"read = ['{place}'], write = ['{place}']",
+        "fake": f"read = ['{FAKE}']",
+    }
     node = {"PATH": f"{Path(shutil.which('node') or '/usr/bin/node').parent}:/usr/bin:/bin"}
-    text = f"[mcp.fake]\n{python_server(FAKE)}"
+    text = f"[mcp.fake]\n{python_server(FAKE)}permissions = {{ {permissions['fake']} }}\n"
     for server, (command, args) in servers(folder, place).items():
         env = ", ".join(f'{k} = "{v}"' for k, v in {**node, **own.get(server, {})}.items())
         text += f"[mcp.{server}]\ncommand = '{command}'\nargs = {json.dumps(args)}\n"
         text += f"string_max = 400\nenv = {{ {env} }}\n"
+        text += f"permissions = {{ {permissions.get(server, '')} }}\n"
     paths.daemon_file.write_text(text)
     url = f"http://127.0.0.1:{web.server_address[1]}/index.html"
     return paths, arguments(place, repository, url)
@@ -200,12 +209,12 @@ async def tried(paths: Paths, calls: Mapping[str, dict[str, Any]], root: Path, s
     """Admit and call, and print what came of it."""
     failed = 0
     language = ModelLanguage(make_tiny(root / "tiny"))
-    config = load_daemon(paths.daemon_file).mcp
+    daemon = load_daemon(paths.daemon_file)
     print(f"{'tool':44}{'reads':>6}{'mask ms':>8}{'answers':>8}{'call ms':>8}  result")
     agents: dict[str, Accepted] = {}
     async with hosting(paths) as host:
-        for server in [name for name in config if name != "fake"]:
-            tools = sorted(await tools_of(server, config[server], paths))
+        for server in [name for name in daemon.mcp if name != "fake"]:
+            tools = sorted(await tools_of(server, daemon, paths))
             named = [f"{server}.{tool}" for tool in tools]
             write_agent(paths.user, server, AGENT.format(tools=json.dumps(named)))
             started = time.perf_counter()
@@ -258,7 +267,7 @@ async def called(
     said = trial.refused or said
     print(
         f"{name:44}{'yes' if mcp[decision].reads else 'no':>6}{trial.compile_s * 1000:8.0f}"
-        f"{trial.answers - len(trial.illegal):8}{took_ms:8.0f}  {' '.join(said.split())[:60]!r}"
+        f"{trial.answers - len(trial.illegal):8}{took_ms:8.0f}  {' '.join(said.split())[:WIDTH]!r}"
     )
     return good
 

@@ -34,6 +34,7 @@ class McpHome(Home):
         super().__init__(root)
         self.log, self.tools = root / "fake.log", root / "fake.json"
         self.tools.write_text(json.dumps(TOOLS))
+        self.log.touch()
         self.tool = "fake.echo"
 
     def _answer(self, request: Request) -> Any:
@@ -51,6 +52,7 @@ class McpHome(Home):
         self.paths.daemon_file.write_text(
             f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
             f"[mcp.fake]\ncommand = '{command}'\nargs = ['{FAKE}']\nenv = {{ {told} }}\n"
+            f"permissions = {{ read = ['{FAKE}', '{self.tools}'], write = ['{self.log}'] }}\n"
         )
 
     def write_files(self) -> None:

@@ -5,6 +5,6 @@ has `discovery.py` ask a server, in a process of its own. `program.py` says how 
 is started, `launch.py` becomes it.
 
 One process (`__main__.py`) holds the clients of all servers: `host.py` carries out agents' calls,
-`live_server.py` keeps one server, `peer.py` talks to it, `pipes.py` are its pipes. The library
-`mcp` is imported by these alone, and by `agentd mcp`: it takes 60 MB and a second.
+`live_server.py` keeps one server, `peer.py` talks to it, over `pipes.py` or `over_http.py`. The
+library `mcp` is imported by these alone, and by `agentd mcp`: it takes 60 MB and a second.
 """

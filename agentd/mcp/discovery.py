@@ -11,11 +11,12 @@ import os
 import sys
 from typing import Any
 
+from agentd.config.daemon import DaemonConfig
 from agentd.config.last_good import effective_config
-from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError
 from agentd.mcp import peer
 from agentd.mcp.live_server import reason
+from agentd.mcp.over_http import over_http
 from agentd.mcp.pipes import Pipes
 from agentd.mcp.program import program_of
 from agentd.paths import Paths, discover
@@ -34,8 +35,8 @@ class _Started:
         self.words = b""
         self._reading: asyncio.Task[None] | None = None
 
-    async def start(self, name: str, config: McpConfig, paths: Paths) -> Pipes:
-        program = program_of(name, config, paths)
+    async def start(self, name: str, daemon: DaemonConfig, paths: Paths) -> Pipes:
+        program = program_of(name, daemon, paths)
         (its_input, ours), (answers, its_output) = os.pipe(), os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -65,7 +66,7 @@ class _Started:
         return hide(plain(lines[-1])) if lines else ""
 
 
-async def tools_of(name: str, config: McpConfig, paths: Paths) -> dict[str, dict[str, Any]]:
+async def tools_of(name: str, daemon: DaemonConfig, paths: Paths) -> dict[str, dict[str, Any]]:
     """Return what a server says of its tools.
 
     Raises:
@@ -73,10 +74,10 @@ async def tools_of(name: str, config: McpConfig, paths: Paths) -> dict[str, dict
     """
     started = _Started()
     try:
-        if config.url is not None:
-            streams = peer.over_http(config.url)
+        if (url := daemon.mcp[name].url) is not None:
+            streams = over_http(url)
         else:
-            streams = (await started.start(name, config, paths)).streams()
+            streams = (await started.start(name, daemon, paths)).streams()
         async with peer.connected(streams) as client:
             return await peer.definitions(client)
     except AgentdError:
@@ -92,8 +93,8 @@ def main(argv: list[str]) -> int:
     (name,) = argv
     paths = discover()
     try:
-        config = effective_config(paths).mcp[name]
-        answer: dict[str, Any] = {"tools": asyncio.run(tools_of(name, config, paths))}
+        daemon = effective_config(paths)
+        answer: dict[str, Any] = {"tools": asyncio.run(tools_of(name, daemon, paths))}
     except AgentdError as error:
         answer = {"error": error.document()}
     print(json.dumps(answer), flush=True)

@@ -1,16 +1,20 @@
 """`python -m agentd.mcp.launch COMMAND [ARGUMENT ...]`: becomes an MCP server's program.
 
-Nothing of ours but the standard library is imported: this runs before each start of a server. What
-guards a child of ours (its group, its guardian, its lock) is set up, then the program takes over.
+What guards a child of ours (its group, its guardian, its lock) is set up, then the sandbox, then
+the program takes over. Little is imported: this runs before each start of a server.
 """
 
+import json
 import os
 import sys
 
+from agentd.errors import AgentdError
 from agentd.process import guardian
-from agentd.process.child import LIFELINE_VARIABLE, VARIABLES
+from agentd.process.child import LIFELINE_VARIABLE, LOCK_VARIABLE, VARIABLES
+from agentd.sandbox.enter import enter
+from agentd.sandbox.policy import SandboxPolicy
 
-LOCK_VARIABLE = "AGENTD_LOCK_FD"
+SANDBOX_VARIABLE = "AGENTD_SANDBOX"  # the policy; the program does not see it
 
 
 def main(argv: list[str]) -> int:
@@ -21,8 +25,12 @@ def main(argv: list[str]) -> int:
     for name in VARIABLES:
         if (number := os.environ.pop(name, None)) is not None:
             os.set_inheritable(int(number), name == LOCK_VARIABLE)
+    told = json.loads(os.environ.pop(SANDBOX_VARIABLE))
     try:
+        enter(SandboxPolicy.of(told["policy"]), require=told["require"])
         os.execvp(argv[0], argv)
+    except AgentdError as error:
+        print(error, file=sys.stderr)
     except OSError as error:
         print(f"{argv[0]} cannot be started: {error.strerror}", file=sys.stderr)
     return 1

@@ -10,6 +10,7 @@ from mcp import Client
 from agentd.errors import AgentdError, ToolError
 from agentd.mcp import peer
 from agentd.mcp.definitions import digest
+from agentd.mcp.over_http import over_http
 from agentd.mcp.pins import tools_changed
 from agentd.mcp.pipes import Pipes
 from agentd.terminal import plain
@@ -130,7 +131,7 @@ class LiveServer:
             opened = await self._start(self.name)
         if isinstance(opened, Pipes):
             self._pipes = opened
-        streams = peer.over_http(opened) if isinstance(opened, str) else opened.streams()
+        streams = over_http(opened) if isinstance(opened, str) else opened.streams()
         async with peer.connected(streams) as client:
             await self._list(client)
             self._ready.set_result(client)

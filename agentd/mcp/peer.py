@@ -12,7 +12,6 @@ from typing import Any
 
 from mcp import Client, MCPError
 from mcp import types as mcp_types
-from mcp.client.streamable_http import streamable_http_client
 
 from agentd import __version__
 from agentd.errors import ToolError
@@ -41,11 +40,6 @@ async def connected(streams: AbstractAsyncContextManager[Any]) -> AsyncIterator[
             client = Client(streams, client_info=INFO, cache=None)
             await stack.enter_async_context(client)
         yield client
-
-
-def over_http(url: str) -> AbstractAsyncContextManager[Any]:
-    """Return the transport to a server at a URL; it follows no redirect to another host."""
-    return streamable_http_client(url)
 
 
 async def definitions(client: Client) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,21 @@ Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outgoing = MemoryObjectSendStream[SessionMessage]
 
 
+class Flow:
+    """What comes from one server, held to what anybody asks for."""
+
+    def __init__(self) -> None:
+        self._since, self._lines, self._bytes = time.monotonic(), 0, 0
+
+    def floods(self, lines: int, size: int) -> bool:
+        """Count lines and bytes that came; say whether it is too much for a window."""
+        now = time.monotonic()
+        if now - self._since > WINDOW_S:
+            self._since, self._lines, self._bytes = now, 0, 0
+        self._lines, self._bytes = self._lines + lines, self._bytes + size
+        return self._lines > WINDOW_LINES or self._bytes > WINDOW_BYTES
+
+
 class Pipes:
     """The two descriptors of a server's standard input and output.
 
@@ -38,7 +53,7 @@ class Pipes:
         self.why = ""
         self.tools_changed = False  # it said so; whoever lists its tools again resets it
         self._read_fd, self._write_fd = read_fd, write_fd
-        self._window, self._lines, self._bytes = time.monotonic(), 0, 0
+        self._flow = Flow()
         for fd in (read_fd, write_fd):
             os.set_blocking(fd, False)
 
@@ -86,7 +101,7 @@ class Pipes:
             for line in lines:
                 message = _message(bytes(rest + line))
                 rest.clear()
-                if self._floods(line):
+                if self._flow.floods(1, len(line)):
                     return f"says more than {WINDOW_LINES} lines in {WINDOW_S:g} s"
                 if message is not None and not self._only_tells(message):
                     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -95,13 +110,6 @@ class Pipes:
             rest += last
             if len(rest) > LINE_BYTES_MAX:
                 return f"wrote a line of more than {LINE_BYTES_MAX} bytes"
-
-    def _floods(self, line: bytes) -> bool:
-        now = time.monotonic()
-        if now - self._window > WINDOW_S:
-            self._window, self._lines, self._bytes = now, 0, 0
-        self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
-        return self._lines > WINDOW_LINES or self._bytes > WINDOW_BYTES
 
     def _only_tells(self, message: SessionMessage) -> bool:
         """Whether nobody waits for it: log lines, progress, changes of what is not used here."""

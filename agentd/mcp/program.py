@@ -1,17 +1,30 @@
-"""How an MCP server's program is started: its command line, environment and folder."""
+"""How an MCP server's program is started: its command line, its environment, its sandbox."""
 
+import json
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentd.config.agent import Permissions
+from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
-from agentd.errors import ConfigError, storage_errors
+from agentd.errors import ConfigError, SandboxUnavailable, storage_errors
+from agentd.mcp.launch import SANDBOX_VARIABLE
 from agentd.paths import Paths, expanded, private_folder
 from agentd.process.child import python
 from agentd.process.environment import PROGRAM_PATH
+from agentd.sandbox import seatbelt
+from agentd.sandbox.enter import HINT
+from agentd.sandbox.level import reached
+from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 
 SECRET = "secret:"  # begins a value that does not stand in the file
 FETCHERS = ("npx", "uvx", "bunx", "pipx", "docker")  # programs that fetch what they run
+# How names of hosts are found, for a server with `net`.
+RESOLVING = ("/etc/hosts", "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf")
+LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")  # beside a program's folder: what it loads
 
 
 @dataclass(frozen=True)
@@ -23,21 +36,31 @@ class Program:
     folder: Path  # its own: where it runs, its HOME and its temporary files
 
 
-def program_of(name: str, config: McpConfig, paths: Paths) -> Program:
+def program_of(name: str, daemon: DaemonConfig, paths: Paths) -> Program:
     """Return what to start for a server, its folder made.
 
     Raises:
-        ConfigError: the program is not installed, or a secret of its environment is not there.
+        ConfigError: it is not installed, or a secret of its environment is not there.
+        SandboxUnavailable: it would run without the sandbox that agentd.toml wants.
         StorageError: its folder cannot be made.
     """
-    program = find(name, config)
+    config, require = daemon.mcp[name], daemon.sandbox.level == "require"
+    program, level = find(name, config), reached()
+    if require and level.name != "full":
+        raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
     folder = paths.mcp / name
     with storage_errors(folder, "make the folder writable", "cannot be made"):
         private_folder(folder)
     home = str(folder)
     env = {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
+    env["GIT_CONFIG_NOSYSTEM"] = "1"  # else git fails over a file that it may not read
     env |= {key: _resolved(value, name, key) for key, value in config.env.items()}
-    return Program(python("agentd.mcp.launch", program, *config.args), env, folder)
+    policy = _sandbox(config.permissions, program, env["PATH"], folder, paths)
+    told = {"policy": policy.document(), "require": require}
+    argv = python("agentd.mcp.launch", program, *config.args)
+    if level.name == "full":  # on Linux it is entered by `launch`
+        argv = seatbelt.wrapped(argv, policy)
+    return Program(argv, env | {SANDBOX_VARIABLE: json.dumps(told)}, folder)
 
 
 def find(name: str, config: McpConfig) -> str:
@@ -61,6 +84,37 @@ def find(name: str, config: McpConfig) -> str:
 def fetches(config: McpConfig) -> bool:
     """Whether the command fetches its program from the network when it is not at hand."""
     return config.command is not None and Path(config.command).name in FETCHERS
+
+
+def _sandbox(
+    permissions: Permissions, program: str, path: str, folder: Path, paths: Paths
+) -> SandboxPolicy:
+    """Return what a server may touch: what is listed, its own folder, and what it is made of."""
+    listed = [found for name in permissions.run if (found := shutil.which(name, path=path))]
+    run = [part for one in (program, *listed) for part in executables(one, path)]
+    read = [str(expanded(place)) for place in permissions.read]
+    write = [str(expanded(place)) for place in permissions.write]
+    made_of = [place for part in run for place in _made_of(part)]
+    made_of += [place for place in RESOLVING if permissions.net and Path(place).exists()]
+    own = (paths.data, paths.logs, paths.run, paths.sockets, paths.config)
+    return SandboxPolicy(
+        read=tuple(dict.fromkeys((*base_read(), *read, *write, *made_of, str(folder)))),
+        write=(*write, str(folder)),
+        run=tuple(dict.fromkeys(run)),
+        closed=tuple(map(str, (*own, paths.agents, paths.baml_src))),
+        sockets="any" if permissions.net else "none",
+        modes=True,
+    )
+
+
+def _made_of(program: str) -> Iterator[str]:
+    """Give where a program's libraries are, by its name and by its real place."""
+    for file in {Path(program), Path(os.path.realpath(program))}:
+        yield str(file)  # a script is read, too
+        if file.parent.name in ("bin", "sbin"):
+            folder = file.parent.parent
+            yield from (str(place) for name in LIBRARIES if (place := folder / name).exists())
+        yield from (str(place) for place in file.parents if place.name == "node_modules")
 
 
 def _resolved(value: str, server: str, key: str) -> str:

@@ -108,7 +108,8 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=program)
+        foreign = program or policy.modes
+        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=foreign)
         self._filter = seccomp.Filter(code)
 
     def __call__(self) -> int:

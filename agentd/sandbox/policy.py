@@ -46,6 +46,10 @@ class SandboxPolicy:
 
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path;
     "tcp": connections, all of which lead to the first of `ports` on 127.0.0.1; "any".
+
+    `modes`: for programs that are not ours, and take it for a failure where a file's mode, owner or
+    time cannot be changed. On Linux it is answered as if that were done, and nothing is: which file
+    is meant, nobody can see there. On macOS modes are changed in `write`.
     """
 
     read: tuple[str, ...] = ()
@@ -55,6 +59,7 @@ class SandboxPolicy:
     protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
+    modes: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""

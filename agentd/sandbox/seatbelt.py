@@ -101,7 +101,8 @@ class Profile:
                 for paths in (policy.read, policy.write)
             )
             self._rules(f"allow {READING}", SUBPATH, read)
-            self._rules(f"allow {WRITING}", SUBPATH, write)
+            modes = " file-write-mode" if policy.modes else ""
+            self._rules(f"allow {WRITING}{modes}", SUBPATH, write)
             self._rules("allow file-read-data", LISTING, write)
             if policy.sockets == "unix":
                 self._rules("allow network-outbound", SUBPATH, (*read, *write))

@@ -13,6 +13,7 @@ from typing import Any
 
 from agentd.admission.version import MANIFEST
 from agentd.clock import Clock
+from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError, ToolError
 from agentd.logs.logger import Logger
@@ -32,13 +33,16 @@ GRACE_S = 1.0  # for host and servers to end in order
 
 
 class McpHost:
-    """Runs the host. `changed` is called with a server whose tools are not what was accepted."""
+    """Runs the host. `config` gives agentd.toml as it is now.
+
+    `changed` is called with a server whose tools are not what was accepted.
+    """
 
     def __init__(
         self,
         paths: Paths,
         commands: Commands,
-        servers: Mapping[str, McpConfig],
+        config: Callable[[], DaemonConfig],
         reaper: Reaper,
         jobs: Jobs,
         changed: Callable[[str], None],
@@ -46,12 +50,13 @@ class McpHost:
         log: Logger,
         clock: Clock,
     ) -> None:
-        self._paths, self._commands, self._config = paths, commands, servers
+        self._paths, self._commands, self._config = paths, commands, config
         self._reaper, self._jobs, self._changed = reaper, jobs, changed
         self._log, self._clock = log, clock
         self._host: AtNeed | None = None
         self._control: Channel | None = None
         self._servers: dict[str, AtNeed] = {}
+        self._started_with: dict[str, McpConfig] = {}
         self._closed = False
 
     async def answer(
@@ -78,11 +83,11 @@ class McpHost:
             theirs.close()
         return {}, (ours.detach(),)
 
-    def configure(self, servers: Mapping[str, McpConfig]) -> None:
-        """Take changed tables [mcp.NAME]: what runs under another one ends."""
-        old, self._config = self._config, servers
-        for name in self._servers:
-            if old.get(name) != servers.get(name):
+    def configure(self) -> None:
+        """Take changed tables [mcp.NAME]: a server that was started by another one ends."""
+        servers = self._config().mcp
+        for name, config in self._started_with.items():
+            if servers.get(name) != config:
                 self._tell({"end": name, "why": "its configuration changed"})
 
     def kill(self) -> None:
@@ -169,10 +174,12 @@ class McpHost:
 
     async def _start(self, name: str) -> None:
         """Give the host what it needs to reach a server."""
-        config = self._config.get(name)
+        daemon = self._config()
+        config = daemon.mcp.get(name)
         try:
             if config is None:
                 raise ToolError(f"there is no [mcp.{name}] in agentd.toml any more")
+            self._started_with[name] = config
             if config.url is not None:
                 self._tell({"started": name, "url": config.url})
                 return
@@ -181,7 +188,7 @@ class McpHost:
                 await last.gone()
             (its_input, ours), (answers, its_output) = os.pipe(), os.pipe()
             try:
-                await self._spawn(name, config, (its_input, its_output))
+                await self._spawn(name, daemon, (its_input, its_output))
                 self._tell({"started": name}, (answers, ours))
             finally:
                 for fd in (its_input, ours, answers, its_output):
@@ -190,8 +197,8 @@ class McpHost:
             what = error.what if isinstance(error, AgentdError) else str(error)
             self._tell({"started": name, "error": f"{name} cannot be started: {what}"})
 
-    async def _spawn(self, name: str, config: McpConfig, stdio: tuple[int, int]) -> None:
-        program = await in_thread(program_of, name, config, self._paths)
+    async def _spawn(self, name: str, daemon: DaemonConfig, stdio: tuple[int, int]) -> None:
+        program = await in_thread(program_of, name, daemon, self._paths)
         if self._closed or self._control is None:
             raise AgentdError("nobody waits for it")
         child = Child.spawn(

@@ -55,7 +55,7 @@ class Settings:
             agents.set_rules(rules)
             model.managed.life.rules = rules
             if "mcp" in changed:
-                mcp.configure(new.mcp)
+                mcp.configure()
                 agents.reload()
             later = [key for key in changed if key in LATER]
             self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)

@@ -93,7 +93,7 @@ class Supervisor:
         self._mcp = McpHost(
             paths,
             commands,
-            config.mcp,
+            lambda: self._settings.config,
             self._reaper,
             self._jobs,
             self._on_tools_changed,

@@ -1,0 +1,63 @@
+"""A server at a URL: streamable HTTP to its host alone, and no more than anybody asks for."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+
+from agentd.errors import ToolError
+from agentd.mcp.pipes import LINE_BYTES_MAX, WINDOW_S, Flow
+
+TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # an answer may stream; calls have their own deadlines
+STREAM = "text/event-stream"
+
+
+@asynccontextmanager
+async def over_http(url: str) -> AsyncIterator[Any]:
+    """Yield the transport of an `mcp.Client`. It follows no redirect to another host or port.
+
+    No proxy of the environment is used, and nothing is known of passwords in files.
+    """
+    async with (
+        httpx2.AsyncClient(transport=_Bounded(), timeout=TIMEOUT, trust_env=False) as http,
+        streamable_http_client(url, http_client=http, max_sse_event_size=LINE_BYTES_MAX) as streams,
+    ):
+        yield streams
+
+
+class _Bounded(httpx2.AsyncBaseTransport):
+    """Reads no answer without end, and no stream that floods."""
+
+    def __init__(self) -> None:
+        self._real = httpx2.AsyncHTTPTransport(trust_env=False)
+        self._flow = Flow()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._real.handle_async_request(request)
+        streams = response.headers.get("content-type", "").startswith(STREAM)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Counted(response.stream, self._flow, None if streams else LINE_BYTES_MAX)
+        return response
+
+    async def aclose(self) -> None:
+        await self._real.aclose()
+
+
+class _Counted(httpx2.AsyncByteStream):
+    def __init__(self, real: httpx2.AsyncByteStream, flow: Flow, most: int | None) -> None:
+        self._real, self._flow, self._most = real, flow, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._real:
+            size += len(part)
+            if self._most is not None and size > self._most:
+                raise ToolError(f"its answer is longer than {self._most} bytes")
+            if self._flow.floods(part.count(b"\n"), len(part)):
+                raise ToolError(f"it says too much in {WINDOW_S:g} s")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._real.aclose()

@@ -1,0 +1,176 @@
+"""How a server's program is started: by its table in agentd.toml, in a sandbox of its own."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.admission.admit import admit
+from agentd.admission.version import Accepted, import_version
+from agentd.config.daemon import load_daemon
+from agentd.errors import AgentdError, ConfigError
+from agentd.mcp.definitions import McpTool, decision_of
+from agentd.mcp.program import fetches, program_of
+from agentd.paths import Paths, discover
+from tests.commandline import write_agent
+from tests.mcp_hosting import Hosting, hosting, left
+
+FAKE = Path(__file__).with_name("fake_mcp_server.py")
+STARTS = 12
+AGENT = """agent = "task"
+done = "All was tried."
+[params]
+instructions = "Try."
+tools = {tools}
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    made = discover({"AGENTD_HOME": str(tmp_path / "home")})
+    made.create()
+    return made
+
+
+def write(paths: Paths, text: str) -> None:
+    paths.daemon_file.write_text(text)
+
+
+def fake(paths: Paths, more: str = "", writes: str = "") -> None:
+    write(
+        paths,
+        f"[mcp.fake]\ncommand = '{sys.executable}'\nargs = ['{FAKE}']\n{more}\n"
+        f"[mcp.fake.permissions]\nread = ['{FAKE}']\nwrite = [{writes}]\n",
+    )
+
+
+Agent = tuple[Accepted, dict[str, McpTool]]
+
+
+def agent(paths: Paths, *tools: str) -> Agent:
+    named = [f"fake.{tool}" for tool in tools]
+    write_agent(paths.user, "x", AGENT.format(tools=json.dumps(named)))
+    accepted = admit("x", paths)
+    return accepted, dict(import_version(accepted).mcp)
+
+
+async def say(host: Hosting, of: Agent, tool: str, **args: Any) -> str:
+    """Return the text of a tool's result, or the error that it told."""
+    try:
+        return str((await host.call(*of, decision_of(f"fake.{tool}"), args)).value["text"])
+    except AgentdError as error:
+        return error.what
+
+
+def test_a_server_touches_what_its_table_lists(paths: Paths, tmp_path: Path) -> None:
+    """Its own folder and what is listed; nothing of agentd, no other file, no network."""
+    listed, other = tmp_path / "listed", tmp_path / "other"
+    for folder in (listed, other):
+        folder.mkdir()
+        (folder / "a.txt").write_text("a")
+    fake(paths, writes=f"'{listed}'")
+    of = agent(paths, "open", "make", "connect", "env")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            closed = [other / "a.txt", paths.daemon_file, paths.mcp / "fake.json"]
+            assert await say(host, of, "open", path=str(listed / "a.txt")) == "a"
+            assert await say(host, of, "make", path=str(listed / "b.txt")) == "made"
+            own = paths.mcp / "fake" / "kept"
+            assert await say(host, of, "make", path=str(own)) == "made" == own.read_text()
+            for file in closed:
+                assert await say(host, of, "open", path=str(file)) == "PermissionError", file
+            for file in (other / "b.txt", paths.agents_d / "evil.toml", paths.mcp / "fake.json"):
+                assert await say(host, of, "make", path=str(file)) == "PermissionError", file
+            assert await say(host, of, "connect") == "PermissionError"
+            environment = json.loads(await say(host, of, "env"))
+            assert set(environment) - {"LC_CTYPE"} == {
+                *("PATH", "HOME", "TMPDIR", "LANG", "TERM", "GIT_CONFIG_NOSYSTEM")
+            }
+
+    asyncio.run(scenario())
+
+
+def test_starts_leave_nothing_behind(paths: Paths) -> None:
+    """Neither a descriptor nor a process, also where a server left its group."""
+    fake(paths)
+    of = agent(paths, "echo", "leave")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert await say(host, of, "echo", text="x") == "x"
+            await host.restart("fake")
+            before = left()
+            for _ in range(STARTS):
+                assert await say(host, of, "echo", text="x") == "x"
+                await host.restart("fake")
+            assert left() == before
+        assert left()[1] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_changed_table_ends_what_runs_by_the_old_one(paths: Paths) -> None:
+    """The next call starts the server anew, with what the table says now."""
+    fake(paths, more="env = { WORD = 'old' }")
+    of = agent(paths, "env")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert json.loads(await say(host, of, "env"))["WORD"] == "old"
+            fake(paths, more="env = { WORD = 'new' }")
+            host.reread()
+            async with asyncio.timeout(20):
+                while json.loads(await say(host, of, "env"))["WORD"] == "old":
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("table", "what"),
+    [
+        ("command = 'no-such-program'", "no-such-program is not installed in /usr/bin"),
+        ("command = 'sh'\nenv = { KEY = 'secret:mail' }", "there is no secret mail"),
+    ],
+)
+def test_what_cannot_be_started_is_told(paths: Paths, table: str, what: str) -> None:
+    """With the table's place, before anything is tried."""
+    write(paths, f"[mcp.x]\n{table}\n")
+    with pytest.raises(ConfigError, match=what) as raised:
+        program_of("x", load_daemon(paths.daemon_file), paths)
+    assert raised.value.where.startswith("[mcp.x] ") and raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("table", "what"),
+    [
+        ("", "write either `command` or `url`"),
+        ("command = 'a'\nurl = 'http://a/'", "write either `command` or `url`"),
+        ("url = 'http://a/'\nargs = ['b']", "`args` is of a program"),
+        ("url = 'ftp://a/'", "write `url` as"),
+        ("url = 'http://user@a/'", "write `url` as"),
+        ("command = 'a'\ncomand = 'b'", 'unknown key; did you mean "command"'),
+        ("command = 'a'\npermissions = { reed = [] }", 'unknown key; did you mean "read"'),
+        ("command = 'a'\nenv = { '1' = 'b' }", "'1' cannot name a variable"),
+    ],
+)
+def test_wrong_tables_are_errors(paths: Paths, table: str, what: str) -> None:
+    """Each says the key and what to write."""
+    write(paths, f"[mcp.x]\n{table}\n")
+    with pytest.raises(ConfigError) as raised:
+        load_daemon(paths.daemon_file)
+    assert what in raised.value.what and "mcp.x" in raised.value.what
+    with pytest.raises(ConfigError, match="cannot name a server"):
+        write(paths, "[mcp.X]\ncommand = 'a'\n")
+        load_daemon(paths.daemon_file)
+
+
+def test_programs_that_fetch_are_known(paths: Paths) -> None:
+    """`npx -y` runs what the network has that day: `agentd check` says so."""
+    write(paths, "[mcp.x]\ncommand = '/opt/bin/npx'\nargs = ['-y', 'a']\n[mcp.y]\ncommand = 'a'\n")
+    servers = load_daemon(paths.daemon_file).mcp
+    assert [name for name, config in servers.items() if fetches(config)] == ["x"]
