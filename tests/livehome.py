@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -42,8 +42,12 @@ class Home:
         self.launch()
         self.until(lambda: self.agent().get("state") == "RUNNING", "hello runs")
 
-    def launch(self) -> None:
+    def drop(self) -> None:
+        """Write the agent's file."""
         write_agent(self.root, "hello")
+
+    def launch(self) -> None:
+        self.drop()
         self.paths.daemon_file.write_text(
             f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
         )
@@ -95,9 +99,12 @@ class Home:
         return wait_for(condition, seconds=DEADLINE_S, what=what)
 
 
+H = TypeVar("H", bound=Home)
+
+
 @contextlib.contextmanager
-def a_home(root: Path) -> Iterator[Home]:
-    home = Home(root)
+def a_home(root: Path, kind: type[H] = Home) -> Iterator[H]:  # type: ignore[assignment]
+    home = kind(root)
     with home.model:
         try:
             yield home
