@@ -102,9 +102,12 @@ class Home:
 H = TypeVar("H", bound=Home)
 
 
+def a_home(root: Path) -> "contextlib.AbstractContextManager[Home]":
+    return living(Home(root))
+
+
 @contextlib.contextmanager
-def a_home(root: Path, kind: type[H] = Home) -> Iterator[H]:  # type: ignore[assignment]
-    home = kind(root)
+def living(home: H) -> Iterator[H]:
     with home.model:
         try:
             yield home

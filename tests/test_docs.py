@@ -31,7 +31,7 @@ from agentd.sessions.archive import SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Exit, WorkerState
 from agentd.testing import run_agent
-from agentd.tools import REGISTRY
+from agentd.tools.declared_tools import REGISTRY
 from tests.pages import FOLDERS, NAME, ROOT, page, pages
 
 FIRST, AGENTS, TESTING, RUNNING = page(""), page("agents"), page("agentd/testing"), page("launchd")

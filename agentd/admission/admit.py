@@ -46,7 +46,8 @@ from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
-from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place, read_start
 
 BUILD_PREFIX = ".build-"
@@ -174,9 +175,7 @@ def _manifest(
         BAML_VERSION,
         version.params.model_dump_json(),
         draft.config.done,
-        draft.config.permissions.model_dump_json()
-        # Only where it says something: an update of agentd must not change every hash.
-        + draft.config.approve.model_dump_json(exclude_defaults=True).removeprefix("{}"),
+        draft.config.permissions.model_dump_json() + draft.config.approve.text,
         *[(s.place, s.data) for s in sources if s.place != CONFIG],
     )
     files = [p for p in draft.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]

@@ -18,8 +18,7 @@ from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
 from agentd.events import DAEMON, PERSON, Event
 from agentd.llm.decision import DONE
-from agentd.tools import REGISTRY
-from agentd.tools.base import Tool
+from agentd.tools.declared_tools import REGISTRY, Tool
 
 RISK = "i_accept_the_risk"
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text

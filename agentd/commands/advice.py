@@ -21,8 +21,8 @@ from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
-from agentd.tools import REGISTRY
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.http import check_url, listed_host
 from agentd.tools.place import locate
 from agentd.tools.shell import PROGRAM_PATH

@@ -18,7 +18,7 @@ from agentd.events import ANSWER, ASKED, Event, NewEvent
 from agentd.llm.decision import Message, with_log
 from agentd.sessions.steps import LOGGED, Step, StepKind
 from agentd.states import Priority, SessionState
-from agentd.tools import REGISTRY
+from agentd.tools.declared_tools import REGISTRY
 
 FORMAT = 1  # of the file; a reader refuses any other
 ANSWERED = (StepKind.GRANTED, StepKind.DENIED)  # a person's yes or no

@@ -26,6 +26,7 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
+from agentd.supervisor.hands_host import HandsHost
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
@@ -74,6 +75,15 @@ class Supervisor:
         )
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
+        self._hands = HandsHost(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            self._reaper,
+            self._jobs,
+            log=logger,
+            clock=clock,
+        )
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
         shared = Shared(
@@ -83,7 +93,11 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"verify": self._records.verify}, logger),
+            Requests(
+                {**self._hands.handlers(), "verify": self._records.verify},
+                self._hands.leave,
+                logger,
+            ),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -192,6 +206,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
+        await self._hands.gone()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)

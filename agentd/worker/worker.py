@@ -23,6 +23,7 @@ from agentd.errors import (
     ModelUnavailable,
     PromptTooLong,
     RowRefused,
+    SandboxUnavailable,
     Stopped,
     StorageError,
 )
@@ -177,7 +178,7 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
-        except (ModelMisconfigured, PromptTooLong) as error:
+        except (ModelMisconfigured, PromptTooLong, SandboxUnavailable) as error:
             return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)
@@ -237,7 +238,7 @@ class Worker:
             if self.scratch is not None:
                 use_scratch(self.scratch)
             self._runner = Runner(
-                self.accepted, self.paths, self.daemon_config, self.bus, self.clock
+                self.accepted, self.paths, self.daemon_config, self.bus, self.clock, self.link
             )
             self.stop.also(self._runner.interrupt)
         return self._runner
