@@ -43,6 +43,10 @@ class Home:
         self.launch()
         self.until(lambda: self.agent().get("state") == "RUNNING", "hello runs")
 
+    def drop(self) -> None:
+        """Write the agent's file."""
+        write_agent(self.root, "hello")
+
     def launch(self) -> None:
         self.write_files()
         self.process = subprocess.Popen(
@@ -53,7 +57,8 @@ class Home:
         )
 
     def write_files(self) -> None:
-        write_agent(self.root, "hello")
+        """Write the agent's file and the daemon's."""
+        self.drop()
         self.paths.daemon_file.write_text(
             f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
         )

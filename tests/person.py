@@ -1,6 +1,9 @@
 """A person who answers, and a supervisor's word on it, for workers that have no supervisor."""
 
+import socket
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from agentd.approval.signature import person_key
@@ -8,6 +11,7 @@ from agentd.approval.unanswered import give, looked_up
 from agentd.bus import Bus
 from agentd.events import Event
 from agentd.paths import Paths
+from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.supervisor_link import SupervisorLink
 
 
@@ -19,6 +23,20 @@ def believe(event: Event) -> str | None:
 def answer(bus: Bus, paths: Paths, session: int, said: Any) -> int:
     """Answer what a session asks, signed as by a person's command; return the event's id."""
     return give(bus, person_key(paths), session, said)[1]
+
+
+def vouch(control: socket.socket, paths: Paths, name: str) -> None:
+    """Answer a worker's `verify` by its control socket, in a thread, until it ends."""
+
+    def work() -> None:
+        channel, link = Channel(control), PersonLink(paths, name)
+        with suppress(ChannelClosed):
+            while True:
+                document, _ = channel.receive()
+                channel.send({**link.ask(document)[0], "id": document["id"]})
+        channel.close()
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 class PersonLink(SupervisorLink):

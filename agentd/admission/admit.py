@@ -141,9 +141,7 @@ def _manifest(
         BAML_VERSION,
         version.params.model_dump_json(),
         draft.config.done,
-        draft.config.permissions.model_dump_json()
-        # Only where it says something: an update of agentd must not change every hash.
-        + draft.config.approve.model_dump_json(exclude_defaults=True).removeprefix("{}"),
+        draft.config.permissions.model_dump_json() + draft.config.approve.text,
         *[(s.place, s.data) for s in sources if s.place != CONFIG],
     )
     files = [p for p in draft.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]

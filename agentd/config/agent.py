@@ -134,6 +134,11 @@ class Approve(Strict):
     )
 
     @property
+    def text(self) -> str:
+        """What it says; "" where nothing is written: an update of agentd changes no hash then."""
+        return self.model_dump_json(exclude_defaults=True).removeprefix("{}")
+
+    @property
     def verdicts(self) -> dict[str, Verdict]:
         """What is written of decisions, by their classes."""
         return self.__pydantic_extra__

@@ -43,6 +43,7 @@ LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 def unavailable() -> str:
     """Return why no process can be put into a sandbox here; "" where it can."""
+    import subprocess  # on Linux nobody needs it here, and hands start without it
 
     trial = [SANDBOX_EXEC, "-p", "(version 1)(allow default)", "/usr/bin/true"]
     try:

@@ -97,7 +97,7 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(SearchText, "read", files.search_text, effect="none"),
         Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
-        Tool(RunCommand, "run", shell.run_command, idempotent=False, effect="change"),
+        Tool(RunCommand, "run", shell.run_command, idempotent=False),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }
