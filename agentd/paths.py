@@ -1,13 +1,10 @@
 """Where everything lives. `AGENTD_HOME` moves all of it, for tests and second instances."""
 
 import errno
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-
-import platformdirs
 
 from agentd.errors import ConfigError, StorageError
 
@@ -64,6 +61,11 @@ class Paths:
         link = self.database_link
         moved = link.is_symlink() and os.readlink(link) == DATABASE  # noqa: PTH115 - its very text
         return link if os.path.lexists(link) and not moved else self.data / DATABASE
+
+    @property
+    def database_folder(self) -> Path:
+        """The folder that the bus has for itself."""
+        return (self.data / DATABASE).parent
 
     @property
     def database_link(self) -> Path:
@@ -155,7 +157,7 @@ class Paths:
             StorageError: a folder cannot be created or written.
         """
         written = (self.config, self.agents_d, self.agents, self.baml_src)
-        kept = (self.data, (self.data / DATABASE).parent, self.models, self.versions, self.logs)
+        kept = (self.data, self.database_folder, self.models, self.versions, self.logs)
         private = (self.run, self.locks)
         self._create(*written, *kept, *private, private=private)
 
@@ -214,6 +216,8 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
             root = _usable(expanded(home, where=_shown(where), hint=HOME_HINT), where)
             run = root / "run"
             return Paths(root, root, root / "logs", run, _short(run))
+        import platformdirs  # small processes get their paths told
+
         dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
         data, user, logs = (
             _usable(Path(folder), folder)
@@ -289,6 +293,8 @@ def _fits(folder: Path) -> bool:
 
 def _temporary(run: Path) -> Path:
     # Not $TMPDIR: it is long on macOS, and may differ between a terminal and launchd.
+    import hashlib
+
     digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:12]
     return Path("/tmp") / f"agentd-{os.getuid()}-{digest}"
 

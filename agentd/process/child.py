@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError, AlreadyRunning
@@ -45,6 +45,7 @@ CONTROL_VARIABLE = "AGENTD_CONTROL_FD"
 VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE, CONTROL_VARIABLE)
 
 READ_BYTES = 65_536
+PAIR_BYTES = 200_000  # that a control socket holds for its child
 TAKEOVER_S = 5.0  # for a killed group to release its lock
 TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
 
@@ -101,7 +102,13 @@ def _watch(lifeline: int) -> None:
     # Python retries a read that a signal interrupts (PEP 475); nobody ever writes.
     with contextlib.suppress(OSError):
         os.read(lifeline, 1)
+    end_group()
+
+
+def end_group() -> NoReturn:
+    """Kill this process with its whole group, at once."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)  # never reached
 
 
 # --- never two copies ----------------------------------------------------------------------------
@@ -318,9 +325,11 @@ def _pipe(fds: list[int]) -> tuple[int, int]:
 
 
 def _pair(fds: list[int]) -> tuple[int, int]:
-    ours, theirs = (end.detach() for end in socket.socketpair())
-    fds.extend((ours, theirs))
-    return ours, theirs
+    ends = socket.socketpair()
+    # A whole answer fits: macOS has 8 KiB for one by itself.
+    ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BYTES)
+    fds.extend(end.detach() for end in ends)
+    return fds[-2], fds[-1]
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -6,7 +6,6 @@ parameters, never as text of the profile. They are compared without links: `/tmp
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +43,8 @@ LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 def unavailable() -> str:
     """Return why no process can be put into a sandbox here; "" where it can."""
+    import subprocess  # on Linux nobody needs it here, and hands start without it
+
     trial = [SANDBOX_EXEC, "-p", "(version 1)(allow default)", "/usr/bin/true"]
     try:
         done = subprocess.run(trial, capture_output=True, timeout=TRIAL_S, stdin=subprocess.DEVNULL)

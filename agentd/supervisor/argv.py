@@ -35,6 +35,10 @@ def _admission(name: str) -> list[str]:
     return python("agentd.admission", name)
 
 
+def _hands() -> list[str]:
+    return python("agentd.hands")
+
+
 @dataclass(frozen=True)
 class Commands:
     """How each kind of child is started."""
@@ -43,4 +47,5 @@ class Commands:
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     admission: Callable[[str], list[str]] = _admission  # agent's name
+    hands: Callable[[], list[str]] = _hands
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

@@ -18,15 +18,16 @@ from agentd.macos.folder_access import FolderAccess
 from agentd.paths import Paths, shipped
 from agentd.process.jobs import Jobs
 from agentd.process.lock import LockFile
-from agentd.process.stop import ends_on_hangup, stop_at_once
+from agentd.process.stop import ends_on_hangup, let_go
 from agentd.states import WorkerState
-from agentd.supervisor import external_model
+from agentd.supervisor import bytecode, external_model
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
+from agentd.supervisor.hands_host import HandsHost
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
@@ -75,6 +76,15 @@ class Supervisor:
         )
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
+        self._hands = HandsHost(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            self._reaper,
+            self._jobs,
+            log=logger,
+            clock=clock,
+        )
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
         self._model = ModelHost(
@@ -95,10 +105,12 @@ class Supervisor:
             self._jobs,
             Requests(
                 {
+                    **self._hands.handlers(),
                     "model": self._model.link,
                     "connection": external_model.handler(lambda: self._model.config),
                     "ear": self._sockets.ear,
                 },
+                self._hands.leave,
                 logger,
             ),
             checked=self._folder_access.try_soon,
@@ -139,7 +151,7 @@ class Supervisor:
         self._log.info("supervisor.stopping")
         await self._end()
         self._log.info("supervisor.stopped")
-        _let_go(loop)
+        let_go(loop)
         if self._failure is not None:
             raise self._failure
 
@@ -158,6 +170,7 @@ class Supervisor:
         for job in (
             *jobs,
             self._watch_sleep(),
+            bytecode.compile_modules(self._paths, self._reaper),
             self._agents.forget_vanished(),
             self._housekeeping.run(),
         ):
@@ -200,6 +213,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
+        await self._hands.gone()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -323,19 +337,3 @@ class Supervisor:
         """Stop everything in order, for a reason that `run` raises in the end."""
         self._failure = self._failure or error
         self._stop.set()
-
-
-def _let_go(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a signal end the process at once: all is over.
-
-    The loop closes the descriptor that signals are written to before it gives up its handlers, and
-    a signal in between would be an error on the terminal.
-    """
-    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        stop_at_once()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
