@@ -63,6 +63,11 @@ class Paths:
         return link if os.path.lexists(link) and not moved else self.data / DATABASE
 
     @property
+    def database_folder(self) -> Path:
+        """The folder that the bus has for itself."""
+        return (self.data / DATABASE).parent
+
+    @property
     def database_link(self) -> Path:
         """A link to the database, where it lay before it had a folder."""
         return self.data / "agentd.db"
@@ -162,7 +167,7 @@ class Paths:
             StorageError: a folder cannot be created or written.
         """
         written = (self.config, self.agents_d, self.agents, self.baml_src)
-        kept = (self.data, (self.data / DATABASE).parent, self.models, self.versions, self.logs)
+        kept = (self.data, self.database_folder, self.models, self.versions, self.logs)
         private = (self.run, self.locks)
         self._create(*written, *kept, *private, private=private)
 

@@ -57,8 +57,8 @@ def scratch_of(paths: Paths, agent: str) -> Path:
 def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> SandboxPolicy:
     """Return what programs may touch that the hands of an agent with these permissions start."""
     programs = list(_programs(permissions))
-    read = _listed(permissions.read, closed.marks(writing=False))
-    write = _listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    read = listed(permissions.read, closed.marks(writing=False))
+    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
     # Tools may read these, where a listed folder holds them; nobody may write them.
     spared = [str(path) for path in closed.spared if any(path.is_relative_to(top) for top in read)]
     libraries = [path for program in programs for path in _libraries(program)]
@@ -71,7 +71,7 @@ def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> Sand
     )
 
 
-def _listed(entries: Sequence[str], marks: Marks) -> list[str]:
+def listed(entries: Sequence[str], marks: Marks) -> list[str]:
     """Return the places that are listed, and not in vain."""
     found = []
     for entry in entries:

@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from agentd.errors import AgentdError
 from agentd.logs.logger import Logger
-from agentd.process.stop import stop_at_once
 
 T = TypeVar("T")
 
@@ -119,19 +117,3 @@ def settle(future: "asyncio.Future[T]", function: Callable[..., T], *arguments: 
     with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
         future.get_loop().call_soon_threadsafe(report)
     return error is None
-
-
-def let_go(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a signal end the process at once: all is over.
-
-    The loop closes the descriptor that signals are written to before it gives up its handlers, and
-    a signal in between would be an error on the terminal.
-    """
-    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        stop_at_once()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -6,6 +6,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def stop_at_once() -> None:
@@ -31,6 +35,22 @@ def ends_on_hangup() -> bool:
     except OSError:  # ENXIO: there is none
         return False
     return True
+
+
+def let_go(loop: "asyncio.AbstractEventLoop") -> None:
+    """Let a signal end the process at once: all is over.
+
+    The loop closes the descriptor that signals are written to before it gives up its handlers, and
+    a signal in between would be an error on the terminal.
+    """
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        stop_at_once()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 class Cancel:

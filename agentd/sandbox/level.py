@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from agentd.sandbox import landlock
+from agentd.sandbox import landlock, seatbelt
 from agentd.sandbox.system_calls import MACHINES, machine
 
 LevelName = Literal["full", "partial", "checks"]
@@ -28,8 +28,6 @@ class Reached:
 def reached() -> Reached:
     """Return what this system can do. On macOS a program is started to find out."""
     if sys.platform == "darwin":
-        from agentd.sandbox import seatbelt  # and `subprocess`, in each worker
-
         why = seatbelt.unavailable()
         return Reached("checks", why) if why else Reached("full")
     if not machine():

@@ -10,7 +10,6 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 import agentd.worker
-from agentd.clock import Clock
 from agentd.errors import AgentdError
 from agentd.paths import Paths
 from agentd.process.child import Child
@@ -22,7 +21,7 @@ IMPORTS = "import agentd.worker.runner, agentd.worker.schedule"
 DEADLINE_S = 120.0
 
 
-async def compile_modules(paths: Paths, reaper: Reaper, clock: Clock) -> None:
+async def compile_modules(paths: Paths, reaper: Reaper) -> None:
     """Import once what workers import in their sandbox, in a process that can keep it."""
     source = Path(agentd.worker.__file__).with_name("runner.py")
     compiled = Path(cache_from_source(str(source)))
@@ -31,6 +30,6 @@ async def compile_modules(paths: Paths, reaper: Reaper, clock: Clock) -> None:
             return
     argv = [sys.executable, "-P", "-c", IMPORTS]
     with contextlib.suppress(OSError, AgentdError):  # workers are slower, and work
-        child = Child.spawn(NAME, argv, paths.locks, cwd=paths.data, clock=clock)
+        child = Child.spawn(NAME, argv, paths.locks, cwd=paths.data)
         await run_to_end(child, reaper, DEADLINE_S)
         (paths.locks / f"{NAME}.lock").unlink(missing_ok=True)

@@ -17,11 +17,11 @@ from agentd.logs import logger as log
 from agentd.macos.folder_access import FolderAccess
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths, shipped
-from agentd.process.jobs import Jobs, let_go
+from agentd.process.jobs import Jobs
 from agentd.process.lock import LockFile
-from agentd.process.stop import ends_on_hangup
+from agentd.process.stop import ends_on_hangup, let_go
 from agentd.states import WorkerState
-from agentd.supervisor import external_model
+from agentd.supervisor import bytecode, external_model
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
@@ -182,6 +182,7 @@ class Supervisor:
         for job in (
             *jobs,
             self._watch_sleep(),
+            bytecode.compile_modules(self._paths, self._reaper),
             self._agents.forget_vanished(),
             self._housekeeping.run(),
         ):

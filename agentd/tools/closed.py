@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from agentd.paths import DATABASE, Paths
+from agentd.paths import Paths
 from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
@@ -69,7 +69,7 @@ class Closed:
         return cls(
             own=(
                 *(paths.data, paths.logs, paths.run, paths.sockets),
-                *((paths.data / DATABASE).parent, database, *beside),
+                *(paths.database_folder, database, *beside),
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
                 *(paths.accepted_daemon_file, paths.locks, paths.wake),

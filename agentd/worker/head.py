@@ -6,6 +6,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from agentd.admission.version import Accepted
@@ -44,7 +45,25 @@ def policy_for(accepted: Accepted, paths: Paths) -> SandboxPolicy:
         # On macOS it reaches those in the folders above, and no others.
         sockets="unix" if sys.platform == "darwin" else "none",
     )
-    return policy if accepted.config.sandbox.head == "closed" else policy
+    return (
+        policy if accepted.config.sandbox.head == "closed" else _with_files(policy, accepted, paths)
+    )
+
+
+def _with_files(policy: SandboxPolicy, accepted: Accepted, paths: Paths) -> SandboxPolicy:
+    """Add what [permissions] list, as hands get it: nothing of agentd's own that lies in there."""
+    from agentd.hands.permitted import listed  # not for those that need none
+    from agentd.tools.closed import Closed
+
+    permissions, closed = accepted.config.permissions, Closed.of(paths, accepted.name, None)
+    read = listed(permissions.read, closed.marks(writing=False))
+    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    return replace(
+        policy,
+        read=(*policy.read, *read),
+        write=(*policy.write, *write),
+        closed=tuple(map(str, (*closed.own, *closed.protected))),
+    )
 
 
 def _libraries(paths: Paths) -> Iterator[str]:
