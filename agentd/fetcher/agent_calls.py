@@ -1,5 +1,6 @@
 """One agent's calls: several at a time, each with its deadline and its cancel."""
 
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import close_all
 from agentd.tools import http
 from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered
+from agentd.tools.remote import BYE
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
 
@@ -19,13 +21,18 @@ HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
 
 
 class AgentCalls:
-    """Answers what comes by `channel`, for an agent that may reach the hosts of `net`."""
+    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`."""
 
-    def __init__(self, channel: Channel, net: Sequence[str]) -> None:
-        self.channel = channel
+    def __init__(self, sock: socket.socket, net: Sequence[str]) -> None:
+        self._socket, self._channel = sock, Channel(sock)
         self._grants = Grants(net=tuple(net))
+        self._threads: list[threading.Thread] = []
         self._running: dict[int, Cancel] = {}  # by the call's number
         self._sending = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when something came."""
+        return self._channel.fileno()
 
     @property
     def busy(self) -> bool:
@@ -38,7 +45,7 @@ class AgentCalls:
         Raises:
             ChannelClosed: nothing more comes, or nothing that a worker of ours sends.
         """
-        while (found := self.channel.receive_now()) is not None:
+        while (found := self._channel.receive_now()) is not None:
             document, fds = found
             close_all(fds)
             number = document.get("cancel", document.get("id"))
@@ -50,32 +57,39 @@ class AgentCalls:
             elif "cancel" not in document:
                 raise BadFrame("no call")
 
-    def say(self, document: Mapping[str, Any]) -> None:
-        """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
-        with self._sending, suppress(ChannelClosed, TimeoutError):
-            self.channel.send(document)
+    def end(self) -> None:
+        """Answer what was begun, and say that nothing else was."""
+        for thread in self._threads:
+            thread.join()
+        self._say({BYE: True})
 
     def close(self) -> None:
         """Stop all calls: nobody waits for them."""
         for cancel in list(self._running.values()):
             cancel.stop()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # a thread may be sending
         with self._sending:
-            self.channel.close()
+            self._channel.close()
 
     def _begin(self, number: int, document: Mapping[str, Any]) -> None:
         if len(self._running) >= CALLS_MAX:
-            what = f"{CALLS_MAX} calls of this agent are under way already"
-            self.say({"id": number, "error": {"kind": "tool", "what": what}})
-            return
+            raise BadFrame(f"more than {CALLS_MAX} calls at a time")
         cancel = self._running[number] = Cancel()
         work = threading.Thread(target=self._run, args=(number, document, cancel), daemon=True)
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), work]
         work.start()
 
     def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
         answer = _answer(document, self._grants, cancel)
         # Before it is sent: who has the answer may make the next call.
         del self._running[number]
-        self.say({"id": number, **answer})
+        self._say({"id": number, **answer})
+
+    def _say(self, document: Mapping[str, Any]) -> None:
+        """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
+        with self._sending, suppress(ChannelClosed, TimeoutError):
+            self._channel.send(document)
 
 
 def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class Supervisor:
                 for path in self._model.restore():
                     self._log.warning("file.made_again", path=str(path))
                 logged = ""
-            except StorageError as trouble:  # a full disk, say: the next look tries again
+            except AgentdError as trouble:  # a full disk, say: the next look tries again
                 if str(trouble) != logged:
                     self._log.error("files.not_made", what=trouble.what, where=trouble.where)
                 logged = str(trouble)
