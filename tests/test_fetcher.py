@@ -13,12 +13,12 @@ import pytest
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.fetcher import agent_calls
 from agentd.fetcher.fetcher import Fetcher
-from agentd.process.channel import Channel
+from agentd.process.channel import BYE, Channel
 from agentd.process.heart import Heart
 from agentd.process.stop import Cancel
 from agentd.testing import wait_for
 from agentd.tools.declared_tools import REGISTRY
-from agentd.tools.remote import BYE, Remote
+from agentd.tools.remote import Remote
 from tests.test_tools_http import SEEN, server
 
 __all__ = ["server"]

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from agentd.errors import PermissionRefused, Stopped, ToolError
+from agentd.errors import ToolError
 from agentd.events import Result
-from agentd.process.channel import BadFrame, Channel, ChannelClosed
+from agentd.process.channel import BYE, BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.stop import Cancel
-from agentd.process.supervisor_link import close_all
 from agentd.tools import http
-from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered
-from agentd.tools.remote import BYE
+from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, reply
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
 
@@ -93,18 +91,16 @@ class AgentCalls:
 
 
 def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
-    name, deadline_s = str(document.get("call")), document.get("deadline_s", DEADLINE_S)
+    name, args = str(document["call"]), document.get("args", {})
     try:
-        if (run := HANDLERS.get(name)) is None:
-            raise ToolError(f"the fetcher has no tool {name[:80]!r}")
-        call = ToolCall(permissions=grants, deadline_s=float(deadline_s), cancel=cancel)
-        result = answered(name, run, call, document.get("args", {}))
-    except PermissionRefused as error:
-        return {"error": {"kind": "refused", "what": error.what}}
-    except Stopped as error:
-        return {"error": {"kind": "stopped", "what": error.what}}
-    except ToolError as error:
-        return {"error": {"kind": "tool", "what": error.what}}
+        deadline_s = float(document.get("deadline_s", DEADLINE_S))
+        call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
+        return reply(lambda: answered(name, _handler(name), call, args))
     except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
-        return {"error": {"kind": "tool", "what": f"{name[:80]}: {error}"[:400]}}
-    return {"value": result.value, "trusted": result.trusted, "effect": result.effect}
+        return failed("tool", f"{name[:80]}: {error}"[:400])
+
+
+def _handler(name: str) -> Callable[..., Result]:
+    if (run := HANDLERS.get(name)) is None:
+        raise ToolError(f"the fetcher has no tool {name[:80]!r}")
+    return run

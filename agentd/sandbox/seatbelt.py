@@ -1,6 +1,5 @@
 """Seatbelt, the sandbox of macOS: command lines wrapped in `sandbox-exec` with a profile."""
 
-import subprocess
 from collections.abc import Sequence
 
 from agentd.sandbox.policy import SandboxPolicy
@@ -11,6 +10,8 @@ TRIAL_S = 20.0
 
 def unavailable() -> str:
     """Return why no process can be put into a sandbox here; "" where it can."""
+    import subprocess  # on Linux nobody needs it here, and hands start without it
+
     trial = [SANDBOX_EXEC, "-p", "(version 1)(allow default)", "/usr/bin/true"]
     try:
         done = subprocess.run(trial, capture_output=True, timeout=TRIAL_S, stdin=subprocess.DEVNULL)

@@ -39,6 +39,10 @@ def _admission(name: str) -> list[str]:
     return python("agentd.admission", name)
 
 
+def _hands() -> list[str]:
+    return python("agentd.hands")
+
+
 @dataclass(frozen=True)
 class Commands:
     """How each kind of child is started."""
@@ -48,4 +52,5 @@ class Commands:
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     fetcher: Callable[[bool], list[str]] = _fetcher  # whether its sandbox has to be whole
     admission: Callable[[str], list[str]] = _admission  # agent's name
+    hands: Callable[[], list[str]] = _hands
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import secrets
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,20 +13,18 @@ from agentd.admission.version import CONFIG
 from agentd.clock import Clock
 from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
-from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.errors import AgentdError
 from agentd.fetcher.policy import fetcher_policy
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
-from agentd.sandbox import seatbelt
-from agentd.sandbox.enter import HINT
-from agentd.sandbox.level import reached
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import KILLED_S, Managed, Reaper
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.restart import Ended, Life
+from agentd.supervisor.sandboxes import demand, put_into
 
 NAME = "agentd.fetcher"  # no agent's name has a point
 BACKLOG = 32
@@ -148,9 +145,7 @@ class FetcherHost:
         Raises:
             AgentdError: there can be none.
         """
-        level = await in_thread(reached)
-        if self._required and level.name != "full":
-            raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
+        await demand(whole=self._required)
         self._used = self._clock.monotonic()
         life = self.managed.life
         if life.stopping:
@@ -170,9 +165,7 @@ class FetcherHost:
         return self._config().sandbox.level == "require"
 
     def _spawn(self) -> Child:
-        argv = self._commands.fetcher(self._required)
-        if sys.platform == "darwin" and reached().name == "full":
-            argv = seatbelt.wrapped(argv, fetcher_policy())
+        argv = put_into(fetcher_policy(), self._commands.fetcher(self._required))
         locks, data = self._paths.locks, self._paths.data
         return Child.spawn(NAME, argv, locks, cwd=data, control=True, clock=self._clock)
 
