@@ -9,7 +9,7 @@ import sys
 
 from agentd.errors import AgentdError
 from agentd.fetcher.fetcher import Fetcher
-from agentd.fetcher.policy import fetcher_policy
+from agentd.fetcher.resolver import fetcher_policy
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
 from agentd.process.heart import STOPPING
 from agentd.process.stop import Stop

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from agentd.fetcher.agent_calls import AgentCalls
-from agentd.fetcher.policy import resolver_state
+from agentd.fetcher.resolver import resolver_state
 from agentd.fetcher.proxy import Proxy
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.heart import Heart

@@ -14,7 +14,7 @@ from agentd.clock import Clock
 from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError
-from agentd.fetcher.policy import fetcher_policy
+from agentd.fetcher.resolver import fetcher_policy
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.child import Child
