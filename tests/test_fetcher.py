@@ -1,6 +1,8 @@
 """The fetcher: calls by descriptors, each with its agent's list; many at a time, none for ever."""
 
 import contextlib
+import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import pytest
 
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.fetcher import agent_calls
-from agentd.fetcher.fetcher import READY, Fetcher
+from agentd.fetcher.fetcher import Fetcher
 from agentd.process.channel import BYE, Channel
 from agentd.process.heart import Heart
 from agentd.process.stop import Cancel
@@ -23,21 +25,44 @@ __all__ = ["server"]
 DEADLINE_S = 20.0
 
 
+class Ending:
+    """A stop that a test asks for."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._bell, self._rope = socket.socketpair()
+        self.fileno = self._bell.fileno
+
+    def ask(self) -> None:
+        self.asked = True
+        self._rope.close()
+
+
 class Fetching:
     """A fetcher in a thread, and what the supervisor does with it."""
 
-    def __init__(self, idle_s: float = 60.0) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self.control = Channel(ours)
-        fetcher = Fetcher(theirs, Heart(None), idle_s=idle_s)
+        self.control, self.stop = Channel(ours), Ending()
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self.heart = os.fdopen(read)
 
         def run() -> None:
             with theirs:
-                fetcher.run()
+                Fetcher(theirs, Heart(write)).run(self.stop)  # type: ignore[arg-type]
+            os.close(write)
 
         self.thread = threading.Thread(target=run)
         self.thread.start()
-        assert self.control.receive(DEADLINE_S)[0] == {READY: True}
+
+    def beat(self, **wanted: Any) -> dict[str, Any]:
+        """Return the next beat that says this."""
+        for line in self.heart:
+            found: dict[str, Any] = json.loads(line)
+            if wanted.items() <= found.items():
+                return found
+        raise AssertionError("it has ended")
 
     def channel(self, name: str, *net: str) -> Channel:
         """Return an agent's channel, as the supervisor hands it to its worker."""
@@ -59,10 +84,16 @@ class Fetching:
         remote = Remote(Link(), "fetcher")  # type: ignore[arg-type]
         return remote
 
-    def close(self) -> None:
-        self.control.close()
+    def end(self) -> None:
+        """Stop it in order, as the supervisor does."""
+        self.stop.ask()
         self.thread.join(DEADLINE_S)
         assert not self.thread.is_alive()
+
+    def close(self) -> None:
+        self.end()
+        self.control.close()
+        self.heart.close()
 
 
 @pytest.fixture
@@ -87,7 +118,7 @@ def test_a_page_by_way_of_the_fetcher(fetching: Fetching, server: str) -> None:
     """The result is what the tool gives, marked as others' words."""
     result = get(fetching.remote("one", server), f"http://{server}/text")
     assert result.value == {"url": f"http://{server}/text", "text": "café"}
-    assert not result.trusted and not result.effect
+    assert not result.trusted
 
 
 def test_each_agent_has_its_own_list(fetching: Fetching, server: str) -> None:
@@ -130,18 +161,32 @@ def test_a_call_ends_by_its_deadline_and_by_its_cancel(fetching: Fetching, serve
 
 
 def test_an_agent_starves_nobody(fetching: Fetching, server: str) -> None:
-    """One that makes calls without end has so many at a time; another one is served at once."""
-    greedy = fetching.channel("greedy", server)
-    for number in range(agent_calls.CALLS_MAX + 3):
-        url = f"http://{server}/slow"
+    """One whose own code makes calls without end has its channel closed; others are served."""
+    greedy, begun = fetching.channel("greedy", server), len(SEEN)
+    url = f"http://{server}/slow"
+    for number in range(agent_calls.CALLS_MAX):
         greedy.send({"id": number, "call": "HttpGet", "args": {"url": url}, "deadline_s": 60})
-    refused = [greedy.receive(DEADLINE_S)[0] for _ in range(3)]
-    assert {answer["id"] for answer in refused} == set(
-        range(agent_calls.CALLS_MAX, agent_calls.CALLS_MAX + 3)
-    )
-    assert "under way already" in refused[0]["error"]["what"]
+    wait_for(lambda: len(SEEN) == begun + agent_calls.CALLS_MAX, what="all are under way")
     assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
-    greedy.close()
+    greedy.send({"id": 99, "call": "HttpGet", "args": {"url": url}, "deadline_s": 60})
+    with pytest.raises(ConnectionError):
+        while True:
+            assert greedy.receive(DEADLINE_S)[0]["error"]["kind"] == "stopped"
+    assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
+
+
+def test_who_reads_no_answer_holds_nobody_up(fetching: Fetching, server: str) -> None:
+    """Its answers wait in its channel, and no longer than that has room."""
+    silent = fetching.channel("silent", server)
+    for number in range(200):
+        args = {"url": f"http://{server}/big"}
+        try:
+            silent.send(
+                {"id": number, "call": "HttpGet", "args": args, "deadline_s": 5}, deadline_s=1
+            )
+        except (ConnectionError, TimeoutError):
+            break
+    assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
 
 
 def test_a_new_channel_takes_the_place_of_the_old_one(fetching: Fetching, server: str) -> None:
@@ -153,7 +198,8 @@ def test_a_new_channel_takes_the_place_of_the_old_one(fetching: Fetching, server
     wait_for(lambda: len(SEEN) > begun, what="it has begun")
     assert get(fetching.remote("one", server), f"http://{server}/text").value["text"] == "café"
     with pytest.raises(ConnectionError):
-        old.receive(DEADLINE_S)
+        while True:
+            assert old.receive(DEADLINE_S)[0]["error"]["kind"] == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -179,35 +225,43 @@ def test_garbage_fails_nobody_else(fetching: Fetching, server: str, document: An
     channel.close()
 
 
-def test_it_ends_when_nobody_needs_it(server: str) -> None:
-    """It says so, and the next call goes to another one, of which nobody notices."""
-    first = Fetching(idle_s=0.2)
-    channel = first.channel("one", server)
-    assert channel.receive(DEADLINE_S)[0] == {BYE: True}
-    first.thread.join(DEADLINE_S)
-    with pytest.raises(ConnectionError):
-        channel.send({"id": 1})
-    first.close()
+def test_it_says_how_long_nobody_needed_it(
+    fetching: Fetching, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that the supervisor stops it; and by what it cannot look up any more."""
+    monkeypatch.setattr("agentd.fetcher.fetcher.BEAT_S", 0.01)
+    channel = fetching.channel("one", server)
+    args = {"url": f"http://{server}/slow"}
+    channel.send({"id": 1, "call": "HttpGet", "args": args, "deadline_s": 1})
+    assert fetching.beat(state="busy")["idle_s"] == 0
+    assert fetching.beat(state="idle")["idle_s"] < 1
+    while fetching.beat(state="idle", stale=False)["idle_s"] < 0.1:
+        pass
+    monkeypatch.setattr("agentd.fetcher.fetcher.resolver_state", lambda: ("another",))
+    assert fetching.beat(stale=True)
+    channel.close()
 
 
-def test_it_does_not_end_over_a_call(server: str) -> None:
-    """However long that takes."""
-    fetching = Fetching(idle_s=0.05)
+def test_it_ends_in_order(server: str) -> None:
+    """What was begun is answered, then it says goodbye: what is sent since was not begun."""
+    fetching = Fetching()
     begun, channel = len(SEEN), fetching.channel("one", server)
-    channel.send(
-        {"id": 1, "call": "HttpGet", "args": {"url": f"http://{server}/slow"}, "deadline_s": 1}
-    )
+    args = {"url": f"http://{server}/slow"}
+    channel.send({"id": 1, "call": "HttpGet", "args": args, "deadline_s": 1})
     wait_for(lambda: len(SEEN) > begun, what="it has begun")
+    fetching.stop.ask()
+    channel.send({"id": 2, "call": "HttpGet", "args": args, "deadline_s": 1})
     assert channel.receive(DEADLINE_S)[0]["id"] == 1
     assert channel.receive(DEADLINE_S)[0] == {BYE: True}
+    with pytest.raises(ConnectionError):
+        fetching.channel("late", server)
+    assert len(SEEN) == begun + 1
     fetching.close()
 
 
-def test_it_ends_when_its_resolvers_files_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its sandbox has the files that were there: with another network it would find no host."""
+def test_it_ends_with_its_supervisor() -> None:
+    """Nobody else would end it."""
     fetching = Fetching()
-    channel = fetching.channel("one")
-    monkeypatch.setattr("agentd.fetcher.fetcher.resolver_state", lambda: ("another",))
-    channel.send({"cancel": 1})  # so that it looks
-    assert channel.receive(DEADLINE_S)[0] == {BYE: True}
+    fetching.control.close()
+    fetching.thread.join(DEADLINE_S)
     fetching.close()

@@ -366,10 +366,12 @@ def test_what_is_no_request_is_refused(world: World, kind: str) -> None:
 def test_an_endless_head_ends(world: World) -> None:
     """It is held no longer than a head may be."""
     port = int(world.proxy(*world.listed).rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        with pytest.raises(ConnectionError):
-            while True:
-                sock.sendall(b"A: 1\r\n" * 1000)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as sock,
+        pytest.raises(ConnectionError),
+    ):
+        while True:
+            sock.sendall(b"A: 1\r\n" * 1000)
 
 
 def test_a_name_that_leads_to_a_private_address_is_refused(world: World) -> None:

@@ -9,11 +9,15 @@ import sys
 
 from agentd.errors import AgentdError
 from agentd.fetcher.fetcher import Fetcher
-from agentd.fetcher.policy import fetcher_policy
-from agentd.process.channel import Channel
+from agentd.fetcher.resolver import fetcher_policy
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
+from agentd.process.heart import STOPPING
+from agentd.process.stop import Stop
 from agentd.sandbox.enter import enter
 from agentd.states import Exit
+from agentd.terminal import note
+
+ENDS_S = 5.0  # from its last beat
 
 
 def main() -> int:
@@ -30,9 +34,10 @@ def main() -> int:
     try:
         heart = child_side(before_threads=enter_sandbox)
     except AgentdError as error:
-        Channel(control).send({"error": {**error.document(), "kind": type(error).__name__}})
-        return Exit.FAILED
-    Fetcher(control, heart).run()
+        note(*error.lines())
+        return Exit.CONFIG
+    Fetcher(control, heart).run(Stop())
+    heart.beat(ENDS_S, STOPPING)
     return Exit.OK
 
 

@@ -7,8 +7,8 @@ from agentd.logs import logger as log
 from agentd.paths import Paths
 from agentd.sandbox.level import reached
 from agentd.supervisor.agents import Agents
+from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.housekeeping import Housekeeping
-from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.restart import Rules
 
@@ -33,7 +33,7 @@ class Settings:
         return {"level": level.name, "why": level.why, "wanted": wanted}
 
     def reload(
-        self, model: ModelHost, agents: Agents, housekeeping: Housekeeping, mcp: McpHost
+        self, model: ModelHost, agents: Agents, housekeeping: Housekeeping, helpers: Helpers
     ) -> bool:
         """Apply the file as it is now; a wrong one changes nothing. True: something is new."""
         try:
@@ -55,7 +55,7 @@ class Settings:
             agents.set_rules(rules)
             model.managed.life.rules = rules
             if "mcp" in changed:
-                mcp.configure()
+                helpers.mcp.configure()
                 agents.reload()
             later = [key for key in changed if key in LATER]
             self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)

@@ -69,7 +69,7 @@ class Runner:
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
             link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
-        self._hands = Remote(link, "hands", kill="kill_hands") if link.there else None
+        self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
@@ -79,13 +79,10 @@ class Runner:
         self._types = client.types
         key_file = daemon.model.api_key_file
         outside = outside_tools(version.mcp)
-        remotes = {"mcp": Remote(link, "mcp")} if link.there else {}
-        if self._hands is not None:
-            remotes["hands"] = self._hands
         self._tools = Toolbox(
             permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
-            remotes=remotes,
+            remotes=self._remotes,
             more=outside,
             clock=clock,
         )
@@ -129,7 +126,7 @@ class Runner:
             log=log,
             beat=beat,
         )
-        hands = self._hands
+        hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
 
@@ -173,6 +170,17 @@ class Runner:
             self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
         )
         return self._version.agent(self._version.params, kit)
+
+
+def remotes_of(link: SupervisorLink) -> Mapping[str, Remote]:
+    """Return the processes that carry tools out for a worker, by the tools' place."""
+    if not link.there:
+        return {}
+    return {
+        "hands": Remote(link, "hands", kill="kill_hands"),
+        "fetcher": Remote(link, "fetcher"),  # neither it nor the MCP host is this agent's alone
+        "mcp": Remote(link, "mcp"),
+    }
 
 
 def use_scratch(folder: Path) -> None:
