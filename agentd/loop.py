@@ -3,7 +3,7 @@
 What surrounds it lives elsewhere: limits in guards.py, what is recorded and shown in transcript.py,
 what survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
 fill the log first, a recorded decision is not asked again, a finished tool is not run again. What a
-person has to say yes to parks the session (approval/policy.py), and is carried out when it resumes.
+person has to say yes to (see approval/) parks the session, and is carried out when it resumes.
 """
 
 import reprlib
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentd.agent import Agent
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
 from agentd.events import INTERRUPTED, NewEvent, Result

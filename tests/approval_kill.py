@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from agentd.agent import Agent, Kit, NoParams, Result
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.approval.signature import forged
 from agentd.approval.unanswered import give, unanswered
 from agentd.bus import Bus

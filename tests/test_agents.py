@@ -16,7 +16,7 @@ import structlog
 from agentd.admission.admit import admit
 from agentd.admission.version import Version, load_version
 from agentd.agent import Kit
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon

@@ -13,8 +13,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from agentd.agent import Agent, Kit, NoParams, Result
+from agentd.approval.approval import Policy, policy_of
 from agentd.approval.payloads import without_text
-from agentd.approval.policy import Policy, policy_of
 from agentd.approval.signature import KEY, MAC, digest, forged, person_key, signed
 from agentd.approval.unanswered import expire, give, looked_up, unanswered
 from agentd.bus import Bus

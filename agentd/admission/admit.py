@@ -41,7 +41,7 @@ from agentd.admission.version import (
     verified_manifest,
 )
 from agentd.agent import Kit
-from agentd.approval.policy import policy_of
+from agentd.approval.approval import policy_of
 from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import parse_toml, read_small
 from agentd.errors import (

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from agentd.admission.version import Version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
-from agentd.approval.policy import Policy, policy_of
+from agentd.approval.approval import Policy, policy_of
 from agentd.config.agent import AgentConfig
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Ask, Decision, Message, Terms

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agentd.admission.version import Version
 from agentd.agent import Result
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Permissions
 from agentd.errors import PermissionRefused, RecordingError, ToolError

@@ -10,7 +10,7 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
-from agentd.approval.policy import policy_of
+from agentd.approval.approval import policy_of
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from agentd import context
 from agentd.agent import Agent, Kit, Result
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.clock import SystemClock
 from agentd.config.agent import Limits

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
-from agentd.approval.policy import Policy
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.bus.lanes import Lanes
 from agentd.config.daemon import DaemonConfig
