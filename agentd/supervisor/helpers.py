@@ -10,14 +10,14 @@ from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import KILLED_S, Reaper
+from agentd.supervisor.children import Reaper
 from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.hands_host import HandsHost
 from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.restart import Life
 
-MCP_STOP_S = 1.5
+STOP_S = 1.5  # for all of them together: a stop takes 10 s at most
 
 
 class Helpers:
@@ -68,10 +68,7 @@ class Helpers:
 
     async def stop(self) -> None:
         """Stop them, once the workers are gone; return when they are, or after a moment."""
-        await self._hands.gone()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILLED_S):
-                await self._fetcher.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MCP_STOP_S):
-                await self.mcp.stop()
+            async with asyncio.timeout(STOP_S):
+                await asyncio.gather(self._hands.gone(), self._fetcher.stop(), self.mcp.stop())
+        self.kill()
