@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agentd.errors import ToolError
 from agentd.mcp import peer
 from agentd.mcp.over_http import over_http
 from tests.fake_mcp_server import TOOLS
