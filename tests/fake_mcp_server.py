@@ -166,6 +166,8 @@ def answer(document: dict[str, Any]) -> None:
 def main() -> None:
     if file := os.environ.get("FAKE_TOOLS"):
         TOOLS[:] = json.loads(Path(file).read_text())
+    if os.environ.get("FAKE_HANG"):
+        time.sleep(60)
     if os.environ.get("FAKE_DOWN"):
         sys.exit("the repository is not there")
     for line in sys.stdin:

@@ -21,13 +21,13 @@ async def over_http(url: str) -> AsyncIterator[Any]:
     No proxy of the environment is used, and nothing is known of passwords in files.
     """
     async with (
-        httpx2.AsyncClient(transport=_Bounded(), timeout=TIMEOUT, trust_env=False) as http,
+        httpx2.AsyncClient(transport=_Limited(), timeout=TIMEOUT, trust_env=False) as http,
         streamable_http_client(url, http_client=http, max_sse_event_size=LINE_BYTES_MAX) as streams,
     ):
         yield streams
 
 
-class _Bounded(httpx2.AsyncBaseTransport):
+class _Limited(httpx2.AsyncBaseTransport):
     """Reads no answer without end, and no stream that floods."""
 
     def __init__(self) -> None:
