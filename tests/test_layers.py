@@ -47,6 +47,7 @@ LONG = {"agentd/bus/sql.py": "all statements in one place"}
 SAME_NOUN = {
     "agent": "an agent: its class, and its configuration",
     "http": "HTTP: the tool that speaks it as a client, and the room that speaks it as a server",
+    "requests": "what others ask of a process: of the model server, and of the supervisor",
     "storage": "the database's storage: the room that keeps it well, and the doctor's look at it",
 }
 

@@ -1,6 +1,6 @@
 """A child process that cannot outlive its supervisor, hang unnoticed, or run twice.
 
-Three things pass from parent to child, as inherited file descriptors:
+Three things pass from every parent to its child, as inherited file descriptors:
 
 * the *lifeline*, a pipe that the parent never writes to. When the parent dies, however it dies, the
   child reads end-of-file and kills its own process group. Works on macOS, which has no prctl.
@@ -11,6 +11,8 @@ Three things pass from parent to child, as inherited file descriptors:
   until its last moment. A new supervisor that finds it held kills the recorded group first, also
   a stopped one, which reads no lifeline. So there are never two copies.
 
+A fourth, the *control socket*, is for a child that may ask (supervisor_link.py) or is asked.
+
 Of the tools' children only those of the same group die with a child: tools start no new sessions.
 """
 
@@ -18,6 +20,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 LIFELINE_VARIABLE = "AGENTD_LIFELINE_FD"
 HEART_VARIABLE = "AGENTD_HEART_FD"
 LOCK_VARIABLE = "AGENTD_LOCK_FD"
-VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE)
+CONTROL_VARIABLE = "AGENTD_CONTROL_FD"
+VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE, CONTROL_VARIABLE)
 
 READ_BYTES = 65_536
 TAKEOVER_S = 5.0  # for a killed group to release its lock
@@ -55,7 +59,7 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     inherited further, and removes their variables, so that tools' children know nothing of them.
     Without a supervisor (started by hand) it returns a Heart that does nothing.
     """
-    lifeline, heart, _lock = (_inherited(environ, name) for name in VARIABLES)
+    lifeline, heart, _lock = (inherited(environ, name) for name in VARIABLES[:3])
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
@@ -68,7 +72,8 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
     return Heart(heart)
 
 
-def _inherited(environ: "os._Environ[str]", name: str) -> int | None:
+def inherited(environ: "os._Environ[str]", name: str) -> int | None:
+    """Return the descriptor that a variable names, None without one; our children do not see it."""
     number = environ.pop(name, None)
     return None if number is None else int(number)
 
@@ -154,6 +159,7 @@ class Child:
     took_over: int | None  # an earlier copy that had to be killed first
     _process: "subprocess.Popen[bytes]"
     _lifeline: int
+    control: "socket.socket | None" = None  # our end of its control socket
     _buffer: bytearray = field(default_factory=bytearray)
     _stopped: bool = False  # as last reported
 
@@ -167,9 +173,12 @@ class Child:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
+        control: bool = False,
         clock: Clock | None = None,
     ) -> "Child":
         """Start `argv` as the one child called `name`, in its own session; `env`: see environment.
+
+        `control`: with a control socket.
 
         Raises:
             OSError: the program or the lock cannot be opened, or a limit is reached.
@@ -184,8 +193,11 @@ class Child:
             lifeline_read, lifeline_write = _pipe(fds)
             heart_read, heart_write = _pipe(fds)
             output_read, output_write = _pipe(fds)
-            numbers = (lifeline_read, heart_write, lock.fd)
-            variables = {key: str(number) for key, number in zip(VARIABLES, numbers, strict=True)}
+            numbers = [lifeline_read, heart_write, lock.fd]
+            ours, theirs = _pair(fds) if control else (-1, -1)
+            if control:
+                numbers.append(theirs)
+            variables = {key: str(number) for key, number in zip(VARIABLES, numbers, strict=False)}
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -203,7 +215,7 @@ class Child:
             raise
         lock.record(process.pid, clock=clock)
         lock.close()  # from here on the child alone holds it
-        for fd in (lifeline_read, heart_write, output_write):
+        for fd in (lifeline_read, heart_write, output_write, *numbers[3:]):
             os.close(fd)
         os.set_blocking(heart_read, False)
         os.set_blocking(output_read, False)
@@ -216,6 +228,7 @@ class Child:
             took_over=took_over,
             _process=process,
             _lifeline=lifeline_write,
+            control=socket.socket(fileno=ours) if control else None,
         )
 
     def beats(self) -> list[dict[str, Any]] | None:
@@ -287,12 +300,20 @@ class Child:
             if fd >= 0:
                 os.close(fd)
         self.heart_fd = self.output_fd = -1
+        if self.control is not None:
+            self.control.close()
 
 
 def _pipe(fds: list[int]) -> tuple[int, int]:
     pair = os.pipe()  # not inheritable (PEP 446); Popen passes only the ends in pass_fds
     fds.extend(pair)
     return pair
+
+
+def _pair(fds: list[int]) -> tuple[int, int]:
+    ours, theirs = (end.detach() for end in socket.socketpair())
+    fds.extend((ours, theirs))
+    return ours, theirs
 
 
 def python(module: str, *arguments: str) -> list[str]:

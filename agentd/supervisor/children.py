@@ -14,6 +14,7 @@ from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING
 from agentd.states import WorkerState
 from agentd.supervisor.child_output import ChildOutput
+from agentd.supervisor.requests import Hearing
 from agentd.supervisor.restart import DueAction, Ended, Life
 
 KILLED_S = 2.0  # for a killed child to be gone
@@ -63,7 +64,7 @@ class Managed:
     """One child that is kept running: spawned, watched, restarted, stopped.
 
     Every change of state is logged, and `changed` is called with what an exit came to, if it was
-    one.
+    one. `hear` begins to answer what a new process asks by its control socket.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Managed:
         reaper: Reaper,
         changed: Callable[[Ended | None], None] = lambda ended: None,
         *,
+        hear: Callable[[Child], Hearing] | None = None,
         log: Logger,
         clock: Clock,
     ) -> None:
@@ -88,6 +90,8 @@ class Managed:
         self._spawn = spawn
         self._reaper = reaper
         self._on_change = changed
+        self._hear = hear
+        self._hearing: Hearing | None = None
         self._log = log
         self._clock = clock
         self._output = ChildOutput(name, log, clock)
@@ -139,6 +143,7 @@ class Managed:
         loop = asyncio.get_running_loop()
         loop.add_reader(child.heart_fd, self._on_beat)
         loop.add_reader(child.output_fd, self._on_output)
+        self._hearing = self._hear(child) if self._hear is not None else None
         self._reaper.add(self.reap)
         self.life.spawned()
         self._arm()
@@ -179,6 +184,8 @@ class Managed:
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.heart_fd)
         loop.remove_reader(child.output_fd)
+        if self._hearing is not None:
+            self._hearing.end()
         for _ in range(DRAIN_READS):
             if not self._read_beats(child):
                 break

@@ -20,6 +20,7 @@ from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import CheckResult, Checks
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.records import Records
+from agentd.supervisor.requests import Asker, Hearing, Requests
 from agentd.supervisor.restart import Ended, Life, Rules
 
 RETRY_S = 5.0  # until a check that failed for a passing reason is made again
@@ -36,6 +37,7 @@ class Shared:
     checks: Checks
     reaper: Reaper
     jobs: Jobs
+    requests: Requests
     checked: Callable[[], None]
     log: Logger
     clock: Clock
@@ -63,6 +65,7 @@ class Slot:
             Life(rules, shared.clock, shared.chance),
             shared.reaper,
             self._on_change,
+            hear=self._hear,
             log=shared.log,
             clock=shared.clock,
         )
@@ -307,5 +310,11 @@ class Slot:
             shared.paths.locks,
             env=environment.for_child() | (crash.environment() if crash else {}),
             cwd=shared.paths.data,
+            control=True,
             clock=shared.clock,
         )
+
+    def _hear(self, worker: Child) -> Hearing:
+        assert worker.control is not None
+        asker = Asker(self.name, self.version, worker.pid)
+        return self._shared.requests.hear(worker.control, asker)

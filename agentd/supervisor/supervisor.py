@@ -30,6 +30,7 @@ from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
+from agentd.supervisor.requests import Requests
 from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
@@ -75,19 +76,6 @@ class Supervisor:
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-        shared = Shared(
-            paths,
-            commands,
-            self._records,
-            Checks(paths, commands, self._reaper, clock),
-            self._reaper,
-            self._jobs,
-            checked=self._folder_access.try_soon,
-            log=logger,
-            clock=clock,
-            chance=chance,
-        )
-        self._agents = Agents(shared, rules)
         self._model = ModelHost(
             paths,
             config,
@@ -97,6 +85,20 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        shared = Shared(
+            paths,
+            commands,
+            self._records,
+            Checks(paths, commands, self._reaper, clock),
+            self._reaper,
+            self._jobs,
+            Requests({"model": self._model.link}, logger),
+            checked=self._folder_access.try_soon,
+            log=logger,
+            clock=clock,
+            chance=chance,
+        )
+        self._agents = Agents(shared, rules)
         self._control = Control(
             self._records,
             self._agents,

@@ -19,6 +19,7 @@ from agentd.process import crash
 from agentd.process.child import child_side
 from agentd.process.failure import end_with_threads
 from agentd.process.heart import STOPPING, Heart
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.states import Exit
 from agentd.terminal import note, say
 from agentd.worker.worker import BUSY_GRACE_S, Worker
@@ -27,6 +28,7 @@ from agentd.worker.worker import BUSY_GRACE_S, Worker
 def main(argv: list[str] | None = None) -> int:
     """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
     heart = child_side()
+    link = SupervisorLink.of_environment()
     crashed = crash.of_the_one_before()
     match sys.argv[1:] if argv is None else argv:
         case [name, "--version", version]:
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         log = logger = logs.configure(name, paths, daemon.logs)
         end_with_threads(lambda error: _raised(error, heart, logger))
         accepted = read_version(paths.versions / name / version)
-        worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed)
+        worker = Worker(accepted, paths, daemon, heart, log, crashed=crashed, link=link)
         worker.scratch = paths.scratch / name
         log.info("worker.started", version=accepted.hash, pid=os.getpid())
         worker.run()

@@ -24,6 +24,7 @@ from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, expanded
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
@@ -52,7 +53,13 @@ class Runner:
     """
 
     def __init__(
-        self, accepted: Accepted, paths: Paths, daemon: DaemonConfig, bus: Bus, clock: Clock
+        self,
+        accepted: Accepted,
+        paths: Paths,
+        daemon: DaemonConfig,
+        bus: Bus,
+        clock: Clock,
+        link: SupervisorLink | None = None,
     ) -> None:
         self._config = accepted.config
         self._name = accepted.name
@@ -69,7 +76,7 @@ class Runner:
             clock=clock,
         )
         self._idempotent = repeatable(version)
-        self._endpoint = Endpoint.discover(paths, daemon.model, clock)
+        self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)

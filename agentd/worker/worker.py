@@ -32,6 +32,7 @@ from agentd.process import crash
 from agentd.process.failure import summary
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
@@ -61,6 +62,7 @@ class Worker:
         log: Logger,
         clock: Clock | None = None,
         crashed: crash.Crash | None = None,
+        link: SupervisorLink | None = None,
     ) -> None:
         self.accepted = accepted
         self.config = accepted.config
@@ -68,6 +70,7 @@ class Worker:
         self.daemon_config = daemon_config
         self.heart = heart
         self.log = log
+        self.link = link or SupervisorLink(None)
         self.clock = clock or SystemClock()
         self.poll_s = daemon_config.bus.poll.total_seconds()
         self.stop = Stop()
@@ -225,7 +228,7 @@ class Worker:
             if self.scratch is not None:
                 use_scratch(self.scratch)
             self._runner = Runner(
-                self.accepted, self.paths, self.daemon_config, self.bus, self.clock
+                self.accepted, self.paths, self.daemon_config, self.bus, self.clock, self.link
             )
             self.stop.also(self._runner.interrupt)
         return self._runner
