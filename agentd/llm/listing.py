@@ -42,7 +42,7 @@ def models(http: wire.Wire, url: str, key: str, deadline: Deadline) -> Sequence[
         if reply.status in NO_LIST:
             return None
         try:
-            check(reply, False, False)
+            check(reply, False)
             body = reply.body()
         except (Busy, BadAnswer) as error:
             raise ModelUnavailable(
