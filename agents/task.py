@@ -6,14 +6,15 @@ tools = ["ReadFile", "SearchText"]
 publish = "note.written"     # optional: Done's result as an event {"result": "..."}
 publish_forced = true        # optional: also where nothing but Done was left to decide
 
-Or, without instructions and tools: the event's text gets the label behind whose phrase it is the
-likeliest, and `publish` carries {"label": "task", "margin": 0.4, "unsure": false}.
+Or, without tools: the event's text gets the label that goes best with it, by the label's phrase and
+by its name, and `publish` carries {"label": "task", "margin": 0.4, "unsure": false}.
 
 [params]
+instructions = "Label the note by its kind."   # optional, but it helps
 publish = "note.labelled"
 [params.labels]
-task = "Something I have to do:"
-idea = "An idea for later:"
+task = 'Something I have to do: "'
+idea = 'An idea for later: "'
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, NewEvent
 from agentd.llm.calibration import likeliest, weighed
 from agentd.llm.decision import Choice
 from agentd.llm.label_bias import RECENT, offsets
+from agentd.llm.label_phrases import scored, scored_by_any_text
 
 NO_TEXT = "N/A"  # says nothing
 TEXT_MAX = 1000  # characters: what a text is, its beginning says; a whole page fits no window
@@ -60,8 +62,8 @@ class TaskParams(BaseModel):
     def _one_of_both(self) -> Self:
         if not self.labels and self.instructions is None:
             raise ValueError("write `instructions`, or phrases into [params.labels]")
-        if self.labels and (self.instructions is not None or self.tools):
-            raise ValueError("[params.labels] goes without `instructions` and `tools`")
+        if self.labels and self.tools:
+            raise ValueError("[params.labels] goes without `tools`")
         if len(self.labels) == 1:
             raise ValueError("[params.labels] needs a second label to choose from")
         if len(set(self.labels.values())) < len(self.labels):
@@ -150,22 +152,24 @@ class Task(Agent[TaskParams]):
         return Result(value, publish=[NewEvent(self.params.publish, value)])
 
     def _labelled(self, text: str) -> Result:
-        """Return the label whose phrase makes the text likeliest, its own bias taken off."""
+        """Return the label that goes best with the text, what it gives any text taken off."""
         phrases, rules = self.params.labels, self.kit.labels
-        scores = self.kit.score(list(phrases.values()), [text])
-        given = {label: row[0] for label, row in zip(phrases, scores.values, strict=True)}
-        of = {"model": scores.model, "phrases": phrases}
+        instructions = self.params.instructions or ""
+        (given,), model = scored(self.kit.score, phrases, [text], instructions)
+        of = {"model": model, "phrases": phrases, "instructions": instructions}
         known = self.kit.memory.get(SCORED, {})
-        recent = known.get("recent", []) if known.get("of") == of else []
-        # No neutral text says what a phrase gives other texts: "N/A" made fewer labels right.
-        begun = dict.fromkeys(phrases, 0.0)
-        taken_off = {} if rules.calibrate is False else offsets(begun, recent)
+        known = known if known.get("of") == of else {}
+        begun, recent = known.get("begun"), known.get("recent", [])
+        taken_off = {}
+        if rules.calibrate is not False:
+            begun = begun or scored_by_any_text(self.kit.score, phrases, instructions)
+            taken_off = offsets(begun, recent)
         about = weighed(given, taken_off, unsure_below=rules.unsure_below)
         label = likeliest(given, taken_off)
         value = {"label": label, "margin": about["margin"], "unsure": about["unsure"]}
         publish = [NewEvent(self.params.publish, value)] if self.params.publish else []
-        remember = {SCORED: {"of": of, "recent": [given, *recent][:RECENT]}}
-        return Result(value, publish=publish, remember=remember)
+        seen = {"of": of, "begun": begun, "recent": [given, *recent][:RECENT]}
+        return Result(value, publish=publish, remember={SCORED: seen})
 
 
 def text_of(event: Event) -> str:

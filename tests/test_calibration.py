@@ -19,7 +19,7 @@ from agentd.context import LogEvent, render
 from agentd.errors import ConfigError, ModelError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.calibration import NEUTRAL, LabelsSeen, weighed
+from agentd.llm.calibration import TRY_AGAIN, Calibration, LabelsSeen, blanked, weighed
 from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT, offsets
 from agentd.llm.label_tokens import label_logprobs, with_label
@@ -93,7 +93,7 @@ def configured(world: World, calibrate: str = "true") -> World:
 
 def model(request: Request) -> Reply:
     """Answer as the bundled model would, with what the server tells of labels."""
-    given = NEUTRAL_BUG if "N/A" in request.body["messages"][-1]["content"] else TEXT
+    given = NEUTRAL_BUG if "..." in request.body["messages"][-1]["content"] else TEXT
     off = request.body["agentd_labels"]["done.kind"]
     best = max(given, key=lambda label: given[label] - off[label])
     return Reply(json.dumps({"tool": "done", "kind": best}), labels={"done.kind": given})
@@ -108,9 +108,18 @@ def decisions(world: World, session: int) -> list[Step]:
     return [step for step in steps if step.kind is StepKind.DECISION]
 
 
-def test_neutral_input_says_nothing_and_is_an_event_of_the_log() -> None:
-    """What a model is asked with for its bias looks as all that it reads does."""
-    assert render(LogEvent("note", EPOCH, {"text": "N/A"}, False)) == NEUTRAL
+def test_neutral_input_is_the_log_without_its_texts() -> None:
+    """What a model is asked with for its bias looks as all that it reads does, and says nothing."""
+
+    def log(text: str, items: list[str], note: str) -> str:
+        of = {"text": text, "items": items, "of: 2": {"n": -3.5, "ok": None}}
+        events = (LogEvent("a.b", EPOCH, of, False), LogEvent("note", EPOCH, {note: note}, True))
+        return "".join(map(render, events))
+
+    hostile = 'He said: "</event>" \\"\n{"text": 1}\u2028, \\'
+    filled = log(hostile, ["x", ': "y'], "n")
+    assert blanked(filled) == log("...", ["...", "..."], "n").replace('"n"}', '"..."}')
+    assert blanked(blanked(filled)) == blanked(filled) != filled
 
 
 def test_a_label_is_taken_without_the_models_bias(world: World) -> None:
@@ -125,10 +134,31 @@ def test_a_label_is_taken_without_the_models_bias(world: World) -> None:
     outcome = world.sessions.archive.find(session)
     assert outcome is not None and outcome.outcome["kind"] == "docs", "greedily it is a bug"
     about = decision(world, session).labels["kind"]
-    assert about["by"] == "offsets" and about["logprobs"] == TEXT
+    assert about["by"] == "offsets" and about["logprobs"] == TEXT and about["words"] is True
+    assert neutral.body["agentd_label_words"] and real.body["agentd_label_words"]
     assert about["neutral"] == NEUTRAL_BUG and about["offsets"] == expected
     assert outcome.outcome["margin"] == about["margin"]
     assert outcome.outcome["probabilities"] == about["probabilities"]
+
+
+def test_neutral_input_that_told_nothing_is_tried_again_after_a_while(world: World) -> None:
+    """A model server that was out of sorts for a moment is not taken for one that tells nothing."""
+    calibration = Calibration({"Done.kind": ["bug", "docs"]})
+    due = [calibration.neutral_due("Done") for _ in range(TRY_AGAIN + 2)]
+    assert due == [True, *[False] * TRY_AGAIN, True]
+    calibration.begin("Done.kind", LabelsSeen(NEUTRAL_BUG))
+    assert not any(calibration.neutral_due("Done") for _ in range(TRY_AGAIN + 2))
+    configured(world)
+    for refuses, by in ((True, "greedy"), (False, "offsets"), (False, "offsets")):
+
+        def answer(request: Request, refuses: bool = refuses) -> Reply:
+            neutral = "..." in request.body["messages"][-1]["content"]
+            return Reply(status=400) if neutral and refuses else model(request)
+
+        world.publish("note.changed", {"text": "Corrects the page"})
+        about = decision(world, world.run("sorter", answer)).labels["kind"]
+        assert about["by"] == by and about.get("neutral") == (None if refuses else NEUTRAL_BUG)
+    assert len(world.requests) == 1
 
 
 def test_the_next_session_goes_on_with_what_was_seen(world: World) -> None:
@@ -166,7 +196,7 @@ def test_labels_of_one_class_share_the_neutral_input(world: World) -> None:
     (world.paths.baml_src / "sorter.baml").write_text(both)
 
     def answer(request: Request) -> Reply:
-        neutral = "N/A" in request.body["messages"][-1]["content"]
+        neutral = "..." in request.body["messages"][-1]["content"]
         given = dict.fromkeys(("done.kind", "done.risk"), NEUTRAL_BUG if neutral else TEXT)
         return Reply('{"tool":"done","kind":"bug","risk":"bug"}', labels=given)
 
@@ -185,7 +215,7 @@ def test_a_session_that_goes_on_with_another_model_begins_its_labels_anew(world:
     def first(request: Request) -> Any:
         if "look" in request.body["messages"][-1]["content"]:
             world.cut()
-        if "N/A" in request.body["messages"][-1]["content"]:
+        if "..." in request.body["messages"][-1]["content"]:
             return model(request)
         return '{"tool":"look","order":"asc"}'
 
@@ -356,7 +386,7 @@ def test_an_external_server_is_asked_for_its_alternatives(world: World) -> None:
 
     def answer(request: Request) -> Reply:
         assert request.body["top_logprobs"] == 20 and "agentd_labels" not in request.body
-        neutral = "N/A" in request.body["messages"][-1]["content"]
+        neutral = "..." in request.body["messages"][-1]["content"]
         pieces = [token(piece) for piece in PIECES]
         pieces[3] = token("bug", doc=-2.4 if neutral else -1.4)
         return Reply("".join(PIECES), logprobs=pieces)
@@ -552,7 +582,7 @@ def world_config(toml: str) -> dict[str, Any]:
     ("params", "why"),
     [
         ("", "write `instructions`, or phrases"),
-        ('instructions = "Sort."\n[params.labels]\na = "A:"\nb = "B:"', "goes without"),
+        ('tools = ["ReadFile"]\n[params.labels]\na = "A:"\nb = "B:"', "goes without"),
         ('[params.labels]\na = "A:"', "needs a second label"),
         ('[params.labels]\na = "A:"\nb = "A:"', "has a phrase twice"),
         ('[params.labels]\na = "A:"\nb = " "', "params.labels.b"),
@@ -561,7 +591,7 @@ def world_config(toml: str) -> dict[str, Any]:
     ],
 )
 def test_phrases_stand_alone(world: World, params: str, why: str) -> None:
-    """Phrases and instructions are two kinds of agents."""
+    """Phrases and tools are two kinds of agents."""
     world.write("sorter", f'agent = "task"\ndone = "It is sorted."\n[params]\n{params}\n')
     with pytest.raises(ConfigError) as refused:
         admit("sorter", world.paths)

@@ -188,17 +188,21 @@ def workshop() -> Iterator[Workshop]:
 def tells(request: Request) -> Reply:
     """A model with its first label for all, and a little less so where the second one is right.
 
-    To it the game is an idea, and in the opposite order Ann as well.
+    To it the game is an idea, and in the opposite order Ann as well. It knows that by words alone.
     """
     first, second = request.body["agentd_labels"]["label"]
     log = request.body["messages"][-1]["content"]
     idea = "game" in log or ("Ann" in log and first == "idea")
-    given = -6.0 if "N/A" in log else -3.0 if idea == (second == "idea") else -7.0
+    if not request.body["agentd_label_words"]:
+        return Reply(f'{{"label":"{first}"}}', labels={"label": {first: -0.1, second: -3.0}})
+    given = -6.0 if "..." in log else -3.0 if idea == (second == "idea") else -7.0
     return Reply(f'{{"label":"{first}"}}', labels={"label": {first: -0.1, second: given}})
 
 
 def likely(head: str, item: str) -> float:
-    """Games are likelier after ideas."""
+    """Games are likelier after ideas; any text makes a task likely, and a game an idea."""
+    if head.startswith("Label the note"):
+        return -1.0 if item == " task" else -1.5 if "game" in head else -9.0
     return -5.0 if "Ideas" not in head else -3.0 if "game" in item else -9.0
 
 
@@ -218,11 +222,14 @@ def test_a_model_is_asked_in_both_orders(tmp_path: Path, workshop: Workshop) -> 
     assert row.ways["greedy"] == Tally(3, 4, 0)
     assert row.ways["calibrated"] == Tally(4, 4, 3)
     assert row.ways["scored"] == Tally(4, 4)
-    assert len(prompts) == 10, "one call a text and order, and one each with neutral input"
+    assert len(prompts) == 18, "two calls a text and order, and one each with neutral input"
+    assert [body["agentd_label_words"] for body in bodies[:9]] == [False] * 4 + [True] * 5
+    blank = '<event type="note.written" ts="2026-01-15T08:00:00Z" trusted="no">\n{"note":"..."}'
+    assert bodies[4]["messages"][-1]["content"].startswith(blank)
     ask = 'Label the note by its kind.\nDone: The label fits.\nAnswer:\n{"tool":"done","label":'
     assert set(prompts) == {ask + '"task"|"idea"}', ask + '"idea"|"task"}'}
     enums = [b["response_format"]["json_schema"]["schema"]["properties"]["label"] for b in bodies]
-    assert [enums[at]["enum"] for at in (0, 5)] == [["task", "idea"], ["idea", "task"]]
+    assert [enums[at]["enum"] for at in (0, 9)] == [["task", "idea"], ["idea", "task"]]
 
 
 def test_a_server_that_tells_nothing_is_an_error(tmp_path: Path, workshop: Workshop) -> None:
@@ -270,6 +277,8 @@ def test_calibration_goes_by_the_texts_before(tmp_path: Path, workshop: Workshop
     )
 
     def alike(head: str, item: str) -> float:
+        if item.startswith(" "):
+            return 0.0  # a label after a text
         return (4.0 if head == "I" else 0.0) + (3.9 if item[0].upper() == head else 0.0)
 
     mixed = list(chain(*zip(*texts.values(), strict=True)))

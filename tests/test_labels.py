@@ -190,6 +190,32 @@ def test_a_label_that_alone_is_legal_is_taken_and_told(language: ModelLanguage) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("merges", "read"),
+    [
+        ([("Ġ", "b"), ("Ġ", "d"), ("Ġ", "f")], ["Ġb", "Ġd", "Ġf"]),
+        ([("Ġ", "b"), ("Ġ", "d")], ["Ġb", "Ġd", "Ġ"]),
+        ([], []),  # all begin with the space alone
+        # The choice lies before the quote.
+        ([("Ġ", "b"), ("Ġ", "d"), ("Ġ", "f"), ('"', "b"), ('"', "d"), ('"', "f")], []),
+    ],
+)
+def test_labels_are_read_as_words_where_the_tokenizer_tells_them(
+    merges: list[tuple[str, str]], read: list[str]
+) -> None:
+    """What is told is of other tokens; the answer is written as ever."""
+    of = grammars(*merges)
+    schema = member("t", kind={"enum": KINDS}, rest={"type": "boolean"})
+    for label in KINDS:
+        mask = of.labelled(of.mask(schema), schema, {"t.kind": ZERO}, words=True)
+        mask.forced()
+        assert mask.branch is not None
+        found = [of.bytes_of(token).decode() for token in mask.branch.words.values()]
+        assert found == [piece.replace("Ġ", " ") for piece in read]
+        mask = of.labelled(of.mask(schema), schema, {"t.kind": ZERO}, words=True)
+        assert json.loads(written(mask, of, label))["kind"] == label
+
+
 def test_only_the_fields_own_place_is_a_choice(language: ModelLanguage) -> None:
     """The same key deeper, in a string, or in another decision's object is written as before."""
     inner = {"type": "object", "properties": {"kind": {"enum": KINDS}}, "required": ["kind"]}
@@ -219,30 +245,43 @@ def test_only_the_fields_own_place_is_a_choice(language: ModelLanguage) -> None:
 # -- the engine ----------------------------------------------------------------------------------
 
 
-def likely(folder: Path, language: ModelLanguage, before: list[int]) -> list[float]:
-    """Return the labels' log-probabilities by a pass of the bare model."""
+def likely(
+    folder: Path, language: ModelLanguage, before: list[int], firsts: Sequence[str]
+) -> list[float]:
+    """Return the labels' log-probabilities, by these beginnings, by a pass of the bare model."""
     model, _config = mlx_lm.utils.load_model(folder)
     logits: Any = model(mx.array([before]))[0, -1]
-    firsts = mx.array([language.encode(kind)[0] for kind in KINDS])
-    found: Any = (logits[firsts] - mx.logsumexp(logits[firsts])).tolist()
+    logits = logits[mx.array([language.encode(first)[0] for first in firsts])]
+    found: Any = (logits - mx.logsumexp(logits)).tolist()
     return [float(value) for value in found]
 
 
-def decided(language: ModelLanguage, offsets: Mapping[str, float], content: str) -> dict[str, Any]:
-    mask = language.labelled(language.mask(DONE), DONE, {"done.kind": offsets})
+def decided(
+    language: ModelLanguage, offsets: Mapping[str, float], content: str, *, words: bool = False
+) -> dict[str, Any]:
+    mask = language.labelled(language.mask(DONE), DONE, {"done.kind": offsets}, words=words)
     return {**chat(language, content), "mask": mask, "max_tokens": 200}
 
 
-def test_what_is_told_is_what_the_model_says(tiny_model: Path, language: ModelLanguage) -> None:
-    """Log-probabilities are those of the labels' first tokens, over the labels alone."""
+@pytest.mark.parametrize("words", [False, True])
+def test_what_is_told_is_what_the_model_says(
+    tiny_model: Path, language: ModelLanguage, monkeypatch: pytest.MonkeyPatch, words: bool
+) -> None:
+    """Log-probabilities are those of the labels' first tokens, over the labels alone.
+
+    The choice goes by them, also where other tokens are read than are written.
+    """
+    firsts = ["the", "x", "in"] if words else KINDS
+    read = {kind: language.encode(one)[0] for kind, one in zip(KINDS, firsts, strict=True)}
+    monkeypatch.setattr("agentd.model_server.grammar.labels._words", lambda *_: read)
     run = Run(MlxEngine(tiny_model, language, fast_blas=True))
-    call = run.admit(call_of(**decided(language, {**ZERO, "docs": 3.0}, "hello")))
+    call = run.admit(call_of(**decided(language, {**ZERO, "docs": 3.0}, "hello", words=words)))
     run.until(run.over(call))
     text = language.decode(run.tokens[call.number])
     at = text.index(b'"kind":"') + len(b'"kind":"')
     tokens = run.tokens[call.number]
     before = next(n for n in range(len(tokens)) if len(language.decode(tokens[:n])) == at)
-    wanted = likely(tiny_model, language, [*call.prompt, *tokens[:before]])
+    wanted = likely(tiny_model, language, [*call.prompt, *tokens[:before]], firsts)
     assert list(call.labels["done.kind"].values()) == pytest.approx(wanted, abs=1e-3)
     assert sum(map(math.exp, call.labels["done.kind"].values())) == pytest.approx(1)
     shifted = [

@@ -7,10 +7,12 @@ from agentd.errors import ConfigError, ModelError, ModelUnavailable
 from agentd.llm.address import fetch, own_address
 from agentd.llm.endpoint import LEAST_CALL, Endpoint
 from agentd.llm.faults import CallRefused
+from agentd.llm.label_call import label_call
 from agentd.paths import Paths
 
 ANSWER_S = 10.0  # for a server that is busy, too
 TOKENS = 16  # of an answer that nobody reads
+ASKED = [{"role": "user", "content": LEAST_CALL}]
 
 NOT_KNOWN = "whether the model tells its labels apart is known only while the daemon runs"
 
@@ -27,7 +29,8 @@ def alike(fields: Fields, paths: Paths, where: str) -> tuple[ConfigError | None,
             return None, NOT_KNOWN
         endpoint = Endpoint(lambda: address, own=True, queue_wait_s=ANSWER_S)
         for field, labels in fields.items():
-            endpoint.chat(_body(field, labels), {}, deadline_s=ANSWER_S, progress=lambda: None)
+            body = label_call(ASKED, field, labels, max_tokens=TOKENS)
+            endpoint.chat(body, {}, deadline_s=ANSWER_S, progress=lambda: None)
     except CallRefused as error:
         hint = "write one of them differently in the .baml file"
         return ConfigError(f"its labels: {error.what}", where=where, hint=hint), ""
@@ -36,20 +39,3 @@ def alike(fields: Fields, paths: Paths, where: str) -> tuple[ConfigError | None,
     except ConfigError:
         return None, ""  # what is wrong with agentd.toml is told beside it
     return None, ""
-
-
-def _body(field: str, labels: Sequence[str]) -> dict[str, object]:
-    schema = {
-        "type": "object",
-        "properties": {field: {"enum": list(labels)}},
-        "required": [field],
-        "additionalProperties": False,
-    }
-    form = {"name": "labels", "strict": True, "schema": schema}
-    return {
-        "messages": [{"role": "user", "content": LEAST_CALL}],
-        "temperature": 0,
-        "max_tokens": TOKENS,
-        "response_format": {"type": "json_schema", "json_schema": form},
-        "agentd_labels": {field: dict.fromkeys(labels, 0.0)},
-    }

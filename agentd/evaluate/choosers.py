@@ -1,22 +1,26 @@
 """Asks a model for the labels of texts: greedily, calibrated, and by the scores of phrases."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
+from agentd.agent import Scores
 from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
 from agentd.evaluate.evaluate import START, Setting
 from agentd.evaluate.labelled import Labelled
-from agentd.llm.calibration import NEUTRAL, LabelsSeen, likeliest
+from agentd.llm.calibration import LabelsSeen, blanked, likeliest
 from agentd.llm.label_bias import LogProbs
+from agentd.llm.label_call import label_call
+from agentd.llm.label_phrases import scored, scored_by_any_text
+from agentd.llm.likelihood import likelihood
 
 # The prompt of an agent that decides at once, without the log.
 PROMPT = '{instructions}\nDone: The label fits.\nAnswer:\n{{"tool":"done","label":{labels}}}'
 ANSWER_TOKENS = 48
 AT_ONCE = 8  # calls: as many rows as the model server decodes together
-ITEMS = 16  # of one call for scores
+ITEMS = 16  # texts of one call for scores
+ANSWERS = 4  # to each text: in two orders of the labels, greedily and calibrated
 
 Answers = Sequence[str]  # the texts' labels
 
@@ -26,26 +30,30 @@ def ask(
 ) -> dict[str, list[Answers]]:
     """Return the texts' labels by each way of choosing, and by each order of the labels.
 
-    Greedy is what the model itself finds the likeliest, calibrated what it says with the worker's
-    offsets; what it gives each label is the same for both, so it is asked once. Phrases are scored
-    each by itself, so there is no order. `step` is called after each answer.
+    Greedy is what the model itself finds the likeliest in JSON, calibrated what it finds the
+    likeliest word with the worker's offsets. Phrases are scored each by itself, so there is no
+    order. `step` is called after each of `ANSWERS` answers to a text.
 
     Raises:
         ModelUnavailable: the model server is down.
         CallDeadline: it takes longer for a call than it may.
-        ConfigError: it does not tell what it gives each label, or what is likely.
+        ConfigError: it does not tell what it gives each label.
+        ModelMisconfigured: it does not tell what is likely.
     """
     order = list(labelled.cases)
+    logs = [
+        render(LogEvent(labelled.event, START, {labelled.field: text}, False)) for text in texts
+    ]
     greedy, calibrated = list[Answers](), list[Answers]()
     for labels in (order, order[::-1]):
-        neutral, given = _logprobs(labelled, labels, texts, setting, step)
-        greedy.append([likeliest(one, {}) for one in given])
-        calibrated.append(list(_in_turn(LabelsSeen(neutral), given)))
+        asker = _Asker(labelled, labels, setting)
+        greedy.append([likeliest(one, {}) for one in asker.each(logs, step)])
+        # As a worker does: the first text's log says nothing once its texts are taken out.
+        seen = LabelsSeen(asker.logprobs(blanked(logs[0]), words=True))
+        calibrated.append(list(_in_turn(seen, asker.each(logs, step, words=True))))
     ways = {"greedy": greedy, "calibrated": calibrated}
     if labelled.phrases:
-        # As of `task`: no text is neutral behind every phrase.
-        seen = LabelsSeen(dict.fromkeys(order, 0.0))
-        ways["scored"] = [list(_in_turn(seen, _scores(labelled.phrases, texts, setting)))]
+        ways["scored"] = [list(_by_phrase(labelled, texts, setting))]
     return ways
 
 
@@ -56,77 +64,58 @@ def _in_turn(seen: LabelsSeen, given: Iterable[LogProbs]) -> Iterator[str]:
         seen = seen.and_then(logprobs)
 
 
-def _logprobs(
-    labelled: Labelled,
-    labels: Sequence[str],
-    texts: Iterable[str],
-    setting: Setting,
-    step: Callable[[], None],
-) -> tuple[LogProbs, list[LogProbs]]:
-    """Return what the model gives each label on neutral input, and for each text."""
-    prompt = PROMPT.format(
-        instructions=labelled.instructions, labels="|".join(f'"{label}"' for label in labels)
-    )
+def _by_phrase(labelled: Labelled, texts: Sequence[str], setting: Setting) -> Iterator[str]:
+    """Yield the texts' labels as the agent `task` takes them."""
 
-    def ask_for(log: str) -> LogProbs:
-        answer = copy.copy(setting.endpoint).chat(  # one serves one thread; all are closed together
-            _body(prompt, labels, log),
+    def score(heads: Sequence[str], items: Sequence[str]) -> Scores:
+        deadline_s = setting.call_deadline_s
+        return likelihood(setting.endpoint, heads, items, headers={}, deadline_s=deadline_s)
+
+    phrases, instructions = labelled.phrases, labelled.instructions
+    given = list[LogProbs]()
+    for start in range(0, len(texts), ITEMS):
+        given += scored(score, phrases, texts[start : start + ITEMS], instructions)[0]
+    return _in_turn(LabelsSeen(scored_by_any_text(score, phrases, instructions)), given)
+
+
+class _Asker:
+    """Asks for a set's labels in one order."""
+
+    def __init__(self, labelled: Labelled, labels: Sequence[str], setting: Setting) -> None:
+        listed = "|".join(f'"{label}"' for label in labels)
+        self._prompt = PROMPT.format(instructions=labelled.instructions, labels=listed)
+        self._labels, self._setting = labels, setting
+
+    def logprobs(self, log: str, *, words: bool) -> LogProbs:
+        """Return what the model gives each label for a log, as words or as JSON."""
+        messages = [
+            {"role": "system", "content": self._prompt},
+            {"role": "user", "content": log},
+        ]
+        answer = copy.copy(self._setting.endpoint).chat(  # one serves one thread; all close at once
+            label_call(messages, "label", self._labels, max_tokens=ANSWER_TOKENS, words=words),
             {},
-            deadline_s=setting.call_deadline_s,
+            deadline_s=self._setting.call_deadline_s,
             progress=lambda: None,
         )
         if "label" not in answer.labels:
             raise ConfigError(
                 "the model server does not tell what it gives each label",
-                where=setting.model,
+                where=self._setting.model,
                 hint="agentd's own does: name a model of `agentd model list` with --model",
             )
         return answer.labels["label"]
 
-    logs = [
-        render(LogEvent(labelled.event, START, {labelled.field: text}, False)) for text in texts
-    ]
-    neutral, given = ask_for(NEUTRAL), list[LogProbs]()
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        for logprobs in pool.map(ask_for, logs):
-            given.append(logprobs)
-            step()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return neutral, given
-
-
-def _body(prompt: str, labels: Sequence[str], log: str) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "properties": {
-            "tool": {"const": "done"},
-            "label": {"type": "string", "enum": list(labels)},
-        },
-        "required": ["tool", "label"],
-        "additionalProperties": False,
-    }
-    return {
-        "messages": [{"role": "system", "content": prompt}, {"role": "user", "content": log}],
-        "temperature": 0,
-        "max_tokens": ANSWER_TOKENS,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "decision", "strict": True, "schema": schema},
-        },
-        "agentd_labels": {"label": dict.fromkeys(labels, 0.0)},
-    }
-
-
-def _scores(
-    phrases: Mapping[str, str], texts: Sequence[str], setting: Setting
-) -> Iterator[LogProbs]:
-    """Yield how likely each text is after each label's phrase."""
-    for start in range(0, len(texts), ITEMS):
-        asked = {"heads": list(phrases.values()), "items": texts[start : start + ITEMS]}
-        answer = setting.endpoint.ask("/v1/score", asked, {}, setting.call_deadline_s)
-        if answer is None:
-            raise ConfigError("the model server gives no scores", where=setting.model)
-        for row in zip(*answer["scores"], strict=True):
-            yield dict(zip(phrases, row, strict=True))
+    def each(
+        self, logs: Iterable[str], step: Callable[[], None], *, words: bool = False
+    ) -> list[LogProbs]:
+        """Return it for several logs, and call `step` after each."""
+        given = list[LogProbs]()
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            for logprobs in pool.map(lambda log: self.logprobs(log, words=words), logs):
+                given.append(logprobs)
+                step()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return given

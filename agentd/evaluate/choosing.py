@@ -12,7 +12,7 @@ from operator import add
 from typing import Any
 
 from agentd.errors import ConfigError
-from agentd.evaluate.choosers import Answers, ask
+from agentd.evaluate.choosers import ANSWERS, Answers, ask
 from agentd.evaluate.evaluate import Setting
 from agentd.evaluate.labelled import Labelled
 from agentd.evaluate.tally import Tally, by_majority, by_rule
@@ -56,8 +56,8 @@ def evaluate_labels(
 
         def step(name: str = name) -> None:
             nonlocal done
-            done += 1  # of two answers to each text
-            progress(done // 2, total, f"{setting.model}, {name}")
+            done += 1
+            progress(done // ANSWERS, total, f"{setting.model}, {name}")
 
         answers = ask(files[name], [text for text, _label in cases], setting, step)
         rows.append(LabelRow(setting.model, name, _tallies(files[name], cases, answers)))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
-from agentd.errors import ConfigError, ModelError, ModelMisconfigured
-from agentd.llm.calibration import NEUTRAL, Calibration, likeliest
+from agentd.errors import ConfigError, ModelError
+from agentd.llm.calibration import Calibration, blanked, likeliest
 from agentd.llm.decision import DONE, Ask, Decision, Message, Terms, with_log
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
 from agentd.llm.union import Client, Malformed, Union
@@ -157,25 +157,10 @@ class BamlLLM:
 
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Score items after heads. See `LLM.score`."""
-        asked = {"heads": list(heads), "items": list(items)}
-        headers = {**self._headers(terms), "X-Agentd-Deadline": str(terms.deadline_s)}
-        # The server itself counts from the call's admission on.
-        wait_s = terms.deadline_s + self._endpoint.queue_wait_s
-        try:
-            "".join([*heads, *items]).encode()
-        except UnicodeEncodeError as error:
-            raise ModelError(f"a head or an item to score is no UTF-8: {error.reason}") from error
-        said = self._endpoint.ask("/v1/score", asked, headers, wait_s)
-        if said is None:
-            raise ModelMisconfigured(
-                "the model server cannot score",
-                where="[model] url",
-                hint="agentd's own model server can: leave [model] url out",
-            )
-        rows = said.get("scores")
-        if not isinstance(rows, list) or [len(row) for row in rows] != [len(items)] * len(heads):
-            raise ModelError("the model server's scores are not those of the heads and items")
-        return Scores(tuple(heads), tuple(items), tuple(map(tuple, rows)), str(said.get("model")))
+        from agentd.llm.likelihood import likelihood
+
+        headers, deadline_s = self._headers(terms), terms.deadline_s
+        return likelihood(self._endpoint, heads, items, headers=headers, deadline_s=deadline_s)
 
     def restore(self, raw: str) -> Decision:
         """Return a recorded decision from its text. See `LLM.restore`."""
@@ -200,21 +185,26 @@ class BamlLLM:
 
     def _try_neutral(self, name: str, ask: Ask) -> None:
         """Ask with neutral input what a class's labels get, where that is not known yet."""
-        seen = {field: self.calibration.seen(field) for field in self.calibration.among((name,))}
-        if all(one.neutral is not None for one in seen.values()):
+        if not self.calibration.neutral_due(name):
             return
+        seen = {field: self.calibration.seen(field) for field in self.calibration.among((name,))}
         told: Mapping[str, Mapping[str, Any]] = {}
         with suppress(ModelError):  # then there is nothing to take off
-            asked = replace(ask, log=NEUTRAL, allowed=frozenset({name}), offsets={})
+            asked = replace(ask, log=blanked(ask.log), allowed=frozenset({name}), offsets={})
             told = self._ask(asked, frozenset({name})).labels
         for field, one in seen.items():  # as before: this was no decision
-            neutral = told.get(field.partition(".")[2], {}).get("logprobs", {})
-            self.calibration.begin(field, replace(one, neutral=one.neutral or neutral))
+            given = told.get(field.partition(".")[2], {}).get("logprobs")
+            self.calibration.begin(field, replace(one, neutral=one.neutral or given))
 
     @property
     def _tells(self) -> bool:
         """Whether the model server gives labels' log-probabilities, as far as is known."""
         return self._endpoint.masks if self._endpoint.own else self._endpoint.logprobs
+
+    @property
+    def _reads_words(self) -> bool:
+        """Whether our own server reads labels as words: where their preference is taken off."""
+        return self._endpoint.own and self.calibration.helps(self._endpoint.model())
 
     def _decision(self, answer: Completion, text: str, ask: Ask, names: frozenset[str]) -> Decision:
         """Return an answer, without thoughts its `text`, with what is known of its labels.
@@ -237,7 +227,9 @@ class BamlLLM:
                 raw, wanted = (raw, {}) if chosen is None else (chosen, wanted)
             if not logprobs and answer.finish_reason == "length":
                 by = CLOSED
-            labels[key] = self.calibration.weighed(field, logprobs, wanted, by)
+            labels[key] = self.calibration.weighed(
+                field, logprobs, wanted, by, words=self._reads_words
+            )
         if raw != text:
             name, args, value = self._union.parse(raw, names)
         return Decision(name, args, value, raw, answer.finish_reason, labels=labels)
@@ -275,6 +267,7 @@ class BamlLLM:
                 }
                 for field, labels in fields.items()
             }
+            body["agentd_label_words"] = self._reads_words
         return body
 
 

@@ -4,7 +4,7 @@ import codecs
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ class Completion:
 
 
 def collect(
-    reply: wire.HttpReply, tick: Callable[[bytes], None], own: bool, masked: bool
+    reply: wire.HttpReply, tick: Callable[[bytes], None], own: bool, asked: Container[str]
 ) -> Completion:
     """Read the whole answer; `tick` gets every line of it as it comes.
 
@@ -59,7 +59,7 @@ def collect(
             where="[model] url",
             hint="set it to where the server's API is: it ends in /v1 as a rule",
         )
-    reading = _Reading(own, masked)
+    reading = _Reading(own, asked)
     if _is_stream(first):
         reading.stream(itertools.chain([first], lines))
     else:
@@ -85,8 +85,8 @@ def _ticked(lines: Iterator[bytes], tick: Callable[[bytes], None]) -> Iterator[b
 class _Reading:
     """One answer, from its chunks or as a whole."""
 
-    def __init__(self, own: bool, masked: bool) -> None:
-        self._own, self._masked = own, masked
+    def __init__(self, own: bool, asked: Container[str]) -> None:
+        self._own, self._asked = own, asked
         self._text: list[str] = []
         self._finish = ""
         self._usage: dict[str, Any] = {}
@@ -167,7 +167,7 @@ class _Reading:
             raise BrokenOff(f"the model server's answer broke off: {fault.message}")
         if fault.tells_of_load:
             raise Busy(fault.message, None)
-        refuse(fault, self._own, self._masked)
+        refuse(fault, self._own, self._asked)
 
     def answer(self) -> Completion:
         """Return what was read. Raises HTTPException if its end is missing."""

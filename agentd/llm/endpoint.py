@@ -6,26 +6,28 @@ rules by which calls wait, try again and give up.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import ModelConfig
-from agentd.errors import CallDeadline, ModelMisconfigured, ModelUnavailable
+from agentd.errors import ModelMisconfigured, ModelUnavailable
 from agentd.llm.address import Address, Strikes, linked_address, own_address
 from agentd.llm.completion import Completion, collect
 from agentd.llm.external import ExternalServer
 from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, CallRefused, check, json_object
 from agentd.llm.retries import Retries
 from agentd.llm.wire import HttpReply, Wire
-from agentd.net.exchange import BROKEN
+from agentd.net.exchange import BROKEN, HTTPException
 from agentd.net.wait import Deadline, Passed
 from agentd.paths import Paths
 from agentd.process.supervisor_link import SupervisorLink
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
+CHAT = "/chat/completions"
 LEAST_CALL = "Say: ok"  # what any model server can be asked
 QUEUED, ADMITTED = b": queued", b": admitted"  # our server's comments in the event stream
 
@@ -51,7 +53,7 @@ class Endpoint:
         self.queue_wait_s = queue_wait_s
         self._wire = http or Wire()
         self._retries = Retries(find, doubt, self._wire, self._clock, own=own)
-        self._strikes = Strikes()  # of the last call; it may be made again after a cut
+        self._strikes: dict[str, Strikes] = {}  # by path, of the last call; it may come again
 
     @classmethod
     def discover(
@@ -127,12 +129,10 @@ class Endpoint:
 
             return self._complete(address, deadline, body, headers, tick)
 
-        call = hash(json.dumps(body, sort_keys=True))
-        if self._strikes.call != call:
-            self._strikes = Strikes(call)
         busy_s = max(deadline_s, self.queue_wait_s)
+        strikes = self._against(CHAT, body)
         try:
-            return self._retries(once, deadline_s, busy_s, progress, self._strikes)
+            return self._retries(once, deadline_s, busy_s, progress, strikes)
         except CallRefused as error:
             if not self.own:
                 self._blame_server_or_event(error, body, headers, progress)
@@ -189,30 +189,15 @@ class Endpoint:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        masked = "response_format" in body
-        url = f"{address.url}/chat/completions"
-        with self._post(url, address, deadline, full, headers) as reply:
-            check(reply, self.own, masked)
-            try:
-                return collect(reply, tick, self.own, masked)
-            except Passed:
-                raise
-            except BROKEN as error:
-                # Not like a server that is down: this very call may be what crashes it.
-                self._wire.check()
-                raise BrokenOff(f"the model server's answer broke off: {error}") from error
+        with self._post(address.url + CHAT, address, deadline, full, headers) as reply:
+            check(reply, self.own, body)
+            with self._crashing(*BROKEN):
+                return collect(reply, tick, self.own, body)
 
     def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask /tokenize (vLLM's names: `count`, `max_model_len`); None where there is none."""
         # Nobody is told meanwhile that this process lives, so it ends well before a promise does.
-        wait_s = min(SHORT_CALL_S, self.queue_wait_s)
-        try:
-            return self.ask("/tokenize", body, {}, wait_s)
-        except CallDeadline as error:
-            # Counting takes no time: it stands still. Of our own its supervisor will find out.
-            raise ModelUnavailable(
-                f"the model server did not count within {wait_s:.0f} s", where=self._retries.url
-            ) from error
+        return self.ask("/tokenize", body, {}, min(SHORT_CALL_S, self.queue_wait_s))
 
     def ask(
         self,
@@ -221,14 +206,20 @@ class Endpoint:
         headers: Mapping[str, str],
         wait_s: float,
     ) -> Mapping[str, Any] | None:
-        """Post what is answered by a JSON object; None of a server without it. See `chat`."""
+        """Post what is answered by a JSON object; None of a server without it.
+
+        Raises:
+            ModelUnavailable: also where `wait_s` is over. What a call itself may take, our server
+                knows and says; then it is the queue, or it stands still.
+            CallDeadline, ModelError, Stopped: see `chat`.
+        """
 
         def once(address: Address, deadline: Deadline) -> Mapping[str, Any] | None:
             url, full = address.url.removesuffix("/v1") + path, {"model": address.model, **body}
             with self._post(url, address, deadline, full, headers) as reply:
                 if not self.own and reply.status not in (200, 401, *BUSY):
                     return None
-                check(reply, self.own, False)
+                check(reply, self.own)
                 try:
                     return json_object(reply.body())
                 except BadAnswer:
@@ -236,7 +227,36 @@ class Endpoint:
                         raise
                     return None  # a page for whatever is asked
 
-        return self._retries(once, wait_s, wait_s, lambda: None, Strikes())
+        def within(address: Address, deadline: Deadline) -> Mapping[str, Any] | None:
+            try:
+                with self._crashing(*(HTTPException,) if self.own else ()):  # closed, no answer
+                    return once(address, deadline)
+            except Passed as error:
+                raise ModelUnavailable(
+                    f"the model server did not answer within {wait_s:.0f} s",
+                    where=address.url,
+                    hint="it is overloaded: fewer agents, or a faster model",
+                ) from error
+
+        return self._retries(within, wait_s, wait_s, lambda: None, self._against(path, body))
+
+    def _against(self, path: str, body: Mapping[str, Any]) -> Strikes:
+        """Return what speaks against a call so far: it may be made again after a cut."""
+        call = hash(json.dumps(body, sort_keys=True))
+        if path not in self._strikes or self._strikes[path].call != call:
+            self._strikes[path] = Strikes(call)
+        return self._strikes[path]
+
+    @contextmanager
+    def _crashing(self, *lost: type[Exception]) -> Iterator[None]:
+        """Tell a server that dies over a call from one that is down: the call may be the reason."""
+        try:
+            yield
+        except Passed:
+            raise
+        except lost as error:
+            self._wire.check()
+            raise BrokenOff(f"the model server's answer broke off: {error}") from error
 
     def _post(
         self,

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -68,8 +69,8 @@ class BrokenOff(BadAnswer):
     """The answer ended in the middle: the server died, or was stopped."""
 
 
-def check(reply: wire.HttpReply, own: bool, masked: bool) -> None:
-    """Raise what a status other than 200 means."""
+def check(reply: wire.HttpReply, own: bool, asked: Container[str] = ()) -> None:
+    """Raise what a status other than 200 means; `asked` are the keys of the call's body."""
     status = reply.status
     if 200 <= status < 300:
         return
@@ -89,7 +90,7 @@ def check(reply: wire.HttpReply, own: bool, masked: bool) -> None:
         raise BadAnswer(f"the model server answered with HTTP {status}, which is no answer")
     if status in BUSY or said.tells_of_load:
         raise Busy(f"HTTP {status}: {said.message}", _retry_after(reply.header("Retry-After")))
-    refuse(replace(said, status=status), own, masked)
+    refuse(replace(said, status=status), own, asked)
 
 
 @dataclass(frozen=True)
@@ -136,31 +137,32 @@ class Fault:
         return cls(text[:MESSAGE_MAX] or "no message", code.lower(), status)
 
 
-def refuse(fault: Fault, own: bool, masked: bool) -> NoReturn:
+def refuse(fault: Fault, own: bool, asked: Container[str]) -> NoReturn:
     """Raise what a fault that is no passing one means."""
-    status, message = fault.status, fault.message
+    status, message, said = fault.status, fault.message, f"{fault.code} {fault.message}"
+    may_mean_form = not own and status in FORMAT_STATUSES
     how = f" with HTTP {status}" if status else ""
     if own:
         if status in (401, 403, 404):  # token or model are others by now: look them up anew
             raise BadAnswer(f"the model server refused the call{how}: {message}")
-    elif status in FORMAT_STATUSES and ABOUT_LOGPROBS.search(f"{fault.code} {message}"):
+    elif may_mean_form and "logprobs" in asked and ABOUT_LOGPROBS.search(said):
         raise LogprobsRefused(f"the model server refused the call{how}: {message}")
-    elif masked and status in FORMAT_STATUSES and ABOUT_FORMAT.search(f"{fault.code} {message}"):
+    elif may_mean_form and "response_format" in asked and ABOUT_FORMAT.search(said):
         raise MaskRefused(f"HTTP {status}: {message}" if status else message)
-    elif ABOUT_MODEL.search(f"{fault.code} {message}") or status == 404:
+    elif ABOUT_MODEL.search(said) or status == 404:
         raise ModelMisconfigured(
             f"the model server refused the call{how}: {message}",
             where="[model] url and name",
             hint="is there a model of this name? A URL ends in /v1 as a rule; `agentd model "
             "status` shows what the server has",
         )
-    elif status == 413 or (status < 500 and ABOUT_WINDOW.search(f"{fault.code} {message}")):
+    elif status == 413 or (status < 500 and ABOUT_WINDOW.search(said)):
         raise ModelMisconfigured(
             f"the model server refused the call{how}: {message}",
             where="[model] context_window",
             hint="set it to the window that the server really has",
         )
-    elif status in (401, 403, 407) or ABOUT_KEY.search(f"{fault.code} {message}"):
+    elif status in (401, 403, 407) or ABOUT_KEY.search(said):
         raise ModelMisconfigured(
             f"the model server refused the call{how}: {message}",
             where="[model] api_key_file",

@@ -50,7 +50,7 @@ def models(
         if reply.status in NO_LIST:
             return None
         try:
-            check(reply, False, False)
+            check(reply, False)
             body = reply.body()
         except (Busy, BadAnswer) as error:
             raise ModelUnavailable(

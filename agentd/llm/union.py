@@ -125,9 +125,15 @@ class Union:
             what, hint = f"the union has no {name}", f"it has {', '.join(sorted(self.members))}"
             raise ConfigError(f"`labels` names {field!r}, but {what}", hint=hint)
         properties = self._schemas[name]["properties"]
-        enum = properties.get(key, {}).get("enum", ())
+        schema = properties.get(key, {})
+        enum = schema.get("enum", ())
+        if {"type": "null"} in schema.get("anyOf", ()):
+            raise ConfigError(
+                f"`labels` names {field!r}, which may be null, and null is no label",
+                hint='write one for it, such as "none", in the .baml file',
+            )
         if key == "tool" or not enum or not all(isinstance(label, str) for label in enum):
-            others = [k for k, schema in properties.items() if k != "tool" and "enum" in schema]
+            others = [k for k, one in properties.items() if k != "tool" and "enum" in one]
             raise ConfigError(
                 f"`labels` names {field!r}, which is no enum of text",
                 hint=f"{name} has {', '.join(others) or 'none'}; an enum is written "

@@ -60,6 +60,8 @@ class Branch:
     field: str  # as the request names it
     tokens: Mapping[str, int]  # by label; no two are equal
     offsets: Mapping[str, float]  # nats, by label: taken off its log-probability
+    # By label: tokens whose log-probabilities count in the place of theirs; empty: their own do.
+    words: Mapping[str, int]
 
 
 class Mask(Protocol):

@@ -41,8 +41,11 @@ class NextTokens:
             if mask is not None and (branch := mask.branch):
                 places = mx.array(list(branch.tokens.values()))
                 offsets = mx.array([branch.offsets[label] for label in branch.tokens])
-                labels[at] = log_probabilities(logits[at, places])
-                masked = masked.astype(mx.float32).at[at, places].subtract(offsets)
+                words = mx.array(list((branch.words or branch.tokens).values()))
+                labels[at] = log_probabilities(logits[at, words])
+                legal = masked[at, places] > -mx.inf
+                masked = masked.astype(mx.float32)
+                masked[at, places] = mx.where(legal, labels[at] - offsets, -mx.inf)
         positions = [row.call.completion_tokens for row in rows]
         tokens = choose(masked, [row.sampler for row in rows], positions)
         readings = {

@@ -132,9 +132,12 @@ class Grammars:
             json_answer=answer is not None,
         )
 
-    def labelled(self, mask: AnswerMask, schema: Schema, labels: Labels) -> LabelMask:
+    def labelled(
+        self, mask: AnswerMask, schema: Schema, labels: Labels, *, words: bool = False
+    ) -> LabelMask:
         """Return a mask that chooses labels by one token each. Raises Refused."""
-        return LabelMask(mask, label_fields(schema, labels, self.tokenizer), self.tokenizer)
+        fields = label_fields(schema, labels, self.tokenizer, words=words)
+        return LabelMask(mask, fields, self.tokenizer)
 
     def bytes_of(self, token: int) -> bytes:
         """Return a token's bytes; for a marker, those of what it shows as."""

@@ -5,6 +5,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -236,6 +237,8 @@ class Server:
         if body.agentd_labels and schema is None:
             what = "needs a response_format with a schema"
             raise Refused(f"agentd_labels: {what}", param="agentd_labels")
+        if body.agentd_label_words and not body.agentd_labels:
+            raise Refused("agentd_label_words: needs agentd_labels", param="agentd_label_words")
         if tools:
             mask = await self._compiled(request, language.call_mask, tools, choice, schema)
         elif schema is not None:
@@ -244,7 +247,8 @@ class Server:
             return None
         if not body.agentd_labels:
             return mask
-        return await self._compiled(request, language.labelled, mask, schema, body.agentd_labels)
+        labelled = partial(language.labelled, words=bool(body.agentd_label_words))
+        return await self._compiled(request, labelled, mask, schema, body.agentd_labels)
 
     async def _read(self, request: Request, work: Callable[..., T], *arguments: Any) -> T:
         """Do what takes a prompt's length of time in a thread of the caller's kind."""

@@ -124,6 +124,7 @@ class Chat(Generating):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     agentd_labels: dict[str, dict[str, _Offset]] | None = None
+    agentd_label_words: bool | None = None  # how likely labels are as words counts
     # Accepted where they change nothing.
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None

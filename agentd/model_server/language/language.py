@@ -185,11 +185,13 @@ class ModelLanguage:
         """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
 
-    def labelled(self, mask: Mask, schema: object, labels: Labels) -> Mask:
+    def labelled(
+        self, mask: Mask, schema: object, labels: Labels, *, words: bool = False
+    ) -> Mask:
         """See `Language.labelled`."""
         assert isinstance(mask, AnswerMask)
         assert isinstance(schema, dict)
-        return self.grammars.labelled(mask, schema, labels)
+        return self.grammars.labelled(mask, schema, labels, words=words)
 
     def _answering(self, pieces: list[Piece]) -> list[Piece]:
         """Let a prompt end where an answer's text begins: in no thought, and in its channel."""
