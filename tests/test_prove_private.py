@@ -115,7 +115,7 @@ def test_no_way_out_is_open(home: Paths) -> None:
     [
         (
             {"sockets": "any", "read": "home", "run": "/usr/bin"},
-            {"connect by TCP", "send by UDP", "one at a path", "the model server", "a file"}
+            {"connect by TCP", "send by UDP", "the model server", "a file"}
             | {"read the database", "read the model's token", "a program of the system"},
         ),
         (
