@@ -60,7 +60,7 @@ class Hand:
     def call(self, name: str, deadline_s: float = SOON_S, **args: Any) -> dict[str, Any]:
         number = self.begin(name, deadline_s, **args)
         answer = self.answer()
-        assert answer.pop("id") == number
+        assert answer.pop("id", None) == number, answer
         return answer
 
     def value(self, name: str, **args: Any) -> dict[str, Any]:
@@ -163,9 +163,7 @@ def test_the_kernel_refuses_what_a_program_tries(start: Callable[..., Hand], hom
     assert "Permission denied" in hand.run("bash", "-c", f"echo x > {home}/in/b.txt")
     assert "Permission denied" in hand.run("cat", f"{home}/out/a.txt"), "write is not read"
     assert "Permission denied" in hand.run("cat", "/proc/self/environ")
-    assert (
-        hand.run("bash", "-c", f"echo x > {home}/out/b.txt; cd ~ && echo y > z && cat z") == "y\n"
-    )
+    assert hand.run("bash", "-c", f"echo x > {home}/out/b.txt; cd; echo y > z; cat z") == "y\n"
     assert (home / "out" / "b.txt").read_text() == "x\n"
     code = "import socket; socket.socket()"
     assert "not permitted" in start(run=("python3",)).run("python3", "-c", code)
