@@ -8,8 +8,8 @@ from contextlib import suppress
 from functools import partial
 
 from agentd.fetcher.agent_calls import AgentCalls
-from agentd.fetcher.resolver import resolver_state
 from agentd.fetcher.proxy import Proxy
+from agentd.fetcher.resolver import resolver_state
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
