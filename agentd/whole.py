@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from pathlib import Path
-from secrets import token_hex
 
 PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
 # A disk that has no hard links (exFAT, FAT): most USB sticks.
@@ -37,7 +36,7 @@ def write_whole(
         OSError: it cannot be written; what was there is left as it was.
     """
     folder, name = os.path.split(path)
-    half = os.path.join(folder, f".agentd-{token_hex(8)}{PARTIAL}")  # noqa: PTH118 - dir_fd
+    half = os.path.join(folder, f".agentd-{os.urandom(8).hex()}{PARTIAL}")  # noqa: PTH118 - dir_fd
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(half, flags, 0o666 if mode is None else mode, dir_fd=dir_fd)
     try:

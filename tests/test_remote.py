@@ -10,11 +10,11 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import AgentdError, PermissionRefused, Stopped, ToolError
-from agentd.process.channel import Channel
+from agentd.process.channel import BYE, Channel
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.tools import remote
-from agentd.tools.remote import BYE, Remote
+from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
 
 SOON_S = 20.0

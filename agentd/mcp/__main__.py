@@ -21,10 +21,9 @@ from contextlib import suppress
 from agentd.errors import ToolError
 from agentd.mcp.host import Bound, Host
 from agentd.mcp.pipes import Pipes
-from agentd.process.channel import Channel, ChannelClosed
+from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
 from agentd.process.heart import STOPPING, Heart
-from agentd.process.supervisor_link import close_all
 from agentd.states import Exit
 
 IDLE_S = 60.0  # without a server, after which the host ends

@@ -103,7 +103,6 @@ def _sandbox(
         run=tuple(dict.fromkeys(run)),
         closed=tuple(map(str, (*own, paths.agents, paths.baml_src))),
         sockets="any" if permissions.net else "none",
-        modes=True,
     )
 
 

@@ -6,7 +6,6 @@ parameters, never as text of the profile. They are compared without links: `/tmp
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +43,8 @@ LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 def unavailable() -> str:
     """Return why no process can be put into a sandbox here; "" where it can."""
+    import subprocess  # on Linux nobody needs it here, and hands start without it
+
     trial = [SANDBOX_EXEC, "-p", "(version 1)(allow default)", "/usr/bin/true"]
     try:
         done = subprocess.run(trial, capture_output=True, timeout=TRIAL_S, stdin=subprocess.DEVNULL)
@@ -84,14 +85,16 @@ class Profile:
         """
         self.text = HEAD
         self.names: dict[str, str] = {}  # by path, the parameter's
-        for path in (program, *policy.read, *policy.write, *policy.run, *policy.closed):
+        shut = (*policy.closed, *policy.protected)
+        for path in (program, *policy.read, *policy.write, *policy.run, *shut):
             _check(path)
         closed = set(map(os.path.realpath, policy.closed))
+        protected = set(map(os.path.realpath, shut))
         run = [path for listed in (program, *policy.run) for path in _started(listed)]
 
         def inside(path: str) -> bool:
             real = Path(os.path.realpath(path))
-            return any(real.is_relative_to(place) for place in closed)
+            return any(real.is_relative_to(place) for place in protected)
 
         for within in (False, True):  # what is listed at or below a closed place has the last word
             read, write = (
@@ -99,16 +102,16 @@ class Profile:
                 for paths in (policy.read, policy.write)
             )
             self._rules(f"allow {READING}", SUBPATH, read)
-            modes = " file-write-mode" if policy.modes else ""
-            self._rules(f"allow {WRITING}{modes}", SUBPATH, write)
+            self._rules(f"allow {WRITING}", SUBPATH, write)
             self._rules("allow file-read-data", LISTING, write)
             if policy.sockets == "unix":
                 self._rules("allow network-outbound", SUBPATH, (*read, *write))
                 self._rules("allow network-bind network-inbound", SUBPATH, write)
             if not within:
                 self._rules("deny file-read* file-write* process-exec* network*", SUBPATH, closed)
-                # Moved, with a folder above it, a closed place would be open where it came to.
-                self._rules("deny file-write-unlink", LITERAL, _above(closed))
+                self._rules("deny file-write*", SUBPATH, protected)
+                # Moved, with a folder above it, such a place would be open where it came to.
+                self._rules("deny file-write-unlink", LITERAL, _above(protected))
         self._rules(f"allow process-exec* {READING}", LITERAL, run)
         way = _on_the_way(policy.read, policy.write, run)
         self._rules("allow file-read-metadata", LITERAL, way)

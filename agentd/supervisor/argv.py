@@ -39,6 +39,10 @@ def _mcp_host() -> list[str]:
     return python("agentd.mcp")
 
 
+def _hands() -> list[str]:
+    return python("agentd.hands")
+
+
 @dataclass(frozen=True)
 class Commands:
     """How each kind of child is started."""
@@ -48,4 +52,5 @@ class Commands:
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     admission: Callable[[str], list[str]] = _admission  # agent's name
     mcp_host: Callable[[], list[str]] = _mcp_host
+    hands: Callable[[], list[str]] = _hands
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

@@ -27,6 +27,7 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
+from agentd.supervisor.hands_host import HandsHost
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.mcp_host import McpHost
@@ -77,6 +78,15 @@ class Supervisor:
         )
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
+        self._hands = HandsHost(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            self._reaper,
+            self._jobs,
+            log=logger,
+            clock=clock,
+        )
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
         self._mcp = McpHost(
@@ -96,7 +106,9 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"mcp": self._mcp.answer}, logger),
+            Requests(
+                {**self._hands.handlers(), "mcp": self._mcp.answer}, self._hands.leave, logger
+            ),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -209,6 +221,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MCP_STOP_S):
                 await self._mcp.stop()
+        await self._hands.gone()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)

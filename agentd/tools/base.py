@@ -11,7 +11,7 @@ from agentd.errors import Stopped, ToolError
 from agentd.events import Result
 from agentd.process.stop import Cancel
 from agentd.terminal import cut
-from agentd.tools.closed import Closed
+from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
     from agentd.net.exchange import Stream
@@ -47,13 +47,16 @@ class ToolCall:
     permissions: Grants = field(default_factory=Grants)
     # What no tool opens, whatever the permissions say. The bus is in there: closing a second
     # descriptor of a SQLite file drops this process's POSIX locks on it.
-    closed: Closed = field(default_factory=Closed)
+    closed: Closed | KnownClosed = field(default_factory=Closed)
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
     connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)
+    # What a program does before it is executed, such as to enter its sandbox.
+    before: Callable[[], None] | None = None
+    left_running: bool = False  # a program of this call left others
     clock: Clock = field(default_factory=SystemClock)
     _started: float = field(init=False)
 

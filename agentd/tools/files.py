@@ -11,7 +11,7 @@ from agentd.events import Result
 from agentd.macos import privacy
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall
 from agentd.tools.closed import Marks
-from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes
+from agentd.tools.place import FOLDER_FLAGS, Place, check_regular, folder_of, locate, read_bytes
 from agentd.whole import write_whole
 
 READ_BYTES = 8_000_000  # a larger file is refused
@@ -60,7 +60,7 @@ def list_files(call: ToolCall, path: str) -> Result:
     entries: list[str] = []
     total = 0
     with _told(place), folder_of(place, place.parts, marks) as folder:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - pathlib knows no descriptors
+        names = sorted(_names(folder))
         total = len(names)
         for name in names[:ENTRIES]:
             call.check()
@@ -70,6 +70,14 @@ def list_files(call: ToolCall, path: str) -> Result:
     if total > ENTRIES:
         value["more"] = total - ENTRIES
     return Result(value, trusted=False)
+
+
+def _names(folder: int) -> list[str]:
+    opened = os.open(".", FOLDER_FLAGS, dir_fd=folder)
+    try:
+        return os.listdir(opened)  # noqa: PTH208 - pathlib knows no descriptors
+    finally:
+        os.close(opened)
 
 
 def _entry(name: str, status: os.stat_result) -> str:
@@ -213,5 +221,28 @@ def write_file(call: ToolCall, path: str, text: str) -> Result:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 check_regular(status, marks)
                 mode = stat.S_IMODE(status.st_mode) & WRITTEN_MODES
-            write_whole(name, data, mode=mode, dir_fd=folder)
+            _write(name, data, mode, folder, marks)
     return Result({"path": place.name, "bytes": len(data)})
+
+
+def _write(name: str, data: bytes, mode: int, folder: int, marks: Marks) -> None:
+    """Write a file whole; in place where its folder is closed to us, and only the file is listed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        write_whole(name, data, mode=mode, dir_fd=folder)
+        return
+    except PermissionError:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            file = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError as error:
+            raise ToolError("is not there, and may not be made; a person must make it") from error
+    with os.fdopen(file, "wb") as there:
+        check_regular(os.fstat(file), marks)
+        there.truncate(0)
+        there.write(data)
+        there.flush()
+        os.fsync(file)

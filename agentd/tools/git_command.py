@@ -5,9 +5,11 @@ signature checkers, transports). None of them is run: they are switched off one 
 the working tree is touched, and nothing is fetched.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 from agentd.errors import ToolError
@@ -40,7 +42,7 @@ SWITCHED_OFF = (
     # The person named this repository; an owner other than the daemon's user is then no surprise.
     "safe.directory=*",
 )
-_cancel: ContextVar[Cancel | None] = ContextVar("cancel", default=None)  # see `stopped_by`
+_call: ContextVar[ToolCall | None] = ContextVar("call", default=None)  # see `part_of`
 # See `held_to`: what says so, and the repositories that passed, with the folder of their files.
 _held: ContextVar[tuple[Callable[[Path], None], dict[Path, Path]] | None] = ContextVar(
     "held", default=None
@@ -94,6 +96,7 @@ def _git_folder(repo: Path) -> Path | None:
         return None
     readable, known = held
     if repo not in known:
+        readable(repo)  # before anything of it is looked at
         for path in folders(repo):
             readable(path)
         known[repo] = repository.git_folder(repo)
@@ -114,16 +117,24 @@ def _settings(file: Path) -> list[tuple[str, str]]:
 @contextmanager
 def stopped_by(cancel: Cancel) -> Iterator[None]:
     """Let a stop end the git commands that run inside the block: they raise Stopped."""
-    token = _cancel.set(cancel)
+    with part_of(ToolCall(cancel=cancel, deadline_s=math.inf)):
+        yield
+
+
+@contextmanager
+def part_of(call: ToolCall) -> Iterator[None]:
+    """Let the git commands inside the block be part of a call: its stop, its deadline, its way."""
+    token = _call.set(call)
     try:
         yield
     finally:
-        _cancel.reset(token)
+        _call.reset(token)
 
 
 def cancel_of_block() -> Cancel:
     """Return what stops git in this block; see `stopped_by`."""
-    return _cancel.get() or Cancel()
+    call = _call.get()
+    return Cancel() if call is None else call.cancel
 
 
 def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
@@ -147,9 +158,10 @@ def _run(
     if program is None:
         raise ToolError(f"git is not installed{NOT_INSTALLED}")
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
+    call = _call.get() or ToolCall()
     return execute(
         ["git", "--no-pager", *switches, *args],
-        ToolCall(deadline_s=DEADLINE_S, cancel=cancel_of_block()),
+        replace(call, deadline_s=min(DEADLINE_S, call.left_s)),
         program=program,
         env={**environment(folder), **more},
         cwd=folder,

@@ -10,16 +10,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import AgentdError, PermissionRefused, Stopped, ToolError, ToolsChanged
+from agentd.errors import (
+    AgentdError,
+    PermissionRefused,
+    SandboxUnavailable,
+    Stopped,
+    ToolError,
+    ToolsChanged,
+)
 from agentd.events import INTERRUPTED, Result
-from agentd.process.channel import Channel, ChannelClosed
-from agentd.process.supervisor_link import SupervisorLink, channel_of, close_all
+from agentd.process.channel import BYE, Channel, ChannelClosed, close_all
+from agentd.process.supervisor_link import SupervisorLink, channel_of
 
 if TYPE_CHECKING:
     from agentd.process.stop import Cancel
 
 GRACE_S = 2.0  # beyond a call's deadline, and after its cancel, before its process is killed
-BYE = "bye"  # in the last frame of a process that ends by itself
 KINDS = {"refused": PermissionRefused, "changed": ToolsChanged}  # of errors; others: ToolError
 DIED = "its process ended in the middle of it"
 
@@ -59,6 +65,7 @@ class Remote:
         Raises:
             PermissionRefused, ToolError: as the tool has it, or its process died.
             Stopped: `cancel` came.
+            SandboxUnavailable: the process cannot be closed off here as it has to be.
         """
         with self._lock:
             until = time.monotonic() + deadline_s
@@ -95,7 +102,7 @@ class Remote:
                 self._leave()
         try:
             _, fds = self._link.ask({"ask": self._kind}, left_s, cancel)
-        except Stopped:
+        except (Stopped, SandboxUnavailable):
             raise
         except AgentdError as error:
             raise ToolError(f"{self._kind} cannot be had: {error}") from error

@@ -1,11 +1,12 @@
 """Programs: one at a time, by argument list and never by a shell, from the agent's list.
 
-A program stays in the worker's process group: when the worker is killed, it and all its children
-go with it. For the same reason a single call cannot kill a group: at its deadline the program
-itself is killed, and what it left running ends with the worker.
+A program stays in the group of the process that runs it, an agent's hands or a worker: when that is
+killed, it and all its children go with it. So a single call cannot kill a group. At its deadline
+the program itself is killed; what it left running ends with the hands, which then end at once.
 """
 
 import os
+import select
 import selectors
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.events import Result
@@ -51,23 +53,40 @@ def execute(
         Stopped: an orderly stop came.
     """
     call.check()
-    try:
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(given)
-            stdin.seek(0)
-            process = subprocess.Popen(
-                argv,
-                executable=program,
-                env=dict(env),
-                cwd=cwd,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
-            )
-    except (OSError, ValueError) as error:
-        raise ToolError(f"{argv[0]} cannot be started: {error}") from error
-    kept, dropped = _collect(process, call, limit)
+    with ExitStack() as stack:
+        # Whatever it starts inherits one end: the other one tells when all of it is gone.
+        leash, held = os.pipe()
+        stack.callback(os.close, leash)
+        try:
+            with os.fdopen(held, "wb"), _input(given) as stdin:
+                process = subprocess.Popen(
+                    argv,
+                    executable=program,
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+                    pass_fds=(held,),
+                    preexec_fn=call.before,
+                )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise ToolError(f"{argv[0]} cannot be started: {error}") from error
+        try:
+            kept, dropped = _collect(process, call, limit)
+        finally:
+            call.left_running |= not select.select([leash], [], [], 0)[0]
     return Output(process.wait(), kept, dropped)
+
+
+def _input(given: bytes) -> IO[bytes]:
+    """Return an open file that holds what a program may read."""
+    if not given:
+        return Path(os.devnull).open("rb")
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
+    file.write(given)
+    file.seek(0)
+    return file
 
 
 def _collect(process: subprocess.Popen[bytes], call: ToolCall, limit: int) -> tuple[bytes, int]:

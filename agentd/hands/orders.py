@@ -1,0 +1,50 @@
+"""What hands get to know at their start, in the first frame. Private, so it stands in no argv."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentd.sandbox.policy import SandboxPolicy
+from agentd.tools.base import Grants
+from agentd.tools.closed import Closed
+
+READY = "ready"  # in the first frame of hands that are in their sandbox; else it has an error
+
+
+@dataclass(frozen=True)
+class Orders:
+    """One agent's: its sandbox, and what the tools check by themselves."""
+
+    sandbox: SandboxPolicy  # of hands
+    programs: SandboxPolicy  # of each program that they start
+    require: bool  # a sandbox that is whole
+    permissions: Grants
+    closed: Closed
+    scratch: str  # a folder of its own, for temporary files
+    idle_s: float  # without a call, after which they end
+    age_s: float  # after which they end, too: what they know of closed places is so old
+
+    def document(self) -> dict[str, Any]:
+        """Return it as what JSON can say."""
+        more = {
+            "sandbox": self.sandbox.document(),
+            "programs": self.programs.document(),
+            "permissions": vars(self.permissions),
+            "closed": self.closed.document(),
+        }
+        return {**vars(self), **more}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Orders":
+        """Return what a document of `document` says."""
+        listed = {key: tuple(value) for key, value in document["permissions"].items()}
+        return cls(
+            sandbox=SandboxPolicy.of(document["sandbox"]),
+            programs=SandboxPolicy.of(document["programs"]),
+            require=document["require"],
+            permissions=Grants(**listed),
+            closed=Closed.of_document(document["closed"]),
+            scratch=document["scratch"],
+            idle_s=document["idle_s"],
+            age_s=document["age_s"],
+        )
