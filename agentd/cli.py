@@ -65,6 +65,7 @@ GROUPS = (
     ),
     (  # upkeep
         Command("model", "model", "List models, fetch one, or show what the model server does."),
+        Command("token", "token", "Show where the model server's token lies, or make another one."),
         Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
         Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
         Command(

@@ -116,6 +116,11 @@ class Paths:
         return self.sockets / "status.sock"
 
     @property
+    def model_socket(self) -> Path:
+        """Stream socket of the model server for this user's programs: HTTP without a token."""
+        return self.sockets / "model.sock"
+
+    @property
     def wake(self) -> Path:
         """Folder of one datagram socket per reader: w/NAME.sock."""
         return self.sockets / "w"

@@ -12,10 +12,16 @@ from typing import Any
 
 import uvicorn
 
+from agentd.clock import SystemClock
+from agentd.llm.model_link import ModelLink
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http.app import Server
+from agentd.model_server.http.handed_over import HandedOver
 from agentd.model_server.http.server import http_server
 from agentd.model_server.protocols import Engine, Language
+from agentd.net.wait import Deadline, Waiter
+from agentd.process.channel import Channel
+from agentd.process.stop import Cancel
 from agentd.testing.tiny_model import ScriptedLanguage
 
 TOKEN = "test-token"
@@ -53,6 +59,7 @@ class Serving:
     """A running server: `post` and `get` make one exchange each."""
 
     http_side: uvicorn.Server
+    control: Channel  # the supervisor's end
 
     def __init__(self, port: int, runner: EngineThread, log: ListLog) -> None:
         self.port = port
@@ -60,8 +67,21 @@ class Serving:
         self.log = log
         self.ended: list[BaseException] = []
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+    def connect(self, link: ModelLink | None = None) -> http.client.HTTPConnection:
+        """Connect by the port, or by an agent's link."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        if link is not None:
+            with Waiter.of(Deadline(SystemClock(), DEADLINE_S), Cancel()) as waiter:
+                connection.sock = link.connect(waiter)
+            connection.sock.settimeout(DEADLINE_S)
+        return connection
+
+    def link(self, agent: str) -> ModelLink:
+        """Return an agent's link, as the supervisor makes them."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.control.send({"agent": agent}, [theirs.fileno()])
+        return ModelLink(ours)
 
     def exchange(
         self,
@@ -70,11 +90,12 @@ class Serving:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         token: str | None = TOKEN,
+        link: ModelLink | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        connection = self.connect()
+        connection = self.connect(link)
         try:
             given = dict(headers or {})
-            if token is not None:
+            if token is not None and link is None:
                 given["Authorization"] = f"Bearer {token}"
             connection.request(method, path, body=body, headers=given)
             response = connection.getresponse()
@@ -87,14 +108,23 @@ class Serving:
         return status, json.loads(data)
 
     def post(
-        self, path: str, body: Any, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        body: Any,
+        headers: Mapping[str, str] | None = None,
+        link: ModelLink | None = None,
     ) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, _headers, answer = self.exchange("POST", path, data, headers)
+        status, _headers, answer = self.exchange("POST", path, data, headers, link=link)
         return status, json.loads(answer)
 
-    def chat(self, headers: Mapping[str, str] | None = None, **more: Any) -> tuple[int, Any]:
-        return self.post("/v1/chat/completions", chat_body(**more), headers)
+    def chat(
+        self,
+        headers: Mapping[str, str] | None = None,
+        link: ModelLink | None = None,
+        **more: Any,
+    ) -> tuple[int, Any]:
+        return self.post("/v1/chat/completions", chat_body(**more), headers, link)
 
 
 def chat_body(content: str = "hello", **more: Any) -> dict[str, Any]:
@@ -114,6 +144,7 @@ def serving(
     queue_size: int = 16,
     wait_ready: bool = True,
     unload_after_s: float | None = None,
+    token: Callable[[], str] = lambda: TOKEN,
     **options: Any,
 ) -> Iterator[Serving]:
     """Serve on a free port until the block ends."""
@@ -127,17 +158,23 @@ def serving(
         on_end=ended.append,
         unload_after_s=unload_after_s,
     )
-    server = Server(runner, name=NAME, token=TOKEN, **options)
+    server = Server(runner, name=NAME, token=token, **options)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(64)
-    http_side = http_server(server.build(), knows=server.knows, stop_s=2)
+    ours, theirs = map(Channel, socket.socketpair())
+
+    def start() -> None:
+        HandedOver(theirs, http_side, lambda: setattr(runner, "agents_here", True))
+
+    http_side = http_server(server.build(), knows=server.knows, stop_s=2, on_start=start)
     thread = threading.Thread(target=lambda: asyncio.run(http_side.serve(sockets=[sock])))
     runner.start()
     thread.start()
     found = Serving(sock.getsockname()[1], runner, log)
     found.ended = ended
     found.http_side = http_side
+    found.control = ours
     try:
         if wait_ready:
             wait_for(lambda: runner.progress.ready or ended, "ready")
@@ -146,3 +183,5 @@ def serving(
         runner.stop(DEADLINE_S)
         http_side.should_exit = True
         thread.join(DEADLINE_S)
+        ours.close()
+        theirs.close()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agentd.model_server.engine.mlx import MlxEngine
-from agentd.model_server.http.requests import Caller
+from agentd.model_server.http.callers import Caller
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import discover
 from tests.pages import page

@@ -366,7 +366,7 @@ def test_a_busy_server_is_waited_for(
     assert ask(review(client, server), progress=lambda: beats.append(1)).name == "Done"
     assert len(server.requests) == 3 and len(beats) >= 3
     slow = serve([Reply(status=503, headers={"Retry-After": "0.2"}), DONE])
-    monkeypatch.setattr("agentd.llm.endpoint.PROGRESS_S", 0.02)
+    monkeypatch.setattr("agentd.llm.retries.PROGRESS_S", 0.02)
     beats.clear()
     ask(review(client, slow), progress=lambda: beats.append(1))
     assert len(beats) > 6, "a long wait looks like a hang"
@@ -453,7 +453,7 @@ def test_a_server_that_is_killed_fails_no_call(
     fault: Reply,
 ) -> None:
     """However often, in the middle of the same answer: nothing says that the call crashes it."""
-    monkeypatch.setattr("agentd.llm.endpoint.RETRY_MAX_S", 0.01)
+    monkeypatch.setattr("agentd.llm.retries.RETRY_MAX_S", 0.01)
     server = serve([*[fault] * 10, DONE])
     assert ask(restarting(client, server, lambda n: 3, lambda n: 100 + n)).name == "Done"
     assert len(server.requests) == 11
@@ -471,7 +471,7 @@ def test_a_call_that_crashes_the_server_is_given_up(
     server = serve([Reply(DONE, cut=True)])
     llm = restarting(client, server, lambda n: n, lambda n: 100 + n)
     with monkeypatch.context() as patient:
-        patient.setattr("agentd.llm.endpoint.RETRY_FIRST_S", 3600.0)  # beyond any deadline
+        patient.setattr("agentd.llm.retries.RETRY_FIRST_S", 3600.0)  # beyond any deadline
         for _ in range(2):
             with pytest.raises(ModelUnavailable):
                 ask(llm)

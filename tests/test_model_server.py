@@ -353,7 +353,7 @@ def test_a_persons_call_overtakes_waiting_ones() -> None:
         gate.open.set()
         for thread in threads:
             thread.join(20)
-    assert engine.order == ["first", "me", "mail", "cron"]
+    assert engine.order == [f"other:{name}" for name in ("first", "me", "mail", "cron")]
 
 
 def test_full_queue_answers_503_with_retry_after() -> None:
@@ -413,7 +413,7 @@ def test_hanging_up_in_the_queue_leaves_it(stream: bool) -> None:
         gate.open.set()
         first.join(20)
         wait_for(lambda: len(server.log.of("request.finished")) == 2)
-    assert engine.order == ["first"]
+    assert engine.order == ["other:first"]
 
 
 def test_a_waiting_stream_says_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -729,7 +729,7 @@ def test_a_log_line_per_request() -> None:
         server.chat(headers, content="secret words")
         (line,) = server.log.of("request.finished")
         metrics = server.exchange("GET", "/metrics")[2].decode()
-    assert (line["agent"], line["session_id"], line["finish_reason"]) == ("digest", 7, "stop")
+    assert (line["agent"], line["session_id"], line["finish_reason"]) == ("other:digest", 7, "stop")
     assert line["completion_tokens"] == 2
     assert line["queue_ms"] >= 0
     assert "secret words" not in json.dumps(line)

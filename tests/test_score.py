@@ -257,7 +257,7 @@ def test_the_endpoint_answers_logs_and_counts(tiny: Serving, tiny_model: Path) -
         assert answer["usage"]["prompt_tokens"] == scoring.tokens
         assert answer["usage"]["cached_tokens"] == cached or cached is None
     line = tiny.log.of("request.finished")[-1]
-    assert (line["agent"], line["session_id"]) == ("ranker", 7)
+    assert (line["agent"], line["session_id"]) == ("other:ranker", 7)
     assert (line["finish_reason"], line["scores"]) == ("scored", len(HEADS) * len(ITEMS))
     assert (line["prompt_tokens"], line["completion_tokens"]) == (scoring.tokens, 0)
     report = tiny.runner.report()
@@ -346,7 +346,7 @@ def test_a_score_waits_in_the_same_queue() -> None:
         answers = [json.loads(connection.getresponse().read()) for connection in asked]
         for connection in asked:
             connection.close()
-    assert engine.order == ["first", "soon", "late"]
+    assert engine.order == ["other:first", "other:soon", "other:late"]
     assert answers[0]["scores"] == [[-float(len(item)) for item in ITEMS]] * len(HEADS)
 
 

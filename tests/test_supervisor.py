@@ -840,6 +840,7 @@ def test_a_missing_model_waits_and_starts_when_it_comes(supervisor: Daemon) -> N
     address = json.loads(supervisor.paths.model_address.read_text())
     model = supervisor.status()["model"]
     expected = {"url": model["url"], "model": "smollm2-135m", "pid": model["pid"], "crashes": 0}
+    expected["socket"] = str(supervisor.paths.model_socket)
     assert address == expected
     assert supervisor.paths.token.stat().st_mode & 0o777 == 0o600
     assert len(supervisor.paths.token.read_text()) > 30

@@ -26,6 +26,8 @@ class WantingEngine:
     tokens are wanted as the marks of the language's form.
     """
 
+    slots = SLOTS
+
     def __init__(self, language: ModelLanguage, wants: Callable[[Call], str]) -> None:
         self._language = language
         self._wants = wants
@@ -43,7 +45,7 @@ class WantingEngine:
         self._rows.pop(call.number, None)
 
     def fits(self, call: Call) -> bool:
-        return len(self._rows) < SLOTS
+        return len(self._rows) < self.slots
 
     def recover(self, error: Exception) -> list[Advance]:
         rows, self._rows = self._rows, {}

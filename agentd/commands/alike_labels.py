@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError, ModelError, ModelUnavailable
-from agentd.llm.address import own_address
+from agentd.llm.address import fetch, own_address
 from agentd.llm.endpoint import LEAST_CALL, Endpoint
 from agentd.llm.faults import CallRefused
-from agentd.llm.wire import fetch
 from agentd.paths import Paths
 
 ANSWER_S = 10.0  # for a server that is busy, too
@@ -24,7 +23,7 @@ def alike(fields: Fields, paths: Paths, where: str) -> tuple[ConfigError | None,
         if not fields or load_daemon(paths.daemon_file).model.url is not None:
             return None, ""  # another server's answers show by themselves whether it can
         address = own_address(paths)
-        if fetch(f"{address.url.removesuffix('/v1')}/ready", address.key, ANSWER_S) is None:
+        if fetch(address, "/ready", ANSWER_S) is None:
             return None, NOT_KNOWN
         endpoint = Endpoint(lambda: address, own=True, queue_wait_s=ANSWER_S)
         for field, labels in fields.items():

@@ -92,7 +92,7 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     from agentd.supervisor.client import query
 
     model = with_external({**query(paths)["model"]}, paths)
-    text = None if model["external"] else ask_model_server(model["url"], "/metrics", paths)
+    text = None if model["external"] else ask_model_server("/metrics", paths)
     model["metrics"] = None if text is None else _parse(text)
     bus = open_bus(paths)
     model["labels"] = labels_by(model, bus)
@@ -112,15 +112,14 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.4g}"
 
 
-def ask_model_server(url: str, path: str, paths: Paths) -> str | None:
+def ask_model_server(path: str, paths: Paths) -> str | None:
     """Return our own model server's answer to GET `path`, or None while it gives no good one."""
-    from agentd.llm.wire import fetch
+    from agentd.llm.address import NotThere, fetch, own_address
 
     try:
-        token = paths.token.read_text().strip()
-    except OSError:
+        answer = fetch(own_address(paths), path, ANSWER_S)
+    except NotThere:
         return None  # still starting
-    answer = fetch(url.removesuffix("/v1") + path, token, ANSWER_S)
     return None if answer is None else answer.decode("utf-8", "replace")
 
 

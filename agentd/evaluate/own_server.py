@@ -10,8 +10,7 @@ from datetime import timedelta
 
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import ConfigError
-from agentd.llm.address import Address
-from agentd.llm.wire import fetch
+from agentd.llm.address import Address, fetch
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import environment
@@ -96,8 +95,7 @@ def _wait(child: Child, address: Address, waiting: Callable[[], None]) -> None:
 
 
 def _ready(address: Address) -> bool:
-    url = address.url.removesuffix("/v1") + "/ready"
-    return fetch(url, address.key, ANSWER_S) is not None
+    return fetch(address, "/ready", ANSWER_S) is not None
 
 
 def _stop(child: Child) -> None:

@@ -45,6 +45,7 @@ def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, requi
         programs=programs,
         require=require,
         permissions=Grants(**permissions.model_dump()),
+        environ={},
         closed=closed,
         scratch=str(scratch),
         idle_s=IDLE_S,

@@ -1,47 +1,33 @@
-"""Where the model is, and calls to it that wait, retry and give up by one set of rules.
+"""A model server as agents ask it: a typed call each for answers, tokens and scores.
 
-Down, loading or full is ModelUnavailable after a bounded wait; what the server refuses for good is
-ModelError. A call's deadline counts from its admission: our own server writes `: queued` comments
-into the event stream while a call waits, and each of them starts the deadline anew.
+A call's deadline counts from its admission: our own server writes `: queued` comments into the
+event stream while a call waits, and each of them starts the deadline anew. `retries.py` has the
+rules by which calls wait, try again and give up.
 """
 
 import json
-import random
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import ModelConfig
-from agentd.errors import CallDeadline, ModelError, ModelMisconfigured, ModelUnavailable
-from agentd.llm import listing, wire
-from agentd.llm.address import Address, NotThere, Strikes, own_address
+from agentd.errors import CallDeadline, ModelMisconfigured, ModelUnavailable
+from agentd.llm.address import Address, Strikes, linked_address, own_address
 from agentd.llm.completion import Completion, collect
-from agentd.llm.faults import (
-    BUSY,
-    BadAnswer,
-    BrokenOff,
-    Busy,
-    CallRefused,
-    check,
-    is_not_http,
-    json_object,
-)
-from agentd.macos.privacy import network_hint
+from agentd.llm.external import ExternalServer
+from agentd.llm.faults import BUSY, BadAnswer, BrokenOff, Busy, CallRefused, check, json_object
+from agentd.llm.retries import Retries
+from agentd.llm.wire import HttpReply, Wire
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
 from agentd.paths import Paths
+from agentd.process.supervisor_link import SupervisorLink
 
 QUEUE_WAIT_MAX_S = 600.0  # of one call in the server's queue; the session is then cut and resumes
 SHORT_CALL_S = 30.0  # for /tokenize, waiting for a busy server included
-LIST_S = 5.0  # for a server to list its models
-PROGRESS_S = 10.0  # between two signs of life while waiting to try again
 LEAST_CALL = "Say: ok"  # what any model server can be asked
-RETRY_FIRST_S = 0.1  # a worker may start a moment before the model server
-RETRY_MAX_S = 5.0
-BAD_ANSWERS_MAX = 3  # of one call: no event stream, 500, or a crash of the server
 QUEUED, ADMITTED = b": queued", b": admitted"  # our server's comments in the event stream
-
-T = TypeVar("T")
 
 
 class Endpoint:
@@ -55,34 +41,46 @@ class Endpoint:
         context_window: int | None = None,
         clock: Clock | None = None,
         queue_wait_s: float = QUEUE_WAIT_MAX_S,
+        http: Wire | None = None,
+        doubt: Callable[[], None] = lambda: None,
     ) -> None:
-        self._find = find
-        self._address: Address | None = None  # None: to be found anew
-        self._url = "[model] url" if not own else "model.json"  # for messages
         self.own = own  # our own server: it masks, so a malformed answer is never asked again
         self.masks = self.logprobs = True  # until the server says that it does not
         self.context_window = context_window
-        self._only: str | None = None  # the one model that the server has, once asked
         self._clock = clock or SystemClock()
         self.queue_wait_s = queue_wait_s
-        self._wire = wire.Wire()
+        self._wire = http or Wire()
+        self._retries = Retries(find, doubt, self._wire, self._clock, own=own)
         self._strikes = Strikes()  # of the last call; it may be made again after a cut
 
     @classmethod
-    def discover(cls, paths: Paths, config: ModelConfig, clock: Clock | None = None) -> "Endpoint":
-        """Return the configured server: `[model] url`, or our own by run/model.json."""
+    def discover(
+        cls,
+        paths: Paths,
+        config: ModelConfig,
+        clock: Clock | None = None,
+        link: SupervisorLink | None = None,
+    ) -> "Endpoint":
+        """Return the configured server: `[model] url`, or our own.
+
+        A worker asks its supervisor, by `link`, for a way to our own; others read run/model.json.
+        """
+        http = Wire()
         if config.url is None:
-            return cls(lambda: own_address(paths), own=True, clock=clock)
-        url, key_file = config.url.rstrip("/"), config.api_key_file
-        named = config.name if config.named else None
-
-        def find() -> Address:
-            key = listing.read_key(key_file) if key_file else ""
-            name = named or endpoint._only_model(url, key) or config.name
-            return Address(url, name, key)
-
-        endpoint = cls(find, own=False, context_window=config.context_window, clock=clock)
-        return endpoint
+            find = partial(own_address, paths)
+            if link is not None and link.there:
+                find = partial(linked_address, link, http.cancel)
+            return cls(find, own=True, clock=clock, http=http)
+        server = ExternalServer(config, http, clock or SystemClock())
+        window = config.context_window
+        return cls(
+            server.address,
+            own=False,
+            context_window=window,
+            clock=clock,
+            http=http,
+            doubt=server.doubt,
+        )
 
     def model(self) -> str:
         """Return the model's name there, waiting for the server where only that knows it.
@@ -91,24 +89,7 @@ class Endpoint:
             ModelUnavailable, ModelMisconfigured, Stopped: see `chat`.
         """
         wait_s = min(SHORT_CALL_S, self.queue_wait_s)
-        return self._retrying(lambda a, _: a.model, wait_s, wait_s, lambda: None, Strikes())
-
-    def _only_model(self, url: str, key: str) -> str | None:
-        """Return the one model of a server that [model] names none for; None: it does not say."""
-        if self._only is None:
-            deadline = Deadline(self._clock, LIST_S)
-            try:
-                names = listing.models(self._wire, url, key, deadline)
-            except Passed as error:
-                raise TimeoutError(f"no list of models within {LIST_S:g} s") from error
-            if names is not None and len(names) != 1:
-                raise ModelMisconfigured(
-                    f"the model server has {len(names)} models: {', '.join(names)[:300]}",
-                    where="[model] name",
-                    hint="name the one to use",
-                )
-            self._only = names[0] if names else None
-        return self._only
+        return self._retries(lambda a, _: a.model, wait_s, wait_s, lambda: None, Strikes())
 
     def close(self) -> None:
         """End the running call with Stopped in its thread and refuse further ones."""
@@ -151,7 +132,7 @@ class Endpoint:
             self._strikes = Strikes(call)
         busy_s = max(deadline_s, self.queue_wait_s)
         try:
-            return self._retrying(once, deadline_s, busy_s, progress, self._strikes)
+            return self._retries(once, deadline_s, busy_s, progress, self._strikes)
         except CallRefused as error:
             if not self.own:
                 self._blame_server_or_event(error, body, headers, progress)
@@ -177,7 +158,7 @@ class Endpoint:
         deadline = Deadline(self._clock, SHORT_CALL_S)
         try:
             progress()
-            address = self._address or self._find()
+            address = self._retries.address()
             self._complete(address, deadline, least, headers, lambda _line: progress())
         except Passed:
             return  # slow: that speaks neither for the event nor against it
@@ -190,7 +171,7 @@ class Endpoint:
         except (Busy, BadAnswer, *BROKEN) as failure:
             raise ModelUnavailable(
                 f"the model server cannot be used: {failure}",
-                where=self._url,
+                where=self._retries.url,
                 hint="it fails at any call, also the least: see the model server's log",
             ) from failure
 
@@ -230,7 +211,7 @@ class Endpoint:
         except CallDeadline as error:
             # Counting takes no time: it stands still. Of our own its supervisor will find out.
             raise ModelUnavailable(
-                f"the model server did not count within {wait_s:.0f} s", where=self._url
+                f"the model server did not count within {wait_s:.0f} s", where=self._retries.url
             ) from error
 
     def ask(
@@ -255,7 +236,7 @@ class Endpoint:
                         raise
                     return None  # a page for whatever is asked
 
-        return self._retrying(once, wait_s, wait_s, lambda: None, Strikes())
+        return self._retries(once, wait_s, wait_s, lambda: None, Strikes())
 
     def _post(
         self,
@@ -264,87 +245,11 @@ class Endpoint:
         deadline: Deadline,
         body: Mapping[str, Any],
         headers: Mapping[str, str],
-    ) -> wire.HttpReply:
+    ) -> HttpReply:
         sent = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
         if address.key:
             sent["Authorization"] = f"Bearer {address.key}"
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        return self._wire.send("POST", url, deadline, body=data, headers=sent)
-
-    def _retrying(
-        self,
-        once: Callable[[Address, Deadline], T],
-        deadline_s: float,
-        busy_s: float,
-        progress: Callable[[], None],
-        strikes: Strikes,
-    ) -> T:
-        """Call `once` until it answers, fails for good, or the wait is over."""
-        down = Deadline(self._clock, deadline_s)  # unreachable for as long as a call may take
-        full = Deadline(self._clock, busy_s)
-        pause = RETRY_FIRST_S
-        while True:
-            self._wire.check()
-            over = down
-            problem: Exception
-            try:
-                self._address = self._address or self._find()
-                self._url = self._address.url
-                strikes.found(self._address)
-                if strikes.bad >= BAD_ANSWERS_MAX:
-                    raise BadAnswer("the model server crashes over this call")
-                return once(self._address, Deadline(self._clock, deadline_s))
-            except Passed as error:
-                raise CallDeadline(
-                    f"the model did not answer within {deadline_s:.0f} s of the call's admission",
-                    where=self._url,
-                    hint="raise [model] call_deadline, or use a smaller model",
-                ) from error
-            except ModelError:
-                self._address = None  # a person may correct the key or the name meanwhile
-                raise
-            except Busy as error:
-                problem, over = error, full
-                wait = max(pause, error.retry_after or 0.0)
-            except (ModelUnavailable, *BROKEN) as error:
-                self._wire.check()  # a cut connection looks like a broken one
-                if isinstance(error, ModelUnavailable) and not isinstance(error, NotThere):
-                    self._address = self._only = None  # a person may correct it meanwhile
-                    raise
-                if is_not_http(error) and not self.own:
-                    raise ModelMisconfigured(
-                        f"what answers there does not speak HTTP: {error}",
-                        where="[model] url",
-                        hint="is it an https server, or another program's port?",
-                    ) from error
-                problem, wait = error, pause
-            except BadAnswer as error:
-                if self.own and isinstance(error, BrokenOff) and self._address is not None:
-                    strikes.broke_off(self._address)
-                else:
-                    strikes.bad += 1
-                if strikes.bad >= BAD_ANSWERS_MAX:
-                    strikes.bad = 0  # another session may try the same
-                    raise CallRefused(
-                        str(error), where=self._url, hint="see the model server's log"
-                    ) from error
-                problem, wait = error, pause
-            self._address = None  # the server may have come back elsewhere, with another token
-            if over.left() <= wait:
-                raise ModelUnavailable(
-                    f"the model server cannot be used: {problem}",
-                    where=self._url,
-                    hint="`agentd status` shows whether it runs"
-                    if self.own
-                    else network_hint(problem) or "is it running?",
-                ) from problem
-            self._pause(wait * random.uniform(0.8, 1.2), progress)
-            pause = min(RETRY_MAX_S, pause * 2)
-
-    def _pause(self, seconds: float, progress: Callable[[], None]) -> None:
-        """Wait, saying now and then that this is no hang; the next call gets its time in full."""
-        end = Deadline(self._clock, seconds)
-        progress()
-        while (left := end.left()) > 0:
-            self._wire.wait(min(left, PROGRESS_S))
-            progress()
+        return self._wire.send(
+            "POST", url, deadline, body=data, headers=sent, connect=address.connect
+        )

@@ -1,19 +1,19 @@
 """Requests to a model server, which another thread can end at once."""
 
 import re
+import socket
 import ssl
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack
-from http.client import OK, IncompleteRead
+from http.client import IncompleteRead
 from threading import Event
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from agentd.clock import SystemClock
 from agentd.errors import ModelError, ModelMisconfigured, Stopped
 from agentd.net.connection import ClientConnection, connected, look_up
-from agentd.net.exchange import BROKEN, PORTS, HTTPException, Response, authority, exchange
+from agentd.net.exchange import PORTS, HTTPException, Response, authority, exchange
 from agentd.net.wait import Deadline, Waiter
 from agentd.process.stop import Cancel
 
@@ -21,6 +21,8 @@ CONNECT_S = 5.0  # a loopback server answers at once
 BODY_BYTES_MAX = 8_000_000  # of an answer; more is no answer to a decision
 LINE_BYTES_MAX = 1_000_000  # of one line of an event stream
 LINE_END = re.compile(rb"\r\n|\n|\r")
+
+Connect = Callable[[Waiter], socket.socket]
 
 # Set by the test kit: the only servers that this process may call.
 only: Container[tuple[str, int]] | None = None
@@ -105,7 +107,7 @@ class Wire:
     """Makes exchanges, one at a time; `cut` ends the running one and refuses further ones."""
 
     def __init__(self) -> None:
-        self._cancel = Cancel()
+        self.cancel = Cancel()  # stopped by `cut`
 
     def send(
         self,
@@ -115,8 +117,11 @@ class Wire:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        connect: Connect | None = None,
     ) -> HttpReply:
         """Send a request and return the reply once its headers are there.
+
+        `connect` returns a connection in the place of one to the URL's host.
 
         Raises:
             Stopped: `cut` was called.
@@ -128,7 +133,7 @@ class Wire:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
         self.check()
-        if only is not None and (host, port) not in only:
+        if only is not None and connect is None and (host, port) not in only:
             raise ModelError(
                 f"no model may be called here, and {host}:{port} is no fake server",
                 hint="use the doubles of agentd.testing, or mark the test agentd_online",
@@ -136,9 +141,12 @@ class Wire:
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         name = authority(parts.scheme, host, port)
         with ExitStack() as opened:
-            waiter = opened.enter_context(Waiter.of(deadline, self._cancel))
-            found = look_up(host, port)  # in this thread: `replay/offline.py` may let it through
-            connection = opened.enter_context(connected(found, port, waiter, CONNECT_S))
+            waiter = opened.enter_context(Waiter.of(deadline, self.cancel))
+            if connect is not None:
+                connection = ClientConnection(opened.enter_context(connect(waiter)), waiter)
+            else:
+                found = look_up(host, port)  # in this thread: replay/offline.py may let it through
+                connection = opened.enter_context(connected(found, port, waiter, CONNECT_S))
             if parts.scheme == "https":
                 _encrypt(connection, host)
             response = exchange(connection, method, name, target, headers or {}, body)
@@ -146,26 +154,16 @@ class Wire:
 
     def check(self) -> None:
         """Raise Stopped if `cut` was called."""
-        if self._cancel.stopped:
+        if self.cancel.stopped:
             raise Stopped("the call to the model was stopped")
 
     def wait(self, seconds: float) -> None:
         """Wait, unless `cut` is called: then raise Stopped."""
         over = Event()
-        with self._cancel.watching(over.set):
+        with self.cancel.watching(over.set):
             over.wait(seconds)
         self.check()
 
     def cut(self) -> None:
         """End the running exchange and refuse further ones. Safe from any thread."""
-        self._cancel.stop()
-
-
-def fetch(url: str, key: str, seconds: float) -> bytes | None:
-    """Return our own server's answer to GET, or None while it gives no good one."""
-    headers = {"Authorization": f"Bearer {key}"}
-    try:
-        with Wire().send("GET", url, Deadline(SystemClock(), seconds), headers=headers) as reply:
-            return reply.body() if reply.status == OK else None
-    except BROKEN:
-        return None  # still starting, or gone this moment
+        self.cancel.stop()

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from agentd import paths
 from agentd.config.last_good import effective_config
-from agentd.errors import AgentdError, ConfigError, StorageError
+from agentd.errors import AgentdError, StorageError
 from agentd.logs import logger as log
 from agentd.model_server.engine import blas, malloc  # no others: they import MLX
+from agentd.model_server.token_file import TokenFile
 from agentd.models import store
 from agentd.process import child
+from agentd.process.channel import Channel
 from agentd.process.failure import end_with_threads
 from agentd.process.heart import Heart
 from agentd.states import Exit
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             config = config.model_copy(update={"level": options.log_level})
         logger = log.configure("model", home, config)
         end_with_threads(lambda error: _raised(error, logger, heart))
-        token = read_token(options.token_file or home.token)
+        token = TokenFile(options.token_file or home.token)
         folder = store.resolve(options.model, home.models)
         sock = _socket(options)
     except AgentdError as error:
@@ -62,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             options,
             folder,
             token,
+            _control(),
             caches=home.prompt_caches,
             fast_blas=found in ("system", "numpy"),
             logger=logger,
@@ -79,23 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         log.close()
 
 
-def read_token(path: Path) -> str:
-    """Return the bearer token.
-
-    Raises:
-        StorageError: it cannot be read.
-        ConfigError: it is empty, or others may read it.
-    """
-    try:
-        mode = path.stat().st_mode
-        token = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"cannot be read: {error}", where=str(path)) from error
-    if mode & 0o077:
-        raise ConfigError("others may read this token", where=str(path), hint=f"chmod 600 {path}")
-    if not token:
-        raise ConfigError("is empty", where=str(path), hint="write a token into it")
-    return token
+def _control() -> Channel | None:
+    """Return the way to the supervisor, if there is one."""
+    fd = child.inherited(os.environ, child.CONTROL_VARIABLE)
+    return None if fd is None else Channel(socket.socket(fileno=fd))
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from agentd.states import Priority
 
 FinishReason = Literal["stop", "length", "scored"]  # the last one: of a call that only scores
+RANK = {Priority.PERSON: 0, Priority.EVENT: 1, Priority.SCHEDULE: 2}
 
 # Tokens that a row's caches may hold while it scores several items at once: each has a copy of the
 # head. For more than that only a single item of that length is read.
@@ -136,6 +137,7 @@ class Call:
     prompt: Sequence[int]
     emit: Callable[["Piece"], None]
     agent: str = ""
+    guest: bool = False  # of another program than an agent's worker
     session: str | None = None
     priority: Priority = Priority.EVENT
     weight: int = 5  # 1 is served first within its class
@@ -163,6 +165,12 @@ class Call:
     completion_tokens: int = 0
     # By field, as the request names it, and label: log-probabilities without offsets.
     labels: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """Return its class, 0 first. What another program says of itself lifts it over no event."""
+        rank = RANK[self.priority]
+        return max(rank, RANK[Priority.EVENT]) if self.guest else rank
 
     @property
     def prompt_tokens(self) -> int:

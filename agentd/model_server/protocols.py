@@ -107,6 +107,11 @@ class Language(Protocol):
 class Engine(Protocol):
     """A loaded model that advances admitted calls step by step. Used by one thread only."""
 
+    @property
+    def slots(self) -> int:
+        """How many calls can be advanced together."""
+        ...
+
     def fits(self, call: Call) -> bool:
         """Whether there is a slot, and memory, for this call now.
 

@@ -17,9 +17,11 @@ from agentd.model_server.engine import malloc
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.engine.watchdog import EXIT_ENGINE, EXIT_STALLED, Watchdog
 from agentd.model_server.http.app import Server
+from agentd.model_server.http.handed_over import HandedOver
 from agentd.model_server.http.server import http_server
 from agentd.model_server.language.language import ModelLanguage
 from agentd.model_server.protocols import Engine, Language
+from agentd.process.channel import Channel
 from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
 
@@ -32,7 +34,8 @@ TRIM_S = 30.0
 class Serving:
     """One model, served until a signal comes or the engine ends.
 
-    `options` are those of the command line, `caches` is where prompt caches are kept over a
+    `options` are those of the command line, `token` returns the one in force, `control` leads to
+    the supervisor, and `caches` is where prompt caches are kept over a
     restart; `on_error` is told of what nobody expected.
     """
 
@@ -40,7 +43,8 @@ class Serving:
         self,
         options: argparse.Namespace,
         folder: Path,
-        token: str,
+        token: Callable[[], str],
+        control: Channel | None,
         *,
         caches: Path,
         fast_blas: bool,
@@ -73,7 +77,11 @@ class Serving:
             call_deadline_s=options.call_deadline,
             quiet_s=lambda: self._watchdog.quiet_s,
         )
-        self._http = http_server(server.build(), knows=server.knows, stop_s=STOP_S)
+        self._control = control
+        self._handed_over: HandedOver | None = None
+        self._http = http_server(
+            server.build(), knows=server.knows, stop_s=STOP_S, on_start=self._take_over
+        )
 
     async def run(self, sock: socket.socket) -> AgentdError | int:
         """Serve; return the exit code, or why the model cannot be served."""
@@ -95,6 +103,13 @@ class Serving:
             self._heart.beat(PROMISE_S, STOPPING)
             return Exit.OK
         return self._ended[0] if isinstance(self._ended[0], AgentdError) else EXIT_ENGINE
+
+    def _take_over(self) -> None:
+        def agent_came() -> None:
+            self._runner.agents_here = True
+
+        if self._control is not None:
+            self._handed_over = HandedOver(self._control, self._http, agent_came)
 
     def _load_engine(self, language: Language) -> Engine:
         from agentd.model_server.engine.mlx import MlxEngine  # 2 s, in the engine's thread

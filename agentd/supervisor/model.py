@@ -9,12 +9,13 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig, ModelConfig
-from agentd.errors import ConfigError, Problem, StorageError, storage_errors
+from agentd.errors import AgentdError, ConfigError, Problem, StorageError, storage_errors
 from agentd.logs.logger import Logger
 from agentd.macos import launchd
 from agentd.models import store
@@ -24,7 +25,8 @@ from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.restart import RESTING, Life
+from agentd.supervisor.requests import Asker
+from agentd.supervisor.restart import RESTING, Ended, Life
 from agentd.whole import write_whole
 
 NAME = "model"
@@ -58,7 +60,9 @@ class ModelHost:
         self._port = config.model.port
         self._token = self._address = ""  # what stands in their files, once they are written
         self._parked_at: float | None = None  # monotonic: since then it has been seen parked
-        self.managed = Managed(NAME, self._spawn, life, reaper, log=log, clock=clock)
+        self.managed = Managed(
+            NAME, self._spawn, life, reaper, self._on_change, log=log, clock=clock
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -86,17 +90,22 @@ class ModelHost:
             self._bind()
 
     def restore(self) -> list[Path]:
-        """Write token and address again where somebody removed them; return which.
+        """Make token, address and socket again where somebody removed them; return which.
 
-        The same token: server and workers have it.
+        The same token as was there last: programs have it.
 
         Raises:
-            StorageError: one cannot be written.
+            AgentdError: one cannot be made.
         """
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            self._token = self._paths.token.read_text() or self._token  # `token --renew` writes it
         wanted = {self._paths.token: self._token, self._paths.model_address: self._address}
         missing = [path for path, text in wanted.items() if text and not path.exists()]
         for path in missing:
             _write_private(path, wanted[path])
+        if self.managed.pid is not None and not self._paths.model_socket.exists():
+            self._open_socket()
+            missing.append(self._paths.model_socket)
         return missing
 
     def start(self) -> None:
@@ -177,6 +186,23 @@ class ModelHost:
         with contextlib.suppress(OSError):
             self._paths.model_address.unlink()
 
+    async def link(self, asker: Asker, _: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """Answer a worker that asks for `model`: the address, and its end of a link of its own.
+
+        The server gets the other end with the agent's name. The link ends with the server.
+
+        Raises:
+            AgentdError: no server of ours runs now.
+        """
+        theirs, ours = socket.socketpair()
+        with ours:
+            try:
+                self.managed.hand_over({"agent": asker.name}, ours)
+            except AgentdError:
+                theirs.close()
+                raise
+        return json.loads(self._address), [theirs.detach()]
+
     def document(self) -> dict[str, Any]:
         """Return its state for `status`."""
         return {
@@ -207,6 +233,7 @@ class ModelHost:
                 env=environment.for_model_server(),
                 cwd=self._paths.data,
                 pass_fds=(listening.fileno(),),
+                control=True,
                 clock=self._clock,
             )
         finally:
@@ -216,6 +243,28 @@ class ModelHost:
         with contextlib.suppress(StorageError):  # the pid is for people
             self._write_address(url, child.pid)
         return child
+
+    def _on_change(self, _: Ended | None) -> None:
+        if self.managed.life.state is WorkerState.STARTING:
+            with contextlib.suppress(AgentdError):  # `restore` tries again
+                self._open_socket()
+
+    def _open_socket(self) -> None:
+        """Listen for this user's programs, and let the server accept them. Raises AgentdError."""
+        path = self._paths.model_socket
+        try:
+            with socket.socket(socket.AF_UNIX) as listening:
+                path.unlink(missing_ok=True)
+                listening.bind(str(path))
+                path.chmod(0o600)
+                listening.listen(BACKLOG)
+                self.managed.hand_over({}, listening)
+        except AgentdError:
+            path.unlink(missing_ok=True)  # nobody accepts there
+            raise
+        except OSError as error:
+            why = f"cannot make the model server's socket: {error.strerror}"
+            raise StorageError(why, where=str(path), hint="make its folder writable") from error
 
     def _bind(self) -> socket.socket:
         if self._socket is None:
@@ -237,6 +286,8 @@ class ModelHost:
         # Workers whose answer broke off learn from it whether the server crashed or was killed.
         crashes = self.managed.life.crashes_total
         document = {"url": url, "model": self.config.name, "pid": pid, "crashes": crashes}
+        if self.config.url is None:
+            document["socket"] = str(self._paths.model_socket)
         self._address = json.dumps(document)
         _write_private(self._paths.model_address, self._address)
 
@@ -269,6 +320,11 @@ def write_token(path: Path) -> None:
         status = path.lstat()
         if status.st_uid == os.getuid() and not status.st_mode & 0o077 and status.st_size:
             return
+    renew_token(path)
+
+
+def renew_token(path: Path) -> None:
+    """Write another token. Raises StorageError."""
     _write_private(path, secrets.token_urlsafe(TOKEN_BYTES))
 
 

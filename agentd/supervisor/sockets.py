@@ -71,6 +71,7 @@ class Sockets:
         path = self._paths.status_socket
         if self._made and (not path.exists() or _is(path, self._inode) or not self._inode):
             path.unlink(missing_ok=True)  # else it is a successor's by now
+            self._paths.model_socket.unlink(missing_ok=True)
             self._remove_folder()
 
     def _remove_folder(self) -> None:

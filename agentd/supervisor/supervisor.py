@@ -27,10 +27,9 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
-from agentd.supervisor.hands_host import HandsHost
+from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
-from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Requests
@@ -43,7 +42,6 @@ GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
 # A stop takes at most 10 s in all, whatever stop_grace says: launchd and people wait for it.
 WORKERS_STOP_S = 4.5
-MCP_STOP_S = 1.5
 MODEL_STOP_S = 2.5
 RECORDS_STOP_S = 0.5
 KILLED_S = 0.5  # for killed groups to be gone
@@ -78,43 +76,8 @@ class Supervisor:
         )
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
-        self._hands = HandsHost(
-            paths,
-            lambda: self._settings.config,
-            commands,
-            self._reaper,
-            self._jobs,
-            log=logger,
-            clock=clock,
-        )
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-        self._mcp = McpHost(
-            paths,
-            commands,
-            lambda: self._settings.config,
-            self._reaper,
-            self._jobs,
-            self._on_tools_changed,
-            log=logger,
-            clock=clock,
-        )
-        shared = Shared(
-            paths,
-            commands,
-            self._records,
-            Checks(paths, commands, self._reaper, clock),
-            self._reaper,
-            self._jobs,
-            Requests(
-                {**self._hands.handlers(), "mcp": self._mcp.answer}, self._hands.leave, logger
-            ),
-            checked=self._folder_access.try_soon,
-            log=logger,
-            clock=clock,
-            chance=chance,
-        )
-        self._agents = Agents(shared, rules)
         self._model = ModelHost(
             paths,
             config,
@@ -124,6 +87,32 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        self._helpers = Helpers(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            Life(rules, clock, chance),
+            self._reaper,
+            self._jobs,
+            self._on_tools_changed,
+            log=logger,
+            clock=clock,
+        )
+        asked = {**self._helpers.handlers(), "model": self._model.link}
+        shared = Shared(
+            paths,
+            commands,
+            self._records,
+            Checks(paths, commands, self._reaper, clock),
+            self._reaper,
+            self._jobs,
+            Requests(asked, self._helpers.leave, logger),
+            checked=self._folder_access.try_soon,
+            log=logger,
+            clock=clock,
+            chance=chance,
+        )
+        self._agents = Agents(shared, rules)
         self._control = Control(
             self._records,
             self._agents,
@@ -207,7 +196,7 @@ class Supervisor:
             self._hurry.set()
             self._log.warning("supervisor.killing")
             self._agents.kill()
-            self._mcp.kill()
+            self._helpers.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -218,10 +207,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MCP_STOP_S):
-                await self._mcp.stop()
-        await self._hands.gone()
+        await self._helpers.stop()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -245,7 +231,7 @@ class Supervisor:
         self._jobs.start(self._forgive(*([name] if name else self._agents.slots)))
 
     def _reload_settings(self) -> None:
-        if self._settings.reload(self._model, self._agents, self._housekeeping, self._mcp):
+        if self._settings.reload(self._model, self._agents, self._housekeeping, self._helpers.mcp):
             self._jobs.start(self._forgive(*self._agents.slots))
 
     async def _forgive(self, *names: str) -> None:
@@ -274,6 +260,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(MODEL_POLL_S)  # ends by cancellation
             self._model.poll()
+            self._helpers.poll()
 
     async def _watch_sleep(self) -> None:
         while True:
@@ -292,7 +279,7 @@ class Supervisor:
                 for path in self._model.restore():
                     self._log.warning("file.made_again", path=str(path))
                 logged = ""
-            except StorageError as trouble:  # a full disk, say: the next look tries again
+            except AgentdError as trouble:  # a full disk, say: the next look tries again
                 if str(trouble) != logged:
                     self._log.error("files.not_made", what=trouble.what, where=trouble.where)
                 logged = str(trouble)

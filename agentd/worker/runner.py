@@ -69,7 +69,7 @@ class Runner:
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
             link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
-        self._hands = Remote(link, "hands", kill="kill_hands") if link.there else None
+        self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
@@ -81,12 +81,12 @@ class Runner:
         self._tools = Toolbox(
             permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
-            remotes={"hands": self._hands, "mcp": Remote(link, "mcp")} if self._hands else {},
+            remotes=self._remotes,
             more=outside_tools(version.mcp),
             clock=clock,
         )
         self._idempotent = repeatable(version)
-        self._endpoint = Endpoint.discover(paths, daemon.model, clock)
+        self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
@@ -122,7 +122,7 @@ class Runner:
             log=log,
             beat=beat,
         )
-        hands = self._hands
+        hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
 
@@ -165,6 +165,17 @@ class Runner:
             self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
         )
         return self._version.agent(self._version.params, kit)
+
+
+def remotes_of(link: SupervisorLink) -> Mapping[str, Remote]:
+    """Return the processes that carry tools out for a worker, by the tools' place."""
+    if not link.there:
+        return {}
+    return {
+        "hands": Remote(link, "hands", kill="kill_hands"),
+        "fetcher": Remote(link, "fetcher"),  # which is not this agent's alone
+        "mcp": Remote(link, "mcp"),  # nor is this
+    }
 
 
 def use_scratch(folder: Path) -> None:

@@ -93,6 +93,7 @@ class Canned(wire.Wire):
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        connect: wire.Connect | None = None,
     ) -> wire.HttpReply:
         """Answer at once."""
         if url.endswith("/tokenize"):
@@ -189,8 +190,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     )
     for part, milliseconds in _parts(bench, llm, count).items():
         yield Figure(f"turn:   of which {part}", milliseconds, "ms")
-    endpoint = Endpoint(lambda: Address("http://canned/v1", "m"), own=True)
-    endpoint._wire = Canned()
+    endpoint = Endpoint(lambda: Address("http://canned/v1", "m"), own=True, http=Canned())
     llm = baml(client, endpoint)
     bench.session(llm)
     times = [bench.session(llm) for _ in range(count)]

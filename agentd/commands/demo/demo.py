@@ -181,7 +181,7 @@ def _measure(home: Paths, daemon: Daemon) -> float:
         model = query(home)["model"]
         if model["state"] in GAVE_UP or model["problem"]:
             raise AgentdError(f"the model server failed: {model['reason']}")
-        if model["external"] or ask_model_server(model["url"], "/ready", home) is not None:
+        if model["external"] or ask_model_server("/ready", home) is not None:
             break
     body = {"messages": PROBE, "max_tokens": 1, "temperature": 0}
     began = time.monotonic()

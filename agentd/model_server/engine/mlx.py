@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server.calls import Advance, Call, Refused
+from agentd.model_server.calls import RANK, Advance, Call, Refused
 from agentd.model_server.engine import memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
@@ -22,7 +22,6 @@ from agentd.model_server.engine.next_tokens import Chosen, NextTokens, forced_lo
 from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
-from agentd.model_server.engine.queue import RANK
 from agentd.model_server.engine.sampling import Sampler, choose
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
 from agentd.model_server.engine.weights import load_weights
@@ -118,9 +117,9 @@ class MlxEngine:
         rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
         longest = max([length, *(other.length for other in rows)])
         alike = [r.call for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
-        before = sum(RANK[other.priority] <= RANK[call.priority] for other in alike)
+        before = sum(other.rank <= call.rank for other in alike)
         kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
-        slots = self.slots - (0 if call.priority is Priority.PERSON else kept)
+        slots = self.slots - (0 if call.rank == RANK[Priority.PERSON] else kept)
         wanted = (len(rows) + 1) * self._row_bytes(longest)
         return len(rows) < slots and before < PREFILLING_MAX and wanted <= self.budget.batch
 

@@ -12,7 +12,6 @@ from mlx import nn
 from agentd.model_server.engine.batch import Row
 from agentd.model_server.engine.memory import RowBytes
 from agentd.model_server.engine.prompt_cache import Layers, States
-from agentd.model_server.engine.queue import RANK
 
 # A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
 # itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
@@ -57,7 +56,7 @@ class Prefill:
 
         def order(row: Row) -> tuple[int, int, int, int]:
             patience = int((now - row.prefill_since) / PATIENCE_S)
-            rank = max(0, RANK[row.call.priority] - patience)
+            rank = max(0, row.call.rank - patience)
             weight = 0 if patience else row.call.weight
             return rank, row.quanta, weight, row.call.number
 

@@ -40,6 +40,7 @@ class EngineThread:
         self._load_engine = load_engine
         self.language: Language | None = None  # None until the tokenizer is read
         self.progress = Progress()
+        self.agents_here = False  # one has come: guests then get half of the slots
         self._metrics = Metrics()
         self._unload_after_s = unload_after_s
         self._log = log
@@ -187,7 +188,7 @@ class EngineThread:
     def _admit_next(self, engine: Engine) -> bool:
         """Give the next call a slot, if there is one for it."""
         with self._wake:
-            call = self._queue.next()
+            call = self._queue.next(guests=self._guest_fits(engine))
             if call is None:
                 return False
             try:
@@ -208,6 +209,10 @@ class EngineThread:
         except Exception as error:  # this call's own fault must not be the others'
             self._fail(call, error)
         return True
+
+    def _guest_fits(self, engine: Engine) -> bool:
+        most = max(1, engine.slots // 2) if self.agents_here else engine.slots
+        return sum(call.guest for call, _ in self._active.values()) < most
 
     def _check_active(self, engine: Engine) -> None:
         """Take away the slots of calls that are cancelled or too late."""

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -272,9 +273,11 @@ def _event(data: dict[str, Any]) -> bytes:
 
 def error_response(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """Return an error as an answer."""
-    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    told = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        told["WWW-Authenticate"] = "Bearer"
     return JSONResponse(
-        error_body(error), status_code=error.status, headers={**retry, **(headers or {})}
+        error_body(error), status_code=error.status, headers={**told, **(headers or {})}
     )
 
 

@@ -1,10 +1,9 @@
 """The HTTP side: authentication, bodies, and answers in OpenAI's shapes."""
 
 import asyncio
-import functools
 import hmac
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,7 +13,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentd.model_server.calls import Call, Full, Mask, Refused
 from agentd.model_server.engine.thread import EngineThread
@@ -27,6 +25,7 @@ from agentd.model_server.http.answers import (
     while_there,
 )
 from agentd.model_server.http.body import ForModel
+from agentd.model_server.http.callers import Authenticated, caller, peer
 from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.protocols import Language, Prompt
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
@@ -34,16 +33,21 @@ from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 BODY_BYTES_MAX = 8_000_000
 TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more
 BODY_S = 30.0  # a body that takes longer to arrive is given up
-COMPILING_MAX = 16  # requests that wait for a schema's compilation at a time
+# Requests that are read, and that wait for a compilation, at a time: of agents, and as many
+# of other programs, which fill no threads but their own.
+READING_MAX, COMPILING_MAX = 8, 16
+KINDS = ("agents", "others")
 STALE_S = 30.0  # a busy engine without a step for this long is not ready
 
 Asked = TypeVar("Asked", bound=ForModel)
+T = TypeVar("T")
 
 
 class Server:
     """The routes, bound to one runner. `build` gives the ASGI application.
 
-    `quiet_s` says for how many seconds a busy engine has made no step.
+    `token` returns the one in force; `quiet_s` says for how many seconds a busy engine has made no
+    step.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class Server:
         runner: EngineThread,
         *,
         name: str,
-        token: str,
+        token: Callable[[], str],
         call_deadline_s: float = 120.0,
         body_bytes_max: int = BODY_BYTES_MAX,
         quiet_s: Callable[[], float] = lambda: 0.0,
@@ -64,7 +68,8 @@ class Server:
         self._body_bytes_max = body_bytes_max
         self._started = int(time.time())
         # Threads of their own: who waits for a compilation must not keep prompts from being read.
-        self._compiling = ThreadPoolExecutor(COMPILING_MAX, "masks")
+        self._reading = {kind: ThreadPoolExecutor(READING_MAX, "read") for kind in KINDS}
+        self._compiling = {kind: ThreadPoolExecutor(COMPILING_MAX, "masks") for kind in KINDS}
 
     def build(self) -> Starlette:
         """Return the ASGI application."""
@@ -80,7 +85,7 @@ class Server:
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/v1/score", self._score, methods=["POST"]),
             ],
-            middleware=[Middleware(_Authenticated, knows=self.knows)],
+            middleware=[Middleware(Authenticated, knows=self.knows)],
             exception_handlers={
                 Refused: _refused,
                 HTTPException: _http_error,
@@ -94,7 +99,7 @@ class Server:
     def knows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request's headers, names in lower case, show the token."""
         scheme, _, given = dict(headers).get(b"authorization", b"").partition(b" ")
-        known = hmac.compare_digest(given.strip(), self._token.encode())
+        known = hmac.compare_digest(given.strip(), self._token().encode())
         return known and scheme.lower() == b"bearer"
 
     async def _health(self, request: Request) -> Response:
@@ -132,7 +137,7 @@ class Server:
 
     async def _tokenize(self, request: Request) -> Response:
         data = await self._body(request, min(TOKENIZE_BYTES_MAX, self._body_bytes_max))
-        body = await asyncio.to_thread(requests.parse, data, requests.Tokenize)
+        body = await self._read(request, requests.parse, data, requests.Tokenize)
         if body.model is not None:
             self._check_model(body.model)
         language = self._language()
@@ -142,22 +147,22 @@ class Server:
         if body.messages is not None:
             messages = conversation.plain(body.messages)
             tools = conversation.plain_tools(body.tools or [])
-            tokens = (await asyncio.to_thread(language.encode_chat, messages, tools)).tokens
+            tokens = (await self._read(request, language.encode_chat, messages, tools)).tokens
         else:
-            tokens = await asyncio.to_thread(language.encode, text or "")
+            tokens = await self._read(request, language.encode, text or "")
         return JSONResponse(
             {"count": len(tokens), "max_model_len": language.window, "tokens": tokens}
         )
 
     async def _chat(self, request: Request) -> Response:
-        caller, body = await self._posted(request, requests.Chat)
+        asked, body = await self._posted(request, requests.Chat)
         language = self._language()
         tools = conversation.plain_tools(body.tools or [])
         choice = conversation.choice(body.tool_choice, tools)
-        prompt = await asyncio.to_thread(_prompt, body, tools, language)
-        mask = await self._mask(body, tools, choice, language)
+        prompt = await self._read(request, _prompt, body, tools, language)
+        mask = await self._mask(request, body, tools, choice, language)
         pieces = Pieces()
-        call = self._call(body, prompt, pieces, caller, language)
+        call = self._call(body, prompt, pieces, asked, language)
         call.mask, call.top_logprobs = mask, body.logprobs_wanted()
         call.continues = body.answer_schema() is None  # a log holds results, not decisions
         form = language.form if choice.names else None
@@ -165,11 +170,11 @@ class Server:
         return await self._answered(answer, body)
 
     async def _complete(self, request: Request) -> Response:
-        caller, body = await self._posted(request, requests.Completions)
+        asked, body = await self._posted(request, requests.Completions)
         language = self._language()
-        prompt = await asyncio.to_thread(_text_prompt, body.prompt, language)
+        prompt = await self._read(request, _text_prompt, body.prompt, language)
         pieces = Pieces()
-        call = self._call(body, prompt, pieces, caller, language)
+        call = self._call(body, prompt, pieces, asked, language)
         answer = TextWriter(self._runner, call, pieces, body, self._name, request)
         return await self._answered(answer, body)
 
@@ -178,14 +183,14 @@ class Server:
         body: requests.Generating,
         prompt: Prompt,
         pieces: Pieces,
-        caller: requests.Caller,
+        asked: Mapping[str, Any],
         language: Language,
     ) -> Call:
         return Call(
             prompt=prompt.tokens,
             checkpoints=prompt.checkpoints,
             emit=pieces.emit,
-            **self._asked_by(caller),
+            **asked,
             max_tokens=min(body.limit(), language.window - len(prompt.tokens)),
             **vars(body.sampling(language.sampling)),
             seed=body.seed,
@@ -199,29 +204,25 @@ class Server:
         return await answer.whole()
 
     async def _score(self, request: Request) -> Response:
-        caller, body = await self._posted(request, scores.ScoreRequest)
-        scoring = await asyncio.to_thread(scores.scoring, body, self._language())
+        asked, body = await self._posted(request, scores.ScoreRequest)
+        scoring = await self._read(request, scores.scoring, body, self._language())
         pieces = Pieces()
-        call = Call((), pieces.emit, **self._asked_by(caller), scoring=scoring)
+        call = Call((), pieces.emit, **asked, scoring=scoring)
         self._runner.submit(call)
         await while_there(request, self._runner, call, scores.finished(pieces))
         return JSONResponse(scores.answer(call, scoring, self._name))
 
-    async def _posted(self, request: Request, kind: type[Asked]) -> tuple[requests.Caller, Asked]:
-        """Return who asks this model, and what. Raises Refused."""
-        caller = requests.caller(request.headers)
+    async def _posted(self, request: Request, kind: type[Asked]) -> tuple[dict[str, Any], Asked]:
+        """Return what a call says of who asks this model, and what is asked. Raises Refused."""
+        asked = caller(request.headers).asks(peer(request), self._call_deadline_s)
         data = await self._body(request, self._body_bytes_max)
-        body = await asyncio.to_thread(requests.parse, data, kind)
+        body = await self._read(request, requests.parse, data, kind)
         self._check_model(body.model)
-        return caller, body
-
-    def _asked_by(self, caller: requests.Caller) -> dict[str, Any]:
-        """Return what a call says of who asks."""
-        deadline_s = min(caller.deadline or self._call_deadline_s, self._call_deadline_s)
-        return {**caller.model_dump(exclude={"deadline"}), "deadline_s": deadline_s}
+        return asked, body
 
     async def _mask(
         self,
+        request: Request,
         body: requests.Chat,
         tools: Sequence[OfferedTool],
         choice: ToolChoice,
@@ -235,18 +236,23 @@ class Server:
         if body.agentd_labels and schema is None:
             what = "needs a response_format with a schema"
             raise Refused(f"agentd_labels: {what}", param="agentd_labels")
-        loop = asyncio.get_running_loop()
         if tools:
-            make = functools.partial(language.call_mask, tools, choice, schema)
+            mask = await self._compiled(request, language.call_mask, tools, choice, schema)
         elif schema is not None:
-            make = functools.partial(language.mask, schema)
+            mask = await self._compiled(request, language.mask, schema)
         else:
             return None
-        mask = await loop.run_in_executor(self._compiling, make)
         if not body.agentd_labels:
             return mask
-        label = functools.partial(language.labelled, mask, schema, body.agentd_labels)
-        return await loop.run_in_executor(self._compiling, label)
+        return await self._compiled(request, language.labelled, mask, schema, body.agentd_labels)
+
+    async def _read(self, request: Request, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what takes a prompt's length of time in a thread of the caller's kind."""
+        return await _in(self._reading[_kind(request)], work, arguments)
+
+    async def _compiled(self, request: Request, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what may wait for a compilation in a thread of the caller's kind."""
+        return await _in(self._compiling[_kind(request)], work, arguments)
 
     def _check_model(self, name: str) -> None:
         if name != self._name:
@@ -280,6 +286,14 @@ class Server:
         return bytes(body)
 
 
+def _kind(request: Request) -> str:
+    return "others" if peer(request).agent is None else "agents"
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[..., T], arguments: Sequence[Any]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+
 def _prompt(body: requests.Chat, tools: Sequence[OfferedTool], language: Language) -> Prompt:
     """Tokenise; up to some 10 ms as a rule, so not on the event loop."""
     messages = conversation.plain(body.messages)
@@ -305,27 +319,9 @@ def _within(prompt: Prompt, language: Language, param: str = "messages") -> Prom
     return prompt
 
 
-class _Authenticated:
-    """Lets requests through that carry the token; /health needs none."""
-
-    def __init__(
-        self, app: ASGIApp, knows: Callable[[Iterable[tuple[bytes, bytes]]], bool]
-    ) -> None:
-        self._app = app
-        self._knows = knows
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        open_to_all = scope["type"] != "http" or scope["path"] == "/health"
-        if open_to_all or self._knows(scope["headers"]):
-            await self._app(scope, receive, send)
-            return
-        refusal = Refused("a wrong or missing bearer token", status=401, code="unauthorized")
-        await _refused(None, refusal)(scope, receive, send)
-
-
-def _refused(request: Request | None, error: Exception) -> Response:
+def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return error_response(error, {"WWW-Authenticate": "Bearer"} if error.status == 401 else None)
+    return error_response(error)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -342,4 +338,4 @@ def _gone(request: Request, error: Exception) -> Response:
 def _broken(request: Request, error: Exception) -> Response:
     """Answer a fault of ours in the same shape. Starlette raises it again, for uvicorn's log."""
     name = type(error).__name__
-    return _refused(None, Refused(f"the server failed: {name}", status=500, code="server_error"))
+    return error_response(Refused(f"the server failed: {name}", status=500, code="server_error"))

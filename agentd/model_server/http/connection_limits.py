@@ -1,6 +1,7 @@
 """Connections with limits: how many, for how long, and how far ahead they may send."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,29 +12,33 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentd.model_server.calls import Full
 from agentd.model_server.http.answers import error_response
+from agentd.model_server.http.callers import PEER, Header, Peer
 
 # macOS allows a process 256 open files by default.
-PLACES = 160  # connections that showed the token; one more is answered 503 while all are in use
+PLACES = 160  # connections of known callers; one more is answered 503 while all are in use
 STRANGERS_MAX = 32  # connections that have not; beyond these the oldest are closed
 CONNECTIONS_MAX = 200  # of both kinds; beyond these the oldest stranger is closed at once
+OF_AN_AGENT_MAX = 8  # connections, besides all these; its worker needs one at a time
 SETTLE_S = 0.2  # for a new caller's head to be read, before strangers are counted
 HEAD_S = 10.0  # from a request's first byte, or the connection's beginning, to its head's end
 WRITE_S = 60.0  # a client that takes no byte of what is ready for it is given up
 AHEAD_BYTES_MAX = 65_536  # sent behind a request that is still being answered
 
-Header = tuple[bytes, bytes]
-
 
 class Connection(H11Protocol):
     """A connection with limits. `sweep` is to be called about once a second.
 
-    `knows` says whether a request's headers show the token.
+    `knows` says whether a request's headers show the token; `agent`: whose link it came by.
     """
 
     connections: "set[Connection]"  # type: ignore[assignment]  # of this server, all of this class
 
     def __init__(
-        self, *arguments: Any, knows: Callable[[Iterable[Header]], bool], **named: Any
+        self,
+        *arguments: Any,
+        knows: Callable[[Iterable[Header]], bool],
+        agent: str | None = None,
+        **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
         self._head_since: float | None = time.monotonic()  # None: no head is awaited
@@ -41,14 +46,21 @@ class Connection(H11Protocol):
         self._unsent = 0
         self._unsent_since = 0.0
         self._knows = knows
-        self._known = False  # its caller has shown the token
+        self._peer = Peer(agent, known=agent is not None)
+        self._known = self._peer.known  # or its caller has shown the token
         self._inner, self.app = self.app, self._serve
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection; where there are too many, the oldest stranger gives way."""
         super().connection_made(transport)
+        if self._peer.agent is not None:
+            if len(self._others(known=True)) >= OF_AN_AGENT_MAX:
+                transport.abort()
+            return
+        if transport.get_extra_info("socket").family == socket.AF_UNIX:
+            self._peer = Peer(known=True)
         strangers = self._others(known=False)
-        if len(self.connections) > CONNECTIONS_MAX:
+        if len(strangers) + len(self._others(known=True)) >= CONNECTIONS_MAX:
             (strangers or [self])[0].transport.abort()
         if len(strangers) >= STRANGERS_MAX:
             asyncio.get_running_loop().call_later(SETTLE_S, self._thin_out)
@@ -95,7 +107,8 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._known and self._knows(scope["headers"]):
+        scope[PEER] = self._peer
+        if not self._known and (self._peer.known or self._knows(scope["headers"])):
             self._known = self._takes_place()
             if not self._known:
                 await _full(scope, receive, send)
@@ -120,8 +133,12 @@ class Connection(H11Protocol):
         return done and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def _others(self, *, known: bool) -> "list[Connection]":
-        """Return the other connections of one kind that are not being closed, oldest first."""
-        found = (c for c in self.connections if c is not self and c._known is known)
+        """Return the other connections of one kind that are not being closed, oldest first.
+
+        They are of the same agent, or as this one of none.
+        """
+        alike = (c for c in self.connections if c._peer.agent == self._peer.agent)
+        found = (c for c in alike if c is not self and c._known is known)
         return sorted((c for c in found if not c.transport.is_closing()), key=lambda c: c._since)
 
     def _thin_out(self) -> None:

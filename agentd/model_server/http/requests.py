@@ -1,13 +1,10 @@
 """Requests as OpenAI's clients send them, checked. What would be ignored silently is refused."""
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -17,11 +14,9 @@ from pydantic_core import PydanticCustomError
 from agentd.model_server.calls import Refused, Sampling
 from agentd.model_server.http.body import Body, ForModel, refusal, strict_json
 from agentd.model_server.http.conversation import TOOLS_MAX, ChatMessage, ToolParam
-from agentd.states import Priority
 
 DEFAULT_MAX_TOKENS = 512
 MESSAGES_MAX = 2000
-HEADER_TEXT_MAX = 200
 
 
 class _Text(Body):
@@ -179,18 +174,6 @@ class Tokenize(Body):
     add_special_tokens: bool | None = None
 
 
-class Caller(BaseModel):
-    """Who calls, from the X-Agentd-* headers. All are optional."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    agent: str = Field("", max_length=HEADER_TEXT_MAX, pattern=r"^[ -~]*$")
-    session: str | None = Field(None, max_length=HEADER_TEXT_MAX, pattern=r"^[ -~]*$")
-    priority: Priority = Priority.EVENT
-    weight: int = Field(5, ge=1, le=9)
-    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
-
-
 Asked = TypeVar("Asked", bound=Body)
 
 
@@ -208,20 +191,6 @@ def parse(body: bytes, kind: type[Asked]) -> Asked:
         return kind.model_validate(data)
     except ValidationError as error:
         raise refusal(error, data, UNSUPPORTED) from error
-
-
-def caller(headers: Mapping[str, str]) -> Caller:
-    """Read the X-Agentd-* headers. Raises Refused."""
-    prefix = "x-agentd-"
-    given = {
-        name: headers[prefix + name] for name in Caller.model_fields if prefix + name in headers
-    }
-    try:
-        return Caller.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = f"X-Agentd-{str(first['loc'][0]).capitalize()}"
-        raise Refused(f"{name}: {first['msg']}", code="invalid_header", param=name) from error
 
 
 UNSUPPORTED = {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -11,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentd.model_server.calls import Refused
 from agentd.model_server.http.answers import error_response
-from agentd.model_server.http.connection_limits import Connection, Header
+from agentd.model_server.http.callers import Header
+from agentd.model_server.http.connection_limits import Connection
 
 HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
 DRAIN_S = 1.0
@@ -79,11 +81,44 @@ def _odd(scope: Scope, headers: dict[bytes, bytes]) -> Refused | None:
     return None
 
 
-class _Http(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which end the process by the signal once more."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start  # called once it listens
+        self._local: asyncio.Server | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self._on_start()
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept from a Unix socket that only this user reaches, in the place of the last one."""
+        if self._local is not None:
+            self._local.close()
+        loop = asyncio.get_running_loop()
+        self._local = await loop.create_server(self._connection, sock=sock, backlog=BACKLOG)
+        self.servers.append(self._local)
+
+    async def adopt(self, sock: socket.socket, agent: str) -> None:
+        """Serve a connected socket, whose requests are all this agent's."""
+        make = functools.partial(self._connection, agent=agent)
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def _connection(self, **more: str) -> asyncio.Protocol:
+        """Make a connection as uvicorn does for its own sockets."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            **more,
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
@@ -97,8 +132,12 @@ class _Http(uvicorn.Server):
 
 
 def http_server(
-    app: ASGIApp, *, knows: Callable[[Iterable[Header]], bool], stop_s: float
-) -> uvicorn.Server:
+    app: ASGIApp,
+    *,
+    knows: Callable[[Iterable[Header]], bool],
+    stop_s: float,
+    on_start: Callable[[], None] = lambda: None,
+) -> HttpServer:
     """Return a server for `serve(sockets=[...])`.
 
     `knows` says whether a request's headers show the token: its connection then has a place.
@@ -119,4 +158,4 @@ def http_server(
         timeout_graceful_shutdown=max(1, int(stop_s) - 1),
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
     )
-    return _Http(config)
+    return HttpServer(config, on_start)
