@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,8 +24,10 @@ from agentd.process.supervisor_link import SupervisorLink
 from agentd.replay.loaded import Quiet
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper
+from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.requests import Asker
+from agentd.supervisor.restart import Life, Rules
 from agentd.tools.outside_tools import outside_tools
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
@@ -94,21 +97,29 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     paths.create()
     config = [load_daemon(paths.daemon_file)]
     changed: list[str] = []
-    host = McpHost(
-        paths, Commands(), lambda: config[0], reaper, jobs, changed.append, log=log, clock=clock
+    helpers = Helpers(
+        paths,
+        lambda: config[0],
+        Commands(),
+        Life(Rules.of(config[0].supervisor), clock, random.Random()),
+        reaper,
+        jobs,
+        changed.append,
+        log=log,
+        clock=clock,
     )
-    made = Hosting(host)
+    made = Hosting(helpers.mcp)
     made.changed = changed
 
     def reread() -> None:
         config[0] = load_daemon(paths.daemon_file)
-        host.configure()
+        helpers.mcp.configure()
 
     made.reread = reread
     try:
         yield made
     finally:
-        await host.stop()
+        await helpers.stop()
         await jobs.end()
     assert not errors, errors
 

@@ -15,13 +15,12 @@ from typing import Any
 
 from agentd.errors import AgentdError, PermissionRefused, ToolError, ToolsChanged
 from agentd.mcp.live_server import LiveServer, Start
-from agentd.process.channel import FRAME_BYTES_MAX, HEAD_BYTES
+from agentd.process.channel import BYE, FRAME_BYTES_MAX, HEAD_BYTES
 from agentd.terminal import cut
 
 DEADLINE_MAX_S = 600.0  # of one call, whatever is asked for
 KINDS = {PermissionRefused: "refused", ToolsChanged: "changed"}  # of errors; others are the tool's
 CALLS_MAX = 32  # of one agent at a time
-BYE = "bye"  # in the last frame of a channel that we end
 LOOK_S = 5.0  # between looks for what is idle
 
 

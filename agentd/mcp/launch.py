@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
             os.set_inheritable(int(number), name == LOCK_VARIABLE)
     told = json.loads(os.environ.pop(SANDBOX_VARIABLE))
     try:
-        enter(SandboxPolicy.of(told["policy"]), require=told["require"])
+        enter(SandboxPolicy.of(told["policy"]), require=told["require"], program=True)
         os.execvp(argv[0], argv)
     except AgentdError as error:
         print(error, file=sys.stderr)

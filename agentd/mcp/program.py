@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentd.config.agent import Permissions
@@ -22,8 +22,6 @@ from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 
 SECRET = "secret:"  # begins a value that does not stand in the file
 FETCHERS = ("npx", "uvx", "bunx", "pipx", "docker")  # programs that fetch what they run
-# How names of hosts are found, for a server with `net`.
-RESOLVING = ("/etc/hosts", "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf")
 LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")  # beside a program's folder: what it loads
 
 
@@ -36,8 +34,12 @@ class Program:
     folder: Path  # its own: where it runs, its HOME and its temporary files
 
 
-def program_of(name: str, daemon: DaemonConfig, paths: Paths) -> Program:
+def program_of(
+    name: str, daemon: DaemonConfig, paths: Paths, proxy: tuple[str, int] | None = None
+) -> Program:
     """Return what to start for a server, its folder made.
+
+    `proxy`: its one way to the network, the URL and the port on this machine; else it has none.
 
     Raises:
         ConfigError: it is not installed, or a secret of its environment is not there.
@@ -56,6 +58,10 @@ def program_of(name: str, daemon: DaemonConfig, paths: Paths) -> Program:
     env["GIT_CONFIG_NOSYSTEM"] = "1"  # else git fails over a file that it may not read
     env |= {key: _resolved(value, name, key) for key, value in config.env.items()}
     policy = _sandbox(config.permissions, program, env["PATH"], folder, paths)
+    if proxy is not None:
+        url, port = proxy
+        env |= {"http_proxy": url, "https_proxy": url}
+        policy = replace(policy, ports=(port,), sockets="tcp")
     told = {"policy": policy.document(), "require": require}
     argv = python("agentd.mcp.launch", program, *config.args)
     if level.name == "full":  # on Linux it is entered by `launch`
@@ -95,15 +101,12 @@ def _sandbox(
     read = [str(expanded(place)) for place in permissions.read]
     write = [str(expanded(place)) for place in permissions.write]
     made_of = [place for part in run for place in _made_of(part)]
-    made_of += [place for place in RESOLVING if permissions.net and Path(place).exists()]
     own = (paths.data, paths.logs, paths.run, paths.sockets, paths.config)
     return SandboxPolicy(
         read=tuple(dict.fromkeys((*base_read(), *read, *write, *made_of, str(folder)))),
         write=(*write, str(folder)),
         run=tuple(dict.fromkeys(run)),
         closed=tuple(map(str, (*own, paths.agents, paths.baml_src))),
-        sockets="any" if permissions.net else "none",
-        modes=True,
     )
 
 

@@ -111,8 +111,7 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        foreign = program or policy.modes
-        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=foreign)
+        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=program)
         self._filter = seccomp.Filter(code)
 
     def __call__(self) -> int:

@@ -47,10 +47,6 @@ class SandboxPolicy:
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
     also programs that run what they are told to; "tcp": connections, all of which lead to the first
     of `ports` on 127.0.0.1; "any": of the network, to everywhere.
-
-    `modes`: for programs that are not ours, and take it for a failure where a file's mode, owner or
-    time cannot be changed. On Linux it is answered as if that were done, and nothing is: which file
-    is meant, nobody can see there. On macOS modes are changed in `write`.
     """
 
     read: tuple[str, ...] = ()
@@ -60,7 +56,6 @@ class SandboxPolicy:
     protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
-    modes: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""

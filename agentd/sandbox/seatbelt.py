@@ -106,8 +106,7 @@ class Profile:
                 for paths in (policy.read, policy.write)
             )
             self._rules(f"allow {READING}", SUBPATH, read)
-            modes = " file-write-mode" if policy.modes else ""
-            self._rules(f"allow {WRITING}{modes}", SUBPATH, write)
+            self._rules(f"allow {WRITING}", SUBPATH, write)
             self._rules("allow file-read-data", LISTING, write)
             if policy.sockets == "unix":
                 self._rules("allow network-outbound", SUBPATH, (*read, *write))

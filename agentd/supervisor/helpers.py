@@ -45,13 +45,21 @@ class Helpers:
             paths, config, commands, reaper, jobs, self._fetcher, log=log, clock=clock
         )
         self.mcp = McpHost(
-            paths, commands, config, reaper, jobs, tools_changed, log=log, clock=clock
+            paths,
+            config,
+            commands,
+            reaper,
+            jobs,
+            self._fetcher,
+            tools_changed,
+            log=log,
+            clock=clock,
         )
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return what workers may ask for."""
-        handlers = {**self._hands.handlers(), **self._fetcher.handlers()}
-        return {**handlers, "mcp": self.mcp.answer}
+        own = {"mcp": self.mcp.answer}
+        return {**self._hands.handlers(), **self._fetcher.handlers(), **own}
 
     def leave(self, asker: Asker) -> None:
         """End what only a worker that is gone has used. Returns at once."""
@@ -63,8 +71,8 @@ class Helpers:
 
     def kill(self) -> None:
         """Kill what workers share; hands go with them."""
-        self._fetcher.managed.kill()
         self.mcp.kill()
+        self._fetcher.managed.kill()
 
     async def stop(self) -> None:
         """Stop them, once the workers are gone; return when they are, or after a moment."""

@@ -25,6 +25,7 @@ from agentd.process.jobs import Jobs, in_thread
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.at_need import AtNeed
 from agentd.supervisor.children import Reaper
+from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.requests import Asker
 
 NAME = "mcp.host"
@@ -41,17 +42,18 @@ class McpHost:
     def __init__(
         self,
         paths: Paths,
-        commands: Commands,
         config: Callable[[], DaemonConfig],
+        commands: Commands,
         reaper: Reaper,
         jobs: Jobs,
+        fetcher: FetcherHost,
         changed: Callable[[str], None],
         *,
         log: Logger,
         clock: Clock,
     ) -> None:
         self._paths, self._commands, self._config = paths, commands, config
-        self._reaper, self._jobs, self._changed = reaper, jobs, changed
+        self._reaper, self._jobs, self._fetcher, self._changed = reaper, jobs, fetcher, changed
         self._log, self._clock = log, clock
         self._host: AtNeed | None = None
         self._control: Channel | None = None
@@ -198,20 +200,31 @@ class McpHost:
             self._tell({"started": name, "error": f"{name} cannot be started: {what}"})
 
     async def _spawn(self, name: str, daemon: DaemonConfig, stdio: tuple[int, int]) -> None:
-        program = await in_thread(program_of, name, daemon, self._paths)
-        if self._closed or self._control is None:
-            raise AgentdError("nobody waits for it")
-        child = Child.spawn(
-            SERVER.format(name),
-            program.argv,
-            self._paths.locks,
-            env=program.env,
-            cwd=program.folder,
-            stdio=stdio,
-            clock=self._clock,
-        )
+        net, proxy = daemon.mcp[name].permissions.net, None
+        if net:
+            proxy = await self._fetcher.proxy(net)
+        try:
+            way = (proxy.url, proxy.port) if proxy else None
+            program = await in_thread(program_of, name, daemon, self._paths, way)
+            if self._closed or self._control is None:
+                raise AgentdError("nobody waits for it")
+            child = Child.spawn(
+                SERVER.format(name),
+                program.argv,
+                self._paths.locks,
+                env=program.env,
+                cwd=program.folder,
+                stdio=stdio,
+                clock=self._clock,
+            )
+        except BaseException:
+            if proxy is not None:
+                self._fetcher.end_proxy(proxy.number)
+            raise
 
         def ended(code: int, said: str) -> None:
+            if proxy is not None:
+                self._fetcher.end_proxy(proxy.number)
             self._log.info("mcp.server_gone", server=name, exit=code, said=said)
             if self._servers.get(name) is server:
                 del self._servers[name]

@@ -182,12 +182,7 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
-        except (
-            ModelMisconfigured,
-            PromptTooLong,
-            SandboxUnavailable,
-            ToolsChanged,
-        ) as error:
+        except (ModelMisconfigured, PromptTooLong, SandboxUnavailable, ToolsChanged) as error:
             return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)
