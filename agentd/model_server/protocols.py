@@ -95,9 +95,7 @@ class Language(Protocol):
         """
         ...
 
-    def labelled(
-        self, mask: Mask, schema: object, labels: Labels, *, words: bool = False
-    ) -> Mask:
+    def labelled(self, mask: Mask, schema: object, labels: Labels, *, words: bool = False) -> Mask:
         """Return a fresh mask of an answer of `schema` that chooses labels by one token each.
 
         `words`: how likely they are as words of a text counts, and not as JSON.

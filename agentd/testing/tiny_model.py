@@ -132,9 +132,7 @@ class ScriptedLanguage:
         """Refuse, as `mask` does."""
         return self.mask(schema)
 
-    def labelled(
-        self, mask: Mask, schema: object, labels: Labels, *, words: bool = False
-    ) -> Mask:
+    def labelled(self, mask: Mask, schema: object, labels: Labels, *, words: bool = False) -> Mask:
         """Refuse, as `mask` does."""
         return self.mask(schema)
 

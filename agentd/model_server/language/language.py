@@ -185,9 +185,7 @@ class ModelLanguage:
         """See `Language.call_mask`."""
         return self.grammars.call_mask(self.form, tools, choice, schema)
 
-    def labelled(
-        self, mask: Mask, schema: object, labels: Labels, *, words: bool = False
-    ) -> Mask:
+    def labelled(self, mask: Mask, schema: object, labels: Labels, *, words: bool = False) -> Mask:
         """See `Language.labelled`."""
         assert isinstance(mask, AnswerMask)
         assert isinstance(schema, dict)
