@@ -253,6 +253,8 @@ def test_without_calibration_the_margin_is_told_all_the_same(world: World) -> No
     about = decision(world, session).labels["kind"]
     assert about["offsets"] == {} and about["margin"] == pytest.approx(0.6351, abs=1e-3)
     assert decision(world, session).payload == {"kind": "bug"}
+    assert about["by"] == GREEDY == world.sessions.archive.labels_by("sorter")
+    assert world.requests[0].body["agentd_label_words"] is False
 
 
 def test_a_narrow_choice_is_unsure(world: World) -> None:
@@ -307,6 +309,16 @@ def test_labels_are_never_of_tools(world: World) -> None:
             admit("sorter", world.paths)
         assert field in refused.value.what and why in refused.value.what
         assert refused.value.where.endswith("sorter.py") and refused.value.hint
+
+
+def test_a_label_that_may_be_null_is_refused_for_that(world: World) -> None:
+    """An optional enum looks like one of text; what it lacks is said, and what to write."""
+    configured(world)
+    for kind in ('"bug" | "docs" | null', '("bug" | "docs")?', '"bug"?'):
+        (world.paths.baml_src / "sorter.baml").write_text(BAML.replace('"bug" | "docs"', kind))
+        with pytest.raises(ConfigError, match="'Done.kind', which may be null") as refused:
+            admit("sorter", world.paths)
+        assert '"none"' in refused.value.hint
 
 
 def test_check_asks_the_model_whether_it_tells_labels_apart(world: World) -> None:

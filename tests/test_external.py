@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from agentd.errors import CallDeadline, ModelMisconfigured, ModelUnavailable
 from agentd.llm.address import Address
 from agentd.llm.completion import Completion
 from agentd.llm.endpoint import LEAST_CALL, Endpoint
-from agentd.llm.faults import CallRefused
+from agentd.llm.faults import CallRefused, LogprobsRefused
 from agentd.llm.listing import look
 from agentd.paths import Paths
 from agentd.testing import FakeModelServer, Reply, Request
@@ -42,11 +42,13 @@ def serve() -> Iterator[Serve]:
         server.close()
 
 
-def ask(server: FakeModelServer, deadline_s: float = 10.0) -> Completion:
+def ask(
+    server: FakeModelServer, deadline_s: float = 10.0, body: Mapping[str, Any] | None = None
+) -> Completion:
     endpoint = Endpoint(
         lambda: Address(server.url, "fake", server.token), own=False, queue_wait_s=deadline_s
     )
-    return endpoint.chat(BODY, {}, deadline_s=deadline_s, progress=lambda: None)
+    return endpoint.chat(body or BODY, {}, deadline_s=deadline_s, progress=lambda: None)
 
 
 def event(**choice: Any) -> bytes:
@@ -286,6 +288,15 @@ def test_a_server_without_masks_says_so_in_many_ways(serve: Serve, fault: Reply)
     with pytest.raises(MaskRefused):
         ask(server)
     assert len(server.requests) == 1
+
+
+def test_a_word_about_logprobs_is_no_refusal_of_what_nobody_asked_for(serve: Serve) -> None:
+    """A prompt may be about them, and a server may quote it in any error."""
+    server = serve(Reply("bad prompt: 'what are logprobs?'", status=400))
+    with pytest.raises(CallRefused):
+        ask(server)
+    with pytest.raises(LogprobsRefused):
+        ask(server, body={**BODY, "logprobs": True})
 
 
 CONFIGURATION: dict[str, tuple[Reply, str]] = {

@@ -15,7 +15,7 @@ from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
 from agentd.llm.address import Address
 from agentd.llm.baml import BamlLLM, load_client
-from agentd.llm.decision import Ask, Choice, Decision
+from agentd.llm.decision import Ask, Choice, Decision, Terms
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed, Union
 from agentd.net.wait import Deadline, Passed
@@ -259,7 +259,7 @@ def test_a_server_that_stands_still_is_no_failure_of_the_session(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         own = Endpoint(lambda: Address(url, "tiny"), own=True)
-        with pytest.raises(ModelUnavailable, match="did not count"):
+        with pytest.raises(ModelUnavailable, match="did not answer"):
             own.tokenize({"content": "x"})
 
 
@@ -477,6 +477,53 @@ def test_a_call_that_crashes_the_server_is_given_up(
                 ask(llm)
     with pytest.raises(ModelError, match="crashes over this call"):
         ask(llm)
+
+
+def test_a_score_that_crashes_the_server_is_given_up(
+    client: Path, serve: Callable[..., FakeModelServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an answer is: the session fails over it, and does not go on for ever. A kill is none."""
+    monkeypatch.setattr("agentd.llm.retries.RETRY_FIRST_S", 0.01)
+    asked = 0
+
+    def crash(_head: str, _item: str) -> float:
+        nonlocal asked
+        asked += 1
+        if asked % 10:
+            raise RuntimeError("the connection ends without an answer")
+        return -1.0
+
+    def terms(session: int = 1) -> Terms:
+        return Terms(
+            deadline_s=9.0, priority=Priority.EVENT, session=session, progress=lambda: None
+        )
+
+    for crashes, pids in ((lambda: asked, lambda: asked), (lambda: 0, lambda: 7)):
+        server, asked = serve(scores=crash), 0
+        url, token = server.url, server.token
+        address = Endpoint(
+            lambda u=url, t=token, c=crashes, p=pids: Address(u, "m", t, p(), c()), own=True
+        )
+        with pytest.raises(ModelError, match="crashes over this call|broke off"):
+            baml(client, address).score(["A"], ["b"], terms())
+        assert asked < 10
+    server, asked = serve(scores=crash), 0
+    killed = Endpoint(lambda: Address(server.url, "m", server.token, asked, 0), own=True)
+    assert baml(client, killed).score(["A"], ["b"], terms()).values == ((-1.0,),)
+    assert asked == 10
+
+
+def test_a_score_that_waits_too_long_in_the_queue_costs_no_attempt(
+    client: Path, serve: Callable[..., FakeModelServer]
+) -> None:
+    """What it may take itself, the server counts and says: then the queue is to blame."""
+    gone = threading.Event()
+    server = serve(scores=lambda _head, _item: -float(gone.wait(20)))
+    llm = baml(client, endpoint(server, queue_wait_s=0.1))
+    terms = Terms(deadline_s=0.1, priority=Priority.EVENT, session=1, progress=lambda: None)
+    with pytest.raises(ModelUnavailable, match="did not answer within 0.2 s"):
+        llm.score(["A"], ["b"], terms)
+    gone.set()
 
 
 @pytest.mark.agentd_online  # a server of its own

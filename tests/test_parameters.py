@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from agentd.model_server.calls import Call, Piece, Refused, Sampling
-from agentd.model_server.engine.sampling import Sampler
+from agentd.model_server.engine.mlx import MlxEngine
+from agentd.model_server.engine.sampling import Sampler, penalised
 from agentd.model_server.http.requests import Chat, Completions
 from agentd.model_server.language.language import ModelLanguage
 from agentd.testing.tiny_model import ScriptedEngine, ScriptedLanguage
@@ -121,6 +122,12 @@ def test_what_a_request_leaves_open_is_sampled_as_the_model_likes() -> None:
         ({"temperature": 0.7, "top_p": 0.8}, Sampling(0.7, 0.8)),
         ({"do_sample": True, "top_k": 64, "top_p": 0.95}, Sampling(1.0, 0.95, 64)),
         ({"do_sample": True, "temperature": 0.6, "min_p": 0.1}, Sampling(0.6, min_p=0.1)),
+        ({"repetition_penalty": 1.1}, Sampling(repetition_penalty=1.1)),
+        (
+            {"do_sample": True, "repetition_penalty": 1.05, "top_k": 20},
+            Sampling(1.0, top_k=20, repetition_penalty=1.05),
+        ),
+        ({"temperature": 0.5, "repetition_penalty": 0}, Sampling(0.5)),
         ({"do_sample": True, "temperature": "hot", "top_p": None, "top_k": -1}, Sampling(1.0)),
         (
             {"do_sample": True, "temperature": True, "top_p": 7, "top_k": 5.0},
@@ -138,6 +145,37 @@ def test_a_models_own_settings_are_read(
         (tmp_path / "generation_config.json").write_text(json.dumps(config))
     sampling = ModelLanguage(tmp_path).sampling
     assert sampling == wanted and type(sampling.top_k) is int
+
+
+def test_a_penalty_keeps_free_text_from_repeating_itself(tiny_model: Path, tmp_path: Path) -> None:
+    """The model's own one counts where a request gives none; JSON has its quotes all the same."""
+    for file in tiny_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "generation_config.json").write_text('{"repetition_penalty": 2.0}')
+
+    def load(language: Any) -> MlxEngine:
+        return MlxEngine(tmp_path, language, fast_blas=True)
+
+    with serving(load, lambda: ModelLanguage(tmp_path)) as server:
+
+        def text(**more: Any) -> str:
+            status, answer = server.chat(max_tokens=24, **more)
+            assert status == 200, answer
+            return str(answer["choices"][0]["message"]["content"])
+
+        plain = text(repetition_penalty=1)
+        assert text() == text(repetition_penalty=2) != plain
+        assert len(set(text())) > len(set(plain))
+        schema = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"]}
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+        assert text(response_format=form) == '{"a":"x"}'
+        assert server.chat(repetition_penalty=0.5)[0] == 400
+
+
+def test_a_penalty_is_that_of_transformers() -> None:
+    """Likely tokens are divided by it, unlikely ones multiplied, each once."""
+    logits = penalised(mx.array([2.0, -1.0, 0.5, -3.0]), [0, 3, 3], 2.0)
+    assert logits.tolist() == [1.0, -1.0, 0.5, -6.0]
 
 
 @pytest.mark.parametrize("top_p", [0.0, 1e-320, 1e-46, 1e-9, 1e-4])

@@ -233,9 +233,9 @@ class Endpoint:
                     return once(address, deadline)
             except Passed as error:
                 raise ModelUnavailable(
-                    f"the model server did not answer within {wait_s:.0f} s",
+                    f"the model server did not answer within {wait_s:g} s",
                     where=address.url,
-                    hint="it is overloaded: fewer agents, or a faster model",
+                    hint="it is overloaded, or stands still: `agentd status` shows which",
                 ) from error
 
         return self._retries(within, wait_s, wait_s, lambda: None, self._against(path, body))

@@ -51,6 +51,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0  # 0: all
     min_p: float = 0.0
+    repetition_penalty: float = 1.0  # of free text: tokens that were there are less likely by it
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Call:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     mask: Mask | None = None
@@ -173,6 +175,11 @@ class Call:
         """Return its class, 0 first. What another program says of itself lifts it over no event."""
         rank = RANK[self.priority]
         return max(rank, RANK[Priority.EVENT]) if self.guest else rank
+
+    @property
+    def repeats_less(self) -> bool:
+        """Whether its penalty counts: in JSON it would fall on quotes, keys and labels."""
+        return self.mask is None and self.repetition_penalty != 1
 
     @property
     def prompt_tokens(self) -> int:

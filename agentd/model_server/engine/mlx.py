@@ -240,12 +240,12 @@ class MlxEngine:
     def _look_ahead(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Start the next step before this one's tokens are read, so that MLX never waits for us.
 
-        A mask needs to know the tokens, a row that joins needs all others to stand still, and what
-        is told of a token is read off its own step.
+        A mask or a penalty needs to know the tokens, a row that joins needs all others to stand
+        still, and what is told of a token is read off its own step.
         """
         last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
         calls = [row.call for row in self._batch.rows]
-        alone = any(call.mask is not None or call.top_logprobs is not None for call in calls)
+        alone = any(c.mask or c.top_logprobs is not None or c.repeats_less for c in calls)
         if not self._pipelined or last or alone or self._prefill.rows:
             return None
         logits = self._batch.feed(tokens)

@@ -10,7 +10,12 @@ import mlx.core as mx
 
 from agentd.model_server.calls import Advance, Call, FinishReason, TokenLogprob
 from agentd.model_server.engine.batch import Row
-from agentd.model_server.engine.sampling import choose, log_probabilities, mask_logits
+from agentd.model_server.engine.sampling import (
+    choose,
+    log_probabilities,
+    mask_logits,
+    penalised,
+)
 from agentd.model_server.protocols import Language
 
 Reading = tuple[mx.array, mx.array, mx.array]  # see `_reading`
@@ -35,6 +40,10 @@ class NextTokens:
     def choose(self, rows: Sequence[Row], logits: mx.array) -> Chosen:
         """Return each row's next token, and the rows whose grammars failed."""
         masks, faults = self._masks(rows)
+        for at, row in enumerate(rows):
+            if row.call.repeats_less:
+                known = penalised(logits[at], row.tokens, row.call.repetition_penalty)
+                logits = mx.concatenate([logits[:at], known[None], logits[at + 1 :]])
         masked, labels = mask_logits(logits, masks), {}
         for at, row in enumerate(rows):
             mask = row.call.mask if at not in faults else None

@@ -55,6 +55,18 @@ def choose(logits: mx.array, samplers: Sequence[Sampler], positions: Sequence[in
     return mx.stack([sampler(row, position) for sampler, row, position in each])
 
 
+def penalised(logits: mx.array, seen: Sequence[int], penalty: float) -> mx.array:
+    """Return logits [V] in which tokens that were there already are less likely.
+
+    As transformers does it (RepetitionPenaltyLogitsProcessor, after CTRL, arXiv 1909.05858).
+    """
+    places = mx.array(sorted(set(seen)))
+    values = logits[places]
+    return mx.put_along_axis(
+        logits, places, mx.where(values > 0, values / penalty, values * penalty), axis=0
+    )
+
+
 def log_probabilities(logits: mx.array) -> mx.array:
     """Return the natural logarithms of the probabilities along the last axis, in float32."""
     exact = logits.astype(mx.float32)

@@ -59,6 +59,7 @@ class Generating(ForModel):
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=1, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     stop: Annotated[
         list[_Stop] | None,

@@ -8,8 +8,14 @@ from typing import Any
 from agentd.errors import ConfigError
 from agentd.model_server.calls import Sampling
 
-# The most that each of generation_config.json may be; what is more, or less than 0, is left out.
-MOST = {"temperature": 2.0, "top_p": 1.0, "top_k": 2**31, "min_p": 1.0}
+# What each of generation_config.json may be; what is less or more is left out.
+BETWEEN = {
+    "temperature": (0, 2.0),
+    "top_p": (0, 1.0),
+    "top_k": (0, 2**31),
+    "min_p": (0, 1.0),
+    "repetition_penalty": (1, 2.0),  # less than 1 would have it repeat itself
+}
 
 
 def read(path: Path) -> str:
@@ -66,14 +72,14 @@ def sampling(folder: Path) -> Sampling:
     """Return how the model is sampled where a request does not say.
 
     As transformers reads generation_config.json: what does not ask for sampling gets none. A
-    temperature without a word on that asks for it.
+    temperature without a word on that asks for it. A penalty counts without sampling, too.
     """
     config = read_json(folder / "generation_config.json", missing={})
     found = {
         key: type(most)(config[key])
-        for key, most in MOST.items()
-        if type(config.get(key)) in (int, float) and 0 <= config[key] <= most
+        for key, (least, most) in BETWEEN.items()
+        if type(config.get(key)) in (int, float) and least <= config[key] <= most
     }
     if not config.get("do_sample", "temperature" in found):
-        return Sampling()
+        return Sampling(repetition_penalty=found.get("repetition_penalty", 1.0))
     return replace(Sampling(temperature=1.0), **found)  # type: ignore[arg-type]  # top_k is an int
