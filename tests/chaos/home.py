@@ -15,6 +15,7 @@ PIPELINE = {
     "packer": ("order.checked", "order.packed"),
     "biller": ("order.packed", "order.billed"),
 }
+ASKER = "biller"  # a person has to allow what it ships
 TICKER = "ticker"  # answers its own schedule alone, on its direct lane
 AGENTS = (*PIPELINE, TICKER)
 
@@ -39,6 +40,7 @@ journal = "{journal}"
 publish = "{publish}"
 [limits]
 sessions_per_hour = 1000000
+{approve}
 """
 
 
@@ -72,6 +74,7 @@ class Home:
             reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),
             journal=self.journal,
             publish=publish,
+            approve='[approve]\nShip = "ask"' if name == ASKER else "",
         )
         half = self.paths.agents_d / f"{name}.new"
         half.write_text(text)
