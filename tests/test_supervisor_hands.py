@@ -1,9 +1,11 @@
 """Hands under a real supervisor: started when asked for, and gone with all that they belong to."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ import pytest
 
 from agentd.events import INTERRUPTED
 from agentd.sandbox.level import reached
+from agentd.testing import Request
+from tests.commandline import HELLO, write_agent
+from tests.livehome import Home, a_home
 from tests.supervised import QUICK, Daemon, alive, daemon, wait_for
+from tests.test_external import parked
 
 pytestmark = pytest.mark.skipif(reached().name != "full", reason="no whole sandbox here")
 
@@ -162,3 +168,65 @@ def test_without_a_sandbox_there_are_none_unless_a_person_says_so(tmp_path: Path
         one.configure(QUICK + '[sandbox]\nlevel = "checks"\n')
         wait_for(lambda: one.log("config.reloaded"))
         assert read(one) == "hello"
+
+
+READER = HELLO.replace("[params]", '[params]\ntools = ["ReadFile"]') + (
+    '[permissions]\nread = ["{folder}"]\n'
+)
+NO_SANDBOX = (
+    "import sys; from agentd.sandbox.level import Reached\n"
+    "from agentd.supervisor import hands_host\n"
+    "hands_host.reached = lambda: Reached('checks', 'switched off for a test')\n"
+    "from agentd.cli import main; sys.exit(main(['run']))"
+)
+
+
+@contextlib.contextmanager
+def a_reader(tmp_path: Path, *code: str) -> Iterator[Home]:
+    """A real daemon with an agent that reads a file before it greets."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("buy milk")
+
+    def answer(request: Request) -> Any:
+        told = str(request.body["messages"])
+        if "buy milk" in told or "error" in told:
+            return {"tool": "done", "result": "milk" if "buy milk" in told else "an error"}
+        return {"tool": "read_file", "path": "a.txt", "start": None}
+
+    with a_home(tmp_path / "home") as home:
+        home.model._answers = answer
+        home.command = [sys.executable, *code] if code else home.command
+        home.start()
+        before = home.agent()["version"]
+        write_agent(home.root, "hello", READER.format(folder=tmp_path / "in"))
+        home.until(lambda: home.agent().get("version") not in (None, before), "it is accepted")
+        home.until(lambda: home.agent().get("state") == "RUNNING", "it runs")
+        yield home
+
+
+def results(home: Home) -> list[str]:
+    rows = home.rows("SELECT payload FROM outbox WHERE event_type = 'greeting.written'")
+    return [json.loads(payload)["result"] for (payload,) in rows]
+
+
+def test_a_real_agent_reads_by_its_hands(tmp_path: Path) -> None:
+    """From the event to the answer; the daemon's log names who worked."""
+    with a_reader(tmp_path) as home:
+        home.send()
+        assert home.until(lambda: results(home), "it answers") == ["milk"]
+        log = (home.paths.logs / "agentd.jsonl").read_text()
+        assert '"event": "hands.started", "agent": "hello"' in log
+        home.stop()
+
+
+def test_an_agent_rests_where_there_is_no_sandbox(tmp_path: Path) -> None:
+    """With the reason, before it decides anything; nothing is lost, and a person may accept it."""
+    with a_reader(tmp_path, "-c", NO_SANDBOX) as home:
+        home.send()
+        resting = home.until(lambda: parked(home), "it rests")
+        assert "switched off for a test" in resting["reason"] and "[sandbox]" in resting["reason"]
+        assert resting["dead_letters"] == 0 and home.model.requests == []
+        settings = home.paths.daemon_file.read_text()
+        home.paths.daemon_file.write_text(settings + "[sandbox]\nlevel = 'checks'\n")
+        assert home.until(lambda: results(home), "it answers") == ["milk"]
+        home.stop()

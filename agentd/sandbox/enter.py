@@ -23,7 +23,7 @@ AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_SETPCAP = 8
 CAPABILITIES = 64  # as many as the kernel's sets have room for
-UMASK = 0o022  # of programs
+UMASK = 0o077  # of programs
 HINT = '[sandbox] level = "checks" in agentd.toml goes on with what there is'
 
 
@@ -66,8 +66,9 @@ def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
 def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     """Return a `preexec_fn` for a program: a sandbox of its own inside of this process's.
 
-    So the program can neither signal nor look into the process that started it. What there is to
-    prepare is prepared here; after the fork only system calls are made. It can be used again.
+    So the program can neither signal nor look into the process that started it. What it makes is
+    private, as a change of modes would do nothing. What there is to prepare is prepared here; after
+    the fork only system calls are made. It can be used again.
 
     Raises:
         SandboxUnavailable: it cannot be prepared.
@@ -75,7 +76,7 @@ def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     level = reached()
     if sys.platform != "linux" or level.name == "checks":
         return lambda: None  # macOS: it has its parent's, and there is no other one
-    box = _Box(policy, level)
+    box = _Box(policy, level, program=True)
 
     def preexec() -> None:
         os.umask(umask)
@@ -88,11 +89,17 @@ class _Box:
     """A policy, prepared; calling it restricts the caller.
 
     `gate`: its TCP sockets come from a gate, to which the result of the call has to go.
-    `connects`: it is that gate.
+    `connects`: it is that gate. `program`: see `filter_for`.
     """
 
     def __init__(
-        self, policy: SandboxPolicy, level: Reached, *, gate: bool = False, connects: bool = False
+        self,
+        policy: SandboxPolicy,
+        level: Reached,
+        *,
+        gate: bool = False,
+        connects: bool = False,
+        program: bool = False,
     ) -> None:
         self._gate = gate
         try:
@@ -101,7 +108,8 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        self._filter = seccomp.Filter(seccomp.filter_for(policy.sockets, machine(), gate=gate))
+        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=program)
+        self._filter = seccomp.Filter(code)
 
     def __call__(self) -> int:
         prctl(SET_NO_NEW_PRIVS, 1)
