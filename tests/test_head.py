@@ -139,7 +139,7 @@ class Home:
     def told(self, code: str, name: str = "prober") -> str:
         """Let an agent try something, and return what it says."""
         with contextlib.closing(Bus(self.paths.database, wake=self.paths.wake)) as bus:
-            sent = bus.publish("person", NewEvent("probe.it", {"code": code}, target=name))
+            sent: int = bus.publish("person", NewEvent("probe.it", {"code": code}, target=name))
 
             def answer() -> list[Any]:
                 found = bus.events.list(after=sent, event_type="probe.made")

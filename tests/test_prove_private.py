@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from agentd.commands import prove_private
-from agentd.errors import AgentdError
-from agentd.escape import inside
+from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.escape import escape, inside
 from agentd.escape.attempt import Attempt, Impossible, Made, make
 from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import Outside
 from agentd.paths import Paths, discover
 from agentd.sandbox.level import reached
-from agentd.sandbox.policy import SandboxPolicy
+from agentd.sandbox.policy import SandboxPolicy, base_read
 from tests.commandline import agentd
 from tests.pages import page
 
@@ -36,7 +36,12 @@ NOT_EVERYWHERE = {
     *("by a process in namespaces, with a newer call", "type into a terminal"),
     *("serve page faults", "load a program (BPF)", "watch the processor"),
     *("trace one", "read memory", "read memory by /proc", "take an open file", "a file's flags"),
-    *("read the kernel's messages", "a file's attributes", "a file's mode by a newer call"),
+    *(
+        "a file's group",
+        "read the kernel's messages",
+        "a file's attributes",
+        "a file's mode by a newer call",
+    ),
 }
 ROOTS = {  # that only root succeeds in, without a sandbox
     *("mount a file system", "change to another root", "enter namespaces", "a file by its handle"),
@@ -71,21 +76,24 @@ def home(tmp_path: Path) -> Iterator[Paths]:
             paths.sockets.rmdir()
 
 
-def policy_of(paths: Paths) -> SandboxPolicy:
-    return prove_private._policy(None, paths)
+def proved(paths: Paths, *, more: Mapping[str, object] | None = None) -> Proof:
+    """Try to get out of the hands of an agent that lists nothing, with more in their policies."""
+    orders = prove_private.orders_of(None, paths)
 
+    def widened(policy: SandboxPolicy) -> SandboxPolicy:
+        return replace(policy, **(more or {}))  # type: ignore[arg-type]
 
-def proved(paths: Paths, policy: SandboxPolicy) -> Proof:
-    return prove(policy, paths.run, prove_private._places(paths))
+    opened = replace(orders, sandbox=widened(orders.sandbox), programs=widened(orders.programs))
+    return prove(opened, paths.run, prove_private.places_of(paths))
 
 
 def test_no_way_out_is_open(home: Paths) -> None:
     """Of hands and of what they start; each attempt succeeds where there is no sandbox."""
-    with socket.socket() as proxy:
-        proxy.bind(("127.0.0.1", 0))
-        proxy.listen()
-        ports = (proxy.getsockname()[1],)
-        found = proved(home, replace(policy_of(home), sockets="tcp", ports=ports))
+    (home.agents_d / "reaching.toml").write_text(
+        "agent = 'task'\ndone = 'It is done.'\n[permissions]\nnet = ['x.example']\nrun = ['cat']\n"
+    )
+    orders = prove_private.orders_of("reaching", home)
+    found = prove(orders, home.run, prove_private.places_of(home))
     assert found.holds
     assert found.changed == ()
     assert len(found.tried) >= 110
@@ -107,7 +115,7 @@ def test_no_way_out_is_open(home: Paths) -> None:
     [
         (
             {"sockets": "any", "read": "home", "run": "/usr/bin"},
-            {"connect by TCP", "send by UDP", "one at a path", "the model server", "a file"}
+            {"connect by TCP", "send by UDP", "the model server", "a file"}
             | {"read the database", "read the model's token", "a program of the system"},
         ),
         (
@@ -119,12 +127,11 @@ def test_no_way_out_is_open(home: Paths) -> None:
 )
 def test_what_is_open_is_told(opened: dict[str, str], what: set[str], home: Paths) -> None:
     """A proof that could not fail would prove nothing: each hole that is made here is found."""
-    policy = policy_of(home)
+    more: dict[str, object] = {"closed": (), "protected": ()}
     for name, value in opened.items():
         path = str(home.user) if value == "home" else value
-        more: object = value if name == "sockets" else (*getattr(policy, name), path)
-        policy = replace(policy, **{name: more, "closed": ()})  # type: ignore[arg-type]
-    found = proved(home, policy)
+        more[name] = value if name == "sockets" else (*base_read(), path)
+    found = proved(home, more=more)
     for place in PLACES:
         seen = {tried.attempt.what for tried in found.tried if tried.verdict(place) == "open"}
         assert what <= seen, place
@@ -161,6 +168,13 @@ def test_how_an_attempt_ends(error: Exception | None, outcome: str, home: Paths)
     assert tried.verdict("hands") == ("open" if outcome in ("done", "broken") else "refused")
 
 
+OLD = """
+import sys
+from agentd.sandbox import enter, level
+enter.reached = lambda: level.Reached("checks", "too old")
+from agentd.hands.__main__ import main
+sys.exit(main())
+"""
 REFUSED = Made("refused")
 OUTSIDE = {
     **dict.fromkeys(("own", "folder", "secret", "spare", "program", "unlisted", "stream"), ""),
@@ -183,9 +197,18 @@ def test_a_failed_start_is_an_error_and_no_proof(
     home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What did not run was not refused."""
-    monkeypatch.setattr(inside, "argv", lambda: ["/bin/echo", "nothing"])
+    monkeypatch.setattr(inside, "argv", lambda own: ["/bin/echo", "nothing"])
     with pytest.raises(AgentdError, match="failed: nothing"):
-        proved(home, policy_of(home))
+        proved(home)
+
+
+def test_hands_that_do_not_start_say_why(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a kernel is too old, and agentd.toml wants a whole sandbox."""
+    orders = prove_private.orders_of(None, home)
+    monkeypatch.setattr(escape, "python", lambda _: [sys.executable, "-P", "-c", OLD])
+    (home.run / "own").mkdir()
+    with pytest.raises(SandboxUnavailable, match="too old"):
+        escape._by_hands(orders, ["/bin/true"], home.run / "own")
 
 
 def test_an_attempt_that_fails_freely_proves_nothing() -> None:
@@ -200,18 +223,14 @@ def test_an_attempt_that_fails_freely_proves_nothing() -> None:
 
 
 def test_the_command(home: Paths) -> None:
-    """It exits 0 where nothing gets out, 1 where something does, and takes an agent's name."""
-    (home.daemon_file).write_text("[sandbox]\nlevel = 'require'\n")
-    done = agentd(home.user, "prove-private", "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["holds"], told["level"]) == (0, True, {"name": "full", "why": ""})
-    assert {"group", "what", "hands", "program", "free"} == told["attempts"][0].keys()
+    """It takes an agent's name, and exits 0 where nothing gets out; agentd's own stays closed."""
     (home.agents_d / "open.toml").write_text(
         f"agent = 'task'\ndone = 'It is done.'\n[permissions]\nread = ['{home.user}']\n"
     )
-    done = agentd(home.user, "prove-private", "open")
-    assert done.returncode == 0, done.stdout  # agentd's own stays closed in what is listed
-    assert " 0 got out" in done.stdout
+    done = agentd(home.user, "prove-private", "open", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["holds"], told["level"]) == (0, True, {"name": "full", "why": ""})
+    assert told["attempts"][0].keys() == {"group", "what", "hands", "program", "free"}
     missing = agentd(home.user, "prove-private", "nobody")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "no agent is called 'nobody'" in missing.stderr

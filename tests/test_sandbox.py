@@ -73,9 +73,9 @@ def ran(program: Sequence[Instruction], machine: int, number: int, *arguments: i
 class Filter:
     """A machine's filter, asked by the names of calls."""
 
-    def __init__(self, machine: str, sockets: Any = "none", *, gate: bool = False) -> None:
+    def __init__(self, machine: str, sockets: Any = "none", **more: bool) -> None:
         self.machine = machine
-        self.program = filter_for(sockets, machine, gate=gate)
+        self.program = filter_for(sockets, machine, **more)
 
     def __call__(self, name: str, *arguments: int) -> str | int:
         number = system_calls.number(name, self.machine)
@@ -116,6 +116,11 @@ def test_refused_calls_are_refused(machine: str) -> None:
         for name in seccomp.REFUSED:
             if system_calls.number(name, machine) is not None:
                 assert asked(name, 1, 2, 3) == asked(name) == errno.EPERM, name
+        program = Filter(machine, sockets, program=True)
+        for name in seccomp.UNDONE:
+            if system_calls.number(name, machine) is not None:
+                assert (asked(name), program(name)) == (errno.EPERM, 0), name
+        assert (program("utimensat", 3, 4096), program("utimensat", 3, 0)) == (0, ALLOWED)
         for name in seccomp.NOT_SUPPORTED:
             assert asked(name) == errno.EOPNOTSUPP, name
 
@@ -165,7 +170,7 @@ FASTOPEN = 0x20000000
         ("clone", [(SIGCHLD,), (0x3D0F00,)], [(NEWUSER | SIGCHLD,), (0x00020000,), (0x40000000,)]),
         ("prlimit64", [(0, 7)], [(4242, 7), (1,)]),
         ("sched_setaffinity", [(0,)], [(4242,)]),
-        ("ioctl", [(0, 0x5401), (0, 0x5413)], [(0, 0x5412), (0, 0x541C), (3, 0x40086602)]),
+        ("ioctl", [(0, 0x5401), (0, 0x5413)], [(0, 0x5412), (3, 0x40086602), (3, 0x8912)]),
         ("utimensat", [(3, 0), (3, 0, 5)], [(3, 0x1000), (3, 0x7F00_0000_0000), (3, 1 << 40)]),
     ],
 )  # fmt: skip
@@ -199,6 +204,12 @@ def test_sockets_of_each_kind_of_policy(machine: str) -> None:
     assert none("connect") == errno.EPERM
     assert tcp("sendto", 3, 0, 0, FASTOPEN) == tcp("sendmsg", 3, 0, FASTOPEN) == errno.EPERM
     assert tcp("sendto", 3, 0, 0, 0x4000) == tcp("sendmsg", 3, 0, 0x4000) == ALLOWED
+    anywhere = Filter(machine, "any")
+    for family, kind in ((INET, STREAM), (INET6, DGRAM | FLAGS), (UNIX, STREAM), (NETLINK, DGRAM)):
+        reached = anywhere("socket", family, kind) == ALLOWED
+        assert reached is (family in (INET, INET6))  # a socket at a path may run what it is told
+    assert anywhere("socketpair", UNIX, STREAM) == anywhere("accept4") == ALLOWED
+    assert anywhere("socketpair", UNIX, DGRAM) == errno.EPERM
     gated = Filter(machine, "tcp", gate=True)
     assert gated("socket", INET, STREAM) == "asked"
     assert gated("socket", INET, DGRAM) == errno.EPERM
@@ -277,13 +288,18 @@ def test_a_closed_place_stays_closed_inside_of_a_listed_one(tmp_path: Path) -> N
     (tmp_path / "more" / "link").symlink_to(tmp_path / "data")
     told = inside(
         """
-        enter(SandboxPolicy(read=(*base, top, top + "/data/tmp/mine"), closed=(top + "/data",)))
+        enter(SandboxPolicy(read=(*base, top, top + "/data/tmp/mine"), closed=(top + "/data",),
+                            write=(top, top + "/data/tmp/mine"), protected=(top + "/more/e",)))
         names = ("a", "data/b", "data/tmp/mine/c", "data/tmp/others/d", "more/e", "more/link/b")
-        tell(read=[refusal(open, f"{top}/{name}") for name in names], listed=os.listdir(top))
+        tell(read=[refusal(open, f"{top}/{name}") for name in names], listed=os.listdir(top),
+             write=[refusal(open, f"{top}/{name}", "a") for name in names],
+             made=[refusal(os.mkdir, f"{top}/{name}/n") for name in ("", "more", "data/tmp/mine")])
         """,
         top=str(tmp_path),
     )
     assert told["read"] == ["done", "EACCES", "done", "EACCES", "done", "EACCES"]
+    assert told["write"] == ["done", "EACCES", "done", "EACCES", "EACCES", "EACCES"]
+    assert told["made"] == ["EACCES", "EACCES", "done"]
     assert sorted(told["listed"]) == ["a", "data", "more"]
 
 
@@ -293,12 +309,14 @@ def test_a_file_gets_its_mode_as_it_is_made(tmp_path: Path) -> None:
     (tmp_path / "shared").touch()
     told = inside(
         """
-        enter(SandboxPolicy(read=(*base, top), write=(top,), run=("/bin/sh", "/usr/bin/touch")))
+        policy = SandboxPolicy(read=(*base, top), write=(top,), run=("/bin/sh", "/bin/chmod"))
+        enter(policy)
         os.umask(0)
         for name, mode in (("new", 0o644), ("shared", 0o664), ("private", 0o600)):
             write_whole(f"{top}/{name}", "text", mode=mode)
-        subprocess.run(["/bin/sh", "-c", "touch program"], cwd=top, preexec_fn=nested(
-            SandboxPolicy(read=(*base, top), write=(top,), run=("/bin/sh", "/usr/bin/touch"))))
+        words = "> program && chmod 755 program new"
+        done = subprocess.run(["/bin/sh", "-c", words], cwd=top, preexec_fn=nested(policy))
+        assert done.returncode == 0  # it is told that all is well
         tell(changed=refusal(os.chmod, top + "/new", 0o777),
              times=[refusal(os.utime, top + "/new"), refusal(os.utime, os.open(top + "/new", 0))])
         """,
@@ -306,7 +324,7 @@ def test_a_file_gets_its_mode_as_it_is_made(tmp_path: Path) -> None:
     )
     assert told == {"changed": "EPERM", "times": ["EPERM", "done"]}
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"new": 0o644, "shared": 0o664, "private": 0o600, "program": 0o644}
+    assert modes == {"new": 0o644, "shared": 0o664, "private": 0o600, "program": 0o600}
 
 
 @FULL

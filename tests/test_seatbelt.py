@@ -116,6 +116,17 @@ def test_a_closed_place_stays_closed(home: Path) -> None:
     assert not rules.allows("file-write-create", home / "data/tmp/mine/a")
 
 
+def test_a_protected_place_is_read_and_not_written(home: Path) -> None:
+    """As agentd's own configuration, which says what agents may do."""
+    listed = (str(home), str(home / "data" / "tmp" / "mine"))
+    policy = SandboxPolicy(read=listed, write=listed, protected=(str(home / "data"),))
+    rules = Rules(policy)
+    assert rules.allows("file-read-data", home / "data" / "a")
+    assert not rules.allows("file-write-data", home / "data" / "a")
+    assert not rules.allows("file-write-unlink", home / "data")
+    assert rules.allows("file-write-data", home / "data" / "tmp" / "mine" / "a")
+
+
 def test_a_closed_place_cannot_be_moved_to_where_it_is_open(home: Path) -> None:
     """Rules go by paths: renamed, or with a folder above it, its contents would be another's."""
     rules = Rules(SandboxPolicy(write=(str(home),), closed=(str(home / "data" / "tmp"),)))
@@ -192,6 +203,8 @@ def test_the_network_is_a_port_of_this_machine(home: Path) -> None:
     found = [line for line in text.splitlines() if "network" in line]
     assert found == ['(allow network-outbound (remote ip "localhost:4242"))']
     assert "network" not in Rules(SandboxPolicy(sockets="none", ports=(4242,))).text
+    text = Rules(SandboxPolicy(sockets="any")).text
+    assert "network*" not in text and '(remote ip "*:*")' in text  # and no socket at a path
     unix = Rules(SandboxPolicy(sockets="unix", read=(str(home / "read"),)))
     assert unix.allows("network-outbound", home / "read" / "socket")
     assert not unix.allows("network-outbound", home / "else" / "socket")

@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentd.commands.home import no_such_agent
@@ -12,16 +11,14 @@ from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json
 from agentd.config.agent import Permissions, load_agent
 from agentd.config.agent_files import agent_names
 from agentd.config.last_good import effective_config
-from agentd.errors import PermissionRefused, ToolError
 from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
+from agentd.hands.orders import Orders
+from agentd.hands.permitted import orders_for, scratch_of
 from agentd.paths import Paths, discover, expanded, private_folder
 from agentd.sandbox.level import reached
-from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.states import Exit
 from agentd.tools.closed import Closed
-from agentd.tools.place import resolved
-from agentd.tools.shell import PROGRAM_PATH, find_program
 
 EXAMPLES = """example:
   agentd prove-private
@@ -64,9 +61,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try everything, and say how it went."""
     paths = discover()
-    require = effective_config(paths).sandbox.level == "require"
     private_folder(paths.run)
-    proof = prove(_policy(args.name, paths), paths.run, _places(paths), require=require)
+    proof = prove(orders_of(args.name, paths), paths.run, places_of(paths))
     level = reached()
     if args.json:
         print_json(
@@ -125,16 +121,26 @@ def _named(tried: Comparison) -> str:
     return f"{tried.attempt.group}: {tried.attempt.what}"
 
 
-def _policy(name: str | None, paths: Paths) -> SandboxPolicy:
-    if name is None:
-        return hands_policy(Permissions(), paths)
-    names = agent_names(paths.agents_d)
-    if name not in names:
-        raise no_such_agent(name, names)
-    return hands_policy(load_agent(paths.agents_d / f"{name}.toml").permissions, paths)
+def orders_of(name: str | None, paths: Paths) -> Orders:
+    """Return the orders of this agent's hands; without a name of one that lists nothing.
+
+    Raises:
+        AgentdError: there is no such agent, or its file is wrong.
+    """
+    permissions = Permissions()
+    if name is not None:
+        names = agent_names(paths.agents_d)
+        if name not in names:
+            raise no_such_agent(name, names)
+        permissions = load_agent(paths.agents_d / f"{name}.toml").permissions
+    config = effective_config(paths)
+    key = config.model.api_key_file
+    closed = Closed.of(paths, name or "", expanded(key) if key else None)
+    scratch, require = scratch_of(paths, name or ""), config.sandbox.level == "require"
+    return orders_for(permissions, closed, scratch, require=require)
 
 
-def _places(paths: Paths) -> dict[str, str]:
+def places_of(paths: Paths) -> dict[str, str]:
     """Return what there is of agentd's own, as `escape.Outside` names it."""
     ours = (paths.database, paths.token, paths.agents_d, paths.versions, paths.logs)
     places = {
@@ -149,26 +155,3 @@ def _places(paths: Paths) -> dict[str, str]:
         url = json.loads(paths.model_address.read_text())["url"]
         places["model"] = urlsplit(url).netloc
     return places
-
-
-def hands_policy(permissions: Permissions, paths: Paths) -> SandboxPolicy:
-    """Return what the hands of an agent with these permissions may touch."""
-    programs: list[str] = []
-    for program in permissions.run:
-        with suppress(PermissionRefused, ToolError):  # not installed: nothing to be run
-            programs += executables(find_program(program, permissions.run), PROGRAM_PATH)
-    closed = Closed.of(paths, "", None)
-
-    def opened(listed: tuple[str, ...], *, writing: bool) -> Iterator[str]:
-        marks = closed.marks(writing=writing)
-        for path in map(str, map(expanded, listed)):
-            real = resolved(path)
-            if marks.reason(real, len(Path(real).parts)) is None:
-                yield path
-
-    return SandboxPolicy(
-        read=(*base_read(), *opened(permissions.read, writing=False)),
-        write=tuple(opened(permissions.write, writing=True)),
-        run=tuple(programs),
-        closed=tuple(map(str, (*closed.own, *closed.protected))),
-    )

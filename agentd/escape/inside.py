@@ -1,21 +1,20 @@
-"""The process that makes the attempts: in a sandbox, and in a program that it starts.
+"""The process that makes the attempts, in a sandbox that it enters, or was started in, or in none.
 
-It reads one document from its input, and writes what became of them, as JSON.
+Its folder holds one document that says what to try, and gets what became of it, as JSON.
 """
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from agentd.escape import on_files, on_kernel, on_network, on_processes, on_programs
 from agentd.escape.attempt import Attempt, make
 from agentd.escape.outside import Outside
-from agentd.sandbox.enter import enter, nested
+from agentd.sandbox.enter import enter
 from agentd.sandbox.policy import SandboxPolicy
 
-PROGRAM_S = 120.0
+GIVEN, ANSWER = "given.json", "answer.json"  # in its folder
 # In a sandbox the package's folder may be read, and not the one around it, in which Python would
 # look for it.
 START = (
@@ -27,16 +26,10 @@ START = (
 MODULES = (on_files, on_programs, on_processes, on_network, on_kernel)
 
 
-def argv() -> list[str]:
-    """Return the command line of this process."""
-    return [
-        os.path.realpath(sys.executable),
-        "-I",
-        "-S",
-        "-c",
-        START,
-        str(Path(__file__).parents[1]),
-    ]
+def argv(own: Path) -> list[str]:
+    """Return the command line of this process, which works in the folder `own`."""
+    package, real = Path(__file__).parents[1], os.path.realpath(sys.executable)
+    return [real, "-I", "-S", "-c", START, str(package), str(own)]
 
 
 def attempts() -> list[Attempt]:
@@ -47,30 +40,11 @@ def attempts() -> list[Attempt]:
 
 
 def main() -> None:
-    """Make all attempts, or have a program of ours make them."""
-    given = json.load(sys.stdin)
+    """Make all attempts."""
+    own = Path(sys.argv[2])
+    given = json.loads((own / GIVEN).read_bytes())
     if given["policy"] is not None:
-        policy = SandboxPolicy.of(given["policy"])
-        enter(policy, require=given["require"])
-        if given["nested"]:
-            _answer(_program(policy, json.dumps({**given, "policy": None})))
-            return
+        enter(SandboxPolicy.of(given["policy"]), require=given["require"])
     outside = Outside.of(given["outside"])
-    _answer(json.dumps([vars(make(tried, outside)) for tried in attempts()]).encode())
-
-
-def _answer(data: bytes) -> None:
-    """Give the answer to who started this process: a pipe, and nobody's terminal."""
-    with open(1, "wb", closefd=False) as out:
-        out.write(data)
-
-
-def _program(policy: SandboxPolicy, document: str) -> bytes:
-    done = subprocess.run(
-        argv(),
-        input=document.encode(),
-        capture_output=True,
-        timeout=PROGRAM_S,
-        preexec_fn=nested(policy),
-    )
-    return done.stdout or done.stderr
+    made = [vars(make(tried, outside)) for tried in attempts()]
+    (own / ANSWER).write_text(json.dumps(made))

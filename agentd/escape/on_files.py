@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agentd.escape.attempt import SEE, Attempt, Impossible, Run, of
+from agentd.escape.attempt import SEE, Attempt, Impossible, Run, of, refused
 from agentd.escape.outside import ATTRIBUTE, OURS, Outside
 from agentd.sandbox.system_calls import call
 
@@ -45,10 +45,10 @@ def attempts() -> Iterator[Attempt]:
         "remove a file": lambda o: Path(o.folder, "removed").unlink(),
     }
     modes: dict[str, Run] = {
-        "a file's mode": lambda o: Path(o.secret).chmod(0o777),
+        "a file's mode": partial(_change, by=lambda path: path.chmod(0o777)),
         "a program that lends this user's rights (set-uid)": _set_uid,
-        "a file's owner": lambda o: os.chown(o.secret, os.getuid(), os.getgid()),
-        "a file's times": lambda o: os.utime(o.secret, (0, 0)),
+        "a file's group": partial(_change, by=_change_owner),
+        "a file's times": partial(_change, by=lambda path: os.utime(path, (0, 0))),
     }
     if sys.platform == "linux":
         reading |= {
@@ -60,7 +60,7 @@ def attempts() -> Iterator[Attempt]:
         }
         changing["swap a file with one of its own"] = _swap
         modes |= {
-            "a file's mode by a newer call": _change_mode,
+            "a file's mode by a newer call": partial(_change, by=_chmod),
             "a file's attributes": lambda o: os.setxattr(o.secret, ATTRIBUTE, b"changed"),
             "a file's flags": _change_flags,
         }
@@ -138,6 +138,8 @@ def _set_uid(outside: Outside) -> str:
     os.write(os.open(path, os.O_WRONLY | os.O_CREAT, 0o4755), b"#!/bin/sh\n")
     if not path.stat().st_mode & stat.S_ISUID:
         path.chmod(0o4755)
+    if not path.stat().st_mode & stat.S_ISUID:
+        raise refused("nothing was done")
     return stat.filemode(path.stat().st_mode)
 
 
@@ -150,8 +152,29 @@ def _swap(outside: Outside) -> int:
     return call("renameat2", AT_FDCWD, mine, AT_FDCWD, other, RENAME_EXCHANGE)
 
 
-def _change_mode(outside: Outside) -> int:
-    return call("fchmodat2", AT_FDCWD, _bytes(outside.secret), 0o777, 0)
+def _change(outside: Outside, by: Callable[[Path], object]) -> None:
+    path = Path(outside.secret)
+    before = _facts(path)
+    by(path)
+    if _facts(path) == before:
+        raise refused("nothing was done")
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
+
+
+def _change_owner(path: Path) -> None:
+    """Give it to another group: to another user only root could."""
+    groups = {*os.getgroups(), *((1,) if os.getuid() == 0 else ())} - {os.getgid()}
+    if not groups:
+        raise Impossible("this user is in one group alone")
+    os.chown(path, -1, groups.pop())
+
+
+def _chmod(path: Path) -> int:
+    return call("fchmodat2", AT_FDCWD, _bytes(path), 0o755, 0)
 
 
 def _change_flags(outside: Outside) -> None:

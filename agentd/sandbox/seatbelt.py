@@ -38,6 +38,10 @@ HEAD = """\
 READING = "file-read* file-map-executable"
 WRITING = "file-read-metadata file-write-create file-write-data file-write-unlink file-write-times"
 SUBPATH, LITERAL = '(subpath (param "{}"))', '(literal (param "{}"))'
+NETWORK = """\
+(allow network-outbound (remote ip "*:*") (literal "/private/var/run/mDNSResponder"))
+(allow network-bind network-inbound (local ip "*:*"))
+"""
 LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 
@@ -85,14 +89,16 @@ class Profile:
         """
         self.text = HEAD
         self.names: dict[str, str] = {}  # by path, the parameter's
-        for path in (program, *policy.read, *policy.write, *policy.run, *policy.closed):
+        shut = (*policy.closed, *policy.protected)
+        for path in (program, *policy.read, *policy.write, *policy.run, *shut):
             _check(path)
         closed = set(map(os.path.realpath, policy.closed))
+        protected = set(map(os.path.realpath, shut))
         run = [path for listed in (program, *policy.run) for path in _started(listed)]
 
         def inside(path: str) -> bool:
             real = Path(os.path.realpath(path))
-            return any(real.is_relative_to(place) for place in closed)
+            return any(real.is_relative_to(place) for place in protected)
 
         for within in (False, True):  # what is listed at or below a closed place has the last word
             read, write = (
@@ -107,13 +113,14 @@ class Profile:
                 self._rules("allow network-bind network-inbound", SUBPATH, write)
             if not within:
                 self._rules("deny file-read* file-write* process-exec* network*", SUBPATH, closed)
-                # Moved, with a folder above it, a closed place would be open where it came to.
-                self._rules("deny file-write-unlink", LITERAL, _above(closed))
+                self._rules("deny file-write*", SUBPATH, protected)
+                # Moved, with a folder above it, such a place would be open where it came to.
+                self._rules("deny file-write-unlink", LITERAL, _above(protected))
         self._rules(f"allow process-exec* {READING}", LITERAL, run)
         way = _on_the_way(policy.read, policy.write, run)
         self._rules("allow file-read-metadata", LITERAL, way)
         if policy.sockets == "any":
-            self.text += "(allow network*)\n"
+            self.text += NETWORK
         for port in policy.ports[:1] if policy.sockets == "tcp" else ():
             # 127.0.0.1 and ::1, but not the first as ::ffff:127.0.0.1.
             self.text += f'(allow network-outbound (remote ip "localhost:{port}"))\n'
