@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from agentd.errors import PermissionRefused, Stopped, ToolError
+from agentd.errors import ToolError
 from agentd.events import Result
 from agentd.hands.orders import Orders
 from agentd.process.channel import BYE, Channel, ChannelClosed, close_all
@@ -18,7 +18,7 @@ from agentd.process.child import end_group
 from agentd.process.stop import Cancel
 from agentd.sandbox.enter import nested
 from agentd.tools import files
-from agentd.tools.base import ToolCall, answered
+from agentd.tools.base import ToolCall, answered, failed, reply
 from agentd.tools.closed import KnownClosed
 from agentd.tools.place import locate
 
@@ -58,6 +58,7 @@ class Hands:
             call = ToolCall(
                 permissions=self._orders.permissions,
                 closed=self._closed,
+                environ=self._orders.environ,
                 deadline_s=float(request["deadline_s"]),
                 cancel=cancel,
             )
@@ -82,17 +83,10 @@ class Hands:
     def _answer(self, request: Mapping[str, Any], call: ToolCall) -> dict[str, Any]:
         name = str(request["call"])
         try:
-            result = answered(name, self._handler(name, call), call, request["args"])
-        except PermissionRefused as error:
-            return _failed("refused", error.what)
-        except ToolError as error:
-            return _failed("tool", error.what)
-        except Stopped as error:
-            return _failed("stopped", error.what)
+            return reply(lambda: answered(name, self._handler(name, call), call, request["args"]))
         except Exception as error:  # a fault of ours: the supervisor logs what we print
             sys.excepthook(type(error), error, error.__traceback__)
-            return _failed("tool", f"{name} failed: a fault of agentd: {type(error).__name__}")
-        return {"value": result.value, "trusted": result.trusted, "effect": result.effect}
+            return failed("tool", f"{name} failed: a fault of agentd: {type(error).__name__}")
 
     def _handler(self, name: str, call: ToolCall) -> Handler:
         """Return what carries a call out; programs bring imports of their own."""
@@ -112,13 +106,9 @@ class Hands:
         try:
             self._channel.send(document)
         except ValueError:
-            self._channel.send({"id": document["id"], **_failed("tool", "its answer is too large")})
+            self._channel.send({"id": document["id"], **failed("tool", "its answer is too large")})
         except OSError:  # the worker is gone, or reads nothing any more
             end_group()
-
-
-def _failed(kind: str, what: str) -> dict[str, Any]:
-    return {"error": {"kind": kind, "what": what}}
 
 
 def _look(name: str, call: ToolCall, repo: str, **args: Any) -> Result:

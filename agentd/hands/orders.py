@@ -1,7 +1,7 @@
 """What hands get to know at their start, in the first frame. Private, so it stands in no argv."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentd.sandbox.policy import SandboxPolicy
@@ -19,6 +19,7 @@ class Orders:
     programs: SandboxPolicy  # of each program that they start
     require: bool  # a sandbox that is whole
     permissions: Grants
+    environ: Mapping[str, str]  # of programs, besides what all have
     closed: Closed
     scratch: str  # a folder of its own, for temporary files
     idle_s: float  # without a call, after which they end
@@ -34,6 +35,18 @@ class Orders:
         }
         return {**vars(self), **more}
 
+    def reaching(self, url: str, port: int) -> "Orders":
+        """Return them with a way to the network for programs: a proxy, and nothing else.
+
+        The names in lower case are those that every program obeys: curl takes no other for http.
+        """
+        environ = {"http_proxy": url, "https_proxy": url, "GIT_CONFIG_NOSYSTEM": "1"}
+        sandbox, programs = (
+            replace(policy, ports=(port,), sockets="tcp")
+            for policy in (self.sandbox, self.programs)
+        )
+        return replace(self, sandbox=sandbox, programs=programs, environ=environ)
+
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Orders":
         """Return what a document of `document` says."""
@@ -43,6 +56,7 @@ class Orders:
             programs=SandboxPolicy.of(document["programs"]),
             require=document["require"],
             permissions=Grants(**listed),
+            environ=document["environ"],
             closed=Closed.of_document(document["closed"]),
             scratch=document["scratch"],
             idle_s=document["idle_s"],

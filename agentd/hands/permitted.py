@@ -45,6 +45,7 @@ def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, requi
         programs=programs,
         require=require,
         permissions=Grants(**permissions.model_dump()),
+        environ={},
         closed=closed,
         scratch=str(scratch),
         idle_s=IDLE_S,
@@ -60,8 +61,8 @@ def scratch_of(paths: Paths, agent: str) -> Path:
 def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> SandboxPolicy:
     """Return what programs may touch that the hands of an agent with these permissions start."""
     programs = list(_programs(permissions))
-    read = listed(permissions.read, closed.marks(writing=False))
-    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    read = _listed(permissions.read, closed.marks(writing=False))
+    write = _listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
     # Tools may read these, where a listed folder holds them; nobody may write them.
     spared = [str(path) for path in closed.spared if any(path.is_relative_to(top) for top in read)]
     libraries = [path for program in programs for path in _libraries(program)]
@@ -91,7 +92,7 @@ def _obeyed(closed: Closed) -> Iterator[str]:
                     yield entry.path
 
 
-def listed(entries: Sequence[str], marks: Marks) -> list[str]:
+def _listed(entries: Sequence[str], marks: Marks) -> list[str]:
     """Return the places that are listed, and not in vain."""
     found = []
     for entry in entries:

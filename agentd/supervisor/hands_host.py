@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from agentd.admission.version import CONFIG
 from agentd.clock import Clock
 from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
-from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.errors import AgentdError
 from agentd.hands.orders import Orders
 from agentd.hands.permitted import orders_for, scratch_of
 from agentd.logs.logger import Logger
@@ -21,13 +20,12 @@ from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.supervisor_link import error_of
-from agentd.sandbox import seatbelt
-from agentd.sandbox.enter import HINT
-from agentd.sandbox.level import reached
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import KILLED_S, Reaper
+from agentd.supervisor.fetcher_host import FetcherHost, ProxyPlace
 from agentd.supervisor.one_job import run_to_end
 from agentd.supervisor.requests import Asker, Handler
+from agentd.supervisor.sandboxes import demand, put_into
 from agentd.tools.closed import Closed
 
 READY_S = 20.0  # for hands to be in their sandbox; it takes 40 ms
@@ -50,12 +48,14 @@ class HandsHost:
         commands: Commands,
         reaper: Reaper,
         jobs: Jobs,
+        fetcher: FetcherHost,
         *,
         log: Logger,
         clock: Clock,
     ) -> None:
         self._paths, self._config, self._commands = paths, config, commands
         self._reaper, self._jobs, self._log, self._clock = reaper, jobs, log, clock
+        self._fetcher = fetcher
         self._living: dict[str, tuple[Child, asyncio.Task[None]]] = {}  # by agent
         self._started: dict[str, float] = {}  # when its latest hands were, on the loop's clock
 
@@ -75,9 +75,7 @@ class HandsHost:
 
     async def _check(self, asker: Asker, document: dict[str, Any]) -> Answer:
         """Refuse where hands could not be closed off as agentd.toml wants them."""
-        level = await in_thread(reached)
-        if self._required and level.name != "full":
-            raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
+        await demand(whole=self._required)
         return {}, ()
 
     async def _kill(self, asker: Asker, document: dict[str, Any]) -> Answer:
@@ -96,11 +94,17 @@ class HandsHost:
         await asyncio.sleep(self._started.get(asker.name, -PAUSE_S) + PAUSE_S - loop.time())
         self._started[asker.name] = began = loop.time()
         orders = await in_thread(self._orders, asker)
+        proxy = None
+        if orders.permissions.run and orders.permissions.net:
+            proxy = await self._fetcher.proxy(orders.permissions.net)
+            orders = orders.reaching(proxy.url, proxy.port)
         try:
             child = self._spawn(asker.name, orders)
         except OSError as error:
+            self._end_proxy(proxy)
             raise AgentdError(f"hands cannot be started: {error}") from error
-        self._living[asker.name] = child, self._jobs.start(self._watch(asker, child), last=True)
+        watch = self._jobs.start(self._watch(asker, child, proxy), last=True)
+        self._living[asker.name] = child, watch
         assert child.control is not None
         channel = Channel(child.control)
         try:
@@ -130,9 +134,7 @@ class HandsHost:
         return self._config().sandbox.level == "require"
 
     def _spawn(self, name: str, orders: Orders) -> Child:
-        argv = self._commands.hands()
-        if sys.platform == "darwin" and reached().name == "full":
-            argv = seatbelt.wrapped(argv, orders.sandbox)
+        argv = put_into(orders.sandbox, self._commands.hands())
         return Child.spawn(
             f"{name}.hands",
             argv,
@@ -142,9 +144,14 @@ class HandsHost:
             clock=self._clock,
         )
 
-    async def _watch(self, asker: Asker, child: Child) -> None:
-        """See them to their end."""
+    def _end_proxy(self, proxy: ProxyPlace | None) -> None:
+        if proxy is not None:
+            self._fetcher.end_proxy(proxy.number)
+
+    async def _watch(self, asker: Asker, child: Child, proxy: ProxyPlace | None) -> None:
+        """See them to their end, and with them the way of their programs to the network."""
         ran = await run_to_end(child, self._reaper, None)
+        self._end_proxy(proxy)
         printed = ran.output.decode("utf-8", "replace")[-SHOWN:]
         well = ran.code in (0, -signal.SIGKILL) and not printed
         write = self._log.info if well else self._log.warning

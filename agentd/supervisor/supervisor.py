@@ -28,7 +28,7 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
-from agentd.supervisor.hands_host import HandsHost
+from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
@@ -77,15 +77,6 @@ class Supervisor:
         )
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
-        self._hands = HandsHost(
-            paths,
-            lambda: self._settings.config,
-            commands,
-            self._reaper,
-            self._jobs,
-            log=logger,
-            clock=clock,
-        )
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
         self._model = ModelHost(
@@ -97,6 +88,23 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        self._helpers = Helpers(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            Life(rules, clock, chance),
+            self._reaper,
+            self._jobs,
+            log=logger,
+            clock=clock,
+        )
+        asked = {
+            **self._helpers.handlers(),
+            **external_model.handlers(lambda: self._model.config, paths),
+            "model": self._model.link,
+            "secret": secret_answers.handler(paths),
+            "ear": self._sockets.ear,
+        }
         shared = Shared(
             paths,
             commands,
@@ -104,17 +112,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests(
-                {
-                    **self._hands.handlers(),
-                    "model": self._model.link,
-                    **external_model.handlers(lambda: self._model.config, paths),
-                    "secret": secret_answers.handler(paths),
-                    "ear": self._sockets.ear,
-                },
-                self._hands.leave,
-                logger,
-            ),
+            Requests(asked, self._helpers.leave, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -206,6 +204,7 @@ class Supervisor:
             self._hurry.set()
             self._log.warning("supervisor.killing")
             self._agents.kill()
+            self._helpers.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -216,7 +215,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
-        await self._hands.gone()
+        await self._helpers.stop()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -264,6 +263,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(MODEL_POLL_S)  # ends by cancellation
             self._model.poll()
+            self._helpers.poll()
 
     async def _watch_sleep(self) -> None:
         while True:
@@ -282,7 +282,7 @@ class Supervisor:
                 for path in self._model.restore():
                     self._log.warning("file.made_again", path=str(path))
                 logged = ""
-            except StorageError as trouble:  # a full disk, say: the next look tries again
+            except AgentdError as trouble:  # a full disk, say: the next look tries again
                 if str(trouble) != logged:
                     self._log.error("files.not_made", what=trouble.what, where=trouble.where)
                 logged = str(trouble)

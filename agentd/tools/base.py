@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentd.clock import Clock, SystemClock
-from agentd.errors import Stopped, ToolError
+from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.events import Result
 from agentd.process.stop import Cancel
 from agentd.tools.closed import Closed, KnownClosed
@@ -53,6 +53,7 @@ class ToolCall:
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)
+    environ: Mapping[str, str] = field(default_factory=dict)  # of programs, besides what all have
     # What a program does before it is executed, such as to enter its sandbox.
     before: Callable[[], None] | None = None
     left_running: bool = False  # a program of this call left others
@@ -88,6 +89,24 @@ def answered(
         return run(call, **args)
     except (OSError, UnicodeError, RuntimeError) as error:
         raise ToolError(f"{name} failed: {error or type(error).__name__}") from error
+
+
+def reply(carry_out: Callable[[], Result]) -> dict[str, Any]:
+    """Return what a call comes to as `agentd.tools.remote` reads it, without its number."""
+    try:
+        result = carry_out()
+    except PermissionRefused as error:
+        return failed("refused", error.what)
+    except ToolError as error:
+        return failed("tool", error.what)
+    except Stopped as error:
+        return failed("stopped", error.what)
+    return {"value": result.value, "trusted": result.trusted, "effect": result.effect}
+
+
+def failed(kind: str, what: str) -> dict[str, Any]:
+    """Return the reply of a call that failed."""
+    return {"error": {"kind": kind, "what": what}}
 
 
 def unshown(text: str) -> str:

@@ -190,4 +190,5 @@ def _run(call: ToolCall, program: str, args: Sequence[str]) -> Output:
     except OSError as error:  # a full disk
         raise ToolError(f"no folder to run it in: {error}") from error
     with scratch as folder:
-        return execute([found, *args], call, env=clean_environment(folder), cwd=folder)
+        env = {**clean_environment(folder), **call.environ}
+        return execute([found, *args], call, env=env, cwd=folder)

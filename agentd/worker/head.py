@@ -69,23 +69,17 @@ def _with_files(
     policy: SandboxPolicy, name: str, permissions: Permissions, paths: Paths
 ) -> SandboxPolicy:
     """Add what [permissions] list, as hands get it: nothing of agentd's own that lies in there."""
-    from agentd.hands.permitted import listed  # not for those that need none
+    from agentd.hands.permitted import sandbox_for  # not for those that need none
     from agentd.tools.closed import Closed
 
-    closed = Closed.of(paths, name, None)
-    read = listed(permissions.read, closed.marks(writing=False))
-    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    given = sandbox_for(permissions, Closed.of(paths, name, None), paths.scratch / name)
     own = [Path(path) for path in policy.write]
-    shut = [
-        str(path)
-        for path in (*closed.own, *closed.protected)
-        if not any(path.is_relative_to(folder) for folder in own)
-    ]
     return replace(
         policy,
-        read=(*policy.read, *read),
-        write=(*policy.write, *write),
-        closed=tuple(shut),
+        read=(*policy.read, *given.read),
+        write=(*policy.write, *given.write),
+        closed=tuple(p for p in given.closed if not any(Path(p).is_relative_to(o) for o in own)),
+        protected=given.protected,
     )
 
 

@@ -34,7 +34,7 @@ from agentd.sessions.session import Session
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import carried_out_by, held_to
-from agentd.tools.remote import Remote
+from agentd.tools.remote import remotes_of
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import remove
 
@@ -71,8 +71,8 @@ class Runner:
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
             link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
-        self._hands = Remote(link, "hands", kill="kill_hands") if link.there else None
         self._link, self._paths = link, paths
+        self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
@@ -84,7 +84,7 @@ class Runner:
         self._tools = Toolbox(
             permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
-            remotes={"hands": self._hands} if self._hands else {},
+            remotes=self._remotes,
             clock=clock,
         )
         self._idempotent = repeatable(version)
@@ -124,7 +124,7 @@ class Runner:
             log=log,
             beat=beat,
         )
-        hands = self._hands
+        hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
 
