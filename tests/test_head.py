@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -71,15 +72,16 @@ class Prober(Agent[NoParams]):
     publishes = {"probe.made": Told}
 
     def begin(self, event, results):
-        self.code = event.payload["code"]
+        self.code, self.raises = event.payload["code"], event.payload.get("raise")
 
     def dispatch(self, decision):
         try:
             told = str(eval(self.code, {**globals(), "kit": self.kit}))
-        except OSError as error:
-            told = errno.errorcode.get(error.errno, str(error))
         except Exception as error:
+            if self.raises:
+                raise
             told = f"{type(error).__name__}: {error}"
+            told = errno.errorcode.get(getattr(error, "errno", None), told)
         return Result({"told": told})
 
     def finish(self, done, event, results):
@@ -99,6 +101,9 @@ REFUSED = {"EACCES", "EPERM"}
 class Home:
     """A daemon with two agents that try what they are told, and a model that lets them."""
 
+    module, daemon = MODULE, DAEMON
+    files: ClassVar[dict[str, str]] = {"prober": TOML, "opener": FILES}
+
     def __init__(self, root: Path) -> None:
         self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
         self.notes, self.out, self.private = root / "notes", root / "out", root / "private"
@@ -111,17 +116,19 @@ class Home:
     def _answer(self, request: Request) -> Any:
         return {"tool": "done" if "told" in str(request.body["messages"][-1]) else "try"}
 
-    def start(self, more: str = "", **environ: str) -> None:
+    def prepare(self) -> None:
         self.paths.create()
-        (self.paths.agents / "prober.py").write_text(MODULE)
+        (self.paths.agents / "prober.py").write_text(self.module)
         (self.paths.baml_src / "prober.baml").write_text(BAML)
-        for name, text in (("prober", TOML), ("opener", FILES)):
-            text = text.format(notes=self.notes, out=self.out)
+        for name, text in self.files.items():
+            text = text.replace("{notes}", str(self.notes)).replace("{out}", str(self.out))
             (self.paths.agents_d / f"{name}.toml").write_text(text)
-        self.paths.secrets.mkdir(exist_ok=True)
+        self.paths.secrets.mkdir()
         (self.paths.secrets / "mine").write_text("hunter2hunter2")
-        (self.paths.secrets / "mine").chmod(0o600)
-        self.paths.daemon_file.write_text(DAEMON.format(url=self.model.url) + more)
+        self.paths.daemon_file.write_text(self.daemon.format(url=self.model.url))
+
+    def start(self, **environ: str) -> None:
+        self.prepare()
         environment = {**os.environ, "AGENTD_HOME": str(self.paths.user), **environ}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agentd", "run"], env=environment, stderr=subprocess.DEVNULL
@@ -139,7 +146,8 @@ class Home:
     def told(self, code: str, name: str = "prober") -> str:
         """Let an agent try something, and return what it says."""
         with contextlib.closing(Bus(self.paths.database, wake=self.paths.wake)) as bus:
-            sent: int = bus.publish("person", NewEvent("probe.it", {"code": code}, target=name))
+            sent = bus.publish("person", NewEvent("probe.it", {"code": code}, target=name))
+            assert sent is not None
 
             def answer() -> list[Any]:
                 found = bus.events.list(after=sent, event_type="probe.made")
@@ -155,8 +163,8 @@ class Home:
 
 
 @contextlib.contextmanager
-def a_home(root: Path) -> Iterator[Home]:
-    home = Home(root)
+def a_home(root: Path, kind: type[Home] = Home) -> Iterator[Home]:
+    home = kind(root)
     with home.model:
         try:
             yield home
@@ -280,11 +288,12 @@ def test_every_known_way_out_is_tried_on_its_policy(home: Home) -> None:
     """As `prove-private` tries an agent's hands: open is the bus alone."""
     (folder,) = (home.paths.versions / "prober").glob("[!.]*")
     policy = policy_for(folder, read_version(folder).config, home.paths)
-    places = prove_private._places(home.paths) | {
+    orders = replace(prove_private.orders_of(None, home.paths), sandbox=policy, programs=policy)
+    places = prove_private.places_of(home.paths) | {
         "an accepted version": str(next((home.paths.versions / "opener").glob("*/agent.py"))),
         "a log": str(home.paths.log("opener")),
     }
-    found = prove(policy, home.paths.run, places)
+    found = prove(orders, home.paths.run, places)
     got_out = {each.attempt.what for each in found.tried if each.verdict("hands") == "open"}
     assert got_out == {"read the database", "change the database"}
     assert found.changed == ()
