@@ -17,6 +17,7 @@ from agentd.errors import ToolError
 from agentd.events import Event
 from agentd.events import Result as Result
 from agentd.process.stop import Cancel
+from agentd.secret_rules import REDACTED
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -119,6 +120,11 @@ def no_score(heads: Sequence[str], items: Sequence[str]) -> Scores:
     raise ToolError("there is no model here that could score")
 
 
+def hidden_secret(name: str) -> str:
+    """Stand for `Kit.secret` where none is to be had: at a check, in a replay."""
+    return REDACTED
+
+
 @dataclass(frozen=True)
 class Kit:
     """What the worker gives an agent: its tools, its memory, its generated BAML types.
@@ -136,6 +142,10 @@ class Kit:
     # the same. Raises ModelUnavailable, ModelError, Stopped.
     score: Score = no_score
     labels: Labels = field(default_factory=Labels)
+    # secret(name): the value of a `secret:NAME` that stands in [params]; NAME, or that text. Where
+    # it turns up in what the agent logs, raises, returns or publishes, it is hidden. Raises
+    # ConfigError, Stopped.
+    secret: Callable[[str], str] = hidden_secret
 
 
 class Agent(Generic[P]):

@@ -21,6 +21,7 @@ from agentd.events import INTERRUPTED, NewEvent, Result
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
+from agentd.secret_rules import any_known, without_known
 from agentd.sessions.asked import asked_by, denial
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session
@@ -179,7 +180,8 @@ class Loop:
             result = _result(self.agent.dispatch(decision.value), "dispatch")
         except ToolError as error:
             told = {**decision.args, "error": error.what}
-            result = Result(told, trusted=False, effect=not isinstance(error, PermissionRefused))
+            refused = isinstance(error, PermissionRefused)
+            result = _result(Result(told, trusted=False, effect=not refused), "dispatch")
         _check_declared(self.agent, result.publish)
         self.log.info(
             "turn.dispatched",
@@ -287,10 +289,19 @@ class Loop:
 
 
 def _result(returned: object, method: str) -> Result:
-    """Hold an agent's method to its promise."""
+    """Hold an agent's method to its promise, and keep secrets to itself that it was given."""
     if not isinstance(returned, Result):
         raise SessionFailed(f"`{method}` returned {reprlib.repr(returned)}, which is no Result")
-    return returned
+    if not any_known():
+        return returned
+    publish = [replace(event, payload=without_known(event.payload)) for event in returned.publish]
+    return replace(
+        returned,
+        value=without_known(returned.value),
+        publish=publish,
+        remember=without_known(returned.remember),
+        ask=without_known(returned.ask),
+    )
 
 
 def _check_declared(agent: Agent[Any], events: Sequence[NewEvent]) -> None:

@@ -42,6 +42,11 @@ class Paths:
         return self.config / "agents.d"
 
     @property
+    def secrets(self) -> Path:
+        """Folder of one private file per secret that configuration names."""
+        return self.config / "secrets"
+
+    @property
     def agents(self) -> Path:
         """Folder of the user's own agent modules."""
         return self.user / "agents"

@@ -12,6 +12,7 @@ from typing import Any
 
 REDACTED = "[redacted]"
 LEAST = 4  # characters of a secret; shorter ones are words
+LINE_LEAST = 8  # of a line of a secret of several lines
 
 NAME = (
     r"(?:(?:a(?:pi|ccess|ccount|uth)|private|secret|signing|encryption|subscription|master|deploy)"
@@ -155,6 +156,36 @@ TELLING = re.compile(
 KEY_CHARACTERS = 100  # of a key, its last ones, that say what stands under it
 
 
+_known: list[str] = []  # texts that are secrets in this process, the longest first
+
+
+def remember(secret: str) -> None:
+    """Take this very text for a secret from now on, and each of its lines."""
+    lines = [line for line in secret.splitlines() if len(line) >= LINE_LEAST]
+    texts = {text for text in (secret, secret.strip(), *lines) if len(text) >= LEAST}
+    _known[:] = sorted({*_known, *texts}, key=len, reverse=True)
+
+
+def any_known() -> bool:
+    """Whether any secret is remembered."""
+    return bool(_known)
+
+
+def without_known(value: Any) -> Any:
+    """Return JSON-like data with `REDACTED` in the places of secrets that are remembered here."""
+    if not _known:
+        return value
+    if isinstance(value, str):
+        for text in _known:
+            value = value.replace(text, REDACTED)
+        return value
+    if isinstance(value, Mapping):
+        return {without_known(key): without_known(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_known(item) for item in value]
+    return value
+
+
 def telling(key: str) -> bool:
     """Whether all that stands under this key is a secret: `password`, `clientSecret`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key[-KEY_CHARACTERS:])
@@ -190,7 +221,7 @@ def _word(value: Any) -> str:
 
 def hide(text: str) -> str:
     """Return the text with `REDACTED` in the place of each secret."""
-    text = KEY_BLOCK.sub(_hidden, text)
+    text = KEY_BLOCK.sub(_hidden, without_known(text))
     named = A_NAME.search(text) is not None  # most texts have none: it halves the time
     if named:
         text = LINE.sub(_hidden_setting, text)

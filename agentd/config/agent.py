@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from agentd.config.duration import Duration
+from agentd.config.secret_names import secret_names
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.config.wording import not_blank
 from agentd.errors import ConfigError, shown
@@ -175,7 +176,9 @@ class AgentConfig(Strict):
         5, ge=1, le=9, description="Within a class of events, 1 is served first by the model."
     )
     params: dict[str, Any] = Field(
-        default_factory=dict, description="The agent's own parameters, checked by its module."
+        default_factory=dict,
+        description="The agent's own parameters, checked by its module. `secret:NAME` names a "
+        "secret.",
     )
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
@@ -189,6 +192,12 @@ class AgentConfig(Strict):
         for item in value:
             if not SUBSCRIPTION.fullmatch(item):
                 raise ValueError(f'{item!r} is no event type; write "repo.changed" or "repo.*"')
+        return value
+
+    @field_validator("params")
+    @classmethod
+    def _secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        secret_names(value)
         return value
 
     @field_validator("agent")

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agentd.config.duration import Duration, written
 from agentd.config.mcp_servers import McpConfig, McpServerConfig, ServerName
+from agentd.config.secret_names import WRITTEN, secret_name
 from agentd.config.toml import Strict, read_toml, unreadable, validate
 
 MODEL_PORT = 24363  # AGEND on a telephone's keys; nobody else's at IANA, and no ephemeral one
@@ -37,6 +38,7 @@ class ModelConfig(Strict):
     api_key_file: Path | None = Field(
         None, description="File that holds the external server's key (mode 0600)."
     )
+    api_key: str | None = Field(None, description='The external server\'s key, as "secret:NAME".')
     context_window: int | None = Field(
         None, ge=256, description="Tokens of the window; needed where an external server won't say."
     )
@@ -71,6 +73,19 @@ class ModelConfig(Strict):
     def named(self) -> bool:
         """Whether a person named the model: the default names one of our own."""
         return "name" in self.model_fields_set
+
+    @field_validator("api_key")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and secret_name(value) is None:
+            raise ValueError(f"no keys in this file: {WRITTEN}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "ModelConfig":
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give api_key or api_key_file, not both")
+        return self
 
     @field_validator("url")
     @classmethod

@@ -19,6 +19,7 @@ def examine(paths: Paths, clock: Clock) -> Iterator[Finding]:
     config, agents, findings = setup.configuration(paths)
     yield from setup.daemon(paths)
     yield from findings
+    yield from setup.secrets(paths, config)
     yield from setup.model(paths, config)
     yield from storage.database(paths)
     yield from storage.space(paths, config)

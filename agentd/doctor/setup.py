@@ -1,12 +1,14 @@
 """What a person wrote, pulled and started: configuration, model, daemon, LaunchAgent."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agentd.bus.wake import socket_path
 from agentd.config.agent import load_agent
 from agentd.config.agent_files import agent_names, overlooked
 from agentd.config.daemon import DaemonConfig, ModelConfig, load_daemon
+from agentd.config.secret_names import secret_name, secret_names
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.events import DAEMON
@@ -14,6 +16,7 @@ from agentd.llm.listing import look
 from agentd.macos import launchctl, launchd
 from agentd.models import store
 from agentd.paths import Paths
+from agentd.secret_values import secret_value
 from agentd.supervisor.client import last_failure, query, unreachable
 
 
@@ -40,6 +43,24 @@ def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
     for item in overlooked(paths):
         findings.append(warning("files", f"{shown(str(item.path))}: {item.what}", item.hint))
     return config, len(names), findings
+
+
+def secrets(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
+    """Look for the secrets that configuration names."""
+    named: dict[str, Path] = {}
+    if (name := secret_name(config.model.api_key)) is not None:
+        named[name] = paths.daemon_file
+    with suppress(OSError):
+        for file in (paths.agents_d / f"{name}.toml" for name in agent_names(paths.agents_d)):
+            with suppress(ConfigError):  # told elsewhere
+                named |= dict.fromkeys(secret_names(load_agent(file).params), file)
+    for name, file in sorted(named.items()):
+        try:
+            secret_value(name, paths)
+        except ConfigError as error:  # the daemon's environment may have it
+            yield warning("secrets", f"{file}: {error.what}", error.hint)
+        else:
+            yield ok("secrets", f"{name} is there")
 
 
 def model(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ class Endpoint:
             if link is not None and link.there:
                 find = partial(linked_address, link, http.cancel)
             return cls(find, own=True, clock=clock, http=http)
-        server = ExternalServer(config, http, clock or SystemClock(), link)
+        server = ExternalServer(config, http, clock or SystemClock(), paths, link)
         window = config.context_window
         return cls(
             server.address,

@@ -3,17 +3,20 @@
 import socket
 from functools import partial
 
+from agentd import secret_rules
 from agentd.clock import Clock
 from agentd.config.daemon import ModelConfig
-from agentd.errors import AgentdError, ModelMisconfigured, Stopped
+from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, Stopped
 from agentd.llm import listing
 from agentd.llm.address import Address
-from agentd.llm.wire import CONNECT_S, Wire
+from agentd.llm.wire import CONNECT_S, Connect, Wire
 from agentd.net.wait import Deadline, Passed, Waiter
+from agentd.paths import Paths
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
 
 LIST_S = 5.0  # for a server to list its models
+KEY_S = 30.0  # for the supervisor to find the key: a person may have to unlock a Keychain
 ADDRESSES = 4  # of one host that are tried, one after another
 
 
@@ -24,11 +27,19 @@ class ExternalServer:
     """
 
     def __init__(
-        self, config: ModelConfig, http: Wire, clock: Clock, link: SupervisorLink | None
+        self,
+        config: ModelConfig,
+        http: Wire,
+        clock: Clock,
+        paths: Paths,
+        link: SupervisorLink | None,
     ) -> None:
         self._config, self._http, self._clock = config, http, clock
-        there = link is not None and link.there
-        self._connect = partial(_by_supervisor, link, http.cancel) if link and there else None
+        if link is not None and link.there:
+            self._key = partial(_key_of_supervisor, link, http.cancel)
+            self._connect: Connect | None = partial(_by_supervisor, link, http.cancel)
+        else:
+            self._key, self._connect = partial(listing.model_key, config, paths), None
         self._only: str | None = None  # the one model that it has, once asked
 
     def address(self) -> Address:
@@ -39,8 +50,7 @@ class ExternalServer:
             ModelUnavailable, ModelMisconfigured, OSError, HTTPException, Stopped: see `models`.
         """
         config = self._config
-        url = (config.url or "").rstrip("/")
-        key = listing.read_key(config.api_key_file) if config.api_key_file else ""
+        url, key = (config.url or "").rstrip("/"), self._key()
         name = config.name if config.named else self._only_model(url, key) or config.name
         return Address(url, name, key, connect=self._connect)
 
@@ -64,6 +74,18 @@ class ExternalServer:
                 )
             self._only = names[0] if names else None
         return self._only
+
+
+def _key_of_supervisor(link: SupervisorLink, cancel: Cancel) -> str:
+    """Return the key that the supervisor read. Raises as `ExternalServer.address`."""
+    try:
+        key = str(link.ask({"ask": "model_key"}, KEY_S, cancel)[0]["key"])
+    except (ConfigError, Stopped):
+        raise
+    except AgentdError as error:
+        raise ConnectionError(error.what) from error
+    secret_rules.remember(key)
+    return key
 
 
 def _by_supervisor(link: SupervisorLink, cancel: Cancel, waiter: Waiter) -> socket.socket:

@@ -165,8 +165,8 @@ def refuse(fault: Fault, own: bool, asked: Container[str]) -> NoReturn:
     elif status in (401, 403, 407) or ABOUT_KEY.search(said):
         raise ModelMisconfigured(
             f"the model server refused the call{how}: {message}",
-            where="[model] api_key_file",
-            hint="put the server's key into that file",
+            where="[model] api_key_file, or api_key",
+            hint="put the server's key there",
         )
     elif status in (402, 405, 410):
         raise ModelMisconfigured(

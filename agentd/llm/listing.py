@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentd import secret_rules
 from agentd.clock import SystemClock
 from agentd.config.daemon import ModelConfig
+from agentd.config.secret_names import secret_name
 from agentd.config.toml import as_text
 from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
@@ -16,7 +18,8 @@ from agentd.llm.faults import BadAnswer, Busy, check, json_value
 from agentd.macos.privacy import network_hint
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
-from agentd.paths import expanded
+from agentd.paths import Paths, discover, expanded
+from agentd.secret_values import secret_value
 from agentd.states import WorkerState
 from agentd.whole import read_start
 
@@ -137,6 +140,21 @@ def describe(model: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     return {**found, "state": WorkerState.RUNNING.value, "reason": reason}
 
 
+def model_key(config: ModelConfig, paths: Paths) -> str:
+    """Return the key of the server of `[model] url`, "" where it has none.
+
+    Raises:
+        ConfigError: it is nowhere, or cannot be read.
+    """
+    if config.api_key_file is not None:
+        return read_key(config.api_key_file)
+    name = secret_name(config.api_key)
+    if name is None:
+        return ""
+    where, hint = f"[model] api_key = {config.api_key}", "keep the server's key there, alone"
+    return _checked(secret_value(name, paths), where, hint)
+
+
 def read_key(path: Path) -> str:
     """Return the key that `[model] api_key_file` holds.
 
@@ -152,15 +170,20 @@ def read_key(path: Path) -> str:
         raise ConfigError(what, where=where, hint=hint) from error
     except ConfigError as error:
         raise ConfigError(error.what, where=where, hint=hint) from error
+    return _checked(key, where, hint)
+
+
+def _checked(key: str, where: str, hint: str) -> str:
     if not key.isascii() or not key.isprintable():  # else it would end its header's line
         raise ConfigError("holds no key: it is not one line of ASCII", where=where, hint=hint)
+    secret_rules.remember(key)
     return key
 
 
 def _look(config: ModelConfig, seconds: float) -> Seen:
     url = (config.url or "").rstrip("/")
     try:
-        key = read_key(config.api_key_file) if config.api_key_file else ""
+        key = model_key(config, discover())
         return Seen(models(wire.Wire(), url, key, Deadline(SystemClock(), seconds)), None)
     except AgentdError as error:
         return Seen(None, error)

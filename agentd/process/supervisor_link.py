@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.errors import AgentdError, ConfigError, SandboxUnavailable
 from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, inherited
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agentd.process.stop import Cancel
 
 # Of errors that mean more to who asks than their words do.
-KINDS = {kind.__name__: kind for kind in (SandboxUnavailable,)}
+KINDS = {kind.__name__: kind for kind in (ConfigError, SandboxUnavailable)}
 ASK_S = 30.0  # for an answer, where the caller names no other
 
 

@@ -1,31 +1,37 @@
-"""Connections to the server of `[model] url`, made for workers: their sandbox has no network."""
+"""What workers need for the server of `[model] url`: their sandbox has neither network nor key."""
 
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from agentd.config.daemon import ModelConfig
 from agentd.errors import AgentdError
 from agentd.llm.external import ADDRESSES
+from agentd.llm.listing import model_key
 from agentd.llm.wire import CONNECT_S
 from agentd.net.exchange import PORTS
+from agentd.paths import Paths
+from agentd.process.jobs import in_thread
 from agentd.supervisor.requests import Asker, Handler
 
 Answer = tuple[dict[str, Any], Sequence[int]]
 
 
-def handler(config: Callable[[], ModelConfig]) -> Handler:
-    """Return what answers a worker that asks for a `connection`; `config`: [model] as it is now."""
+def handlers(config: Callable[[], ModelConfig], paths: Paths) -> Mapping[str, Handler]:
+    """Return what a worker may ask for; `config`: [model] as it is now."""
 
-    async def answer(asker: Asker, _: dict[str, Any]) -> Answer:
+    async def connect(asker: Asker, _: dict[str, Any]) -> Answer:
         if (url := config().url) is None:
             raise AgentdError("there is no [model] url to connect to")
         return await _connection(url)
 
-    return answer
+    async def key(asker: Asker, _: dict[str, Any]) -> Answer:
+        return {"key": await in_thread(model_key, config(), paths)}, ()
+
+    return {"connection": connect, "model_key": key}
 
 
 async def _connection(url: str) -> Answer:

@@ -22,6 +22,7 @@ from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker, Hearing, Requests
 from agentd.supervisor.restart import Ended, Life, Rules
+from agentd.worker.head import head_command
 
 RETRY_S = 5.0  # until a check that failed for a passing reason is made again; doubled each time
 RETRY_MAX_S = 120.0
@@ -314,7 +315,11 @@ class Slot:
         shared.paths.create_for(self.name)
         return Child.spawn(
             self.name,
-            shared.commands.worker(self.name, self.version),
+            head_command(
+                shared.commands.worker(self.name, self.version),
+                shared.paths.versions / self.name / self.version,
+                shared.paths,
+            ),
             shared.paths.locks,
             env=environment.for_child() | (crash.environment() if crash else {}),
             cwd=shared.paths.data,

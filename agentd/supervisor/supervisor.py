@@ -17,11 +17,12 @@ from agentd.logs import logger as log
 from agentd.macos.folder_access import FolderAccess
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths, shipped
-from agentd.process.jobs import Jobs
+from agentd.process.jobs import Jobs, in_thread
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup, let_go
+from agentd.sandbox.level import reached
 from agentd.states import WorkerState
-from agentd.supervisor import bytecode, external_model
+from agentd.supervisor import bytecode, external_model, secret_answers
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import Checks
@@ -101,9 +102,10 @@ class Supervisor:
         )
         asked = {
             **self._helpers.handlers(),
+            **external_model.handlers(lambda: self._model.config, paths),
             "verify": self._records.verify,
             "model": self._model.link,
-            "connection": external_model.handler(lambda: self._model.config),
+            "secret": secret_answers.handler(paths),
             "ear": self._sockets.ear,
         }
         shared = Shared(
@@ -166,6 +168,7 @@ class Supervisor:
         self._log.info("supervisor.started", pid=os.getpid(), version=__version__)
         known = stamps(self._watched())
         self._model.start()
+        await in_thread(reached)  # on macOS a program tells
         self._agents.scan()
         jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
         for job in (

@@ -72,7 +72,7 @@ class Closed:
                 *(paths.database_folder, database, *beside),
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
-                *(paths.accepted_daemon_file, paths.locks, paths.wake),
+                *(paths.accepted_daemon_file, paths.locks, paths.wake, paths.secrets),
                 *([key_file] if key_file else []),
             ),
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agentd.admission.version import Accepted
+from agentd.admission.version import CONFIG, Accepted
 from agentd.bus.wake import Bell
+from agentd.config.agent import AgentConfig, Permissions, load_agent
+from agentd.errors import ConfigError
 from agentd.paths import Paths
+from agentd.sandbox import seatbelt
 from agentd.sandbox.enter import enter
+from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read
 
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
@@ -27,42 +31,55 @@ def enter_head(accepted: Accepted, paths: Paths, *, require: bool) -> None:
         SandboxUnavailable: there is none here.
     """
     Bell(paths.wake)  # by a socket that cannot be made in there
-    enter(policy_for(accepted, paths), require=require)
+    enter(policy_for(accepted.folder, accepted.config, paths), require=require)
 
 
-def policy_for(accepted: Accepted, paths: Paths) -> SandboxPolicy:
-    """Return what the worker of this version may touch.
+def head_command(argv: list[str], folder: Path, paths: Paths) -> list[str]:
+    """Return the command line of the worker of a version; on macOS it starts it in its sandbox."""
+    if sys.platform != "darwin" or reached().name != "full":
+        return argv
+    try:
+        config = load_agent(folder / CONFIG)
+    except ConfigError:
+        config = None  # the worker says so, and runs nothing of it
+    return seatbelt.wrapped(argv, policy_for(folder, config, paths))
+
+
+def policy_for(folder: Path, config: AgentConfig | None, paths: Paths) -> SandboxPolicy:
+    """Return what the worker of the version in this folder may touch.
 
     It executes nothing and has no network: its supervisor makes its sockets, to the model as well.
     """
-    name = accepted.name
+    name = folder.parent.name
     database = Path(os.path.realpath(paths.database)).parent
     own = tuple(map(str, (paths.log(name).parent, paths.scratch / name, database)))
-    told = (accepted.folder, paths.daemon_file, paths.accepted_daemon_file, paths.lock, paths.wake)
+    told = (folder, paths.daemon_file, paths.accepted_daemon_file, paths.lock, paths.wake)
     policy = SandboxPolicy(
         read=(*base_read(), *_libraries(paths), *own, *map(str, told)),
         write=own,
         # On macOS it reaches those in the folders above, and no others.
         sockets="unix" if sys.platform == "darwin" else "none",
     )
-    return (
-        policy if accepted.config.sandbox.head == "closed" else _with_files(policy, accepted, paths)
-    )
+    if config is not None and config.sandbox.head == "files":
+        return _with_files(policy, name, config.permissions, paths)
+    return policy
 
 
-def _with_files(policy: SandboxPolicy, accepted: Accepted, paths: Paths) -> SandboxPolicy:
+def _with_files(
+    policy: SandboxPolicy, name: str, permissions: Permissions, paths: Paths
+) -> SandboxPolicy:
     """Add what [permissions] list, as hands get it: nothing of agentd's own that lies in there."""
-    from agentd.hands.permitted import listed  # not for those that need none
+    from agentd.hands.permitted import sandbox_for  # not for those that need none
     from agentd.tools.closed import Closed
 
-    permissions, closed = accepted.config.permissions, Closed.of(paths, accepted.name, None)
-    read = listed(permissions.read, closed.marks(writing=False))
-    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    given = sandbox_for(permissions, Closed.of(paths, name, None), paths.scratch / name)
+    own = [Path(path) for path in policy.write]
     return replace(
         policy,
-        read=(*policy.read, *read),
-        write=(*policy.write, *write),
-        closed=tuple(map(str, (*closed.own, *closed.protected))),
+        read=(*policy.read, *given.read),
+        write=(*policy.write, *given.write),
+        closed=tuple(p for p in given.closed if not any(Path(p).is_relative_to(o) for o in own)),
+        protected=given.protected,
     )
 
 

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentd import __version__
+from agentd import __version__, secret_rules
 from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.approval.approval import policy_of
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
+from agentd.config.secret_names import PREFIX
 from agentd.errors import AgentdError, SandboxUnavailable
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
@@ -25,6 +26,8 @@ from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
 from agentd.paths import Paths, expanded
 from agentd.process.supervisor_link import SupervisorLink
+from agentd.secret_rules import without_known
+from agentd.secret_values import secret_of
 from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
@@ -70,6 +73,7 @@ class Runner:
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
             _check_sandbox(link)  # before anything is decided that could not be done
+        self._link, self._paths = link, paths
         self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
@@ -96,7 +100,7 @@ class Runner:
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
             union,
-            union.frame({"done": self._config.done, **self._agent({}).prompt_arguments()}),
+            union.frame({"done": self._config.done, **self._prompt_arguments()}),
             self._endpoint,
             agent=accepted.name,
             weight=self._config.priority,
@@ -168,9 +172,30 @@ class Runner:
     def _agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
         config = self._config
         kit = Kit(
-            self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
+            self._name,
+            config.done,
+            self._tools,
+            Facts(facts),
+            self._types,
+            score,
+            config.labels,
+            self._secret,
         )
         return self._version.agent(self._version.params, kit)
+
+    def _prompt_arguments(self) -> Mapping[str, Any]:
+        arguments: dict[str, Any] = without_known(dict(self._agent({}).prompt_arguments()))
+        return arguments
+
+    def _secret(self, name: str) -> str:
+        """See `Kit.secret`. The supervisor finds it: in its sandbox a worker can read none."""
+        name = name.removeprefix(PREFIX)
+        if not self._link.there:
+            return secret_of(self._config.params, name, self._paths)
+        asked = {"ask": "secret", "name": name}
+        value = str(self._link.ask(asked, cancel=self._tools.cancel)[0]["value"])
+        secret_rules.remember(value)
+        return value
 
 
 def _check_sandbox(link: SupervisorLink) -> None:
