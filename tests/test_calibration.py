@@ -22,6 +22,7 @@ from agentd.llm.address import Address
 from agentd.llm.calibration import TRY_AGAIN, Calibration, LabelsSeen, blanked, weighed
 from agentd.llm.endpoint import QUEUE_WAIT_MAX_S, Endpoint
 from agentd.llm.label_bias import RECENT, offsets
+from agentd.llm.label_phrases import SENTENCES
 from agentd.llm.label_tokens import label_logprobs, with_label
 from agentd.replay.loaded import FixedPromptLLM
 from agentd.sessions.steps import Step, StepKind
@@ -316,7 +317,7 @@ def test_a_label_that_may_be_null_is_refused_for_that(world: World) -> None:
     configured(world)
     for kind in ('"bug" | "docs" | null', '("bug" | "docs")?', '"bug"?'):
         (world.paths.baml_src / "sorter.baml").write_text(BAML.replace('"bug" | "docs"', kind))
-        with pytest.raises(ConfigError, match="'Done.kind', which may be null") as refused:
+        with pytest.raises(ConfigError, match=r"'Done\.kind', which may be null") as refused:
             admit("sorter", world.paths)
         assert '"none"' in refused.value.hint
 
@@ -559,6 +560,30 @@ def test_scores_of_something_else_are_a_difference(world: World) -> None:
     difference = world.replay(recording, config=changed).difference
     assert difference is not None and difference.what == "what is scored"
     assert "Something I have to do:" in difference.recorded and "To do:" in difference.now
+
+
+def test_a_label_counts_by_its_name_as_well(world: World) -> None:
+    """How likely it is after the text, without what it has after any text; asked once a version."""
+    asked: list[tuple[str, str]] = []
+
+    def by_name(head: str, item: str) -> float:
+        asked.append((head, item))
+        if not item.startswith(" "):
+            return -3.0
+        any_text = -1.0 if item == " task" else -9.0
+        return any_text + (2.0 * (item == " idea") if "ship" in head else 0.0)
+
+    world.write("sorter", PHRASES.replace("[params]", '[params]\ninstructions = "Sort it."'))
+    for _ in range(2):
+        world.publish("note.changed", {"text": "a ship of glass"})
+        recording, outcome = world.take(world.run("sorter", [], scores=by_name))
+        assert outcome.identical, outcome.difference
+        assert world.replay(recording).identical
+    assert [event.payload["label"] for event in world.events("note.labelled")] == ["idea"] * 2
+    own = 'Sort it.\n\nText: "a ship of glass"\nLabel:'
+    assert asked.count((own, " idea")) == 2
+    of_any = [f'Sort it.\n\nText: "{text}"\nLabel:' for text in SENTENCES]
+    assert [head for head, item in asked if item == " task" and head != own] == of_any
 
 
 def test_labels_by_phrase_remember_the_last_texts(world: World) -> None:

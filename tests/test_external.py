@@ -292,11 +292,11 @@ def test_a_server_without_masks_says_so_in_many_ways(serve: Serve, fault: Reply)
 
 def test_a_word_about_logprobs_is_no_refusal_of_what_nobody_asked_for(serve: Serve) -> None:
     """A prompt may be about them, and a server may quote it in any error."""
-    server = serve(Reply("bad prompt: 'what are logprobs?'", status=400))
+    quotes = Reply("bad prompt: 'what are logprobs?'", status=400)
     with pytest.raises(CallRefused):
-        ask(server)
+        ask(serve(quotes, "it answers the least of calls"))
     with pytest.raises(LogprobsRefused):
-        ask(server, body={**BODY, "logprobs": True})
+        ask(serve(quotes), body={**BODY, "logprobs": True})
 
 
 CONFIGURATION: dict[str, tuple[Reply, str]] = {

@@ -479,38 +479,35 @@ def test_a_call_that_crashes_the_server_is_given_up(
         ask(llm)
 
 
+@pytest.mark.parametrize("how", ["its crashes are counted", "it breaks off again", "it is killed"])
 def test_a_score_that_crashes_the_server_is_given_up(
-    client: Path, serve: Callable[..., FakeModelServer], monkeypatch: pytest.MonkeyPatch
+    client: Path, serve: Callable[..., FakeModelServer], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """As an answer is: the session fails over it, and does not go on for ever. A kill is none."""
-    monkeypatch.setattr("agentd.llm.retries.RETRY_FIRST_S", 0.01)
-    asked = 0
+    monkeypatch.setattr("agentd.llm.retries.RETRY_MAX_S", 0.01)
+    asked: list[str] = []
 
-    def crash(_head: str, _item: str) -> float:
-        nonlocal asked
-        asked += 1
-        if asked % 10:
+    def crash(_head: str, item: str) -> float:
+        asked.append(item)
+        if len(asked) < 10:
             raise RuntimeError("the connection ends without an answer")
         return -1.0
 
-    def terms(session: int = 1) -> Terms:
-        return Terms(
-            deadline_s=9.0, priority=Priority.EVENT, session=session, progress=lambda: None
-        )
+    server = serve(scores=crash)
 
-    for crashes, pids in ((lambda: asked, lambda: asked), (lambda: 0, lambda: 7)):
-        server, asked = serve(scores=crash), 0
-        url, token = server.url, server.token
-        address = Endpoint(
-            lambda u=url, t=token, c=crashes, p=pids: Address(u, "m", t, p(), c()), own=True
-        )
-        with pytest.raises(ModelError, match="crashes over this call|broke off"):
-            baml(client, address).score(["A"], ["b"], terms())
-        assert asked < 10
-    server, asked = serve(scores=crash), 0
-    killed = Endpoint(lambda: Address(server.url, "m", server.token, asked, 0), own=True)
-    assert baml(client, killed).score(["A"], ["b"], terms()).values == ((-1.0,),)
-    assert asked == 10
+    def find() -> Address:
+        count = len(asked)
+        pid, crashes = (7 if "again" in how else count), (count if "counted" in how else 0)
+        return Address(server.url, "fake", server.token, pid, crashes)
+
+    llm = baml(client, Endpoint(find, own=True))
+    terms = Terms(deadline_s=9.0, priority=Priority.EVENT, session=1, progress=lambda: None)
+    if "killed" in how:
+        assert llm.score(["A"], ["b"], terms).values == ((-1.0,),)
+        return
+    with pytest.raises(ModelError, match=r"crashes over this call|broke off"):
+        llm.score(["A"], ["b"], terms)
+    assert len(asked) < 6
 
 
 def test_a_score_that_waits_too_long_in_the_queue_costs_no_attempt(
@@ -521,7 +518,7 @@ def test_a_score_that_waits_too_long_in_the_queue_costs_no_attempt(
     server = serve(scores=lambda _head, _item: -float(gone.wait(20)))
     llm = baml(client, endpoint(server, queue_wait_s=0.1))
     terms = Terms(deadline_s=0.1, priority=Priority.EVENT, session=1, progress=lambda: None)
-    with pytest.raises(ModelUnavailable, match="did not answer within 0.2 s"):
+    with pytest.raises(ModelUnavailable, match=r"did not answer within 0\.2 s"):
         llm.score(["A"], ["b"], terms)
     gone.set()
 
