@@ -380,7 +380,7 @@ def test_who_acts_unasked_takes_no_free_text_of_other_agents(tmp_path: Path) -> 
 # --- what an answer must be
 
 
-@pytest.mark.parametrize("answer", ["yes please", "ok", "", 1, None, True])
+@pytest.mark.parametrize("answer", ["yes please", "yes, but", "ok", "", 1, None, True])
 def test_an_approval_is_answered_yes_or_no(world: World, answer: Any) -> None:
     """Nothing else is taken for a yes."""
     world.go(WRITE)

@@ -62,11 +62,14 @@ class Asked:
         }
 
     def said(self, answer: Any) -> dict[str, Any]:
-        """Return what a person says as its answer: of an approval `yes`, or `no` and the reason."""
+        """Return what a person says as its answer: to an approval `yes`, or `no` and a reason.
+
+        A yes stands alone: "yes, but" is none.
+        """
         if self.expires is None or not isinstance(answer, str):
             return {"answer": answer}
         word, _, why = answer.strip().partition(" ")
-        if word.lower() == NO and why:
+        if word.lower().rstrip(",.:;") == NO and why:
             return {"answer": NO, "why": why.strip()}
         return {"answer": answer.strip().lower()}
 

@@ -109,7 +109,7 @@ class Wait:
     """Not now: try the lane's event again after `seconds`. `why` is a stable name."""
 
     seconds: float
-    why: str  # "backoff", "cut_off", "breaker" or "sessions_per_hour"
+    why: str  # "backoff", "cut_off", "breaker", "sessions_per_hour", "verify"
 
 
 @dataclass(frozen=True)
