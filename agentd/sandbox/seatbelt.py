@@ -38,6 +38,10 @@ HEAD = """\
 READING = "file-read* file-map-executable"
 WRITING = "file-read-metadata file-write-create file-write-data file-write-unlink file-write-times"
 SUBPATH, LITERAL = '(subpath (param "{}"))', '(literal (param "{}"))'
+NETWORK = """\
+(allow network-outbound (remote ip "*:*") (literal "/private/var/run/mDNSResponder"))
+(allow network-bind network-inbound (local ip "*:*"))
+"""
 LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 
@@ -116,7 +120,7 @@ class Profile:
         way = _on_the_way(policy.read, policy.write, run)
         self._rules("allow file-read-metadata", LITERAL, way)
         if policy.sockets == "any":
-            self.text += "(allow network*)\n"
+            self.text += NETWORK
         for port in policy.ports[:1] if policy.sockets == "tcp" else ():
             # 127.0.0.1 and ::1, but not the first as ::ffff:127.0.0.1.
             self.text += f'(allow network-outbound (remote ip "localhost:{port}"))\n'
