@@ -8,7 +8,7 @@ may be a process of `helpers.py`: hands, which `hands_host.py` starts, or the fe
 `fetcher_host.py`, in the sandboxes of `sandboxes.py`.
 `model.py` is the model server, `records.py` the bus, `control.py` people's commands, `settings.py`
 agentd.toml. `file_changes.py` notices changed files; `home_files.py`, `sockets.py` and
-`housekeeping.py` watch over the home; `external_model.py` and `bytecode.py` do for workers what
-their sandbox keeps from them; `client.py` asks a running supervisor. Nothing is imported
-here: a command that asks must answer at once.
+`housekeeping.py` watch over the home; `external_model.py`, `secret_answers.py` and `bytecode.py` do
+for workers what their sandbox keeps from them; `client.py` asks a running supervisor. Nothing is
+imported here: a command that asks must answer at once.
 """
