@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentd.commands.status import BOUND
 from agentd.sandbox.level import reached
 from agentd.testing import FakeModelServer, wait_for
 from tests.commandline import DEADLINE_S, agentd, write_agent
@@ -86,7 +87,7 @@ def test_status_names_the_sandbox_that_there_is(running: Path) -> None:
     told = json.loads(agentd(running, "status", "--json").stdout)["sandbox"]
     assert (told["level"], told["why"]) == (reached().name, reached().why)
     assert told["wanted"] == "require"
-    line = f"sandbox  {told['level']}" + (f": {told['why']}" if told["why"] else "")
+    line = f"sandbox  {told['level']}: {told['why'] or BOUND}"
     assert f"\n{line}\n" in agentd(running, "status").stdout
 
 

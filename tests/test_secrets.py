@@ -12,13 +12,13 @@ import pytest
 
 from agentd import secret_rules
 from agentd.bus import Bus
+from agentd.config import keychain
 from agentd.config.agent import AgentConfig
 from agentd.config.daemon import ModelConfig, load_daemon
+from agentd.config.secret_values import secret_value, with_secrets
 from agentd.errors import ConfigError
 from agentd.events import NewEvent
-from agentd.macos import keychain
 from agentd.paths import Paths, discover
-from agentd.secret_values import secret_value, with_secrets
 from agentd.supervisor.client import query
 from agentd.testing import wait_for
 from agentd.tools.closed import Closed

@@ -68,6 +68,8 @@ DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
     *("refused_unshown", "sandbox"),
 )
+# What it binds, in a line.
+BOUND = "[permissions] bind model and tools; an agent's own Python has the worker's sandbox"
 OVERLOOKED_SHOWN = 5
 BUSY_MS = 1_000  # for a lock on the database; what the daemon itself says is worth more
 UNKNOWN: dict[str, Any] = {
@@ -228,7 +230,7 @@ def _print(document: Mapping[str, Any]) -> None:
     if sandbox := document["sandbox"]:
         whole = sandbox["level"] == "full"
         text = plain(f"{sandbox['level']}: {sandbox['why']}")
-        say(f"sandbox  {'full' if whole else colour(text, YELLOW)}")
+        say(f"sandbox  {f'full: {BOUND}' if whole else colour(text, YELLOW)}")
     say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
     if document["asks"]:

@@ -9,6 +9,7 @@ from agentd.config.agent import load_agent
 from agentd.config.agent_files import agent_names, overlooked
 from agentd.config.daemon import DaemonConfig, ModelConfig, load_daemon
 from agentd.config.secret_names import secret_name, secret_names
+from agentd.config.secret_values import secret_value
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
 from agentd.events import DAEMON
@@ -16,7 +17,6 @@ from agentd.llm.listing import look
 from agentd.macos import launchctl, launchd
 from agentd.models import store
 from agentd.paths import Paths
-from agentd.secret_values import secret_value
 from agentd.supervisor.client import last_failure, query, unreachable
 
 

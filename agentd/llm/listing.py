@@ -11,6 +11,7 @@ from agentd import secret_rules
 from agentd.clock import SystemClock
 from agentd.config.daemon import ModelConfig
 from agentd.config.secret_names import secret_name
+from agentd.config.secret_values import secret_value
 from agentd.config.toml import as_text
 from agentd.errors import AgentdError, ConfigError, ModelMisconfigured, ModelUnavailable
 from agentd.llm import wire
@@ -19,7 +20,6 @@ from agentd.macos.privacy import network_hint
 from agentd.net.exchange import BROKEN
 from agentd.net.wait import Deadline, Passed
 from agentd.paths import Paths, discover, expanded
-from agentd.secret_values import secret_value
 from agentd.states import WorkerState
 from agentd.whole import read_start
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
+from agentd.config.secret_values import with_secrets
 from agentd.errors import ConfigError, SandboxUnavailable, storage_errors
 from agentd.mcp.launch import SANDBOX_VARIABLE
 from agentd.paths import Paths, expanded, private_folder
@@ -20,7 +21,6 @@ from agentd.sandbox.enter import HINT
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 
-SECRET = "secret:"  # begins a value that does not stand in the file
 FETCHERS = ("npx", "uvx", "bunx", "pipx", "docker")  # programs that fetch what they run
 LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")  # beside a program's folder: what it loads
 
@@ -56,7 +56,7 @@ def program_of(
     home = str(folder)
     env = {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
     env["GIT_CONFIG_NOSYSTEM"] = "1"  # else git fails over a file that it may not read
-    env |= {key: _resolved(value, name, key) for key, value in config.env.items()}
+    env |= with_secrets(config.env, paths)
     policy = _sandbox(config.permissions, program, env["PATH"], folder, paths)
     if proxy is not None:
         url, port = proxy
@@ -118,13 +118,3 @@ def _made_of(program: str) -> Iterator[str]:
             folder = file.parent.parent
             yield from (str(place) for name in LIBRARIES if (place := folder / name).exists())
         yield from (str(place) for place in file.parents if place.name == "node_modules")
-
-
-def _resolved(value: str, server: str, key: str) -> str:
-    if value.startswith(SECRET):
-        raise ConfigError(
-            f"there is no secret {value.removeprefix(SECRET)}",
-            where=f"[mcp.{server}] env.{key}",
-            hint="write the value itself",
-        )
-    return value

@@ -9,7 +9,7 @@ that ends by itself, `at_need.py` one that is wanted at times, `restart.py` has 
 sandboxes of `sandboxes.py`.
 `model.py` is the model server, `records.py` the bus, `control.py` people's commands, `settings.py`
 agentd.toml. `file_changes.py` notices changed files; `home_files.py`, `sockets.py` and
-`housekeeping.py` watch over the home; `external_model.py` and `bytecode.py` do for workers what
-their sandbox keeps from them; `client.py` asks a running supervisor. Nothing is imported
-here: a command that asks must answer at once.
+`housekeeping.py` watch over the home; `external_model.py`, `secret_answers.py` and `bytecode.py` do
+for workers what their sandbox keeps from them; `client.py` asks a running supervisor. Nothing is
+imported here: a command that asks must answer at once.
 """

@@ -5,9 +5,9 @@ from typing import Any
 
 from agentd.admission.version import CONFIG
 from agentd.config.agent import load_agent
+from agentd.config.secret_values import secret_of
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
-from agentd.secret_values import secret_of
 from agentd.supervisor.requests import Asker, Handler
 
 

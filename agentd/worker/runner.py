@@ -15,6 +15,7 @@ from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.config.secret_names import PREFIX
+from agentd.config.secret_values import secret_of
 from agentd.errors import AgentdError, SandboxUnavailable
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
@@ -27,7 +28,6 @@ from agentd.loop import Ending, Loop
 from agentd.paths import Paths, expanded
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.secret_rules import without_known
-from agentd.secret_values import secret_of
 from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal

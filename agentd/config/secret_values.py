@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agentd import secret_rules
+from agentd.config import keychain
 from agentd.config.secret_names import secret_name, secret_names
 from agentd.config.toml import as_text
 from agentd.errors import ConfigError
-from agentd.macos import keychain
 from agentd.paths import Paths
 from agentd.whole import read_start
 
