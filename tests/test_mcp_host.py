@@ -281,10 +281,12 @@ def test_idle_servers_are_ended_and_then_the_host(
     monkeypatch.setattr(host_module, "LOOK_S", 0.01)
 
     async def scenario(w: World) -> None:
-        await w.call("AEcho", text="x")
+        w.begin("ASleep")
+        await w.logged("called sleep")
         async with asyncio.timeout(DEADLINE_S):
             await w.host.until_idle(0.2)
             assert await w.processes[0].wait() == 0
+        assert (await w.receive())["value"]["text"] == "slept", "a call is no idle time"
         assert {"ended": "a", "why": "was idle"} in w.told
         await w.host.close()
         assert await w.receive() == {"bye": True}

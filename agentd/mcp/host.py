@@ -57,13 +57,15 @@ class Host:
 
     async def until_idle(self, idle_s: float) -> None:
         """End servers that nobody calls, and return once there was none for `idle_s` seconds."""
-        while time.monotonic() - self.used < idle_s:
-            await asyncio.sleep(LOOK_S)  # ends by cancellation
+        while True:
             for server in self._servers.values():
-                if server.alive:
+                if server.alive:  # also one that a call keeps busy for long
                     self.used = time.monotonic()
                 if server.alive and server.idle:
                     server.end("was idle")
+            if time.monotonic() - self.used >= idle_s:
+                return
+            await asyncio.sleep(LOOK_S)  # ends by cancellation
 
     async def close(self) -> None:
         """End everything. What an agent sent and we did not read was not begun: it is told so."""
