@@ -110,6 +110,10 @@ class Host:
             raise PermissionRefused(f"{asked.get('call')} is no tool of this agent")
         if not isinstance(arguments, dict) or not isinstance(deadline_s, int | float):
             raise ToolError("a call without arguments or deadline")
+        try:
+            json.dumps(arguments, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ToolError("half a character is in an argument, which nobody can send") from error
         server = self._servers.get(bound.server)
         if server is None:
             server = LiveServer(bound.server, self._start, self._on_change, self._on_end)
