@@ -41,6 +41,8 @@ TOOLS = [
     tool("open", {"type": "object", "properties": {"path": {"type": "string"}}}),
     tool("make", {"type": "object", "properties": {"path": {"type": "string"}}}),
     tool("connect", annotations=READS),
+    tool("odd", annotations=READS),
+    tool("deep", annotations=READS),
 ]
 cancelled: set[Any] = set()
 
@@ -130,6 +132,12 @@ def call(number: Any, name: str, args: dict[str, Any]) -> dict[str, Any] | None:
                 return text(Path(args["path"]).read_text())
             except OSError as error:
                 return text(type(error).__name__, isError=True)
+        case "odd":
+            return {"content": "no list"}
+        case "deep":
+            os.write(
+                1, b'{"jsonrpc":"2.0","id":%d,"result":{"content":%s}}\n' % (number, b"[" * 9_000)
+            )
         case "connect":
             try:
                 socket.create_connection(("127.0.0.1", 9), 1)

@@ -155,6 +155,10 @@ def test_results_as_the_model_sees_them(tmp_path: Path) -> None:
         assert (await w.call("ALong"))["text"] == f"{'x' * 16_000}...[cut 84000 characters]"
         assert await w.call("AFail") == "tool: it cannot be done"
         assert await w.call("ARefuse") == "tool: no tools/call"
+        assert (await w.call("AOdd")).startswith("tool: a answers oddly: ")
+        assert "was cancelled" in await w.call("ADeep", 1.0)
+        half = await w.call("AEcho", text="\ud800")
+        assert half == "tool: half a character is in an argument, which nobody can send"
         cut = await w.call("AEcho", text="y" * 1_000)
         assert cut["arguments"]["text"] == f"{'y' * 200}...[cut 800 characters]"
         assert len(w.processes) == 1, "one process serves all calls"
@@ -281,10 +285,12 @@ def test_idle_servers_are_ended_and_then_the_host(
     monkeypatch.setattr(host_module, "LOOK_S", 0.01)
 
     async def scenario(w: World) -> None:
-        await w.call("AEcho", text="x")
+        w.begin("ASleep")
+        await w.logged("called sleep")
         async with asyncio.timeout(DEADLINE_S):
             await w.host.until_idle(0.2)
             assert await w.processes[0].wait() == 0
+        assert (await w.receive())["value"]["text"] == "slept", "a call is no idle time"
         assert {"ended": "a", "why": "was idle"} in w.told
         await w.host.close()
         assert await w.receive() == {"bye": True}

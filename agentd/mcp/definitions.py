@@ -11,7 +11,6 @@ from agentd.errors import ConfigError
 
 # As `tools` and `uses` name one: server, dot, the server's own name for it.
 TOOL_NAME = re.compile(r"([a-z][a-z0-9_]{0,47})\.([A-Za-z0-9_./-]{1,128})")
-PINNED = ("description", "inputSchema", "annotations")  # of what a server says of a tool
 HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 FILE = "mcp.json"  # the place of an agent's tools in a version's folder
 

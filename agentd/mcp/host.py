@@ -57,13 +57,15 @@ class Host:
 
     async def until_idle(self, idle_s: float) -> None:
         """End servers that nobody calls, and return once there was none for `idle_s` seconds."""
-        while time.monotonic() - self.used < idle_s:
-            await asyncio.sleep(LOOK_S)  # ends by cancellation
+        while True:
             for server in self._servers.values():
-                if server.alive:
+                if server.alive:  # also one that a call keeps busy for long
                     self.used = time.monotonic()
                 if server.alive and server.idle:
                     server.end("was idle")
+            if time.monotonic() - self.used >= idle_s:
+                return
+            await asyncio.sleep(LOOK_S)  # ends by cancellation
 
     async def close(self) -> None:
         """End everything. What an agent sent and we did not read was not begun: it is told so."""
@@ -108,6 +110,10 @@ class Host:
             raise PermissionRefused(f"{asked.get('call')} is no tool of this agent")
         if not isinstance(arguments, dict) or not isinstance(deadline_s, int | float):
             raise ToolError("a call without arguments or deadline")
+        try:
+            json.dumps(arguments, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ToolError("half a character is in an argument, which nobody can send") from error
         server = self._servers.get(bound.server)
         if server is None:
             server = LiveServer(bound.server, self._start, self._on_change, self._on_end)

@@ -72,9 +72,15 @@ class LiveServer:
                 await self._check(client, tool, accepted)
                 return await peer.call(client, tool, arguments)
         except TimeoutError as error:
-            if client is not None and (self._probe is None or self._probe.done()):
-                self._probe = asyncio.create_task(self._try(client))
+            self._doubt(client)
             raise ToolError(f"took longer than {deadline_s:g} s and was cancelled") from error
+        except AgentdError:
+            if self._pipes is None:  # nothing else tells that a server at a URL is another by now
+                self._doubt(client)
+            raise
+        except Exception as error:  # whatever the library makes of an answer is this call's error
+            self._doubt(client)
+            raise ToolError(f"{self.name} answers oddly: {reason(error)}") from error
         finally:
             self._calls -= 1
             self._used = time.monotonic()
@@ -121,7 +127,7 @@ class LiveServer:
             self._ready.exception()  # whoever waited may be gone
         soon = self._blamed and time.monotonic() - since < HEALTHY_S
         self._ends = self._ends + 1 if soon else 0
-        wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**self._ends) if self._blamed else 0.0
+        wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._ends, 10)) if self._blamed else 0.0
         self._not_before, self._why = time.monotonic() + wait_s, why
         self._ended(self.name, why)
 
@@ -142,12 +148,17 @@ class LiveServer:
         assert self._pipes is not None
         return self._pipes.why
 
+    def _doubt(self, client: Client | None) -> None:
+        """See beside all else whether it still answers."""
+        if client is not None and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.create_task(self._try(client))
+
     async def _try(self, client: Client) -> None:
         """End it if it does not even list its tools: it hangs, and a new one may not."""
         try:
             async with asyncio.timeout(PROBE_S):
                 await self._list(client)
-        except (TimeoutError, ToolError):
+        except Exception:  # whatever it answered instead
             self.end("says nothing any more", blamed=True)
 
     async def _check(self, client: Client, tool: str, accepted: str) -> None:

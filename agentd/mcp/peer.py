@@ -18,7 +18,7 @@ from agentd.errors import ToolError
 from agentd.mcp.definitions import pinned
 from agentd.terminal import cut, plain
 
-START_S = 20.0  # for a server to start and say what it has; `npx` may fetch it first
+START_S = 20.0  # for a server to start, and again to say what it has
 TEXT_CHARACTERS = 16_000  # of one result's text, as of any tool's
 ERROR_CHARACTERS = 1_000
 LABEL_CHARACTERS = 200  # of a name or address in a result
