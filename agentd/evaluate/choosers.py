@@ -46,7 +46,7 @@ def ask(
     ]
     greedy, calibrated = list[Answers](), list[Answers]()
     for labels in (order, order[::-1]):
-        asker = _Asker(labelled, labels, setting)
+        asker = _LabelQuestion(labelled, labels, setting)
         greedy.append([likeliest(one, {}) for one in asker.each(logs, step)])
         # As a worker does: the first text's log says nothing once its texts are taken out.
         seen = LabelsSeen(asker.logprobs(blanked(logs[0]), words=True))
@@ -78,7 +78,7 @@ def _by_phrase(labelled: Labelled, texts: Sequence[str], setting: Setting) -> It
     return _in_turn(LabelsSeen(scored_by_any_text(score, phrases, instructions)), given)
 
 
-class _Asker:
+class _LabelQuestion:
     """Asks for a set's labels in one order."""
 
     def __init__(self, labelled: Labelled, labels: Sequence[str], setting: Setting) -> None:
