@@ -107,6 +107,9 @@ def test_an_agent_calls_a_tool_of_a_server(home: McpHome) -> None:
     assert not [key for key in environment if key.startswith("AGENTD")]
     assert environment["HOME"] == str(home.paths.mcp / "fake") == server.cwd()
 
+    replayed = agentd(home.root, "replay", "1")  # with the recorded result: no server is asked
+    assert replayed.returncode == 0 and "identical" in replayed.stdout, replayed.stdout
+
     home.tool = "fake.sleep"  # only reads: it is called once more where the host dies in it
     home.send("Eve")
     home.until(lambda: "called sleep" in home.log.read_text(), "the tool sleeps")
