@@ -171,6 +171,17 @@ def test_links_in_a_circle_end(home: Path) -> None:
     assert Rules(SandboxPolicy(read=(str(home / "a" / "c"),))).allows("file-read-metadata", home)
 
 
+def test_the_folder_of_a_listed_file_is_opened_and_no_more(home: Path) -> None:
+    """On Linux a folder is passed through without being read; here a tool has to open it."""
+    file = home / "else" / "a.txt"
+    file.touch()
+    rules = Rules(SandboxPolicy(read=(str(file),)))
+    assert rules.allows("file-read-data", file)
+    assert rules.allows("file-read-data", file.parent, folder=True)
+    assert not rules.allows("file-read-data", home / "else" / "b.txt")
+    assert not rules.allows("file-read-data", home, folder=True)
+
+
 def test_a_frameworks_python_may_start_itself_again(home: Path) -> None:
     """Its python3 only starts a program inside of the framework."""
     app = home / "Python.framework/Versions/3.13/Resources/Python.app/Contents/MacOS/Python"

@@ -131,7 +131,8 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
             path = expanded(entry)
             if not os.path.lexists(path):
                 wild = "; wildcards are not read" if WILDCARDS & set(entry) else ""
-                yield f"permissions.{key}: {entry} is not there{wild}"
+                more = "" if key == "read" or wild else "; no tool makes it, a person must"
+                yield f"permissions.{key}: {entry} is not there{wild}{more}"
             elif not os.access(path, os.R_OK if key == "read" else os.W_OK):
                 yield f"permissions.{key}: {entry} is closed to this user"
     for entry in config.permissions.run:

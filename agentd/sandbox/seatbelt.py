@@ -108,6 +108,9 @@ class Profile:
             self._rules(f"allow {READING}", SUBPATH, read)
             self._rules(f"allow {WRITING}", SUBPATH, write)
             self._rules("allow file-read-data", LISTING, write)
+            # A tool opens the folder of a listed file first; so the names in there are told.
+            files = (path for path in (*read, *write) if Path(path).is_file())
+            self._rules("allow file-read-data", LITERAL, map(os.path.dirname, files))
             if policy.sockets == "unix":
                 self._rules("allow network-outbound", SUBPATH, (*read, *write))
                 self._rules("allow network-bind network-inbound", SUBPATH, write)

@@ -15,6 +15,7 @@ from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.config.secret_names import PREFIX
 from agentd.config.secret_values import secret_of
+from agentd.errors import AgentdError, SandboxUnavailable
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
@@ -70,7 +71,7 @@ class Runner:
         self._config = accepted.config
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
-            link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
+            _check_sandbox(link)  # before anything is decided that could not be done
         self._link, self._paths = link, paths
         self._remotes = remotes_of(link)
         self._name = accepted.name
@@ -188,6 +189,15 @@ class Runner:
         value = str(self._link.ask(asked, cancel=self._tools.cancel)[0]["value"])
         secret_rules.remember(value)
         return value
+
+
+def _check_sandbox(link: SupervisorLink) -> None:
+    try:
+        link.ask({"ask": "sandbox"})
+    except SandboxUnavailable:
+        raise
+    except AgentdError:
+        return  # it does not answer now; it is asked again where hands are wanted
 
 
 def use_scratch(folder: Path) -> None:
