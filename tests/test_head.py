@@ -1,5 +1,6 @@
 """The head's sandbox: what an agent's own Python reaches, in a real worker under a real daemon."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -16,14 +18,19 @@ import pytest
 
 from agentd.admission.version import read_version
 from agentd.bus import Bus
+from agentd.clock import SystemClock
 from agentd.commands import prove_private
 from agentd.escape.escape import prove
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
-from agentd.sandbox.level import reached
+from agentd.process import environment
+from agentd.sandbox.level import Reached, reached
+from agentd.supervisor import bytecode
+from agentd.supervisor.children import Reaper
 from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
-from agentd.worker.head import policy_for
+from agentd.worker import runner, schedule
+from agentd.worker.head import head_command, policy_for
 from tests.commandline import DEADLINE_S, agentd
 from tests.supervised import remove_sockets
 
@@ -328,3 +335,59 @@ def test_without_a_sandbox_an_agent_rests_and_says_why(tmp_path: Path) -> None:
             wait_for(lambda: bus.events.list(event_type="probe.made"), seconds=DEADLINE_S)
             (event,) = bus.events.list(event_type="probe.made")
         assert event.payload["told"] == "text of private"
+
+
+# --- on macOS
+
+
+def test_on_macos_a_worker_starts_in_its_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its configuration cannot be read: it must not run open for that."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    paths.create()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("agentd.worker.head.reached", lambda: Reached("full"))
+    version = paths.versions / "opener" / "v1"
+    version.mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "out").mkdir()
+    good = FILES.format(notes=tmp_path / "notes", out=tmp_path / "out")
+    for text in (good, "not = [TOML"):
+        (version / "agent.toml").write_text(text)
+        *wrapped, program, one = head_command([sys.executable, "-c"], version, paths)
+        assert wrapped[0] == "/usr/bin/sandbox-exec" and (program, one) == (sys.executable, "-c")
+        told = dict(word.split("=", 1) for word in wrapped if word.startswith("P"))
+        assert (str(tmp_path / "out") in told.values()) is (text == good)
+        own = {str(path) for path in (version, paths.database_folder, paths.log("opener").parent)}
+        assert own <= set(told.values())
+        profile = wrapped[wrapped.index("-p") + 1]
+        assert "(deny default)" in profile and "network-outbound (remote" not in profile
+        wake = next(name for name, path in told.items() if path == str(paths.wake))
+        assert f'(allow network-outbound (subpath (param "{wake}")))' in profile
+
+
+def test_workers_find_their_modules_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its sandbox one can keep nothing that it compiled: each event's first would take long."""
+    paths = discover({"AGENTD_HOME": str(tmp_path / "home")})
+    paths.create()
+    paths.create_private()
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
+    monkeypatch.setitem(environment.ALWAYS, "PYTHONDONTWRITEBYTECODE", "")
+
+    async def compiled() -> None:
+        reaper = Reaper(SystemClock())
+        reaper.attach(asyncio.get_running_loop())
+        await bytecode.compile_modules(paths, reaper)
+
+    for module in (runner, schedule):
+        assert not Path(cache_from_source(str(module.__file__))).exists()
+    asyncio.run(compiled())
+    for module in (runner, schedule):
+        assert Path(cache_from_source(str(module.__file__))).exists()
+    assert list(paths.locks.iterdir()) == []
+    remove_sockets(paths)

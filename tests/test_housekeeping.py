@@ -174,6 +174,8 @@ def test_versions_of_agents_that_are_gone_are_removed(paths: Paths) -> None:
         stamp = time.time() - age_days * 86_400
         os.utime(folder.parent, (stamp, stamp))
         (paths.scratch / name / "agentd-1").mkdir(parents=True)
+        paths.log(name).parent.mkdir()
+    paths.log("new").touch()
     outside = paths.data / "outside"
     outside.mkdir()
     (paths.versions / "link").symlink_to(outside)
@@ -189,6 +191,7 @@ def test_versions_of_agents_that_are_gone_are_removed(paths: Paths) -> None:
     assert not any(folder.exists() for folder in half) and building.exists()
     assert {p.name for p in paths.versions.iterdir()} == {"known", "new", "link"}
     assert {p.name for p in paths.scratch.iterdir()} == {"known"}
+    assert {p.name for p in paths.logs.iterdir()} == {"known", "new"}, "an empty folder is no log"
     assert outside.is_dir()
 
 

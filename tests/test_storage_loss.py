@@ -6,6 +6,7 @@ The daemon, its workers and commands are the real ones; only the model is a doub
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +110,7 @@ LOST: dict[str, tuple[tuple[str, ...], Callable[[Path], object]]] = {
     "log and index removed": (("-wal", "-shm"), Path.unlink),
     "all removed": (("", "-wal", "-shm"), Path.unlink),
     "file moved": (("",), moved_away),
+    "folder removed": (("",), lambda path: shutil.rmtree(path.parent)),
 }
 
 

@@ -8,7 +8,7 @@ from agentd.bus.wake import socket_path
 from agentd.config.agent import load_agent
 from agentd.config.agent_files import agent_names, overlooked
 from agentd.config.daemon import DaemonConfig, ModelConfig, load_daemon
-from agentd.config.secret_names import secret_name, secret_names
+from agentd.config.secret_names import secret_names
 from agentd.config.secret_values import secret_value
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError, shown
@@ -47,9 +47,7 @@ def configuration(paths: Paths) -> tuple[DaemonConfig, int, list[Finding]]:
 
 def secrets(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
     """Look for the secrets that configuration names."""
-    named: dict[str, Path] = {}
-    if (name := secret_name(config.model.api_key)) is not None:
-        named[name] = paths.daemon_file
+    named = dict.fromkeys(secret_names(config.model_dump(mode="json")), paths.daemon_file)
     with suppress(OSError):
         for file in (paths.agents_d / f"{name}.toml" for name in agent_names(paths.agents_d)):
             with suppress(ConfigError):  # told elsewhere

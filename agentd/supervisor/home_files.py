@@ -16,7 +16,7 @@ from typing import Any
 from agentd.clock import Clock
 from agentd.errors import AgentdError, StorageError
 from agentd.logs.logger import Logger
-from agentd.paths import Paths
+from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
 from agentd.storage import copies, database_files
 from agentd.supervisor.housekeeping import Housekeeping
@@ -89,6 +89,8 @@ class HomeFiles:
         """
         database = self._paths.database
         copy = copies.stamped(database, "rescued", self._clock.now())
+        with contextlib.suppress(OSError):
+            private_folder(copy.parent)  # it may be gone as well
         try:
             await _unhurried(records.copy(copy), hurry, RESCUE_S)
             await close(records, housekeeping, hurry)
