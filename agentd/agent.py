@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from agentd.config.agent import Labels
 from agentd.errors import ToolError
-from agentd.events import Event, NewEvent
+from agentd.events import Event
+from agentd.events import Result as Result
 from agentd.process.stop import Cancel
 
 P = TypeVar("P", bound=BaseModel)
@@ -24,24 +25,6 @@ class NoParams(BaseModel):
     """For agents without parameters: any key is an error."""
 
     model_config = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a dispatched decision came to.
-
-    `value` is a JSON object; the model sees it. `trusted` is False for anything from outside: file
-    contents, commit messages, web pages. `publish` and `remember` take effect in the session's one
-    closing transaction, or not at all. `ask` parks the session until a person answers. `effect` is
-    False for what was refused and did nothing: it does not stand in the way of another try.
-    """
-
-    value: Mapping[str, Any] = field(default_factory=dict)
-    trusted: bool = True
-    publish: Sequence[NewEvent] = ()
-    remember: Mapping[str, Any] = field(default_factory=dict)
-    ask: str | None = None
-    effect: bool = True
 
 
 class Tools(Protocol):

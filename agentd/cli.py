@@ -67,6 +67,11 @@ GROUPS = (
         Command("token", "token", "Show where the model server's token lies, or make another one."),
         Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
         Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
+        Command(
+            "prove-private",
+            "prove_private",
+            "Try each known way out of an agent's sandbox.",
+        ),
         Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
         Command("paths", "paths", "Show where configuration, data and logs live."),
     ),

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentd.secret_rules import hide
 from agentd.states import Exit
 
 TEXT_MAX = 20_000  # characters of each text of an error's document
@@ -28,6 +27,8 @@ class AgentdError(Exception):
 
     def document(self) -> Problem:
         """Return what happened, where, and what to do, without secrets: for files and `status`."""
+        from agentd.secret_rules import hide  # 14 ms, which small processes do without
+
         text = {"what": self.what, "where": self.where, "hint": self.hint}
         return {key: hide(value[:TEXT_MAX]) for key, value in text.items()}
 
@@ -125,6 +126,10 @@ class ModelError(AgentdError):
 
 class CallDeadline(ModelError):
     """A call to the model took longer than its deadline, counted from its admission."""
+
+
+class SandboxUnavailable(AgentdError):
+    """This system cannot put a process into the sandbox that it was to have."""
 
 
 class RecordingError(AgentdError):

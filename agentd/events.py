@@ -1,7 +1,7 @@
-"""Events as they are written to and read from the outbox, and lanes. No SQL here."""
+"""Events as they are written to and read from the outbox, results, and lanes. No SQL here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,9 @@ PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON
 PERSON = "person"  # producer of what a person sends by command
 DAEMON = "agentd"  # producer and consumer name of the supervisor
 DIRECT = "/direct"  # ends the name of a direct lane's cursor
+
+# The result of a tool that may not run again, where it was cut off.
+INTERRUPTED = "interrupted in the middle: it may have happened or not"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,24 @@ class Event:
         """Return it as JSON has it: the outbox's columns by their names, times in UTC."""
         plain = {"payload": dict(self.payload), "created_at": iso(self.created_at)}
         return {**vars(self), **plain, "priority": self.priority.value}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a dispatched decision came to.
+
+    `value` is a JSON object; the model sees it. `trusted` is False for anything from outside: file
+    contents, commit messages, web pages. `publish` and `remember` take effect in the session's one
+    closing transaction, or not at all. `ask` parks the session until a person answers. `effect` is
+    False for what was refused and did nothing: it does not stand in the way of another try.
+    """
+
+    value: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = True
+    publish: Sequence[NewEvent] = ()
+    remember: Mapping[str, Any] = field(default_factory=dict)
+    ask: str | None = None
+    effect: bool = True
 
 
 @dataclass(frozen=True)

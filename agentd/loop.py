@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agentd.agent import Agent, Result
+from agentd.agent import Agent
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
-from agentd.events import NewEvent
+from agentd.events import INTERRUPTED, NewEvent, Result
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
@@ -172,8 +172,7 @@ class Loop:
             pending = self.llm.restore(unfinished.raw or "")
             if pending.name not in self.idempotent:
                 # Told before the agent begins: it has to know of it, too.
-                interrupted = "interrupted in the middle: it may have happened or not"
-                self.append(pending, Result({**pending.args, "error": interrupted}))
+                self.append(pending, Result({**pending.args, "error": INTERRUPTED}))
                 pending = None
         self.agent.begin(self.session.event, self.session.results)
         return pending

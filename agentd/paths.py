@@ -1,13 +1,10 @@
 """Where everything lives. `AGENTD_HOME` moves all of it, for tests and second instances."""
 
 import errno
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-
-import platformdirs
 
 from agentd.errors import ConfigError, StorageError
 
@@ -190,6 +187,8 @@ def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths
             root = _usable(expanded(home, where=_shown(where), hint=HOME_HINT), where)
             run = root / "run"
             return Paths(root, root, root / "logs", run, _short(run))
+        import platformdirs  # small processes get their paths told
+
         dirs = platformdirs.PlatformDirs("agentd", appauthor=False)
         data, user, logs = (
             _usable(Path(folder), folder)
@@ -265,6 +264,8 @@ def _fits(folder: Path) -> bool:
 
 def _temporary(run: Path) -> Path:
     # Not $TMPDIR: it is long on macOS, and may differ between a terminal and launchd.
+    import hashlib
+
     digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:12]
     return Path("/tmp") / f"agentd-{os.getuid()}-{digest}"
 

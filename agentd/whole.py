@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from pathlib import Path
-from secrets import token_hex
 
 PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
 # A disk that has no hard links (exFAT, FAT): most USB sticks.
@@ -37,12 +36,13 @@ def write_whole(
         OSError: it cannot be written; what was there is left as it was.
     """
     folder, name = os.path.split(path)
-    half = os.path.join(folder, f".agentd-{token_hex(8)}{PARTIAL}")  # noqa: PTH118 - dir_fd
+    half = os.path.join(folder, f".agentd-{os.urandom(8).hex()}{PARTIAL}")  # noqa: PTH118 - dir_fd
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(half, flags, 0o666 if mode is None else mode, dir_fd=dir_fd)
     try:
         with os.fdopen(fd, "wb") as file:
-            if mode is not None:
+            # In a sandbox no mode can be changed: there the umask is 0, and the mode as asked for.
+            if mode is not None and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
                 os.fchmod(fd, mode)
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()

@@ -28,7 +28,7 @@ from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import ScriptedLLM
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import repeatable
 from tests.repository import Repository
 

@@ -8,6 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 AIMED = {
     "bus: publish",
+    "hands: a file is read",
+    "hands: memory",
+    "hands: ready",
+    "reach: a page by the fetcher",
+    "reach: the model, which answers at once",
     "bus: consume (next, step)",
     "latency: p50",
     "latency: p99",
@@ -23,6 +28,7 @@ EXPLAINED = {
     "idle: memory of a worker among others",
     "memory: idle worker with a schedule",
     "memory: worker after its first event",
+    "reach: the fetcher's memory",
     "replay: the command",
     "start: 10 workers wait on their lanes",
     "start: agentd run, 10 new agents",

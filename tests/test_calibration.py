@@ -371,7 +371,7 @@ def external(world: World, reply: Any) -> tuple[Any, list[Request]]:
     from agentd.replay.folder_map import FolderMap
     from agentd.replay.loaded import LoadedAgent
     from agentd.states import Priority
-    from agentd.tools import Toolbox
+    from agentd.tools.toolbox import Toolbox
 
     config = admit("sorter", world.paths).config
     code = world.workshop.current("sorter", world.paths, "test")

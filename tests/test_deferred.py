@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from agentd.process import environment
-from agentd.worker import deferred
+from agentd.process.deferred import deferred
 
 UNUSED = (
     "agentd.llm.baml",
@@ -43,8 +43,8 @@ def test_stand_in_becomes_the_module_when_it_is_used() -> None:
     """What was imported with a placeholder works all the same, inside the block and after it."""
     code = """
 import sys
-from agentd.worker import deferred
-with deferred.deferred("colorsys", "fractions"):
+from agentd.process.deferred import deferred
+with deferred("colorsys", "fractions"):
     import colorsys
     from fractions import Fraction
     assert "colorsys" not in vars(sys.modules["colorsys"])
@@ -52,7 +52,7 @@ assert "colorsys" not in sys.modules
 assert Fraction(2, 4) == 0.5
 assert colorsys.ONE_THIRD == 1 / 3
 assert colorsys is not sys.modules["colorsys"]
-with deferred.deferred("statistics"):
+with deferred("statistics"):
     from statistics import mean
     assert mean([1, 3]) == 2
 assert "mean" in vars(sys.modules["statistics"])
@@ -62,7 +62,7 @@ assert "mean" in vars(sys.modules["statistics"])
 
 def test_loaded_modules_are_left_alone() -> None:
     """A module that is there already is never replaced, and an error leaves no placeholder."""
-    with pytest.raises(KeyError), deferred.deferred("json", "antigravity"):
+    with pytest.raises(KeyError), deferred("json", "antigravity"):
         import json
 
         assert json.loads("1") == 1

@@ -31,7 +31,7 @@ from agentd.sessions.archive import SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Exit, WorkerState
 from agentd.testing import run_agent
-from agentd.tools import REGISTRY
+from agentd.tools.declared_tools import REGISTRY
 from tests.pages import FOLDERS, NAME, ROOT, page, pages
 
 FIRST, AGENTS, TESTING, RUNNING = page(""), page("agents"), page("agentd/testing"), page("launchd")
@@ -129,7 +129,7 @@ def test_command_is_one_that_agentd_knows(line: str) -> None:
 def test_every_command_is_in_the_table() -> None:
     """A command that nobody can find is not there."""
     table = re.findall(r"^\| (`agentd .*?) \| ", RUNNING.text, re.MULTILINE)
-    known = {name for row in table for name in re.findall(r"`agentd ([a-z]+)", row)}
+    known = {name for row in table for name in re.findall(r"`agentd ([a-z-]+)", row)}
     assert {command.name for command in cli.COMMANDS} == known
 
 

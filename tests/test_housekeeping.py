@@ -26,7 +26,7 @@ from agentd.process.heart import Heart
 from agentd.process.stop import Stop
 from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, sweep
 from agentd.testing import ManualClock, wait_for
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import use_scratch
 from agentd.worker.storage_retry import StorageRetry
 from tests.supervised import LOOK_VARIABLE, QUICK, Daemon, daemon

@@ -17,7 +17,7 @@ from agentd.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agentd"
-DEFERRED = "agentd/worker/deferred.py"  # imports them first, and uses nothing of them
+DEFERRED = "agentd/worker/first_imports.py"  # imports them first, and uses nothing of them
 # A library that may change under us, and the only places that may import it.
 IMPORTERS = {
     "baml_py": {"agentd/llm/baml.py"},

@@ -23,7 +23,8 @@ from agentd.llm.endpoint import Endpoint
 from agentd.macos import developer_tools, privacy
 from agentd.macos.folder_access import FolderAccess
 from agentd.paths import discover
-from agentd.tools import Toolbox, git, git_command
+from agentd.tools import git, git_command
+from agentd.tools.toolbox import Toolbox
 
 
 @pytest.fixture

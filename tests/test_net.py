@@ -22,7 +22,7 @@ from agentd.net.exchange import Response, exchange
 from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.process.stop import Cancel
 from agentd.testing import wait_for
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 
 BODY = b"0123456789abcdef" * 200_000  # more than the sockets hold
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n"

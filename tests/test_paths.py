@@ -24,7 +24,7 @@ from agentd.models import store
 from agentd.paths import Paths, discover, expanded
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.testing import ManualClock
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 
 LONGEST_NAME = "a" * 48
 
@@ -39,7 +39,7 @@ def deep(tmp_path: Path) -> Iterator[Paths]:
 
 def test_on_macos_sockets_have_a_short_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Application Support` is too long; $TMPDIR is so, too, and cleared after three days."""
-    monkeypatch.setattr("agentd.paths.platformdirs.PlatformDirs", MacOS)
+    monkeypatch.setattr("platformdirs.PlatformDirs", MacOS)
     monkeypatch.setenv("HOME", "/Users/somebody.with-a-name")
     support = Path("/Users/somebody.with-a-name/Library/Application Support/agentd")
     paths = discover({"TMPDIR": "/var/folders/zz/zyxvpxvq6csfxvn_n0000000000000/T/"})
@@ -145,7 +145,7 @@ def test_folders_of_the_system_are_looked_at_too(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     """Nothing that agentd writes could name such a folder."""
-    monkeypatch.setattr("agentd.paths.platformdirs.PlatformDirs", Unix)
+    monkeypatch.setattr("platformdirs.PlatformDirs", Unix)
     monkeypatch.setenv(variable, "/tmp/caf\udce9")
     with pytest.raises(ConfigError, match="is not UTF-8") as caught:
         discover({})

@@ -59,7 +59,9 @@ def talk(tmp_path: Path, code: str, handlers: Mapping[str, Handler], then: Talk)
         child = Child.spawn("one", [sys.executable, "-c", CHILD + code], tmp_path, control=True)
         log: Any = structlog.get_logger()
         assert child.control is not None
-        hearing = Requests(handlers, log).hear(child.control, Asker("one", "v", child.pid))
+        hearing = Requests(handlers, lambda asker: None, log).hear(
+            child.control, Asker("one", "v", child.pid)
+        )
         try:
             await then(child, hearing)
         finally:

@@ -12,10 +12,11 @@ import agentd
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.paths import Paths, discover
-from agentd.tools import Toolbox, files
+from agentd.tools import files
 from agentd.tools import place as places
-from agentd.tools.base import ToolCall
+from agentd.tools.base import Grants, ToolCall
 from agentd.tools.closed import Closed
+from agentd.tools.toolbox import Toolbox
 
 
 @pytest.fixture
@@ -170,8 +171,8 @@ def test_a_search_passes_over_what_is_closed_deep_below(paths: Paths, tmp_path: 
     """From the top of the disk on, as from a home."""
     marks = Closed.of(paths, "one", None).marks(writing=False)
     (tmp_path / "x").write_text("secret")
-    call = ToolCall(Permissions(read=(str(tmp_path),)), Closed.of(paths, "one", None))
-    value = files.search_text(files.SearchText(path="", text="secret"), call).value
+    call = ToolCall(Grants(read=(str(tmp_path),)), Closed.of(paths, "one", None))
+    value = files.search_text(call, path="", text="secret").value
     assert value["found"] == ["x:1: secret"]
     assert marks.reason(f"/proc/{os.getpid()}", 0) and not marks.reason("/proc", 0)
 

@@ -10,9 +10,11 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import ManualClock
-from agentd.tools import REGISTRY, Toolbox, files
+from agentd.tools import files
 from agentd.tools import place as places
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.toolbox import Toolbox
 
 
 @pytest.fixture
@@ -182,7 +184,14 @@ def test_a_search_stays_out_of_what_is_forbidden(folder: Path) -> None:
 @pytest.fixture
 def caseless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files be found as on a Mac, whose file system takes `Run` for `run`."""
-    listdir = os.listdir
+    listdir, really_open = os.listdir, os.open
+
+    def names_in(folder: int) -> list[str]:
+        opened = really_open(".", os.O_RDONLY, dir_fd=folder)  # it may be opened for its path alone
+        try:
+            return listdir(opened)
+        finally:
+            os.close(opened)
 
     def found(path: Any, folder: int | None) -> Any:
         if not isinstance(path, str | os.PathLike):
@@ -190,7 +199,7 @@ def caseless(monkeypatch: pytest.MonkeyPatch) -> None:
         at, parts = ("", [os.fspath(path)]) if folder is not None else ("/", Path(path).parts[1:])
         for part in parts:
             try:
-                names = listdir(folder if folder is not None else at or "/")
+                names = names_in(folder) if folder is not None else listdir(at or "/")
             except OSError:
                 names = []
             same = (name for name in names if name.lower() == str(part).lower())

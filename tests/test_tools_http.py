@@ -15,8 +15,9 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.net.wait import Waiter
 from agentd.testing import wait_for
-from agentd.tools import Toolbox, http
+from agentd.tools import http
 from agentd.tools.public import is_public
+from agentd.tools.toolbox import Toolbox
 
 SEEN: list[tuple[str, dict[str, str]]] = []
 

@@ -12,9 +12,10 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused
 from agentd.paths import Paths, discover
-from agentd.tools import Toolbox, links, surroundings
+from agentd.tools import links, surroundings
 from agentd.tools.closed import Closed
 from agentd.tools.links import Disks, hidden_links
+from agentd.tools.toolbox import Toolbox
 from tests.repository import Repository
 
 

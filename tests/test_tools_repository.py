@@ -10,7 +10,8 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
-from agentd.tools import Toolbox, git
+from agentd.tools import git
+from agentd.tools.toolbox import Toolbox
 from tests.repository import Repository
 
 

@@ -11,7 +11,8 @@ import pytest
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import wait_for
-from agentd.tools import Toolbox, shell
+from agentd.tools import shell
+from agentd.tools.toolbox import Toolbox
 
 PYTHON = sys.executable
 

@@ -45,7 +45,8 @@ from agentd.errors import AgentdError, ConfigError, PermissionRefused, ToolError
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
-from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place, read_start
 
 BUILD_PREFIX = ".build-"

@@ -65,7 +65,7 @@ def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> dict[str,
     Raises:
         ConfigError: one is not; `where` is its module.
     """
-    from agentd.tools import REGISTRY
+    from agentd.tools.declared_tools import REGISTRY
 
     found = {}
     for field in sorted(cls.labels):

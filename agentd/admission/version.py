@@ -144,7 +144,7 @@ def module_of(folder: Path) -> SourceFile:
 
 def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
     """Import the module and put together what its class and the configuration say."""
-    from agentd.tools import REGISTRY  # HTTP and all: not for a worker that waits
+    from agentd.tools.declared_tools import REGISTRY  # HTTP and all: not for a worker that waits
 
     config = accepted.config
     cls = _agent_class(accepted.name, source)

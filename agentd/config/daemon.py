@@ -156,6 +156,16 @@ class RetentionConfig(Strict):
     )
 
 
+class SandboxConfig(Strict):
+    """The sandbox around what acts for an agent."""
+
+    level: Literal["require", "checks"] = Field(
+        "require",
+        description='"checks": where this system cannot keep all of a sandbox, go on with what it '
+        "can, and the tools' own checks. Else such an agent rests, with the reason.",
+    )
+
+
 class DaemonConfig(Strict):
     """The daemon: config/agentd.toml. Every key has a default."""
 
@@ -164,6 +174,7 @@ class DaemonConfig(Strict):
     supervisor: SupervisorConfig = Field(default_factory=SupervisorConfig)
     bus: BusConfig = Field(default_factory=BusConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
+    sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
 
 
 def load_daemon(path: Path) -> DaemonConfig:

@@ -24,7 +24,7 @@ from agentd.replay.fixture import Pages
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.single_run import run_event
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
 FILL_SAMPLE = 60  # neutral events that are counted; their numbers repeat

@@ -26,9 +26,15 @@ def which(program: str, path: str) -> str | None:
     return shutil.which(program, path=":".join(others)) if "/" not in program else None
 
 
+def behind(program: str) -> list[str]:
+    """Return the tools that a shim may run in its place."""
+    name = Path(program).name
+    tools = [folder / "usr" / "bin" / name for folder in DEVELOPER_FOLDERS]
+    return [str(tool) for tool in tools if program in SHIMS and tool.is_file()]
+
+
 def empty(program: str) -> bool:
     """Whether this is a shim for a tool that is not installed. In doubt it is none."""
     if sys.platform != "darwin" or program not in SHIMS:
         return False
-    name = Path(program).name
-    return not any((folder / "usr" / "bin" / name).is_file() for folder in DEVELOPER_FOLDERS)
+    return not behind(program)

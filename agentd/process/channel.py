@@ -5,14 +5,13 @@ of its frame (SCM_RIGHTS), so a frame is read for itself and never more than it.
 """
 
 import array
-import contextlib
 import json
 import os
 import select
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from agentd.errors import Stopped
@@ -25,6 +24,7 @@ HEAD_BYTES = 4
 FDS_MAX = 4  # with one frame
 READ_BYTES = 65_536
 SEND_S = 30.0  # for the other end to read what it is sent
+BYE = "bye"  # in the last frame of a process that ends by itself: what comes after is not begun
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 
 
@@ -51,7 +51,8 @@ class Channel:
 
     def close(self) -> None:
         """Close it; descriptors of a frame that did not come whole are closed as well."""
-        self._drop_fds()
+        close_all(self._fds)
+        self._fds = []
         self._socket.close()
 
     def send(
@@ -164,7 +165,9 @@ class Channel:
         if cancel is not None and cancel.stopped:
             raise Stopped("the wait for another process was stopped")
 
-    def _drop_fds(self) -> None:
-        while self._fds:
-            with contextlib.suppress(OSError):
-                os.close(self._fds.pop())
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

@@ -24,10 +24,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError, AlreadyRunning
@@ -45,6 +45,7 @@ CONTROL_VARIABLE = "AGENTD_CONTROL_FD"
 VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE, CONTROL_VARIABLE)
 
 READ_BYTES = 65_536
+PAIR_BYTES = 200_000  # that a control socket holds for its child
 TAKEOVER_S = 5.0  # for a killed group to release its lock
 TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
 
@@ -52,12 +53,17 @@ TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
 # --- the child's side ----------------------------------------------------------------------------
 
 
-def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
+def child_side(
+    environ: "os._Environ[str]" = os.environ, before_threads: Callable[[], None] = lambda: None
+) -> Heart:
     """Set up this process as a supervisor's child. Every child calls it first, once.
 
     Starts the thread that watches the lifeline, keeps every inherited descriptor from being
     inherited further, and removes their variables, so that tools' children know nothing of them.
     Without a supervisor (started by hand) it returns a Heart that does nothing.
+
+    `before_threads` is called while there is one thread yet, and a guardian already: a sandbox
+    holds for a thread and what that starts.
     """
     lifeline, heart, _lock = (inherited(environ, name) for name in VARIABLES[:3])
     if lifeline is not None:
@@ -65,6 +71,8 @@ def child_side(environ: "os._Environ[str]" = os.environ) -> Heart:
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
         _inherit_no_further()
         guardian.watch(lifeline)
+    before_threads()
+    if lifeline is not None:
         watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
         watch.start()
     if heart is not None:
@@ -94,7 +102,13 @@ def _watch(lifeline: int) -> None:
     # Python retries a read that a signal interrupts (PEP 475); nobody ever writes.
     with contextlib.suppress(OSError):
         os.read(lifeline, 1)
+    end_group()
+
+
+def end_group() -> NoReturn:
+    """Kill this process with its whole group, at once."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)  # never reached
 
 
 # --- never two copies ----------------------------------------------------------------------------
@@ -311,9 +325,11 @@ def _pipe(fds: list[int]) -> tuple[int, int]:
 
 
 def _pair(fds: list[int]) -> tuple[int, int]:
-    ours, theirs = (end.detach() for end in socket.socketpair())
-    fds.extend((ours, theirs))
-    return ours, theirs
+    ends = socket.socketpair()
+    # A whole answer fits: macOS has 8 KiB for one by itself.
+    ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BYTES)
+    fds.extend(end.detach() for end in ends)
+    return fds[-2], fds[-1]
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -3,7 +3,7 @@
 A person's shell may hold keys of clouds and programs. The supervisor has them all; a worker runs
 agents, which read what strangers wrote, and needs none of them. Which child gets what:
 
-* workers, checks of agents and the compiler of prompts: `for_child`;
+* workers, their hands, checks of agents and the compiler of prompts: `for_child`;
 * the model server: that, and what tunes its libraries: `for_model_server`;
 * programs of `RunCommand`, git and the guardian's shell: nothing of ours at all, but fixed values
   (tools/shell.py, tools/git_command.py, guardian.py);
@@ -13,8 +13,6 @@ agents, which read what strangers wrote, and needs none of them. Which child get
 
 import os
 from collections.abc import Mapping
-
-from agentd.secret_rules import telling
 
 # Who and where we are, in which language and time, and where temporary files lie.
 NAMES = frozenset(
@@ -63,6 +61,8 @@ def for_child(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def for_model_server(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of the model server."""
+    from agentd.secret_rules import telling  # 14 ms, which small processes do without
+
     tuned = {
         key: value
         for key, value in environ.items()

@@ -9,16 +9,17 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import AgentdError
-from agentd.process.channel import Channel, ChannelClosed
+from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, inherited
 
 if TYPE_CHECKING:
     from agentd.process.stop import Cancel
 
+# Of errors that mean more to who asks than their words do.
+KINDS = {kind.__name__: kind for kind in (SandboxUnavailable,)}
 ASK_S = 30.0  # for an answer, where the caller names no other
 
 
@@ -74,11 +75,7 @@ class SupervisorLink:
             except ChannelClosed as error:
                 raise AgentdError("the supervisor is gone", where=str(error)) from error
         if isinstance(problem := answer.get("error"), dict):
-            raise AgentdError(
-                str(problem.get("what")),
-                where=str(problem.get("where", "")),
-                hint=str(problem.get("hint", "")),
-            )
+            raise error_of(problem)
         return answer, fds
 
     def _answer(self, until: float, cancel: "Cancel | None") -> tuple[dict[str, Any], list[int]]:
@@ -90,8 +87,19 @@ class SupervisorLink:
             close_all(fds)  # the answer to a request that was given up
 
 
-def close_all(fds: list[int]) -> None:
-    """Close descriptors that nobody wants."""
-    for fd in fds:
-        with suppress(OSError):
-            os.close(fd)
+def error_of(problem: Mapping[str, Any]) -> AgentdError:
+    """Return the error that another process told: its document, with its `kind`."""
+    words = {key: str(problem.get(key, "")) for key in ("what", "where", "hint")}
+    return KINDS.get(str(problem.get("kind")), AgentdError)(**words)
+
+
+def channel_of(fds: list[int]) -> Channel:
+    """Return the channel that came with an answer.
+
+    Raises:
+        AgentdError: none came.
+    """
+    if not fds:
+        raise AgentdError("the supervisor answered without a channel")
+    close_all(fds[1:])
+    return Channel(socket.socket(fileno=fds[0]))

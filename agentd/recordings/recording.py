@@ -19,7 +19,7 @@ from agentd.llm.decision import Message, with_log
 from agentd.sessions.sessions import ANSWER
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
-from agentd.tools import REGISTRY
+from agentd.tools.declared_tools import REGISTRY
 
 ASKED = "person.asked"  # what a parking publishes
 FORMAT = 1  # of the file; a reader refuses any other

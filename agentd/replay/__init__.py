@@ -4,8 +4,8 @@
 (`capture.py`) and without its secrets.
 
 `replay.py` replays it: the real loop, agent and tools, but no model, no network (`offline.py`), no
-effects (`sandbox.py`, `toolbox.py`) and no daemon's bus (`replay_bus.py`). `code.py` finds the
-agent's code, `loaded.py` imports it, `fixture.py` puts up what it saw, in folders of here
+effects (`no_effects.py`, `fixture_toolbox.py`) and no daemon's bus (`replay_bus.py`). `code.py`
+finds the agent's code, `loaded.py` imports it, `fixture.py` puts up what it saw, in folders of here
 (`folder_map.py`). `playback.py` knows the next recorded step; `recorded_llm.py` decides as it was
 recorded, `agent_proxy.py` gives recorded results (`results.py`). Each new step is compared
 (`difference.py`), and so is the end (`endings.py`).

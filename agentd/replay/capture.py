@@ -21,17 +21,17 @@ from agentd.recordings.recording import Fixture, Listing, Page, Recording, Repos
 from agentd.replay.agent_proxy import Handling
 from agentd.replay.code import Code, Workshop
 from agentd.replay.difference import Diverged
+from agentd.replay.fixture_toolbox import only_reads
 from agentd.replay.folder_map import FolderMap, unsafe
 from agentd.replay.offline import add_hook
 from agentd.replay.replay import Replay
 from agentd.replay.results import recorded_result
-from agentd.replay.toolbox import only_reads
 from agentd.sessions.steps import StepKind
-from agentd.tools import Toolbox
 from agentd.tools.closed import Closed
 from agentd.tools.files import SEARCH_BYTES, SKIPPED_FOLDERS
 from agentd.tools.git import OBJECT_ID, is_repository
 from agentd.tools.place import locate
+from agentd.tools.toolbox import Toolbox
 
 FILE_BYTES_MAX = 256_000  # of one file or page
 FILES_BYTES_MAX = 2_000_000  # of all together

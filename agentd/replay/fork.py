@@ -15,12 +15,12 @@ from agentd.loop import Ending
 from agentd.recordings.recording import Recording
 from agentd.replay.agent_proxy import Handling
 from agentd.replay.difference import Diverged
+from agentd.replay.fixture_toolbox import only_reads
 from agentd.replay.live import LiveReplay
 from agentd.replay.loaded import LoadedAgent
 from agentd.replay.offline import online
 from agentd.replay.playback import Playback
 from agentd.replay.recorded_llm import RecordedLLM
-from agentd.replay.toolbox import only_reads
 from agentd.sessions.steps import Step, StepKind
 
 

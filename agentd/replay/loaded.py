@@ -17,7 +17,7 @@ from agentd.replay.code import Code
 from agentd.replay.folder_map import FolderMap
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.tools import Toolbox
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts, calibration_of, repeatable
 
 CALL_DEADLINE_S = 30.0  # promised to nobody here

@@ -1,7 +1,7 @@
 """No network: while it is switched off, a connection is an error in whatever code tries one.
 
 By an audit hook, which sees every socket of this process. Programs that it starts are not seen: see
-`sandbox.py`, by which a replay starts none but git, which it forbids every transport.
+`no_effects.py`, by which a replay starts none but git, which it forbids every transport.
 """
 
 import ipaddress

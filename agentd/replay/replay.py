@@ -19,22 +19,23 @@ from agentd.replay import endings, fixture
 from agentd.replay.agent_proxy import Handling, ReplayedAgent
 from agentd.replay.code import MAKES, Code, Workshop
 from agentd.replay.difference import Difference, Diverged
+from agentd.replay.fixture_toolbox import FixtureToolbox, only_reads
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
+from agentd.replay.no_effects import confined
 from agentd.replay.offline import offline
 from agentd.replay.playback import Cut, Playback
 from agentd.replay.recorded_llm import RecordedLLM
 from agentd.replay.replay_bus import compared_sessions, seed
 from agentd.replay.results import recorded_result, with_recorded_fields
-from agentd.replay.sandbox import confined
-from agentd.replay.toolbox import FixtureToolbox, only_reads
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import ANSWER, Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
-from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import held_to
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import scoring, settle
 
 Tools = Literal["fixture", "recorded"]

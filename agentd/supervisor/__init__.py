@@ -3,7 +3,9 @@
 `main.py` takes the lock, `supervisor.py` keeps the order of start and stop and reacts to signals.
 `agents.py` holds a slot for each file, `slot.py` what becomes of it: `checks.py` has it checked,
 `children.py` runs its process (`argv.py`, and `child_output.py` what it prints), `one_job.py` one
-that ends by itself, `restart.py` has the rules, `requests.py` answers what workers ask for.
+that ends by itself, `restart.py` has the rules. `requests.py` answers what workers ask for. That
+may be a process of `helpers.py`: hands, which `hands_host.py` starts, or the fetcher of
+`fetcher_host.py`, in the sandboxes of `sandboxes.py`.
 `model.py` is the model server, `records.py` the bus, `control.py` people's commands, `settings.py`
 agentd.toml. `file_changes.py` notices changed files; `home_files.py`, `sockets.py` and
 `housekeeping.py` watch over the home; `client.py` asks a running supervisor. Nothing is imported

@@ -31,8 +31,16 @@ def _model_server(fd: int, config: DaemonConfig) -> list[str]:
     return python("agentd.model_server", *options)
 
 
+def _fetcher(require: bool) -> list[str]:
+    return python("agentd.fetcher", "require" if require else "checks")
+
+
 def _admission(name: str) -> list[str]:
     return python("agentd.admission", name)
+
+
+def _hands() -> list[str]:
+    return python("agentd.hands")
 
 
 @dataclass(frozen=True)
@@ -42,5 +50,7 @@ class Commands:
     worker: Callable[[str, str], list[str]] = _worker  # agent's name, version's hash
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
+    fetcher: Callable[[bool], list[str]] = _fetcher  # whether its sandbox has to be whole
     admission: Callable[[str], list[str]] = _admission  # agent's name
+    hands: Callable[[], list[str]] = _hands
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

@@ -3,12 +3,14 @@
 import asyncio
 import errno
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentd.clock import Clock, iso
 from agentd.errors import AgentdError, Problem, StorageError
 from agentd.logs.logger import Logger
+from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING
@@ -165,6 +167,21 @@ class Managed:
             self._child.terminate()
         elif self._child is None and (self.life.state, self.life.reason) != before:
             self._changed()
+
+    def hand_over(self, document: Mapping[str, Any], sock: socket.socket | None = None) -> None:
+        """Send it a document, and a socket of ours, by its control socket.
+
+        Raises:
+            AgentdError: it does not run, or takes nothing at the moment.
+        """
+        if self._child is None or self._child.control is None:
+            state = f"{self.name} is {self.life.state.value}"
+            raise AgentdError(f"{state}: {self.life.reason}" if self.life.reason else state)
+        fds = [] if sock is None else [sock.fileno()]
+        try:
+            Channel(self._child.control).send(document, fds, deadline_s=0)
+        except (ChannelClosed, TimeoutError) as error:  # it has just ended, or was stopped
+            raise AgentdError(f"{self.name} takes nothing: {error}") from error
 
     def kill(self) -> None:
         """Kill its whole group at once."""

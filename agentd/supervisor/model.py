@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import secrets
-import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +21,12 @@ from agentd.macos import launchd
 from agentd.models import store
 from agentd.paths import Paths
 from agentd.process import environment
-from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.requests import Asker
-from agentd.supervisor.restart import RESTING, Life
+from agentd.supervisor.restart import RESTING, Ended, Life
 from agentd.whole import write_whole
 
 NAME = "model"
@@ -61,9 +59,10 @@ class ModelHost:
         self._daemon = config
         self._port = config.model.port
         self._token = self._address = ""  # what stands in their files, once they are written
-        self._control: Channel | None = None  # to the server that runs
         self._parked_at: float | None = None  # monotonic: since then it has been seen parked
-        self.managed = Managed(NAME, self._spawn, life, reaper, log=log, clock=clock)
+        self.managed = Managed(
+            NAME, self._spawn, life, reaper, self._on_change, log=log, clock=clock
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -96,7 +95,7 @@ class ModelHost:
         The same token as was there last: programs have it.
 
         Raises:
-            StorageError: one cannot be made.
+            AgentdError: one cannot be made.
         """
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self._token = self._paths.token.read_text() or self._token  # `token --renew` writes it
@@ -195,13 +194,10 @@ class ModelHost:
         Raises:
             AgentdError: no server of ours runs now.
         """
-        if self.managed.pid is None:
-            life = self.managed.life
-            raise AgentdError(f"the model server is {life.state.value}: {life.reason or 'wait'}")
         theirs, ours = socket.socketpair()
         with ours:
             try:
-                self._hand_over({"agent": asker.name}, ours)
+                self.managed.hand_over({"agent": asker.name}, ours)
             except AgentdError:
                 theirs.close()
                 raise
@@ -244,16 +240,17 @@ class ModelHost:
             # Only the server holds it on: when it dies, callers are refused at once instead of
             # waiting in the queue of a socket that nobody accepts from.
             self._release()
-        assert child.control is not None
-        self._control = Channel(child.control)
-        with contextlib.suppress(StorageError):  # `restore` tries again
-            self._open_socket()
         with contextlib.suppress(StorageError):  # the pid is for people
             self._write_address(url, child.pid)
         return child
 
+    def _on_change(self, _: Ended | None) -> None:
+        if self.managed.life.state is WorkerState.STARTING:
+            with contextlib.suppress(AgentdError):  # `restore` tries again
+                self._open_socket()
+
     def _open_socket(self) -> None:
-        """Listen for this user's programs, and let the server accept them."""
+        """Listen for this user's programs, and let the server accept them. Raises AgentdError."""
         path = self._paths.model_socket
         try:
             with socket.socket(socket.AF_UNIX) as listening:
@@ -261,22 +258,13 @@ class ModelHost:
                 listening.bind(str(path))
                 path.chmod(0o600)
                 listening.listen(BACKLOG)
-                self._hand_over({}, listening)
+                self.managed.hand_over({}, listening)
+        except AgentdError:
+            path.unlink(missing_ok=True)  # nobody accepts there
+            raise
         except OSError as error:
             why = f"cannot make the model server's socket: {error.strerror}"
             raise StorageError(why, where=str(path), hint="make its folder writable") from error
-
-    def _hand_over(self, document: Mapping[str, Any], sock: socket.socket) -> None:
-        """Send the server a socket of ours. Raises AgentdError."""
-        assert self._control is not None
-        writable = select.poll()
-        writable.register(self._control, select.POLLOUT)
-        if not writable.poll(0):
-            raise AgentdError("the model server takes nothing")  # it was stopped, most likely
-        try:
-            self._control.send(document, [sock.fileno()], deadline_s=0)
-        except ChannelClosed as error:
-            raise AgentdError("the model server has just ended") from error
 
     def _bind(self) -> socket.socket:
         if self._socket is None:

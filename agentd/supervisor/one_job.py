@@ -19,8 +19,8 @@ class Ran:
     output: bytes  # the end of what it printed
 
 
-async def run_to_end(child: Child, reaper: Reaper, deadline_s: float) -> Ran:
-    """Wait for a child that does one job."""
+async def run_to_end(child: Child, reaper: Reaper, deadline_s: float | None) -> Ran:
+    """Wait for a child that does one job; None: however long that takes."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     read = {fd: bytearray() for fd in (child.heart_fd, child.output_fd)}

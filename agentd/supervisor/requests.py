@@ -13,9 +13,8 @@ from typing import Any
 
 from agentd.errors import AgentdError
 from agentd.logs.logger import Logger
-from agentd.process.channel import BadFrame, Channel, ChannelClosed
+from agentd.process.channel import BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.jobs import fault
-from agentd.process.supervisor_link import close_all
 
 ASK_BYTES_MAX = 64_000  # of one request, and of its answer
 ANSWER_S = 60.0  # for a handler to answer
@@ -37,10 +36,15 @@ Handler = Callable[[Asker, dict[str, Any]], Awaitable[tuple[dict[str, Any], Sequ
 
 
 class Requests:
-    """The table of what can be asked for, by the request's word `ask`."""
+    """The table of what can be asked for, by the request's word `ask`.
 
-    def __init__(self, handlers: Mapping[str, Handler], log: Logger) -> None:
-        self.handlers, self.log = handlers, log
+    `gone` is called when nobody of an asker is heard any more: most likely it died.
+    """
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], gone: Callable[[Asker], None], log: Logger
+    ) -> None:
+        self.handlers, self.gone, self.log = handlers, gone, log
 
     def hear(self, control: socket.socket, asker: Asker) -> "Hearing":
         """Answer what comes by this socket until `Hearing.end`, which closes it."""
@@ -71,6 +75,7 @@ class Hearing:
         if self._task is not None:
             self._task.cancel()
         self._channel.close()
+        self._requests.gone(self._asker)
 
     def _listen(self) -> None:
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -117,7 +122,7 @@ class Hearing:
             async with asyncio.timeout(ANSWER_S):
                 answer, fds = await handler(self._asker, document)
         except AgentdError as error:
-            return {"error": error.document()}, ()
+            return {"error": {**error.document(), "kind": type(error).__name__}}, ()
         except TimeoutError:
             return {"error": AgentdError(f"{kind} took longer than {ANSWER_S:g} s").document()}, ()
         except Exception as error:  # the top of what a child can cause; its traceback is logged

@@ -26,6 +26,7 @@ from agentd.supervisor.checks import Checks
 from agentd.supervisor.children import TICK_S, Reaper
 from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
+from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
@@ -85,6 +86,17 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
+        self._helpers = Helpers(
+            paths,
+            lambda: self._settings.config,
+            commands,
+            Life(rules, clock, chance),
+            self._reaper,
+            self._jobs,
+            log=logger,
+            clock=clock,
+        )
+        asked = {**self._helpers.handlers(), "model": self._model.link}
         shared = Shared(
             paths,
             commands,
@@ -92,7 +104,7 @@ class Supervisor:
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
             self._jobs,
-            Requests({"model": self._model.link}, logger),
+            Requests(asked, self._helpers.leave, logger),
             checked=self._folder_access.try_soon,
             log=logger,
             clock=clock,
@@ -182,6 +194,7 @@ class Supervisor:
             self._hurry.set()
             self._log.warning("supervisor.killing")
             self._agents.kill()
+            self._helpers.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -192,6 +205,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
+        await self._helpers.stop()
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -239,6 +253,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(MODEL_POLL_S)  # ends by cancellation
             self._model.poll()
+            self._helpers.poll()
 
     async def _watch_sleep(self) -> None:
         while True:
@@ -257,7 +272,7 @@ class Supervisor:
                 for path in self._model.restore():
                     self._log.warning("file.made_again", path=str(path))
                 logged = ""
-            except StorageError as trouble:  # a full disk, say: the next look tries again
+            except AgentdError as trouble:  # a full disk, say: the next look tries again
                 if str(trouble) != logged:
                     self._log.error("files.not_made", what=trouble.what, where=trouble.where)
                 logged = str(trouble)
@@ -295,6 +310,7 @@ class Supervisor:
             "stopping": self._stop.is_set(),
             "problem": self._settings.problem or self._agents.problem,
             "refused_folder": self._folder_access.problem,
+            "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
             "agents": agents,
             "refused_unshown": unshown,

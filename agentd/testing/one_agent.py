@@ -33,8 +33,8 @@ from agentd.testing.fake_server import FakeModelServer
 from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import WINDOW, LabelScript, ScoreScript, count, scripted_scores
 from agentd.testing.waiting import WAIT_S, ManualClock
-from agentd.tools import Toolbox
 from agentd.tools.base import Output
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import calibration_of
 
 # One decision: ("ReadFile", {"path": "a"}), an answer's text or JSON, or an error to raise.

@@ -1,19 +1,16 @@
-"""What a tool is, and what it is given."""
+"""What a tool's handler is given, and what they have in common."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from agentd.agent import Result
 from agentd.clock import Clock, SystemClock
-from agentd.config.agent import Permissions
-from agentd.errors import Stopped, ToolError
+from agentd.errors import PermissionRefused, Stopped, ToolError
+from agentd.events import Result
 from agentd.process.stop import Cancel
-from agentd.tools.closed import Closed
+from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
     from agentd.net.exchange import Stream
@@ -23,10 +20,14 @@ DEADLINE_S = 30.0  # of one call
 BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # how `shown` writes a byte that is not UTF-8
 
 
-class Args(BaseModel):
-    """Base of the tools' arguments: unknown keys are errors. The mask enforces the bounds too."""
+@dataclass(frozen=True)
+class Grants:
+    """What an agent's [permissions] list."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    net: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,20 @@ class Output:
 class ToolCall:
     """One call's surroundings: what it may touch, and how long it may take."""
 
-    permissions: Permissions = field(default_factory=Permissions)
+    permissions: Grants = field(default_factory=Grants)
     # What no tool opens, whatever the permissions say. The bus is in there: closing a second
     # descriptor of a SQLite file drops this process's POSIX locks on it.
-    closed: Closed = field(default_factory=Closed)
+    closed: Closed | KnownClosed = field(default_factory=Closed)
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
     connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)
+    environ: Mapping[str, str] = field(default_factory=dict)  # of programs, besides what all have
+    # What a program does before it is executed, such as to enter its sandbox.
+    before: Callable[[], None] | None = None
+    left_running: bool = False  # a program of this call left others
     clock: Clock = field(default_factory=SystemClock)
     _started: float = field(init=False)
 
@@ -71,15 +76,37 @@ class ToolCall:
             raise ToolError(f"took longer than {self.deadline_s:g} s and was stopped")
 
 
-@dataclass(frozen=True)
-class Tool:
-    """A typed decision's handler that any agent may use, by permission."""
+def answered(
+    name: str, run: Callable[..., Result], call: ToolCall, args: Mapping[str, Any]
+) -> Result:
+    """Return what a handler comes to.
 
-    name: str  # the BAML class
-    args: type[BaseModel]  # its bounds narrow the mask as well
-    permission: Literal["read", "write", "net", "run"] | None
-    idempotent: bool  # may run again after it was cut off in the middle
-    run: Callable[[Any, ToolCall], Result]
+    Raises:
+        ToolError, Stopped: it failed. What lies outside may be anything, and change meanwhile.
+    """
+    call.check()
+    try:
+        return run(call, **args)
+    except (OSError, UnicodeError, RuntimeError) as error:
+        raise ToolError(f"{name} failed: {error or type(error).__name__}") from error
+
+
+def reply(carry_out: Callable[[], Result]) -> dict[str, Any]:
+    """Return what a call comes to as `agentd.tools.remote` reads it, without its number."""
+    try:
+        result = carry_out()
+    except PermissionRefused as error:
+        return failed("refused", error.what)
+    except ToolError as error:
+        return failed("tool", error.what)
+    except Stopped as error:
+        return failed("stopped", error.what)
+    return {"value": result.value, "trusted": result.trusted, "effect": result.effect}
+
+
+def failed(kind: str, what: str) -> dict[str, Any]:
+    """Return the reply of a call that failed."""
+    return {"error": {"kind": kind, "what": what}}
 
 
 def unshown(text: str) -> str:

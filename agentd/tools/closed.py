@@ -8,13 +8,13 @@ there is no file yet.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from agentd.paths import Paths
 from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
@@ -28,6 +28,9 @@ from agentd.tools.obeyed import (
 )
 from agentd.tools.surroundings import OPEN_IN_SYSTEM, machine, stand_ins
 
+if TYPE_CHECKING:
+    from agentd.paths import Paths
+
 OWN = "belongs to agentd itself; no tool opens it"
 PROCESS = "belongs to a process; no tool opens it"
 INODES = "names a file by its number; no tool opens it so"
@@ -40,6 +43,9 @@ OF_PROCESSES = frozenset(
         *("oom_score", "sched", "schedstat", "stat", "statm", "status"),
     }
 )
+
+
+LISTS = ("own", "protected", "spared")  # of `Closed`
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Closed:
     home: Path | None = None
 
     @classmethod
-    def of(cls, paths: Paths, agent: str, key_file: Path | None) -> "Closed":
+    def of(cls, paths: "Paths", agent: str, key_file: Path | None) -> "Closed":
         """Return what is closed to `agent` in this home; `key_file` is that of the model's key."""
         made_of = (paths.config, paths.agents, paths.baml_src)
         database = paths.database
@@ -75,6 +81,17 @@ class Closed:
             spared=(*made_of, paths.scratch / agent),
             home=paths.data if paths.data == paths.user else None,
         )
+
+    def document(self) -> dict[str, Any]:
+        """Return it as what JSON can say."""
+        lists = {key: [str(path) for path in getattr(self, key)] for key in LISTS}
+        return {**lists, "home": None if self.home is None else str(self.home)}
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> "Closed":
+        """Return what a document of `document` says."""
+        lists = {key: tuple(map(Path, document[key])) for key in LISTS}
+        return cls(**lists, home=Path(document["home"]) if document["home"] else None)
 
     def marks(self, *, writing: bool) -> "Marks":
         """Return how places compare with these now."""
@@ -108,6 +125,20 @@ class Closed:
                 hidden = entry.name.startswith(".") or folded(entry.path) in ours
                 if not hidden and entry.is_dir(follow_symlinks=False):
                     yield entry.path
+
+
+class KnownClosed:
+    """What is closed, as it lay when nothing hid it yet: for a process that enters a sandbox."""
+
+    def __init__(self, closed: Closed, *, writing: bool) -> None:
+        kinds = (False, True) if writing else (False,)
+        self._marks = {kind: closed.marks(writing=kind) for kind in kinds}
+        for marks in self._marks.values():
+            marks.look_inside()
+
+    def marks(self, *, writing: bool) -> "Marks":
+        """See `Closed.marks`."""
+        return self._marks[writing]
 
 
 class Marks:
@@ -202,11 +233,16 @@ class Marks:
 
     def hides(self, status: os.stat_result) -> bool:
         """Whether this is agentd's own file, also by a hard link from elsewhere."""
-        if status.st_nlink > 1 and self._inner is None:
-            self._inner = frozenset(self._files())
+        if status.st_nlink > 1:
+            self.look_inside()
         inner = self._inner if self._inner is not None and status.st_nlink > 1 else frozenset()
         inode = (status.st_dev, status.st_ino)
         return self._closed.get(inode) is True or inode in inner
+
+    def look_inside(self) -> None:
+        """Get to know all files in our own folders, once."""
+        if self._inner is None:
+            self._inner = frozenset(self._files())
 
     def _of(self, place: str) -> bool | None:
         found = {self._closed.get(key) for key in self._keys(place)} - {None}

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import Field
-
-from agentd.agent import Result
 from agentd.errors import ToolError, shown
+from agentd.events import Result
 from agentd.macos import privacy
-from agentd.tools.base import TEXT_CHARACTERS, Args, Tool, ToolCall
+from agentd.tools.base import TEXT_CHARACTERS, ToolCall
 from agentd.tools.closed import Marks
-from agentd.tools.place import Place, check_regular, folder_of, locate, read_bytes
+from agentd.tools.place import FOLDER_FLAGS, Place, check_regular, folder_of, locate, read_bytes
 from agentd.whole import write_whole
 
-PATH_CHARACTERS = 200
 READ_BYTES = 8_000_000  # a larger file is refused
 SEARCH_BYTES = 1_000_000  # a larger file is not searched
 SEARCH_FILES = 5_000
@@ -30,33 +27,6 @@ NEW_MODE = 0o644
 # No set-uid, set-gid or sticky bit, and nothing that a model wrote is executable.
 WRITTEN_MODES = 0o666
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv"})
-
-
-class ListFiles(Args):
-    """List a folder."""
-
-    path: str = Field(max_length=PATH_CHARACTERS)
-
-
-class ReadFile(Args):
-    """Read a text file from line `start` on; 1 is the first."""
-
-    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
-    start: int | None = Field(None, ge=1, le=1_000_000)
-
-
-class SearchText(Args):
-    """Find the lines that contain `text`, in a file or below a folder."""
-
-    path: str = Field(max_length=PATH_CHARACTERS)
-    text: str = Field(min_length=1, max_length=80)
-
-
-class WriteFile(Args):
-    """Write a whole text file, new or in the place of the old one."""
-
-    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
-    text: str = Field(max_length=8_000)
 
 
 def decode(data: bytes) -> str:
@@ -83,14 +53,14 @@ def _told(place: Place) -> Iterator[None]:
         raise ToolError(f"{place.name}: {privacy.described(Path(place.path), error)}") from error
 
 
-def list_files(args: ListFiles, call: ToolCall) -> Result:
+def list_files(call: ToolCall, path: str) -> Result:
     """Give a folder's entries: folders with a `/`, files with their size in bytes."""
     marks = call.closed.marks(writing=False)
-    place = locate(args.path, call.permissions.read, marks)
+    place = locate(path, call.permissions.read, marks)
     entries: list[str] = []
     total = 0
     with _told(place), folder_of(place, place.parts, marks) as folder:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - pathlib knows no descriptors
+        names = sorted(_names(folder))
         total = len(names)
         for name in names[:ENTRIES]:
             call.check()
@@ -102,6 +72,14 @@ def list_files(args: ListFiles, call: ToolCall) -> Result:
     return Result(value, trusted=False)
 
 
+def _names(folder: int) -> list[str]:
+    opened = os.open(".", FOLDER_FLAGS, dir_fd=folder)
+    try:
+        return os.listdir(opened)  # noqa: PTH208 - pathlib knows no descriptors
+    finally:
+        os.close(opened)
+
+
 def _entry(name: str, status: os.stat_result) -> str:
     if stat.S_ISDIR(status.st_mode):
         return shown(name) + "/"
@@ -110,13 +88,13 @@ def _entry(name: str, status: os.stat_result) -> str:
     return f"{shown(name)} {'link' if stat.S_ISLNK(status.st_mode) else 'special'}"
 
 
-def read_file(args: ReadFile, call: ToolCall) -> Result:
+def read_file(call: ToolCall, path: str, start: int | None) -> Result:
     """Give a file's text from line `start` on, with the number of its lines.
 
     A line beyond the end gives the last page, and says so.
     """
     marks = call.closed.marks(writing=False)
-    place = locate(args.path, call.permissions.read, marks)
+    place = locate(path, call.permissions.read, marks)
     with _told(place):
         if not place.parts:
             raise ToolError("is a folder; use ListFiles")
@@ -125,16 +103,16 @@ def read_file(args: ReadFile, call: ToolCall) -> Result:
         lines = decode(data).split("\n")
         if lines[-1] == "":
             lines.pop()
-    start = args.start or 1
-    beyond = start > max(1, len(lines))
+    first = start or 1
+    beyond = first > max(1, len(lines))
     if beyond:  # a small model guesses line numbers: the end serves it better than an error
-        start = _last_page(lines)
-    text, following = _page(lines, start)
+        first = _last_page(lines)
+    text, following = _page(lines, first)
     if beyond:
-        text = f"...[no line {args.start}; from line {start} on]\n{text}"
+        text = f"...[no line {start}; from line {first} on]\n{text}"
     if following <= len(lines):
         text += f"\n...[cut: lines {following} to {len(lines)}; read on with start={following}]"
-    value = {"path": place.name, "start": start, "lines": len(lines), "text": text}
+    value = {"path": place.name, "start": first, "lines": len(lines), "text": text}
     return Result(value, trusted=False)
 
 
@@ -165,10 +143,10 @@ def _page(lines: Sequence[str], start: int) -> tuple[str, int]:
     return "\n".join(kept), start + len(kept)
 
 
-def search_text(args: SearchText, call: ToolCall) -> Result:
+def search_text(call: ToolCall, path: str, text: str) -> Result:
     """Give the lines that contain the text, as `path:line: text`, in order of path."""
     marks = call.closed.marks(writing=False)
-    place = locate(args.path, call.permissions.read, marks)
+    place = locate(path, call.permissions.read, marks)
     found: list[str] = []
     closed: list[OSError] = []  # folders that could not be opened
     searched = skipped = more = 0
@@ -182,13 +160,13 @@ def search_text(args: SearchText, call: ToolCall) -> Result:
                 if privacy.not_downloaded(status):  # a search must not fetch a whole cloud
                     raise ToolError("is not downloaded")
                 data = read_bytes(name, folder, limit=SEARCH_BYTES, marks=marks)
-                text = decode(data)
+                inside = decode(data)
             except (ToolError, OSError):  # binary, large, special, unreadable, absent: counted
                 skipped += 1
                 continue
             searched += 1
-            for number, line in enumerate(text.split("\n") if args.text in text else (), 1):
-                if args.text in line:
+            for number, line in enumerate(inside.split("\n") if text in inside else (), 1):
+                if text in line:
                     found.append(f"{shown(inner)}:{number}: {line.strip()[:MATCH_CHARACTERS]}")
             if len(found) > MATCHES:
                 more += 1
@@ -228,11 +206,11 @@ def _files(
                 yield folder, str(Path(inner) / name), name
 
 
-def write_file(args: WriteFile, call: ToolCall) -> Result:
+def write_file(call: ToolCall, path: str, text: str) -> Result:
     """Write the file by way of a temporary one beside it, so that nobody sees half of it."""
     marks = call.closed.marks(writing=True)
-    place = locate(args.path, call.permissions.write, marks)
-    data = args.text.encode("utf-8", "replace")
+    place = locate(path, call.permissions.write, marks)
+    data = text.encode("utf-8", "replace")
     with _told(place):
         if not place.parts:
             raise ToolError("is a folder")
@@ -243,13 +221,28 @@ def write_file(args: WriteFile, call: ToolCall) -> Result:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 check_regular(status, marks)
                 mode = stat.S_IMODE(status.st_mode) & WRITTEN_MODES
-            write_whole(name, data, mode=mode, dir_fd=folder)
+            _write(name, data, mode, folder, marks)
     return Result({"path": place.name, "bytes": len(data)})
 
 
-TOOLS = (
-    Tool("ListFiles", ListFiles, "read", idempotent=True, run=list_files),
-    Tool("ReadFile", ReadFile, "read", idempotent=True, run=read_file),
-    Tool("SearchText", SearchText, "read", idempotent=True, run=search_text),
-    Tool("WriteFile", WriteFile, "write", idempotent=True, run=write_file),
-)
+def _write(name: str, data: bytes, mode: int, folder: int, marks: Marks) -> None:
+    """Write a file whole; in place where its folder is closed to us, and only the file is listed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        write_whole(name, data, mode=mode, dir_fd=folder)
+        return
+    except PermissionError:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            file = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError as error:
+            raise ToolError("is not there, and may not be made; a person must make it") from error
+    with os.fdopen(file, "wb") as there:
+        check_regular(os.fstat(file), marks)
+        there.truncate(0)
+        there.write(data)
+        there.flush()
+        os.fsync(file)

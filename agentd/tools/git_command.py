@@ -5,9 +5,11 @@ signature checkers, transports). None of them is run: they are switched off one 
 the working tree is touched, and nothing is fetched.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 from agentd.errors import ToolError
@@ -39,7 +41,7 @@ SWITCHED_OFF = (
     # The person named this repository; an owner other than the daemon's user is then no surprise.
     "safe.directory=*",
 )
-_cancel: ContextVar[Cancel | None] = ContextVar("cancel", default=None)  # see `stopped_by`
+_call: ContextVar[ToolCall | None] = ContextVar("call", default=None)  # see `part_of`
 # See `held_to`: what says so, and the repositories that passed, with the folder of their files.
 _held: ContextVar[tuple[Callable[[Path], None], dict[Path, Path]] | None] = ContextVar(
     "held", default=None
@@ -47,13 +49,7 @@ _held: ContextVar[tuple[Callable[[Path], None], dict[Path, Path]] | None] = Cont
 
 
 def folders(repo: Path) -> list[Path]:
-    """Return what git reads of a repository: its folders, and all that these lead on to.
-
-    An agent that looks at it must be permitted to read each of them.
-
-    Raises:
-        ToolError: it is no repository, or leads on to what is not looked into.
-    """
+    """See `git.folders`."""
     try:
         return repository.reached(repo, _settings)
     except (OSError, ValueError) as error:  # names that cannot be, folders that may not be entered
@@ -99,6 +95,7 @@ def _git_folder(repo: Path) -> Path | None:
         return None
     readable, known = held
     if repo not in known:
+        readable(repo)  # before anything of it is looked at
         for path in folders(repo):
             readable(path)
         known[repo] = repository.git_folder(repo)
@@ -119,20 +116,28 @@ def _settings(file: Path) -> list[tuple[str, str]]:
 @contextmanager
 def stopped_by(cancel: Cancel) -> Iterator[None]:
     """Let a stop end the git commands that run inside the block: they raise Stopped."""
-    token = _cancel.set(cancel)
+    with part_of(ToolCall(cancel=cancel, deadline_s=math.inf)):
+        yield
+
+
+@contextmanager
+def part_of(call: ToolCall) -> Iterator[None]:
+    """Let the git commands inside the block be part of a call: its stop, its deadline, its way."""
+    token = _call.set(call)
     try:
         yield
     finally:
-        _cancel.reset(token)
+        _call.reset(token)
+
+
+def cancel_of_block() -> Cancel:
+    """Return what stops git in this block; see `stopped_by`."""
+    call = _call.get()
+    return Cancel() if call is None else call.cancel
 
 
 def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:
-    """Run one git command in `repo`, with all that it could be made to run switched off.
-
-    Raises:
-        PermissionRefused: not all of it may be read; see `held_to`.
-        ToolError: there is no such folder, or git cannot be started or takes too long.
-    """
+    """See `git.git`."""
     if not privacy.is_folder(repo):
         raise ToolError(f"{repo} is not there")
     own = _git_folder(repo)
@@ -152,9 +157,10 @@ def _run(
     if program is None:
         raise ToolError(f"git is not installed{NOT_INSTALLED}")
     switches = [word for setting in SWITCHED_OFF for word in ("-c", setting)]
+    call = _call.get() or ToolCall()
     return execute(
         ["git", "--no-pager", *switches, *args],
-        ToolCall(deadline_s=DEADLINE_S, cancel=_cancel.get() or Cancel()),
+        replace(call, deadline_s=min(DEADLINE_S, call.left_s)),
         program=program,
         env={**environment(folder), **more},
         cwd=folder,

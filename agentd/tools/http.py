@@ -11,10 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from pydantic import Field
-
-from agentd.agent import Result
 from agentd.errors import PermissionRefused, ToolError
+from agentd.events import Result
 from agentd.macos.privacy import network_hint
 from agentd.net.connection import connected, look_up_in_time
 from agentd.net.exchange import (
@@ -27,7 +25,7 @@ from agentd.net.exchange import (
     exchange,
 )
 from agentd.net.wait import Deadline, Passed, Waiter
-from agentd.tools.base import Args, Tool, ToolCall, clean_line, cut_text
+from agentd.tools.base import ToolCall, clean_line, cut_text
 from agentd.tools.public import is_public
 
 BODY_BYTES = 1_000_000
@@ -61,12 +59,6 @@ HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
 }
-
-
-class HttpGet(Args):
-    """Fetch a text page."""
-
-    url: str = Field(min_length=8, max_length=300)
 
 
 @dataclass(frozen=True)
@@ -209,10 +201,10 @@ def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterato
         yield connection
 
 
-def http_get(args: HttpGet, call: ToolCall) -> Result:
+def http_get(call: ToolCall, url: str) -> Result:
     """Fetch the page, through at most `REDIRECTS` redirects; give status, address and text."""
     listed = call.permissions.net
-    url = args.url
+    asked = url
     for _ in range(REDIRECTS + 1):
         target = check_url(url, listed)
         try:
@@ -225,7 +217,7 @@ def http_get(args: HttpGet, call: ToolCall) -> Result:
             call.check()
             told = clean_line(str(error) or type(error).__name__, TOLD_CHARACTERS)
             raise ToolError(f"{target.url} failed: {told}") from error
-    raise ToolError(f"{args.url} redirects more than {REDIRECTS} times")
+    raise ToolError(f"{asked} redirects more than {REDIRECTS} times")
 
 
 def _get(connected: Stream, target: Target) -> Result | str:
@@ -261,6 +253,3 @@ def _body(reply: Response) -> tuple[bytes, bool]:
         if len(data) > BODY_BYTES:
             return bytes(data[:BODY_BYTES]), False
     return bytes(data), True
-
-
-TOOLS = (Tool("HttpGet", HttpGet, "net", idempotent=True, run=http_get),)

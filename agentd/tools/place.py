@@ -18,6 +18,9 @@ from agentd.tools.base import unshown
 from agentd.tools.closed import OWN, Marks
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Of a folder on the way, which is not read: a sandbox may open one of its files and no more.
+WAY_FLAGS = FOLDER_FLAGS | getattr(os, "O_PATH", 0)
+NEW_FOLDER_MODE = 0o755  # the umask may take of it
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -118,17 +121,19 @@ def folder_of(
 ) -> Iterator[int]:
     """Open the folder that `parts` lead to, following no link; give its descriptor.
 
+    One to start from: to list the folder, open it once more.
+
     Raises:
         PermissionRefused: a closed folder was put in the way since the path was resolved.
     """
-    descriptor = os.open(place.base, FOLDER_FLAGS)
+    descriptor = os.open(place.base, WAY_FLAGS)
     try:
         shut = False
         for part in parts:
             if create:
                 with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=descriptor)
-            deeper = os.open(part, FOLDER_FLAGS, dir_fd=descriptor)
+                    os.mkdir(part, NEW_FOLDER_MODE, dir_fd=descriptor)
+            deeper = os.open(part, WAY_FLAGS, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = deeper
             if marks is not None:

@@ -1,11 +1,12 @@
 """Programs: one at a time, by argument list and never by a shell, from the agent's list.
 
-A program stays in the worker's process group: when the worker is killed, it and all its children
-go with it. For the same reason a single call cannot kill a group: at its deadline the program
-itself is killed, and what it left running ends with the worker.
+A program stays in the group of the process that runs it, an agent's hands or a worker: when that is
+killed, it and all its children go with it. So a single call cannot kill a group. At its deadline
+the program itself is killed; what it left running ends with the hands, which then end at once.
 """
 
 import os
+import select
 import selectors
 import subprocess
 import sys
@@ -14,15 +15,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import IO
 
-from pydantic import Field
-
-from agentd.agent import Result
 from agentd.errors import ConfigError, PermissionRefused, ToolError
+from agentd.events import Result
 from agentd.macos import developer_tools
 from agentd.paths import expanded
-from agentd.tools.base import Args, Output, Tool, ToolCall, cut_text
+from agentd.tools.base import Output, ToolCall, cut_text
 
 # Fixed, and not the daemon's own: what a name in [permissions] means must not depend on a login.
 PROGRAM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/homebrew/bin"
@@ -32,13 +31,6 @@ NOT_INSTALLED = (
 OUTPUT_BYTES = 200_000  # kept of a program's output; it may write more, and that is dropped
 CHUNK_BYTES = 65_536
 LAST_READS = 16  # more than a pipe holds; without a bound, a child left behind could write for ever
-
-
-class RunCommand(Args):
-    """Run a program that the permissions list."""
-
-    program: str = Field(min_length=1, max_length=80)
-    args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
 
 
 def execute(
@@ -62,23 +54,40 @@ def execute(
         Stopped: an orderly stop came.
     """
     call.check()
-    try:
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(given)
-            stdin.seek(0)
-            process = subprocess.Popen(
-                argv,
-                executable=program,
-                env=dict(env),
-                cwd=cwd,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
-            )
-    except (OSError, ValueError) as error:
-        raise ToolError(f"{argv[0]} cannot be started: {error}") from error
-    kept, dropped = _collect(process, call, limit)
+    with ExitStack() as stack:
+        # Whatever it starts inherits one end: the other one tells when all of it is gone.
+        leash, held = os.pipe()
+        stack.callback(os.close, leash)
+        try:
+            with os.fdopen(held, "wb"), _input(given) as stdin:
+                process = subprocess.Popen(
+                    argv,
+                    executable=program,
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+                    pass_fds=(held,),
+                    preexec_fn=call.before,
+                )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise ToolError(f"{argv[0]} cannot be started: {error}") from error
+        try:
+            kept, dropped = _collect(process, call, limit)
+        finally:
+            call.left_running |= not select.select([leash], [], [], 0)[0]
     return Output(process.wait(), kept, dropped)
+
+
+def _input(given: bytes) -> IO[bytes]:
+    """Return an open file that holds what a program may read."""
+    if not given:
+        return Path(os.devnull).open("rb")
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
+    file.write(given)
+    file.seek(0)
+    return file
 
 
 def _collect(process: subprocess.Popen[bytes], call: ToolCall, limit: int) -> tuple[bytes, int]:
@@ -159,29 +168,27 @@ def clean_environment(home: str) -> dict[str, str]:
     return {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
 
 
-def run_command(args: RunCommand, call: ToolCall) -> Result:
+def run_command(call: ToolCall, program: str, args: Sequence[str]) -> Result:
     """Run the program in an empty folder of its own; give its exit code and output."""
-    if any("\0" in arg for arg in args.args):
+    if any("\0" in arg for arg in args):
         raise ToolError("an argument holds no NUL")
     if call.programs is None:
-        output = _run(args, call)
+        output = _run(call, program, args)
     else:
-        _listed(args.program, call.permissions.run)
-        output = call.programs([args.program, *args.args])
+        _listed(program, call.permissions.run)
+        output = call.programs([program, *args])
     text = cut_text(output.data.decode("utf-8", "replace").replace("\0", "\ufffd"))
     if output.dropped:
         text += f"\n...[cut {output.dropped} bytes]"
     return Result({"exit": output.code, "output": text}, trusted=False)
 
 
-def _run(args: RunCommand, call: ToolCall) -> Output:
-    program = find_program(args.program, call.permissions.run)
+def _run(call: ToolCall, program: str, args: Sequence[str]) -> Output:
+    found = find_program(program, call.permissions.run)
     try:
         scratch = tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True)
     except OSError as error:  # a full disk
         raise ToolError(f"no folder to run it in: {error}") from error
     with scratch as folder:
-        return execute([program, *args.args], call, env=clean_environment(folder), cwd=folder)
-
-
-TOOLS = (Tool("RunCommand", RunCommand, "run", idempotent=False, run=run_command),)
+        env = {**clean_environment(folder), **call.environ}
+        return execute([found, *args], call, env=env, cwd=folder)

@@ -1,12 +1,12 @@
 """`python -m agentd.worker NAME --version HASH`: one agent's process.
 
-Started by the supervisor. `deferred` comes first: it works only in a fresh process.
+Started by the supervisor. `first_imports` comes first: it works only in a fresh process.
 """
 
 import os
 import sys
 
-import agentd.worker.deferred  # noqa: F401
+import agentd.worker.first_imports  # noqa: F401
 
 # isort: split
 from agentd.admission.version import read_version

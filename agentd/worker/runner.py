@@ -29,9 +29,11 @@ from agentd.sessions.archive import Archive
 from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.tools import REGISTRY, Toolbox
 from agentd.tools.closed import Closed
-from agentd.tools.git import held_to
+from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.git import carried_out_by, held_to
+from agentd.tools.remote import remotes_of
+from agentd.tools.toolbox import Toolbox
 
 
 class Facts:
@@ -50,6 +52,7 @@ class Runner:
 
     Raises:
         ConfigError: the version or the model's settings cannot be used.
+        SandboxUnavailable: what it may touch needs hands in a sandbox, and there is none here.
     """
 
     def __init__(
@@ -59,9 +62,13 @@ class Runner:
         daemon: DaemonConfig,
         bus: Bus,
         clock: Clock,
-        link: SupervisorLink | None = None,
+        link: SupervisorLink,
     ) -> None:
         self._config = accepted.config
+        permissions = accepted.config.permissions
+        if link.there and (permissions.read or permissions.write or permissions.run):
+            link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
+        self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
         self._call_deadline_s = daemon.model.call_deadline.total_seconds()
@@ -71,8 +78,9 @@ class Runner:
         self._types = client.types
         key_file = daemon.model.api_key_file
         self._tools = Toolbox(
-            accepted.config.permissions,
+            permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
+            remotes=self._remotes,
             clock=clock,
         )
         self._idempotent = repeatable(version)
@@ -112,7 +120,8 @@ class Runner:
             log=log,
             beat=beat,
         )
-        with held_to(self._tools.check_readable):
+        hands = self._remotes.get("hands")
+        with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
 
     def interrupt(self) -> None:

@@ -22,6 +22,7 @@ from agentd.errors import (
     ModelUnavailable,
     PromptTooLong,
     RowRefused,
+    SandboxUnavailable,
     Stopped,
     StorageError,
 )
@@ -176,7 +177,7 @@ class Worker:
             self._refund(session)
             log.info("session.cut", reason="stop")
             return 0
-        except (ModelMisconfigured, PromptTooLong) as error:
+        except (ModelMisconfigured, PromptTooLong, SandboxUnavailable) as error:
             return self._rest(session, error, log)
         except ModelUnavailable as error:
             self._refund(session)

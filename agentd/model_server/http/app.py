@@ -34,7 +34,7 @@ from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 BODY_BYTES_MAX = 8_000_000
 TOKENIZE_BYTES_MAX = 2_000_000  # tokenising 1 MB takes two seconds and more
 BODY_S = 30.0  # a body that takes longer to arrive is given up
-# Requests that are read, and that wait for a schema's compilation, at a time: of agents, and as many
+# Requests that are read, and that wait for a compilation, at a time: of agents, and as many
 # of other programs, which fill no threads but their own.
 READING_MAX, COMPILING_MAX = 8, 16
 KINDS = ("agents", "others")

@@ -10,8 +10,9 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.recordings.recording import Page
 from agentd.replay.fixture import Pages
-from agentd.tools import REGISTRY, Toolbox
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.place import locate
+from agentd.tools.toolbox import Toolbox
 
 # Of the shared tools, those that change nothing. AskPerson only parks the session.
 READS = frozenset({"ListFiles", "ReadFile", "SearchText", "HttpGet", "AskPerson"})

@@ -3,7 +3,7 @@
     with deferred("asyncio"):
         import structlog
 
-There is a worker per agent, so 4 MB saved in one is worth having (`python -m tests.bench`).
+There is a worker per agent, and hands for each that works: what one does not load is saved often.
 """
 
 import importlib
@@ -45,14 +45,3 @@ class _Placeholder(ModuleType):
             return getattr(importlib.import_module(self.__name__), attribute)(*args, **kwargs)
 
         return call
-
-
-with deferred("tempfile"):  # platformdirs brings it, with shutil and the compression libraries
-    import platformdirs  # noqa: F401
-with deferred("asyncio", "rich"):  # structlog brings what it never uses here: 2 and 6 MB
-    import structlog  # noqa: F401
-with deferred("importlib.metadata"):  # at its first model Pydantic looks for plugins: 1.4 MB
-    import pydantic
-
-    class _First(pydantic.BaseModel):
-        pass

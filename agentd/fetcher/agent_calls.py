@@ -1,0 +1,106 @@
+"""One agent's calls: several at a time, each with its deadline and its cancel."""
+
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from agentd.errors import ToolError
+from agentd.events import Result
+from agentd.process.channel import BYE, BadFrame, Channel, ChannelClosed, close_all
+from agentd.process.stop import Cancel
+from agentd.tools import http
+from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, reply
+
+CALLS_MAX = 8  # of one agent at a time; its worker makes one
+
+HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
+
+
+class AgentCalls:
+    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`."""
+
+    def __init__(self, sock: socket.socket, net: Sequence[str]) -> None:
+        self._socket, self._channel = sock, Channel(sock)
+        self._grants = Grants(net=tuple(net))
+        self._threads: list[threading.Thread] = []
+        self._running: dict[int, Cancel] = {}  # by the call's number
+        self._sending = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when something came."""
+        return self._channel.fileno()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is being carried out."""
+        return bool(self._running)
+
+    def take(self) -> None:
+        """Begin, or cancel, what has come.
+
+        Raises:
+            ChannelClosed: nothing more comes, or nothing that a worker of ours sends.
+        """
+        while (found := self._channel.receive_now()) is not None:
+            document, fds = found
+            close_all(fds)
+            number = document.get("cancel", document.get("id"))
+            running = self._running.get(number) if isinstance(number, int) else None
+            if "cancel" in document and running is not None:
+                running.stop()
+            elif "call" in document and isinstance(number, int) and running is None:
+                self._begin(number, document)
+            elif "cancel" not in document:
+                raise BadFrame("no call")
+
+    def end(self) -> None:
+        """Answer what was begun, and say that nothing else was."""
+        for thread in self._threads:
+            thread.join()
+        self._say({BYE: True})
+
+    def close(self) -> None:
+        """Stop all calls: nobody waits for them."""
+        for cancel in list(self._running.values()):
+            cancel.stop()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # a thread may be sending
+        with self._sending:
+            self._channel.close()
+
+    def _begin(self, number: int, document: Mapping[str, Any]) -> None:
+        if len(self._running) >= CALLS_MAX:
+            raise BadFrame(f"more than {CALLS_MAX} calls at a time")
+        cancel = self._running[number] = Cancel()
+        work = threading.Thread(target=self._run, args=(number, document, cancel), daemon=True)
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), work]
+        work.start()
+
+    def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
+        answer = _answer(document, self._grants, cancel)
+        # Before it is sent: who has the answer may make the next call.
+        del self._running[number]
+        self._say({"id": number, **answer})
+
+    def _say(self, document: Mapping[str, Any]) -> None:
+        """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
+        with self._sending, suppress(ChannelClosed, TimeoutError):
+            self._channel.send(document)
+
+
+def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
+    name, args = str(document["call"]), document.get("args", {})
+    try:
+        deadline_s = float(document.get("deadline_s", DEADLINE_S))
+        call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
+        return reply(lambda: answered(name, _handler(name), call, args))
+    except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
+        return failed("tool", f"{name[:80]}: {error}"[:400])
+
+
+def _handler(name: str) -> Callable[..., Result]:
+    if (run := HANDLERS.get(name)) is None:
+        raise ToolError(f"the fetcher has no tool {name[:80]!r}")
+    return run

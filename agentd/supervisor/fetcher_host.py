@@ -1,0 +1,176 @@
+"""The fetcher as the supervisor runs it: started at need, stopped when nobody needs it any more."""
+
+import asyncio
+import itertools
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from agentd.admission.version import CONFIG
+from agentd.clock import Clock
+from agentd.config.agent import load_agent
+from agentd.config.daemon import DaemonConfig
+from agentd.errors import AgentdError
+from agentd.fetcher.resolver import fetcher_policy
+from agentd.logs.logger import Logger
+from agentd.paths import Paths
+from agentd.process.child import Child
+from agentd.process.jobs import in_thread
+from agentd.states import WorkerState
+from agentd.supervisor.argv import Commands
+from agentd.supervisor.children import KILLED_S, Managed, Reaper
+from agentd.supervisor.requests import Asker, Handler
+from agentd.supervisor.restart import Ended, Life
+from agentd.supervisor.sandboxes import demand, put_into
+
+NAME = "agentd.fetcher"  # no agent's name has a point
+BACKLOG = 32
+SECRET_BYTES = 24
+STOP_S = 1.0  # for it to tell agents that it ends
+IDLE_S = 60.0
+PARKED_S = 60.0  # from a crash loop to one more try
+
+
+@dataclass(frozen=True)
+class ProxyPlace:
+    """Where some hands' programs find their proxy. The URL holds its secret."""
+
+    number: int
+    port: int
+    url: str
+
+
+class FetcherHost:
+    """Runs the fetcher. In the event loop; `config` gives agentd.toml as it is now."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: Callable[[], DaemonConfig],
+        commands: Commands,
+        life: Life,
+        reaper: Reaper,
+        *,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self._paths, self._config, self._commands, self._clock = paths, config, commands, clock
+        # Listening sockets, with what is said of them: they outlive a fetcher that dies.
+        self._proxies: dict[int, tuple[socket.socket, Mapping[str, Any]]] = {}
+        self._numbers = itertools.count(1)
+        self._used = clock.monotonic()
+        self._closed = False
+        self.managed = Managed(
+            NAME, self._spawn, life, reaper, self._on_change, log=log, clock=clock
+        )
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Return what workers may ask for."""
+        return {"fetcher": self._channel}
+
+    async def proxy(self, net: Sequence[str]) -> ProxyPlace:
+        """Let the programs of some hands reach these hosts, until `end_proxy`.
+
+        Raises:
+            AgentdError: the fetcher cannot be started.
+        """
+        await self._there()
+        number, secret = next(self._numbers), secrets.token_urlsafe(SECRET_BYTES)
+        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        document = {"proxy": number, "secret": secret, "net": list(net)}
+        self._proxies[number] = listening, document
+        with suppress(AgentdError):  # it has just died: the next one gets them all
+            self.managed.hand_over(document, listening)
+        port = listening.getsockname()[1]
+        return ProxyPlace(number, port, f"http://agentd:{secret}@127.0.0.1:{port}")
+
+    def end_proxy(self, number: int) -> None:
+        """Let nobody through there any more, also not what was left running."""
+        self._proxies.pop(number)[0].close()
+        with suppress(AgentdError):  # then it has ended as well
+            self.managed.hand_over({"end": number})
+
+    def poll(self) -> None:
+        """Stop it if nobody has needed it for long, or its resolver's files are others by now."""
+        beat, life = self.managed.beat, self.managed.life
+        if life.state is not WorkerState.RUNNING or life.stopping or beat["state"] != "idle":
+            return
+        if self._proxies and beat["stale"]:
+            self.managed.restart()
+        elif not self._proxies and (beat["stale"] or self._idle_s > IDLE_S):
+            self.managed.stop(WorkerState.STOPPED, "nobody needs it", grace_s=STOP_S)
+
+    async def stop(self) -> None:
+        """Stop it for good, and return when it is gone."""
+        self._closed = True
+        self.managed.stop(WorkerState.STOPPED, "the supervisor stops", grace_s=STOP_S)
+        await self.managed.gone()
+        for number in list(self._proxies):
+            self.end_proxy(number)
+
+    @property
+    def _idle_s(self) -> float:
+        """For how long it has had nothing to do, as it and we know."""
+        return min(float(self.managed.beat["idle_s"]), self._clock.monotonic() - self._used)
+
+    async def _channel(self, asker: Asker, _: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """Hand a worker a channel by which it reaches what its agent's `net` lists."""
+        file = self._paths.versions / asker.name / asker.version / CONFIG
+        net = (await in_thread(load_agent, file)).permissions.net
+        theirs, ours = socket.socketpair()
+        with ours:
+            try:
+                await self._hand_over({"agent": asker.name, "net": net}, ours)
+            except BaseException:
+                theirs.close()
+                raise
+        return {}, [theirs.detach()]
+
+    async def _hand_over(self, document: Mapping[str, Any], sock: socket.socket) -> None:
+        await self._there()
+        try:
+            self.managed.hand_over(document, sock)
+        except AgentdError:  # it has just died: who asks knew so before we did
+            async with asyncio.timeout(KILLED_S):
+                await self.managed.gone()
+            await self._there()
+            self.managed.hand_over(document, sock)
+
+    async def _there(self) -> None:
+        """See to it that there is a process, or one that is being started.
+
+        Raises:
+            AgentdError: there can be none.
+        """
+        await demand(whole=self._required)
+        self._used = self._clock.monotonic()
+        life = self.managed.life
+        if life.stopping:
+            await self.managed.gone()
+        if self._closed:
+            raise AgentdError("the supervisor stops")
+        if self.managed.pid is not None:
+            return
+        if life.state is WorkerState.PARKED:
+            if (self._clock.now() - life.since).total_seconds() < PARKED_S:
+                raise AgentdError(f"the fetcher is PARKED: {life.reason}")
+            life.try_once()
+        self.managed.start()
+
+    @property
+    def _required(self) -> bool:
+        return self._config().sandbox.level == "require"
+
+    def _spawn(self) -> Child:
+        argv = put_into(fetcher_policy(), self._commands.fetcher(self._required))
+        locks, data = self._paths.locks, self._paths.data
+        return Child.spawn(NAME, argv, locks, cwd=data, control=True, clock=self._clock)
+
+    def _on_change(self, _: Ended | None) -> None:
+        if self.managed.life.state is WorkerState.STARTING:
+            for listening, document in self._proxies.values():
+                with suppress(AgentdError):  # it has died at once
+                    self.managed.hand_over(document, listening)
