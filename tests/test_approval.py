@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import pytest
 import structlog
@@ -30,6 +32,7 @@ from agentd.sessions.steps import StepKind
 from agentd.states import DeadReason, SessionState
 from agentd.testing import ManualClock, ScriptedLLM
 from agentd.worker.runner import settle
+from agentd.worker.worker import Worker as WorkerProcess
 
 LANE = Lane("worker", False, ("order.placed",))
 DIRECT = Lane("worker", True)
@@ -488,6 +491,21 @@ def test_steps_that_somebody_changed_allow_nothing(world: World) -> None:
     assert world.agent.did == []
 
 
+def test_a_yes_to_a_question_is_no_approval(world: World) -> None:
+    """Whoever takes the step away that asks shows a person a question without its arguments."""
+    world.go(WRITE)
+    world.bus.db.run("DELETE FROM steps WHERE kind = 'asked'")
+    world.say("yes")
+    event = world.bus.next(DIRECT)
+    assert event is not None
+    assert isinstance(world.sessions.begin(DIRECT, event, "v1", Limits()), Session)
+    assert world.kinds()[-1] == "result", "an answer, and no more"
+    world.bus.db.run("UPDATE steps SET kind = 'granted' WHERE kind = 'result'")
+    with pytest.raises(SessionFailed, match="nobody said yes"):
+        world.go()
+    assert world.agent.did == []
+
+
 @pytest.mark.parametrize("column", ["raw", "payload"])
 def test_arguments_that_somebody_changed_are_not_what_was_allowed(
     world: World, column: str
@@ -678,6 +696,23 @@ def test_what_is_looked_up_is_the_row_and_for_whom(world: World) -> None:
     assert "not addressed to other" in looked_up(world.bus, HOME_KEY, "other", event.id)["forged"]
     assert "not on the bus" in looked_up(world.bus, HOME_KEY, "worker", 999)["forged"]
     assert right != digest(event.event_type, event.target, {**event.payload, "answer": "no"})
+
+
+def test_a_row_that_was_changed_while_it_was_looked_at_is_not_believed(world: World) -> None:
+    """A forged yes that is read, and a true no in its place when the supervisor looks."""
+    world.go(WRITE)
+    event = world.bus.events.get(world.say("no"))
+    assert event is not None
+    yes = replace(event, payload={**event.payload, "answer": "yes"})
+
+    def ask(document: Mapping[str, Any], **more: Any) -> tuple[dict[str, Any], list[int]]:
+        return looked_up(world.bus, HOME_KEY, "worker", document["event"]), []
+
+    stop = SimpleNamespace(cancel=None)
+    stand_in = SimpleNamespace(_beat=lambda _s: None, link=SimpleNamespace(ask=ask), stop=stop)
+    worker = cast(WorkerProcess, stand_in)
+    assert WorkerProcess._forged(worker, event) is None
+    assert WorkerProcess._forged(worker, yes) == "was changed while it was looked at"
 
 
 def test_events_of_persons_are_the_systems_own(world: World) -> None:
