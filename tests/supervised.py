@@ -33,11 +33,12 @@ from agentd.process.heart import STOPPING, Heart
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.supervisor.client import query
-from agentd.tools.remote import Remote
+from agentd.tools.remote import remotes_of
 from agentd.whole import write_whole
 
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
+IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher before it is stopped
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -154,7 +155,10 @@ class Daemon:
         temporary.replace(path)
 
     def call(self, name: str, tool: str, deadline_s: float = DEADLINE_S, **args: Any) -> Path:
-        """Let a worker that does "call" call its hands; return where the answer will stand."""
+        """Let a worker that does "call" call its hands, or the fetcher for `HttpGet`.
+
+        Returns where the answer will stand.
+        """
         folder = self.paths.data / f"{name}.calls"
         folder.mkdir(exist_ok=True)
         number = len(list(folder.iterdir()))
@@ -227,7 +231,7 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 def _run() -> int:
     from agentd.sandbox.level import Reached
-    from agentd.supervisor import hands_host, housekeeping
+    from agentd.supervisor import fetcher_host, housekeeping, sandboxes
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
@@ -235,7 +239,9 @@ def _run() -> int:
     if look_s := os.environ.get(LOOK_VARIABLE):
         housekeeping.ROUND_S = float(look_s)
     if os.environ.get("TEST_NO_SANDBOX"):
-        vars(hands_host)["reached"] = lambda: Reached("checks", "switched off for a test")
+        vars(sandboxes)["reached"] = lambda: Reached("checks", "switched off for a test")
+    if idle_s := os.environ.get(IDLE_VARIABLE):
+        fetcher_host.IDLE_S = float(idle_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]
@@ -358,9 +364,8 @@ def _worker(name: str, version: str) -> int:
 
 
 def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
-    """Call hands as the files in `folder` say, and answer each with one beside it."""
-    link = SupervisorLink.of_environment()
-    hands, cancel = Remote(link, "hands", kill="kill_hands"), Cancel()
+    """Call hands or fetcher as the files in `folder` say, and answer each with one beside it."""
+    remotes, cancel = remotes_of(SupervisorLink.of_environment()), Cancel()
 
     def pass_on() -> None:
         stop.wait()
@@ -374,7 +379,8 @@ def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
             file.unlink()
             told = ""
             try:
-                told = json.dumps(dict(hands.call(**call, cancel=cancel).value))
+                remote = remotes["fetcher" if call["name"] == "HttpGet" else "hands"]
+                told = json.dumps(dict(remote.call(**call, cancel=cancel).value))
             except AgentdError as error:
                 told = json.dumps({"raised": type(error).__name__, "what": error.what})
             write_whole(file.with_suffix(".answer"), told)

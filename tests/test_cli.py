@@ -179,7 +179,7 @@ def test_check_warns_of_rings(tmp_path: Path) -> None:
 
 
 def test_check_warns_of_programs_and_closed_places(tmp_path: Path) -> None:
-    """A listed program has all rights, and some places are never opened: said, and no error."""
+    """A program can be told to do anything; some places are never opened: said, and no error."""
     agents = tmp_path / "config" / "agents.d"
     agents.mkdir(parents=True)
     (tmp_path / "notes").mkdir()
@@ -194,7 +194,7 @@ def test_check_warns_of_programs_and_closed_places(tmp_path: Path) -> None:
     said = [item["what"] for item in json.loads(done.stdout)["warnings"]]
     (program,) = [what for what in said if "all the rights" in what]
     closed = [what for what in said if "in vain" in what]
-    assert "runner may run git, find: a program has all the rights of this user" in program
+    assert "runner may run git, find: a program can be told to do anything" in program
     places = (f"{tmp_path}/logs in `read`", f"{tmp_path}/notes/.git in `write`", "~/.zshrc in")
     assert [place in what for place, what in zip(places, closed, strict=True)] == [True] * 3
     assert "all the rights" in agentd(tmp_path, "check").stdout

@@ -4,8 +4,12 @@ import contextlib
 import json
 import os
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from agentd.fetcher.fetcher import Fetcher
 from agentd.process.channel import BYE, Channel
 from agentd.process.heart import Heart
 from agentd.process.stop import Cancel
+from agentd.sandbox.level import reached
 from agentd.testing import wait_for
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.remote import Remote
@@ -23,6 +28,14 @@ from tests.test_tools_http import SEEN, server
 
 __all__ = ["server"]
 DEADLINE_S = 20.0
+
+
+def channel_to(control: Channel, name: str, *net: str) -> socket.socket:
+    """Hand one end of an agent's channel to a fetcher; return the other one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        control.send({"agent": name, "net": net}, [theirs.fileno()])
+    return ours
 
 
 class Ending:
@@ -66,10 +79,7 @@ class Fetching:
 
     def channel(self, name: str, *net: str) -> Channel:
         """Return an agent's channel, as the supervisor hands it to its worker."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.control.send({"agent": name, "net": net}, [theirs.fileno()])
-        return Channel(ours)
+        return Channel(channel_to(self.control, name, *net))
 
     def remote(self, name: str, *net: str) -> Remote:
         """Return what a worker has of it."""
@@ -265,3 +275,38 @@ def test_it_ends_with_its_supervisor() -> None:
     fetching.control.close()
     fetching.thread.join(DEADLINE_S)
     fetching.close()
+
+
+IN_SANDBOX = """
+import json, os, socket, subprocess, sys
+from agentd.fetcher.resolver import fetcher_policy
+from agentd.sandbox.enter import enter
+enter(fetcher_policy())
+def tried(attempt):
+    try:
+        attempt()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+print(json.dumps({
+    "reads": tried(lambda: open(sys.argv[1])),
+    "writes": tried(lambda: open("/tmp/agentd-fetcher-was-here", "w")),
+    "runs": tried(lambda: subprocess.run(["/bin/true"])),
+    "looks up": tried(lambda: socket.getaddrinfo("localhost", 80)),
+    "connects": tried(lambda: socket.create_connection(("127.0.0.1", int(sys.argv[2])))),
+    "trusts": len(__import__("ssl").create_default_context().get_ca_certs()) > 0,
+}))
+"""
+
+
+@pytest.mark.skipif(reached().name != "full", reason="no whole sandbox here")
+def test_its_sandbox_has_the_network_and_nothing_of_the_users(server: str, tmp_path: Path) -> None:
+    """Names are looked up and certificates read; no file is, and nothing is written or run."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    argv = [sys.executable, "-P", "-c", IN_SANDBOX, str(secret), server.rpartition(":")[2]]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    found = json.loads(done.stdout or done.stderr)
+    refused = dict.fromkeys(("reads", "writes", "runs"), "PermissionError")
+    assert found.pop("trusts") or ssl.create_default_context().get_ca_certs() == []
+    assert found == {**refused, "looks up": "done", "connects": "done"}

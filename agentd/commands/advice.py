@@ -132,7 +132,8 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
             path = expanded(entry)
             if not os.path.lexists(path):
                 wild = "; wildcards are not read" if WILDCARDS & set(entry) else ""
-                yield f"permissions.{key}: {entry} is not there{wild}"
+                more = "" if key == "read" or wild else "; no tool makes it, a person must"
+                yield f"permissions.{key}: {entry} is not there{wild}{more}"
             elif not os.access(path, os.R_OK if key == "read" else os.W_OK):
                 yield f"permissions.{key}: {entry} is closed to this user"
     for entry in config.permissions.run:
@@ -211,8 +212,9 @@ def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]
     """Yield what a person should know of an agent's permissions, a sentence each."""
     if permissions.run:
         yield (
-            f"{name} may run {', '.join(permissions.run)}: a program has all the rights of this "
-            "user, whatever `read`, `write` and `net` say, and many can be told to run others"
+            f"{name} may run {', '.join(permissions.run)}: a program can be told to do anything "
+            "with what `read` and `write` list, and has all the rights of this user where there is "
+            "no sandbox"
         )
     closed = Closed.of(paths, name, None)
     for key in ("read", "write"):

@@ -151,6 +151,17 @@ class Remote:
             self._channel = None
 
 
+def remotes_of(link: SupervisorLink) -> Mapping[str, Remote]:
+    """Return the processes that carry tools out for a worker, by the tools' place."""
+    if not link.there:
+        return {}
+    return {
+        "hands": Remote(link, "hands", kill="kill_hands"),
+        "fetcher": Remote(link, "fetcher"),  # which is not this agent's alone
+        "mcp": Remote(link, "mcp"),  # nor is the MCP host
+    }
+
+
 def _answer(
     channel: Channel, number: int, deadline_s: float, cancel: "Cancel | None"
 ) -> dict[str, Any]:

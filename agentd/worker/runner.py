@@ -33,7 +33,7 @@ from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import carried_out_by, held_to
 from agentd.tools.outside_tools import outside_tools
-from agentd.tools.remote import Remote
+from agentd.tools.remote import remotes_of
 from agentd.tools.toolbox import Toolbox
 
 
@@ -165,17 +165,6 @@ class Runner:
             self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
         )
         return self._version.agent(self._version.params, kit)
-
-
-def remotes_of(link: SupervisorLink) -> Mapping[str, Remote]:
-    """Return the processes that carry tools out for a worker, by the tools' place."""
-    if not link.there:
-        return {}
-    return {
-        "hands": Remote(link, "hands", kill="kill_hands"),
-        "fetcher": Remote(link, "fetcher"),  # which is not this agent's alone
-        "mcp": Remote(link, "mcp"),  # nor is this
-    }
 
 
 def use_scratch(folder: Path) -> None:
