@@ -31,6 +31,7 @@ class Home:
         self.gate = threading.Event()  # while it is cleared, the model thinks
         self.gate.set()
         self.model = FakeModelServer(self._answer, token="")
+        self.command = [sys.executable, "-m", "agentd", "run"]
         self.process: subprocess.Popen[str] | None = None
 
     def _answer(self, request: Request) -> Any:
@@ -52,7 +53,7 @@ class Home:
             f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agentd", "run"],
+            self.command,
             env={**os.environ, "AGENTD_HOME": str(self.root)},
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,7 @@ FOLDERS = (
     "",
     "agentd",
     "agentd/model_server",
+    "agentd/sandbox",
     "agentd/testing",
     "agents",
     "config",

@@ -30,7 +30,11 @@ from agentd.paths import Paths, discover
 from agentd.process import crash
 from agentd.process.child import child_side
 from agentd.process.heart import STOPPING, Heart
+from agentd.process.stop import Cancel
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.supervisor.client import query
+from agentd.tools.remote import Remote
+from agentd.whole import write_whole
 
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
@@ -149,6 +153,22 @@ class Daemon:
         temporary.write_text(f'agent = "{name}"\ndoes = "{does}"\n{more}')
         temporary.replace(path)
 
+    def call(self, name: str, tool: str, deadline_s: float = DEADLINE_S, **args: Any) -> Path:
+        """Let a worker that does "call" call its hands; return where the answer will stand."""
+        folder = self.paths.data / f"{name}.calls"
+        folder.mkdir(exist_ok=True)
+        number = len(list(folder.iterdir()))
+        call: dict[str, Any] = {"name": tool, "args": args, "deadline_s": deadline_s}
+        call["idempotent"] = tool != "RunCommand"
+        write_whole(folder / f"{number}.call", json.dumps(call))
+        return folder / f"{number}.answer"
+
+    def called(self, name: str, tool: str, **args: Any) -> dict[str, Any]:
+        """Return what its hands answered."""
+        answer = self.call(name, tool, **args)
+        found: dict[str, Any] = json.loads(wait_for(lambda: answer.exists() and answer.read_text()))
+        return found
+
     def configure(self, text: str = QUICK) -> None:
         """Write agentd.toml."""
         self.paths.config.mkdir(parents=True, exist_ok=True)
@@ -206,13 +226,16 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 
 def _run() -> int:
-    from agentd.supervisor import housekeeping
+    from agentd.sandbox.level import Reached
+    from agentd.supervisor import hands_host, housekeeping
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
     child_side()  # as `agentd run` does, for the demo
     if look_s := os.environ.get(LOOK_VARIABLE):
         housekeeping.ROUND_S = float(look_s)
+    if os.environ.get("TEST_NO_SANDBOX"):
+        vars(hands_host)["reached"] = lambda: Reached("checks", "switched off for a test")
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]
@@ -271,6 +294,8 @@ def _admission(name: str) -> int:
     folder = paths.versions / name / version
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "does").write_text(does)
+    permissions = text[text.find("[permissions]") :] if "[permissions]" in text else ""
+    (folder / "agent.toml").write_text(f'agent = "x"\ndone = "it was called"\n{permissions}')
     print("a module may print while it is imported")
     enabled = table.get("enabled", True)
     outcome = {"ok": True, "version": version, "enabled": enabled, "subscribe": []}
@@ -319,6 +344,8 @@ def _worker(name: str, version: str) -> int:
     if does == "have children":
         child = subprocess.Popen(["sleep", "600"])
         (discover().data / f"{name}.grandchild").write_text(str(child.pid))
+    if does == "call":
+        return _call(Path(discover().data / f"{name}.calls"), heart, stop)
     if does == "flood":
         block = b"x" * 79 + b"\n"
         while not stop.is_set():
@@ -326,6 +353,31 @@ def _worker(name: str, version: str) -> int:
             heart.beat(5)
     while not stop.wait(1):
         heart.beat(5, version=version, crashed=told)
+    heart.beat(5, STOPPING)
+    return 0
+
+
+def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
+    """Call hands as the files in `folder` say, and answer each with one beside it."""
+    link = SupervisorLink.of_environment()
+    hands, cancel = Remote(link, "hands", kill="kill_hands"), Cancel()
+
+    def pass_on() -> None:
+        stop.wait()
+        cancel.stop()
+
+    threading.Thread(target=pass_on, daemon=True).start()
+    while not stop.wait(0.01):
+        heart.beat(5)
+        for file in sorted(folder.glob("*.call")):
+            call = json.loads(file.read_text())
+            file.unlink()
+            told = ""
+            try:
+                told = json.dumps(dict(hands.call(**call, cancel=cancel).value))
+            except AgentdError as error:
+                told = json.dumps({"raised": type(error).__name__, "what": error.what})
+            write_whole(file.with_suffix(".answer"), told)
     heart.beat(5, STOPPING)
     return 0
 

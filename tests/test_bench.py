@@ -8,6 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 AIMED = {
     "bus: publish",
+    "hands: a file is read",
+    "hands: memory",
+    "hands: ready",
     "bus: consume (next, step)",
     "latency: p50",
     "latency: p99",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentd.sandbox.level import reached
 from agentd.testing import FakeModelServer, wait_for
 from tests.commandline import DEADLINE_S, agentd, write_agent
 
@@ -75,6 +76,15 @@ def state_of(home: Path, name: str) -> str:
     done = agentd(home, "status", "--json")
     agents = json.loads(done.stdout)["agents"]
     return next((a["state"] for a in agents if a["name"] == name and done.returncode == 0), "")
+
+
+def test_status_names_the_sandbox_that_there_is(running: Path) -> None:
+    """Who relies on one sees that it is there, or why not."""
+    told = json.loads(agentd(running, "status", "--json").stdout)["sandbox"]
+    assert (told["level"], told["why"]) == (reached().name, reached().why)
+    assert told["wanted"] == "require"
+    line = f"sandbox  {told['level']}" + (f": {told['why']}" if told["why"] else "")
+    assert f"\n{line}\n" in agentd(running, "status").stdout
 
 
 def test_an_event_is_answered(running: Path) -> None:

@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 from agentd.config.agent import Permissions
+from agentd.errors import PermissionRefused, ToolError
 from agentd.hands.orders import READY, Orders
 from agentd.hands.permitted import orders_for
 from agentd.process.channel import BYE, Channel, ChannelClosed
 from agentd.process.child import Child, python
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sandbox.level import reached
+from agentd.tools import git
 from agentd.tools.closed import Closed
+from agentd.tools.remote import Remote
 from tests.repository import Repository
 from tests.supervised import alive, wait_for
 
@@ -60,7 +64,7 @@ class Hand:
     def call(self, name: str, deadline_s: float = SOON_S, **args: Any) -> dict[str, Any]:
         number = self.begin(name, deadline_s, **args)
         answer = self.answer()
-        assert answer.pop("id") == number
+        assert answer.pop("id", None) == number, answer
         return answer
 
     def value(self, name: str, **args: Any) -> dict[str, Any]:
@@ -163,9 +167,7 @@ def test_the_kernel_refuses_what_a_program_tries(start: Callable[..., Hand], hom
     assert "Permission denied" in hand.run("bash", "-c", f"echo x > {home}/in/b.txt")
     assert "Permission denied" in hand.run("cat", f"{home}/out/a.txt"), "write is not read"
     assert "Permission denied" in hand.run("cat", "/proc/self/environ")
-    assert (
-        hand.run("bash", "-c", f"echo x > {home}/out/b.txt; cd ~ && echo y > z && cat z") == "y\n"
-    )
+    assert hand.run("bash", "-c", f"echo x > {home}/out/b.txt; cd; echo y > z; cat z") == "y\n"
     assert (home / "out" / "b.txt").read_text() == "x\n"
     code = "import socket; socket.socket()"
     assert "not permitted" in start(run=("python3",)).run("python3", "-c", code)
@@ -178,6 +180,26 @@ def test_what_agentd_keeps_stays_closed_inside_of_what_is_listed(
     hand = start(run=("cat",), read=(str(home),))
     assert hand.run("cat", f"{home}/secret/a.txt") == "of secret\n"
     assert "Permission denied" in hand.run("cat", f"{home}/own/a.txt")
+
+
+def test_a_program_writes_nothing_that_others_obey(
+    start: Callable[..., Hand], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left in a login's files would be run outside, with all rights, at the next login."""
+    user = home / "user"
+    for name in (".config/mine", ".ssh", "notes"):
+        (user / name).mkdir(parents=True)
+    (user / ".zshrc").write_text("")
+    monkeypatch.setenv("HOME", str(user))
+    hand = start(run=("bash", "mkdir"), write=(str(user), str(user / ".config" / "mine")))
+    for name in (".zshrc", ".ssh/authorized_keys", ".config/other", ".bashrc", ".profile", ".new"):
+        assert "Permission denied" in hand.run("bash", "-c", f"echo x > {user}/{name}"), name
+    for name in ("notes/new", ".config/mine/new"):
+        assert hand.run("bash", "-c", f"echo x > {user}/{name}") == "", name
+    # Of what lies beside its own code not even an agent of agentd's folders writes anything.
+    code = Path(sys.prefix) / "lib"
+    hand = start(run=("bash",), write=(str(Path(sys.prefix).parent),))
+    assert "Permission denied" in hand.run("bash", "-c", f"echo x > {code}/x.pth")
 
 
 def test_a_script_gets_what_its_first_line_names(start: Callable[..., Hand], home: Path) -> None:
@@ -213,6 +235,32 @@ def test_git_looks_at_what_may_be_read(start: Callable[..., Hand], home: Path) -
     outside.commit("first", a__py="1\n")
     kind, what = hand.error("git.head", repo=str(outside.path), branch=None)
     assert kind == "refused" and "outside of what may be touched" in what
+
+
+def test_an_agents_own_code_looks_by_hands(start: Callable[..., Hand], home: Path) -> None:
+    """`agentd.tools.git` has the same types and answers, wherever git runs."""
+    repo = Repository(home / "in" / "repo")
+    one = repo.commit("first", a__py="1\n")
+    tip = repo.commit("second", a__py="2\n", b__py="# TODO\n")
+
+    def looks() -> list[object]:
+        news = git.new_commits(repo.path, tip, one, 5)
+        raw = git.git(repo.path, "cat-file", "blob", f"{tip}:a.py")
+        there = sorted(git.folders(repo.path))
+        changed = git.changed_files(repo.path, tip, news.base)
+        return [git.head(repo.path), news, raw.data, there, changed]
+
+    here = looks()
+    hand = start()
+    assert hand.child.control is not None
+    remote = Remote(SupervisorLink(None), "hands")
+    remote._channel = hand.channel
+    with git.carried_out_by(remote):
+        assert looks() == here
+        with pytest.raises(PermissionRefused, match="outside of what may be touched"):
+            git.head(home / "secret")
+        with pytest.raises(ToolError, match="no branch x"):
+            git.head(repo.path, "x")
 
 
 def test_a_cancel_reaches_a_running_program(start: Callable[..., Hand]) -> None:
@@ -263,7 +311,7 @@ def test_hands_end_when_they_are_old(start: Callable[..., Hand], home: Path) -> 
     """What they know of the disk is as it was at their start: busy ones end, too."""
     hand = start(replace(orders(home), age_s=0.5))
     until = time.monotonic() + SOON_S
-    with contextlib.suppress(AssertionError, ChannelClosed):  # a goodbye is no answer
+    with contextlib.suppress(AssertionError, KeyError, ChannelClosed):  # a goodbye: no answer
         while time.monotonic() < until:
             hand.value("ListFiles", path="")
     assert wait_for(lambda: hand.child.poll() is not None) and hand.child.poll() == 0

@@ -155,6 +155,21 @@ def test_the_lock_is_held_from_before_the_child_starts(locks: Path) -> None:
     lock.close()
 
 
+def test_a_child_cannot_say_whose_group_is_killed(locks: Path) -> None:
+    """What it inherits holds the lock and writes nothing: a successor kills the recorded group."""
+    code = (
+        "import os, sys\n"
+        "fd = int(os.environ['AGENTD_LOCK_FD'])\n"
+        "try:\n    os.pwrite(fd, b'{\"pgid\": 1234567}', 0)\n"
+        "except OSError as error:\n    print(error.strerror, flush=True)\n" + FOR_EVER
+    )
+    child = spawn(locks, code)
+    select.select([child.output_fd], [], [], DEADLINE_S)
+    assert (child.read(child.output_fd) or b"").startswith(b"Bad file descriptor")
+    assert LockFile(locks / "one.lock").holder()["pgid"] == child.pid
+    end(child)
+
+
 def test_a_tools_child_does_not_inherit_the_lock_or_the_pipes(locks: Path) -> None:
     """A tool's child that lives on must not look like the worker, nor hold its heartbeat open."""
     code = CHILD + (

@@ -185,6 +185,7 @@ READS = (
         ("doctor", "--json"),
         ("doctor",),
     ),
+    *(("prove-private", LINES), ("prove-private",)),
 )
 
 
@@ -246,6 +247,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         **{"refused_folder": agent["problem"], "model": {"name": EVIL, "state": EVIL}},
         **{"storage": {"problem": agent["problem"]}, "agents": [agent], "refused_unshown": 2},
         **{"last_event_id": 1, "dead_letters": 0, "asks": 1},
+        "sandbox": {"level": EVIL, "why": EVIL, "wanted": EVIL},
         "overlooked": [agent["problem"]],
     }
     status._print(document)

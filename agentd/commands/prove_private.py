@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 from agentd.commands.home import no_such_agent
@@ -12,15 +11,16 @@ from agentd.commands.output import GREEN, RED, YELLOW, colour, plain, print_json
 from agentd.config.agent import Permissions, load_agent
 from agentd.config.agent_files import agent_names
 from agentd.config.last_good import effective_config
-from agentd.errors import PermissionRefused, ToolError
+from agentd.escape.escape import PLACES, Comparison, Proof, prove
+from agentd.escape.outside import OURS
+from agentd.hands.orders import Orders
+from agentd.hands.permitted import orders_for, scratch_of
 from agentd.paths import Paths, discover, expanded, private_folder
-from agentd.proof.proof import PLACES, Proof, Tried, prove
 from agentd.sandbox.level import reached
-from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.states import Exit
-from agentd.tools.shell import PROGRAM_PATH, find_program
+from agentd.tools.closed import Closed
 
-EXAMPLES = """examples:
+EXAMPLES = """example:
   agentd prove-private
   agentd prove-private repo_review
   agentd prove-private --json | jq '.attempts[] | select(.hands.verdict == "open")'
@@ -42,6 +42,7 @@ Exits 1 when something got out, or when there is no whole sandbox here and agent
 outside, in words), counts, attempts: group, what, hands and program {verdict, why}, free
 {outcome, why}: how it ended without a sandbox."""
 
+FILES_MAX = 100  # looked at for one to try
 WIDTH = 60  # of what is tried
 SHOWN = {
     "refused": ("refused", GREEN),
@@ -60,9 +61,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try everything, and say how it went."""
     paths = discover()
-    require = effective_config(paths).sandbox.level == "require"
     private_folder(paths.run)
-    proof = prove(_policy(args.name, paths), paths.run, _places(paths), require=require)
+    proof = prove(orders_of(args.name, paths), paths.run, places_of(paths))
     level = reached()
     if args.json:
         print_json(
@@ -117,52 +117,41 @@ def ends(proof: Proof) -> Iterator[str]:
     )
 
 
-def _named(tried: Tried) -> str:
+def _named(tried: Comparison) -> str:
     return f"{tried.attempt.group}: {tried.attempt.what}"
 
 
-def _policy(name: str | None, paths: Paths) -> SandboxPolicy:
-    if name is None:
-        return hands_policy(Permissions(), paths)
-    names = agent_names(paths.agents_d)
-    if name not in names:
-        raise no_such_agent(name, names)
-    return hands_policy(load_agent(paths.agents_d / f"{name}.toml").permissions, paths)
+def orders_of(name: str | None, paths: Paths) -> Orders:
+    """Return the orders of this agent's hands; without a name of one that lists nothing.
+
+    Raises:
+        AgentdError: there is no such agent, or its file is wrong.
+    """
+    permissions = Permissions()
+    if name is not None:
+        names = agent_names(paths.agents_d)
+        if name not in names:
+            raise no_such_agent(name, names)
+        permissions = load_agent(paths.agents_d / f"{name}.toml").permissions
+    config = effective_config(paths)
+    key = config.model.api_key_file
+    closed = Closed.of(paths, name or "", expanded(key) if key else None)
+    scratch, require = scratch_of(paths, name or ""), config.sandbox.level == "require"
+    return orders_for(permissions, closed, scratch, require=require)
 
 
-def _places(paths: Paths) -> dict[str, str]:
-    """Return what there is of agentd's own, as `proof.Outside` names it."""
-    files = sorted(paths.agents_d.glob("*.toml"))
-    places: dict[str, Any] = {
-        "database": paths.database,
-        "token": paths.token,
-        "model address": paths.model_address,
-        "agents": paths.agents_d,
-        "versions": paths.versions,
-        "logs": paths.logs,
-        "socket": paths.status_socket,
-        **({"agent": files[0]} if files else {}),
+def places_of(paths: Paths) -> dict[str, str]:
+    """Return what there is of agentd's own, as `escape.Outside` names it."""
+    ours = (paths.database, paths.token, paths.agents_d, paths.versions, paths.logs)
+    places = {
+        what: str(file)
+        for what, place in zip(OURS, ours, strict=True)
+        for file in (place, *sorted(place.rglob("*")))[:FILES_MAX]
+        if file.is_file()
     }
-    found = {what: str(path) for what, path in places.items() if path.exists()}
+    if paths.status_socket.is_socket():
+        places["socket"] = str(paths.status_socket)
     with suppress(OSError, ValueError, KeyError):
-        found["model server"] = urlsplit(json.loads(paths.model_address.read_text())["url"]).netloc
-    return found
-
-
-def hands_policy(permissions: Permissions, paths: Paths) -> SandboxPolicy:
-    """Return what the hands of an agent with these permissions may touch."""
-    programs: list[str] = []
-    for program in permissions.run:
-        with suppress(PermissionRefused, ToolError):  # not installed: nothing to be run
-            programs += executables(find_program(program, permissions.run), PROGRAM_PATH)
-    ours = (paths.config, paths.agents, paths.baml_src, paths.data, paths.logs, paths.run)
-    return SandboxPolicy(
-        read=(*base_read(), *map(_absolute, permissions.read)),
-        write=tuple(map(_absolute, permissions.write)),
-        run=tuple(programs),
-        closed=tuple(map(str, (*ours, paths.sockets))),
-    )
-
-
-def _absolute(path: str) -> str:
-    return str(expanded(path))
+        url = json.loads(paths.model_address.read_text())["url"]
+        places["model"] = urlsplit(url).netloc
+    return places

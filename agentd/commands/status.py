@@ -47,16 +47,17 @@ WAITING counts the events that wait for an agent: addressed to it + by subscript
 Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
 does not answer and for an unknown NAME.
 
---json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml,
-or of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one),
-failure (why the last run ended, if it failed), storage {problem, database_bytes, wal_bytes,
-free_bytes}, overlooked (files in your folders that are not read for their name or place: [{where,
-what, hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
-beyond those listed), last_event_id, dead_letters, asks (how much waits for your answer), agents:
-name, state, pid, since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe,
-waiting {direct, subscribed}, last_session (null or {id, state, started_at, ended_at}), labels,
-dead_letters, asks, held (null or {reason, until, hint}: why it does not get on), and while the
-daemon runs also version, enabled, beat and more. Times are UTC.
+--json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml, or
+of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one), failure (why
+the last run ended, if it failed), storage {problem, database_bytes, wal_bytes, free_bytes},
+overlooked (files in your folders that are not read for their name or place: [{where, what,
+hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
+beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
+why it is not full; [sandbox] level of agentd.toml), last_event_id, dead_letters, asks (how much
+waits for your answer), and agents: name, state, pid, since, restarts, reason, problem (null or
+{what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null or {id,
+state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until, hint}: why
+it does not get on), and while the daemon runs also version, enabled, beat and more. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
@@ -65,7 +66,7 @@ null: not known yet."""
 
 DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
-    "refused_unshown",
+    *("refused_unshown", "sandbox"),
 )
 OVERLOOKED_SHOWN = 5
 BUSY_MS = 1_000  # for a lock on the database; what the daemon itself says is worth more
@@ -224,6 +225,10 @@ def _print(document: Mapping[str, Any]) -> None:
     if document["model"]:
         say(f"model  {_model(document['model'])}")
         _print_problem(document["model"].get("problem"))
+    if sandbox := document["sandbox"]:
+        whole = sandbox["level"] == "full"
+        text = plain(f"{sandbox['level']}: {sandbox['why']}")
+        say(f"sandbox  {'full' if whole else colour(text, YELLOW)}")
     say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
     if document["asks"]:

@@ -85,7 +85,7 @@ class Permissions(Strict):
     write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
     net: tuple[str, ...] = Field((), description='Hosts to fetch from, "host" or "host:port".')
     run: tuple[str, ...] = Field(
-        (), description="Programs that may be run, by name or path, with all your rights."
+        (), description="Programs that may be run, by name or path. They touch what is listed here."
     )
 
 

@@ -25,6 +25,7 @@ def examine(paths: Paths, clock: Clock) -> Iterator[Finding]:
     yield from storage.clock(paths, clock.now())
     yield from machine.permissions(paths)
     yield from writers.writers(paths)
+    yield from machine.sandbox(config)
     yield from machine.limits(paths, agents)
     yield from machine.sqlite()
     yield from machine.blas()

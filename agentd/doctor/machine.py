@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from agentd.config.daemon import DaemonConfig
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.macos import developer_tools
 from agentd.paths import HOME_VARIABLE, SOCKET_PATH_MAX, Paths, longest_socket
+from agentd.sandbox.enter import HINT
+from agentd.sandbox.level import reached
 from agentd.storage.health import sqlite_version
 
 # Several connections that write and checkpoint can damage a database in WAL mode. Fixed in 3.51.3.
@@ -102,6 +105,18 @@ def unsafe(paths: Paths) -> Iterator[tuple[Path, int]]:
             continue
         if stat.S_IMODE(status.st_mode) & 0o077:
             yield path, mode
+
+
+def sandbox(config: DaemonConfig) -> Iterator[Finding]:
+    """Look how much of a sandbox this system can give."""
+    level = reached()
+    if level.name == "full":
+        yield ok("sandbox", "full", "`agentd prove-private` tries to get out of it")
+    elif config.sandbox.level == "checks":
+        hint = "`agentd prove-private` shows what gets out"
+        yield warning("sandbox", f"{level.name}: {level.why}", hint)
+    else:
+        yield problem("sandbox", f"{level.name}: {level.why}", HINT)
 
 
 def limits(paths: Paths, agents: int) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 * `read` and `write`, as they are listed, but for entries that the tools refuse in any case.
 * `run`: the listed programs and what their first lines name, and git where something may be read.
 * Libraries of these, and what agentd, its Python and most programs read of the system.
+* Never what others obey: the system, agentd itself, hidden files of homes are not written.
 * A scratch folder. Nothing else: of agentd's own folders only those that tools open as well.
 """
 
@@ -20,8 +21,11 @@ from agentd.paths import Paths, expanded
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.tools.base import Grants
 from agentd.tools.closed import Closed, Marks
+from agentd.tools.links import Disks
+from agentd.tools.obeyed import STARTUP_NAMES
 from agentd.tools.place import locate
 from agentd.tools.shell import PROGRAM_PATH, find_program
+from agentd.tools.surroundings import machine
 
 IDLE_S = 60.0
 AGE_S = 600.0
@@ -61,13 +65,30 @@ def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> Sand
     # Tools may read these, where a listed folder holds them; nobody may write them.
     spared = [str(path) for path in closed.spared if any(path.is_relative_to(top) for top in read)]
     libraries = [path for program in programs for path in _libraries(program)]
-    shut = (*closed.own, *closed.protected, Path(__file__).parents[1])
+    obeyed = _obeyed(closed) if write else ()
     return SandboxPolicy(
         read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
         write=(*write, str(scratch)),
         run=tuple(dict.fromkeys(programs)),
-        closed=tuple(map(str, shut)),
+        closed=tuple(map(str, closed.own)),
+        protected=tuple(map(str, (*closed.protected, *obeyed))),
     )
+
+
+def _obeyed(closed: Closed) -> Iterator[str]:
+    """Give what a program must not write in a listed folder: it would be run outside.
+
+    The system and what agentd is made of, and the hidden files of homes. What is hidden in a folder
+    of work, such as `.git`, is for the tools' own checks: programs need it.
+    """
+    disks = Disks(map(str, closed.own))
+    yield from machine(disks)
+    for home in disks.homes:
+        yield from (f"{home}/{name}" for name in STARTUP_NAMES if name.startswith("."))
+        with suppress(OSError), os.scandir(home) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "Library":
+                    yield entry.path
 
 
 def _listed(entries: Sequence[str], marks: Marks) -> list[str]:

@@ -3,7 +3,7 @@
 A person's shell may hold keys of clouds and programs. The supervisor has them all; a worker runs
 agents, which read what strangers wrote, and needs none of them. Which child gets what:
 
-* workers, checks of agents and the compiler of prompts: `for_child`;
+* workers, their hands, checks of agents and the compiler of prompts: `for_child`;
 * the model server: that, and what tunes its libraries: `for_model_server`;
 * programs of `RunCommand`, git and the guardian's shell: nothing of ours at all, but fixed values
   (tools/shell.py, tools/git_command.py, guardian.py);

@@ -13,6 +13,9 @@ from agentd.clock import Clock, iso
 class LockFile:
     """A locked file that records who holds it: JSON with pid, pgid and started.
 
+    The descriptor that a child inherits cannot write: whose group is killed, if it will not die, is
+    for who started it to say.
+
     The kernel drops the lock with its last holder, whatever killed it, so a held lock proves that
     the recorded process lives; a pid alone could be someone else's by now.
     """
@@ -29,13 +32,14 @@ class LockFile:
         Raises:
             OSError: the file cannot be opened.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return False
-        os.truncate(fd, 0)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
         self.close()
         self.fd = fd
         return True
@@ -66,9 +70,9 @@ class LockFile:
         """Write who holds the lock. On a full disk the record stays empty; the lock still holds."""
         record = {"pid": pid, "pgid": pid, "started": iso(clock.now()), **more}
         text = json.dumps(record).encode()
-        with contextlib.suppress(OSError):
-            os.pwrite(self.fd, text, 0)
-            os.truncate(self.fd, len(text))  # the record before may have been longer
+        with contextlib.suppress(OSError), self.path.open("r+b") as file:
+            file.write(text)
+            file.truncate()  # the record before may have been longer
 
     def holder(self) -> dict[str, Any]:
         """Return what the holder recorded, {} where nothing legible is."""

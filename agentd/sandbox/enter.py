@@ -23,18 +23,19 @@ AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_SETPCAP = 8
 CAPABILITIES = 64  # as many as the kernel's sets have room for
-UMASK = 0o022  # of programs
+UMASK = 0o077  # of programs
 HINT = '[sandbox] level = "checks" in agentd.toml goes on with what there is'
 
 
-def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
+def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False) -> tuple[str, ...]:
     """Restrict this process, of one thread, for good; return the policy's paths that are not there.
 
     All capabilities go, also root's. Modes cannot be changed afterwards, not even those of its own
     files: a file gets its mode as it is made, exactly that where the process set its umask to 0.
     On macOS nothing is done: `seatbelt.wrapped` did it when the process was started.
 
-    `require`: fail where this system cannot do all of it; else do what it can.
+    `require`: fail where this system cannot do all of it; else do what it can. `program`: this
+    process is about to become a program that is not ours; what it makes is private, as by `nested`.
 
     Raises:
         SandboxUnavailable: it cannot, or this process has threads.
@@ -47,11 +48,13 @@ def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise SandboxUnavailable("a process with threads cannot enter a sandbox")
     gate = policy.sockets == "tcp" and bool(policy.ports)
-    box = _Box(policy, level, gate=gate)
-    proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
+    box = _Box(policy, level, gate=gate, program=program)
+    if program:
+        os.umask(UMASK)
     try:
         _drop_capabilities()
         if gate:
+            proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
             with start(policy.ports[0], proxy) as channel:
                 listener = box()
                 socket.send_fds(channel, [b"\0"], [listener])
@@ -66,8 +69,9 @@ def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
 def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     """Return a `preexec_fn` for a program: a sandbox of its own inside of this process's.
 
-    So the program can neither signal nor look into the process that started it. What there is to
-    prepare is prepared here; after the fork only system calls are made. It can be used again.
+    So the program can neither signal nor look into the process that started it. What it makes is
+    private, as a change of modes would do nothing. What there is to prepare is prepared here; after
+    the fork only system calls are made. It can be used again.
 
     Raises:
         SandboxUnavailable: it cannot be prepared.
@@ -75,7 +79,7 @@ def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     level = reached()
     if sys.platform != "linux" or level.name == "checks":
         return lambda: None  # macOS: it has its parent's, and there is no other one
-    box = _Box(policy, level)
+    box = _Box(policy, level, program=True)
 
     def preexec() -> None:
         os.umask(umask)
@@ -88,11 +92,17 @@ class _Box:
     """A policy, prepared; calling it restricts the caller.
 
     `gate`: its TCP sockets come from a gate, to which the result of the call has to go.
-    `connects`: it is that gate.
+    `connects`: it is that gate. `program`: see `filter_for`.
     """
 
     def __init__(
-        self, policy: SandboxPolicy, level: Reached, *, gate: bool = False, connects: bool = False
+        self,
+        policy: SandboxPolicy,
+        level: Reached,
+        *,
+        gate: bool = False,
+        connects: bool = False,
+        program: bool = False,
     ) -> None:
         self._gate = gate
         try:
@@ -101,7 +111,8 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        self._filter = seccomp.Filter(seccomp.filter_for(policy.sockets, machine(), gate=gate))
+        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=program)
+        self._filter = seccomp.Filter(code)
 
     def __call__(self) -> int:
         prctl(SET_NO_NEW_PRIVS, 1)

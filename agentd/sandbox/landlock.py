@@ -3,6 +3,7 @@
 Each kernel knows a part of it, its ABI: https://docs.kernel.org/userspace-api/landlock.html
 """
 
+import errno
 import os
 import stat
 import struct
@@ -24,6 +25,8 @@ BIND_TCP, CONNECT_TCP = 1, 2
 SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1, 2
 RULE_PATH_BENEATH, RULE_NET_PORT = 1, 2
 CREATE_RULESET_VERSION = 1
+AT_FDCWD, RESOLVE_NO_SYMLINKS = -100, 4
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)
 
 NEEDED = 6  # the ABI that has all that a policy asks for
 # What an ABI brought, in the words of what is missing without it.
@@ -78,9 +81,13 @@ class Ruleset:
             self.fd = -1
 
     def _allow(self, path: str, rights: int) -> None:
+        # The path was resolved: a link that somebody put in its way since then leads nowhere.
+        how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
         try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            fd = call("openat2", AT_FDCWD, os.fsencode(path) + b"\0", how, len(how))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
             self.missing.append(path)
             return
         try:
@@ -103,30 +110,31 @@ class Ruleset:
 
 def _rules(policy: SandboxPolicy) -> Iterator[tuple[str, int]]:
     sockets = MAKE_SOCK if policy.sockets in ("unix", "any") else 0
-    closed = {os.path.realpath(path) for path in policy.closed}
-    for paths, rights in (
-        (policy.read, READING),
-        (policy.write, WRITING | REFER | sockets),
-        (policy.run, EXECUTE | READING),
+    closed = set(map(os.path.realpath, policy.closed))
+    protected = closed.union(map(os.path.realpath, policy.protected))
+    for paths, rights, shut in (
+        (policy.read, READING, closed),
+        (policy.write, WRITING | REFER | sockets, protected),
+        (policy.run, EXECUTE | READING, closed),
     ):
         for path in paths:
-            yield from _around(path, rights, closed)
+            yield from _around(os.path.realpath(path), rights, shut)
     yield "/dev/null", READ_FILE | WRITE_FILE
-    yield from ((path, EXECUTE | READ_FILE) for path in LOADERS if Path(path).exists())
+    for path in filter(os.path.exists, LOADERS):
+        yield os.path.realpath(path), EXECUTE | READ_FILE
 
 
 def _around(path: str, rights: int, closed: set[str]) -> Iterator[tuple[str, int]]:
-    """Yield rules for a path that leave out what is closed inside of it.
+    """Yield rules for a path without links that leave out what is closed inside of it.
 
     A rule holds for all that lies below, and none takes anything back: so what lies beside a closed
     place has rules of its own. The names of all of it can be listed.
     """
-    real = os.path.realpath(path)
-    if not any(Path(real) in Path(place).parents for place in closed):
+    if not any(Path(path) in Path(place).parents for place in closed):
         yield path, rights
         return
     yield path, rights & READ_DIR
-    with os.scandir(real) as entries:
+    with os.scandir(path) as entries:
         inner = sorted(entry.path for entry in entries if not entry.is_symlink())
     for place in inner:
         if place not in closed:

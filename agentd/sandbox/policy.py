@@ -14,19 +14,22 @@ SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
 # What programs and Python need of a system: libraries, data, names, times, certificates. No folder
 # of programs is among them: the loader would run whatever may be read.
 LINUX_READ = """
-/lib /lib32 /lib64 /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/share /usr/local/lib
-/usr/local/share /etc/ld.so.cache /etc/localtime /etc/timezone /etc/locale.alias /etc/mime.types
+/lib /lib32 /lib64 /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/share /usr/include
+/usr/local/lib /usr/local/share /usr/local/include
+/etc/ld.so.cache /etc/localtime /etc/timezone /etc/locale.alias /etc/mime.types /etc/perl
 /etc/passwd /etc/group /etc/nsswitch.conf /etc/protocols /etc/services
+/etc/gitconfig /etc/gitattributes
 /etc/ssl/certs /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/tls/openssl.cnf
 /etc/pki/ca-trust/extracted /etc/ca-certificates
 /dev/null /dev/zero /dev/full /dev/random /dev/urandom
+/proc/cpuinfo /proc/meminfo /proc/stat /sys/devices/system/cpu
 """
 MACOS_READ = """
 /System/Library /System/Cryptexes /System/Volumes/Preboot/Cryptexes /usr/lib /usr/share
 /private/var/db/timezone /private/var/db/dyld /private/etc/ssl /private/etc/localtime
 /private/etc/passwd /private/etc/group /private/etc/services
 /Library/Apple /Library/Developer/CommandLineTools/usr/lib /opt/homebrew/lib
-/dev/null /dev/zero /dev/random /dev/urandom
+/dev/null /dev/zero /dev/random /dev/urandom /dev/fd
 """
 
 
@@ -36,18 +39,20 @@ class SandboxPolicy:
 
     `read`: what may be read and listed. `write`: what may be made, changed, removed and listed;
     only what is in `read`, too, may be read there. `run`: what may be executed, and read.
-    `closed`: what stays shut inside of these. A path that is listed itself, at or below a closed
-    one, is open all the same. On Linux the names in there are told, and nothing can be made new in
-    the folders that lead there.
+    `closed`: what stays shut inside of these, `protected`: what is not written. A path that is
+    listed itself, at or below one of those, is open all the same: who lists for others minds that.
+    On Linux the names in there are told, and nothing can be made in the folders that lead there.
 
-    `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path;
-    "tcp": connections, all of which lead to the first of `ports` on 127.0.0.1; "any".
+    `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
+    also programs that run what they are told to; "tcp": connections, all of which lead to the first
+    of `ports` on 127.0.0.1; "any": of the network, to everywhere.
     """
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
 

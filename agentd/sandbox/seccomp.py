@@ -42,9 +42,8 @@ REFUSED = (
     *("semctl", "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"),
     # What leaves the process group would outlive it.
     *("setsid", "setpgid"),
-    # Files that Landlock does not look at: modes, owners, times, handles, watches.
-    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
-    *("utime", "utimes", "futimesat", "name_to_handle_at", "open_by_handle_at", "lookup_dcookie"),
+    # Files that Landlock does not look at: handles, watches.
+    *("name_to_handle_at", "open_by_handle_at", "lookup_dcookie"),
     *("inotify_init", "inotify_init1", "fanotify_init"),
     # Programs without a file, which may be executed everywhere.
     *("memfd_create", "memfd_secret", "execveat"),
@@ -57,6 +56,11 @@ REFUSED = (
     *("swapon", "swapoff", "reboot", "acct", "quotactl", "quotactl_fd", "vhangup"),
     *("sethostname", "setdomainname", "settimeofday", "clock_settime", "adjtimex"),
     "clock_adjtime",
+)
+# Files that Landlock does not look at: modes, owners and times.
+UNDONE = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "futimesat"),
 )
 # As on a disk that has none: programs meet that every day, and go on.
 NOT_SUPPORTED = (
@@ -74,18 +78,24 @@ COMMANDS = (TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSET
 
 EPERM: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
 OK: Instruction = (RETURN, 0, 0, ALLOW)
+DONE: Instruction = (RETURN, 0, 0, ERRNO | 0)  # nothing is done, and no error is told
 
 
-def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[Instruction]:
+def filter_for(
+    sockets: Sockets, machine: str, *, gate: bool = False, program: bool = False
+) -> list[Instruction]:
     """Return the filter of a process that may have these sockets, on this machine.
 
-    `gate`: its TCP sockets are made, and connected, by another process (`gate.py`).
+    `gate`: its TCP sockets are made, and connected, by another process (`gate.py`). `program`:
+    changes of modes, owners and times are not refused to it. Nothing is done, and it is told that
+    all is well: git, tar and many others give up without.
     """
 
     def at(names: Iterable[str], *then: Instruction) -> list[Instruction]:
         numbers = (number(name, machine) for name in names)
         return _when([found for found in numbers if found is not None], *then)
 
+    undone = DONE if program else EPERM
     last = number(LAST_KNOWN, machine)
     assert last is not None
     foreign = (RETURN, 0, 0, KILL_PROCESS)
@@ -100,8 +110,9 @@ def filter_for(sockets: Sockets, machine: str, *, gate: bool = False) -> list[In
         *at(REFUSED, EPERM),
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
-        *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), OK),
-        *at(("utimensat",), _argument(1), *ZERO, _argument(1, high=True), *ZERO, OK),
+        *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), *NETWORK_COMMANDS, OK),
+        *at(UNDONE, undone),
+        *at(("utimensat",), _argument(1), *_zero(undone), _argument(1, True), *_zero(undone), OK),
         *(step for names, then in _sockets(sockets, gate) for step in at(names, *then)),
         OK,
     ]
@@ -126,7 +137,8 @@ class Filter:
         return call("seccomp", SET_MODE_FILTER, FLAG_NEW_LISTENER if listened else 0, self._head)
 
 
-ZERO: tuple[Instruction, Instruction] = ((EQUAL, 1, 0, 0), EPERM)
+# Any socket, also one of a pair, tells about the network's cards (SIOCGIFCONF and its like).
+NETWORK_COMMANDS = ((AND, 0, 0, 0xFFFFFF00), (EQUAL, 0, 1, 0x8900), EPERM)
 
 
 def _when(values: Sequence[int], *then: Instruction) -> list[Instruction]:
@@ -135,15 +147,17 @@ def _when(values: Sequence[int], *then: Instruction) -> list[Instruction]:
     return [*tests, (JUMP, 0, 0, len(then)), *then] if tests else []
 
 
-def _argument(index: int, *, high: bool = False) -> Instruction:
+def _zero(otherwise: Instruction) -> tuple[Instruction, Instruction]:
+    return (EQUAL, 1, 0, 0), otherwise
+
+
+def _argument(index: int, high: bool = False) -> Instruction:
     """Load one half of an argument; the machines that we know have the low one first."""
     return (LOAD, 0, 0, ARGUMENTS_AT + 8 * index + 4 * high)
 
 
 def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], list[Instruction]]]:
     """Yield names of calls, and what to do there."""
-    if sockets == "any":
-        return
     local = (_argument(0), (EQUAL, 1, 0, AF_UNIX), EPERM)
     stream = (_argument(1), (AND, 0, 0, SOCK_TYPE), (EQUAL, 1, 0, SOCK_STREAM), EPERM)
     if sockets == "unix":
@@ -151,16 +165,19 @@ def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], li
         return
     # One of a pair of datagram sockets can send to any path.
     yield ("socketpair",), [*local, *stream, OK]
+    internet = (_argument(0), (EQUAL, 2, 0, AF_INET), (EQUAL, 1, 0, AF_INET6), EPERM)
+    if sockets == "any":
+        yield ("socket",), [*internet, OK]
+        return
     yield ("bind", "listen", "accept", "accept4"), [EPERM]
     if sockets == "none":
         yield ("socket", "connect"), [EPERM]
         return
-    internet = (_argument(0), (EQUAL, 2, 0, AF_INET), (EQUAL, 1, 0, AF_INET6), EPERM)
     # Other protocols of streams (MPTCP, SCTP) are none that Landlock looks at.
     protocol = (_argument(2), (EQUAL, 2, 0, 0), (EQUAL, 1, 0, IPPROTO_TCP), EPERM)
     asked = (RETURN, 0, 0, USER_NOTIF) if gate else OK
     yield ("socket",), [*internet, *stream, *protocol, asked]
     if gate:
-        yield ("connect",), [(RETURN, 0, 0, ERRNO | 0)]  # nothing is done, and all is well
+        yield ("connect",), [DONE]
     yield ("sendto", "sendmmsg"), [_argument(3), (BITS, 0, 1, MSG_FASTOPEN), EPERM, OK]
     yield ("sendmsg",), [_argument(2), (BITS, 0, 1, MSG_FASTOPEN), EPERM, OK]

@@ -5,6 +5,7 @@ from agentd.config.last_good import keep
 from agentd.errors import AgentdError, ConfigError, Problem, StorageError
 from agentd.logs import logger as log
 from agentd.paths import Paths
+from agentd.sandbox.level import reached
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
@@ -23,6 +24,12 @@ class Settings:
         self.problem: Problem | None = None
         self._paths, self._log = paths, logger
         self._note(problem)
+
+    def sandbox(self) -> dict[str, str]:
+        """Return how much of a sandbox there is, why not all, and what agentd.toml asks for."""
+        level = reached()
+        wanted = self.config.sandbox.level
+        return {"level": level.name, "why": level.why, "wanted": wanted}
 
     def reload(self, model: ModelHost, agents: Agents, housekeeping: Housekeeping) -> bool:
         """Apply the file as it is now; a wrong one changes nothing. True: something is new."""

@@ -310,6 +310,7 @@ class Supervisor:
             "stopping": self._stop.is_set(),
             "problem": self._settings.problem or self._agents.problem,
             "refused_folder": self._folder_access.problem,
+            "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
             "agents": agents,
             "refused_unshown": unshown,

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from . import bus, idle, latency, memory, replay, start, turn
+from . import bus, hands, idle, latency, memory, replay, start, turn
 from .home import Home
 from .table import Figure, render
 
@@ -21,6 +21,7 @@ MODULES: dict[str, Callable[[bool, Home], Iterable[Figure]]] = {
     "idle": idle.measure,
     "memory": memory.measure,
     "start": start.measure,
+    "hands": hands.measure,
     "turn": turn.measure,
     "replay": replay.measure,
 }

@@ -33,6 +33,7 @@ from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.testing import ScriptedLLM
+from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts
 from agentd.worker.worker import Worker
 from tests.bus_kill import forked
@@ -84,14 +85,14 @@ class ScriptedRunner:
     def __init__(self, accepted: Accepted, bus: Bus) -> None:
         self._bus = bus
         self._version = load_version(accepted.folder)
+        self._tools = Toolbox(accepted.config.permissions)
 
     def run(
         self, session: Session, journal: Journal, log: Any, beat: Callable[[float], None]
     ) -> Ending:
         """Run one session."""
         memory = Facts(self._bus.facts.of(NAME))
-        nothing: Any = None
-        kit = Kit(NAME, "", nothing, memory, SimpleNamespace(**TYPES))
+        kit = Kit(NAME, "", self._tools, memory, SimpleNamespace(**TYPES))
         return Loop(
             session,
             self._version.agent(self._version.params, kit),

@@ -34,9 +34,17 @@ DRAIN_S = 300.0  # for everything to be answered once nobody kills any more
 STOPPED_S = 1.0  # a SIGSTOP holds until others made progress, or this long if they cannot
 GONE_S = 5.0  # for a killed process to be gone
 BACKLOG = 6  # orders under way, so that there is always something to interrupt
-MARKS = {"agentd.worker": "worker", "agentd.model_server": "model", "agentd.admission": "admission"}
+MARKS = {
+    "agentd.worker": "worker",
+    "agentd.hands": "hands",
+    "agentd.model_server": "model",
+    "agentd.admission": "admission",
+}
 # What is hit, by weight; what is not there at the moment is drawn again.
-TARGETS = {"worker": 66, "supervisor": 9, "model": 7, "child": 9, "admission": 5, "all": 4}
+TARGETS = {
+    **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
+    "all": 4,
+}
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
 PAUSES = (0, 0, 0, 1, 1, 2, 3, 6)
@@ -398,5 +406,5 @@ def _victim(process: psutil.Process) -> Victim:
         if mark in words:
             following = words[words.index(mark) + 1 :]
             name = "model" if kind == "model" else following[0] if following else ""
-            return Victim(process, kind, name if kind != "admission" else "")
+            return Victim(process, kind, name if kind in ("worker", "model") else "")
     return Victim(process, "child")

@@ -37,7 +37,12 @@ start = "beginning"
 {reads}
 [params]
 journal = "{journal}"
+stock = "{stock}"
 publish = "{publish}"
+[permissions]
+read = ["{stock}"]
+write = ["{journal}"]
+run = ["sh"]
 [limits]
 sessions_per_hour = 1000000
 {approve}
@@ -50,12 +55,14 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
-        self.journal = root / JOURNAL
+        self.journal, self.stock = root / JOURNAL, root / "stock.txt"
         self.environment = {"AGENTD_HOME": str(root / "home")}
         self._edits = 0
 
     def create(self) -> None:
-        """Write model, agents and configuration."""
+        """Write model, agents, configuration, and what their tools touch."""
+        self.journal.touch()
+        self.stock.write_text("plenty of all")
         self.paths.create()
         model = make_tiny(self.root / "tiny", window=4096)
         self.paths.daemon_file.write_text(DAEMON.format(model=model))
@@ -73,6 +80,7 @@ class Home:
             words=words,
             reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),
             journal=self.journal,
+            stock=self.stock,
             publish=publish,
             approve='[approve]\nShip = "ask"' if name == ASKER else "",
         )

@@ -1,12 +1,12 @@
 """One station of the chaos test's pipeline: checks an order, ships it once, passes it on.
 
 Its tools keep a journal of their side effects beside the database. `Check` may run again, `Ship`
-must not; the real effect of `Ship` is a line that a child process of the tool writes.
+must not. Both go on by the agent's hands: `Check` reads a file, and the real effect of `Ship` is a
+line that a program writes.
 """
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
 
 # The one argument is the line, the other the file; printf writes it in one piece.
-EFFECT = ["/bin/sh", "-c", 'printf "%s\\n" "$1" >> "$2"', "effect"]
+EFFECT = ["-c", 'printf "%s\\n" "$1" >> "$2"', "effect"]
 
 
 class StationParams(BaseModel):
@@ -28,6 +28,7 @@ class StationParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     journal: str
+    stock: str
     publish: str
 
 
@@ -83,6 +84,7 @@ class Station(Agent[StationParams]):
             case self.kit.types.Check():
                 self._note("check", "start")
                 self.checked = True
+                self.kit.tools.call("ReadFile", {"path": self.params.stock, "start": None})
                 self._note("check", "finish")
                 return Result({"checked": self.n})
             case self.kit.types.Ship():
@@ -104,9 +106,13 @@ class Station(Agent[StationParams]):
     def _ship(self, parcel: str) -> Result:
         self._note("ship", "start")
         line = self._line("ship", "effect")
-        done = subprocess.run([*EFFECT, line, self.params.journal], check=False)
-        if done.returncode != 0:
-            return Result({"parcel": parcel, "error": f"exit {done.returncode}"})
+        args = [*EFFECT, line, self.params.journal]
+        try:
+            done = self.kit.tools.call("RunCommand", {"program": "sh", "args": args}).value
+        except ToolError as error:
+            return Result({"parcel": parcel, "error": error.what})
+        if done["exit"] != 0:
+            return Result({"parcel": parcel, "error": f"exit {done['exit']}: {done['output']}"})
         self._note("ship", "finish")
         shipped = Shipped(n=self.n, parcel=parcel)
         return Result(

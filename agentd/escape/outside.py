@@ -18,6 +18,8 @@ from agentd.sandbox.policy import SandboxPolicy
 
 SECRET = "what nobody in a sandbox reads"
 ATTRIBUTE = "user.agentd"
+# agentd's own files that may be there.
+OURS = ("the database", "the model's token", "an agent's file", "an accepted version", "a log")
 UNLISTED = ("true", "id", "env", "uname")  # programs that every system has
 SHARED_BYTES = 4096
 
@@ -26,7 +28,8 @@ SHARED_BYTES = 4096
 class Outside:
     """Names of it all. `own` is a folder of the sandbox itself; the others are outside.
 
-    `places` are agentd's own files by what they are, "" where there is none.
+    `places`: those of `OURS` that there are, agentd's socket ("socket"), and host and port of the
+    model server ("model").
     """
 
     own: str

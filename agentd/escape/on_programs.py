@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.proof.attempt import Attempt, Impossible, Run, of, refused
-from agentd.proof.outside import Outside
+from agentd.escape.attempt import Attempt, Impossible, Run, of, refused
+from agentd.escape.outside import Outside
 from agentd.sandbox.landlock import LOADERS
 from agentd.sandbox.system_calls import call, prctl
 

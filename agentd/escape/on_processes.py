@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGCHLD
 
-from agentd.proof.attempt import SEE, Attempt, Impossible, Run, of
-from agentd.proof.outside import Outside
+from agentd.escape.attempt import SEE, Attempt, Impossible, Run, of
+from agentd.escape.outside import Outside
 from agentd.sandbox.system_calls import call
 
 PTRACE_SEIZE, KCMP_FILES, SI_QUEUE = 0x4206, 2, -1

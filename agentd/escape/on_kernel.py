@@ -10,8 +10,8 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.proof.attempt import Attempt, Impossible, Run, of
-from agentd.proof.outside import Outside
+from agentd.escape.attempt import Attempt, Impossible, Run, of
+from agentd.escape.outside import Outside
 from agentd.sandbox.system_calls import call, machine
 
 ARRAY = struct.pack("IIII", 2, 4, 4, 1) + bytes(104)  # for BPF_MAP_CREATE

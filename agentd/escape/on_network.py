@@ -1,18 +1,19 @@
 """Ways to the network and to other programs' sockets."""
 
 import errno
+import fcntl
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.proof.attempt import Attempt, Impossible, Run, of, refused
-from agentd.proof.outside import Outside
+from agentd.escape.attempt import Attempt, Impossible, Run, of, refused
+from agentd.escape.outside import Outside
 from agentd.sandbox.system_calls import call
 
 TIMEOUT_S = 2.0
-IPPROTO_MPTCP, MSG_FASTOPEN, AF_VSOCK = 262, 0x20000000, 40
+IPPROTO_MPTCP, MSG_FASTOPEN, AF_VSOCK, SIOCGIFHWADDR = 262, 0x20000000, 40, 0x8927
 HERE = "127.0.0.1"
 QUERY = b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0\1\0\1"  # of DNS: an address
 SYSTEM = (
@@ -47,6 +48,7 @@ def attempts() -> Iterator[Attempt]:
             "connect by TCP while sending": _connect_while_sending,
             "connect by multipath TCP": lambda o: _connect(HERE, o.port, IPPROTO_MPTCP),
             "listen to everything": lambda o: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+            "ask about it by half of a pair": _ask_by_pair,
             "ask the kernel about it": lambda o: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
             "reach the host of a virtual machine": _reach_host,
             "any of it by io_uring, which no filter sees": lambda o: call(
@@ -91,7 +93,7 @@ def _reach_host(outside: Outside) -> object:
 
 
 def _connect_to_model(outside: Outside) -> object:
-    host, _, port = outside.places.get("model server", "").rpartition(":")
+    host, _, port = outside.places.get("model", "").rpartition(":")
     return _connect(host, int(port or 0))
 
 
@@ -118,6 +120,12 @@ def _send_by_pair(outside: Outside) -> int:
     half, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with half, other:
         return half.sendto(b"sent", outside.datagram)
+
+
+def _ask_by_pair(outside: Outside) -> bytes:
+    half, other = socket.socketpair()
+    with half, other:
+        return fcntl.ioctl(half, SIOCGIFHWADDR, struct.pack("40s", b"lo"))
 
 
 def _send_raw(outside: Outside) -> int:

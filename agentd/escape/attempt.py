@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from agentd.proof.outside import Outside
+from agentd.escape.outside import Outside
 
 SEE = "see, and no more"
 DEADLINE_S = 10.0  # of one attempt

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agentd.proof.attempt import SEE, Attempt, Impossible, Run, of
-from agentd.proof.outside import ATTRIBUTE, Outside
+from agentd.escape.attempt import SEE, Attempt, Impossible, Run, of, refused
+from agentd.escape.outside import ATTRIBUTE, OURS, Outside
 from agentd.sandbox.system_calls import call
 
-OURS = "reach agentd's own files"
 AT_FDCWD, NAME_ONLY = -100, getattr(os, "O_PATH", os.O_RDONLY)
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 IN_ALL_EVENTS, RENAME_EXCHANGE, HANDLE_BYTES = 0xFFF, 2, 128
@@ -46,10 +45,10 @@ def attempts() -> Iterator[Attempt]:
         "remove a file": lambda o: Path(o.folder, "removed").unlink(),
     }
     modes: dict[str, Run] = {
-        "a file's mode": lambda o: Path(o.secret).chmod(0o777),
+        "a file's mode": partial(_change, by=lambda path: path.chmod(0o777)),
         "a program that lends this user's rights (set-uid)": _set_uid,
-        "a file's owner": lambda o: os.chown(o.secret, os.getuid(), os.getgid()),
-        "a file's times": lambda o: os.utime(o.secret, (0, 0)),
+        "a file's group": partial(_change, by=_change_owner),
+        "a file's times": partial(_change, by=lambda path: os.utime(path, (0, 0))),
     }
     if sys.platform == "linux":
         reading |= {
@@ -61,17 +60,17 @@ def attempts() -> Iterator[Attempt]:
         }
         changing["swap a file with one of its own"] = _swap
         modes |= {
-            "a file's mode by a newer call": _change_mode,
+            "a file's mode by a newer call": partial(_change, by=_chmod),
             "a file's attributes": lambda o: os.setxattr(o.secret, ATTRIBUTE, b"changed"),
             "a file's flags": _change_flags,
         }
     yield from of("read what it may not", reading)
     yield from of("change what it may not", changing)
     yield from of("change modes, owners and times", modes)
-    for what in ("database", "token", "model address", "agents", "versions", "logs"):
-        yield Attempt(OURS, f"read: {what}", partial(_ours, what=what))
-    yield Attempt(OURS, "write: database", lambda o: _ours(o, "database", "r+b"))
-    yield Attempt(OURS, "write: an agent's file", lambda o: _ours(o, "agent", "r+b"))
+    for what in OURS:
+        yield Attempt("reach agentd's own files", f"read {what}", partial(_ours, what=what))
+        change = partial(_ours, what=what, mode="r+b")
+        yield Attempt("reach agentd's own files", f"change {what}", change)
     yield Attempt(SEE, "that a file is there, its size and times", _see, visible=True)
 
 
@@ -139,6 +138,8 @@ def _set_uid(outside: Outside) -> str:
     os.write(os.open(path, os.O_WRONLY | os.O_CREAT, 0o4755), b"#!/bin/sh\n")
     if not path.stat().st_mode & stat.S_ISUID:
         path.chmod(0o4755)
+    if not path.stat().st_mode & stat.S_ISUID:
+        raise refused("nothing was done")
     return stat.filemode(path.stat().st_mode)
 
 
@@ -151,8 +152,29 @@ def _swap(outside: Outside) -> int:
     return call("renameat2", AT_FDCWD, mine, AT_FDCWD, other, RENAME_EXCHANGE)
 
 
-def _change_mode(outside: Outside) -> int:
-    return call("fchmodat2", AT_FDCWD, _bytes(outside.secret), 0o777, 0)
+def _change(outside: Outside, by: Callable[[Path], object]) -> None:
+    path = Path(outside.secret)
+    before = _facts(path)
+    by(path)
+    if _facts(path) == before:
+        raise refused("nothing was done")
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
+
+
+def _change_owner(path: Path) -> None:
+    """Give it to another group: to another user only root could."""
+    groups = {*os.getgroups(), *((1,) if os.getuid() == 0 else ())} - {os.getgid()}
+    if not groups:
+        raise Impossible("this user is in one group alone")
+    os.chown(path, -1, groups.pop())
+
+
+def _chmod(path: Path) -> int:
+    return call("fchmodat2", AT_FDCWD, _bytes(path), 0o755, 0)
 
 
 def _change_flags(outside: Outside) -> None:
@@ -163,11 +185,9 @@ def _change_flags(outside: Outside) -> None:
 
 
 def _ours(outside: Outside, what: str, mode: str = "rb") -> str:
-    """Open one of agentd's own files, or list a folder; nothing is written."""
+    """Open one of agentd's own files; nothing is written."""
     path = outside.places.get(what)
     if not path:
         raise Impossible("there is none yet")
-    if Path(path).is_dir():
-        return str(os.listdir(path))  # noqa: PTH208
     with Path(path).open(mode):
         return path

@@ -2,5 +2,5 @@
 
 `attempt.py` says what an attempt is. They stand in `on_files.py`, `on_programs.py`,
 `on_processes.py`, `on_network.py` and `on_kernel.py`. `outside.py` puts up what they are after,
-`inside.py` is the process that makes them, `proof.py` starts it and compares.
+`inside.py` is the process that makes them, `escape.py` starts it and compares.
 """
