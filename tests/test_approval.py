@@ -116,6 +116,11 @@ def test_an_event_without_free_text_is_harmless(kind: str) -> None:
     assert found.asks == frozenset()
 
 
+def test_what_is_denied_is_read_by_nobody() -> None:
+    """A tool that the model never gets brings nobody's words."""
+    assert policy(["WriteFile", "ReadFile"], {"ReadFile": "deny"}).asks == frozenset()
+
+
 def test_the_file_has_the_last_word() -> None:
     """Any decision may be asked about or denied, also one that only reads, and an own one."""
     found = policy(["ReadFile", "Ship", "RunCommand"], {"ReadFile": "ask", "Ship": "deny"})

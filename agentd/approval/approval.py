@@ -121,7 +121,8 @@ def _others_words(
     tools: Mapping[str, Tool],
 ) -> list[str]:
     """Return by what an agent may read free text of others: its decisions, and events."""
-    found = [d for d in decisions if d not in tools or tools[d].untrusted]
+    held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
+    found = [d for d in held if d not in tools or tools[d].untrusted]
     found += [
         f"events {kind}"
         for kind in config.subscribe
