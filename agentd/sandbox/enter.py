@@ -49,12 +49,12 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
         raise SandboxUnavailable("a process with threads cannot enter a sandbox")
     gate = policy.sockets == "tcp" and bool(policy.ports)
     box = _Box(policy, level, gate=gate, program=program)
-    proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
     if program:
         os.umask(UMASK)
     try:
         _drop_capabilities()
         if gate:
+            proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
             with start(policy.ports[0], proxy) as channel:
                 listener = box()
                 socket.send_fds(channel, [b"\0"], [listener])
