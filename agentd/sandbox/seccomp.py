@@ -27,8 +27,6 @@ SOCK_STREAM, SOCK_TYPE = 1, 0xF
 IPPROTO_TCP = 6
 MSG_FASTOPEN = 0x20000000  # connects by sending, past Landlock
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # type into a terminal
-FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
 
 # Refused to everybody, in groups of a reason.
 REFUSED = (
@@ -72,12 +70,15 @@ OF_ONESELF = (
     *("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam"),
     "sched_setattr",
 )
-# What an open descriptor may not be told: text typed into a terminal, a file's flags.
-COMMANDS = (TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR)
-
+# What an open descriptor may be told: to be closed at exec, not to wait, how much waits; copies of
+# blocks, and a file's flags. Not among it: text typed into a terminal, flags changed, files made
+# immutable (fs-verity), addresses of the network's cards, which any socket tells.
+COMMANDS = (0x5450, 0x5451, 0x5421, 0x5452, 0x541B, 0x5411, 0x40049409, 0x4020940D, 0x80086601)
+GATES_COMMANDS = (0xC0502100, 0xC0182101, 0x40182103)  # see `gate.py`
 
 EPERM: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
 OK: Instruction = (RETURN, 0, 0, ALLOW)
+NOT_KNOWN: Instruction = (RETURN, 0, 0, ERRNO | errno.ENOTTY)
 DONE: Instruction = (RETURN, 0, 0, ERRNO | 0)  # nothing is done, and no error is told
 
 
@@ -110,7 +111,7 @@ def filter_for(
         *at(REFUSED, EPERM),
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
-        *at(("ioctl",), _argument(1), *_when(COMMANDS, EPERM), *NETWORK_COMMANDS, OK),
+        *at(("ioctl",), _argument(1), *_when((*COMMANDS, *GATES_COMMANDS), OK), NOT_KNOWN),
         *at(UNDONE, undone),
         *at(("utimensat",), _argument(1), *_zero(undone), _argument(1, True), *_zero(undone), OK),
         *(step for names, then in _sockets(sockets, gate) for step in at(names, *then)),
@@ -135,10 +136,6 @@ class Filter:
             OSError: the kernel refused it.
         """
         return call("seccomp", SET_MODE_FILTER, FLAG_NEW_LISTENER if listened else 0, self._head)
-
-
-# Any socket, also one of a pair, tells about the network's cards (SIOCGIFCONF and its like).
-NETWORK_COMMANDS = ((AND, 0, 0, 0xFFFFFF00), (EQUAL, 0, 1, 0x8900), EPERM)
 
 
 def _when(values: Sequence[int], *then: Instruction) -> list[Instruction]:
