@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 from agentd.config.agent import Permissions
+from agentd.errors import PermissionRefused, ToolError
 from agentd.hands.orders import READY, Orders
 from agentd.hands.permitted import orders_for
 from agentd.process.channel import BYE, Channel, ChannelClosed
 from agentd.process.child import Child, python
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sandbox.level import reached
+from agentd.tools import git
 from agentd.tools.closed import Closed
+from agentd.tools.remote import Remote
 from tests.repository import Repository
 from tests.supervised import alive, wait_for
 
@@ -231,6 +235,32 @@ def test_git_looks_at_what_may_be_read(start: Callable[..., Hand], home: Path) -
     outside.commit("first", a__py="1\n")
     kind, what = hand.error("git.head", repo=str(outside.path), branch=None)
     assert kind == "refused" and "outside of what may be touched" in what
+
+
+def test_an_agents_own_code_looks_by_hands(start: Callable[..., Hand], home: Path) -> None:
+    """`agentd.tools.git` has the same types and answers, wherever git runs."""
+    repo = Repository(home / "in" / "repo")
+    one = repo.commit("first", a__py="1\n")
+    tip = repo.commit("second", a__py="2\n", b__py="# TODO\n")
+
+    def looks() -> list[object]:
+        news = git.new_commits(repo.path, tip, one, 5)
+        raw = git.git(repo.path, "cat-file", "blob", f"{tip}:a.py")
+        there = sorted(git.folders(repo.path))
+        changed = git.changed_files(repo.path, tip, news.base)
+        return [git.head(repo.path), news, raw.data, there, changed]
+
+    here = looks()
+    hand = start()
+    assert hand.child.control is not None
+    remote = Remote(SupervisorLink(None), "hands")
+    remote._channel = hand.channel
+    with git.carried_out_by(remote):
+        assert looks() == here
+        with pytest.raises(PermissionRefused, match="outside of what may be touched"):
+            git.head(home / "secret")
+        with pytest.raises(ToolError, match="no branch x"):
+            git.head(repo.path, "x")
 
 
 def test_a_cancel_reaches_a_running_program(start: Callable[..., Hand]) -> None:

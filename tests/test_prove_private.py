@@ -89,11 +89,11 @@ def proved(paths: Paths, *, more: Mapping[str, object] | None = None) -> Proof:
 
 def test_no_way_out_is_open(home: Paths) -> None:
     """Of hands and of what they start; each attempt succeeds where there is no sandbox."""
-    with socket.socket() as proxy:
-        proxy.bind(("127.0.0.1", 0))
-        proxy.listen()
-        ports = (proxy.getsockname()[1],)
-        found = proved(home, more={"sockets": "tcp", "ports": ports})
+    (home.agents_d / "reaching.toml").write_text(
+        "agent = 'task'\ndone = 'It is done.'\n[permissions]\nnet = ['x.example']\nrun = ['cat']\n"
+    )
+    orders = prove_private.orders_of("reaching", home)
+    found = prove(orders, home.run, prove_private.places_of(home))
     assert found.holds
     assert found.changed == ()
     assert len(found.tried) >= 110
@@ -115,7 +115,7 @@ def test_no_way_out_is_open(home: Paths) -> None:
     [
         (
             {"sockets": "any", "read": "home", "run": "/usr/bin"},
-            {"connect by TCP", "send by UDP", "one at a path", "the model server", "a file"}
+            {"connect by TCP", "send by UDP", "the model server", "a file"}
             | {"read the database", "read the model's token", "a program of the system"},
         ),
         (

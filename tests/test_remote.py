@@ -121,7 +121,7 @@ def test_a_tool_that_may_run_again_does_so_once(made: Callable[..., tuple[Remote
     one, link = made(die_in_a_call, answering())
     assert call(one, idempotent=True)["a"] == 1
     one, link = made(die_in_a_call, die_in_a_call, answering())
-    with pytest.raises(ToolError, match="Tool its process ended in the middle of it"):
+    with pytest.raises(ToolError, match="Tool: its process ended in the middle of it"):
         call(one, idempotent=True)
     assert link.asked == ["hands"] * 2
     assert call(one)["a"] == 1, "the next call starts a new one"
@@ -228,7 +228,7 @@ def test_a_call_ends_at_its_deadline(
             channel.receive(SOON_S)
 
     one, link = made(slow)
-    with pytest.raises(ToolError, match="Tool took too long and was stopped"):
+    with pytest.raises(ToolError, match="Tool: took too long and was stopped"):
         one.call("Tool", {}, 0.05, Cancel())
     assert link.asked == ["hands", "kill_hands"]
 

@@ -204,6 +204,12 @@ def test_sockets_of_each_kind_of_policy(machine: str) -> None:
     assert none("connect") == errno.EPERM
     assert tcp("sendto", 3, 0, 0, FASTOPEN) == tcp("sendmsg", 3, 0, FASTOPEN) == errno.EPERM
     assert tcp("sendto", 3, 0, 0, 0x4000) == tcp("sendmsg", 3, 0, 0x4000) == ALLOWED
+    anywhere = Filter(machine, "any")
+    for family, kind in ((INET, STREAM), (INET6, DGRAM | FLAGS), (UNIX, STREAM), (NETLINK, DGRAM)):
+        reached = anywhere("socket", family, kind) == ALLOWED
+        assert reached is (family in (INET, INET6))  # a socket at a path may run what it is told
+    assert anywhere("socketpair", UNIX, STREAM) == anywhere("accept4") == ALLOWED
+    assert anywhere("socketpair", UNIX, DGRAM) == errno.EPERM
     gated = Filter(machine, "tcp", gate=True)
     assert gated("socket", INET, STREAM) == "asked"
     assert gated("socket", INET, DGRAM) == errno.EPERM

@@ -171,6 +171,17 @@ def test_links_in_a_circle_end(home: Path) -> None:
     assert Rules(SandboxPolicy(read=(str(home / "a" / "c"),))).allows("file-read-metadata", home)
 
 
+def test_the_folder_of_a_listed_file_is_opened_and_no_more(home: Path) -> None:
+    """On Linux a folder is passed through without being read; here a tool has to open it."""
+    file = home / "else" / "a.txt"
+    file.touch()
+    rules = Rules(SandboxPolicy(read=(str(file),)))
+    assert rules.allows("file-read-data", file)
+    assert rules.allows("file-read-data", file.parent, folder=True)
+    assert not rules.allows("file-read-data", home / "else" / "b.txt")
+    assert not rules.allows("file-read-data", home, folder=True)
+
+
 def test_a_frameworks_python_may_start_itself_again(home: Path) -> None:
     """Its python3 only starts a program inside of the framework."""
     app = home / "Python.framework/Versions/3.13/Resources/Python.app/Contents/MacOS/Python"
@@ -203,6 +214,8 @@ def test_the_network_is_a_port_of_this_machine(home: Path) -> None:
     found = [line for line in text.splitlines() if "network" in line]
     assert found == ['(allow network-outbound (remote ip "localhost:4242"))']
     assert "network" not in Rules(SandboxPolicy(sockets="none", ports=(4242,))).text
+    text = Rules(SandboxPolicy(sockets="any")).text
+    assert "network*" not in text and '(remote ip "*:*")' in text  # and no socket at a path
     unix = Rules(SandboxPolicy(sockets="unix", read=(str(home / "read"),)))
     assert unix.allows("network-outbound", home / "read" / "socket")
     assert not unix.allows("network-outbound", home / "else" / "socket")

@@ -108,7 +108,7 @@ def test_hands_that_die_at_once_cost_little(running: Daemon) -> None:
                 if alive(entry["pid"]):
                     os.kill(entry["pid"], signal.SIGKILL)
         found.append(answered(answer))
-    died = {"raised": "ToolError", "what": "SearchText its process ended in the middle of it"}
+    died = {"raised": "ToolError", "what": "SearchText: its process ended in the middle of it"}
     assert all(answer == died or "found" in answer for answer in found), found
     assert len(running.log("hands.started")) <= 6
     assert read(running) == "hello"
@@ -146,7 +146,7 @@ def test_hands_that_ignore_their_cancel_are_killed(running: Daemon) -> None:
     pid = hands_pid(running)
     os.kill(pid, signal.SIGSTOP)
     answer = running.call("caller", "ReadFile", deadline_s=0.2, path="a.txt", start=None)
-    assert answered(answer)["what"] == "ReadFile took too long and was stopped"
+    assert answered(answer)["what"] == "ReadFile: took too long and was stopped"
     wait_for(lambda: not alive(pid), "they are killed")
     assert read(running) == "hello"
 
@@ -175,8 +175,8 @@ READER = HELLO.replace("[params]", '[params]\ntools = ["ReadFile"]') + (
 )
 NO_SANDBOX = (
     "import sys; from agentd.sandbox.level import Reached\n"
-    "from agentd.supervisor import hands_host\n"
-    "hands_host.reached = lambda: Reached('checks', 'switched off for a test')\n"
+    "from agentd.supervisor import sandboxes\n"
+    "sandboxes.reached = lambda: Reached('checks', 'switched off for a test')\n"
     "from agentd.cli import main; sys.exit(main(['run']))"
 )
 

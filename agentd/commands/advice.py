@@ -21,6 +21,7 @@ from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
+from agentd.sandbox.level import reached
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.http import check_url, listed_host
@@ -207,11 +208,16 @@ def spare(config: AgentConfig) -> Iterator[str]:
 
 def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]:
     """Yield what a person should know of an agent's permissions, a sentence each."""
-    if permissions.run:
+    programs = ", ".join(permissions.run)
+    if programs and reached().name == "checks":
         yield (
-            f"{name} may run {', '.join(permissions.run)}: a program can be told to do anything "
-            "with what `read` and `write` list, and has all the rights of this user where there is "
-            "no sandbox"
+            f"{name} may run {programs}: without a sandbox a program has all the rights of this "
+            "user, whatever `read`, `write` and `net` say, and many can be told to run others"
+        )
+    elif programs and permissions.write:
+        yield (
+            f"{name} may run {programs}: what they write into {', '.join(permissions.write)} may "
+            "be run by others, such as a Makefile or a hook of git"
         )
     closed = Closed.of(paths, name, None)
     for key in ("read", "write"):

@@ -84,7 +84,7 @@ class Permissions(Strict):
     write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
     net: tuple[str, ...] = Field((), description='Hosts to fetch from, "host" or "host:port".')
     run: tuple[str, ...] = Field(
-        (), description="Programs that may be run, by name or path, in the agent's sandbox."
+        (), description="Programs that may be run, by name or path. They touch what is listed here."
     )
 
 

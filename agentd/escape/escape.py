@@ -1,10 +1,12 @@
 """Makes all attempts three times: freely, in a sandbox, and in a program started in there."""
 
 import json
+import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -90,20 +92,44 @@ def prove(orders: Orders, folder: Path, places: Mapping[str, str]) -> Proof:
     """
     made: dict[str, list[Made]] = {}
     changed: list[str] = []
-    for place in (FREE, *PLACES):
-        with tempfile.TemporaryDirectory(prefix="prove-", dir=folder) as top:
-            there, own = Path(top, "outside"), Path(top, "own")
-            there.mkdir()
-            own.mkdir()
-            with put_up(there, own, places, orders.programs) as watched:
-                made[place] = _make(place, orders, own, watched.outside)
-                changed += [f"{place}: {what}" for what in watched.changed() if place != FREE]
+    with _proxy(orders) as port:
+        if port:
+            tcp: dict[str, Any] = {"sockets": "tcp", "ports": (port,)}
+            sandbox, programs = replace(orders.sandbox, **tcp), replace(orders.programs, **tcp)
+            orders = replace(orders, sandbox=sandbox, programs=programs)
+        for place in (FREE, *PLACES):
+            made[place], found = _try(place, orders, folder, places)
+            changed += [f"{place}: {what}" for what in found if place != FREE]
     ends = zip(*made.values(), strict=True)
     tried = zip(inside.attempts(), ends, strict=True)
     return Proof(
         tuple(Comparison(attempt, dict(zip(made, each, strict=True))) for attempt, each in tried),
         tuple(changed),
     )
+
+
+@contextmanager
+def _proxy(orders: Orders) -> Iterator[int]:
+    """Give the port of what stands for the proxy of an agent's programs; 0 where they have none."""
+    if not (orders.permissions.net and orders.permissions.run):
+        yield 0
+        return
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+def _try(
+    place: str, orders: Orders, folder: Path, places: Mapping[str, str]
+) -> tuple[list[Made], list[str]]:
+    """Make all attempts in one place; return their ends, and what they changed outside."""
+    with tempfile.TemporaryDirectory(prefix="prove-", dir=folder) as top:
+        there, own = Path(top, "outside"), Path(top, "own")
+        there.mkdir()
+        own.mkdir()
+        with put_up(there, own, places, orders.programs) as watched:
+            return _make(place, orders, own, watched.outside), watched.changed()
 
 
 def _make(place: str, orders: Orders, own: Path, outside: Outside) -> list[Made]:

@@ -27,14 +27,15 @@ UMASK = 0o077  # of programs
 HINT = '[sandbox] level = "checks" in agentd.toml goes on with what there is'
 
 
-def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
+def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False) -> tuple[str, ...]:
     """Restrict this process, of one thread, for good; return the policy's paths that are not there.
 
     All capabilities go, also root's. Modes cannot be changed afterwards, not even those of its own
     files: a file gets its mode as it is made, exactly that where the process set its umask to 0.
     On macOS nothing is done: `seatbelt.wrapped` did it when the process was started.
 
-    `require`: fail where this system cannot do all of it; else do what it can.
+    `require`: fail where this system cannot do all of it; else do what it can. `program`: this
+    process is about to become a program that is not ours; what it makes is private, as by `nested`.
 
     Raises:
         SandboxUnavailable: it cannot, or this process has threads.
@@ -47,11 +48,13 @@ def enter(policy: SandboxPolicy, *, require: bool = True) -> tuple[str, ...]:
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise SandboxUnavailable("a process with threads cannot enter a sandbox")
     gate = policy.sockets == "tcp" and bool(policy.ports)
-    box = _Box(policy, level, gate=gate)
-    proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
+    box = _Box(policy, level, gate=gate, program=program)
+    if program:
+        os.umask(UMASK)
     try:
         _drop_capabilities()
         if gate:
+            proxy = _Box(SandboxPolicy(ports=policy.ports, sockets="tcp"), level, connects=True)
             with start(policy.ports[0], proxy) as channel:
                 listener = box()
                 socket.send_fds(channel, [b"\0"], [listener])

@@ -43,8 +43,9 @@ class SandboxPolicy:
     listed itself, at or below one of those, is open all the same: who lists for others minds that.
     On Linux the names in there are told, and nothing can be made in the folders that lead there.
 
-    `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path;
-    "tcp": connections, all of which lead to the first of `ports` on 127.0.0.1; "any".
+    `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
+    also programs that run what they are told to; "tcp": connections, all of which lead to the first
+    of `ports` on 127.0.0.1; "any": of the network, to everywhere.
     """
 
     read: tuple[str, ...] = ()

@@ -38,6 +38,10 @@ HEAD = """\
 READING = "file-read* file-map-executable"
 WRITING = "file-read-metadata file-write-create file-write-data file-write-unlink file-write-times"
 SUBPATH, LITERAL = '(subpath (param "{}"))', '(literal (param "{}"))'
+NETWORK = """\
+(allow network-outbound (remote ip "*:*") (literal "/private/var/run/mDNSResponder"))
+(allow network-bind network-inbound (local ip "*:*"))
+"""
 LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 
@@ -104,6 +108,9 @@ class Profile:
             self._rules(f"allow {READING}", SUBPATH, read)
             self._rules(f"allow {WRITING}", SUBPATH, write)
             self._rules("allow file-read-data", LISTING, write)
+            # A tool opens the folder of a listed file first; so the names in there are told.
+            files = (path for path in (*read, *write) if Path(path).is_file())
+            self._rules("allow file-read-data", LITERAL, map(os.path.dirname, files))
             if policy.sockets == "unix":
                 self._rules("allow network-outbound", SUBPATH, (*read, *write))
                 self._rules("allow network-bind network-inbound", SUBPATH, write)
@@ -116,7 +123,7 @@ class Profile:
         way = _on_the_way(policy.read, policy.write, run)
         self._rules("allow file-read-metadata", LITERAL, way)
         if policy.sockets == "any":
-            self.text += "(allow network*)\n"
+            self.text += NETWORK
         for port in policy.ports[:1] if policy.sockets == "tcp" else ():
             # 127.0.0.1 and ::1, but not the first as ::ffff:127.0.0.1.
             self.text += f'(allow network-outbound (remote ip "localhost:{port}"))\n'

@@ -158,8 +158,6 @@ def _argument(index: int, high: bool = False) -> Instruction:
 
 def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], list[Instruction]]]:
     """Yield names of calls, and what to do there."""
-    if sockets == "any":
-        return
     local = (_argument(0), (EQUAL, 1, 0, AF_UNIX), EPERM)
     stream = (_argument(1), (AND, 0, 0, SOCK_TYPE), (EQUAL, 1, 0, SOCK_STREAM), EPERM)
     if sockets == "unix":
@@ -167,11 +165,14 @@ def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], li
         return
     # One of a pair of datagram sockets can send to any path.
     yield ("socketpair",), [*local, *stream, OK]
+    internet = (_argument(0), (EQUAL, 2, 0, AF_INET), (EQUAL, 1, 0, AF_INET6), EPERM)
+    if sockets == "any":
+        yield ("socket",), [*internet, OK]
+        return
     yield ("bind", "listen", "accept", "accept4"), [EPERM]
     if sockets == "none":
         yield ("socket", "connect"), [EPERM]
         return
-    internet = (_argument(0), (EQUAL, 2, 0, AF_INET), (EQUAL, 1, 0, AF_INET6), EPERM)
     # Other protocols of streams (MPTCP, SCTP) are none that Landlock looks at.
     protocol = (_argument(2), (EQUAL, 2, 0, 0), (EQUAL, 1, 0, IPPROTO_TCP), EPERM)
     asked = (RETURN, 0, 0, USER_NOTIF) if gate else OK

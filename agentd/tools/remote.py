@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 2.0  # beyond a call's deadline, and after its cancel, before its process is killed
 DIED = "its process ended in the middle of it"
+LATE = "took too long and was stopped"
 
 
 class _Died(Exception):
@@ -67,13 +68,13 @@ class Remote:
                 except _Died:
                     if not again:
                         break
-        raise ToolError(f"{name} {DIED}" if idempotent else INTERRUPTED)
+        raise ToolError(f"{name}: {DIED}" if idempotent else INTERRUPTED)
 
     def _call(self, name: str, args: Mapping[str, Any], until: float, cancel: "Cancel") -> Result:
         while True:
             left_s = until - time.monotonic()
             if left_s <= 0:
-                raise ToolError(f"{name} took too long and was stopped")
+                raise ToolError(f"{name}: {LATE}")
             self._number += 1
             request = {"id": self._number, "call": name, "args": args, "deadline_s": left_s}
             channel = self._connected(left_s, cancel)
@@ -115,7 +116,7 @@ class Remote:
             raise _Died(begun=not _said_bye(channel)) from error
         except TimeoutError as error:
             self._end()
-            raise ToolError(f"{request['call']} took too long and was stopped") from error
+            raise ToolError(f"{request['call']}: {LATE}") from error
         except Stopped:
             if not (sent and self._cancelled(channel, request["id"])):
                 self._end()

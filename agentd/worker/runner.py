@@ -14,6 +14,7 @@ from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
+from agentd.errors import AgentdError, SandboxUnavailable
 from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
@@ -67,7 +68,7 @@ class Runner:
         self._config = accepted.config
         permissions = accepted.config.permissions
         if link.there and (permissions.read or permissions.write or permissions.run):
-            link.ask({"ask": "sandbox"})  # before anything is decided that could not be done
+            _check_sandbox(link)  # before anything is decided that could not be done
         self._remotes = remotes_of(link)
         self._name = accepted.name
         self._bus = bus
@@ -163,6 +164,15 @@ class Runner:
             self._name, config.done, self._tools, Facts(facts), self._types, score, config.labels
         )
         return self._version.agent(self._version.params, kit)
+
+
+def _check_sandbox(link: SupervisorLink) -> None:
+    try:
+        link.ask({"ask": "sandbox"})
+    except SandboxUnavailable:
+        raise
+    except AgentdError:
+        return  # it does not answer now; it is asked again where hands are wanted
 
 
 def use_scratch(folder: Path) -> None:
