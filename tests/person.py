@@ -40,7 +40,7 @@ def vouch(control: socket.socket, paths: Paths, name: str) -> None:
 
 
 class PersonLink(SupervisorLink):
-    """Looks up whether a person wrote an event, as a supervisor does, and answers nothing else."""
+    """Looks up whether a person wrote an event, as a supervisor does; it starts nothing."""
 
     def __init__(self, paths: Paths, name: str) -> None:
         super().__init__(None)
@@ -49,7 +49,9 @@ class PersonLink(SupervisorLink):
     def ask(
         self, document: Mapping[str, Any], deadline_s: float = 0, cancel: Any = None
     ) -> tuple[dict[str, Any], list[int]]:
-        """Answer `verify`."""
+        """Answer `verify`; a sandbox there always is."""
+        if document["ask"] == "sandbox":
+            return {}, []
         assert document["ask"] == "verify", document
         bus = Bus(self._paths.database)
         try:

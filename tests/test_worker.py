@@ -61,16 +61,15 @@ class Home:
         self.accepted = admit("reader", self.paths)
         self.bus.accept("reader", self.accepted.hash, subscribe=self.accepted.config.subscribe)
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        ours, theirs = socket.socketpair()
-        with theirs:
-            home = {"AGENTD_HOME": str(self.paths.data), CONTROL_VARIABLE: str(theirs.fileno())}
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "agentd.worker", "reader", "--version", self.accepted.hash],
-                env={**os.environ, **home},
-                pass_fds=[theirs.fileno()],
-            )
-        vouch(ours, self.paths, "reader")
+    def start(self, control: socket.socket | None = None) -> "subprocess.Popen[bytes]":
+        """Start the worker; with the socket by which it asks its supervisor."""
+        fds = [] if control is None else [control.fileno()]
+        told = {} if control is None else {CONTROL_VARIABLE: str(control.fileno())}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "agentd.worker", "reader", "--version", self.accepted.hash],
+            env={**os.environ, "AGENTD_HOME": str(self.paths.data), **told},
+            pass_fds=fds,
+        )
         self.workers.append(worker)
         return worker
 
@@ -214,8 +213,11 @@ def test_question_and_answer(home: Home) -> None:
             return {"tool": "done", "result": "tea"}
         return {"tool": "ask_person", "question": "milk or tea?"}
 
+    ours, theirs = socket.socketpair()
+    vouch(ours, home.paths, "reader")
     with serve(home, answer):
-        home.start()
+        with theirs:
+            home.start(theirs)
         home.ask()
         (asked,) = wait_for(lambda: home.events("person.asked"))
         assert asked.payload["question"] == "milk or tea?"
