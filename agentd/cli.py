@@ -46,6 +46,7 @@ GROUPS = (
         Command("logs", "logs", "Show what the daemon and its agents log."),
         Command("events", "events", "Show events of the bus, newest last."),
         Command("send", "send", "Send an event to its subscribers, or to one agent."),
+        Command("answer", "answer", "List what agents wait for, and say yes, no or more to it."),
         Command("trigger", "trigger", "Ask one agent to run now."),
         Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
         Command("dead", "dead", "List dead letters, show, retry or drop some."),

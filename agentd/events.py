@@ -10,7 +10,9 @@ from agentd.clock import iso
 from agentd.states import Priority
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
-SYSTEM_TYPES = ("agentd.", "agent.", "schedule.")  # refused from agents
+SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.")  # refused from agents
+ASKED = "person.asked"  # a session waits for a person: `agentd.sessions.asked`
+ANSWER = "person.answer"  # {"session", "asked", "answer", "mac"}: resumes the session
 
 DEPTH_MAX = 8  # a chain of causes longer than this is a loop among agents
 PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON
@@ -87,6 +89,11 @@ class Lane:
     def consumer(self) -> str:
         """Name of the cursor's row: `NAME/direct` or `NAME`."""
         return self.agent + DIRECT if self.direct else self.agent
+
+
+def only_persons(event: Event) -> bool:
+    """Whether it says what only a person, by a command, or the supervisor may say: it is signed."""
+    return event.event_type.startswith(f"{PERSON}.") and event.event_type != ASKED
 
 
 def matches(event_type: str, item: str) -> bool:

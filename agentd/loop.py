@@ -2,7 +2,8 @@
 
 What surrounds it lives elsewhere: limits in guards.py, what is recorded and shown in transcript.py,
 what survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
-fill the log first, a recorded decision is not asked again, a finished tool is not run again.
+fill the log first, a recorded decision is not asked again, a finished tool is not run again. What a
+person has to say yes to (see approval/) parks the session, and is carried out when it resumes.
 """
 
 import reprlib
@@ -13,20 +14,25 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentd.agent import Agent
+from agentd.approval.approval import Policy
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
 from agentd.events import INTERRUPTED, NewEvent, Result
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
+from agentd.sessions.asked import asked_by, denial
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import FORCED, Session
+from agentd.sessions.steps import StepKind
 from agentd.transcript import Transcript
+
+DENIED = "is not allowed: [approve] denies it"
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run of the loop ended: with Done's result, or parked on a question to a person."""
+    """How a run of the loop ended: with Done's result, or parked on what a person is asked."""
 
     result: Result
     question: str | None = None
@@ -42,8 +48,9 @@ class Ending:
 class Loop:
     """One run of one session.
 
-    `idempotent` names the decisions whose handlers may run again after they were cut off; `beat`
-    promises the supervisor progress within so many seconds.
+    `idempotent` names the decisions whose handlers may run again after they were cut off; `policy`
+    says which ones a person has to allow; `beat` promises the supervisor progress within so many
+    seconds.
 
     Raises:
         PromptTooLong: instructions and tools leave no room for any event.
@@ -57,12 +64,14 @@ class Loop:
         journal: Journal,
         *,
         idempotent: frozenset[str],
+        policy: Policy,
         call_deadline_s: float,
         log: Logger,
         beat: Callable[[float], None],
     ) -> None:
         self.session, self.agent, self.llm = session, agent, llm
         self.idempotent = idempotent | {DONE}
+        self.policy = policy
         self.call_deadline_s = call_deadline_s
         self.clock, self.log, self.beat = journal.clock, log, beat
         self.guards = Guards(session.limits, llm.names, self.clock, session.spent_s)
@@ -85,7 +94,9 @@ class Loop:
             decision = decision or self.decide()
             if decision.name == DONE:
                 return Ending(self.finish(decision), forced=self.agent.forced)
-            result = self.dispatch(decision)
+            result = self.carry_out(decision)
+            if result is None:
+                return Ending(Result(), f"may it do {decision.name}?")
             self.append(decision, result)
             if result.ask is not None:
                 return Ending(result, result.ask)
@@ -109,10 +120,55 @@ class Loop:
                 decision,
                 allowed=allowed,
                 idempotent=decision.name in self.idempotent,
+                asks=decision.name in self.policy.asks,
                 refused=refused,
             )
             if refused is None:
                 return decision
+
+    def carry_out(self, decision: Decision) -> Result | None:
+        """Return what a decision comes to, None where a person has yet to say yes.
+
+        Raises:
+            SessionFailed: what was said yes to is something else.
+        """
+        stage = self.session.stage
+        if stage is StepKind.DECISION:
+            if decision.name in self.policy.denied:  # where an agent barred all else
+                return Result({**decision.args, "error": DENIED}, effect=False)
+            if decision.name not in self.policy.asks:
+                return self.dispatch(decision)
+            self.transcript.ask(decision, self.policy.expires)
+        if stage in (StepKind.DECISION, StepKind.ASKED):
+            return None
+        if stage is StepKind.DENIED:
+            no: Mapping[str, Any] | None = self.session.steps[-1].payload
+        else:
+            no = self._denied(decision)
+        if no is not None:
+            return Result({**decision.args, "error": denial(no)}, effect=False)
+        self.transcript.start(decision)
+        return self.dispatch(decision)
+
+    def _denied(self, decision: Decision) -> Mapping[str, Any] | None:
+        """Return why what was granted is so no more, or None.
+
+        By the answer that brought the session here, and not by its steps: only that is signed.
+        """
+        asked = asked_by(self.session.id, self.session.steps, "")
+        answer = self.session.answer
+        if (
+            asked is None
+            or asked.expires is None
+            or asked.mistake(answer)
+            or asked.args != decision.args
+        ):
+            raise SessionFailed(
+                f"nobody said yes to this {decision.name}",
+                where=f"session {self.session.id}",
+                hint="somebody changed its steps",
+            )
+        return asked.denied(answer, self.clock.now())
 
     def dispatch(self, decision: Decision) -> Result:
         """Carry the decision out. What a tool refuses is a result, too: the model is told."""
@@ -144,7 +200,9 @@ class Loop:
         self._promise()
         agent = self.agent
         agent.labelled = self.session.labels
-        agent.forced = forced(self.session.steps, self.guards.names - agent.barred())
+        agent.forced = forced(
+            self.session.steps, self.guards.names - agent.barred() - self.policy.denied
+        )
         finished = agent.finish(done.value, self.session.event, self.session.results)
         result = _result(finished, "finish")
         _check_declared(agent, result.publish)
@@ -157,6 +215,8 @@ class Loop:
             EventRefused: it cannot read its event.
         """
         event = self.session.event
+        if (mistrust := self.policy.mistrusts(event)) is not None:
+            raise EventRefused(mistrust, where=f"event {event.id}")
         self.agent.begin(event, [])
         model = self.agent.accepts.get(event.event_type)
         if model is not None:
@@ -170,7 +230,9 @@ class Loop:
         unfinished, pending = self.session.unfinished, None
         if unfinished is not None:
             pending = self.llm.restore(unfinished.raw or "")
-            if pending.name not in self.idempotent:
+            waits = unfinished.asks and self.session.stage is not StepKind.STARTED
+            again = not unfinished.asks and pending.name in self.idempotent
+            if not (waits or again):
                 # Told before the agent begins: it has to know of it, too.
                 self.append(pending, Result({**pending.args, "error": INTERRUPTED}))
                 pending = None
@@ -202,7 +264,7 @@ class Loop:
 
     def _allowed(self, turn: Turn) -> frozenset[str] | None:
         """Return what the turn allows and the agent does not bar; None for everything."""
-        barred = self.agent.barred()
+        barred = self.agent.barred() | self.policy.denied
         if turn.last or not barred:
             return turn.allowed
         return ((turn.allowed or self.guards.names) - barred) or turn.allowed

@@ -91,6 +91,11 @@ class Paths:
         return self.data / "mcp"
 
     @property
+    def keys(self) -> Path:
+        """Folder of keys that no worker and no tool may read, private."""
+        return self.data / "keys"
+
+    @property
     def token(self) -> Path:
         """The model server's bearer token, mode 0600."""
         return self.run / "model.token"

@@ -6,15 +6,18 @@ What is shown keeps within its budget: a long result is cut, and one that finds 
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 from agentd.agent import Result
+from agentd.config.duration import written
 from agentd.context import Context, LogEvent
 from agentd.errors import ModelError, ModelUnavailable, Stopped
 from agentd.llm.decision import LLM, Decision
 from agentd.logs.logger import Logger
+from agentd.sessions.asked import EXPIRES
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import LOGGED, Step, StepKind
 
 NOTE = "note"  # the event in which agentd itself speaks to the model
 NO_ROOM = {"cut": "no room left in the context"}
@@ -43,7 +46,7 @@ class Transcript:
     def resume(self) -> None:
         """Show what is recorded already."""
         for step in self._session.steps:
-            if step.kind is not StepKind.DECISION:
+            if step.kind in LOGGED:
                 self._show(step)
 
     def open(self, opening: Result) -> None:
@@ -74,6 +77,7 @@ class Transcript:
         *,
         allowed: frozenset[str] | None,
         idempotent: bool,
+        asks: bool,
         refused: Result | None,
     ) -> None:
         """Record a decision; where it is `refused`, with what the model is told instead.
@@ -91,12 +95,26 @@ class Transcript:
             finish_reason=decision.finish_reason,
             context_tokens=self.context.tokens,
             labels=decision.labels,
+            asks=asks,
             **vars(decision.usage),
         )
         with self._journal.transaction():
             self._journal.record(self._session, step)
             if refused is not None and told is not None:
                 self._append(refused, told)
+
+    def ask(self, decision: Decision, expires: timedelta) -> None:
+        """Record that a decision waits for a person's yes; it is written with the parking.
+
+        A kill in between leaves a decision that nobody was asked about yet.
+        """
+        payload = {EXPIRES: written(expires)}
+        step = Step(StepKind.ASKED, decision.name, payload)
+        self._journal.record(self._session, step, later=True)
+
+    def start(self, decision: Decision) -> None:
+        """Record that what a person said yes to is now carried out."""
+        self._journal.record(self._session, Step(StepKind.STARTED, decision.name, {}))
 
     def append(self, decision: Decision, result: Result) -> Step:
         """Record what a decision came to, and show it.

@@ -21,6 +21,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, Request
 from agentd.worker.worker import Worker
+from tests.person import PersonLink, answer
 from tests.repository import Repository
 from tests.supervised import remove_sockets
 
@@ -63,6 +64,10 @@ class World:
         event = NewEvent(kind, payload, target=target)
         self.bus.publish("person", event, priority=Priority.PERSON, system=True)
 
+    def answer(self, session: int, said: Any) -> None:
+        """Let a person answer."""
+        answer(self.bus, self.paths, session, said)
+
     def run(self, name: str, answers: Answers, *, window: int = 8192, **server: Any) -> int:
         """Answer the agent's next event; return its session's id."""
         accepted = admit(name, self.paths)
@@ -73,7 +78,9 @@ class World:
             self.requests = model.requests
             daemon = load_daemon(self.paths.daemon_file)
             log = cast(Logger, Quiet())
-            self.worker = worker = Worker(accepted, self.paths, daemon, Heart(None), log)
+            link = PersonLink(self.paths, name)
+            worker = Worker(accepted, self.paths, daemon, Heart(None), log, link=link)
+            self.worker = worker
             try:
                 worker.work()
             finally:
@@ -113,6 +120,10 @@ read = ["{folder}"]
 write = ["{folder}"]
 net = ["{host}"]
 run = ["date", "true"]
+[approve]
+i_accept_the_risk = true
+WriteFile = "allow"
+RunCommand = "allow"
 """
 FETCH = {"tool": "fetch_repo"}
 FETCHED = [FETCH, {"tool": "done", "kind": "code"}]

@@ -93,6 +93,32 @@ def drop(paths: Paths, name: str = "greeter", **files: str) -> None:
     (paths.agents_d / f"{name}.toml").write_text(given["toml"])
 
 
+def test_what_asks_is_in_the_version_and_an_unsafe_file_is_refused(paths: Paths) -> None:
+    """With the place, what could happen, and the lines to write; a refused one leaves nothing."""
+    acting = TASK.replace('"SearchText"]', '"WriteFile"]').replace(
+        "[permissions]", '[permissions]\nwrite = ["/tmp"]'
+    )
+    (paths.agents_d / "task_one.toml").write_text(acting)
+    accepted = admit("task_one", paths)
+    assert dict(accepted.asks) == {
+        "WriteFile": "it reads what others wrote (ReadFile, events note.asked)"
+    }
+    file = paths.agents_d / "task_one.toml"
+    for line, said in (
+        ('WriteFile = "allow"', "would do WriteFile without asking"),
+        ('WritFile = "ask"', 'did you mean "WriteFile"?'),
+    ):
+        file.write_text(f"{acting}\n[approve]\n{line}\n")
+        with pytest.raises(ConfigError) as error:
+            admit("task_one", paths)
+        assert said in error.value.what
+        assert error.value.where == f"{file}: approve.{line.split()[0]}"
+    assert versions(paths, "task_one") == [accepted.hash]
+    file.write_text(f'{acting}\n[approve]\nWriteFile = "yes"\n')
+    with pytest.raises(ConfigError, match='must be "allow", "ask" or "deny"'):
+        admit("task_one", paths)
+
+
 def versions(paths: Paths, name: str = "greeter") -> list[str]:
     return sorted(p.name for p in (paths.versions / name).iterdir() if p.is_dir())
 
@@ -160,6 +186,8 @@ def test_the_same_content_is_built_once(paths: Paths) -> None:
         ({"toml": TOML.replace("warmth = 3", "warmth = 4")}, False),
         ({"toml": TOML.replace("is written", "is sent")}, False),
         ({"toml": TOML.replace("/tmp", "/var")}, False),
+        ({"toml": TOML + '[approve]\nReadFile = "ask"\n'}, False),
+        ({"toml": TOML + "[approve]\n"}, True),
         ({"module": MODULE + "# a comment\n"}, False),
         ({"baml": BAML.replace("Answer:", "Say:")}, False),
     ],

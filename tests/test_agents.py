@@ -16,6 +16,7 @@ import structlog
 from agentd.admission.admit import admit
 from agentd.admission.version import Version, load_version
 from agentd.agent import Kit
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon
@@ -83,6 +84,7 @@ class Home:
             ScriptedLLM(script(types), names=("FetchRepo", "ReadFile", "Finding", "Done")),
             sessions.journal,
             idempotent=repeatable(version),
+            policy=Policy(),
             call_deadline_s=5,
             log=structlog.get_logger(),
             beat=lambda _promise: None,

@@ -99,6 +99,17 @@ def ask_again(db: apsw.Connection) -> None:
     db.execute("DELETE FROM steps WHERE session_id = 5 AND kind = 'result' AND type = 'check'")
 
 
+def ask_in_vain(db: apsw.Connection) -> None:
+    db.execute(
+        "INSERT INTO outbox (agent, event_type, payload)"
+        """ VALUES ('intake', 'person.asked', '{"asked": "0123456789"}')"""
+    )
+
+
+def grant_unasked(db: apsw.Connection) -> None:
+    db.execute("UPDATE steps SET kind = 'granted' WHERE session_id = 6 AND type = 'check'")
+
+
 @pytest.mark.parametrize(
     ("fault", "word"),
     [
@@ -111,6 +122,8 @@ def ask_again(db: apsw.Connection) -> None:
         (bury, "crashed"),
         (miscount, "memory: intake counted 3"),
         (ask_again, "asked again: session 5"),
+        (ask_in_vain, "approval 01234567 was answered 0 times"),
+        (grant_unasked, "session 6 went to granted after []"),
     ],
 )
 def test_the_audit_finds(

@@ -13,7 +13,7 @@ import pytest
 
 from agentd.agent import Result
 from agentd.bus import Bus
-from agentd.bus.migrations import MIGRATIONS
+from agentd.bus.migrations import MIGRATIONS, _forced
 from agentd.cli import main
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
@@ -29,6 +29,7 @@ from agentd.states import Priority, SessionState
 from agentd.testing import run_agent
 
 EVENT = NewEvent("note.changed", {"path": "a.txt"})
+BEFORE = MIGRATIONS.index(_forced)  # the version before sessions had the column
 PARAMS = {"instructions": "Read it.", "tools": ["ReadFile"], "publish": "note.read"}
 DONE = ("Done", {"result": "It is about tea."})
 
@@ -250,9 +251,9 @@ def test_sessions_of_an_older_agentd_keep_their_reason(tmp_path: Path) -> None:
     """It stood in their outcome alone; what a person wrote there by SQL is left as it is."""
     path = tmp_path / "agentd.db"
     db = apsw.Connection(str(path))
-    for migrate in MIGRATIONS[:-1]:
+    for migrate in MIGRATIONS[:BEFORE]:
         migrate(db)
-    db.pragma("user_version", len(MIGRATIONS) - 1)
+    db.pragma("user_version", BEFORE)
     for outcome in ('{"a":1,"forced":"last turn"}', '{"a":1}', '{"forced":1}', '"forced" {', None):
         db.execute(
             "INSERT INTO sessions (agent, consumer, event_id, delivered_id, event_type, version,"

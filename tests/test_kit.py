@@ -189,6 +189,7 @@ def test_programs_say_what_the_test_says(tmp_path: Path) -> None:
         [*script, ("Done", {"result": ""})],
         config=settings,
         programs={"brew-coffee --strong": "ready", "brew-coffee 'a b'": (2, "no such coffee")},
+        approve="allow",
     )
     assert "is not among the programs of this test" in run.results[0]["error"]
     assert not marker.exists()
@@ -204,6 +205,31 @@ def test_a_person_answers_or_does_not(tmp_path: Path) -> None:
     assert (parked.state, parked.question) == (SessionState.PARKED, "Which?")
     ended = run_agent("task", EVENT, script, config=config(tmp_path), answers=["this one"])
     assert ended.state is SessionState.ENDED and ended.results[-1] == {"answer": "this one"}
+
+
+def test_a_person_allows_or_does_not(tmp_path: Path) -> None:
+    """All, nothing, or one by one; without a word of it the session waits, with what it asks."""
+    (tmp_path / "a.txt").write_text("before")
+    settings = {
+        "params": {"instructions": "Write.", "tools": ["WriteFile", "ReadFile"]},
+        "permissions": {"read": [str(tmp_path)], "write": [str(tmp_path)]},
+    }
+    write = ("WriteFile", {"path": "a.txt", "text": "after"})
+    script = [write, ("Done", {"result": "it"})]
+    parked = run_agent("task", EVENT, script, config=settings)
+    assert parked.state is SessionState.PARKED and parked.asked is not None
+    assert (parked.asked.tool, parked.asked.args) == write
+    ways: list[tuple[Any, str]] = [
+        ("deny", "a person said no"),
+        (lambda tool, args: f"not {args['path']}", "a person said no: not a.txt"),
+        (lambda tool, args: tool != "WriteFile", "a person said no"),
+    ]
+    for approve, told in ways:
+        denied = run_agent("task", EVENT, script, config=settings, approve=approve)
+        assert denied.results[0]["error"] == told and denied.state is SessionState.ENDED
+    assert (tmp_path / "a.txt").read_text() == "before"
+    allowed = run_agent("task", EVENT, script, config=settings, approve="allow")
+    assert "error" not in allowed.results[0] and (tmp_path / "a.txt").read_text() == "after"
 
 
 def test_what_no_mask_would_allow_is_a_mistake_of_the_test(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from agentd import context
 from agentd.agent import Agent, Kit, Result
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import Limits
 from agentd.errors import (
@@ -114,6 +115,7 @@ def loop(
         llm,
         Sessions(bus).journal,
         idempotent=frozenset(idempotent),
+        policy=Policy(),
         call_deadline_s=5,
         log=LOG,
         beat=lambda _promise: None,

@@ -135,7 +135,7 @@ def test_a_persons_answer_is_given_again(world: World) -> None:
     ask = {"tool": "ask_person", "question": "Which note?"}
     session = reader(world, [ask])
     identical(world, session)  # still parked
-    world.publish("person.answer", {"session": session, "answer": "a.txt"}, target="reader")
+    world.answer(session, "a.txt")
     world.run("reader", [read("a.txt"), done()])
     identical(world, session)
 

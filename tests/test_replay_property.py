@@ -1,5 +1,6 @@
 """Any session that a random model produces with the shipped agents replays identically."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ read = ["{folder}"]
 write = ["{folder}/out"]
 net = ["localhost:1"]
 run = ["true"]
+[approve]
+i_accept_the_risk = true
+WriteFile = "allow"
+RunCommand = "allow"
 """
 
 
@@ -78,11 +83,32 @@ def test_random_sessions_of_a_task(world: World, result_tokens: int, share: floa
     world.write("looker", TASK.format(**given))
     words = ["a.txt", "b.txt", str(world.notes), "out", "out/new.txt", "true", "one"]
     for seed in range(SEEDS):
-        world.publish("note.changed", {"path": "a.txt", "seed": seed}, target="looker")
-        session = world.run("looker", RandomModel(seed, words=words), window=6000)
-        row, _ = world.sessions.archive.show(session)
-        if row.question is not None and seed % 2:
-            answer = {"session": session, "answer": f"yes, {seed}"}
-            world.publish("person.answer", answer, target="looker")
-            world.run("looker", RandomModel(seed + 1000, words=words), window=6000)
+        session = answered(world, seed, words, 1)
         identical(world, session)
+
+
+def test_random_sessions_in_which_a_person_is_asked(world: World) -> None:
+    """What may be done is asked about, allowed, denied, not answered: all of it replays."""
+    given = {"folder": world.notes, "result_tokens": 400, "share": 0.4}
+    world.write("looker", TASK.format(**given).split("[approve]")[0])
+    words = ["a.txt", "out/new.txt", "true"]
+    stages = Counter[str]()
+    for seed in range(SEEDS):
+        session = answered(world, seed, words, seed)
+        identical(world, session)
+        stages.update(step.kind for step in world.sessions.archive.show(session)[1])
+    assert all(stages[kind] for kind in ("asked", "granted", "denied", "started")), stages
+
+
+def answered(world: World, seed: int, words: list[str], times: int) -> int:
+    """Let an agent decide at random, and a person answer what it asks so many times."""
+    world.publish("note.changed", {"path": "a.txt", "seed": seed}, target="looker")
+    session = world.run("looker", RandomModel(seed, words=words), window=6000)
+    for time in range(times):
+        row, steps = world.sessions.archive.show(session)
+        if row.question is None:
+            break
+        says = ("yes", "no", f"no, {seed}")[(seed + time) % 3]
+        world.answer(session, says if steps[-1].kind == "asked" else f"yes, {seed}")
+        world.run("looker", RandomModel(seed + 1000 * (time + 1), words=words), window=6000)
+    return session

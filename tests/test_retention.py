@@ -232,7 +232,7 @@ def test_a_question_that_nobody_answers_becomes_a_dead_letter(bus: Bus, clock: M
     (row,) = sessions.archive.list()
     assert row.state is SessionState.FAILED
     answer = NewEvent("person.answer", {"session": session.id, "answer": "yes"}, target="reader")
-    bus.publish("person", answer)
+    bus.publish("person", answer, system=True)
     late = bus.next(DIRECT)
     assert late is not None
     sessions.begin(DIRECT, late, "v1", LIMITS)

@@ -17,11 +17,13 @@ from agentd.errors import EventRefused, LostLane, SessionFailed, UsageError
 from agentd.events import Event, Lane, NewEvent
 from agentd.process.crash import Crash
 from agentd.sessions import attempts
+from agentd.sessions.asked import asked_by
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 from agentd.testing import ManualClock
+from tests.person import believe
 
 LANE = Lane("worker", False, ("repo.changed",))
 DIRECT = Lane("worker", True)
@@ -50,7 +52,7 @@ def bus(open_bus: Callable[[], Bus]) -> Bus:
 
 @pytest.fixture
 def sessions(bus: Bus) -> Sessions:
-    return Sessions(bus, jitter=lambda: 0.999)
+    return Sessions(bus, jitter=lambda: 0.999, verify=believe)
 
 
 def head(bus: Bus, lane: Lane = LANE) -> Event:
@@ -67,7 +69,7 @@ def begin(
     lane: Lane = LANE,
     **limits: Any,
 ) -> Session:
-    begun = (sessions or Sessions(bus)).begin(
+    begun = (sessions or Sessions(bus, verify=believe)).begin(
         lane, head(bus, lane), version, LIMITS.model_copy(update=limits)
     )
     assert isinstance(begun, Session)
@@ -468,15 +470,26 @@ def test_a_direct_event_passes_a_blocked_lane(bus: Bus, sessions: Sessions) -> N
 def park(bus: Bus, sessions: Sessions) -> Session:
     session = begin(bus, sessions)
     run_tool(sessions, session, publish=[NewEvent("tool.first")])
-    sessions.journal.record(session, Step(StepKind.DECISION, "AskPerson", {"question": "May I?"}))
-    sessions.closing.park(session, "May I?", publish=[NewEvent("person.asked")])
+    ask(sessions, session)
     return session
 
 
-def answer(bus: Bus, payload: Any) -> None:
-    bus.publish(
-        "person", NewEvent("person.answer", payload, target="worker"), priority=Priority.PERSON
-    )
+def ask(sessions: Sessions, session: Session) -> None:
+    sessions.journal.record(session, Step(StepKind.DECISION, "AskPerson", {"question": "May I?"}))
+    sessions.closing.park(session, "May I?")
+
+
+def answer(bus: Bus, payload: Any, target: str = "worker", producer: str = "person") -> None:
+    """Write a person's answer; `asked` as the session asks, unless it is given."""
+    session = payload.get("session")
+    if isinstance(session, int) and abs(session) < 2**63 and "asked" not in payload:
+        archive = Sessions(bus).archive
+        row = archive.find(session)
+        question = None if row is None else row.question
+        asked = asked_by(session, archive.steps(session), question)
+        payload = {"asked": asked.digest if asked else "", **payload}
+    event = NewEvent("person.answer", payload, target=target)
+    bus.publish(producer, event, priority=Priority.PERSON, system=True)
 
 
 def test_a_parked_session_steps_its_lane_and_resumes_with_the_answer(
@@ -493,7 +506,7 @@ def test_a_parked_session_steps_its_lane_and_resumes_with_the_answer(
     bus = open_bus()
     answer(bus, {"session": parked.id, "answer": "yes"})
     for expected_attempt in (2, 3):  # cut off right after it was resumed: the answer is not lost
-        sessions = Sessions(bus)
+        sessions = Sessions(bus, verify=believe)
         session = begin(bus, sessions, lane=DIRECT)
         assert (session.id, session.attempt, session.resumed) == (parked.id, expected_attempt, True)
         assert (session.event, session.priority) == (parked.event, Priority.PERSON)
@@ -530,11 +543,13 @@ def test_an_answer_to_nothing_is_a_dead_letter(bus: Bus, sessions: Sessions, pay
 
 
 def test_only_a_person_answers(bus: Bus, sessions: Sessions) -> None:
-    """An agent cannot approve what another one asks a person for."""
+    """What nobody proves to be a person's is not believed; an agent cannot even publish it."""
     parked = park(bus, sessions)
     given = {"session": parked.id, "answer": "yes"}
-    bus.publish("other", NewEvent("person.answer", given, target="worker"))
-    dead = sessions.begin(DIRECT, head(bus, DIRECT), V1, LIMITS)
+    with pytest.raises(EventRefused, match="the system's own"):
+        bus.publish("other", NewEvent("person.answer", given, target="worker"))
+    answer(bus, given, producer="other")
+    dead = Sessions(bus).begin(DIRECT, head(bus, DIRECT), V1, LIMITS)
     assert isinstance(dead, Dead) and "only a person" in dead.error
     assert states(sessions) == [SessionState.PARKED]
 
@@ -554,7 +569,7 @@ def test_another_agents_session_cannot_be_answered(bus: Bus, sessions: Sessions)
     """An answer is addressed to the agent that asked."""
     parked = park(bus, sessions)
     bus.accept("other", "v")
-    bus.publish("person", NewEvent("person.answer", {"session": parked.id, "answer": 1}, "other"))
+    answer(bus, {"session": parked.id, "answer": 1}, target="other")
     lane = Lane("other", True)
     assert isinstance(sessions.begin(lane, head(bus, lane), V1, LIMITS), Dead)
     assert states(sessions) == [SessionState.PARKED]
@@ -578,7 +593,7 @@ def test_an_answered_session_without_effects_is_repeated_for_its_own_event(
 ) -> None:
     """The event that it answers is the one that asked for work, not the person's answer."""
     parked = begin(bus, sessions)
-    sessions.closing.park(parked, "May I?")
+    ask(sessions, parked)
     answer(bus, {"session": parked.id, "answer": "yes"})
     if how == "failed":
         assert isinstance(sessions.closing.fail(begin(bus, sessions, lane=DIRECT), "boom"), Wait)

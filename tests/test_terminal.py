@@ -81,7 +81,7 @@ def bus(paths: Paths) -> Bus:
     bus.dead.add(name, DeadReason.FAILED, f"{EVIL}\nsecond line {EVIL}", event)
     bus.dead.add_row(name, DeadReason.INVALID, EVIL, 2)
     sessions = Sessions(bus)
-    for end in ("fail", "park", "close"):
+    for end in ("fail", "park", "close", "ask"):
         bus.publish("other", NewEvent("note.added", {"text": EVIL}))
         lane = Lane(name, False, ("note.added",))
         following = bus.next(lane)
@@ -103,6 +103,11 @@ def bus(paths: Paths) -> Bus:
             sessions.closing.fail(session, f"{EVIL}\n{EVIL}", reason=DeadReason.FAILED)
         elif end == "park":
             sessions.closing.park(session, EVIL)
+        elif end == "ask":
+            args = {EVIL: EVIL, "text": f"one\n{EVIL}\n      | {FORGED}", "n": 1}
+            sessions.journal.record(session, Step(StepKind.DECISION, "WriteFile", args, raw=EVIL))
+            sessions.journal.record(session, Step(StepKind.ASKED, EVIL, {"expires": "1d"}))
+            sessions.closing.park(session, f"may it? {EVIL}")
         else:
             sessions.closing.close(session, outcome={EVIL: EVIL})
     return bus
@@ -160,6 +165,9 @@ READS = (
     *(("dead", "show", "1", "--json"), ("sessions", "--json"), ("status",), ("status", "--json")),
     *(("sessions", "show", "1"), ("sessions", "show", "2"), ("sessions", "show", "3")),
     *(("sessions", "show", "3", "--json"), ("sessions", "show", "1", "--turn", "1")),
+    *(("answer",), ("answer", "--json"), ("answer", LINES), ("answer", "2", f"no\x1b[2J{EVIL}")),
+    *(("answer",), ("answer", "--json"), ("answer", "4", EVIL), ("answer", "4", f"no {EVIL}")),
+    *(("answer", "4", "yes"), ("answer",), ("answer", "no\x1b"), ("answer", "1", "yes")),
     *(("logs",), ("logs", "--json"), ("check",), ("check", "--json"), ("paths",), ("plist",)),
     *(("paths", "--json"), ("paths", "config"), ("model", "list"), ("model", "status")),
     *(("replay", "--all"), ("replay", f"no{EVIL[1:9]}.recording"), ("prune", "--dry-run")),
@@ -223,7 +231,12 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
     agent = {
         **{"name": EVIL, "state": EVIL, "pid": 1, "since": EVIL, "restarts": 0, "reason": EVIL},
         **{"problem": {"what": EVIL, "where": "\udcff", "hint": EVIL}, "subscribe": [EVIL]},
-        **{"waiting": {"direct": 0, "subscribed": 0}, "dead_letters": 0, "paused": False},
+        **{
+            "waiting": {"direct": 0, "subscribed": 0},
+            "dead_letters": 0,
+            "paused": False,
+            "asks": 1,
+        },
         "last_session": {"id": 1, "state": EVIL, "started_at": EVIL, "ended_at": None},
         "labels": EVIL,
         "beat": {"state": EVIL, EVIL: EVIL},
@@ -233,7 +246,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         **{"home": EVIL, "failure": agent["problem"], "problem": agent["problem"]},
         **{"refused_folder": agent["problem"], "model": {"name": EVIL, "state": EVIL}},
         **{"storage": {"problem": agent["problem"]}, "agents": [agent], "refused_unshown": 2},
-        **{"last_event_id": 1, "dead_letters": 0},
+        **{"last_event_id": 1, "dead_letters": 0, "asks": 1},
         "sandbox": {"level": EVIL, "why": EVIL, "wanted": EVIL},
         "overlooked": [agent["problem"]],
     }
@@ -407,6 +420,7 @@ def test_send_says_what_becomes_nothing(paths: Paths, capsys: pytest.CaptureFixt
     assert isinstance(session, Session)
     answer = json.dumps({"session": session.id, "answer": "yes"})
     assert "asks nothing: it is running" in said("person.answer", answer, "--to", "hello")
+    sessions.journal.record(session, Step(StepKind.DECISION, "AskPerson", {"question": "shall I?"}))
     sessions.closing.park(session, "shall I?")
     assert "answers no question" not in said("person.answer", answer, "--to", "hello")
     assert "send it --to hello" in said("person.answer", answer)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,12 @@ from agentd.bus import Bus
 from agentd.config.last_good import keep
 from agentd.events import Event, NewEvent
 from agentd.paths import Paths, discover
+from agentd.process.child import CONTROL_VARIABLE
 from agentd.sessions.sessions import Sessions
 from agentd.states import Exit, Priority, SessionState
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
+from tests.person import answer as answer_it
+from tests.person import vouch
 from tests.supervised import remove_sockets
 
 TASK = """\
@@ -58,10 +62,15 @@ class Home:
         self.bus.accept("reader", self.accepted.hash, subscribe=self.accepted.config.subscribe)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "agentd.worker", "reader", "--version", self.accepted.hash],
-            env={**os.environ, "AGENTD_HOME": str(self.paths.data)},
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            home = {"AGENTD_HOME": str(self.paths.data), CONTROL_VARIABLE: str(theirs.fileno())}
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "agentd.worker", "reader", "--version", self.accepted.hash],
+                env={**os.environ, **home},
+                pass_fds=[theirs.fileno()],
+            )
+        vouch(ours, self.paths, "reader")
         self.workers.append(worker)
         return worker
 
@@ -212,8 +221,7 @@ def test_question_and_answer(home: Home) -> None:
         assert asked.payload["question"] == "milk or tea?"
         (row,) = home.sessions.archive.list()
         assert row.state is SessionState.PARKED
-        reply = {"session": row.id, "answer": "tea"}
-        home.bus.publish("person", NewEvent("person.answer", reply, target="reader"))
+        answer_it(home.bus, home.paths, row.id, "tea")
         (note,) = wait_for(lambda: home.events("note.read"))
     assert note.payload["result"] == "tea"
     assert note.cause_id == 1, "the note answers the first event, not the person's"

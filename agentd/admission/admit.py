@@ -41,6 +41,7 @@ from agentd.admission.version import (
     verified_manifest,
 )
 from agentd.agent import Kit
+from agentd.approval.approval import policy_of
 from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import parse_toml, read_small
 from agentd.errors import (
@@ -56,6 +57,7 @@ from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place
 
@@ -125,7 +127,9 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     prompt = baml[f"{draft.config.agent}.baml"]
     tools, labels = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
-    return version, {"decisions": sorted(tools), "labels": labels}
+    accepts, known = version.agent.accepts, all_tools(version.mcp)
+    policy = policy_of(draft.name, draft.config, tools, accepts, known, file=toml)
+    return version, {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
 
 
 def _manifest(
@@ -137,7 +141,7 @@ def _manifest(
         BAML_VERSION,
         version.params.model_dump_json(),
         draft.config.done,
-        draft.config.permissions.model_dump_json(),
+        draft.config.permissions.model_dump_json() + draft.config.approve.text,
         *[(s.place, s.data) for s in sources if s.place != CONFIG],
     )
     files = [p for p in draft.folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
@@ -318,6 +322,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "decisions": version.decisions,
             "labels": version.labels,
             "mcp": version.mcp,
+            "asks": version.asks,
         }
     if heart is None or not heart.answer(outcome):
         print(json.dumps(outcome), file=out, flush=True)

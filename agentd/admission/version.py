@@ -22,8 +22,8 @@ from agentd.config.toml import config_error, unknown_key
 from agentd.errors import BrokenVersion, ConfigError
 from agentd.mcp.definitions import FILE, McpTool, decision_of, read
 
-FORMAT = 2  # of a version folder; a change builds all of them anew
-READABLE = (1, FORMAT)  # what still runs: 1 does not say what it publishes
+FORMAT = 3  # of a version folder; a change builds all of them anew
+READABLE = (1, 2, FORMAT)  # what still runs: 1 does not say what it publishes, 2 not what it asks
 MANIFEST = "manifest.json"
 # Places in a version folder: the configuration and the module.
 CONFIG, MODULE = "agent.toml", "agent.py"
@@ -50,6 +50,7 @@ class Accepted:
     decisions: tuple[str, ...] = ()  # the classes of its union, as far as its manifest says
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by "Class.field"
     mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
+    asks: Mapping[str, str] = field(default_factory=dict)  # decisions, and why
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def accepted_in(folder: Path, manifest: Mapping[str, Any], config: AgentConfig) 
         decisions=tuple(manifest.get("decisions", ())),
         labels=manifest.get("labels", {}),
         mcp=tuple(sorted({tool["server"] for tool in manifest.get("mcp", {}).values()})),
+        asks=manifest.get("asks", {}),
     )
 
 

@@ -189,6 +189,28 @@ WHERE outcome LIKE '%"forced"%'
 """)
 
 
+def _approvals(db: apsw.Connection) -> None:
+    """Kinds of steps on the way to a person's yes.
+
+    SQLite drops no CHECK without a name. Its own way for that is the schema's text, which changes
+    no row: https://sqlite.org/lang_altertable.html#otheralter
+    """
+    version = db.pragma("schema_version")
+    assert isinstance(version, int)
+    kinds = "'opening', 'decision', 'result', 'note'"
+    more = f"{kinds}, 'asked', 'granted', 'denied', 'started'"
+    db.pragma("writable_schema", True)
+    try:
+        db.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, ?, ?)"
+            " WHERE type = 'table' AND name = 'steps'",
+            (kinds, more),
+        )
+        db.pragma("schema_version", version + 1)  # other connections read it anew
+    finally:
+        db.pragma("writable_schema", False)
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -200,4 +222,5 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     strict,
     _newest,
     _forced,
+    _approvals,
 )

@@ -290,11 +290,33 @@ SELECT ?1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17
 WHERE EXISTS (SELECT 1 FROM sessions WHERE id = ?1 AND state = 'running' AND attempt = ?2)
 """
 
+_STEP = (
+    "seq, kind, type, payload, ts, trusted, idempotent, staged, prompt_tokens, cached_tokens,"
+    " completion_tokens, duration_ms, raw, active_ms, basis"
+)
+
 # A session's steps.
-STEPS = """
-SELECT seq, kind, type, payload, ts, trusted, idempotent, staged, prompt_tokens, cached_tokens,
-  completion_tokens, duration_ms, raw, active_ms, basis
-FROM steps WHERE session_id = ? ORDER BY seq
+STEPS = f"SELECT {_STEP} FROM steps WHERE session_id = ? ORDER BY seq"
+
+# Those from its last decision on.
+LAST_STEPS = f"""
+SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
+  SELECT max(seq) FROM steps WHERE session_id = ?1 AND kind = 'decision') ORDER BY seq
+"""
+
+# What waits for a person, the oldest first; all of it or one session.
+PARKED = """
+SELECT id, agent, question FROM sessions WHERE state = 'parked' AND (?1 IS NULL OR id = ?1)
+ORDER BY ended_at, id
+"""
+
+# How much waits for a person, by agent.
+PARKED_COUNTS = "SELECT agent, count(*) FROM sessions WHERE state = 'parked' GROUP BY agent"
+
+# The answers that an agent has yet to read.
+ANSWERS = f"""
+SELECT {_EVENT} FROM outbox WHERE event_type = ? AND target = ?
+AND id > coalesce((SELECT last_seen_id FROM cursors WHERE consumer = ?), 0) ORDER BY id
 """
 
 # The start of an agent's n-th newest session. What began in the future did so before the wall clock

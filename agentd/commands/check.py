@@ -36,8 +36,10 @@ folder that is not there, an agent that nothing wakes, a file that is not read f
 wrong with a disabled agent is shown and fails nothing. Exits 1 when something is wrong, or waits
 for a module or .baml that is not there.
 
---json prints one object: ok, checked [names], problems [{name, where, what, hint, waiting,
-enabled}], warnings [{what, agents}]."""
+An agent's decisions that wait for your yes are named, with the reason: see `agentd answer`.
+
+--json prints one object: ok, checked [names], asks {name: {decision: why}}, problems [{name, where,
+what, hint, waiting, enabled}], warnings [{what, agents}]."""
 
 
 NAME_MAX = 48  # characters; a longer file name is no agent's, and makes no column
@@ -224,6 +226,7 @@ async def _agent(name: str, paths: Paths, checks: "Checks") -> Checked:
         publishes=found.publishes,
         decisions=found.decisions,
         labels=found.labels,
+        asks=found.asks,
         config=config,
     )
 
@@ -280,6 +283,7 @@ def _document(
     return {
         "ok": not any(item.wrong for item in checked),
         "checked": [item.name for item in checked],
+        "asks": {item.name: dict(item.asks) for item in checked if item.asks},
         "problems": problems,
         "warnings": [{"what": what, "agents": agents} for what, agents in warnings],
     }
@@ -292,6 +296,8 @@ def _print(checked: Sequence[Checked], warnings: Sequence[str], paths: Paths) ->
         if item.problem is None:
             verdict = colour("ok", GREEN) + ("" if item.enabled else ", disabled")
             say(f"{name}  {verdict}")
+            for tool, why in item.asks.items():
+                say(plain(f"{'':{width}}  asks you before it does {tool}: {why}"))
             continue
         verdict = colour("waits", YELLOW) if item.waiting else colour("wrong", RED)
         if not item.enabled:

@@ -22,6 +22,7 @@ class Checked:
     publishes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    asks: Mapping[str, str] = field(default_factory=dict)  # decisions, and why
     config: "AgentConfig | None" = None
 
     @property

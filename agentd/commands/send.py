@@ -5,15 +5,16 @@ import json
 import sys
 from typing import Any
 
+from agentd.approval.signature import person_key, signed
+from agentd.approval.unanswered import give
 from agentd.bus import Bus
 from agentd.commands.home import daemon_state, find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
-from agentd.events import PERSON, NewEvent, matches
+from agentd.events import ANSWER, PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
-from agentd.sessions.sessions import ANSWER
 from agentd.states import Exit, Priority, SessionState
 from agentd.storage.database_files import files_stay
 
@@ -22,7 +23,8 @@ EXAMPLES = """example:
   agentd send person.answer '{"session": 7, "answer": "yes"}' --to repo_review
   generate-json | agentd send build.failed -
 
-Prints the event's id. Warns on stderr if no agent reads the type, or if an answer fits no question.
+Prints the event's id. Warns on stderr if no agent reads the type, or if an answer fits no question;
+`agentd answer` lists what waits for one, and is the shorter way.
 Follow it with `agentd events -f`; with `--json`, `cause_id` names the event that was answered.
 Works without a running daemon: the event waits in the database. Exits 2 when JSON is not an object,
 1 when the bus refuses the event or no agent is called NAME, 3 without a database."""
@@ -48,7 +50,15 @@ def run(args: argparse.Namespace) -> int:
         find_agent(bus, paths, args.to)
     event = NewEvent(args.type, payload, target=args.to)
     doubt = _answers_nothing(bus, event) if args.type == ANSWER else _unread(bus, event)
-    publish(bus, paths, event)
+    if args.type == ANSWER and doubt is None:
+        with files_stay(bus):
+            _, event_id = give(bus, person_key(paths), payload["session"], payload["answer"])
+        say(f"event {event_id}")
+        note_idle(bus, paths, args.to)
+    elif args.type.startswith(f"{PERSON}."):
+        publish(bus, paths, signed(event, person_key(paths)), system=True)
+    else:
+        publish(bus, paths, event)
     if doubt is not None:
         note(doubt)
     return Exit.OK
@@ -82,7 +92,7 @@ def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
         why = "it has no `answer`"
     else:
         return None
-    return f"this answers no question: {why}; `agentd sessions --state parked` lists what is asked"
+    return f"this answers no question: {why}; `agentd answer` lists what is asked"
 
 
 def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
@@ -91,11 +101,16 @@ def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) ->
         event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     say(f"event {event_id}")
+    note_idle(bus, paths, event.target)
+    return event_id
+
+
+def note_idle(bus: Bus, paths: Paths, target: str | None) -> None:
+    """Say on stderr if nobody acts now on what was sent, to one agent or to all."""
     if daemon_state(paths) is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
-    elif event.target is not None and bus.agents.present()[event.target].paused:
-        note(f"{event.target} is paused: the event waits for `agentd resume {event.target}`")
-    return event_id
+    elif target is not None and (row := bus.agents.present().get(target)) and row.paused:
+        note(f"{target} is paused: the event waits for `agentd resume {target}`")
 
 
 def _payload(text: str) -> dict[str, Any]:

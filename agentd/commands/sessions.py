@@ -34,17 +34,17 @@ EXAMPLES = """example:
 
 A session is one run of an agent's loop for one event. A running one that no process holds was
 cut off, and is resumed. Exits 1 for an unknown agent. A parked session waits for a person's answer
-(a parked agent, in `agentd status`, is something else: it gave up). Answer it with
-  agentd send person.answer '{"session": 7, "answer": "yes"}' --to NAME
+(a parked agent, in `agentd status`, is something else: it gave up): `agentd answer` shows what for.
 
 --json prints a list of id, agent, event_id, event_type, version, state (running, ended, failed,
 parked), forced (why Done was the only decision left, or null), attempt, started_at, ended_at (UTC),
 question, outcome, error, turns, prompt_tokens, completion_tokens; for `show` one such object with
-steps: seq, kind (opening, decision, result, note), type, payload, ts, trusted, idempotent, publish,
-remember, prompt_tokens, cached_tokens, completion_tokens, duration_ms, raw (the model's answer),
-active_s, attempt, counts (what the tokenizer said), allowed, finish_reason, context_tokens, labels
-(by field: how one was taken, log-probabilities, offsets, margin), scored (heads, items, values);
-with --turn the list of messages."""
+steps: seq, kind (opening, decision, result, note; where a yes is needed: asked, granted, denied,
+started), type, payload, ts, trusted, idempotent, publish, remember, prompt_tokens, cached_tokens,
+completion_tokens, duration_ms, raw (the model's answer), active_s, attempt, counts (what the
+tokenizer said), allowed, finish_reason, context_tokens, labels (by field: how one was taken,
+log-probabilities, offsets, margin), asks (it needs a yes), scored (heads, items, values); with
+--turn the list of messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -177,8 +177,7 @@ def _show(row: SessionRow, steps: Sequence[Step], basis: Mapping[str, Any]) -> N
         say()
         say(f"{colour(row.shown_state, BOLD)}: {_outcome(row) or ''}")
     if row.question is not None:
-        answer = f"""'{{"session": {row.id}, "answer": "..."}}'"""
-        say(f"answer it: agentd send person.answer {answer} --to {row.agent}")
+        say("`agentd answer` shows all of it, and answers it")
 
 
 BAR_CHARACTERS = 25

@@ -53,11 +53,11 @@ the last run ended, if it failed), storage {problem, database_bytes, wal_bytes, 
 overlooked (files in your folders that are not read for their name or place: [{where, what,
 hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
 beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
-why it is not full; [sandbox] level of agentd.toml), last_event_id, dead_letters, and agents: name,
-state, pid, since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe,
-waiting {direct, subscribed}, last_session (null or {id, state, started_at, ended_at}), labels,
-dead_letters, held (null or {reason, until, hint}: why it does not get on), and while the daemon
-runs also version, enabled, beat and more. Times are UTC.
+why it is not full; [sandbox] level of agentd.toml), last_event_id, dead_letters, asks (how much
+waits for your answer), and agents: name, state, pid, since, restarts, reason, problem (null or
+{what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null or {id,
+state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until, hint}: why
+it does not get on), and while the daemon runs also version, enabled, beat and more. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
@@ -77,6 +77,7 @@ UNKNOWN: dict[str, Any] = {
     "last_session": None,
     "labels": None,
     "dead_letters": 0,
+    "asks": 0,
 }
 COLOURS = {
     WorkerState.RUNNING: GREEN,
@@ -129,6 +130,7 @@ def state(paths: Paths) -> dict[str, Any]:
         "overlooked": [item.document() for item in overlooked(paths)],
         "last_event_id": 0,
         "dead_letters": 0,
+        "asks": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
     }
     if document["model"]:
@@ -149,6 +151,7 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         return
     bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
     rows, letters = bus.agents.present(), bus.dead.counts()
+    asks = Archive(bus).parked()
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
@@ -158,12 +161,13 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
     for agent in document["agents"]:
         name = agent["name"]
         agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
+        agent["asks"] = asks.get(name, 0)
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
     if document["model"]:
         document["model"]["labels"] = labels_by(document["model"], bus)
     document["last_event_id"] = bus.events.last_id()
-    document["dead_letters"] = sum(letters.values())
+    document["dead_letters"], document["asks"] = sum(letters.values()), sum(asks.values())
     bus.close()
 
 
@@ -227,6 +231,8 @@ def _print(document: Mapping[str, Any]) -> None:
         say(f"sandbox  {'full' if whole else colour(text, YELLOW)}")
     say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
+    if document["asks"]:
+        say(colour(f"asks   {document['asks']} for your answer: `agentd answer`", YELLOW))
     if document["agents"]:
         _print_agents(document)
     else:
@@ -285,6 +291,7 @@ def _print_agent(agent: Mapping[str, Any]) -> None:
         ),
         "session": _session(agent["last_session"]),
         "dead": agent["dead_letters"],
+        "asks you": agent["asks"] or None,
         "labels": agent["labels"],
     }
     beat = agent.get("beat")

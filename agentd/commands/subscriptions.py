@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from agentd.commands.checked import Checked
-from agentd.events import PERSON, SYSTEM_TYPES, matches
-
-OURS = (*SYSTEM_TYPES, f"{PERSON}.")  # what agentd itself publishes
+from agentd.events import SYSTEM_TYPES, matches
 
 
 def cycles(checked: Sequence[Checked]) -> list[list[str]]:
@@ -48,6 +46,8 @@ def unheard(checked: Sequence[Checked]) -> Iterator[tuple[str, list[str]]]:
     for item in checked:
         others = {kind for other in checked if other is not item for kind in other.publishes}
         for wanted in item.subscribe:
-            if not wanted.startswith(OURS) and not any(matches(kind, wanted) for kind in others):
+            if not wanted.startswith(SYSTEM_TYPES) and not any(
+                matches(kind, wanted) for kind in others
+            ):
                 what = f"{item.name}: no agent here publishes {wanted}; only `agentd send` does"
                 yield what, [item.name]

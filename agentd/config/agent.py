@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -105,6 +106,34 @@ class Labels(Strict):
     )
 
 
+Verdict = Literal["allow", "ask", "deny"]
+
+
+class Approve(Strict):
+    """Which decisions a person has to say yes to: beside these keys, a verdict for each by name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Verdict]
+
+    expires: Duration = Field(
+        timedelta(days=1), description="Time in which nobody's yes becomes a no."
+    )
+    i_accept_the_risk: bool = Field(
+        False,
+        description="true: what it reads of others may make it act, where a tool is allowed.",
+    )
+
+    @property
+    def text(self) -> str:
+        """What it says; "" where nothing is written: an update of agentd changes no hash then."""
+        return self.model_dump_json(exclude_defaults=True).removeprefix("{}")
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What is written of decisions, by their classes."""
+        return self.__pydantic_extra__
+
+
 class AgentConfig(Strict):
     """One agent: config/agents.d/NAME.toml. The file's name is the agent's name."""
 
@@ -141,6 +170,7 @@ class AgentConfig(Strict):
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
     labels: Labels = Field(default_factory=Labels)
+    approve: Approve = Field(default_factory=Approve)
 
     @field_validator("subscribe")
     @classmethod

@@ -95,8 +95,9 @@ def permissions(paths: Paths) -> Iterator[Finding]:
 def unsafe(paths: Paths) -> Iterator[tuple[Path, int]]:
     """Yield what others can reach and should not, with the mode that it should have."""
     files = [paths.token, paths.database, paths.prompt_caches, *paths.backups.glob("*.db")]
+    files += paths.keys.glob("*")
     files += [paths.database.with_name(f"{paths.database.name}{end}") for end in ("-wal", "-shm")]
-    private = [(folder, 0o700) for folder in {paths.run, paths.sockets}]
+    private = [(folder, 0o700) for folder in {paths.run, paths.sockets, paths.keys}]
     for path, mode in [*((file, 0o600) for file in files), *private]:
         try:
             status = path.stat()

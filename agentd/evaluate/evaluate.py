@@ -24,6 +24,7 @@ from agentd.replay.fixture import Pages
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.single_run import run_event
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.toolbox import Toolbox
 
 START = datetime(2026, 1, 15, 8, 0, tzinfo=UTC)
@@ -128,11 +129,18 @@ def run_case(
             folder,
             clock=SystemClock(),
             facts=loaded.folders.as_here(case.facts),
+            approve=_approve,
         )
     if llm.unavailable is not None:
         raise llm.unavailable
     result = score(case, performance, asked=llm.asked, illegal=llm.illegal)
     return replace(result, seconds=llm.seconds)
+
+
+def _approve(tool: str, args: Mapping[str, Any]) -> bool | str:
+    """Allow what changes only the case's own folder."""
+    sends = tool in REGISTRY and REGISTRY[tool].effect == "send"
+    return "an evaluation sends nothing and runs no programs" if sends else True
 
 
 def _neutral(number: int) -> str:

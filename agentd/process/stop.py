@@ -92,8 +92,8 @@ class Stop:
     def __init__(self) -> None:
         self._asked_read, self._asked_write = os.pipe()
         self._signal_read, signal_write = os.pipe()
-        self._cancel = Cancel()
-        self.also = self._cancel.also
+        self.cancel = Cancel()
+        self.also = self.cancel.also
         self.also(self._wake)
         os.set_blocking(signal_write, False)
         signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
@@ -105,7 +105,7 @@ class Stop:
     @property
     def asked(self) -> bool:
         """Whether the stop was asked for."""
-        return self._cancel.stopped
+        return self.cancel.stopped
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once the stop was asked for."""
@@ -116,4 +116,4 @@ class Stop:
 
     def _watch(self) -> None:
         os.read(self._signal_read, 1)
-        self._cancel.stop()
+        self.cancel.stop()

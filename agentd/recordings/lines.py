@@ -9,11 +9,14 @@ from pydantic import Field
 from agentd.clock import iso
 from agentd.context import LogEvent
 from agentd.recordings.recording import HeadPart, Publication, Whole
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import LOGGED, Step, StepKind
 
 
 class StepLine(HeadPart):
-    """A line of the steps. `args` stand here where the raw answer says something else."""
+    """A line of the steps.
+
+    `args`: of what is no event of the log; of a decision, where its raw answer says something else.
+    """
 
     seq: int
     kind: StepKind
@@ -33,6 +36,7 @@ class StepLine(HeadPart):
     attempt: int = 1
     counts: tuple[int, ...] = ()
     labels: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    asks: bool = False
     scored: tuple[dict[str, Any], ...] = ()
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
@@ -42,10 +46,10 @@ class StepLine(HeadPart):
 def line_of(step: Step, *, given: bool) -> dict[str, Any]:
     """Return what belongs to a step besides its event in the log."""
     line = {key: value for key, value in vars(step).items() if key in StepLine.model_fields}
-    if step.kind is StepKind.DECISION:
-        line["args"] = None if step.payload == _args(step.raw) else dict(step.payload)
-    else:
+    if step.kind in LOGGED:
         del line["type"]
+    else:
+        line["args"] = None if step.payload == (_args(step.raw) or {}) else dict(step.payload)
     line["publish"] = [Publication.of(event) for event in step.publish]
     line["active_s"] = round(step.active_s, 3)
     plain = StepLine(**{**line, "given": given}).model_dump(mode="json", exclude_defaults=True)

@@ -24,7 +24,7 @@ from agentd.recordings.recording import (
     Repository,
     Whole,
 )
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import LOGGED, Step
 
 # Not from JSON by Pydantic itself, which refuses half a file name (a lone surrogate).
 ENTRIES = TypeAdapter(
@@ -152,7 +152,7 @@ class _Reader:
         except (ValueError, RecursionError) as error:
             raise self._error(f"the log cannot be read: {error}") from error
         texts = [match[0] for match in context.EVENT.finditer(log)]
-        shown = [line for line in lines if line.kind is not StepKind.DECISION]
+        shown = [line for line in lines if line.kind in LOGGED]
         if len(shown) != len(events):
             raise self._error(f"the log has {len(events)} events, but {len(shown)} steps say so")
         of = {line.seq: event for line, event in zip(shown, events, strict=True)}

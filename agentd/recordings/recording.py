@@ -10,19 +10,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentd.config.agent import AgentConfig
+from agentd.config.agent import AgentConfig, Verdict
 from agentd.config.toml import config_error
 from agentd.context import LogEvent, render
 from agentd.errors import RecordingError
-from agentd.events import Event, NewEvent
+from agentd.events import ANSWER, ASKED, Event, NewEvent
 from agentd.llm.decision import Message, with_log
-from agentd.sessions.sessions import ANSWER
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import LOGGED, Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools.declared_tools import REGISTRY
 
-ASKED = "person.asked"  # what a parking publishes
 FORMAT = 1  # of the file; a reader refuses any other
+ANSWERED = (StepKind.GRANTED, StepKind.DENIED)  # a person's yes or no
 TITLE = "agentd recording, format "  # its first line, before the number
 INTEGER_MAX = 2**63 - 1  # SQLite's; a replay has a database, too
 MARK = re.compile(r"\\*===")  # what begins a section, or a line that could be taken for one
@@ -122,6 +121,12 @@ class Settled(HeadPart):
         """Return what was published."""
         return [event.new() for event in self.publish]
 
+    @property
+    def question(self) -> str | None:
+        """What a person was asked."""
+        asked = [event.payload.get("question") for event in self.publish if event.type == ASKED]
+        return str(asked[-1]) if asked else None
+
 
 class Root(HeadPart):
     """A folder that the session knew by its absolute path; it lies elsewhere in a replay.
@@ -157,6 +162,8 @@ class Head(HeadPart):
     model: ModelHead
     version: VersionHead
     settled: list[Settled] = Field(default_factory=list)
+    # What of its decisions a person had to allow, or nobody could.
+    approve: dict[str, Verdict] = Field(default_factory=dict)
     volatile: Volatile = Field(default_factory=Volatile)
     redacted: dict[str, int] = Field(default_factory=dict)  # places changed, by rule
 
@@ -241,14 +248,18 @@ class Recording:
 
     def question_after(self, seq: int) -> str | None:
         """Return the question on which the session was parked after this step, if it was."""
-        answers = [step.seq for step in self.steps if step.type == ANSWER]
+        answers = [s.seq for s in self.steps if s.type == ANSWER or s.kind in ANSWERED]
         parked = answers.index(seq + 1) if seq + 1 in answers else len(answers)
         last = seq == self.steps[-1].seq and self.head.session.question is not None
         if not last and seq + 1 not in answers:
             return None
         asked = self.settled(parked) or Settled()
-        questions = [e.payload.get("question") for e in asked.publish if e.type == ASKED]
-        return str(questions[-1]) if questions else self.head.session.question
+        return asked.question or self.head.session.question
+
+    def decision_before(self, seq: int) -> Step:
+        """Return the decision of which this step is the result."""
+        decisions = [s for s in self.steps[: seq - 1] if s.kind is StepKind.DECISION]
+        return decisions[-1] if decisions else self.steps[0]
 
     def facts(self, attempt: int) -> dict[str, Any]:
         """Return what the agent remembered at an attempt."""
@@ -270,7 +281,7 @@ def texts_of(steps: Iterable[Step]) -> dict[int, str]:
     return {
         step.seq: render(LogEvent(step.type, step.ts, step.payload, step.trusted))
         for step in steps
-        if step.kind is not StepKind.DECISION
+        if step.kind in LOGGED
     }
 
 

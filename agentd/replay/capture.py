@@ -180,7 +180,7 @@ class Capture(Replay):
         value = step.payload
         if step.kind is not StepKind.RESULT or step.type != "http_get" or "text" not in value:
             return None
-        asked = self.recording.steps[step.seq - 2].payload.get("url")
+        asked = self.recording.decision_before(step.seq).payload.get("url")
         return str(asked), Page(str(value.get("url")), str(value["text"]))
 
     def _repositories(self) -> dict[str, Repository]:

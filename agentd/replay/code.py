@@ -32,7 +32,8 @@ from agentd.mcp.definitions import FILE
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths
 
-MAKES = ("agent", "done", "params", "limits", "permissions")  # of a configuration: the agent
+# Of a configuration, what makes up the agent.
+MAKES = ("agent", "done", "params", "limits", "permissions", "approve")
 PROMPTS = "baml_src/"  # their place in a version's folder
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from agentd.admission.version import Version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
+from agentd.approval.approval import Policy, policy_of
 from agentd.config.agent import AgentConfig
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Ask, Decision, Message, Terms
@@ -17,6 +18,7 @@ from agentd.replay.code import Code
 from agentd.replay.folder_map import FolderMap
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts, calibration_of, repeatable
 
@@ -86,20 +88,36 @@ class LoadedAgent:
         )
         return self.version.agent(self.version.params, kit)
 
+    @property
+    def policy(self) -> Policy:
+        """What of its decisions a person has to allow.
+
+        Raises:
+            ConfigError: [approve] does not fit them.
+        """
+        accepted, accepts = self.version.accepted, self.version.agent.accepts
+        tools = all_tools(self.version.mcp)
+        return policy_of(accepted.name, accepted.config, self.union.members, accepts, tools)
+
     def loop(
         self,
         session: Session,
         journal: Journal,
         agent: Agent[Any],
         llm: LLM,
+        policy: Policy | None = None,
     ) -> Loop:
-        """Return the loop of a session: nobody watches it, and nobody reads its log lines."""
+        """Return the loop of a session: nobody watches it, and nobody reads its log lines.
+
+        `policy`: another than the configuration's.
+        """
         return Loop(
             session,
             agent,
             llm,
             journal,
             idempotent=repeatable(self.version),
+            policy=policy or self.policy,
             call_deadline_s=CALL_DEADLINE_S,
             log=cast(Logger, Quiet()),
             beat=lambda _promise: None,

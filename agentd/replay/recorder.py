@@ -136,6 +136,7 @@ def _from_history(history: History, where: str) -> Recording:
         event=EventHead(**{**vars(history.event), "payload": dict(history.event.payload)}),
         config=dict(basis["config"]),
         facts=[RecordedFacts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],
+        approve=dict(basis.get("approve", {})),
         model=ModelHead(
             name=str(basis["model"]), window=basis["window"], fixed_tokens=basis["fixed_tokens"]
         ),

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from agentd.admission.version import Version
 from agentd.agent import Result
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Permissions
 from agentd.errors import PermissionRefused, RecordingError, ToolError
-from agentd.events import PERSON, Lane, NewEvent
+from agentd.events import ANSWER, PERSON, Lane
 from agentd.loop import Ending, Loop
-from agentd.recordings.recording import Recording, Settled, digest, tool_digest
+from agentd.recordings.recording import ANSWERED, Recording, Settled, digest, tool_digest
 from agentd.replay import endings, fixture
 from agentd.replay.agent_proxy import Handling, ReplayedAgent
 from agentd.replay.code import MAKES, Code, Workshop
@@ -27,10 +28,10 @@ from agentd.replay.offline import offline
 from agentd.replay.playback import Cut, Playback
 from agentd.replay.recorded_llm import RecordedLLM
 from agentd.replay.replay_bus import compared_sessions, seed
-from agentd.replay.results import recorded_result, with_recorded_fields
+from agentd.replay.results import recorded_answer, recorded_result, with_recorded_fields
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.sessions.sessions import ANSWER, Sessions
+from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import Priority
 from agentd.tools.declared_tools import REGISTRY
@@ -275,7 +276,10 @@ class Replay:
             adjust=self._adjust,
             results=lambda: session.results,
         )
-        loop = self.loaded.loop(session, journal, agent, self.llm)
+        kept = None  # as the file says now
+        if self._config.approve == self.recording.config.approve:
+            kept = Policy.kept(self.recording.head.approve, self._config)
+        loop = self.loaded.loop(session, journal, agent, self.llm, kept)
         self.playback.release()
         return loop
 
@@ -294,7 +298,7 @@ class Replay:
             return Handling(run=True)
         if name == "WriteFile":  # what is read later is read from the fixture
             with suppress(ToolError):
-                decision = self.recording.steps[playback.done - 1]
+                decision = self.recording.decision_before(step.seq)
                 self._toolbox.call(name, self.folders.as_here(dict(decision.payload)))
         self._given += 1
         self.llm.count_given()
@@ -315,11 +319,10 @@ class Replay:
     def _answer(self, bus: Bus, session: Session) -> Lane:
         """Publish the person's recorded answer; return the lane that brings it."""
         step = self.playback.next_step
-        if step is None or step.type != ANSWER:
+        if step is None or (step.type != ANSWER and step.kind not in ANSWERED):
             raise self.playback.diverged("what comes next", step and step.payload, "a question")
-        payload = {"session": session.id, **step.payload}
-        answer = NewEvent(ANSWER, payload, target=session.agent)
-        bus.publish(PERSON, answer, priority=Priority.PERSON)
+        answer = recorded_answer(session, step)
+        bus.publish(PERSON, answer, priority=Priority.PERSON, system=True)
         return Lane(session.agent, direct=True)
 
     # --- comparing the end

@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from agentd.agent import Result
+from agentd.errors import RecordingError
 from agentd.events import NewEvent
 from agentd.recordings.recording import Recording
-from agentd.sessions.steps import Step
+from agentd.sessions.asked import NO, YES, asked_by
+from agentd.sessions.session import Session
+from agentd.sessions.steps import Step, StepKind
 
 
 def recorded_result(recording: Recording, step: Step) -> Result:
@@ -20,6 +23,16 @@ def recorded_result(recording: Recording, step: Step) -> Result:
         recording.question_after(step.seq),
         effect=not step.idempotent,
     )
+
+
+def recorded_answer(session: Session, step: Step) -> NewEvent:
+    """Return the answer of a person that made this step of a parked session."""
+    asked = asked_by(session.id, session.steps, "")
+    if asked is None:
+        raise RecordingError("has an answer, and nothing that it answers", where=f"step {step.seq}")
+    said = {StepKind.GRANTED: YES, StepKind.DENIED: NO}
+    answer = {"answer": said[step.kind]} if step.kind in said else {}
+    return asked.answered({**step.payload, **answer}, session.agent)
 
 
 def with_recorded_fields(

@@ -3,7 +3,7 @@
 For tests and evaluations; there is no recording, and nothing of a daemon is read or written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from agentd.events import PERSON, Event, Lane, NewEvent
 from agentd.llm.decision import LLM
 from agentd.replay.agent_proxy import MappedAgent
 from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
+from agentd.sessions.asked import NO, YES, Asked, asked_by
 from agentd.sessions.session import Session
-from agentd.sessions.sessions import ANSWER, Sessions
+from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools.git import held_to
 from agentd.worker.runner import scoring, settle
+
+# A person who is asked to allow a decision, by its class and arguments: True, or False or why not.
+Approver = Callable[[str, Mapping[str, Any]], bool | str]
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Performance:
     error: str | None = None
     log: str = ""
     forced: str | None = None  # why Done was the only decision left, None where it was chosen
+    asked: Asked | None = None  # what a person has yet to answer or to allow
 
     @property
     def decisions(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -61,10 +66,12 @@ def run_event(
     clock: Clock,
     facts: Mapping[str, Any] | None = None,
     answers: Sequence[Any] = (),
+    approve: Approver | None = None,
 ) -> Performance:
-    """Let the agent answer one event, and a person answer its questions, in an empty folder.
+    """Let the agent answer one event, and a person answer what it asks, in an empty folder.
 
-    What fails the session is in what is returned; it is not tried again.
+    What fails the session is in what is returned; it is not tried again. Where there is no further
+    answer, or nobody to `approve`, it ends parked.
     """
     name = loaded.version.accepted.name
     bus = Bus(folder / "bus.db", clock=clock)
@@ -78,10 +85,13 @@ def run_event(
         while True:
             session_id, error = run.session(lane)
             row, steps = run.sessions.archive.show(session_id)
-            if row.state is not SessionState.PARKED or not waiting:
+            parked = row.state is SessionState.PARKED
+            asked = asked_by(session_id, steps, row.question) if parked else None
+            answer = None if asked is None else _answer(asked, waiting, approve)
+            if asked is None or answer is None:
                 break
-            payload = {"session": session_id, "answer": waiting.pop(0)}
-            bus.publish(PERSON, NewEvent(ANSWER, payload, name), priority=Priority.PERSON)
+            event = asked.answered(answer, name)
+            bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
             lane = Lane(name, direct=True)
         published = [e for e in bus.events.list(limit=10_000) if e.agent == name]
         return Performance(
@@ -94,9 +104,22 @@ def run_event(
             error,
             run.log,
             row.forced,
+            asked,
         )
     finally:
         bus.close()
+
+
+def _answer(asked: Asked, answers: list[Any], approve: Approver | None) -> dict[str, Any] | None:
+    """Return what a person answers; None: nothing."""
+    if asked.expires is None:
+        return {"answer": answers.pop(0)} if answers else None
+    if approve is None:
+        return None
+    said = approve(asked.tool, asked.args)
+    if said is True:
+        return {"answer": YES}
+    return {"answer": NO, **({"why": said} if isinstance(said, str) else {})}
 
 
 @dataclass
@@ -107,7 +130,8 @@ class _Run:
     log: str = ""
 
     def __post_init__(self) -> None:
-        self.sessions = Sessions(self.bus, jitter=lambda: 0.0)
+        # Nobody else writes to this bus.
+        self.sessions = Sessions(self.bus, jitter=lambda: 0.0, verify=lambda answer: None)
 
     def session(self, lane: Lane) -> tuple[int, str | None]:
         """Run one session, or go on with a parked one; return its id, and why it failed."""

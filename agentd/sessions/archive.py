@@ -92,6 +92,10 @@ class Archive:
         given = (agent, None if state is None else state.value, None, limit)
         return [_session_row(row) for row in self._db.run(sql.SESSIONS, given)]
 
+    def parked(self) -> dict[str, int]:
+        """Return how many sessions of each agent wait for a person."""
+        return dict(self._db.run(sql.PARKED_COUNTS))
+
     def find(self, session_id: int) -> SessionRow | None:
         """Return one session, or None."""
         rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))

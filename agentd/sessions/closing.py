@@ -6,7 +6,8 @@ from typing import Any
 from agentd.bus import Bus, sql
 from agentd.bus.dead import short_error
 from agentd.clock import iso
-from agentd.events import DAEMON, Event, Lane, NewEvent
+from agentd.events import ASKED, DAEMON, Event, Lane, NewEvent
+from agentd.sessions.asked import asked_by
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker, Tripped
 from agentd.sessions.journal import Journal
@@ -46,16 +47,14 @@ class Closing:
             session, SessionState.ENDED, publish, remember, outcome=outcome, forced=forced
         )
 
-    def park(
-        self,
-        session: Session,
-        question: str,
-        *,
-        publish: Sequence[NewEvent] = (),
-        remember: Mapping[str, Any] | None = None,
-    ) -> Sequence[int | None]:
-        """Let the session wait for a person's answer, and step the lane; else as `close`."""
-        return self._settle(session, SessionState.PARKED, publish, remember, question=question)
+    def park(self, session: Session, question: str) -> Sequence[int | None]:
+        """Let the session wait for a person's answer, say what it asks, and step the lane.
+
+        Else as `close`; the id of `person.asked` comes last.
+        """
+        asked = asked_by(session.id, session.steps, question)
+        say = () if asked is None else (NewEvent(ASKED, asked.document()),)
+        return self._settle(session, SessionState.PARKED, (), None, question=question, say=say)
 
     def _settle(
         self,
@@ -67,6 +66,7 @@ class Closing:
         question: str | None = None,
         outcome: Mapping[str, Any] | None = None,
         forced: str | None = None,
+        say: Sequence[NewEvent] = (),
     ) -> Sequence[int | None]:
         staged = session.steps[session.settled_seq :]
         events = [*(event for step in staged for event in step.publish), *publish]
@@ -77,7 +77,7 @@ class Closing:
         effect = session.settled_effect or bool(events or facts)
         basis = dict(session.basis)
         if basis:  # what the steps staged stands there
-            now = effects_document(publish, remember or {})
+            now = effects_document([*publish, *say], remember or {})
             if session.scored:
                 now["scored"] = session.scored
             basis["settled"] = [*basis.get("settled", ()), now]
@@ -94,6 +94,9 @@ class Closing:
                 publish=events,
                 remember=facts,
                 cause=session.event,
+            )
+            ids += self._bus.outbox.publish_many(
+                session.agent, say, cause=session.event, system=True
             )
         session.unwritten.clear()
         session.scored = []

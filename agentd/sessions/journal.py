@@ -85,7 +85,7 @@ class Journal:
             type,
             result.value,
             result.trusted,
-            idempotent=not result.effect or decided is None or decided.idempotent,
+            idempotent=not result.effect or decided is None or decided.repeatable,
             publish=tuple(result.publish),
             remember=result.remember,
         )

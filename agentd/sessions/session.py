@@ -9,7 +9,7 @@ from agentd.agent import Label
 from agentd.config.agent import Limits
 from agentd.errors import LostLane
 from agentd.events import PERSON, Event, Lane
-from agentd.sessions.steps import Step, StepKind
+from agentd.sessions.steps import STAGES, Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 
 # In an outcome, where the agent has no such field of its own: why Done was the only decision left.
@@ -33,6 +33,9 @@ class Session:
     limits: Limits
     spent_s: float = 0.0  # active seconds of earlier attempts
     state: SessionState = SessionState.RUNNING
+    question: str | None = None  # what it is parked on
+    # What a person answered, if this attempt's event is that, and proved to be so.
+    answer: Mapping[str, Any] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     settled_seq: int = 0  # parking published what these steps staged
     settled_effect: bool = False
@@ -82,14 +85,23 @@ class Session:
     @property
     def unfinished(self) -> Step | None:
         """The recorded decision that came to no result yet."""
-        last = next((s for s in reversed(self.steps) if s.kind is not StepKind.NOTE), None)
+        beside = STAGES | {StepKind.NOTE}
+        last = next((s for s in reversed(self.steps) if s.kind not in beside), None)
         return last if last is not None and last.kind is StepKind.DECISION else None
+
+    @property
+    def stage(self) -> StepKind | None:
+        """How far the last decision is: not asked yet, asked, granted, started, with a result."""
+        return next((s.kind for s in reversed(self.steps) if s.kind is not StepKind.NOTE), None)
 
     @property
     def interrupted(self) -> str | None:
         """The decision that was cut off in the middle and must not be carried out twice."""
         unfinished = self.unfinished
-        return None if unfinished is None or unfinished.idempotent else unfinished.type
+        if unfinished is None or unfinished.repeatable:
+            return None
+        begun = self.stage is StepKind.STARTED or not unfinished.asks
+        return unfinished.type if begun else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class Wait:
     """Not now: try the lane's event again after `seconds`. `why` is a stable name."""
 
     seconds: float
-    why: str  # "backoff", "cut_off", "breaker" or "sessions_per_hour"
+    why: str  # "backoff", "cut_off", "breaker", "sessions_per_hour", "verify"
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ goes on where it was; one that *failed* is tried again from the start, as a new 
 import json
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from agentd.bus import Bus, sql
 from agentd.clock import EPOCH, iso, moment_or
 from agentd.config.agent import Limits
-from agentd.events import PERSON, Event, Lane
+from agentd.errors import AgentdError, Stopped
+from agentd.events import ANSWER, Event, Lane, only_persons
 from agentd.process.crash import Crash
 from agentd.sessions.archive import Archive, StoredSession
+from agentd.sessions.asked import Asked, asked_by
 from agentd.sessions.attempts import Attempts
 from agentd.sessions.breaker import Breaker
 from agentd.sessions.closing import Closing
@@ -24,14 +26,23 @@ from agentd.sessions.steps import Step, StepKind, event_from_json, event_json
 from agentd.states import DeadReason, SessionState
 
 HOUR = timedelta(hours=1)
-ANSWER = "person.answer"  # {"session": id, "answer": ...}: resumes a parked session
+VERIFY_S = 5.0  # until somebody is asked again who could not say whether a person wrote it
+# Says why an event is not what only a person may write (`only_persons`), None where it is. Raises
+# AgentdError where that cannot be told now.
+Verify = Callable[[Event], str | None]
+
+
+def nobody(event: Event) -> str | None:
+    """Stand for a `Verify` where nobody can tell: nothing is believed."""
+    return "only a person answers, and nobody here can tell who wrote it"
 
 
 class Sessions:
     """Opens and resumes the sessions of one bus.
 
     `journal` writes what one does as it goes, `closing` brings it to rest, `archive` is for those
-    who read. `jitter` returns numbers in [0, 1); `journal` makes another journal than ours.
+    who read. `jitter` returns numbers in [0, 1); `journal` makes another journal than ours;
+    `verify` tells a person's answers from forged ones.
     """
 
     def __init__(
@@ -40,7 +51,9 @@ class Sessions:
         *,
         jitter: Callable[[], float] = random.random,
         journal: Callable[[Bus, Attempts], Journal] = Journal,
+        verify: Verify = nobody,
     ) -> None:
+        self._verify = verify
         self._bus = bus
         self._db = bus.db
         self._clock = bus.clock
@@ -60,18 +73,28 @@ class Sessions:
         """Open or resume the session of the lane's next event, and count the attempt.
 
         `code_hash` is that of code and prompt: a cut session of another one is closed as failed
-        and a new one begun. A `person.answer` resumes the session that it names, with the answer
-        recorded as a result of type `person.answer`.
+        and a new one begun. A `person.answer` resumes the session that it names: a question's
+        answer is recorded as a result of type `person.answer`, a yes or no as a step of its own.
+        An answer that no person gave is a dead letter.
 
         Raises:
             LostLane: somebody else steps this lane.
+            Stopped: while somebody was asked whether a person gave it.
         """
         tried = self._attempts.of(lane, event)
         wait_s = self._attempts.wait_s(tried)
         if wait_s > 0:
             return Wait(wait_s, tried.why)
+        try:  # before the transaction: who is asked reads the event's row, too
+            forged = self._verify(event) if only_persons(event) else None
+        except Stopped:
+            raise
+        except AgentdError:
+            return Wait(VERIFY_S, "verify")
         with self._bus.transaction():
             self._bus.lanes.hold(lane)
+            if forged is not None:
+                return self.closing.bury(lane, event, None, DeadReason.INVALID, forged)
             last = self._last_session(lane, event, limits)
             # What a person asks for is tried all the same.
             asked = asked_by_person(lane, event)
@@ -119,6 +142,7 @@ class Sessions:
     def _answered(
         self, lane: Lane, event: Event, last: Session | None, code_hash: str, limits: Limits
     ) -> Session | Dead:
+        error: str | None
         if last is None:
             error = "answers no session of this agent"
         elif last.state is SessionState.FAILED and last.delivery.id == event.id:
@@ -126,12 +150,12 @@ class Sessions:
             return self._open(lane, last.event, event, code_hash, limits)
         elif last.state is not SessionState.PARKED:
             error = f"session {last.id} waits for no answer: it is {last.state.value}"
-        elif event.agent != PERSON:
-            error = f"comes from {event.agent}: only a person answers"
-        elif "answer" not in event.payload:
-            error = "has no `answer`"
+        elif (asked := asked_by(last.id, last.steps, last.question)) is None:
+            error = f"session {last.id} asks nothing"
+        elif (mistake := asked.mistake(event.payload)) is not None:
+            error = mistake
         elif last.version == code_hash:
-            return self._resume(last, lane, event)
+            return self._resume(last, lane, event, asked)
         else:
             error = "the agent's code or prompt changed while it waited for an answer"
             if last.partial:
@@ -167,16 +191,19 @@ class Sessions:
             began=self._clock.monotonic(),
         )
 
-    def _resume(self, session: Session, lane: Lane, delivery: Event) -> Session:
-        was_parked = session.state is SessionState.PARKED
+    def _resume(
+        self, session: Session, lane: Lane, delivery: Event, asked: Asked | None = None
+    ) -> Session:
+        """Take a session up again: a cut one, or with the answer to what it `asked`."""
         self._db.run(sql.RESUME_SESSION, (session.id, lane.consumer, delivery.id))
         self._attempts.count(lane, delivery)
         session.delivery = delivery
         session.attempt += 1
         session.state = SessionState.RUNNING
-        if was_parked:
-            answer = {"answer": delivery.payload["answer"]}
-            self.journal.record(session, Step(StepKind.RESULT, ANSWER, answer))
+        if delivery.event_type == ANSWER:
+            session.answer = delivery.payload
+        if asked is not None:
+            self.journal.record(session, _answered_step(asked, delivery, self._clock.now()))
         return session
 
     def _load(self, row: StoredSession, lane: Lane, delivery: Event, limits: Limits) -> Session:
@@ -195,6 +222,7 @@ class Sessions:
             limits=limits,
             spent_s=recorded[-1].active_s if recorded else 0.0,
             state=SessionState(row.state),
+            question=row.question,
             steps=recorded,
             settled_seq=row.settled_seq,
             settled_effect=bool(row.settled_effect),
@@ -213,3 +241,12 @@ class Sessions:
         now = self._clock.now()
         rows = self._db.run(sql.NTH_NEWEST_START, (agent, iso(now), per_hour - 1))
         return (moment_or(rows[0][0], EPOCH) + HOUR - now).total_seconds() if rows else 0.0
+
+
+def _answered_step(asked: Asked, answer: Event, now: datetime) -> Step:
+    """Return the step that an answer makes."""
+    if asked.expires is None:
+        return Step(StepKind.RESULT, ANSWER, {"answer": answer.payload["answer"]})
+    denied = asked.denied(answer.payload, now)
+    kind = StepKind.GRANTED if denied is None else StepKind.DENIED
+    return Step(kind, asked.tool, denied or {})

@@ -24,6 +24,15 @@ class StepKind(StrEnum):
     DECISION = "decision"  # what the model decided; `type` is the class
     RESULT = "result"  # what the last decision came to
     NOTE = "note"  # what a guard told the model
+    # What a decision that needs a person's yes went through, up to its result:
+    ASKED = "asked"  # with how long it may wait
+    GRANTED = "granted"
+    DENIED = "denied"
+    STARTED = "started"  # written before the effect: only this may have happened or not
+
+
+STAGES = frozenset({StepKind.ASKED, StepKind.GRANTED, StepKind.DENIED, StepKind.STARTED})
+LOGGED = frozenset(StepKind) - STAGES - {StepKind.DECISION}  # what the model sees of a session
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Step:
     context_tokens: int | None = None
     # Of a decision: what its labels rest on, by field; see `agentd.llm.calibration`.
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    asks: bool = False  # of a decision: a person has to say yes before it is carried out
     # What the agent had scored since the step before: heads, items and scores.
     scored: tuple[Mapping[str, Any], ...] = ()
 
@@ -67,6 +77,11 @@ class Step:
     def had_effect(self) -> bool:
         """Whether it is the result of something that must not happen twice."""
         return self.kind is StepKind.RESULT and not self.idempotent
+
+    @property
+    def repeatable(self) -> bool:
+        """Of a decision: it may be carried out again after it was cut off. A yes is for once."""
+        return self.idempotent and not self.asks
 
     def row(self) -> tuple[Any, ...]:
         """Return the step as its row, from `seq` on.
@@ -110,6 +125,8 @@ class Step:
             basis["context_tokens"] = self.context_tokens
         if self.labels:
             basis["labels"] = self.labels
+        if self.asks:
+            basis["asks"] = True
         if self.scored:
             basis["scored"] = self.scored
         return compact(basis) if basis else None

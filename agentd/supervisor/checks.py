@@ -40,6 +40,7 @@ class CheckResult:
     decisions: tuple[str, ...] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
+    asks: Mapping[str, str] = field(default_factory=dict)
     start: Literal["now", "beginning"] = "now"
     schedule: str | None = None  # as one text, such as "every 15m"
     again: bool = False  # it says nothing about the file: ask again later
@@ -158,6 +159,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             decisions=tuple(answer.get("decisions", ())),
             labels=answer.get("labels", {}),
             mcp=tuple(answer.get("mcp", ())),
+            asks=answer.get("asks", {}),
             start="beginning" if answer.get("start") == "beginning" else "now",
             schedule=answer.get("schedule"),
         )

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agentd.approval.signature import person_key
+from agentd.approval.unanswered import expire
 from agentd.bus import Bus, Opening
 from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
@@ -116,7 +118,10 @@ class Housekeeping:
         if retention is None:
             retention = await self._thread.call(lambda bus: Retention(bus, rules))
             self._retention = retention
-        await self._prune(self._thread, retention)
+        by_age = self._trusts_clock()
+        await self._prune(self._thread, retention, by_age)
+        if by_age:
+            await self._expire()
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
@@ -125,8 +130,15 @@ class Housekeeping:
             await in_thread(sweep, self._paths, known, now, self._rules.removed)
         return self._judge(retention.over, stuck)
 
-    async def _prune(self, thread: BusThread, retention: Retention) -> None:
-        by_age, done = self._trusts_clock(), Counter[tuple[str, str | None]]()
+    async def _expire(self) -> None:
+        """Deny what a person was asked to allow, and nobody did in time."""
+        now, paths = self._clock.now(), self._paths
+        for one in await self._thread.call(lambda bus: expire(bus, person_key(paths), now)):
+            asked = {"session_id": one.asked.session, "decision": one.asked.tool}
+            self._log.warning("approval.expired", agent=one.agent, **asked)
+
+    async def _prune(self, thread: BusThread, retention: Retention, by_age: bool) -> None:
+        done = Counter[tuple[str, str | None]]()
         loop = asyncio.get_running_loop()
         try:
             while True:

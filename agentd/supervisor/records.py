@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from agentd.approval.signature import person_key
+from agentd.approval.unanswered import looked_up
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
@@ -20,6 +22,7 @@ from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.storage import copies
+from agentd.supervisor.requests import Asker
 
 LANE = Lane(DAEMON, direct=True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
@@ -39,6 +42,7 @@ class Records:
     ) -> None:
         self.lost = 0  # events given up because too many waited
         self.problem: Problem | None = None  # the last failure, None once writing works again
+        self._paths = paths
         self._thread = BusThread(paths, clock, opening)
         self._log = log
         self._jobs = jobs
@@ -149,6 +153,23 @@ class Records:
             return event
 
         return await self._thread.call(work)
+
+    async def verify(
+        self, asker: Asker, request: dict[str, Any]
+    ) -> tuple[dict[str, Any], Sequence[int]]:
+        """Answer whether event `event` is what a person's command, or we, wrote to who asks.
+
+        Raises:
+            AgentdError: it is no event's id, or the key or the database cannot be read.
+        """
+        event_id = request.get("event")
+        if type(event_id) is not int or not 0 < event_id < 2**63:
+            raise AgentdError("this is no event's id", where="verify")
+
+        def work(bus: Bus) -> dict[str, Any]:
+            return looked_up(bus, person_key(self._paths), asker.name, event_id)
+
+        return {"ok": True, **await self._thread.call(work)}, ()
 
     async def copy(self, target: Path) -> None:
         """Copy the database, as it is now, to a file of another name.

@@ -98,7 +98,11 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
-        asked = {**self._helpers.handlers(), "model": self._model.link}
+        asked = {
+            **self._helpers.handlers(),
+            "model": self._model.link,
+            "verify": self._records.verify,
+        }
         shared = Shared(
             paths,
             commands,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agentd.agent import Scores
 from agentd.clock import Clock
@@ -26,7 +26,7 @@ from agentd.replay.fixture import Pages
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import FixedPromptLLM, LoadedAgent
 from agentd.replay.offline import offline
-from agentd.replay.single_run import Performance, run_event
+from agentd.replay.single_run import Approver, Performance, run_event
 from agentd.sessions.steps import StepKind
 from agentd.states import OFFSETS
 from agentd.testing.fake_server import FakeModelServer
@@ -48,6 +48,8 @@ AnyAnswer = (
 )
 Model = Iterable[AnyAnswer] | Callable[[str], AnyAnswer] | RandomModel | FakeModelServer
 
+_APPROVERS: Mapping[str, Approver] = {"allow": lambda *_: True, "deny": lambda *_: False}
+
 default_home: Path | None = None  # set by the pytest plugin; None: the working folder
 
 
@@ -62,6 +64,7 @@ def run_agent(
     pages: Mapping[str, str] | None = None,
     programs: Mapping[str, str | tuple[int, str]] | None = None,
     answers: Sequence[Any] = (),
+    approve: Literal["allow", "deny"] | Approver | None = None,
     home: str | Path | None = None,
     window: int = WINDOW,
     clock: Clock | None = None,
@@ -76,8 +79,9 @@ def run_agent(
     `model` is a list of decisions, a function of the log, a `RandomModel`, or a `FakeModelServer`
     (then over HTTP). `facts` is what it remembers; `pages` is the whole web, by URL; `programs` is
     what all programs of `RunCommand` say, by command line: output, or exit code and output; none
-    runs for real. `answers` come from a person. `scores` is what `kit.score` gives for a head and
-    an item.
+    runs for real. `answers` come from a person. `approve` is a person's yes or no to what the agent
+    has to ask for: to all of it, or `f(tool, args)` says True, False or why not; without it the
+    session ends parked. `scores` is what `kit.score` gives for a head and an item.
     A server that does not answer, or is full, for `call_deadline_s` fails the session. There is no
     network.
 
@@ -105,6 +109,7 @@ def run_agent(
             clock=clock or ManualClock(),
             facts=facts,
             answers=answers,
+            approve=_APPROVERS[approve] if isinstance(approve, str) else approve,
         )
 
 

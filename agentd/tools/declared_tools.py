@@ -79,6 +79,9 @@ class Tool:
     run: Callable[..., Result]
     place: Literal["hands", "fetcher", "mcp", "head"] = "hands"
     idempotent: bool = True  # may run again after it was cut off in the middle
+    # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
+    effect: Literal["none", "change", "send"] = "send"
+    untrusted: bool = True  # others may have written what it gives
 
     @property
     def name(self) -> str:
@@ -89,12 +92,12 @@ class Tool:
 REGISTRY: Mapping[str, Tool] = {
     tool.name: tool
     for tool in (
-        Tool(ListFiles, "read", files.list_files),
-        Tool(ReadFile, "read", files.read_file),
-        Tool(SearchText, "read", files.search_text),
-        Tool(WriteFile, "write", files.write_file),
-        Tool(HttpGet, "net", http.http_get, "fetcher"),
+        Tool(ListFiles, "read", files.list_files, effect="none"),
+        Tool(ReadFile, "read", files.read_file, effect="none"),
+        Tool(SearchText, "read", files.search_text, effect="none"),
+        Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
+        Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
-        Tool(AskPerson, None, person.ask_person, "head"),
+        Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

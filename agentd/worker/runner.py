@@ -11,11 +11,11 @@ from typing import Any
 from agentd import __version__
 from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
+from agentd.approval.approval import policy_of
 from agentd.bus import Bus
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError, SandboxUnavailable
-from agentd.events import NewEvent
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
@@ -31,9 +31,8 @@ from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.tools.closed import Closed
-from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import carried_out_by, held_to
-from agentd.tools.outside_tools import outside_tools
+from agentd.tools.outside_tools import all_tools, outside_tools
 from agentd.tools.remote import remotes_of
 from agentd.tools.toolbox import Toolbox
 
@@ -89,6 +88,10 @@ class Runner:
         self._idempotent = repeatable(version)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
+        config, accepts = accepted.config, version.agent.accepts
+        self._policy = policy_of(
+            accepted.name, config, union.members, accepts, all_tools(version.mcp)
+        )
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -119,6 +122,7 @@ class Runner:
             self._llm,
             journal,
             idempotent=self._idempotent,
+            policy=self._policy,
             call_deadline_s=call_deadline_s,
             log=log,
             beat=beat,
@@ -151,6 +155,7 @@ class Runner:
                 "version": self._version.accepted.hash,
                 "config": self._config.model_dump(mode="json", exclude_defaults=True),
                 "prompt": self._llm.prompt(""),
+                "approve": self._policy.verdicts,
                 "model": self._model or self._endpoint.model(),
                 "window": self._llm.window(),
                 "fixed_tokens": self._llm.fixed_tokens(),
@@ -221,9 +226,8 @@ def scoring(
 
 def repeatable(version: Version) -> frozenset[str]:
     """Return the decision classes whose handlers may run again after they were cut off."""
-    agent = version.agent
-    shared = {n for n in version.uses if n in REGISTRY and REGISTRY[n].idempotent}
-    return agent.idempotent | agent.reads | shared | {n for n, t in version.mcp.items() if t.reads}
+    agent, tools = version.agent, all_tools(version.mcp)
+    return agent.idempotent | agent.reads | {n for n in version.uses if tools[n].idempotent}
 
 
 def settle(closing: Closing, session: Session, ending: Ending) -> None:
@@ -242,5 +246,4 @@ def settle(closing: Closing, session: Session, ending: Ending) -> None:
             forced=ending.forced,
         )
         return
-    asked = NewEvent("person.asked", {"session": session.id, "question": ending.question})
-    closing.park(session, ending.question, publish=[asked])
+    closing.park(session, ending.question)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd.admission.version import Accepted
+from agentd.approval.signature import digest
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig
@@ -27,14 +28,14 @@ from agentd.errors import (
     StorageError,
     ToolsChanged,
 )
-from agentd.events import Lane
+from agentd.events import Event, Lane
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process import crash
 from agentd.process.failure import summary
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
-from agentd.process.supervisor_link import SupervisorLink
+from agentd.process.supervisor_link import ASK_S, SupervisorLink
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
@@ -78,7 +79,7 @@ class Worker:
         self.stop = Stop()
         self.retry = StorageRetry(heart, self.stop, log, IDLE_GRACE_S)
         self.bus = self.retry(self._open_bus)
-        self.sessions = Sessions(self.bus)
+        self.sessions = Sessions(self.bus, verify=self._forged)
         name = accepted.name
         subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
         self.lanes = (Lane(name, direct=True), subscribed)
@@ -214,6 +215,14 @@ class Worker:
                 duration_ms=round((self.clock.monotonic() - started) * 1000, 1),
             )
         return 0
+
+    def _forged(self, event: Event) -> str | None:
+        """Say why a person did not write this event. The supervisor knows: it has the key."""
+        self._beat(ASK_S)
+        answer, _ = self.link.ask({"ask": "verify", "event": event.id}, cancel=self.stop.cancel)
+        same = answer.get("digest") == digest(event.event_type, event.target, event.payload)
+        why = answer.get("forged", "is not known to the supervisor")
+        return why if why is not None or same else "was changed while it was looked at"
 
     def _refund(self, session: Session | None) -> None:
         """Take an attempt back; where the storage does not let us, before the next one begins."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from agentd import context
 from agentd.agent import Agent, Kit, Result
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.clock import SystemClock
 from agentd.config.agent import Limits
@@ -157,6 +158,7 @@ class Bench:
             llm,
             self.sessions.journal,
             idempotent=frozenset({"ReadFile"}),
+            policy=Policy(),
             call_deadline_s=60,
             log=self.log.bind(session_id=session.id, event_id=event.id),
             beat=lambda promise_s: None,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
+ASKED, ANSWER = "person.asked", "person.answer"
+STAGES = ("asked", "granted", "started")
 CLOCK_S = 0.002  # a step's time is written in milliseconds
 
 
@@ -100,6 +102,7 @@ def audit(database: Path, journal: Path, outputs: dict[str, str]) -> Report:
         *_steps(left),
         *_memory(left),
         *_side_effects(left),
+        *_approved(left),
         *_letters(left),
         *_acknowledged(left),
     ]
@@ -107,6 +110,7 @@ def audit(database: Path, journal: Path, outputs: dict[str, str]) -> Report:
         "events": len(left.events),
         "sessions": len(left.sessions),
         "resumed": left.resumed,
+        "approvals": sum(step.kind == "granted" for s in left.sessions for step in s.steps),
         "side effects": sum(line["what"] == "effect" for line in left.journal),
         "dead letters": len(left.letters),
     }
@@ -180,6 +184,8 @@ def _wanted(left: Left) -> Iterator[tuple[str, Row, int]]:
     """Yield every event that an agent has to answer, with the cursor of its lane."""
     for agent, kinds in left.subscriptions.items():
         for event in left.events.values():
+            if event.kind == ANSWER:
+                continue  # it goes on with a session of another event: see `_approved`
             if event.target == agent:
                 yield agent, event, left.cursors[f"{agent}/direct"]
             elif event.target is None and event.kind in kinds and event.agent != agent:
@@ -200,8 +206,8 @@ def _unanswered(left: Left) -> Iterator[str]:
         elif cursor < event.id:
             yield f"stuck: {name} is answered and its lane was not stepped"
     for session in left.sessions:
-        if session.state == "running":
-            yield f"stuck: session {session.id} of {session.agent} still runs"
+        if session.state in ("running", "parked"):
+            yield f"stuck: session {session.id} of {session.agent} is {session.state}"
 
 
 def _published(left: Left, outputs: dict[str, str]) -> Iterator[str]:
@@ -221,10 +227,13 @@ def _published(left: Left, outputs: dict[str, str]) -> Iterator[str]:
 
 
 def _out_of_order(left: Left, outputs: dict[str, str]) -> Iterator[str]:
-    """In each lane, answers come in the order of what they answer."""
+    """In each lane, answers come in the order of what they answer; not where a person is asked."""
     last: dict[tuple[str, bool], int] = {}
+    asking = {event.agent for event in left.events.values() if event.kind == ASKED}
     for event in sorted(left.events.values(), key=lambda event: event.id):
         if outputs.get(event.agent) != event.kind or event.cause is None:
+            continue
+        if event.agent in asking:
             continue
         lane = event.agent, left.events[event.cause].target is not None
         if event.cause <= last.get(lane, 0):
@@ -295,6 +304,25 @@ def _shipped(where: str, lines: list[dict[str, Any]], sessions: list[Ran]) -> It
             yield f"{where} is said to have happened, and did not"
         elif "error" in results[0] and counts["finish"] and counts["effect"] != 1:
             yield f"{where} finished without its effect"
+
+
+def _approved(left: Left) -> Iterator[str]:
+    """What a person was asked was answered once, and done only after a yes."""
+    answers = Counter(e.payload["asked"] for e in left.events.values() if e.kind == ANSWER)
+    for asked in (e.payload["asked"] for e in left.events.values() if e.kind == ASKED):
+        if answers[asked] != 1:
+            yield f"approval {asked[:8]} was answered {answers[asked]} times"
+    for session in left.sessions:
+        stages: list[str] = []  # of the decision that is being looked at
+        for step in session.steps:
+            if step.kind == "decision":
+                stages = []
+            elif step.kind in STAGES:
+                if step.kind != STAGES[len(stages)]:
+                    yield f"session {session.id} went to {step.kind} after {stages}"
+                stages = [*stages, step.kind]
+            elif step.kind == "result" and stages and stages != list(STAGES):
+                yield f"session {session.id} did {step.name} after {stages}"
 
 
 def _letters(left: Left) -> Iterator[str]:

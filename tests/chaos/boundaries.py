@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from agentd.admission.version import Accepted, load_version, read_version
 from agentd.agent import Kit
+from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.bus.lanes import Lanes
 from agentd.config.daemon import DaemonConfig
@@ -98,6 +99,7 @@ class ScriptedRunner:
             ScriptedLLM(script, names=TYPES, typed=TYPES),
             journal,
             idempotent=self._version.agent.idempotent,
+            policy=Policy(),
             call_deadline_s=5,
             log=log,
             beat=beat,

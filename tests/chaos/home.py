@@ -15,6 +15,7 @@ PIPELINE = {
     "packer": ("order.checked", "order.packed"),
     "biller": ("order.packed", "order.billed"),
 }
+ASKER = "biller"  # a person has to allow what it ships
 TICKER = "ticker"  # answers its own schedule alone, on its direct lane
 AGENTS = (*PIPELINE, TICKER)
 
@@ -44,6 +45,7 @@ write = ["{journal}"]
 run = ["sh"]
 [limits]
 sessions_per_hour = 1000000
+{approve}
 """
 
 
@@ -80,6 +82,7 @@ class Home:
             journal=self.journal,
             stock=self.stock,
             publish=publish,
+            approve='[approve]\nShip = "ask"' if name == ASKER else "",
         )
         half = self.paths.agents_d / f"{name}.new"
         half.write_text(text)

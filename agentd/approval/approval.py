@@ -1,0 +1,153 @@
+"""What an agent may do by itself, and what a person has to say yes to before it happens.
+
+By its tools first: what reads is carried out, what sends or deletes is asked about. An agent that
+reads what others wrote may be told by that text to do something, so all that it changes is asked
+about as well. Its file's table [approve] has the last word, and says so where that is a risk.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from agentd.approval.payloads import without_text
+from agentd.config.agent import AgentConfig, Approve, Verdict
+from agentd.config.suggest import did_you_mean, listed
+from agentd.errors import ConfigError
+from agentd.events import DAEMON, PERSON, Event
+from agentd.llm.decision import DONE
+from agentd.tools.declared_tools import REGISTRY, Tool
+
+RISK = "i_accept_the_risk"
+OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One agent's verdicts on its decisions; what is in neither set is carried out unasked.
+
+    `why` says for people, by decision, why it is asked about. `typed`: the events whose payload
+    holds no free text, None where any may come from other agents.
+    """
+
+    asks: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    expires: timedelta = Approve().expires
+    why: Mapping[str, str] = field(default_factory=dict)
+    agent: str = ""
+    typed: frozenset[str] | None = None
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What is not carried out unasked, as a session keeps it for a replay."""
+        asks: dict[str, Verdict] = dict.fromkeys(sorted(self.asks), "ask")
+        return {**asks, **dict.fromkeys(sorted(self.denied), "deny")}
+
+    @classmethod
+    def kept(cls, verdicts: Mapping[str, Verdict], config: AgentConfig) -> "Policy":
+        """Return the policy that a session kept so; it trusts the event that it had."""
+        asks, denied = (
+            frozenset(d for d, verdict in verdicts.items() if verdict == of)
+            for of in ("ask", "deny")
+        )
+        return cls(asks, denied, config.approve.expires)
+
+    def mistrusts(self, event: Event) -> str | None:
+        """Say why an agent that acts unasked takes no such event, None where it does."""
+        others = event.agent not in (PERSON, DAEMON, self.agent)
+        if self.typed is None or not others or event.event_type in self.typed:
+            return None
+        return (
+            f"may hold free text of {event.agent}, and {self.agent} acts on it without asking: "
+            "declare a payload of numbers and listed texts in `accepts`, or ask in [approve]"
+        )
+
+
+def policy_of(
+    name: str,
+    config: AgentConfig,
+    classes: Collection[str],
+    accepts: Mapping[str, type[BaseModel]],
+    tools: Mapping[str, Tool] = REGISTRY,
+    *,
+    file: Path | None = None,
+) -> Policy:
+    """Return the policy of an agent whose union has these classes; `file` stands in errors.
+
+    Raises:
+        ConfigError: [approve] names no decision, or allows what may be done at others' bidding.
+    """
+    decisions = sorted(set(classes) - {DONE})
+    rules, where = config.approve, f"{file}: approve" if file else "approve"
+    _check_names(rules, decisions, tools, where)
+    typed = frozenset(kind for kind, model in accepts.items() if without_text(model))
+    reads = _others_words(config, decisions, typed, tools)
+    verdicts: dict[str, Verdict] = {}
+    why: dict[str, str] = {}
+    for decision in decisions:
+        effect = tools[decision].effect if decision in tools else "none"
+        reason = ""
+        if effect == "send":
+            reason = "nobody can take back what it does"
+        if effect != "none" and reads:
+            reason = f"it reads what others wrote ({', '.join(reads)})"
+        said = rules.verdicts.get(decision)
+        if said == "allow" and effect != "none" and reads and not rules.i_accept_the_risk:
+            raise _risk(decision, reads, where)
+        verdicts[decision] = said or ("ask" if reason else "allow")
+        why[decision] = f'[approve] {decision} = "{said}"' if said else reason
+    asks = frozenset(d for d in decisions if verdicts[d] == "ask")
+    unasked = any(
+        verdicts[d] == "allow" and d in tools and tools[d].effect != "none" for d in decisions
+    )
+    return Policy(
+        asks,
+        frozenset(d for d in decisions if verdicts[d] == "deny"),
+        rules.expires,
+        {d: why[d] for d in sorted(asks)},
+        name,
+        typed if unasked and not rules.i_accept_the_risk else None,
+    )
+
+
+def _others_words(
+    config: AgentConfig,
+    decisions: Sequence[str],
+    typed: frozenset[str],
+    tools: Mapping[str, Tool],
+) -> list[str]:
+    """Return by what an agent may read free text of others: its decisions, and events."""
+    held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
+    found = [d for d in held if d not in tools or tools[d].untrusted]
+    found += [
+        f"events {kind}"
+        for kind in config.subscribe
+        if kind not in typed and not kind.startswith(OURS)
+    ]
+    return found
+
+
+def _check_names(
+    rules: Approve, decisions: Sequence[str], tools: Mapping[str, Tool], where: str
+) -> None:
+    for name in rules.verdicts:
+        if name in decisions:
+            continue
+        what = f"{name} is a tool that it has not" if name in tools else f"{name} is no decision"
+        raise ConfigError(
+            f"{what}{did_you_mean(name, (*decisions, *Approve.model_fields))}",
+            where=f"{where}.{name}",
+            hint=f"it decides {listed(decisions)}; remove the line, or correct it",
+        )
+
+
+def _risk(tool: str, reads: Sequence[str], where: str) -> ConfigError:
+    return ConfigError(
+        f"it reads what others wrote ({', '.join(reads)}) and would do {tool} without asking: "
+        f"a text that it reads can tell it what to do with {tool}, and nobody would look at that "
+        "before it happens",
+        where=f"{where}.{tool}",
+        hint=f'write {tool} = "ask" there; or, if you take that risk, add the line {RISK} = true',
+    )

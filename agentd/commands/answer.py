@@ -1,0 +1,128 @@
+"""`agentd answer`: what agents wait for, and a person's yes, no or words to it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from agentd.approval.signature import person_key
+from agentd.approval.unanswered import Unanswered, give, unanswered
+from agentd.clock import iso
+from agentd.commands.home import open_bus
+from agentd.commands.output import (
+    BOLD,
+    colour,
+    local,
+    note,
+    plain,
+    print_json,
+    say,
+    whole,
+)
+from agentd.commands.send import note_idle
+from agentd.paths import discover
+from agentd.states import Exit
+from agentd.storage.database_files import files_stay
+
+EXAMPLES = """example:
+  agentd answer                       # what waits, with the exact arguments
+  agentd answer 7 yes
+  agentd answer 7 no not that folder
+  agentd answer 8 the one in Paris    # to a question
+
+ID is the session's. An approval is for these arguments, and once; `no` may have a reason, which the
+agent's model reads. Nobody's answer in time is a no, and each approval says when. Works without a
+running daemon: the answer waits in the database. Exits 2 for an ID that there is not, or an answer
+that is none; 1 where nothing waits any more, or somebody answered before; 3 without a database.
+
+--json prints a list of {agent, session, asked (what an answer names), kind (approval, question),
+question, tool, args, since, expires (null: a question), answer (null, or what its agent has yet to
+read)}; after an answer, {session, event}."""
+
+INDENT = "  "
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("id", nargs="?", type=whole, metavar="ID", help="the session that asks")
+    parser.add_argument("words", nargs="*", metavar="yes|no|TEXT", help="`no` may have a reason")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(fail=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List what waits, or answer it."""
+    if args.id is not None and not args.words:
+        args.fail("what is the answer? write yes, no, or words")
+    paths = discover()
+    bus = open_bus(paths, writes=args.id is not None)
+    key = person_key(paths)
+    if args.id is None:
+        odd: list[str] = []
+        found = list(unanswered(bus, key, odd=lambda id, why: odd.append(f"session {id}: {why}")))
+        if args.json:
+            print_json([document(one) for one in found])
+        else:
+            _print(found)
+        for text in odd:
+            note(text)
+        return Exit.OK
+    with files_stay(bus):
+        answered, event_id = give(bus, key, args.id, " ".join(args.words))
+    if args.json:
+        print_json({"session": args.id, "event": event_id})
+    else:
+        say(f"event {event_id}")
+    note_idle(bus, paths, answered.agent)
+    return Exit.OK
+
+
+def document(one: Unanswered) -> dict[str, Any]:
+    """Return what waits as --json shows it."""
+    answer = None if one.answer is None else one.answer.payload["answer"]
+    return {
+        "agent": one.agent,
+        **one.asked.document(),
+        "since": iso(one.asked.since),
+        "answer": answer,
+    }
+
+
+def _print(found: Sequence[Unanswered]) -> None:
+    if not found:
+        say("nothing waits for you")
+    for number, one in enumerate(found):
+        asked = one.asked
+        if number:
+            say()
+        until = f", a no after {local(asked.expires)}" if asked.expires is not None else ""
+        head = colour(f"{asked.session}", BOLD)
+        say(f"{head}  {plain(one.agent)}, since {local(asked.since)}{until}")
+        if asked.expires is None:
+            say(f"{INDENT}asks: {plain(asked.question)}")
+        else:
+            say(f"{INDENT}wants to do {colour(plain(asked.tool), BOLD)}")
+            for name, value in asked.args.items():
+                _print_argument(name, value)
+        if one.answer is not None:
+            said = plain(str(one.answer.payload["answer"]))
+            say(f"{INDENT}answered: {said}; {plain(one.agent)} has yet to read that")
+        elif asked.expires is None:
+            say(f"{INDENT}agentd answer {asked.session} TEXT")
+        else:
+            say(f"{INDENT}agentd answer {asked.session} yes   or   no REASON")
+
+
+def _print_argument(name: str, value: Any) -> None:
+    """Print one argument exactly: as JSON, and a text of several lines with a bar before each.
+
+    In there only backslashes and what cannot be seen are written as escapes.
+    """
+    if not isinstance(value, str) or "\n" not in value:
+        say(f"{INDENT * 2}{plain(name)}: {plain(json.dumps(value, ensure_ascii=False))}")
+        return
+    lines = value.split("\n")
+    say(f"{INDENT * 2}{plain(name)}: {len(lines)} lines")
+    for line in lines:
+        written = json.dumps(line, ensure_ascii=False)[1:-1].replace('\\"', '"')
+        say(f"{INDENT * 3}| {plain(written)}")
