@@ -20,7 +20,6 @@ from tests.commandline import agentd, write_agent
 from tests.supervised import remove_sockets
 
 DEADLINE_S = 40.0
-H = TypeVar("H", bound="Home")
 
 
 class Home:
@@ -48,20 +47,20 @@ class Home:
         """Write the agent's file."""
         write_agent(self.root, "hello")
 
+    def configure(self) -> None:
+        """Write the daemon's file."""
+        self.paths.daemon_file.write_text(
+            f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
+        )
+
     def launch(self) -> None:
-        self.write_files()
+        self.drop()
+        self.configure()
         self.process = subprocess.Popen(
             self.command,
             env={**os.environ, "AGENTD_HOME": str(self.root)},
             stderr=subprocess.PIPE,
             text=True,
-        )
-
-    def write_files(self) -> None:
-        """Write the agent's file and the daemon's."""
-        self.drop()
-        self.paths.daemon_file.write_text(
-            f"[model]\nurl = '{self.model.url}'\n[bus]\npoll = '200ms'\n"
         )
 
     def ended(self) -> tuple[int, str]:
@@ -105,13 +104,15 @@ class Home:
         return wait_for(condition, seconds=DEADLINE_S, what=what)
 
 
-def a_home(root: Path) -> contextlib.AbstractContextManager[Home]:
-    return cared_for(Home(root))
+H = TypeVar("H", bound=Home)
+
+
+def a_home(root: Path) -> "contextlib.AbstractContextManager[Home]":
+    return living(Home(root))
 
 
 @contextlib.contextmanager
-def cared_for(home: H) -> Iterator[H]:
-    """Yield a home, and leave nothing of it running."""
+def living(home: H) -> Iterator[H]:
     with home.model:
         try:
             yield home

@@ -25,7 +25,7 @@ from agentd.sessions.steps import Step, StepKind
 from agentd.supervisor.housekeeping import TRUST_S, Housekeeping
 from agentd.testing import ManualClock, Request
 from tests.commandline import agentd, write_agent
-from tests.livehome import Home, cared_for
+from tests.livehome import Home, living
 
 WRITER = """agent = "task"
 done = "The note is written down."
@@ -84,7 +84,7 @@ class Writing(Home):
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Writing]:
-    with cared_for(Writing(tmp_path)) as home:
+    with living(Writing(tmp_path)) as home:
         yield home
 
 

@@ -14,7 +14,7 @@ import pytest
 from agentd.testing import Request
 from tests.commandline import agentd, write_agent
 from tests.fake_mcp_server import TOOLS
-from tests.livehome import Home, cared_for
+from tests.livehome import Home, living
 
 FAKE = Path(__file__).with_name("fake_mcp_server.py")
 AGENT = """agent = "task"
@@ -55,8 +55,10 @@ class McpHome(Home):
             f"permissions = {{ read = ['{FAKE}', '{self.tools}'], write = ['{self.log}'] }}\n"
         )
 
-    def write_files(self) -> None:
+    def drop(self) -> None:
         write_agent(self.root, "hello", AGENT)
+
+    def configure(self) -> None:
         if not self.paths.daemon_file.exists():
             self.write()
 
@@ -87,7 +89,7 @@ class McpHome(Home):
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[McpHome]:
-    with cared_for(McpHome(tmp_path)) as made:
+    with living(McpHome(tmp_path)) as made:
         yield made
 
 

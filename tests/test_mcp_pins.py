@@ -105,6 +105,9 @@ def test_what_an_agent_names_is_accepted_at_first(paths: Paths, tmp_path: Path) 
     task(paths, "fake.echo")
     version = import_version(admit("x", paths))
     assert list(version.mcp) == ["FakeEcho"] and list(pins(paths).accepted()) == ["echo"]
+    task(paths, "fake.echo", "fake.take")
+    asks = admit("x", paths).asks
+    assert list(asks) == ["FakeTake"], "what does not say that it only reads is asked about"
     task(paths, "fake.ecko")
     with pytest.raises(ConfigError, match='fake has no tool ecko; did you mean "echo"'):
         admit("x", paths)

@@ -9,7 +9,7 @@ from agentd.errors import ToolError
 from agentd.events import Result
 from agentd.mcp.definitions import McpTool
 from agentd.tools.base import ToolCall
-from agentd.tools.declared_tools import Tool
+from agentd.tools.declared_tools import REGISTRY, Tool
 
 
 class AnyArguments(BaseModel):
@@ -31,6 +31,11 @@ def outside_tools(tools: Mapping[str, McpTool]) -> dict[str, Tool]:
         )
         for name, tool in tools.items()
     }
+
+
+def all_tools(mcp: Mapping[str, McpTool]) -> dict[str, Tool]:
+    """Return the shared tools, and these of MCP servers, by class."""
+    return {**REGISTRY, **outside_tools(mcp)}
 
 
 def _nowhere(call: ToolCall, **_: Any) -> Result:

@@ -33,9 +33,8 @@ from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.tools.closed import Closed
-from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.git import carried_out_by, held_to
-from agentd.tools.outside_tools import outside_tools
+from agentd.tools.outside_tools import all_tools, outside_tools
 from agentd.tools.remote import remotes_of
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import remove
@@ -252,9 +251,8 @@ def scoring(
 
 def repeatable(version: Version) -> frozenset[str]:
     """Return the decision classes whose handlers may run again after they were cut off."""
-    agent = version.agent
-    shared = {n for n in version.uses if n in REGISTRY and REGISTRY[n].idempotent}
-    return agent.idempotent | agent.reads | shared | {n for n, t in version.mcp.items() if t.reads}
+    agent, tools = version.agent, all_tools(version.mcp)
+    return agent.idempotent | agent.reads | {n for n in version.uses if tools[n].idempotent}
 
 
 def settle(closing: Closing, session: Session, ending: Ending) -> None:
