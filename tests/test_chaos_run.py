@@ -14,12 +14,14 @@ KILLS, SEED = 60, 20
 
 @pytest.mark.timeout(400)  # a loaded machine; it takes a minute or two
 def test_sixty_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
-    """The promise of the README, in small: supervisor, model server, workers, tools."""
+    """The promise of the README, in small: supervisor, model server, workers, hands, fetcher."""
     home = Home(tmp_path)
+    home.serve()
     home.create()
     havoc = Havoc(home, SEED)
     havoc.run(KILLS)
     report = audit(home.paths.database, home.journal, OUTPUTS)
     assert havoc.problems == []
     assert report.problems == [], report
+    assert home.fetched > 10
     assert report.counts["sessions"] > 10 and report.counts["resumed"] > 0, report

@@ -30,6 +30,14 @@ __all__ = ["server"]
 DEADLINE_S = 20.0
 
 
+def channel_to(control: Channel, name: str, *net: str) -> socket.socket:
+    """Hand one end of an agent's channel to a fetcher; return the other one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        control.send({"agent": name, "net": net}, [theirs.fileno()])
+    return ours
+
+
 class Ending:
     """A stop that a test asks for."""
 
@@ -71,10 +79,7 @@ class Fetching:
 
     def channel(self, name: str, *net: str) -> Channel:
         """Return an agent's channel, as the supervisor hands it to its worker."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.control.send({"agent": name, "net": net}, [theirs.fileno()])
-        return Channel(ours)
+        return Channel(channel_to(self.control, name, *net))
 
     def remote(self, name: str, *net: str) -> Remote:
         """Return what a worker has of it."""

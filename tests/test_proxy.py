@@ -1,7 +1,6 @@
 """What programs go by: git, curl and Python against servers of this test, through the proxy."""
 
 import http.server
-import json
 import os
 import secrets
 import shutil
@@ -20,20 +19,17 @@ import pytest
 from agentd.fetcher import proxy
 from agentd.net.connection import look_up
 from agentd.sandbox.level import reached
-from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.testing import wait_for
 from tests.test_fetcher import Fetching
+from tests.test_hands import Hand, home, orders
+
+__all__ = ["home"]
 
 NAMES = ("git.example", "evil.example")
 SYSTEM_PYTHON = "/usr/bin/python3"
 URLLIB = (
-    "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
-)
-# Enters a sandbox, as hands do, and becomes the program.
-IN_SANDBOX = (
-    "import json, os, sys; from agentd.sandbox.enter import enter; "
-    "from agentd.sandbox.policy import SandboxPolicy; "
-    "enter(SandboxPolicy.of(json.loads(sys.argv[1]))); os.execv(sys.argv[2], sys.argv[2:])"
+    "import ssl, sys, urllib.request as u; c = ssl.create_default_context(cafile=sys.argv[1]); "
+    "print(u.urlopen(sys.argv[2], timeout=20, context=c).read().decode())"
 )
 sandboxed = pytest.mark.skipif(
     sys.platform != "linux" or reached().name != "full", reason="no whole sandbox here"
@@ -102,46 +98,22 @@ class World:
         own = (f"127.0.0.1:{self.tls}", f"127.0.0.1:{self.plain}")
         return (f"git.example:{self.tls}", f"git.example:{self.plain}", *own)
 
-    def run(
-        self, *argv: str, proxy: str, policy: SandboxPolicy | None = None
-    ) -> "subprocess.CompletedProcess[str]":
-        """Run a program with a proxy, as hands do; with a policy in its sandbox."""
-        home = self.folder / "home"
-        home.mkdir(exist_ok=True)
-        program = shutil.which(argv[0]) or argv[0]
-        line = [program, *argv[1:]]
-        if policy is not None:
-            line = [sys.executable, "-c", IN_SANDBOX, json.dumps(policy.document()), *line]
-        return subprocess.run(
-            line,
-            env=environment(home, proxy, self.certificate),
-            cwd=home,
+    def curl(self, *args: str, proxy: str) -> str:
+        """Run curl with a proxy and without a sandbox, as any program of this machine."""
+        done = subprocess.run(
+            ["curl", "-sS", "-w", " %{http_code}", *args],
+            env={"PATH": "/usr/bin:/bin", "http_proxy": proxy},
             capture_output=True,
             text=True,
             timeout=60,
-            stdin=subprocess.DEVNULL,
         )
+        return done.stdout + done.stderr
 
     def close(self) -> None:
         self.fetching.close()
         for server in self._servers:
             server.shutdown()
             server.server_close()
-
-
-def environment(home: Path, proxy: str, certificate: Path) -> dict[str, str]:
-    return {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "http_proxy": proxy,
-        "https_proxy": proxy,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_SSL_CAINFO": str(certificate),
-        "CURL_CA_BUNDLE": str(certificate),
-        "SSL_CERT_FILE": str(certificate),
-    }
 
 
 def make_certificate(folder: Path) -> Path:
@@ -197,50 +169,37 @@ def repository(_world: World) -> str:
     return "r.git"
 
 
-def policy(world: World, program: str, proxy: str) -> SandboxPolicy:
-    """Return a sandbox as programs have it: no network but the proxy."""
-    home = str(world.folder / "home")
-    found = shutil.which(program) or program
-    return SandboxPolicy(
-        read=(*base_read(), str(world.certificate), home),
-        write=(home,),
-        run=executables(found, "/usr/bin:/bin"),
-        ports=(int(proxy.rpartition(":")[2]),),
-        sockets="tcp",
-    )
+@pytest.fixture
+def hands(world: World, home: Path) -> Iterator[Hand]:
+    """Hands of an agent that may run these programs, and reach both servers by their name."""
+    url = world.proxy(*world.listed)
+    run = ("git", "curl", SYSTEM_PYTHON)
+    given = orders(home, run=run, net=world.listed, read=(str(world.certificate),))
+    hand = Hand(given.reaching(url, int(url.rpartition(":")[2])), home / "locks")
+    yield hand
+    hand.end()
 
 
 @sandboxed
 @needs("git")
-def test_git(world: World, repository: str) -> None:
+def test_git(world: World, hands: Hand, repository: str) -> None:
     """It fetches from a listed host, by its name, and from no other one."""
-    proxy = world.proxy(*world.listed)
-    box = policy(world, "git", proxy)
-    box = SandboxPolicy(**{**box.document(), "run": (*box.run, *git_helpers())})
     url = f"https://git.example:{world.tls}/{repository}"
-    found = world.run("git", "ls-remote", url, proxy=proxy, policy=box)
-    assert "refs/heads/main" in found.stdout, found.stderr
+    trusted = f"http.sslCAInfo={world.certificate}"
+    assert "refs/heads/main" in hands.run("git", "-c", trusted, "ls-remote", url)
+    assert "Cloning into" in hands.run("git", "-c", trusted, "clone", url, "here")
     evil = url.replace("git.example", "evil.example")
-    refused = world.run("git", "ls-remote", evil, proxy=proxy, policy=box)
-    assert refused.returncode and "403" in refused.stderr
-
-
-def git_helpers() -> tuple[str, ...]:
-    found = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True)
-    folder = Path(found.stdout.strip())
-    return tuple(str(folder / name) for name in ("git", "git-remote-https", "git-remote-http"))
+    assert "403" in hands.run("git", "-c", trusted, "ls-remote", evil)
 
 
 @sandboxed
 @needs("curl")
-def test_curl(world: World) -> None:
+def test_curl(world: World, hands: Hand) -> None:
     """With TLS and without; also what is sent with a body."""
-    proxy = world.proxy(*world.listed)
-    box = policy(world, "curl", proxy)
-    curl = partial(world.run, "curl", "-sS", proxy=proxy, policy=box)
-    assert curl(f"https://git.example:{world.tls}/text").stdout == "the text"
-    assert curl(f"http://git.example:{world.plain}/text").stdout == "the text"
-    assert curl("-d", "x=1", f"http://git.example:{world.plain}/post").stdout == "x=1"
+    curl = partial(hands.run, "curl", "-sS", "--cacert", str(world.certificate))
+    assert curl(f"https://git.example:{world.tls}/text") == "the text"
+    assert curl(f"http://git.example:{world.plain}/text") == "the text"
+    assert curl("-d", "x=1", f"http://git.example:{world.plain}/post") == "x=1"
     path, headers = Site.seen[-1]
     assert path == "/post" and headers["Host"] == f"git.example:{world.plain}"
     assert not any("proxy" in name.lower() for name in headers)
@@ -251,38 +210,32 @@ def test_curl(world: World) -> None:
         f"https://localhost:{world.tls}/text",
         f"https://[::1]:{world.tls}/text",
     ):
-        refused = curl(url)
-        assert refused.returncode and "403" in refused.stderr, (url, refused)
-    text = curl(f"http://evil.example:{world.plain}/text").stdout
-    assert "agentd: evil.example" in text and "may not be fetched" in text
+        assert "403" in curl(url), url
+    told = curl(f"http://evil.example:{world.plain}/text")
+    assert "agentd: evil.example" in told and "may not be fetched" in told
     assert len(Site.seen) == seen
 
 
 @sandboxed
 @needs(SYSTEM_PYTHON)
-def test_urllib(world: World) -> None:
+def test_urllib(world: World, hands: Hand) -> None:
     """What Python programs use by themselves."""
-    proxy = world.proxy(*world.listed)
-    box = policy(world, SYSTEM_PYTHON, proxy)
-    python = partial(world.run, SYSTEM_PYTHON, "-c", URLLIB, proxy=proxy, policy=box)
-    assert python(f"https://git.example:{world.tls}/text").stdout == "the text\n"
-    assert python(f"http://git.example:{world.plain}/text").stdout == "the text\n"
-    assert "403" in python(f"https://evil.example:{world.tls}/text").stderr
+    python = partial(hands.run, SYSTEM_PYTHON, "-c", URLLIB, str(world.certificate))
+    assert python(f"https://git.example:{world.tls}/text") == "the text\n"
+    assert python(f"http://git.example:{world.plain}/text") == "the text\n"
+    assert "403" in python(f"https://evil.example:{world.tls}/text")
 
 
 @sandboxed
-@needs("curl")
-def test_there_is_no_way_around_it(world: World) -> None:
+@needs("curl", SYSTEM_PYTHON)
+def test_there_is_no_way_around_it(world: World, hands: Hand) -> None:
     """Not to a listed host either, not by name or address, and not by UDP."""
-    proxy = world.proxy(*world.listed)
-    box = policy(world, "curl", proxy)
-    for url in (f"http://127.0.0.1:{world.plain}/text", f"http://git.example:{world.plain}/text"):
-        around = world.run("curl", "-sS", "--noproxy", "*", url, proxy=proxy, policy=box)
-        assert "the text" not in around.stdout
+    for host in ("127.0.0.1", "git.example"):
+        url = f"http://{host}:{world.plain}/text"
+        assert "the text" not in hands.run("curl", "-sS", "--noproxy", "*", url)
     assert Site.seen == []
     code = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
-    box = policy(world, SYSTEM_PYTHON, proxy)
-    assert "PermissionError" in world.run(SYSTEM_PYTHON, "-c", code, proxy=proxy, policy=box).stderr
+    assert "PermissionError" in hands.run(SYSTEM_PYTHON, "-c", code)
 
 
 @needs("curl")
@@ -293,9 +246,9 @@ def test_anothers_secret_is_refused(world: World) -> None:
     port = one.rpartition(":")[2]
     stolen = two.rpartition(":")[0] + f":{port}"
     for wrong in (stolen, f"http://127.0.0.1:{port}", f"http://agentd@127.0.0.1:{port}"):
-        answer = world.run("curl", "-sS", "-w", "%{http_code}", url, proxy=wrong).stdout
+        answer = world.curl(url, proxy=wrong)
         assert answer.endswith("407") and "the text" not in answer
-    assert world.run("curl", "-sS", url, proxy=one).stdout == "the text"
+    assert world.curl(url, proxy=one) == "the text 200"
 
 
 def test_an_ended_proxy_lets_nobody_through(world: World) -> None:

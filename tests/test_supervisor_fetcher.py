@@ -95,7 +95,7 @@ def test_a_fetcher_that_dies_is_replaced(running: Daemon, site: str) -> None:
     wait_for(lambda: len(SEEN) > begun + 2, "it is begun again")
     os.kill(pid(running), signal.SIGKILL)
     told = json.loads(wait_for(lambda: answer.exists() and answer.read_text()))
-    assert told == {"raised": "ToolError", "what": "HttpGet its process ended in the middle of it"}
+    assert told == {"raised": "ToolError", "what": "HttpGet: its process ended in the middle of it"}
 
 
 @needs("curl")

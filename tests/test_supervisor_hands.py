@@ -175,8 +175,8 @@ READER = HELLO.replace("[params]", '[params]\ntools = ["ReadFile"]') + (
 )
 NO_SANDBOX = (
     "import sys; from agentd.sandbox.level import Reached\n"
-    "from agentd.supervisor import hands_host\n"
-    "hands_host.reached = lambda: Reached('checks', 'switched off for a test')\n"
+    "from agentd.supervisor import sandboxes\n"
+    "sandboxes.reached = lambda: Reached('checks', 'switched off for a test')\n"
     "from agentd.cli import main; sys.exit(main(['run']))"
 )
 

@@ -40,7 +40,7 @@ class Orders:
 
         The names in lower case are those that every program obeys: curl takes no other for http.
         """
-        environ = {"http_proxy": url, "https_proxy": url, "GIT_CONFIG_NOSYSTEM": "1"}
+        environ = {**self.environ, "http_proxy": url, "https_proxy": url}
         sandbox, programs = (
             replace(policy, ports=(port,), sockets="tcp")
             for policy in (self.sandbox, self.programs)

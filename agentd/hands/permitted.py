@@ -2,12 +2,14 @@
 
 * `read` and `write`, as they are listed, but for entries that the tools refuse in any case.
 * `run`: the listed programs and what their first lines name, and git where something may be read.
+  Beside `net`, what git needs to reach a server.
 * Libraries of these, and what agentd, its Python and most programs read of the system.
 * Never what others obey: the system, agentd itself, hidden files of homes are not written.
 * A scratch folder. Nothing else: of agentd's own folders only those that tools open as well.
 """
 
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +33,8 @@ IDLE_S = 60.0
 AGE_S = 600.0
 # Beside a program's folder: what it loads. Not `share`, which in a home is full of a person's data.
 LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")
+GIT_TRANSPORTS = ("git", "git-remote-https", "git-remote-http")
+GIT_S = 5.0  # for it to say where these are
 HOMEBREW = Path("/opt/homebrew")
 OF_HOMEBREW = ("Cellar", "lib", "opt", "share")
 
@@ -45,7 +49,7 @@ def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, requi
         programs=programs,
         require=require,
         permissions=Grants(**permissions.model_dump()),
-        environ={},
+        environ={"GIT_CONFIG_NOSYSTEM": "1"},  # what it may not read, git gives up over
         closed=closed,
         scratch=str(scratch),
         idle_s=IDLE_S,
@@ -104,10 +108,24 @@ def _listed(entries: Sequence[str], marks: Marks) -> list[str]:
 def _programs(permissions: Permissions) -> Iterator[str]:
     for listed in permissions.run:
         with suppress(PermissionRefused, ToolError):  # not installed: nothing to be run
-            yield from executables(find_program(listed, permissions.run), PROGRAM_PATH)
+            found = find_program(listed, permissions.run)
+            yield from executables(found, PROGRAM_PATH)
+            if permissions.net and Path(found).name == "git":
+                yield from _transports(found)
     git = developer_tools.which("git", PROGRAM_PATH) if permissions.read else None
     if git is not None:
         yield from (git, *developer_tools.behind(git))
+
+
+def _transports(git: str) -> Iterator[str]:
+    """Give what git runs to reach a server by HTTP."""
+    environ = {"PATH": PROGRAM_PATH}
+    with suppress(OSError, subprocess.TimeoutExpired):
+        told = subprocess.run(
+            [git, "--exec-path"], env=environ, capture_output=True, text=True, timeout=GIT_S
+        )
+        folder = Path(told.stdout.strip())
+        yield from (str(path) for name in GIT_TRANSPORTS if (path := folder / name).exists())
 
 
 def _libraries(program: str) -> Iterator[str]:

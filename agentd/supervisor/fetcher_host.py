@@ -75,11 +75,14 @@ class FetcherHost:
         """Let the programs of some hands reach these hosts, until `end_proxy`.
 
         Raises:
-            AgentdError: the fetcher cannot be started.
+            AgentdError: the fetcher cannot be started, or there is no port for it.
         """
         await self._there()
         number, secret = next(self._numbers), secrets.token_urlsafe(SECRET_BYTES)
-        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        try:
+            listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        except OSError as error:  # no descriptor is left, or no port
+            raise AgentdError(f"programs can have no proxy: {error}") from error
         document = {"proxy": number, "secret": secret, "net": list(net)}
         self._proxies[number] = listening, document
         with suppress(AgentdError):  # it has just died: the next one gets them all

@@ -22,7 +22,7 @@ from agentd.process.jobs import Jobs, in_thread
 from agentd.process.supervisor_link import error_of
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import KILLED_S, Reaper
-from agentd.supervisor.fetcher_host import FetcherHost, ProxyPlace
+from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.one_job import run_to_end
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.sandboxes import demand, put_into
@@ -94,16 +94,16 @@ class HandsHost:
         await asyncio.sleep(self._started.get(asker.name, -PAUSE_S) + PAUSE_S - loop.time())
         self._started[asker.name] = began = loop.time()
         orders = await in_thread(self._orders, asker)
-        proxy = None
-        if orders.permissions.run and orders.permissions.net:
-            proxy = await self._fetcher.proxy(orders.permissions.net)
-            orders = orders.reaching(proxy.url, proxy.port)
-        try:
-            child = self._spawn(asker.name, orders)
-        except OSError as error:
-            self._end_proxy(proxy)
-            raise AgentdError(f"hands cannot be started: {error}") from error
-        watch = self._jobs.start(self._watch(asker, child, proxy), last=True)
+        with contextlib.ExitStack() as way:  # of their programs to the network
+            if orders.permissions.run and orders.permissions.net:
+                proxy = await self._fetcher.proxy(orders.permissions.net)
+                way.callback(self._fetcher.end_proxy, proxy.number)
+                orders = orders.reaching(proxy.url, proxy.port)
+            try:
+                child = self._spawn(asker.name, orders)
+            except OSError as error:
+                raise AgentdError(f"hands cannot be started: {error}") from error
+            watch = self._jobs.start(self._watch(asker, child, way.pop_all()), last=True)
         self._living[asker.name] = child, watch
         assert child.control is not None
         channel = Channel(child.control)
@@ -144,14 +144,10 @@ class HandsHost:
             clock=self._clock,
         )
 
-    def _end_proxy(self, proxy: ProxyPlace | None) -> None:
-        if proxy is not None:
-            self._fetcher.end_proxy(proxy.number)
-
-    async def _watch(self, asker: Asker, child: Child, proxy: ProxyPlace | None) -> None:
+    async def _watch(self, asker: Asker, child: Child, way: contextlib.ExitStack) -> None:
         """See them to their end, and with them the way of their programs to the network."""
-        ran = await run_to_end(child, self._reaper, None)
-        self._end_proxy(proxy)
+        with way:
+            ran = await run_to_end(child, self._reaper, None)
         printed = ran.output.decode("utf-8", "replace")[-SHOWN:]
         well = ran.code in (0, -signal.SIGKILL) and not printed
         write = self._log.info if well else self._log.warning

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from . import bus, hands, idle, latency, memory, replay, start, turn
+from . import bus, hands, idle, latency, memory, reach, replay, start, turn
 from .home import Home
 from .table import Figure, render
 
@@ -22,6 +22,7 @@ MODULES: dict[str, Callable[[bool, Home], Iterable[Figure]]] = {
     "memory": memory.measure,
     "start": start.measure,
     "hands": hands.measure,
+    "reach": reach.measure,
     "turn": turn.measure,
     "replay": replay.measure,
 }

@@ -31,6 +31,7 @@ def main() -> int:
 def run(root: Path, options: argparse.Namespace) -> int:
     """Kill, drain, audit and report."""
     home = Home(root)
+    home.serve()
     home.create()
     began = time.monotonic()
     havoc = Havoc(

@@ -35,13 +35,14 @@ BACKLOG = 6  # orders under way, so that there is always something to interrupt
 MARKS = {
     "agentd.worker": "worker",
     "agentd.hands": "hands",
+    "agentd.fetcher": "fetcher",
     "agentd.model_server": "model",
     "agentd.admission": "admission",
 }
 # What is hit, by weight; what is not there at the moment is drawn again.
 TARGETS = {
     **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
-    "all": 4,
+    **{"fetcher": 10, "all": 4},
 }
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
@@ -254,7 +255,7 @@ class Havoc:
         return found
 
     def _check_copies(self) -> None:
-        """Never two workers of one name, nor two model servers."""
+        """Never two workers of one name, nor two model servers, nor two fetchers."""
         until = time.monotonic() + GONE_S
         while twice := [name for name, number in self._copies().items() if number > 1]:
             if time.monotonic() > until:
@@ -263,7 +264,7 @@ class Havoc:
             self._pause()
 
     def _copies(self) -> Counter[str]:
-        return Counter(v.name for v in self.everywhere() if v.kind in ("worker", "model"))
+        return Counter(v.name for v in self.everywhere() if v.name)
 
     def everywhere(self) -> list[Victim]:
         """Return every living process of this home, also without a supervisor."""
@@ -390,6 +391,10 @@ def _victim(process: psutil.Process) -> Victim:
     for mark, kind in MARKS.items():
         if mark in words:
             following = words[words.index(mark) + 1 :]
-            name = "model" if kind == "model" else following[0] if following else ""
-            return Victim(process, kind, name if kind in ("worker", "model") else "")
+            names = {
+                "model": "model",
+                "fetcher": "agentd.fetcher",
+                "worker": "".join(following[:1]),
+            }
+            return Victim(process, kind, names.get(kind, ""))
     return Victim(process, "child")

@@ -1,7 +1,10 @@
 """The chaos test's home: four agents in a row, a tiny model with random weights, quick restarts."""
 
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from agentd.paths import Paths, discover
 from agentd.testing.tiny_model import make_tiny
@@ -38,7 +41,9 @@ start = "beginning"
 journal = "{journal}"
 stock = "{stock}"
 publish = "{publish}"
+site = "{site}"
 [permissions]
+net = [{net}]
 read = ["{stock}"]
 write = ["{journal}"]
 run = ["sh"]
@@ -55,7 +60,26 @@ class Home:
         self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
         self.journal, self.stock = root / JOURNAL, root / "stock.txt"
         self.environment = {"AGENTD_HOME": str(root / "home")}
+        self.site, self.fetched = "", 0  # of `serve`: its address, and how often it was asked
         self._edits = 0
+
+    def serve(self) -> None:
+        """Serve a page, for as long as this process lives, that each check of an order fetches."""
+        home = self
+
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                home.fetched += 1
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.site = f"127.0.0.1:{server.server_port}"
 
     def create(self) -> None:
         """Write model, agents, configuration, and what their tools touch."""
@@ -80,6 +104,8 @@ class Home:
             journal=self.journal,
             stock=self.stock,
             publish=publish,
+            site=self.site,
+            net=f'"{self.site}"' if self.site else "",
         )
         half = self.paths.agents_d / f"{name}.new"
         half.write_text(text)

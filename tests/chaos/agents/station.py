@@ -2,13 +2,14 @@
 
 Its tools keep a journal of their side effects beside the database. `Check` may run again, `Ship`
 must not. Both go on by the agent's hands: `Check` reads a file, and the real effect of `Ship` is a
-line that a program writes.
+line that a program writes. `Check` fetches a page as well, by way of the fetcher.
 """
 
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class StationParams(BaseModel):
     journal: str
     stock: str
     publish: str
+    site: str = ""  # host and port of a page that `Check` fetches
 
 
 class Order(BaseModel):
@@ -85,6 +87,9 @@ class Station(Agent[StationParams]):
                 self._note("check", "start")
                 self.checked = True
                 self.kit.tools.call("ReadFile", {"path": self.params.stock, "start": None})
+                if self.params.site:
+                    with suppress(ToolError):  # the fetcher was killed in it, and then again
+                        self.kit.tools.call("HttpGet", {"url": f"http://{self.params.site}/"})
                 self._note("check", "finish")
                 return Result({"checked": self.n})
             case self.kit.types.Ship():
