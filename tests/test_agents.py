@@ -502,7 +502,7 @@ def test_the_daemons_file_shows_every_default(tmp_path: Path) -> None:
     keys = {key for table in tables for key in table.model_dump()}
     assert shown == keys
     optional = (
-        *("# url", "# api_key_file", "# context_window"),
+        *("# url", "# api_key", "# context_window"),
         *("# cache_bytes", "# unload_after"),
     )
     text = "\n".join(

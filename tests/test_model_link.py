@@ -81,14 +81,14 @@ def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path) -> Non
         home.until(lambda: len(home.answered()) >= 2 * EVENTS, "all is answered")
         assert set(Counter(home.answered()).values()) == {2}  # once by each agent
         assert home.rows("SELECT * FROM dead_letters") == []
-        lines = map(json.loads, (home.paths.logs / "model.jsonl").read_text().splitlines())
+        lines = map(json.loads, home.paths.log("model").read_text().splitlines())
         asked = Counter(line["agent"] for line in lines if line["event"] == "request.finished")
         assert set(asked) == {"hello", "other"}
 
 
 def kill_while_busy(home: LinkedHome) -> None:
     """Kill the model server over a call, and wait for the next one."""
-    lines = home.paths.logs / "model.jsonl"
+    lines = home.paths.log("model")
     finished = lines.read_text().count("request.finished")
     home.until(lambda: lines.read_text().count("request.finished") > finished, "it works")
     before = home.document()["model"]["pid"]
