@@ -320,7 +320,7 @@ def test_hands_end_when_they_are_old(start: Callable[..., Hand], home: Path) -> 
 def test_hands_end_with_who_calls(start: Callable[..., Hand]) -> None:
     """In the middle of a call, with the program that they run."""
     hand = start(run=("sleep",))
-    hand.begin("RunCommand", program="sleep", args=["600"])
+    hand.begin("RunCommand", deadline_s=600, program="sleep", args=["600"])
     wait_for(lambda: len(pids_of(hand)) == 3, "hands, guardian, program")
     hand.channel.close()
     wait_for(lambda: hand.child.poll() is not None, "they ended")
