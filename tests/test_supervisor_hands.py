@@ -214,7 +214,7 @@ def test_a_real_agent_reads_by_its_hands(tmp_path: Path) -> None:
     with a_reader(tmp_path) as home:
         home.send()
         assert home.until(lambda: results(home), "it answers") == ["milk"]
-        log = (home.paths.logs / "agentd.jsonl").read_text()
+        log = home.paths.log("agentd").read_text()
         assert '"event": "hands.started", "agent": "hello"' in log
         home.stop()
 

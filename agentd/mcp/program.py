@@ -56,7 +56,12 @@ def program_of(
     home = str(folder)
     env = {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
     env["GIT_CONFIG_NOSYSTEM"] = "1"  # else git fails over a file that it may not read
-    env |= with_secrets(config.env, paths)
+    for key, value in config.env.items():
+        try:
+            env |= with_secrets({key: value}, paths)
+        except ConfigError as error:
+            place = f"[mcp.{name}] env.{key}"
+            raise ConfigError(error.what, where=place, hint=error.hint) from error
     policy = _sandbox(config.permissions, program, env["PATH"], folder, paths)
     if proxy is not None:
         url, port = proxy
