@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
 # A disk that has no hard links (exFAT, FAT): most USB sticks.
@@ -134,3 +135,14 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def write_over(file: BinaryIO, data: bytes) -> None:
+    """Write an open file in the place of what it held, for a folder in which nothing may be made.
+
+    A kill in between leaves a part of it.
+    """
+    file.truncate(0)
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())

@@ -38,7 +38,7 @@ EVIL += f"\n{FORGED}"
 PROMPT = [{"role": "system", "content": EVIL.replace("\n", "")}, {"role": "user", "content": ""}]
 SOURCES = Path(agentd.__file__).parent
 # A worker's child speaks JSON to its parent over a pipe.
-NO_TERMINAL = {"admission/admit.py"}
+NO_TERMINAL = {"admission/admit.py", "mcp/discovery.py"}
 
 
 def obeyed(text: str) -> list[str]:
@@ -185,7 +185,7 @@ READS = (
         ("doctor", "--json"),
         ("doctor",),
     ),
-    *(("prove-private", LINES), ("prove-private",)),
+    *(("prove-private", LINES), ("prove-private",), ("token",)),
 )
 
 
@@ -205,7 +205,7 @@ def test_no_command_lets_text_of_others_drive_the_terminal(
         assert "Traceback" not in out + err, words
         shown.add(words[0])
         assert not re.search(r"l{100}", err), "a name is cut"
-    quiet = {"run", "install", "uninstall", "start", "stop", "restart", "resume", "reload"}
+    quiet = {"run", "install", "uninstall", "start", "stop", "restart", "resume", "reload", "mcp"}
     assert {c.name for c in COMMANDS} - shown <= quiet, "a new command: try it here, too"
 
 

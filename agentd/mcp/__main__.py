@@ -25,6 +25,7 @@ from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
 from agentd.process.heart import STOPPING, Heart
 from agentd.states import Exit
+from agentd.terminal import say
 
 IDLE_S = 60.0  # without a server, after which the host ends
 BEAT_S, PROMISE_S = 5.0, 30.0
@@ -106,7 +107,7 @@ def main() -> int:
     heart = child_side()
     fd = inherited(os.environ, CONTROL_VARIABLE)
     if fd is None:
-        print("agentd.mcp is started by the supervisor", file=sys.stderr)
+        say("agentd.mcp is started by the supervisor", file=sys.stderr)
         return Exit.USAGE
 
     async def run() -> None:

@@ -13,6 +13,7 @@ from agentd.process import guardian
 from agentd.process.child import LIFELINE_VARIABLE, LOCK_VARIABLE, VARIABLES
 from agentd.sandbox.enter import enter
 from agentd.sandbox.policy import SandboxPolicy
+from agentd.terminal import plain, say
 
 SANDBOX_VARIABLE = "AGENTD_SANDBOX"  # the policy; the program does not see it
 
@@ -30,9 +31,9 @@ def main(argv: list[str]) -> int:
         enter(SandboxPolicy.of(told["policy"]), require=told["require"], program=True)
         os.execvp(argv[0], argv)
     except AgentdError as error:
-        print(error, file=sys.stderr)
+        say(plain(str(error)), file=sys.stderr)
     except OSError as error:
-        print(f"{argv[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        say(plain(f"{argv[0]} cannot be started: {error.strerror}"), file=sys.stderr)
     return 1
 
 

@@ -12,7 +12,7 @@ from agentd.macos import privacy
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall
 from agentd.tools.closed import Marks
 from agentd.tools.place import FOLDER_FLAGS, Place, check_regular, folder_of, locate, read_bytes
-from agentd.whole import write_whole
+from agentd.whole import write_over, write_whole
 
 READ_BYTES = 8_000_000  # a larger file is refused
 SEARCH_BYTES = 1_000_000  # a larger file is not searched
@@ -242,7 +242,4 @@ def _write(name: str, data: bytes, mode: int, folder: int, marks: Marks) -> None
             raise ToolError("is not there, and may not be made; a person must make it") from error
     with os.fdopen(file, "wb") as there:
         check_regular(os.fstat(file), marks)
-        there.truncate(0)
-        there.write(data)
-        there.flush()
-        os.fsync(file)
+        write_over(there, data)
