@@ -215,7 +215,9 @@ def test_question_and_answer(home: Home) -> None:
 
     ours, theirs = socket.socketpair()
     vouch(ours, home.paths, "reader")
-    with serve(home, answer):
+    with FakeModelServer(answer, token="") as server:
+        # Its own model it would reach by a link to it, which this one has not.
+        home.paths.daemon_file.write_text(f"[model]\nurl = '{server.url}'\n")
         with theirs:
             home.start(theirs)
         home.ask()
