@@ -47,6 +47,8 @@ net = [{net}]
 read = ["{stock}"]
 write = ["{journal}"]
 run = ["sh"]
+[sandbox]
+head = "files"
 [limits]
 sessions_per_hour = 1000000
 """
