@@ -17,7 +17,7 @@ from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.errors import ConfigError, ToolError
 from agentd.llm.decision import DONE
-from agentd.llm.listing import model_key
+from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
 from agentd.models import huggingface, store
 from agentd.models.window import window_of
@@ -45,13 +45,12 @@ def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigErro
     try:
         if model.url is None:
             store.resolve(model.name, paths.models)
-        else:
-            model_key(model, paths)
+        elif model.api_key_file is not None:
+            read_key(model.api_key_file)
     except ConfigError as error:
         if model.url is None and _pullable(model.name):
             return server_problem(config.mcp, file)
-        key = "api_key_file" if model.api_key is None else "api_key"
-        key = "name" if model.url is None else key
+        key = "name" if model.url is None else "api_key_file"
         return ConfigError(error.what, where=f"{file}: model.{key}", hint=error.hint)
     return server_problem(config.mcp, file)
 

@@ -184,6 +184,12 @@ def _look(config: ModelConfig, seconds: float) -> Seen:
     url = (config.url or "").rstrip("/")
     try:
         key = model_key(config, discover())
+    except ConfigError as error:
+        if config.api_key is None:
+            return Seen(None, error)
+        what = f"cannot be asked from here: {error.what}"  # the daemon's environment may have it
+        return Seen(None, ModelUnavailable(what, where=error.where, hint=error.hint))
+    try:
         return Seen(models(wire.Wire(), url, key, Deadline(SystemClock(), seconds)), None)
     except AgentdError as error:
         return Seen(None, error)
