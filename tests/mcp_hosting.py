@@ -28,7 +28,7 @@ from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.requests import Asker
 from agentd.supervisor.restart import Life, Rules
-from agentd.tools.outside_tools import outside_tools
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
 
@@ -58,7 +58,7 @@ class Hosting:
                 Permissions(),
                 deadline_s=DEADLINE_S,
                 remotes={"mcp": remote},
-                more=outside_tools(mcp),
+                tools=all_tools(mcp),
             )
             return tools.call(name, args)
         finally:

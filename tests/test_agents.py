@@ -29,6 +29,7 @@ from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
 from agentd.testing import ScriptedLLM
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import repeatable
 from tests.repository import Repository
@@ -83,7 +84,7 @@ class Home:
             version.agent(version.params, kit),
             ScriptedLLM(script(types), names=("FetchRepo", "ReadFile", "Finding", "Done")),
             sessions.journal,
-            idempotent=repeatable(version),
+            idempotent=repeatable(version, REGISTRY),
             policy=Policy(),
             call_deadline_s=5,
             log=structlog.get_logger(),

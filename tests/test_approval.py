@@ -31,6 +31,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import DeadReason, SessionState
 from agentd.testing import ManualClock, ScriptedLLM
+from agentd.tools.declared_tools import REGISTRY
 from agentd.worker.runner import settle
 from agentd.worker.worker import Worker as WorkerProcess
 
@@ -51,7 +52,7 @@ def policy(tools: Sequence[str], approve: Mapping[str, Any] | None = None, **mor
     accepts = more.pop("accepts", {})
     table = {"agent": "task", "done": "It is all done.", "approve": approve or {}, **more}
     config = AgentConfig.model_validate(table)
-    return policy_of("worker", config, (*tools, "Done"), accepts, {}, file=Path("w.toml"))
+    return policy_of("worker", config, (*tools, "Done"), accepts, REGISTRY, file=Path("w.toml"))
 
 
 class Kind(Enum):

@@ -57,7 +57,7 @@ from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process.heart import Heart
 from agentd.states import Exit
 from agentd.tools.declared_tools import REGISTRY
-from agentd.tools.outside_tools import outside_tools
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place
 
@@ -127,8 +127,8 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     prompt = baml[f"{draft.config.agent}.baml"]
     tools, labels = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
-    outside, accepts = outside_tools(version.mcp), version.agent.accepts
-    policy = policy_of(draft.name, draft.config, tools, accepts, outside, file=toml)
+    accepts, known = version.agent.accepts, all_tools(version.mcp)
+    policy = policy_of(draft.name, draft.config, tools, accepts, known, file=toml)
     return version, {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
 
 

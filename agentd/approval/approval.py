@@ -18,7 +18,7 @@ from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
 from agentd.events import DAEMON, PERSON, Event
 from agentd.llm.decision import DONE
-from agentd.tools.declared_tools import REGISTRY, Tool
+from agentd.tools.declared_tools import Tool
 
 RISK = "i_accept_the_risk"
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
@@ -70,18 +70,18 @@ def policy_of(
     config: AgentConfig,
     classes: Collection[str],
     accepts: Mapping[str, type[BaseModel]],
-    outside: Mapping[str, Tool],
+    tools: Mapping[str, Tool],
     *,
     file: Path | None = None,
 ) -> Policy:
     """Return the policy of an agent whose union has these classes.
 
-    `outside`: its tools besides the shared ones. `file` stands in errors.
+    `tools`: all that there are for it, by class. `file` stands in errors.
 
     Raises:
         ConfigError: [approve] names no decision, or allows what may be done at others' bidding.
     """
-    decisions, tools = sorted(set(classes) - {DONE}), {**REGISTRY, **outside}
+    decisions = sorted(set(classes) - {DONE})
     rules, where = config.approve, f"{file}: approve" if file else "approve"
     _check_names(rules, decisions, tools, where)
     typed = frozenset(kind for kind, model in accepts.items() if without_text(model))

@@ -18,7 +18,7 @@ from agentd.replay.code import Code
 from agentd.replay.folder_map import FolderMap
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
-from agentd.tools.outside_tools import outside_tools
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts, calibration_of, repeatable
 
@@ -96,8 +96,8 @@ class LoadedAgent:
             ConfigError: [approve] does not fit them.
         """
         accepted, accepts = self.version.accepted, self.version.agent.accepts
-        outside = outside_tools(self.version.mcp)
-        return policy_of(accepted.name, accepted.config, self.union.members, accepts, outside)
+        tools = all_tools(self.version.mcp)
+        return policy_of(accepted.name, accepted.config, self.union.members, accepts, tools)
 
     def loop(
         self,
@@ -116,7 +116,7 @@ class LoadedAgent:
             agent,
             llm,
             journal,
-            idempotent=repeatable(self.version),
+            idempotent=repeatable(self.version, all_tools(self.version.mcp)),
             policy=policy or self.policy,
             call_deadline_s=CALL_DEADLINE_S,
             log=cast(Logger, Quiet()),

@@ -18,9 +18,9 @@ class AnyArguments(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-def outside_tools(tools: Mapping[str, McpTool]) -> dict[str, Tool]:
-    """Return these tools for a Toolbox, by class."""
-    return {
+def all_tools(mcp: Mapping[str, McpTool]) -> dict[str, Tool]:
+    """Return the shared tools, and these of MCP servers, by class."""
+    outside = {
         name: Tool(
             create_model(name, __base__=AnyArguments),
             None,
@@ -29,13 +29,9 @@ def outside_tools(tools: Mapping[str, McpTool]) -> dict[str, Tool]:
             idempotent=tool.reads,
             effect="none" if tool.reads else "send",
         )
-        for name, tool in tools.items()
+        for name, tool in mcp.items()
     }
-
-
-def all_tools(mcp: Mapping[str, McpTool]) -> dict[str, Tool]:
-    """Return the shared tools, and these of MCP servers, by class."""
-    return {**REGISTRY, **outside_tools(mcp)}
+    return {**REGISTRY, **outside}
 
 
 def _nowhere(call: ToolCall, **_: Any) -> Result:

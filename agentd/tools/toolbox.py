@@ -27,7 +27,7 @@ class Toolbox:
     would run is written by none in any case (tools/closed.py). A call may take `deadline_s`.
     `connect` opens connections in the network's place, `programs` answers for programs in theirs.
     `remotes` are the processes that carry tools out, by their place; what has none runs here.
-    `more` are tools besides the shared ones.
+    `tools` are all that there are for it.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Toolbox:
         connect: Callable[[str], AbstractContextManager[Stream]] | None = None,
         programs: Callable[[Sequence[str]], Output] | None = None,
         remotes: Mapping[str, Remote] | None = None,
-        more: Mapping[str, Tool] | None = None,
+        tools: Mapping[str, Tool] = REGISTRY,
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions
@@ -48,7 +48,7 @@ class Toolbox:
         self._connect = connect
         self._programs = programs
         self._remotes = remotes or {}
-        self._tools = {**REGISTRY, **(more or {})}
+        self._tools = tools
         self._clock = clock or SystemClock()
         self.cancel = Cancel()
 

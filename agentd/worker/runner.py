@@ -33,8 +33,9 @@ from agentd.sessions.closing import Closing
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.tools.closed import Closed
+from agentd.tools.declared_tools import Tool
 from agentd.tools.git import carried_out_by, held_to
-from agentd.tools.outside_tools import all_tools, outside_tools
+from agentd.tools.outside_tools import all_tools
 from agentd.tools.remote import remotes_of
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import remove
@@ -82,19 +83,19 @@ class Runner:
         client = load_client(version.client_dir)
         self._types = client.types
         key_file = daemon.model.api_key_file
-        outside = outside_tools(version.mcp)
+        tools = all_tools(version.mcp)
         self._tools = Toolbox(
             permissions,
             closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
             remotes=self._remotes,
-            more=outside,
+            tools=tools,
             clock=clock,
         )
-        self._idempotent = repeatable(version)
+        self._idempotent = repeatable(version, tools)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
         config, accepts = accepted.config, version.agent.accepts
-        self._policy = policy_of(accepted.name, config, union.members, accepts, outside)
+        self._policy = policy_of(accepted.name, config, union.members, accepts, tools)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -249,9 +250,9 @@ def scoring(
     return score
 
 
-def repeatable(version: Version) -> frozenset[str]:
+def repeatable(version: Version, tools: Mapping[str, Tool]) -> frozenset[str]:
     """Return the decision classes whose handlers may run again after they were cut off."""
-    agent, tools = version.agent, all_tools(version.mcp)
+    agent = version.agent
     return agent.idempotent | agent.reads | {n for n in version.uses if tools[n].idempotent}
 
 
