@@ -230,8 +230,8 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 
 def _run() -> int:
-    from agentd.sandbox.level import Reached
-    from agentd.supervisor import fetcher_host, housekeeping, sandboxes
+    from agentd.sandbox import level
+    from agentd.supervisor import fetcher_host, housekeeping
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
@@ -239,7 +239,7 @@ def _run() -> int:
     if look_s := os.environ.get(LOOK_VARIABLE):
         housekeeping.ROUND_S = float(look_s)
     if os.environ.get("TEST_NO_SANDBOX"):
-        vars(sandboxes)["reached"] = lambda: Reached("checks", "switched off for a test")
+        vars(level)["reached"] = lambda: level.Reached("checks", "switched off for a test")
     if idle_s := os.environ.get(IDLE_VARIABLE):
         fetcher_host.IDLE_S = float(idle_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be

@@ -372,8 +372,8 @@ def test_odd_requests_are_answered(start: Callable[..., Hand]) -> None:
 def test_without_a_whole_sandbox_there_are_no_hands(start: Callable[..., Hand], home: Path) -> None:
     """The reason is their first word; at level "checks" they go on with the tools' own checks."""
     code = (
-        "import sys; from agentd.sandbox import enter, level\n"
-        "enter.reached = lambda: level.Reached('checks', 'too old')\n"
+        "import sys; from agentd.sandbox import level\n"
+        "level.reached = lambda: level.Reached('checks', 'too old')\n"
         "from agentd.hands.__main__ import main; sys.exit(main())"
     )
     argv = [sys.executable, "-P", "-c", code]

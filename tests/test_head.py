@@ -347,7 +347,7 @@ def test_on_macos_a_worker_starts_in_its_sandbox(
     paths = discover({"AGENTD_HOME": str(tmp_path)})
     paths.create()
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr("agentd.worker.head.reached", lambda: Reached("full"))
+    monkeypatch.setattr("agentd.sandbox.level.reached", lambda: Reached("full"))
     version = paths.versions / "opener" / "v1"
     version.mkdir(parents=True)
     (tmp_path / "notes").mkdir()

@@ -170,8 +170,8 @@ def test_how_an_attempt_ends(error: Exception | None, outcome: str, home: Paths)
 
 OLD = """
 import sys
-from agentd.sandbox import enter, level
-enter.reached = lambda: level.Reached("checks", "too old")
+from agentd.sandbox import level
+level.reached = lambda: level.Reached("checks", "too old")
 from agentd.hands.__main__ import main
 sys.exit(main())
 """

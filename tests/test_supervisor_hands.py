@@ -174,9 +174,8 @@ READER = HELLO.replace("[params]", '[params]\ntools = ["ReadFile"]') + (
     '[permissions]\nread = ["{folder}"]\n'
 )
 NO_SANDBOX = (
-    "import sys; from agentd.sandbox.level import Reached\n"
-    "from agentd.supervisor import sandboxes\n"
-    "sandboxes.reached = lambda: Reached('checks', 'switched off for a test')\n"
+    "import sys; from agentd.sandbox import level\n"
+    "level.reached = lambda: level.Reached('checks', 'switched off for a test')\n"
     "from agentd.cli import main; sys.exit(main(['run']))"
 )
 

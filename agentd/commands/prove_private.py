@@ -136,7 +136,7 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
     config = effective_config(paths)
     key = config.model.api_key_file
     closed = Closed.of(paths, name or "", expanded(key) if key else None)
-    scratch, require = scratch_of(paths, name or ""), config.sandbox.level == "require"
+    scratch, require = scratch_of(paths, name or ""), config.sandbox.required
     return orders_for(permissions, closed, scratch, require=require)
 
 

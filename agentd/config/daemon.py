@@ -181,6 +181,11 @@ class SandboxConfig(Strict):
         "can, and the tools' own checks. Else such an agent rests, with the reason.",
     )
 
+    @property
+    def required(self) -> bool:
+        """Whether nothing acts for an agent without a whole one."""
+        return self.level == "require"
+
 
 class DaemonConfig(Strict):
     """The daemon: config/agentd.toml. Every key has a default."""

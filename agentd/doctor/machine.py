@@ -12,8 +12,7 @@ from agentd.config.daemon import DaemonConfig
 from agentd.doctor.finding import Finding, ok, problem, warning
 from agentd.macos import developer_tools
 from agentd.paths import HOME_VARIABLE, SOCKET_PATH_MAX, Paths, longest_socket
-from agentd.sandbox.enter import HINT
-from agentd.sandbox.level import reached
+from agentd.sandbox.level import HINT, reached
 from agentd.storage.health import sqlite_version
 
 # Several connections that write and checkpoint can damage a database in WAL mode. Fixed in 3.51.3.

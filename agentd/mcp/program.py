@@ -11,14 +11,13 @@ from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.secret_values import with_secrets
-from agentd.errors import ConfigError, SandboxUnavailable, storage_errors
+from agentd.errors import ConfigError, storage_errors
 from agentd.mcp.launch import SANDBOX_VARIABLE
 from agentd.paths import Paths, expanded, private_folder
 from agentd.process.child import python
 from agentd.process.environment import PROGRAM_PATH
-from agentd.sandbox import seatbelt
-from agentd.sandbox.enter import HINT
-from agentd.sandbox.level import reached
+from agentd.sandbox.enter import put_into
+from agentd.sandbox.level import demand
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 
 FETCHERS = ("npx", "uvx", "bunx", "pipx", "docker")  # programs that fetch what they run
@@ -46,10 +45,9 @@ def program_of(
         SandboxUnavailable: it would run without the sandbox that agentd.toml wants.
         StorageError: its folder cannot be made.
     """
-    config, require = daemon.mcp[name], daemon.sandbox.level == "require"
-    program, level = find(name, config), reached()
-    if require and level.name != "full":
-        raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
+    config, require = daemon.mcp[name], daemon.sandbox.required
+    program = find(name, config)
+    demand(require)
     folder = paths.mcp / name
     with storage_errors(folder, "make the folder writable", "cannot be made"):
         private_folder(folder)
@@ -68,9 +66,7 @@ def program_of(
         env |= {"http_proxy": url, "https_proxy": url}
         policy = replace(policy, ports=(port,), sockets="tcp")
     told = {"policy": policy.document(), "require": require}
-    argv = python("agentd.mcp.launch", program, *config.args)
-    if level.name == "full":  # on Linux it is entered by `launch`
-        argv = seatbelt.wrapped(argv, policy)
+    argv = put_into(policy, python("agentd.mcp.launch", program, *config.args))
     return Program(argv, env | {SANDBOX_VARIABLE: json.dumps(told)}, folder)
 
 

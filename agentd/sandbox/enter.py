@@ -8,13 +8,13 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agentd.errors import SandboxUnavailable
-from agentd.sandbox import landlock, seccomp
+from agentd.sandbox import landlock, seatbelt, seccomp
 from agentd.sandbox.gate import start
-from agentd.sandbox.level import Reached, reached
+from agentd.sandbox.level import Reached, demand
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.system_calls import call, machine, prctl
 
@@ -24,7 +24,6 @@ CAPABILITY_VERSION_3 = 0x20080522
 CAP_SETPCAP = 8
 CAPABILITIES = 64  # as many as the kernel's sets have room for
 UMASK = 0o077  # of programs
-HINT = '[sandbox] level = "checks" in agentd.toml goes on with what there is'
 
 
 def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False) -> tuple[str, ...]:
@@ -32,7 +31,7 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
 
     All capabilities go, also root's. Modes cannot be changed afterwards, not even those of its own
     files: a file gets its mode as it is made, exactly that where the process set its umask to 0.
-    On macOS nothing is done: `seatbelt.wrapped` did it when the process was started.
+    On macOS nothing is done: it was started with what `put_into` made.
 
     `require`: fail where this system cannot do all of it; else do what it can. `program`: this
     process is about to become a program that is not ours; what it makes is private, as by `nested`.
@@ -40,9 +39,7 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
     Raises:
         SandboxUnavailable: it cannot, or this process has threads.
     """
-    level = reached()
-    if require and level.name != "full":
-        raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
+    level = demand(require)
     if sys.platform != "linux" or level.name == "checks":
         return ()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
@@ -66,6 +63,17 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
     return tuple(box.missing)
 
 
+def put_into(policy: SandboxPolicy, argv: Sequence[str]) -> list[str]:
+    """Return the command line of a process that is to have this sandbox, as far as it has one.
+
+    On Linux it enters by itself.
+
+    Raises:
+        SandboxUnavailable: a path of the policy cannot be told.
+    """
+    return seatbelt.wrapped(argv, policy) if demand(False).name == "full" else list(argv)
+
+
 def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     """Return a `preexec_fn` for a program: a sandbox of its own inside of this process's.
 
@@ -76,7 +84,7 @@ def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     Raises:
         SandboxUnavailable: it cannot be prepared.
     """
-    level = reached()
+    level = demand(False)
     if sys.platform != "linux" or level.name == "checks":
         return lambda: None  # macOS: it has its parent's, and there is no other one
     box = _Box(policy, level, program=True)

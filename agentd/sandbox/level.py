@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from agentd.errors import SandboxUnavailable
 from agentd.sandbox import landlock, seatbelt
 from agentd.sandbox.system_calls import MACHINES, machine
 
@@ -22,6 +23,21 @@ class Reached:
     name: LevelName
     why: str = ""
     abi: int = 0
+
+
+HINT = '[sandbox] level = "checks" in agentd.toml goes on with what there is'
+
+
+def demand(whole: bool) -> Reached:
+    """Return what this system can do.
+
+    Raises:
+        SandboxUnavailable: a `whole` sandbox is wanted, and that is not it.
+    """
+    level = reached()
+    if whole and level.name != "full":
+        raise SandboxUnavailable(f"no sandbox: {level.why}", hint=HINT)
+    return level
 
 
 @cache

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +15,7 @@ from agentd.llm.wire import CONNECT_S
 from agentd.net.exchange import PORTS
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
-from agentd.supervisor.requests import Asker, Handler
-
-Answer = tuple[dict[str, Any], Sequence[int]]
+from agentd.supervisor.requests import Answer, Asker, Handler
 
 
 def handlers(config: Callable[[], ModelConfig], paths: Paths) -> Mapping[str, Handler]:

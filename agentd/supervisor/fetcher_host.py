@@ -19,12 +19,13 @@ from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
+from agentd.sandbox.enter import put_into
+from agentd.sandbox.level import demand
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import KILLED_S, Managed, Reaper
-from agentd.supervisor.requests import Asker, Handler
+from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.supervisor.restart import Ended, Life
-from agentd.supervisor.sandboxes import demand, put_into
 
 NAME = "agentd.fetcher"  # no agent's name has a point
 BACKLOG = 32
@@ -119,10 +120,10 @@ class FetcherHost:
         """For how long it has had nothing to do, as it and we know."""
         return min(float(self.managed.beat["idle_s"]), self._clock.monotonic() - self._used)
 
-    async def _channel(self, asker: Asker, _: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    async def _channel(self, asker: Asker, _: dict[str, Any]) -> Answer:
         """Hand a worker a channel by which it reaches what its agent's `net` lists."""
-        file = self._paths.versions / asker.name / asker.version / CONFIG
-        net = (await in_thread(load_agent, file)).permissions.net
+        config = await in_thread(load_agent, asker.folder(self._paths) / CONFIG)
+        net = config.permissions.net
         theirs, ours = socket.socketpair()
         with ours:
             try:
@@ -148,7 +149,7 @@ class FetcherHost:
         Raises:
             AgentdError: there can be none.
         """
-        await demand(whole=self._required)
+        await in_thread(demand, self._required)
         self._used = self._clock.monotonic()
         life = self.managed.life
         if life.stopping:
@@ -165,7 +166,7 @@ class FetcherHost:
 
     @property
     def _required(self) -> bool:
-        return self._config().sandbox.level == "require"
+        return self._config().sandbox.required
 
     def _spawn(self) -> Child:
         argv = put_into(fetcher_policy(), self._commands.fetcher(self._required))

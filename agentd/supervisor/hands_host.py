@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentd.admission.version import CONFIG
@@ -20,19 +20,18 @@ from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.supervisor_link import error_of
+from agentd.sandbox.enter import put_into
+from agentd.sandbox.level import demand
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import KILLED_S, Reaper
 from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.one_job import run_to_end
-from agentd.supervisor.requests import Asker, Handler
-from agentd.supervisor.sandboxes import demand, put_into
+from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.tools.closed import Closed
 
 READY_S = 20.0  # for hands to be in their sandbox; it takes 40 ms
 PAUSE_S = 0.2  # between two starts for one agent: hands that die at once cost no more
 SHOWN = 2_000  # characters of what they printed, in the log
-
-Answer = tuple[dict[str, Any], Sequence[int]]
 
 
 class HandsHost:
@@ -75,7 +74,7 @@ class HandsHost:
 
     async def _check(self, asker: Asker, document: dict[str, Any]) -> Answer:
         """Refuse where hands could not be closed off as agentd.toml wants them."""
-        await demand(whole=self._required)
+        await in_thread(demand, self._required)
         return {}, ()
 
     async def _kill(self, asker: Asker, document: dict[str, Any]) -> Answer:
@@ -121,7 +120,7 @@ class HandsHost:
 
     def _orders(self, asker: Asker) -> Orders:
         """Read what the version permits, and make an empty scratch folder. In a thread."""
-        agent = load_agent(self._paths.versions / asker.name / asker.version / CONFIG)
+        agent = load_agent(asker.folder(self._paths) / CONFIG)
         scratch, key = scratch_of(self._paths, asker.name), self._config().model.api_key_file
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
@@ -131,7 +130,7 @@ class HandsHost:
 
     @property
     def _required(self) -> bool:
-        return self._config().sandbox.level == "require"
+        return self._config().sandbox.required
 
     def _spawn(self, name: str, orders: Orders) -> Child:
         argv = put_into(orders.sandbox, self._commands.hands())

@@ -26,7 +26,7 @@ from agentd.supervisor.argv import Commands
 from agentd.supervisor.at_need import AtNeed
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.fetcher_host import FetcherHost
-from agentd.supervisor.requests import Asker
+from agentd.supervisor.requests import Answer, Asker
 
 NAME = "mcp.host"
 SERVER = "mcp.{}"  # the name of a server's process, and of its lock
@@ -61,11 +61,9 @@ class McpHost:
         self._started_with: dict[str, McpConfig] = {}
         self._closed = False
 
-    async def answer(
-        self, asker: Asker, document: dict[str, Any]
-    ) -> tuple[dict[str, Any], Sequence[int]]:
+    async def answer(self, asker: Asker, document: dict[str, Any]) -> Answer:
         """Return a channel to the host for a worker; a `requests.Handler`."""
-        file = self._paths.versions / asker.name / asker.version / MANIFEST
+        file = asker.folder(self._paths) / MANIFEST
         try:
             tools = json.loads(await in_thread(file.read_bytes)).get("mcp", {})
         except (OSError, ValueError) as error:

@@ -25,7 +25,7 @@ from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
-from agentd.supervisor.requests import Asker
+from agentd.supervisor.requests import Answer, Asker
 from agentd.supervisor.restart import RESTING, Ended, Life
 from agentd.whole import write_whole
 
@@ -186,7 +186,7 @@ class ModelHost:
         with contextlib.suppress(OSError):
             self._paths.model_address.unlink()
 
-    async def link(self, asker: Asker, _: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    async def link(self, asker: Asker, _: Mapping[str, Any]) -> Answer:
         """Answer a worker that asks for `model`: the address, and its end of a link of its own.
 
         The server gets the other end with the agent's name. The link ends with the server.

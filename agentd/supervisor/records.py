@@ -22,7 +22,7 @@ from agentd.logs.logger import Logger
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs
 from agentd.storage import copies
-from agentd.supervisor.requests import Asker
+from agentd.supervisor.requests import Answer, Asker
 
 LANE = Lane(DAEMON, direct=True)
 WAITING_MAX = 1_000  # events that wait for the database; beyond, the oldest are lost and counted
@@ -154,9 +154,7 @@ class Records:
 
         return await self._thread.call(work)
 
-    async def verify(
-        self, asker: Asker, request: dict[str, Any]
-    ) -> tuple[dict[str, Any], Sequence[int]]:
+    async def verify(self, asker: Asker, request: dict[str, Any]) -> Answer:
         """Answer whether event `event` is what a person's command, or we, wrote to who asks.
 
         Raises:
@@ -169,7 +167,7 @@ class Records:
         def work(bus: Bus) -> dict[str, Any]:
             return looked_up(bus, person_key(self._paths), asker.name, event_id)
 
-        return {"ok": True, **await self._thread.call(work)}, ()
+        return await self._thread.call(work), ()
 
     async def copy(self, target: Path) -> None:
         """Copy the database, as it is now, to a file of another name.

@@ -9,10 +9,12 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agentd.errors import AgentdError
 from agentd.logs.logger import Logger
+from agentd.paths import Paths
 from agentd.process.channel import BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.jobs import fault
 
@@ -30,9 +32,14 @@ class Asker:
     version: str  # that it runs
     pid: int
 
+    def folder(self, paths: Paths) -> Path:
+        """Return the folder of that version."""
+        return paths.versions / self.name / self.version
 
-# Answers one request with a document and descriptors, which are closed once they are sent.
-Handler = Callable[[Asker, dict[str, Any]], Awaitable[tuple[dict[str, Any], Sequence[int]]]]
+
+# A document and descriptors, which are closed once they are sent.
+Answer = tuple[dict[str, Any], Sequence[int]]
+Handler = Callable[[Asker, dict[str, Any]], Awaitable[Answer]]
 
 
 class Requests:
@@ -112,7 +119,7 @@ class Hearing:
         if not self._ended:
             self._timer = self._loop.call_later(self._pause_s(), self._listen)
 
-    async def _result(self, document: dict[str, Any]) -> tuple[dict[str, Any], Sequence[int]]:
+    async def _result(self, document: dict[str, Any]) -> Answer:
         """Return what the handler answers; whatever a child sent, it fails nobody else."""
         kind = document.get("ask")
         handler = self._requests.handlers.get(kind) if isinstance(kind, str) else None

@@ -1,6 +1,5 @@
 """Answers workers that ask for a secret: in their sandbox they can read none."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from agentd.admission.version import CONFIG
@@ -8,7 +7,7 @@ from agentd.config.agent import load_agent
 from agentd.config.secret_values import secret_of
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
-from agentd.supervisor.requests import Asker, Handler
+from agentd.supervisor.requests import Answer, Asker, Handler
 
 
 def handler(paths: Paths) -> Handler:
@@ -17,14 +16,11 @@ def handler(paths: Paths) -> Handler:
     It gets those only that the accepted version of its file names in [params].
     """
 
-    async def answer(
-        asker: Asker, document: dict[str, Any]
-    ) -> tuple[dict[str, Any], Sequence[int]]:
+    async def answer(asker: Asker, document: dict[str, Any]) -> Answer:
         return {"value": await in_thread(_value, paths, asker, document.get("name"))}, ()
 
     return answer
 
 
 def _value(paths: Paths, asker: Asker, name: object) -> str:
-    file = paths.versions / asker.name / asker.version / CONFIG
-    return secret_of(load_agent(file).params, str(name), paths)
+    return secret_of(load_agent(asker.folder(paths) / CONFIG).params, str(name), paths)

@@ -6,7 +6,7 @@ Programs that clean folders for temporary files do that, to sockets that nobody 
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from agentd.errors import StorageError
 from agentd.events import DAEMON
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
-from agentd.supervisor.requests import Asker
+from agentd.supervisor.requests import Answer, Asker
 
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+AnswerStatus = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Sockets:
     """The status socket and the supervisor's own wake-up socket."""
 
     def __init__(
-        self, paths: Paths, answer: Answer, woken: Callable[[], None], log: Logger
+        self, paths: Paths, answer: AnswerStatus, woken: Callable[[], None], log: Logger
     ) -> None:
         self._paths, self._answer, self._woken, self._log = paths, answer, woken, log
         self._server: asyncio.Server | None = None
@@ -58,7 +58,7 @@ class Sockets:
             self._woken()  # who rang meanwhile was not heard
             self._log.warning("socket.made_again", path=str(self._ear.path))
 
-    async def ear(self, asker: Asker, _: dict[str, Any]) -> tuple[dict[str, Any], Sequence[int]]:
+    async def ear(self, asker: Asker, _: dict[str, Any]) -> Answer:
         """Answer a worker with the socket on which it is woken: its sandbox lets it make none."""
         with listening(self._paths.wake, asker.name) as sock:
             return {}, [os.dup(sock.fileno())]

@@ -46,7 +46,7 @@ class Preparation:
             self.accepted = read_version(paths.versions / self._name / self._version)
             self.log.info("worker.started", version=self.accepted.hash, pid=os.getpid())
             if self._link.there:
-                enter_head(self.accepted, paths, require=daemon.sandbox.level == "require")
+                enter_head(self.accepted, paths, require=daemon.sandbox.required)
         except Exception as error:
             self.error = error
 

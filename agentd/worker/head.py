@@ -14,8 +14,7 @@ from agentd.bus.wake import Bell
 from agentd.config.agent import AgentConfig, Permissions, load_agent
 from agentd.errors import ConfigError
 from agentd.paths import Paths
-from agentd.sandbox import seatbelt
-from agentd.sandbox.enter import enter
+from agentd.sandbox.enter import enter, put_into
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read
 
@@ -42,7 +41,7 @@ def head_command(argv: list[str], folder: Path, paths: Paths) -> list[str]:
         config = load_agent(folder / CONFIG)
     except ConfigError:
         config = None  # the worker says so, and runs nothing of it
-    return seatbelt.wrapped(argv, policy_for(folder, config, paths))
+    return put_into(policy_for(folder, config, paths), argv)
 
 
 def policy_for(folder: Path, config: AgentConfig | None, paths: Paths) -> SandboxPolicy:
