@@ -525,6 +525,18 @@ def test_a_stopped_worker_is_found_hung_and_replaced(supervisor: Daemon) -> None
     assert crash["reason"].startswith("hung: broke its promise to beat within 0.1 s")
 
 
+@pytest.mark.parametrize("then", ["live", "crash"])
+def test_odd_beats_harm_nobody(supervisor: Daemon, then: str) -> None:
+    """Numbers that no float holds, brackets without end: its death is seen, and all goes on."""
+    supervisor.drop("one", f"beat oddly, {then}")
+    supervisor.drop("two")
+    supervisor.start()
+    first = supervisor.wait_state("one", "PARKED" if then == "crash" else "RUNNING")
+    assert then == "live" or first["restarts"] == 3
+    assert supervisor.wait_state("two", "RUNNING")["pid"]
+    assert supervisor.stop() == 0
+
+
 def test_a_flood_of_output_is_bounded_and_blocks_nobody(supervisor: Daemon) -> None:
     """Megabytes a second on stdout: a few lines in the log, a count, and a living supervisor."""
     supervisor.drop("one", "flood")

@@ -257,7 +257,7 @@ class Child:
         self._buffer = rest[-BEAT_BYTES_MAX:]
         messages = []
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):  # an agent's own code can write
                 message = json.loads(line)
                 if isinstance(message, dict):
                     messages.append(message)

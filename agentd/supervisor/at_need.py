@@ -67,7 +67,7 @@ class AtNeed:
             promise = message.get("promise_s")
             self.stopping = self.stopping or message.get("state") == STOPPING
             if isinstance(promise, int | float):
-                self._promised(min(float(promise), PROMISE_MAX_S))
+                self._promised(min(promise, PROMISE_MAX_S))
 
     def _promised(self, promise_s: float) -> None:
         if not self.stopping:

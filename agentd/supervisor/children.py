@@ -251,8 +251,9 @@ class Managed:
                 continue
             if problem is None:
                 self.problem = None  # it goes on: what it reported is over
-            self.beat = message
-            if self.life.beat(min(float(promise), PROMISE_MAX_S)):
+            # No deeper: an agent's own code can write here, and what nests stops whoever reads it.
+            self.beat = {key: told for key, told in message.items() if not _nests(told)}
+            if self.life.beat(min(promise, PROMISE_MAX_S)):
                 self.crash = None  # it has written that down, before its first beat
                 self._changed()
         self._arm()
@@ -306,6 +307,11 @@ class Managed:
             case None:
                 pass
         self._arm()
+
+
+def _nests(told: object) -> bool:
+    inner = told if isinstance(told, list) else [told]
+    return isinstance(told, list | dict) and any(isinstance(value, list | dict) for value in inner)
 
 
 class SleepDetector:
