@@ -67,7 +67,10 @@ def home(tmp_path: Path) -> Iterator[Paths]:
         status.bind(str(paths.status_socket))
         status.listen()
         (paths.versions / "mine").mkdir()
-        for path in (paths.database, paths.token, paths.versions / "mine/a", paths.logs / "a"):
+        for folder in (paths.secrets, paths.keys, paths.backups):
+            folder.mkdir()
+        own = (paths.database, paths.token, paths.versions / "mine/a", paths.logs / "a")
+        for path in (*own, paths.secrets / "a", paths.keys / "a", paths.backups / "a"):
             path.write_text("ours")
         yield paths
         paths.status_socket.unlink()

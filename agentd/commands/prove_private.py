@@ -14,7 +14,7 @@ from agentd.config.last_good import effective_config
 from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
 from agentd.hands.orders import Orders
-from agentd.hands.permitted import orders_for, scratch_of
+from agentd.hands.permitted import orders_for
 from agentd.paths import Paths, discover, expanded, private_folder
 from agentd.sandbox.level import reached
 from agentd.states import Exit
@@ -136,13 +136,16 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
     config = effective_config(paths)
     key = config.model.api_key_file
     closed = Closed.of(paths, name or "", expanded(key) if key else None)
-    scratch, require = scratch_of(paths, name or ""), config.sandbox.required
+    scratch, require = paths.hands_scratch(name or ""), config.sandbox.required
     return orders_for(permissions, closed, scratch, require=require)
 
 
 def places_of(paths: Paths) -> dict[str, str]:
     """Return what there is of agentd's own, as `escape.Outside` names it."""
-    ours = (paths.database, paths.token, paths.agents_d, paths.versions, paths.logs)
+    ours = (
+        *(paths.database, paths.backups, paths.token, paths.secrets),
+        *(paths.keys, paths.agents_d, paths.versions, paths.logs),
+    )
     places = {
         what: str(file)
         for what, place in zip(OURS, ours, strict=True)

@@ -15,7 +15,7 @@ from agentd.escape.outside import Outside
 from agentd.sandbox.system_calls import call
 
 PTRACE_SEIZE, KCMP_FILES, SI_QUEUE = 0x4206, 2, -1
-CLONE_NEWUTS, CLONE_NEWUSER = 0x04000000, 0x10000000
+CLONE_NEWUTS, CLONE_NEWUSER, CLONE_PARENT = 0x04000000, 0x10000000, 0x8000
 IOPRIO_WHO_PROCESS, IOPRIO_BEST_EFFORT_4 = 1, 2 << 13 | 4
 FLAGS = CLONE_NEWUSER | SIGCHLD
 CONTINUE = signal.SIGCONT  # which harms nobody
@@ -50,6 +50,7 @@ def attempts() -> Iterator[Attempt]:
             "change processors": lambda o: os.sched_setaffinity(o.pid, os.sched_getaffinity(0)),
             "change a schedule": _change_schedule,
             "change a priority at the disk": _change_disk_priority,
+            "give one a child": lambda o: _ended(call("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)),
             "enter namespaces": lambda o: call("setns", _opened(o), CLONE_NEWUTS),
         }
         leaving |= {
@@ -102,9 +103,14 @@ def _proc(outside: Outside, name: str, start: int = 0) -> bytes:
 
 
 def _child(pid: int) -> tuple[int, int]:
+    return os.waitpid(_ended(pid), 0)
+
+
+def _ended(pid: int) -> int:
+    """End here in a new process; return its number in the old one."""
     if pid == 0:
         os._exit(0)
-    return os.waitpid(pid, 0)
+    return pid
 
 
 def _see(outside: Outside) -> str:

@@ -19,7 +19,10 @@ from agentd.sandbox.policy import SandboxPolicy
 SECRET = "what nobody in a sandbox reads"
 ATTRIBUTE = "user.agentd"
 # agentd's own files that may be there.
-OURS = ("the database", "the model's token", "an agent's file", "an accepted version", "a log")
+OURS = (
+    *("the database", "a copy of the database", "the model's token", "a secret"),
+    *("the key of a person's answers", "an agent's file", "an accepted version", "a log"),
+)
 UNLISTED = ("true", "id", "env", "uname")  # programs that every system has
 SHARED_BYTES = 4096
 

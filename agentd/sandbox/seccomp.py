@@ -27,6 +27,7 @@ SOCK_STREAM, SOCK_TYPE = 1, 0xF
 IPPROTO_TCP = 6
 MSG_FASTOPEN = 0x20000000  # connects by sending, past Landlock
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*
+CLONE_PARENT = 0x8000  # a child of one's parent, which waits for none: a dead one stays for ever
 
 # Refused to everybody, in groups of a reason.
 REFUSED = (
@@ -107,7 +108,7 @@ def filter_for(
         *((GREATER, 0, 1, last), (RETURN, 0, 0, ERRNO | errno.ENOSYS)),
         # Its flags cannot be seen. Every libc goes on with the older call.
         *at(("clone3",), (RETURN, 0, 0, ERRNO | errno.ENOSYS)),
-        *at(("clone",), _argument(0), (BITS, 0, 1, NEW_NAMESPACES), EPERM, OK),
+        *at(("clone",), _argument(0), (BITS, 0, 1, NEW_NAMESPACES | CLONE_PARENT), EPERM, OK),
         *at(REFUSED, EPERM),
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
