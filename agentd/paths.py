@@ -73,6 +73,17 @@ class Paths:
         return (self.data / DATABASE).parent
 
     @property
+    def database_room(self) -> Path:
+        """The folder in which workers make and remove the database's files, without links.
+
+        A link in there, in the place of one of them, is not followed: a worker may have put it.
+        """
+        link = self.database
+        if link.parent != self.database_folder and link.is_symlink():
+            link = link.parent / link.readlink()
+        return Path(os.path.realpath(link.parent))
+
+    @property
     def database_link(self) -> Path:
         """A link to the database, where it lay before it had a folder."""
         return self.data / "agentd.db"
@@ -106,6 +117,14 @@ class Paths:
     def scratch(self) -> Path:
         """Folder of one folder per agent for its tools' temporary files: emptied at each start."""
         return self.data / "tmp"
+
+    def hands_scratch(self, name: str) -> Path:
+        """Return the folder for the temporary files of one agent's hands.
+
+        Beside its worker's, and not in there: an agent's own Python could put a link in its place,
+        and hands may touch all that it leads to. No agent's name has a point.
+        """
+        return self.scratch / f"{name}.hands"
 
     def log(self, name: str) -> Path:
         """Return the log file of one process, in a folder of its own."""

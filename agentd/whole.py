@@ -7,11 +7,12 @@ may leave the new name with nothing behind it; without the second the old file.
 import contextlib
 import errno
 import os
-import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PARTIAL = ".partial"  # ends the name of what is still being written; it begins with a dot
 # A disk that has no hard links (exFAT, FAT): most USB sticks.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -129,12 +130,50 @@ def _name(half: Path | str, place: Path | str, *, new: bool, dir_fd: int | None 
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, as far as that is possible."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    """Remove a file or a folder, as far as that is possible. No link is followed.
+
+    Programs nest folders deeper than a path can tell, than Python recurses and than descriptors
+    last. So each folder is moved up before its own are looked at.
+    """
+    with contextlib.suppress(OSError):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _removed(path.name, parent):
+                return
+            top = os.open(path.name, FOLDER, dir_fd=parent)
+            try:
+                for name in (waiting := [*_emptied(top, top)]):
+                    with contextlib.suppress(OSError):
+                        folder = os.open(name, FOLDER, dir_fd=top)
+                        try:
+                            waiting += _emptied(folder, top)
+                        finally:
+                            os.close(folder)
+                        os.rmdir(name, dir_fd=top)
+            finally:
+                os.close(top)
+            os.rmdir(path.name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+
+def _removed(name: str, folder: int) -> bool:
+    """Remove a file, or an empty folder. False: it is another one."""
+    for how in (os.unlink, os.rmdir):
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            how(name, dir_fd=folder)
+            return True
+    return False
+
+
+def _emptied(folder: int, top: int) -> Iterator[str]:
+    """Remove what lies in an open folder; move full folders to `top`, and yield their names."""
+    for name in os.listdir(folder):
+        if not _removed(name, folder):
+            with contextlib.suppress(OSError):
+                moved = name if folder == top else f".agentd-{os.urandom(8).hex()}"
+                os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=top)
+                yield moved
 
 
 def write_over(file: BinaryIO, data: bytes) -> None:

@@ -20,6 +20,7 @@ from agentd.admission.version import read_version
 from agentd.bus import Bus
 from agentd.clock import SystemClock
 from agentd.commands import prove_private
+from agentd.errors import StorageError
 from agentd.escape.escape import prove
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
@@ -29,6 +30,7 @@ from agentd.supervisor import bytecode
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
+from agentd.tools.closed import Closed
 from agentd.worker import runner, schedule
 from agentd.worker.head import head_command, policy_for
 from tests.commandline import DEADLINE_S, agentd
@@ -65,6 +67,7 @@ import errno, os, pathlib, socket, ssl, subprocess, tempfile
 from pydantic import BaseModel
 
 from agentd.agent import Agent, NoParams, Result
+from agentd.errors import StorageError
 from agentd.events import NewEvent
 
 
@@ -391,3 +394,38 @@ def test_workers_find_their_modules_compiled(
         assert Path(cache_from_source(str(module.__file__))).exists()
     assert list(paths.locks.iterdir()) == []
     remove_sockets(paths)
+
+
+# --- what it does in its own folders to those who come after it
+
+
+def test_links_in_its_own_folders_open_nothing(home: Home) -> None:
+    """Neither to the next worker, nor to its hands: both may touch what lies behind their folders.
+
+    A database that is a link is opened by nobody: the daemon would make or change what it leads to.
+    """
+    paths, private = home.paths, home.private
+    scratch = paths.scratch / "prober"
+    for place in (scratch / "hands", paths.database_folder / "planted.db"):
+        home.told(f"os.symlink({str(private)!r}, {str(place)!r})")
+    hands = prove_private.orders_of("prober", paths)
+    (folder,) = (paths.versions / "prober").glob("[!.]*")
+    planted = replace_database(paths, private / "new.db")
+    for policy in (hands.sandbox, policy_for(folder, None, planted)):
+        reached = {os.path.realpath(path) for path in (*policy.read, *policy.write)}
+        assert str(private) not in reached and str(private / "new.db") not in reached
+    with pytest.raises(StorageError, match="a link is in the database's place"):
+        Bus(planted.database)
+    assert not (private / "new.db").exists()
+    opened = Closed.of(paths, "opener", None).marks(writing=True).reason(str(private / "a.txt"), 0)
+    assert opened is None, "what another agent links to is not agentd's own"
+    (scratch / "hands").unlink()
+    (paths.database_folder / "planted.db").unlink()
+
+
+def replace_database(paths: Paths, target: Path) -> Paths:
+    """Return the paths of a home like that one, in which a worker put a link for the database."""
+    other = replace(paths, data=paths.data / "tmp" / "as-if")
+    other.database_folder.mkdir(parents=True)
+    other.database.symlink_to(target)
+    return other

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentd.whole import put_in_place, read_start, write_whole
+from agentd.whole import put_in_place, read_start, remove, write_whole
 
 
 @pytest.fixture
@@ -147,3 +147,30 @@ def test_nobody_else_writes_then_renames() -> None:
         if any(word in path.read_text() for word in ("os.rename(", "os.replace(", "os.fsync("))
     }
     assert by_hand == {"whole.py"}
+
+
+def test_what_is_removed_may_be_nested_beyond_all_measure(tmp_path: Path) -> None:
+    """Deeper than Python recurses and than a path is long; links in there are not followed.
+
+    A program leaves such a tree in its scratch, and hands or daemon could not start any more.
+    """
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("kept")
+    (tmp_path / "top").mkdir()
+    here = os.open(tmp_path / "top", os.O_RDONLY)
+    for number in range(3_000):
+        os.close(os.open("file", os.O_CREAT, dir_fd=here))
+        os.symlink(tmp_path / "kept", "link", dir_fd=here)
+        os.mkdir("deeper", 0 if number == 2_999 else 0o700, dir_fd=here)
+        if number < 2_999:
+            deeper = os.open("deeper", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = deeper
+    os.close(here)
+    remove(tmp_path / "top")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").read_text() == "kept"
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove(tmp_path / "link")
+    remove(tmp_path / "gone")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["file"]

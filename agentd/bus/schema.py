@@ -14,7 +14,7 @@ from agentd.bus import ours, sql
 from agentd.bus.busy import wait_for_locks
 from agentd.bus.migrations import MIGRATIONS as MIGRATIONS
 from agentd.errors import DamagedDatabase, NewerDatabase, StorageError
-from agentd.paths import private_folder
+from agentd.paths import DATABASE, private_folder
 
 BUSY_TIMEOUT_MS = 30_000
 WAL_RETRY_MS = 5
@@ -78,6 +78,9 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
         NewerDatabase: a newer agentd wrote it. Nothing was changed.
         StorageError: it cannot be opened or is no database.
     """
+    if path.parts[-2:] == Path(DATABASE).parts and path.is_symlink():
+        # Workers write in that folder, and only there: who opens it may be none of them.
+        raise StorageError("a link is in the database's place", where=str(path), hint="remove it")
     try:
         if opening.create:
             private_folder(path.parent)

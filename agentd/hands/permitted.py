@@ -19,7 +19,7 @@ from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.hands.orders import Orders
 from agentd.macos import developer_tools
-from agentd.paths import Paths, expanded
+from agentd.paths import expanded
 from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.tools.base import Grants
@@ -56,11 +56,6 @@ def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, requi
         idle_s=IDLE_S,
         age_s=AGE_S,
     )
-
-
-def scratch_of(paths: Paths, agent: str) -> Path:
-    """Return the folder for an agent's hands' temporary files."""
-    return paths.scratch / agent / "hands"
 
 
 def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> SandboxPolicy:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError
 from agentd.hands.orders import Orders
-from agentd.hands.permitted import orders_for, scratch_of
+from agentd.hands.permitted import orders_for
 from agentd.logs.logger import Logger
 from agentd.paths import Paths, expanded, private_folder
 from agentd.process.channel import Channel, ChannelClosed
@@ -28,6 +27,7 @@ from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.one_job import run_to_end
 from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.tools.closed import Closed
+from agentd.whole import remove
 
 READY_S = 20.0  # for hands to be in their sandbox; it takes 40 ms
 PAUSE_S = 0.2  # between two starts for one agent: hands that die at once cost no more
@@ -121,8 +121,8 @@ class HandsHost:
     def _orders(self, asker: Asker) -> Orders:
         """Read what the version permits, and make an empty scratch folder. In a thread."""
         agent = load_agent(asker.folder(self._paths) / CONFIG)
-        scratch, key = scratch_of(self._paths, asker.name), self._config().model.api_key_file
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch, key = self._paths.hands_scratch(asker.name), self._config().model.api_key_file
+        remove(scratch)
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
             private_folder(scratch)
         closed = Closed.of(self._paths, asker.name, expanded(key) if key else None)

@@ -225,7 +225,7 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
             if folder.name not in known and folder.stat().st_mtime < before.timestamp():
                 shutil.rmtree(folder)
     for folder in _folders(paths.scratch):
-        if folder.name not in known:
+        if folder.name.partition(".")[0] not in known:  # of a worker, or of hands
             remove(folder)
     for folder in _folders(paths.logs):
         with contextlib.suppress(OSError):  # not empty

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
@@ -21,7 +20,7 @@ from agentd.process.stop import stop_at_once
 from agentd.storage.own_folder import move_in
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.supervisor import Supervisor
-from agentd.whole import write_whole
+from agentd.whole import remove, write_whole
 
 
 def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None = None) -> None:
@@ -84,7 +83,7 @@ def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -
             logger.warning("worker.took_over", agent=path.stem, killed_group=killed)
     for socket in paths.wake.glob("*.sock"):  # nobody is left who listens
         socket.unlink(missing_ok=True)
-    shutil.rmtree(paths.scratch, ignore_errors=True)  # nobody is left who uses it
+    remove(paths.scratch)  # nobody is left who uses it
     move_in(paths, clock.now())
     supervisor = Supervisor(paths, config, commands, clock, logger, lock, problem)
     try:

@@ -8,10 +8,11 @@ there is no file yet.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ OF_PROCESSES = frozenset(
 )
 
 
-LISTS = ("own", "protected", "spared")  # of `Closed`
+FILLED_MAX = 10_000  # files and folders that are looked at in `Closed.filled`
+LISTS = ("own", "protected", "spared", "filled")  # of `Closed`
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class Closed:
 
     `own` is neither read nor written, `protected` not written; what lies in `spared` is open again.
     `home` is a folder that is ours and a person's at once, as AGENTD_HOME is: folders in there that
-    are none of ours are a person's.
+    are none of ours are a person's. `filled` are those of `own` in which agents and servers put
+    what they like: no link there says whose a place is, and not all of it is gone through.
     """
 
     own: tuple[Path, ...] = ()
     protected: tuple[Path, ...] = ()
     spared: tuple[Path, ...] = ()
+    filled: tuple[Path, ...] = ()
     home: Path | None = None
 
     @classmethod
@@ -77,7 +81,8 @@ class Closed:
             ),
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.
             protected=(*made_of, paths.agents_d, paths.daemon_file, paths.models),
-            spared=(*made_of, paths.scratch / agent),
+            spared=(*made_of, paths.scratch / agent, paths.hands_scratch(agent)),
+            filled=(paths.scratch, paths.mcp, paths.database_folder),
             home=paths.data if paths.data == paths.user else None,
         )
 
@@ -102,15 +107,17 @@ class Closed:
             shut += machine(disks)
         spared = [*map(str, self.spared), *self._others(), *OPEN_IN_SYSTEM]
         stands = stand_ins(disks) if writing else ()
-        return Marks(shut, spared, own, disks, writing=writing, stands=stands)
+        filled = map(str, self.filled)
+        return Marks(shut, spared, own, disks, writing=writing, stands=stands, filled=filled)
 
     def _linked(self, folders: Iterable[Path], disks: Disks) -> Iterator[str]:
         """Give what the links in our folders lead to: it is ours, wherever it is kept.
 
         In a home that is a person's as well, what lies beside our folders need not be.
         """
+        left_out = (self.home, *self.filled)
         for folder in folders:
-            for link in links_in(str(folder), disks) if folder != self.home else ():
+            for link in links_in(str(folder), disks) if folder not in left_out else ():
                 if not disks.holds_home(real := disks.resolved(link)):
                     yield real
 
@@ -152,10 +159,12 @@ class Marks:
         *,
         writing: bool,
         stands: Iterable[tuple[str, str]] = (),
+        filled: Iterable[str] = (),
     ) -> None:
         self.writing = writing
         self._disks = disks
         self._own = tuple(map(disks.resolved, own))
+        self._filled = frozenset(map(disks.resolved, filled))
         self._closed: dict[Inode | str, bool] = {}
         self._stands: dict[Inode | str, list[str]] = {}
         self._inner: frozenset[Inode] | None = None
@@ -258,13 +267,28 @@ class Marks:
         Nothing is opened but folders: a SQLite file that is closed loses this process's locks.
         """
         tops = {top for top in self._own if not self._disks.wait(top)}
-        for top in tops:
-            if any(str(up) in tops for up in Path(top).parents):
-                continue
-            for folder, folders, names in os.walk(top):
-                if self._closed.get(inode_of(folder) or (0, 0)) is False:
-                    folders.clear()
-                    continue
-                for name in names:
-                    if (inode := inode_of(f"{folder}/{name}")) is not None:
-                        yield inode
+        waiting = [top for top in tops if tops.isdisjoint(map(str, Path(top).parents))]
+        filled: deque[str] = deque()
+        while waiting:
+            if (folder := waiting.pop()) in self._filled:
+                filled.append(folder)
+            else:
+                yield from filter(None, self._in(folder, waiting))
+        entries = (found for folder in _taken(filled) for found in self._in(folder, filled))
+        yield from filter(None, islice(entries, FILLED_MAX))
+
+    def _in(self, folder: str, further: "list[str] | deque[str]") -> Iterator[Inode | None]:
+        """Give the inodes of a folder's own files, None for what is none; add its folders."""
+        if self._closed.get(inode_of(folder) or (0, 0)) is False:
+            return
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder:
+                    further.append(entry.path)
+                yield None if is_folder else inode_of(entry.path)
+
+
+def _taken(waiting: "deque[str]") -> Iterator[str]:
+    while waiting:
+        yield waiting.popleft()

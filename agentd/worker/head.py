@@ -50,8 +50,7 @@ def policy_for(folder: Path, config: AgentConfig | None, paths: Paths) -> Sandbo
     It executes nothing and has no network: its supervisor makes its sockets, to the model as well.
     """
     name = folder.parent.name
-    database = Path(os.path.realpath(paths.database)).parent
-    own = tuple(map(str, (paths.log(name).parent, paths.scratch / name, database)))
+    own = tuple(map(str, (paths.log(name).parent, paths.scratch / name, paths.database_room)))
     told = (folder, paths.daemon_file, paths.accepted_daemon_file, paths.lock, paths.wake)
     policy = SandboxPolicy(
         read=(*base_read(), *_libraries(paths), *own, *map(str, told)),
