@@ -32,10 +32,10 @@ from agentd.admission.admit import admit
 from agentd.admission.version import Accepted, import_version
 from agentd.config.daemon import load_daemon
 from agentd.errors import AgentdError
+from agentd.hands.mcp_discovery import tools_of
 from agentd.llm.baml import load_client
 from agentd.llm.union import Union
 from agentd.mcp.definitions import decision_of
-from agentd.mcp.discovery import tools_of
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import Paths, discover
 from agentd.testing.tiny_model import make_tiny

@@ -10,15 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentd.config.agent import Permissions
-from agentd.errors import PermissionRefused, ToolError
+from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.hands.orders import READY, Orders
-from agentd.hands.permitted import orders_for
+from agentd.hands.permitted import Written, orders_for, written_in
+from agentd.paths import discover
 from agentd.process.channel import BYE, Channel, ChannelClosed
 from agentd.process.child import Child, python
 from agentd.process.supervisor_link import SupervisorLink
@@ -122,6 +124,45 @@ def test_hands_start_small() -> None:
     argv = [sys.executable, "-P", "-c", code]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("who", ["itself", "another agent"])
+def test_a_link_that_an_agent_can_change_opens_nothing(home: Path, who: str) -> None:
+    """Who may write around a listed folder can put a link in its place, to anywhere.
+
+    The next hands would be given all that it leads to. A person's own link is followed.
+    """
+    folder = home / "out" / "listed"
+    folder.symlink_to(home / "secret")
+    own: tuple[str, ...] = (str(home / "out"),)
+    written: Written = tuple
+    if who == "another agent":
+        own, paths = (), discover({"AGENTD_HOME": str(home / "own")})
+        written = partial(written_in, paths)
+        version = paths.versions / "other" / "hash"
+        version.mkdir(parents=True)
+        table = f"[permissions]\nwrite = [{str(home / 'out')!r}]\n"
+        (version / "agent.toml").write_text(table)
+    permissions = Permissions(read=(str(folder / "deeper"),), write=own)
+    closed = Closed(own=(home / "own",))
+    with pytest.raises(ConfigError, match="leads through the link"):
+        orders_for(permissions, closed, home / "scratch", written, require=True)
+    person = home / "persons"
+    person.symlink_to(home / "secret")
+    permissions = Permissions(read=(str(person),), write=(str(home / "out"),))
+    given = orders_for(permissions, closed, home / "scratch", written, require=True)
+    assert str(home / "secret") in given.sandbox.read
+
+
+def test_what_becomes_a_link_before_hands_are_in_their_sandbox_opens_nothing(
+    start: Callable[..., Hand], home: Path
+) -> None:
+    """Between the look at what is listed and the kernel's rule there are milliseconds."""
+    given = orders(home, run=("cat",))
+    (home / "in").rename(home / "moved")
+    (home / "in").symlink_to(home / "secret")
+    hand = start(given)
+    assert "Permission denied" in hand.run("cat", f"{home}/secret/a.txt")
 
 
 def test_tools_work_inside_of_what_is_listed(start: Callable[..., Hand], home: Path) -> None:

@@ -12,8 +12,8 @@ from agentd.admission.admit import admit
 from agentd.admission.version import Accepted, import_version
 from agentd.config.daemon import load_daemon
 from agentd.errors import AgentdError, ConfigError
+from agentd.hands.mcp_program import fetches, program_of
 from agentd.mcp.definitions import McpTool, decision_of
-from agentd.mcp.program import fetches, program_of
 from agentd.paths import Paths, discover
 from tests.commandline import write_agent
 from tests.mcp_hosting import Hosting, hosting, left
@@ -92,6 +92,28 @@ def test_a_server_touches_what_its_table_lists(paths: Paths, tmp_path: Path) -> 
             }
 
     asyncio.run(scenario())
+
+
+def test_a_server_writes_nothing_that_is_obeyed(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table may list all of a home: what programs run at their start is not in it."""
+    home = tmp_path / "person"
+    (home / ".config" / "fish").mkdir(parents=True)
+    (home / "notes").mkdir()
+    (home / ".bashrc").write_text("true\n")
+    monkeypatch.setenv("HOME", str(home))
+    fake(paths, writes="'~'")
+    of = agent(paths, "make")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert await say(host, of, "make", path=str(home / "notes" / "a")) == "made"
+            for name in (".bashrc", ".profile", ".config/fish/config.fish", ".ssh"):
+                assert await say(host, of, "make", path=str(home / name)) == "PermissionError", name
+
+    asyncio.run(scenario())
+    assert (home / ".bashrc").read_text() == "true\n"
 
 
 def test_starts_leave_nothing_behind(paths: Paths) -> None:

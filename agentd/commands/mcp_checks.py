@@ -11,8 +11,8 @@ from agentd.config.mcp_servers import McpConfig
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError, UsageError
 from agentd.events import DAEMON, PERSON, NewEvent
+from agentd.hands.mcp_program import fetches, find
 from agentd.mcp.pins import Pins
-from agentd.mcp.program import fetches, find
 from agentd.paths import Paths
 from agentd.states import Exit, Priority
 

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 from agentd.commands.home import no_such_agent
@@ -14,7 +15,7 @@ from agentd.config.last_good import effective_config
 from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
 from agentd.hands.orders import Orders
-from agentd.hands.permitted import orders_for
+from agentd.hands.permitted import orders_for, written_in
 from agentd.paths import Paths, discover, expanded, private_folder
 from agentd.sandbox.level import reached
 from agentd.states import Exit
@@ -137,7 +138,7 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
     key = config.model.api_key_file
     closed = Closed.of(paths, name or "", expanded(key) if key else None)
     scratch, require = paths.hands_scratch(name or ""), config.sandbox.required
-    return orders_for(permissions, closed, scratch, require=require)
+    return orders_for(permissions, closed, scratch, partial(written_in, paths), require=require)
 
 
 def places_of(paths: Paths) -> dict[str, str]:

@@ -41,10 +41,7 @@ class Orders:
         The names in lower case are those that every program obeys: curl takes no other for http.
         """
         environ = {**self.environ, "http_proxy": url, "https_proxy": url}
-        sandbox, programs = (
-            replace(policy, ports=(port,), sockets="tcp")
-            for policy in (self.sandbox, self.programs)
-        )
+        sandbox, programs = self.sandbox.reaching(port), self.programs.reaching(port)
         return replace(self, sandbox=sandbox, programs=programs, environ=environ)
 
     @classmethod

@@ -10,7 +10,8 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.hands.orders import Orders
 from agentd.macos import developer_tools
-from agentd.paths import expanded
+from agentd.paths import Paths, expanded
 from agentd.process.environment import PROGRAM_PATH
-from agentd.sandbox.policy import SandboxPolicy, base_read, executables
+from agentd.sandbox.policy import SandboxPolicy, base_read, executables, on_the_way
 from agentd.tools.base import Grants
 from agentd.tools.closed import Closed, Marks
 from agentd.tools.links import Disks
@@ -34,15 +35,28 @@ IDLE_S = 60.0
 AGE_S = 600.0
 # Beside a program's folder: what it loads. Not `share`, which in a home is full of a person's data.
 LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")
+MODULES = "node_modules"  # around a script of Node.js
 GIT_TRANSPORTS = ("git", "git-remote-https", "git-remote-http")
 GIT_S = 5.0  # for it to say where these are
 HOMEBREW = Path("/opt/homebrew")
+Written = Callable[[], Iterable[str]]
 OF_HOMEBREW = ("Cellar", "lib", "opt", "share")
 
 
-def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, require: bool) -> Orders:
-    """Return the orders of an agent's hands; `require`: a sandbox that is whole."""
-    programs = sandbox_for(permissions, closed, scratch)
+def orders_for(
+    permissions: Permissions,
+    closed: Closed,
+    scratch: Path,
+    written: Written = tuple,
+    *,
+    require: bool,
+) -> Orders:
+    """Return the orders of an agent's hands; `require`: a sandbox that is whole.
+
+    Raises:
+        ConfigError: see `sandbox_for`.
+    """
+    programs = sandbox_for(permissions, closed, scratch, written)
     # Before a tool writes, it reads whose files these are, such as a repository's settings.
     sandbox = replace(programs, read=(*programs.read, *programs.write))
     return Orders(
@@ -58,22 +72,69 @@ def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, requi
     )
 
 
-def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> SandboxPolicy:
-    """Return what programs may touch that the hands of an agent with these permissions start."""
-    programs = list(_programs(permissions))
+def sandbox_for(
+    permissions: Permissions,
+    closed: Closed,
+    scratch: Path,
+    written: Written = tuple,
+    programs: Sequence[str] | None = None,
+) -> SandboxPolicy:
+    """Return what programs may touch that the hands of an agent with these permissions start.
+
+    `written`: the folders that others may write, see `written_in`. `programs`: their files, where
+    they are no agent's.
+
+    Raises:
+        ConfigError: what is listed leads through a link that one of them, or this one, can change.
+    """
+    entries = (*permissions.read, *permissions.write)
+    _check_links(entries, lambda: (*permissions.write, *written()))
+    run = list(_programs(permissions)) if programs is None else list(programs)
     read = listed(permissions.read, closed.marks(writing=False))
     write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
     # Tools may read these, where a listed folder holds them; nobody may write them.
     spared = [str(path) for path in closed.spared if any(path.is_relative_to(top) for top in read)]
-    libraries = [path for program in programs for path in _libraries(program)]
+    libraries = [path for program in run for path in _libraries(program)]
     obeyed = _obeyed(closed) if write else ()
     return SandboxPolicy(
         read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
         write=(*write, str(scratch)),
-        run=tuple(dict.fromkeys(programs)),
+        run=tuple(dict.fromkeys(run)),
         closed=tuple(map(str, closed.own)),
         protected=tuple(map(str, (*closed.protected, *obeyed))),
+        settled=(*read, *write),
     )
+
+
+def written_in(paths: Paths) -> Iterator[str]:
+    """Give what agents and MCP servers of this home may write, by their files as accepted."""
+    for file in (*paths.versions.glob("*/*/*.toml"), paths.accepted_daemon_file):
+        with suppress(OSError, ValueError):
+            document = tomllib.loads(file.read_text())
+            tables = (document, *document.get("mcp", {}).values())
+            for permissions in (table.get("permissions", {}) for table in tables):
+                yield from permissions.get("write", ())
+
+
+def _check_links(entries: Iterable[str], written: Callable[[], Iterable[str]]) -> None:
+    """Refuse a link in an entry's way that somebody can change who may write where it lies."""
+    for entry in entries:
+        links = filter(os.path.islink, on_the_way([str(_absolute(entry))]))
+        for link in links:
+            place = Path(os.path.realpath(Path(link).parent))
+            for folder in written():
+                if place.is_relative_to(os.path.realpath(_absolute(folder))):
+                    raise ConfigError(
+                        f"{entry} leads through the link {link}, and who may write {folder} can "
+                        "let it lead anywhere",
+                        hint=f"list {os.path.realpath(link)} itself",
+                    )
+
+
+def _absolute(entry: str) -> Path:
+    with suppress(ConfigError):  # nobody's home: it opens nothing
+        return Path("/") / expanded(entry)
+    return Path("/")
 
 
 def _obeyed(closed: Closed) -> Iterator[str]:
@@ -127,6 +188,7 @@ def _transports(git: str) -> Iterator[str]:
 def _libraries(program: str) -> Iterator[str]:
     """Give where a program's libraries are, by its name and by its real place."""
     for folder in {Path(program).parent, Path(os.path.realpath(program)).parent}:
+        yield from (str(up) for up in (folder, *folder.parents) if up.name == MODULES)
         if folder.is_relative_to(HOMEBREW):
             yield from (str(HOMEBREW / name) for name in OF_HOMEBREW)
         if folder.name in ("bin", "sbin"):

@@ -1,8 +1,8 @@
 """Tools of MCP servers (Model Context Protocol), for agents.
 
 `definitions.py` says what such a tool is to an agent; `pins.py` keeps what of it was accepted, and
-has `discovery.py` ask a server, in a process of its own. `program.py` says how a server's program
-is started, `launch.py` becomes it.
+has a server asked by a process of its own. `agentd.hands` says how a server's program is started,
+`launch.py` becomes it.
 
 One process (`__main__.py`) holds the clients of all servers: `host.py` carries out agents' calls,
 `live_server.py` keeps one server, `peer.py` talks to it, over `pipes.py` or `over_http.py`. The

@@ -165,7 +165,7 @@ def _ask(name: str, paths: Paths) -> dict[str, Any]:
     lifeline, hold = os.pipe()
     try:
         with subprocess.Popen(
-            python("agentd.mcp.discovery", name),
+            python("agentd.hands.mcp_discovery", name),
             stdin=lifeline,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

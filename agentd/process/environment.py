@@ -5,8 +5,8 @@ agents, which read what strangers wrote, and needs none of them. Which child get
 
 * workers, their hands, checks of agents and the compiler of prompts: `for_child`;
 * the model server: that, and what tunes its libraries: `for_model_server`;
-* programs of `RunCommand`, git and the guardian's shell: nothing of ours at all, but fixed values
-  (tools/shell.py, tools/git_command.py, guardian.py);
+* programs of `RunCommand` and MCP servers: `for_program`; git and the guardian's shell: nothing of
+  ours at all, either, but fixed values (tools/git_command.py, guardian.py);
 * what a person's own command starts (`agentd demo`'s daemon, the package client of `model pull`,
   launchctl): all of it, as if that person had called it.
 """
@@ -60,6 +60,11 @@ ALWAYS = {
 def for_child(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of a process that runs agents' code, or compiles for it."""
     return {k: v for k, v in environ.items() if k in NAMES} | ALWAYS
+
+
+def for_program(home: str) -> dict[str, str]:
+    """Return all that a program of a tool or an MCP server sees: nothing of the daemon's own."""
+    return {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
 
 
 def for_model_server(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -118,7 +118,7 @@ def _rules(policy: SandboxPolicy) -> Iterator[tuple[str, int]]:
         (policy.run, EXECUTE | READING, closed),
     ):
         for path in paths:
-            yield from _around(os.path.realpath(path), rights, shut)
+            yield from _around(policy.real(path), rights, shut)
     yield "/dev/null", READ_FILE | WRITE_FILE
     for path in filter(os.path.exists, LOADERS):
         yield os.path.realpath(path), EXECUTE | READ_FILE

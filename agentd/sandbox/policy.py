@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ Sockets = Literal["none", "unix", "tcp", "any"]
 
 PACKAGES = ("site-packages", "dist-packages")  # in Python's path; `sysconfig` would take 1 MB
 SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE: as far as the kernel reads
+HOPS_MAX = 64  # of one path: folders, and links on the way
 SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
 # What programs and Python need of a system: libraries, data, names, times, certificates. No folder
 # of programs is among them: the loader would run whatever may be read.
@@ -47,6 +48,8 @@ class SandboxPolicy:
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
     also programs that run what they are told to; "tcp": connections, all of which lead to the first
     of `ports` on 127.0.0.1; "any": of the network, to everywhere.
+
+    `settled`: those of its paths that lead through no link. What became one since opens nothing.
     """
 
     read: tuple[str, ...] = ()
@@ -56,6 +59,15 @@ class SandboxPolicy:
     protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
+    settled: tuple[str, ...] = ()
+
+    def real(self, path: str) -> str:
+        """Return one of its paths as it is entered with: without links."""
+        return path if path in self.settled else os.path.realpath(path)
+
+    def reaching(self, port: int) -> "SandboxPolicy":
+        """Return it with a way to the network: a proxy at this port, and nothing else."""
+        return replace(self, ports=(port,), sockets="tcp")
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -99,6 +111,23 @@ def executables(program: str, path: str) -> tuple[str, ...]:
         else:
             program = words[0] if words else ""
     return tuple(found)
+
+
+def on_the_way(paths: Iterable[str]) -> Iterator[str]:
+    """Yield each folder and each link that leads to these paths: resolving one looks at all.
+
+    Also what links lead to on the way, such as uv's folder of a Python without its last number.
+    """
+    for path in paths:
+        here, parts = Path("/"), list(Path(path).parts[1:])
+        for _ in range(HOPS_MAX):
+            if not parts:
+                break
+            here /= parts.pop(0)
+            yield str(here)
+            if here.is_symlink():
+                target = os.path.normpath(here.parent / here.readlink())
+                here, parts = Path("/"), [*Path(target).parts[1:], *parts]
 
 
 def _shebang(program: str) -> list[str]:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agentd.errors import SandboxUnavailable
-from agentd.sandbox.policy import SandboxPolicy
+from agentd.sandbox.policy import SandboxPolicy, on_the_way
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 TRIAL_S = 20.0
-HOPS_MAX = 64  # of one path: folders, and links on the way
 # Characters that end a string of a profile, or begin a rule: were a parameter ever taken for text.
 UNFIT = frozenset('"()[]{}\\\n\r\0')
 # A framework's `python3` only starts this one (Mac/Tools/pythonw.c of CPython).
@@ -120,7 +119,7 @@ class Profile:
                 # Moved, with a folder above it, such a place would be open where it came to.
                 self._rules("deny file-write-unlink", LITERAL, _above(protected))
         self._rules(f"allow process-exec* {READING}", LITERAL, run)
-        way = _on_the_way(policy.read, policy.write, run)
+        way = on_the_way((*policy.read, *policy.write, *run))
         self._rules("allow file-read-metadata", LITERAL, way)
         if policy.sockets == "any":
             self.text += NETWORK
@@ -159,20 +158,3 @@ def _started(program: str) -> Iterator[str]:
 def _above(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         yield from map(str, Path(path).parents)
-
-
-def _on_the_way(*listed: Iterable[str]) -> Iterator[str]:
-    """Yield each folder and each link that leads to these paths: resolving one looks at all.
-
-    Also what links lead to on the way, such as uv's folder of a Python without its last number.
-    """
-    for path in (path for paths in listed for path in paths):
-        here, parts = Path("/"), list(Path(path).parts[1:])
-        for _ in range(HOPS_MAX):
-            if not parts:
-                break
-            here /= parts.pop(0)
-            yield str(here)
-            if here.is_symlink():
-                target = os.path.normpath(here.parent / here.readlink())
-                here, parts = Path("/"), [*Path(target).parts[1:], *parts]

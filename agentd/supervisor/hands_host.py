@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from agentd.admission.version import CONFIG
@@ -12,7 +13,7 @@ from agentd.config.agent import load_agent
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError
 from agentd.hands.orders import Orders
-from agentd.hands.permitted import orders_for
+from agentd.hands.permitted import orders_for, written_in
 from agentd.logs.logger import Logger
 from agentd.paths import Paths, expanded, private_folder
 from agentd.process.channel import Channel, ChannelClosed
@@ -126,7 +127,8 @@ class HandsHost:
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
             private_folder(scratch)
         closed = Closed.of(self._paths, asker.name, expanded(key) if key else None)
-        return orders_for(agent.permissions, closed, scratch, require=self._required)
+        written = partial(written_in, self._paths)
+        return orders_for(agent.permissions, closed, scratch, written, require=self._required)
 
     @property
     def _required(self) -> bool:

@@ -16,8 +16,8 @@ from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError, ToolError
+from agentd.hands.mcp_program import program_of
 from agentd.logs.logger import Logger
-from agentd.mcp.program import program_of
 from agentd.paths import Paths
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child

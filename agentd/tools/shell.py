@@ -21,7 +21,7 @@ from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.macos import developer_tools
 from agentd.paths import expanded
-from agentd.process.environment import PROGRAM_PATH as PROGRAM_PATH
+from agentd.process.environment import PROGRAM_PATH, for_program
 from agentd.tools.base import Output, ToolCall, cut_text
 
 NOT_INSTALLED = (
@@ -162,11 +162,6 @@ def _listed(program: str, listed: Sequence[str]) -> str:
     raise PermissionRefused(f"{program!r} may not be run; only {', '.join(listed) or 'nothing'}")
 
 
-def clean_environment(home: str) -> dict[str, str]:
-    """Return all that a program sees of the environment: nothing of the daemon's own."""
-    return {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
-
-
 def run_command(call: ToolCall, program: str, args: Sequence[str]) -> Result:
     """Run the program in an empty folder of its own; give its exit code and output."""
     if any("\0" in arg for arg in args):
@@ -189,5 +184,5 @@ def _run(call: ToolCall, program: str, args: Sequence[str]) -> Output:
     except OSError as error:  # a full disk
         raise ToolError(f"no folder to run it in: {error}") from error
     with scratch as folder:
-        env = {**clean_environment(folder), **call.environ}
+        env = {**for_program(folder), **call.environ}
         return execute([found, *args], call, env=env, cwd=folder)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agentd.admission.version import CONFIG, Accepted
@@ -67,10 +68,11 @@ def _with_files(
     policy: SandboxPolicy, name: str, permissions: Permissions, paths: Paths
 ) -> SandboxPolicy:
     """Add what [permissions] list, as hands get it: nothing of agentd's own that lies in there."""
-    from agentd.hands.permitted import sandbox_for  # not for those that need none
+    from agentd.hands.permitted import sandbox_for, written_in  # not for those that need none
     from agentd.tools.closed import Closed
 
-    given = sandbox_for(permissions, Closed.of(paths, name, None), paths.scratch / name)
+    closed = Closed.of(paths, name, None)
+    given = sandbox_for(permissions, closed, paths.scratch / name, partial(written_in, paths))
     own = [Path(path) for path in policy.write]
     return replace(
         policy,
@@ -78,6 +80,7 @@ def _with_files(
         write=(*policy.write, *given.write),
         closed=tuple(p for p in given.closed if not any(Path(p).is_relative_to(o) for o in own)),
         protected=given.protected,
+        settled=given.settled,
     )
 
 

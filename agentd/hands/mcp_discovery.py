@@ -1,4 +1,4 @@
-"""`python -m agentd.mcp.discovery NAME`: asks one MCP server which tools it has, and ends it.
+"""`python -m agentd.hands.mcp_discovery NAME`: asks one MCP server which tools it has, and ends it.
 
 For the admission of agents and for `agentd check`, which work without a daemon. Configuration comes
 from the home in AGENTD_HOME; the answer is one JSON line. Standard input is the lifeline: whoever
@@ -14,11 +14,11 @@ from typing import Any
 from agentd.config.daemon import DaemonConfig
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError
+from agentd.hands.mcp_program import program_of
 from agentd.mcp import peer
 from agentd.mcp.live_server import reason
 from agentd.mcp.over_http import over_http
 from agentd.mcp.pipes import Pipes
-from agentd.mcp.program import program_of
 from agentd.paths import Paths, discover
 from agentd.process import guardian
 from agentd.secret_rules import hide

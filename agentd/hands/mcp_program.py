@@ -1,10 +1,9 @@
 """How an MCP server's program is started: its command line, its environment, its sandbox."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from agentd.config.agent import Permissions
@@ -12,16 +11,17 @@ from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.secret_values import with_secrets
 from agentd.errors import ConfigError, storage_errors
+from agentd.hands.permitted import sandbox_for, written_in
 from agentd.mcp.launch import SANDBOX_VARIABLE
 from agentd.paths import Paths, expanded, private_folder
 from agentd.process.child import python
-from agentd.process.environment import PROGRAM_PATH
+from agentd.process.environment import PROGRAM_PATH, for_program
 from agentd.sandbox.enter import put_into
 from agentd.sandbox.level import demand
-from agentd.sandbox.policy import SandboxPolicy, base_read, executables
+from agentd.sandbox.policy import SandboxPolicy, executables
+from agentd.tools.closed import Closed
 
 FETCHERS = ("npx", "uvx", "bunx", "pipx", "docker")  # programs that fetch what they run
-LIBRARIES = ("lib", "lib64", "libexec", "pyvenv.cfg")  # beside a program's folder: what it loads
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,19 @@ def program_of(
     folder = paths.mcp / name
     with storage_errors(folder, "make the folder writable", "cannot be made"):
         private_folder(folder)
-    home = str(folder)
-    env = {"PATH": PROGRAM_PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
-    env["GIT_CONFIG_NOSYSTEM"] = "1"  # else git fails over a file that it may not read
+    # Without its last word git fails over a file that it may not read.
+    env = {**for_program(str(folder)), "GIT_CONFIG_NOSYSTEM": "1"}
     for key, value in config.env.items():
         try:
             env |= with_secrets({key: value}, paths)
         except ConfigError as error:
             place = f"[mcp.{name}] env.{key}"
             raise ConfigError(error.what, where=place, hint=error.hint) from error
-    policy = _sandbox(config.permissions, program, env["PATH"], folder, paths)
+    policy = _sandbox(daemon, config.permissions, program, env["PATH"], paths, name)
     if proxy is not None:
         url, port = proxy
         env |= {"http_proxy": url, "https_proxy": url}
-        policy = replace(policy, ports=(port,), sockets="tcp")
+        policy = policy.reaching(port)
     told = {"policy": policy.document(), "require": require}
     argv = put_into(policy, python("agentd.mcp.launch", program, *config.args))
     return Program(argv, env | {SANDBOX_VARIABLE: json.dumps(told)}, folder)
@@ -94,28 +93,17 @@ def fetches(config: McpConfig) -> bool:
 
 
 def _sandbox(
-    permissions: Permissions, program: str, path: str, folder: Path, paths: Paths
+    daemon: DaemonConfig, permissions: Permissions, program: str, path: str, paths: Paths, name: str
 ) -> SandboxPolicy:
-    """Return what a server may touch: what is listed, its own folder, and what it is made of."""
+    """Return what a server may touch: what is listed, its own folder, and what it is made of.
+
+    As an agent's programs, but that it reads what it may write, and nothing of what agents are.
+    """
+    key = daemon.model.api_key_file
+    closed = Closed.of(paths, "", expanded(key) if key else None)
+    closed = replace(closed, own=(*closed.own, *closed.spared), spared=())
     listed = [found for name in permissions.run if (found := shutil.which(name, path=path))]
     run = [part for one in (program, *listed) for part in executables(one, path)]
-    read = [str(expanded(place)) for place in permissions.read]
-    write = [str(expanded(place)) for place in permissions.write]
-    made_of = [place for part in run for place in _made_of(part)]
-    own = (paths.data, paths.logs, paths.run, paths.sockets, paths.config)
-    return SandboxPolicy(
-        read=tuple(dict.fromkeys((*base_read(), *read, *write, *made_of, str(folder)))),
-        write=(*write, str(folder)),
-        run=tuple(dict.fromkeys(run)),
-        closed=tuple(map(str, (*own, paths.agents, paths.baml_src))),
-    )
-
-
-def _made_of(program: str) -> Iterator[str]:
-    """Give where a program's libraries are, by its name and by its real place."""
-    for file in {Path(program), Path(os.path.realpath(program))}:
-        yield str(file)  # a script is read, too
-        if file.parent.name in ("bin", "sbin"):
-            folder = file.parent.parent
-            yield from (str(place) for name in LIBRARIES if (place := folder / name).exists())
-        yield from (str(place) for place in file.parents if place.name == "node_modules")
+    written = partial(written_in, paths)
+    policy = sandbox_for(permissions, closed, paths.mcp / name, written, run)
+    return replace(policy, read=tuple(dict.fromkeys((*policy.read, *policy.write))))
