@@ -185,6 +185,49 @@ def test_an_agent_starves_nobody(fetching: Fetching, server: str) -> None:
     assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
 
 
+def test_calls_that_no_worker_makes_end(fetching: Fetching, server: str) -> None:
+    """Arguments and deadlines may be anything: each is answered, and none lasts for ever."""
+    odd = fetching.channel("odd", server)
+    url = f"http://{server}/text"
+    args: list[Any] = [{"url": ["h"]}, {"url": None}, {"other": url}, [url], "x", None]
+    for number, arg in enumerate(args):
+        odd.send({"id": number, "call": "HttpGet", "args": arg})
+        assert odd.receive(DEADLINE_S)[0]["error"]["kind"] == "tool"
+    for number, deadline in enumerate((1e999, 1e300, float("nan"), 10**400, "x", None)):
+        odd.send({"id": number, "call": "HttpGet", "args": {"url": url}, "deadline_s": deadline})
+        assert odd.receive(DEADLINE_S)[0]["id"] == number
+    assert fetching.beat(state="idle")["state"] == "idle"
+    odd.close()
+
+
+def test_frames_without_end_keep_nobody_out(fetching: Fetching, server: str) -> None:
+    """Of an agent's own code, faster than they can be read."""
+    greedy, ends = channel_to(fetching.control, "greedy", server), threading.Event()
+    frames = (b"\0\0\0\x0d" + b'{"cancel":99}') * 10_000
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while not ends.is_set():
+                greedy.sendall(frames)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
+    ends.set()
+    greedy.close()
+    thread.join(DEADLINE_S)
+
+
+def test_who_reads_no_answer_begins_nothing_more(fetching: Fetching, server: str) -> None:
+    """Its calls fail at once, and their answers stay in its way: that were threads without end."""
+    silent = fetching.channel("silent")
+    with pytest.raises(ConnectionError):
+        for number in range(5_000):
+            silent.send({"id": number, "call": "x" * 80, "args": {}}, deadline_s=DEADLINE_S)
+    assert threading.active_count() < 30
+    assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
+
+
 def test_who_reads_no_answer_holds_nobody_up(fetching: Fetching, server: str) -> None:
     """Its answers wait in its channel, and no longer than that has room."""
     silent = fetching.channel("silent", server)

@@ -52,9 +52,9 @@ class World:
         self.processes.append(process)
         return Pipes(answers, ours)
 
-    async def open(self, tools: Mapping[str, Bound]) -> None:
+    async def open(self, tools: Mapping[str, Bound], agent: str = "x") -> None:
         theirs, ours = socket.socketpair()
-        self.host.serve(theirs, tools)
+        self.host.serve(agent, theirs, tools)
         self.reader, self.writer = await asyncio.open_unix_connection(sock=ours)
 
     def send(self, document: Mapping[str, Any]) -> None:
@@ -298,13 +298,30 @@ def test_idle_servers_are_ended_and_then_the_host(
     run(scenario, tmp_path)
 
 
+def test_an_agent_has_one_channel_and_no_number_twice(tmp_path: Path) -> None:
+    """Its own code could ask for channels, and for calls, until nothing is left for others."""
+
+    async def scenario(w: World) -> None:
+        reader, writer = w.reader, w.writer
+        await w.open(TOOLS_OF_AGENT)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await reader.read() == b"", "the one before has ended"
+        writer.close()
+        for _ in range(2):
+            w.send({"id": 1, "call": "ASleep", "args": {}, "deadline_s": DEADLINE_S})
+        async with asyncio.timeout(DEADLINE_S):
+            await w.reader.read()  # to its end
+
+    run(scenario, tmp_path)
+
+
 def test_garbage_on_a_channel_closes_that_channel(tmp_path: Path) -> None:
     """It is no worker of ours who sends it; the servers do not feel it."""
 
     async def scenario(w: World) -> None:
         await w.call("AEcho", text="x")
         reader, writer = w.reader, w.writer
-        await w.open(TOOLS_OF_AGENT)
+        await w.open(TOOLS_OF_AGENT, "another")
         writer.write(b"\xff\xff\xff\xff")
         async with asyncio.timeout(DEADLINE_S):
             assert await reader.read() == b""

@@ -14,6 +14,8 @@ from agentd.tools import http
 from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, reply
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
+CALL_MAX_S = 600.0  # of one, whatever is asked for
+FRAMES_MAX = 100  # that are taken at once; then it is the others' turn
 
 HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
 
@@ -43,7 +45,9 @@ class AgentCalls:
         Raises:
             ChannelClosed: nothing more comes, or nothing that a worker of ours sends.
         """
-        while (found := self._channel.receive_now()) is not None:
+        for _ in range(FRAMES_MAX):
+            if (found := self._channel.receive_now()) is None:
+                return
             document, fds = found
             close_all(fds)
             number = document.get("cancel", document.get("id"))
@@ -71,11 +75,12 @@ class AgentCalls:
             self._channel.close()
 
     def _begin(self, number: int, document: Mapping[str, Any]) -> None:
-        if len(self._running) >= CALLS_MAX:
+        self._threads = [*filter(threading.Thread.is_alive, self._threads)]
+        if len(self._threads) >= CALLS_MAX:  # also those whose answers it does not read
             raise BadFrame(f"more than {CALLS_MAX} calls at a time")
         cancel = self._running[number] = Cancel()
         work = threading.Thread(target=self._run, args=(number, document, cancel), daemon=True)
-        self._threads = [*filter(threading.Thread.is_alive, self._threads), work]
+        self._threads.append(work)
         work.start()
 
     def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
@@ -93,10 +98,11 @@ class AgentCalls:
 def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
     name, args = str(document["call"]), document.get("args", {})
     try:
-        deadline_s = float(document.get("deadline_s", DEADLINE_S))
+        # This way round: what is no number counts as the longest.
+        deadline_s = min(CALL_MAX_S, float(document.get("deadline_s", DEADLINE_S)))
         call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
         return reply(lambda: answered(name, _handler(name), call, args))
-    except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
+    except Exception as error:  # arguments that no worker of ours sends
         return failed("tool", f"{name[:80]}: {error}"[:400])
 
 

@@ -90,8 +90,11 @@ def sandbox_for(
     entries = (*permissions.read, *permissions.write)
     _check_links(entries, lambda: (*permissions.write, *written()))
     run = list(_programs(permissions)) if programs is None else list(programs)
-    read = listed(permissions.read, closed.marks(writing=False))
-    write = listed(permissions.write, closed.marks(writing=True)) if permissions.write else []
+    # What a server's table lists by itself is open, also where it is agentd's: a person wrote it.
+    read, write = (
+        listed(entries, closed.marks(writing=writing) if entries and programs is None else None)
+        for writing, entries in ((False, permissions.read), (True, permissions.write))
+    )
     # Tools may read these, where a listed folder holds them; nobody may write them.
     spared = [str(path) for path in closed.spared if any(path.is_relative_to(top) for top in read)]
     libraries = [path for program in run for path in _libraries(program)]
@@ -153,7 +156,7 @@ def _obeyed(closed: Closed) -> Iterator[str]:
                     yield entry.path
 
 
-def listed(entries: Sequence[str], marks: Marks) -> list[str]:
+def listed(entries: Sequence[str], marks: Marks | None) -> list[str]:
     """Return the places that are listed, and not in vain."""
     found = []
     for entry in entries:

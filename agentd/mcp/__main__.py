@@ -2,7 +2,7 @@
 
 Its control socket brings agents' channels and servers' pipes, each as a document with descriptors:
 
-* `{"serve": {CLASS: {"server", "tool", "digest"}}}`: an agent's channel and its tools.
+* `{"serve": {CLASS: {"server", "tool", "digest"}}, "agent": NAME}`: an agent's channel and tools.
 * `{"started": NAME}` with the pipes of a server that we asked for by `{"start": NAME}`, or with its
   `url`, or with why there is none (`error`).
 * `{"end": NAME, "why": TEXT}`: a server is to be ended.
@@ -81,9 +81,9 @@ class _Hosting:
 
     def _obey(self, document: Mapping[str, object], fds: list[int]) -> None:
         match document:
-            case {"serve": dict() as tools} if len(fds) == 1:
+            case {"serve": dict() as tools, "agent": str() as agent} if len(fds) == 1:
                 bound = {name: Bound(**tool) for name, tool in tools.items()}
-                self._host.serve(socket.socket(fileno=fds[0]), bound)
+                self._host.serve(agent, socket.socket(fileno=fds[0]), bound)
             case {"started": str() as name}:
                 self._started(name, document, fds)
             case {"end": str() as name, "why": str() as why}:

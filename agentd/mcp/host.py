@@ -40,15 +40,18 @@ class Host:
         self.used = time.monotonic()
         self._start, self._tell = start, tell
         self._servers: dict[str, LiveServer] = {}
-        self._agents: set[asyncio.Task[None]] = set()
+        self._agents: dict[str, asyncio.Task[None]] = {}
         self._ends = False
 
-    def serve(self, sock: socket.socket, tools: Mapping[str, Bound]) -> None:
-        """Carry out the calls that come by this socket, which may be of these tools."""
+    def serve(self, agent: str, sock: socket.socket, tools: Mapping[str, Bound]) -> None:
+        """Carry out the calls that come by this agent's socket, which may be of these tools.
+
+        It takes the place of the one before.
+        """
         self.used = time.monotonic()
-        task = asyncio.create_task(self._serve(sock, tools))
-        self._agents.add(task)
-        task.add_done_callback(self._agents.discard)
+        if (before := self._agents.get(agent)) is not None:
+            before.cancel()
+        self._agents[agent] = asyncio.create_task(self._serve(sock, tools))
 
     def end(self, server: str, why: str) -> None:
         """End a server, as when its configuration changed."""
@@ -70,7 +73,7 @@ class Host:
     async def close(self) -> None:
         """End everything. What an agent sent and we did not read was not begun: it is told so."""
         self._ends = True
-        agents = tuple(self._agents)
+        agents = tuple(self._agents.values())
         for task in agents:
             task.cancel()
         await asyncio.gather(*agents, return_exceptions=True)
@@ -89,8 +92,9 @@ class Host:
                         task.cancel()
                     continue
                 number = asked["id"]
-                if len(calls) >= CALLS_MAX:
+                if number in calls or len(calls) >= CALLS_MAX:
                     raise ValueError("too many calls at a time")
+                await writer.drain()  # who reads no answers gets no more
                 calls[number] = asyncio.create_task(self._call(asked, tools))
                 calls[number].add_done_callback(partial(_answer, writer, calls, number))
         except (OSError, EOFError, ValueError, KeyError, TypeError):

@@ -75,7 +75,7 @@ class McpHost:
         control = self._started()
         theirs, ours = socket.socketpair()
         try:
-            control.send({"serve": tools}, (theirs.fileno(),), deadline_s=1.0)
+            control.send({"serve": tools, "agent": asker.name}, (theirs.fileno(),), deadline_s=1.0)
         except (OSError, ValueError) as error:
             ours.close()
             raise AgentdError(f"the MCP host takes no call: {error}") from error

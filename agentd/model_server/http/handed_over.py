@@ -29,6 +29,8 @@ class HandedOver:
         self._control, self._http, self._on_agent = control, http, on_agent
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        # One of each agent: its own code could ask for links until no descriptor is left.
+        self._links: dict[str, socket.socket] = {}
         self._loop.add_reader(control.fileno(), self._take)
 
     def _take(self) -> None:
@@ -42,7 +44,9 @@ class HandedOver:
                         self._do(self._http.listen(sock))
                         continue
                     self._on_agent()
-                    self._loop.add_reader(sock, self._take_connections, sock, document["agent"])
+                    self._end(agent := document["agent"])
+                    self._links[agent] = sock
+                    self._loop.add_reader(sock, self._take_connections, sock, agent)
         except ChannelClosed:  # the supervisor is gone, and with it this process in a moment
             self._loop.remove_reader(self._control.fileno())
 
@@ -62,6 +66,11 @@ class HandedOver:
         except OSError:  # it does not read, so it is none of our workers
             data = b""
         if not data:
+            self._end(agent)
+
+    def _end(self, agent: str) -> None:
+        """End the link that this agent has, if it has one."""
+        if (link := self._links.pop(agent, None)) is not None:
             self._loop.remove_reader(link)
             link.close()
 
