@@ -86,7 +86,7 @@ def test_an_agent_is_let_in_where_others_took_all_places(
 
 
 def test_an_agent_has_few_connections(server: Serving) -> None:
-    """What its own code leaves open costs it places, and nobody else."""
+    """And one link, however often it asks. What its own code leaves open costs nobody else."""
     link = server.link("one")
     with contextlib.ExitStack() as stack:
         for _ in range(OF_AN_AGENT_MAX):
@@ -94,11 +94,14 @@ def test_an_agent_has_few_connections(server: Serving) -> None:
             stack.callback(connection.close)
             connection.request("GET", "/ready")
             assert connection.getresponse().read()
+        second = server.link("one")
         with pytest.raises(OSError):
-            server.exchange("GET", "/ready", link=server.link("one"))
+            server.exchange("GET", "/ready", link=second)
+        with pytest.raises(OSError):
+            server.connect(link)
         assert server.exchange("GET", "/ready", link=server.link("two"))[0] == 200
     wait_for(lambda: not server.http_side.server_state.connections, "they are closed")
-    assert server.exchange("GET", "/ready", link=link)[0] == 200
+    assert server.exchange("GET", "/ready", link=second)[0] == 200
 
 
 def test_what_is_no_connection_is_let_go(server: Serving, tmp_path: Path) -> None:
