@@ -162,7 +162,7 @@ class Loop:
             asked is None
             or asked.expires is None
             or asked.mistake(answer)
-            or asked.args != decision.args
+            or (asked.tool, asked.args) != (decision.name, decision.args)
         ):
             raise SessionFailed(
                 f"nobody said yes to this {decision.name}",

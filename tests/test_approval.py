@@ -529,6 +529,32 @@ def test_arguments_that_somebody_changed_are_not_what_was_allowed(
     assert world.agent.did == []
 
 
+def test_the_tool_is_the_one_that_was_shown(world: World) -> None:
+    """Two tools may take the same arguments: a yes to reading them is none to deleting them."""
+    world.policy = Policy(asks=frozenset({"WriteFile", "ReadFile"}))
+    world.go(("ReadFile", {"path": "a"}))
+    world.say("yes")
+    change = "UPDATE steps SET raw = replace(raw, '\"ReadFile\"', '\"WriteFile\"')"
+    assert world.bus.db.change(f"{change} WHERE kind = 'decision'", ()) == 1
+    with pytest.raises(SessionFailed, match="nobody said yes to this WriteFile"):
+        world.go()
+    assert world.agent.did == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ts = strftime('%Y-%m-%dT%H:%M:%fZ', ts, '+30 minutes')", """payload = '{"expires":"2d"}'"""],
+)
+def test_a_yes_lasts_no_longer_than_was_shown(world: World, change: str) -> None:
+    """An old one, kept by whoever writes to the database, is not made young again."""
+    world.go(WRITE)
+    world.say("yes")
+    assert world.bus.db.change(f"UPDATE steps SET {change} WHERE kind = 'asked'", ()) == 1
+    dead = world.go()
+    assert isinstance(dead, Dead) and "something else" in dead.error
+    assert world.agent.did == []
+
+
 def test_changed_code_asks_anew(world: World) -> None:
     """A yes to what another prompt decided is a yes to nothing."""
     world.go(WRITE)
