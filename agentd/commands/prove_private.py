@@ -15,7 +15,7 @@ from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
 from agentd.hands.orders import Orders
 from agentd.hands.permitted import orders_for, scratch_of
-from agentd.paths import Paths, discover, expanded, private_folder
+from agentd.paths import Paths, discover, private_folder
 from agentd.sandbox.level import reached
 from agentd.states import Exit
 from agentd.tools.closed import Closed
@@ -135,7 +135,7 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
         permissions = load_agent(paths.agents_d / f"{name}.toml").permissions
     config = effective_config(paths)
     key = config.model.api_key_file
-    closed = Closed.of(paths, name or "", expanded(key) if key else None)
+    closed = Closed.of(paths, name or "", key)
     scratch, require = scratch_of(paths, name or ""), config.sandbox.required
     return orders_for(permissions, closed, scratch, require=require)
 

@@ -25,7 +25,7 @@ from agentd.llm.label_bias import RECENT
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
-from agentd.paths import Paths, expanded
+from agentd.paths import Paths
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.secret_rules import without_known
 from agentd.sessions.archive import Archive
@@ -82,11 +82,10 @@ class Runner:
         self._version = version = import_version(accepted)
         client = load_client(version.client_dir)
         self._types = client.types
-        key_file = daemon.model.api_key_file
         tools = all_tools(version.mcp)
         self._tools = Toolbox(
             permissions,
-            closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
+            closed=Closed.of(paths, accepted.name, daemon.model.api_key_file),
             remotes=self._remotes,
             tools=tools,
             clock=clock,
