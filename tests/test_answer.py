@@ -101,6 +101,7 @@ def test_a_yes_from_the_question_to_the_file(live: Writing) -> None:
     assert reason == "invalid" and "forged or changed" in error
     assert live.state() == "parked" and not live.file.exists()
 
+    assert "wants to do WriteFile" in live.answer()[1]
     code, said = live.answer("1", "yes")
     assert (code, "event" in said) == (0, True), said
     live.until(lambda: live.state() == "ended", "it goes on")
@@ -227,6 +228,41 @@ def test_too_late_is_told(paths: Paths, capsys: pytest.CaptureFixture[str]) -> N
     park(paths, {"path": "a"}, clock=ManualClock()).close()  # long ago
     assert main(["answer", "1", "yes"]) == 1
     assert "it is too late" in capsys.readouterr().err
+
+
+def test_a_yes_is_to_what_was_seen(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not to what a session asks by now, nor to what somebody wrote there meanwhile."""
+    bus = park(paths, {"path": "a"})
+    unseen = "you have not seen what it asks now"
+    for change in (None, 'UPDATE steps SET payload = \'{"path":"/etc/passwd"}\' WHERE seq = 1'):
+        if change:
+            bus.db.run(change)
+        assert main(["answer", "1", "yes"]) == 1
+        assert unseen in capsys.readouterr().err
+        assert main(["answer", "--json"]) == 0
+        assert main(["answer", "1", "yes"]) == 1, "a program that asks shows nobody anything"
+        assert bus.events.list(event_type="person.answer") == []
+        capsys.readouterr()
+        assert main(["answer"]) == 0
+        capsys.readouterr()
+    assert main(["answer", "1", "yes"]) == 0
+
+
+def test_a_no_needs_no_look(paths: Paths) -> None:
+    """It does nothing."""
+    park(paths, {"path": "a"})
+    assert main(["answer", "1", "no"]) == 0
+
+
+def test_a_program_answers_by_digest(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it showed, and nothing that came after."""
+    bus = park(paths, {"path": "a"})
+    assert main(["answer", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    for asked, code in (("0" * 64, 1), (shown["asked"], 0)):
+        answer = json.dumps({"session": 1, "asked": asked, "answer": "yes"})
+        assert main(["send", "person.answer", answer, "--to", "hello"]) == code
+    assert len(bus.events.list(event_type="person.answer")) == 1
 
 
 def test_send_signs_an_answer_too(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:

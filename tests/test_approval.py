@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentd.agent import Agent, Kit, NoParams, Result
 from agentd.approval.approval import Policy, policy_of
+from agentd.approval.kept import use
 from agentd.approval.payloads import without_text
 from agentd.approval.signature import KEY, MAC, digest, forged, person_key, signed
 from agentd.approval.unanswered import expire, give, looked_up, unanswered
@@ -25,7 +27,7 @@ from agentd.errors import AgentdError, ConfigError, SessionFailed, StorageError,
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice
 from agentd.loop import DENIED, Ending, Loop
-from agentd.paths import Paths, discover
+from agentd.paths import Paths, discover, private_folder
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
@@ -225,6 +227,14 @@ class World:
     def verify(self, event: Event) -> str | None:
         return forged(event.event_type, event.target, event.payload, HOME_KEY)
 
+    def use(self, answer: Event) -> str | None:
+        """As a supervisor does, which keeps beside its key what was used."""
+        paths = discover({"AGENTD_HOME": str(self.path.parent / "home")})
+        private_folder(paths.keys)
+        noted = partial(use, paths)
+        why: str | None = looked_up(self.bus, HOME_KEY, "worker", answer.id, noted)["forged"]
+        return why
+
     def go(self, *script: Any, version: str = "v1") -> Ending | Dead | Wait | None:
         """Run the next event's session; None: nothing waits."""
         for lane in (DIRECT, LANE):
@@ -248,6 +258,7 @@ class World:
             call_deadline_s=5,
             log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""]),
             beat=lambda _promise: None,
+            use=self.use,
         )
         try:
             ending = loop.run()
@@ -553,6 +564,34 @@ def test_a_yes_lasts_no_longer_than_was_shown(world: World, change: str) -> None
     dead = world.go()
     assert isinstance(dead, Dead) and "something else" in dead.error
     assert world.agent.did == []
+
+
+@pytest.mark.parametrize("how", ["backup", "rows"])
+def test_a_yes_is_used_once_whatever_becomes_of_the_database(world: World, how: str) -> None:
+    """An older copy put back, or its rows by SQL: what was done is not done again."""
+    world.go(WRITE)
+    world.say("yes")
+    if how == "backup":
+        world.bus.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        older = world.path.read_bytes()
+    world.go(DONE)
+    if how == "backup":
+        world.bus.close()
+        world.path.write_bytes(older)
+        for end in ("-wal", "-shm"):
+            world.path.with_name(world.path.name + end).unlink(missing_ok=True)
+        world.open()
+    else:
+        db = world.bus.db
+        db.run("UPDATE sessions SET state = 'parked', question = 'may it?'")
+        db.run("DELETE FROM steps WHERE seq > 3")
+        db.run("UPDATE cursors SET last_seen_id = last_seen_id - 1 WHERE consumer LIKE '%/direct'")
+        world.open()
+    with pytest.raises(SessionFailed, match="yes to this WriteFile was used already"):
+        world.go()
+    assert world.agent.did == [WRITE[1]]
+    failed = world.sessions.closing.fail(world.session, "as above")
+    assert isinstance(failed, Dead) and failed.reason is DeadReason.PARTIAL_EFFECTS
 
 
 def test_changed_code_asks_anew(world: World) -> None:

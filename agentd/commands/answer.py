@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from agentd.approval.kept import note_seen, seen
 from agentd.approval.signature import person_key
 from agentd.approval.unanswered import Unanswered, give, unanswered
 from agentd.clock import iso
@@ -33,11 +34,13 @@ EXAMPLES = """example:
 ID is the session's. An approval is for these arguments, and once; `no` may have a reason, which the
 agent's model reads. Nobody's answer in time is a no, and each approval says when. Works without a
 running daemon: the answer waits in the database. Exits 2 for an ID that there is not, or an answer
-that is none; 1 where nothing waits any more, or somebody answered before; 3 without a database.
+that is none; 1 where nothing waits any more, or somebody answered before, or where `agentd answer`
+has not shown yet what is asked now; 3 without a database.
 
 --json prints a list of {agent, session, asked (what an answer names), kind (approval, question),
 question, tool, args, since, expires (null: a question), answer (null, or what its agent has yet to
-read)}; after an answer, {session, event}."""
+read)}; after an answer, {session, event}. A program answers what it showed by its digest:
+agentd send person.answer '{"session": 7, "asked": "...", "answer": "yes"}' --to NAME"""
 
 INDENT = "  "
 
@@ -64,11 +67,12 @@ def run(args: argparse.Namespace) -> int:
             print_json([document(one) for one in found])
         else:
             _print(found)
+            note_seen(paths, [one.asked.digest for one in found])
         for text in odd:
             note(text)
         return Exit.OK
     with files_stay(bus):
-        answered, event_id = give(bus, key, args.id, " ".join(args.words))
+        answered, event_id = give(bus, key, args.id, " ".join(args.words), seen(paths))
     if args.json:
         print_json({"session": args.id, "event": event_id})
     else:
