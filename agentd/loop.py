@@ -225,7 +225,7 @@ class Loop:
             EventRefused: it cannot read its event.
         """
         event = self.session.event
-        if (mistrust := self.policy.mistrusts(event)) is not None:
+        if (mistrust := self.policy.mistrusts(event, self.agent.accepts)) is not None:
             raise EventRefused(mistrust, where=f"event {event.id}")
         self.agent.begin(event, [])
         model = self.agent.accepts.get(event.event_type)

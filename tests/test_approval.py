@@ -9,11 +9,11 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from agentd.agent import Agent, Kit, NoParams, Result
 from agentd.approval.approval import Policy, policy_of
@@ -388,13 +388,43 @@ def test_who_acts_unasked_takes_no_free_text_of_other_agents(tmp_path: Path) -> 
     """Not even addressed to it; a person's words and declared numbers it takes."""
     wary = Policy(agent="worker", typed=frozenset({"order.counted"}))
     world = World(tmp_path / "a.db", wary)
-    for kind, producer in (("order.counted", "other"), ("order.placed", "other")):
-        world.bus.publish(producer, NewEvent(kind, {"n": 1}, target="worker"))
+    world.agent.accepts = {"order.counted": Counted}  # type: ignore[misc]
+    told = NewEvent("order.counted", {"n": 1, "kind": "a"}, target="worker")
+    world.bus.publish("other", told)
     world.go(DONE)
+    world.bus.publish("other", replace(told, event_type="order.placed"))
     with pytest.raises(AgentdError, match="free text of other") as error:
         world.go(DONE)
     assert "`accepts`" in error.value.what
     assert world.sessions.archive.steps(world.session.id) == []
+
+
+class Lenient(Enum):
+    A = "a"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Lenient":
+        return cls.A
+
+
+class Counted(Forbid):
+    """Lets every text through, and lists none."""
+
+    n: Annotated[int, BeforeValidator(lambda value: len(str(value)))]
+    kind: Lenient
+
+
+@pytest.mark.parametrize("text", [{"n": "delete all"}, {"kind": "delete all"}, {"n": "12"}])
+def test_what_a_model_makes_of_a_text_is_not_what_came(tmp_path: Path, text: Any) -> None:
+    """An agent's validators turn texts into numbers and members; its model reads the texts."""
+    assert without_text(Counted)
+    payload = {"n": 1, "kind": "a", **text}
+    Counted.model_validate(payload)
+    world = World(tmp_path / "a.db", Policy(agent="worker", typed=frozenset({"order.counted"})))
+    world.agent.accepts = {"order.counted": Counted}  # type: ignore[misc]
+    world.bus.publish("other", NewEvent("order.counted", payload, target="worker"))
+    with pytest.raises(AgentdError, match="free text of other"):
+        world.go(DONE)
 
 
 # --- what an answer must be
