@@ -190,6 +190,23 @@ def test_arguments_are_shown_exactly_and_safely(
     assert json.loads(capsys.readouterr().out)[0]["answer"] == "yes"
 
 
+def test_a_long_text_makes_no_line_of_its_own(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal breaks lines where it ends: blanks would put a false argument below."""
+    monkeypatch.setenv("COLUMNS", "40")
+    false = "yes" + 31 * " " + "path: 1"
+    park(paths, {"n": false, "text": 60 * "\u6c34" + "\nb"}).close()
+    assert main(["answer"]) == 0
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("    ")]
+    assert all(len(line) + line.count("\u6c34") <= 40 for line in lines)
+    heads = ["    n: ", "      > ", "    text", *["      | ", "      > ", "      > ", "      > "]]
+    assert [line[: len(head)] for line, head in zip(lines, heads, strict=False)] == heads
+    assert lines[0].removeprefix(heads[0]) + lines[1].removeprefix(heads[1]) == f'"{false}"'
+    assert "".join(line[8:] for line in lines[3:7]) == 60 * "\u6c34"
+    assert lines[7] == "      | b"
+
+
 def test_a_question_takes_any_words(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """Also words that look like options, behind two dashes."""
     bus = park(paths, {"question": "milk or tea?"}, asks=False)

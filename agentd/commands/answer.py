@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,7 +105,7 @@ def _print(found: Sequence[Unanswered]) -> None:
         head = colour(f"{asked.session}", BOLD)
         say(f"{head}  {plain(one.agent)}, since {local(asked.since)}{until}")
         if asked.expires is None:
-            say(f"{INDENT}asks: {plain(asked.question)}")
+            _print_long(f"{INDENT}asks: ", plain(asked.question))
         else:
             say(f"{INDENT}wants to do {colour(plain(asked.tool), BOLD)}")
             for name, value in asked.args.items():
@@ -123,10 +125,29 @@ def _print_argument(name: str, value: Any) -> None:
     In there only backslashes and what cannot be seen are written as escapes.
     """
     if not isinstance(value, str) or "\n" not in value:
-        say(f"{INDENT * 2}{plain(name)}: {plain(json.dumps(value, ensure_ascii=False))}")
+        _print_long(f"{INDENT * 2}{plain(name)}: ", plain(json.dumps(value, ensure_ascii=False)))
         return
     lines = value.split("\n")
     say(f"{INDENT * 2}{plain(name)}: {len(lines)} lines")
     for line in lines:
         written = json.dumps(line, ensure_ascii=False)[1:-1].replace('\\"', '"')
-        say(f"{INDENT * 3}| {plain(written)}")
+        _print_long(f"{INDENT * 3}| ", plain(written))
+
+
+def _print_long(head: str, text: str) -> None:
+    """Print text in lines of the terminal's width: what goes on has a mark before it.
+
+    The terminal would break it itself, and blanks in the right number make a line of their own.
+    """
+    width, line = shutil.get_terminal_size().columns, ""
+    for character in text:
+        if _cells(head) + _cells(line + character) > width and line:
+            say(head + line)
+            head, line = f"{INDENT * 3}> ", ""
+        line += character
+    say(head + line)
+
+
+def _cells(text: str) -> int:
+    """Return at most how many places of a terminal's line a text takes."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)
