@@ -17,7 +17,7 @@ from agentd.agent import Agent
 from agentd.approval.approval import Policy
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
-from agentd.events import INTERRUPTED, NewEvent, Result
+from agentd.events import INTERRUPTED, Event, NewEvent, Result
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
@@ -51,7 +51,8 @@ class Loop:
 
     `idempotent` names the decisions whose handlers may run again after they were cut off; `policy`
     says which ones a person has to allow; `beat` promises the supervisor progress within so many
-    seconds.
+    seconds. `use` is told of a person's answer when what it allows begins, and says why that must
+    not be: it was used before, whatever the steps say.
 
     Raises:
         PromptTooLong: instructions and tools leave no room for any event.
@@ -69,11 +70,12 @@ class Loop:
         call_deadline_s: float,
         log: Logger,
         beat: Callable[[float], None],
+        use: Callable[[Event], str | None] = lambda _answer: None,
     ) -> None:
         self.session, self.agent, self.llm = session, agent, llm
         self.idempotent = idempotent | {DONE}
         self.policy = policy
-        self.call_deadline_s = call_deadline_s
+        self.call_deadline_s, self.use = call_deadline_s, use
         self.clock, self.log, self.beat = journal.clock, log, beat
         self.guards = Guards(session.limits, llm.names, self.clock, session.spent_s)
         self.transcript = Transcript(session, llm, journal, log)
@@ -149,6 +151,12 @@ class Loop:
         if no is not None:
             return Result({**decision.args, "error": denial(no)}, effect=False)
         self.transcript.start(decision)
+        if (why := self.use(self.session.delivery)) is not None:
+            raise SessionFailed(
+                f"the yes to this {decision.name} {why}",
+                where=f"session {self.session.id}",
+                hint="somebody changed its steps, or an older database was restored",
+            )
         return self.dispatch(decision)
 
     def _denied(self, decision: Decision) -> Mapping[str, Any] | None:
@@ -162,7 +170,7 @@ class Loop:
             asked is None
             or asked.expires is None
             or asked.mistake(answer)
-            or asked.args != decision.args
+            or (asked.tool, asked.args) != (decision.name, decision.args)
         ):
             raise SessionFailed(
                 f"nobody said yes to this {decision.name}",
@@ -217,7 +225,7 @@ class Loop:
             EventRefused: it cannot read its event.
         """
         event = self.session.event
-        if (mistrust := self.policy.mistrusts(event)) is not None:
+        if (mistrust := self.policy.mistrusts(event, self.agent.accepts)) is not None:
             raise EventRefused(mistrust, where=f"event {event.id}")
         self.agent.begin(event, [])
         model = self.agent.accepts.get(event.event_type)

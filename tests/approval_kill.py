@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import structlog
 
 from agentd.agent import Agent, Kit, NoParams, Result
 from agentd.approval.approval import Policy
+from agentd.approval.kept import use
 from agentd.approval.signature import forged
-from agentd.approval.unanswered import give, unanswered
+from agentd.approval.unanswered import give, looked_up, unanswered
 from agentd.bus import Bus
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice
 from agentd.loop import Loop
+from agentd.paths import discover, private_folder
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
@@ -68,6 +71,14 @@ def verify(event: Event) -> str | None:
     return forged(event.event_type, event.target, event.payload, KEY)
 
 
+def used(bus: Bus, path: Path, answer: Event) -> str | None:
+    """Note that an answer is used, as a supervisor does: nothing of that is in the database."""
+    paths = discover({"AGENTD_HOME": str(path.with_suffix(".home"))})
+    private_folder(paths.keys)
+    why: str | None = looked_up(bus, KEY, "worker", answer.id, partial(use, paths))["forged"]
+    return why
+
+
 def one_approval(path: Path, says: str = "yes") -> None:
     """Take an event through decision, question, answer and effect; or through what is left."""
     bus = Bus(path)
@@ -94,6 +105,7 @@ def one_approval(path: Path, says: str = "yes") -> None:
             call_deadline_s=5,
             log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""]),
             beat=lambda _promise: None,
+            use=partial(used, bus, path),
         )
         settle(sessions.closing, session, loop.run())
 

@@ -38,3 +38,27 @@ def write_agent(home: Path, name: str, text: str = HELLO) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".new").write_text(text)
     return path.with_suffix(".new").rename(path)
+
+
+def one_decision(function: str, decision: str) -> str:
+    """Return the BAML of a union of one decision, which has no fields, and Done."""
+    return f"""
+class {decision} {{
+  tool "{decision.lower()}"
+}}
+
+class Done {{
+  tool "done"
+}}
+
+function {function}(context: string, done: string) -> {decision} | Done {{
+  client Local
+  prompt #"
+    {{{{ _.role("system") }}}}
+    {{{{ done }}}}
+    {{{{ Decisions() }}}}
+    {{{{ _.role("user") }}}}
+    {{{{ context }}}}
+  "#
+}}
+"""

@@ -6,8 +6,10 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from agentd.approval.kept import use
 from agentd.approval.signature import person_key
 from agentd.approval.unanswered import give, looked_up
 from agentd.bus import Bus
@@ -79,7 +81,7 @@ class PersonLink(SupervisorLink):
         assert document["ask"] == "verify", document
         bus = Bus(self._paths.database)
         try:
-            key = person_key(self._paths)
-            return looked_up(bus, key, self._name, document["event"]), []
+            key, more = person_key(self._paths), (partial(use, self._paths),)
+            return looked_up(bus, key, self._name, document["event"], *more[: document["use"]]), []
         finally:
             bus.close()

@@ -101,6 +101,7 @@ def test_a_yes_from_the_question_to_the_file(live: Writing) -> None:
     assert reason == "invalid" and "forged or changed" in error
     assert live.state() == "parked" and not live.file.exists()
 
+    assert "wants to do WriteFile" in live.answer()[1]
     code, said = live.answer("1", "yes")
     assert (code, "event" in said) == (0, True), said
     live.until(lambda: live.state() == "ended", "it goes on")
@@ -189,6 +190,23 @@ def test_arguments_are_shown_exactly_and_safely(
     assert json.loads(capsys.readouterr().out)[0]["answer"] == "yes"
 
 
+def test_a_long_text_makes_no_line_of_its_own(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal breaks lines where it ends: blanks would put a false argument below."""
+    monkeypatch.setenv("COLUMNS", "40")
+    false = "yes" + 31 * " " + "path: 1"
+    park(paths, {"n": false, "text": 60 * "\u6c34" + "\nb"}).close()
+    assert main(["answer"]) == 0
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("    ")]
+    assert all(len(line) + line.count("\u6c34") <= 40 for line in lines)
+    heads = ["    n: ", "      > ", "    text", *["      | ", "      > ", "      > ", "      > "]]
+    assert [line[: len(head)] for line, head in zip(lines, heads, strict=False)] == heads
+    assert lines[0].removeprefix(heads[0]) + lines[1].removeprefix(heads[1]) == f'"{false}"'
+    assert "".join(line[8:] for line in lines[3:7]) == 60 * "\u6c34"
+    assert lines[7] == "      | b"
+
+
 def test_a_question_takes_any_words(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """Also words that look like options, behind two dashes."""
     bus = park(paths, {"question": "milk or tea?"}, asks=False)
@@ -227,6 +245,41 @@ def test_too_late_is_told(paths: Paths, capsys: pytest.CaptureFixture[str]) -> N
     park(paths, {"path": "a"}, clock=ManualClock()).close()  # long ago
     assert main(["answer", "1", "yes"]) == 1
     assert "it is too late" in capsys.readouterr().err
+
+
+def test_a_yes_is_to_what_was_seen(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not to what a session asks by now, nor to what somebody wrote there meanwhile."""
+    bus = park(paths, {"path": "a"})
+    unseen = "you have not seen what it asks now"
+    for change in (None, 'UPDATE steps SET payload = \'{"path":"/etc/passwd"}\' WHERE seq = 1'):
+        if change:
+            bus.db.run(change)
+        assert main(["answer", "1", "yes"]) == 1
+        assert unseen in capsys.readouterr().err
+        assert main(["answer", "--json"]) == 0
+        assert main(["answer", "1", "yes"]) == 1, "a program that asks shows nobody anything"
+        assert bus.events.list(event_type="person.answer") == []
+        capsys.readouterr()
+        assert main(["answer"]) == 0
+        capsys.readouterr()
+    assert main(["answer", "1", "yes"]) == 0
+
+
+def test_a_no_needs_no_look(paths: Paths) -> None:
+    """It does nothing."""
+    park(paths, {"path": "a"})
+    assert main(["answer", "1", "no"]) == 0
+
+
+def test_a_program_answers_by_digest(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it showed, and nothing that came after."""
+    bus = park(paths, {"path": "a"})
+    assert main(["answer", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    for asked, code in (("0" * 64, 1), (shown["asked"], 0)):
+        answer = json.dumps({"session": 1, "asked": asked, "answer": "yes"})
+        assert main(["send", "person.answer", answer, "--to", "hello"]) == code
+    assert len(bus.events.list(event_type="person.answer")) == 1
 
 
 def test_send_signs_an_answer_too(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from agentd.agent import Agent, Kit, NoParams, Result
 from agentd.approval.approval import Policy, policy_of
+from agentd.approval.kept import use
 from agentd.approval.payloads import without_text
 from agentd.approval.signature import KEY, MAC, digest, forged, person_key, signed
 from agentd.approval.unanswered import expire, give, looked_up, unanswered
@@ -25,7 +27,7 @@ from agentd.errors import AgentdError, ConfigError, SessionFailed, StorageError,
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice
 from agentd.loop import DENIED, Ending, Loop
-from agentd.paths import Paths, discover
+from agentd.paths import Paths, discover, private_folder
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
@@ -225,6 +227,14 @@ class World:
     def verify(self, event: Event) -> str | None:
         return forged(event.event_type, event.target, event.payload, HOME_KEY)
 
+    def use(self, answer: Event) -> str | None:
+        """As a supervisor does, which keeps beside its key what was used."""
+        paths = discover({"AGENTD_HOME": str(self.path.parent / "home")})
+        private_folder(paths.keys)
+        noted = partial(use, paths)
+        why: str | None = looked_up(self.bus, HOME_KEY, "worker", answer.id, noted)["forged"]
+        return why
+
     def go(self, *script: Any, version: str = "v1") -> Ending | Dead | Wait | None:
         """Run the next event's session; None: nothing waits."""
         for lane in (DIRECT, LANE):
@@ -248,6 +258,7 @@ class World:
             call_deadline_s=5,
             log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""]),
             beat=lambda _promise: None,
+            use=self.use,
         )
         try:
             ending = loop.run()
@@ -377,13 +388,43 @@ def test_who_acts_unasked_takes_no_free_text_of_other_agents(tmp_path: Path) -> 
     """Not even addressed to it; a person's words and declared numbers it takes."""
     wary = Policy(agent="worker", typed=frozenset({"order.counted"}))
     world = World(tmp_path / "a.db", wary)
-    for kind, producer in (("order.counted", "other"), ("order.placed", "other")):
-        world.bus.publish(producer, NewEvent(kind, {"n": 1}, target="worker"))
+    world.agent.accepts = {"order.counted": Counted}  # type: ignore[misc]
+    told = NewEvent("order.counted", {"n": 1, "kind": "a"}, target="worker")
+    world.bus.publish("other", told)
     world.go(DONE)
+    world.bus.publish("other", replace(told, event_type="order.placed"))
     with pytest.raises(AgentdError, match="free text of other") as error:
         world.go(DONE)
     assert "`accepts`" in error.value.what
     assert world.sessions.archive.steps(world.session.id) == []
+
+
+class Lenient(Enum):
+    A = "a"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Lenient":
+        return cls.A
+
+
+class Counted(Forbid):
+    """Lets every text through, and lists none."""
+
+    n: Annotated[int, BeforeValidator(lambda value: len(str(value)))]
+    kind: Lenient
+
+
+@pytest.mark.parametrize("text", [{"n": "delete all"}, {"kind": "delete all"}, {"n": "12"}])
+def test_what_a_model_makes_of_a_text_is_not_what_came(tmp_path: Path, text: Any) -> None:
+    """An agent's validators turn texts into numbers and members; its model reads the texts."""
+    assert without_text(Counted)
+    payload = {"n": 1, "kind": "a", **text}
+    Counted.model_validate(payload)
+    world = World(tmp_path / "a.db", Policy(agent="worker", typed=frozenset({"order.counted"})))
+    world.agent.accepts = {"order.counted": Counted}  # type: ignore[misc]
+    world.bus.publish("other", NewEvent("order.counted", payload, target="worker"))
+    with pytest.raises(AgentdError, match="free text of other"):
+        world.go(DONE)
 
 
 # --- what an answer must be
@@ -527,6 +568,60 @@ def test_arguments_that_somebody_changed_are_not_what_was_allowed(
     else:
         assert isinstance(world.go(), Dead)
     assert world.agent.did == []
+
+
+def test_the_tool_is_the_one_that_was_shown(world: World) -> None:
+    """Two tools may take the same arguments: a yes to reading them is none to deleting them."""
+    world.policy = Policy(asks=frozenset({"WriteFile", "ReadFile"}))
+    world.go(("ReadFile", {"path": "a"}))
+    world.say("yes")
+    change = "UPDATE steps SET raw = replace(raw, '\"ReadFile\"', '\"WriteFile\"')"
+    assert world.bus.db.change(f"{change} WHERE kind = 'decision'", ()) == 1
+    with pytest.raises(SessionFailed, match="nobody said yes to this WriteFile"):
+        world.go()
+    assert world.agent.did == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ts = strftime('%Y-%m-%dT%H:%M:%fZ', ts, '+30 minutes')", """payload = '{"expires":"2d"}'"""],
+)
+def test_a_yes_lasts_no_longer_than_was_shown(world: World, change: str) -> None:
+    """An old one, kept by whoever writes to the database, is not made young again."""
+    world.go(WRITE)
+    world.say("yes")
+    assert world.bus.db.change(f"UPDATE steps SET {change} WHERE kind = 'asked'", ()) == 1
+    dead = world.go()
+    assert isinstance(dead, Dead) and "something else" in dead.error
+    assert world.agent.did == []
+
+
+@pytest.mark.parametrize("how", ["backup", "rows"])
+def test_a_yes_is_used_once_whatever_becomes_of_the_database(world: World, how: str) -> None:
+    """An older copy put back, or its rows by SQL: what was done is not done again."""
+    world.go(WRITE)
+    world.say("yes")
+    if how == "backup":
+        world.bus.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        older = world.path.read_bytes()
+    world.go(DONE)
+    if how == "backup":
+        world.bus.close()
+        world.path.write_bytes(older)
+        for end in ("-wal", "-shm"):
+            world.path.with_name(world.path.name + end).unlink(missing_ok=True)
+        world.open()
+    else:
+        db = world.bus.db
+        db.run("UPDATE sessions SET state = 'parked', question = 'may it?'")
+        db.run("DELETE FROM steps WHERE seq > 3")
+        db.run("UPDATE cursors SET last_seen_id = last_seen_id - 1 WHERE consumer LIKE '%/direct'")
+        world.open()
+    with pytest.raises(SessionFailed, match="yes to this WriteFile was used already"):
+        world.go()
+    assert world.agent.did == [WRITE[1]]
+    failed = world.sessions.closing.fail(world.session, "as above")
+    assert isinstance(failed, Dead) and failed.reason is DeadReason.PARTIAL_EFFECTS
 
 
 def test_changed_code_asks_anew(world: World) -> None:

@@ -27,6 +27,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.testing import run_agent
+from tests.commandline import one_decision
 
 EVENT = NewEvent("note.changed", {"path": "a.txt"})
 BEFORE = MIGRATIONS.index(_forced)  # the version before sessions had the column
@@ -152,24 +153,7 @@ class Teller(Agent):
     def finish(self, done, event, results):
         return Result({}, publish=[NewEvent("look.told", {"forced": self.forced})])
 """
-BAML = """
-class Look {
-  tool "look"
-}
-class Done {
-  tool "done"
-}
-function Teller(context: string, done: string) -> Look | Done {
-  client Local
-  prompt #"
-    {{ _.role("system") }}
-    {{ done }}
-    {{ Decisions() }}
-    {{ _.role("user") }}
-    {{ context }}
-  "#
-}
-"""
+BAML = one_decision("Teller", "Look")
 
 
 def test_sessions_says_so(

@@ -33,7 +33,7 @@ from agentd.testing import FakeModelServer, Request, wait_for
 from agentd.tools.closed import Closed
 from agentd.worker import runner, schedule
 from agentd.worker.head import head_command, policy_for
-from tests.commandline import DEADLINE_S, agentd
+from tests.commandline import DEADLINE_S, agentd, one_decision
 from tests.supervised import remove_sockets
 
 pytestmark = pytest.mark.skipif(
@@ -41,26 +41,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"no whole sandbox by Landlock here: {reached().why or sys.platform}",
 )
 
-BAML = """
-class Try {
-  tool "try"
-}
-
-class Done {
-  tool "done"
-}
-
-function Prober(context: string, done: string) -> Try | Done {
-  client Local
-  prompt #"
-    {{ _.role("system") }}
-    {{ done }}
-    {{ Decisions() }}
-    {{ _.role("user") }}
-    {{ context }}
-  "#
-}
-"""
+BAML = one_decision("Prober", "Try")
 MODULE = '''
 import errno, os, pathlib, socket, ssl, subprocess, tempfile
 

@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from agentd.json_schema.canonical import json_digest
 from agentd.mcp import host as host_module
 from agentd.mcp import live_server
-from agentd.mcp.definitions import digest, pinned
+from agentd.mcp.definitions import pinned
 from agentd.mcp.host import Bound, Host
 from agentd.mcp.pipes import Pipes
 from tests.fake_mcp_server import TOOLS
@@ -99,7 +100,7 @@ class World:
 
 def bound(server: str, tool: str, **changes: Any) -> Bound:
     told = next(t for t in TOOLS if t["name"] == tool)
-    return Bound(server, tool, digest(pinned({**told, **changes})))
+    return Bound(server, tool, json_digest(pinned({**told, **changes})))
 
 
 TOOLS_OF_AGENT = {

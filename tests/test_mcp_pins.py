@@ -120,6 +120,19 @@ def test_what_an_agent_names_is_accepted_at_first(paths: Paths, tmp_path: Path) 
     assert "[mcp.NAME]" in raised.value.hint
 
 
+@pytest.mark.parametrize("name", ["write.file", "run.command", "done._"])
+@pytest.mark.usefixtures("said")
+def test_a_tool_cannot_stand_for_one_of_ours(paths: Paths, tmp_path: Path, name: str) -> None:
+    """Its class is made of its names: it would be asked about, allowed and shown as ours."""
+    server, _, its = name.partition(".")
+    paths.daemon_file.write_text(paths.daemon_file.read_text().replace("mcp.fake", f"mcp.{server}"))
+    tools(tmp_path, tool(its, TEXT, annotations=READS))
+    task(paths, name)
+    with pytest.raises(ConfigError, match="which is agentd's own") as raised:
+        admit("x", paths)
+    assert "another name" in raised.value.hint
+
+
 @pytest.mark.parametrize(
     "changed",
     [

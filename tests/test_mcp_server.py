@@ -73,6 +73,8 @@ def test_reading_is_all_that_is_allowed_by_itself(bus: Bus, tmp_path: Path) -> N
             assert [event["id"] for event in kinds] == [second["id"]]
             assert await say(asked, "sessions") == {"sessions": []}
             assert "no such session" in await say(asked, "session", id=7)
+            for tool, odd in (("session", {"id": 2**70}), ("events", {"since_id": 2**70})):
+                assert "less than or equal" in await say(asked, tool, **odd)
 
     asyncio.run(scenario())
 

@@ -20,28 +20,9 @@ from agentd.sessions.attempts import CRASHES_IN_A_ROW_MAX
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason, SessionState
 from agentd.testing import FakeModelServer, wait_for
-from tests.commandline import DEADLINE_S, agentd
+from tests.commandline import DEADLINE_S, agentd, one_decision
 
-BAML = """
-class Light {
-  tool "light"
-}
-
-class Done {
-  tool "done"
-}
-
-function Bomb(context: string, done: string) -> Light | Done {
-  client Local
-  prompt #"
-    {{ _.role("system") }}
-    {{ done }}
-    {{ Decisions() }}
-    {{ _.role("user") }}
-    {{ context }}
-  "#
-}
-"""
+BAML = one_decision("Bomb", "Light")
 MODULE = """
 import os, signal
 from agentd.agent import Agent, NoParams, Result

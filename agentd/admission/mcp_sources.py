@@ -8,10 +8,12 @@ from agentd.admission.version import Accepted, SourceFile, declared_by
 from agentd.config.last_good import effective_config
 from agentd.config.suggest import did_you_mean
 from agentd.errors import ConfigError
+from agentd.llm.decision import DONE
 from agentd.llm.mcp_tools import baml_source, described
 from agentd.mcp.definitions import FILE, McpTool, by_decision, split, written
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths
+from agentd.tools.declared_tools import REGISTRY
 
 BAML = "baml_src/mcp.baml"
 
@@ -52,6 +54,12 @@ def mcp_sources(
     if not tools:
         return []
     shown = by_decision(described(tools))
+    for own in shown.keys() & {*REGISTRY, DONE}:
+        raise ConfigError(
+            f"{shown[own].name} would be the class {own}, which is agentd's own",
+            where=str(toml),
+            hint=f"give its server another name than {shown[own].server} in agentd.toml",
+        )
     return [
         SourceFile(toml, FILE, written(shown)),
         SourceFile(toml, BAML, baml_source(shown.values()).encode()),

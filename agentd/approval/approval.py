@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from agentd.approval.payloads import without_text
+from agentd.approval.payloads import as_listed, without_text
 from agentd.config.agent import AgentConfig, Approve, Verdict
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
@@ -54,10 +54,12 @@ class Policy:
         )
         return cls(asks, denied, config.approve.expires)
 
-    def mistrusts(self, event: Event) -> str | None:
+    def mistrusts(self, event: Event, accepts: Mapping[str, type[BaseModel]]) -> str | None:
         """Say why an agent that acts unasked takes no such event, None where it does."""
-        others = event.agent not in (PERSON, DAEMON, self.agent)
-        if self.typed is None or not others or event.event_type in self.typed:
+        kind, others = event.event_type, event.agent not in (PERSON, DAEMON, self.agent)
+        if self.typed is None or not others:
+            return None
+        if kind in self.typed and as_listed(accepts[kind], event.payload):
             return None
         return (
             f"may hold free text of {event.agent}, and {self.agent} acts on it without asking: "

@@ -9,7 +9,6 @@ type, target, payload without it, and nonce.
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import stat
@@ -20,6 +19,7 @@ from typing import Any
 
 from agentd.errors import StorageError
 from agentd.events import NewEvent
+from agentd.json_schema.canonical import canonical, json_digest
 from agentd.paths import Paths, private_folder
 from agentd.whole import read_start, write_whole
 
@@ -68,8 +68,7 @@ def signed(event: NewEvent, key: bytes) -> NewEvent:
 
 def digest(event_type: str, target: str | None, payload: Mapping[str, Any]) -> str:
     """Return what two readers of an event's row compare: they may have read different ones."""
-    text = json.dumps([event_type, target, dict(payload)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_digest([event_type, target, dict(payload)])
 
 
 def forged(
@@ -89,5 +88,5 @@ def forged(
 def _hmac(
     key: bytes, event_type: str, target: str | None, payload: Mapping[str, Any], nonce: str
 ) -> str:
-    text = json.dumps([event_type, target, dict(payload), nonce], sort_keys=True)
+    text = canonical([event_type, target, dict(payload), nonce])
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -1,6 +1,6 @@
 """What waits for a person in one database, and answers to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from agentd.clock import iso
 from agentd.errors import AgentdError, SessionFailed, UsageError
 from agentd.events import ANSWER, DAEMON, PERSON, Event, Lane
 from agentd.sessions.archive import Archive
-from agentd.sessions.asked import EXPIRED, NO, Asked, asked_by
+from agentd.sessions.asked import EXPIRED, NO, YES, Asked, asked_by
 from agentd.sessions.steps import from_row
 from agentd.states import Priority, SessionState
 
@@ -66,10 +66,17 @@ def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
     return None
 
 
-def looked_up(bus: Bus, key: bytes, name: str, event_id: int) -> dict[str, Any]:
+def looked_up(
+    bus: Bus,
+    key: bytes,
+    name: str,
+    event_id: int,
+    use: Callable[[str], bool] = lambda _asked: True,
+) -> dict[str, Any]:
     """Return what the agent `name` is told of an event: `forged`, why no person wrote it to it.
 
-    `digest` is that of the row as it was read here, and None where there is none.
+    `digest` is that of the row as it was read here, and None where there is none. `use` notes that
+    what it answers is done now, and says whether that was not done before.
     """
     event = bus.events.get(event_id)
     if event is None:
@@ -77,15 +84,23 @@ def looked_up(bus: Bus, key: bytes, name: str, event_id: int) -> dict[str, Any]:
     if event.target not in (None, name):
         return {"forged": f"is not addressed to {name}", "digest": None}
     read = (event.event_type, event.target, event.payload)
-    return {"forged": forged(*read, key), "digest": digest(*read)}
+    why = forged(*read, key)
+    if why is None and not use(str(event.payload.get("asked"))):
+        why = "was used already"
+    return {"forged": why, "digest": digest(*read)}
 
 
-def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Unanswered, int]:
+def give(
+    bus: Bus, key: bytes, session_id: int, answer: Any, seen: Collection[str] | None = None
+) -> tuple[Unanswered, int]:
     """Answer what a session asks; return that, and the event's id.
+
+    `seen`: the digests of what the person saw. A yes to anything else is none: the session may ask
+    something new by now. None: whoever answers read it here.
 
     Raises:
         UsageError: there is no such session, or this is no answer to what it asks.
-        AgentdError: it waits for nothing, was answered already, or it is too late.
+        AgentdError: it waits for nothing, was answered already, or it is too late or too early.
     """
     with bus.transaction():  # of two who answer at once the second sees the first
         found = _find(bus, key, session_id)
@@ -104,6 +119,13 @@ def give(bus: Bus, key: bytes, session_id: int, answer: Any) -> tuple[Unanswered
         event = asked.answered(asked.said(answer), found.agent)
         if (mistake := asked.mistake(event.payload)) is not None:
             raise UsageError(mistake, where=where)
+        allows = asked.expires is not None and event.payload["answer"] == YES
+        if allows and seen is not None and asked.digest not in seen:
+            raise AgentdError(
+                "you have not seen what it asks now",
+                where=where,
+                hint="`agentd answer` shows it; then answer again",
+            )
         event_id = bus.publish(PERSON, signed(event, key), priority=Priority.PERSON, system=True)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     return found, event_id

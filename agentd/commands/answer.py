@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import shutil
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from agentd.approval.kept import note_seen, seen
 from agentd.approval.signature import person_key
 from agentd.approval.unanswered import Unanswered, give, unanswered
 from agentd.clock import iso
@@ -33,11 +36,13 @@ EXAMPLES = """example:
 ID is the session's. An approval is for these arguments, and once; `no` may have a reason, which the
 agent's model reads. Nobody's answer in time is a no, and each approval says when. Works without a
 running daemon: the answer waits in the database. Exits 2 for an ID that there is not, or an answer
-that is none; 1 where nothing waits any more, or somebody answered before; 3 without a database.
+that is none; 1 where nothing waits any more, or somebody answered before, or where `agentd answer`
+has not shown yet what is asked now; 3 without a database.
 
 --json prints a list of {agent, session, asked (what an answer names), kind (approval, question),
 question, tool, args, since, expires (null: a question), answer (null, or what its agent has yet to
-read)}; after an answer, {session, event}."""
+read)}; after an answer, {session, event}. A program answers what it showed by its digest:
+agentd send person.answer '{"session": 7, "asked": "...", "answer": "yes"}' --to NAME"""
 
 INDENT = "  "
 
@@ -64,11 +69,12 @@ def run(args: argparse.Namespace) -> int:
             print_json([document(one) for one in found])
         else:
             _print(found)
+            note_seen(paths, [one.asked.digest for one in found])
         for text in odd:
             note(text)
         return Exit.OK
     with files_stay(bus):
-        answered, event_id = give(bus, key, args.id, " ".join(args.words))
+        answered, event_id = give(bus, key, args.id, " ".join(args.words), seen(paths))
     if args.json:
         print_json({"session": args.id, "event": event_id})
     else:
@@ -99,7 +105,7 @@ def _print(found: Sequence[Unanswered]) -> None:
         head = colour(f"{asked.session}", BOLD)
         say(f"{head}  {plain(one.agent)}, since {local(asked.since)}{until}")
         if asked.expires is None:
-            say(f"{INDENT}asks: {plain(asked.question)}")
+            _print_long(f"{INDENT}asks: ", plain(asked.question))
         else:
             say(f"{INDENT}wants to do {colour(plain(asked.tool), BOLD)}")
             for name, value in asked.args.items():
@@ -119,10 +125,29 @@ def _print_argument(name: str, value: Any) -> None:
     In there only backslashes and what cannot be seen are written as escapes.
     """
     if not isinstance(value, str) or "\n" not in value:
-        say(f"{INDENT * 2}{plain(name)}: {plain(json.dumps(value, ensure_ascii=False))}")
+        _print_long(f"{INDENT * 2}{plain(name)}: ", plain(json.dumps(value, ensure_ascii=False)))
         return
     lines = value.split("\n")
     say(f"{INDENT * 2}{plain(name)}: {len(lines)} lines")
     for line in lines:
         written = json.dumps(line, ensure_ascii=False)[1:-1].replace('\\"', '"')
-        say(f"{INDENT * 3}| {plain(written)}")
+        _print_long(f"{INDENT * 3}| ", plain(written))
+
+
+def _print_long(head: str, text: str) -> None:
+    """Print text in lines of the terminal's width: what goes on has a mark before it.
+
+    The terminal would break it itself, and blanks in the right number make a line of their own.
+    """
+    width, line = shutil.get_terminal_size().columns, ""
+    for character in text:
+        if _cells(head) + _cells(line + character) > width and line:
+            say(head + line)
+            head, line = f"{INDENT * 3}> ", ""
+        line += character
+    say(head + line)
+
+
+def _cells(text: str) -> int:
+    """Return at most how many places of a terminal's line a text takes."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)

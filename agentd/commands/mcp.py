@@ -15,6 +15,7 @@ from pydantic import Field
 from agentd import __version__
 from agentd.bus import Bus
 from agentd.commands.home import find_agent, open_bus
+from agentd.commands.output import INTEGER_MAX
 from agentd.commands.sessions import document, step_document
 from agentd.commands.status import state
 from agentd.config.last_good import effective_config
@@ -43,7 +44,11 @@ TRIGGER = "agent.trigger"
 
 Limit = Annotated[int, Field(ge=1, le=50, description="At most so many.")]
 Name = Annotated[str | None, Field(description="Only of this agent.")]
-Since = Annotated[int, Field(ge=0, description="Only events after this id; 0: the newest ones.")]
+Since = Annotated[
+    int,
+    Field(ge=0, le=INTEGER_MAX, description="Only events after this id; 0: the newest ones."),
+]
+Id = Annotated[int, Field(ge=1, le=INTEGER_MAX)]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -121,7 +126,7 @@ class _Served:
             rows = Archive(bus).list(agent=agent, state=None, limit=limit)
             return {"sessions": [_bounded(document(row)) for row in rows]}
 
-    async def session(self, id: int) -> dict[str, Any]:
+    async def session(self, id: Id) -> dict[str, Any]:
         """Return one run of an agent with its decisions and results."""
         with self._bus() as bus:
             row, steps = Archive(bus).show(id)

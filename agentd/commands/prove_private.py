@@ -16,7 +16,7 @@ from agentd.escape.escape import PLACES, Comparison, Proof, prove
 from agentd.escape.outside import OURS
 from agentd.hands.orders import Orders
 from agentd.hands.permitted import orders_for, written_in
-from agentd.paths import Paths, discover, expanded, private_folder
+from agentd.paths import Paths, discover, private_folder
 from agentd.sandbox.level import reached
 from agentd.states import Exit
 from agentd.tools.closed import Closed
@@ -136,7 +136,7 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
         permissions = load_agent(paths.agents_d / f"{name}.toml").permissions
     config = effective_config(paths)
     key = config.model.api_key_file
-    closed = Closed.of(paths, name or "", expanded(key) if key else None)
+    closed = Closed.of(paths, name or "", key)
     scratch, require = paths.hands_scratch(name or ""), config.sandbox.required
     return orders_for(permissions, closed, scratch, partial(written_in, paths), require=require)
 

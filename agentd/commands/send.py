@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from agentd.approval.kept import seen
 from agentd.approval.signature import person_key, signed
 from agentd.approval.unanswered import give
 from agentd.bus import Bus
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     doubt = _answers_nothing(bus, event) if args.type == ANSWER else _unread(bus, event)
     if args.type == ANSWER and doubt is None:
         with files_stay(bus):
-            _, event_id = give(bus, person_key(paths), payload["session"], payload["answer"])
+            saw = {payload["asked"]} if isinstance(payload.get("asked"), str) else seen(paths)
+            _, event_id = give(bus, person_key(paths), payload["session"], payload["answer"], saw)
         say(f"event {event_id}")
         note_idle(bus, paths, args.to)
     elif args.type.startswith(f"{PERSON}."):

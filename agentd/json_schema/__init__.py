@@ -4,6 +4,6 @@
 schema's parts and what references mean; `reading.py` makes shapes (`shapes.py`) of them, `types.py`
 of the keywords of types. `fitting.py` says whether a value fits, `proof.py` whether two schemas
 have nothing in common. `writing.py` closes and bounds: `numbers.py`, `patterns.py`, `finite.py`
-(values that are named) and `properties.py` (objects). Nothing but the standard library is imported:
-workers read it too.
+(values that are named) and `properties.py` (objects). `canonical.py` writes a value in one form,
+for digests. Nothing but the standard library is imported: workers read it too.
 """

@@ -1,6 +1,5 @@
 """A tool of an MCP server, as an agent has it: its names, what was accepted of it, its effect."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agentd.errors import ConfigError
+from agentd.json_schema.canonical import json_digest
 
 # As `tools` and `uses` name one: server, dot, the server's own name for it.
 TOOL_NAME = re.compile(r"([a-z][a-z0-9_]{0,47})\.([A-Za-z0-9_./-]{1,128})")
@@ -41,7 +41,7 @@ class McpTool:
     @property
     def digest(self) -> str:
         """What tells an accepted definition from any other."""
-        return digest(self.definition)
+        return json_digest(self.definition)
 
     @property
     def reads(self) -> bool:
@@ -71,12 +71,6 @@ def pinned(told: Mapping[str, Any]) -> dict[str, Any]:
         "inputSchema": told.get("inputSchema") or {},
         "annotations": {key: hints[key] for key in HINTS if isinstance(hints.get(key), bool)},
     }
-
-
-def digest(definition: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a definition; the order of keys does not count."""
-    text = json.dumps(definition, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def by_decision(tools: Iterable[McpTool]) -> dict[str, McpTool]:

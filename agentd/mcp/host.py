@@ -15,7 +15,7 @@ from typing import Any
 
 from agentd.errors import AgentdError, PermissionRefused, ToolError, ToolsChanged
 from agentd.mcp.live_server import LiveServer, Start
-from agentd.process.channel import BYE, FRAME_BYTES_MAX, HEAD_BYTES
+from agentd.process.channel import BYE, HEAD_BYTES, document_of, frame, length_of
 from agentd.terminal import cut
 
 DEADLINE_MAX_S = 600.0  # of one call, whatever is asked for
@@ -86,7 +86,7 @@ class Host:
         calls: dict[Any, asyncio.Task[dict[str, Any]]] = {}
         try:
             while True:
-                asked = await _frame(reader)
+                asked = await _next(reader)
                 if "cancel" in asked:
                     if (task := calls.get(asked["cancel"])) is not None:
                         task.cancel()
@@ -103,7 +103,7 @@ class Host:
             for task in calls.values():
                 task.cancel()
             if self._ends:
-                _send(writer, {BYE: True})
+                writer.write(frame({BYE: True}))
             writer.close()
 
     async def _call(self, asked: Mapping[str, Any], tools: Mapping[str, Bound]) -> dict[str, Any]:
@@ -149,11 +149,6 @@ def _brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _send(writer: asyncio.StreamWriter, document: Mapping[str, Any]) -> None:
-    data = json.dumps(document).encode()
-    writer.write(len(data).to_bytes(HEAD_BYTES, "big") + data)
-
-
 def _answer(
     writer: asyncio.StreamWriter,
     calls: dict[Any, asyncio.Task[dict[str, Any]]],
@@ -168,15 +163,10 @@ def _answer(
         answer = {"error": {"kind": kind, **error.document()}}
     else:
         answer = call.result()
-    _send(writer, {**answer, "id": number})
+    writer.write(frame({**answer, "id": number}))
 
 
-async def _frame(reader: asyncio.StreamReader) -> dict[str, Any]:
-    """Return the next document of a channel. See agentd/process/channel.py."""
-    length = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
-    if length > FRAME_BYTES_MAX:
-        raise ValueError("a frame is too long")
-    document = json.loads(await reader.readexactly(length))
-    if not isinstance(document, dict):
-        raise ValueError("a frame is no JSON object")
-    return document
+async def _next(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """Return the next document of a channel."""
+    length = length_of(await reader.readexactly(HEAD_BYTES))
+    return document_of(await reader.readexactly(length))

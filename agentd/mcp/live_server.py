@@ -8,8 +8,8 @@ from typing import Any
 from mcp import Client
 
 from agentd.errors import AgentdError, ToolError
+from agentd.json_schema.canonical import json_digest
 from agentd.mcp import peer
-from agentd.mcp.definitions import digest
 from agentd.mcp.over_http import over_http
 from agentd.mcp.pins import tools_changed
 from agentd.mcp.pipes import Pipes
@@ -173,7 +173,7 @@ class LiveServer:
         if self._pipes is not None:
             self._pipes.tools_changed = False
         found = await peer.definitions(client)
-        self._digests = {name: digest(told) for name, told in found.items()}
+        self._digests = {name: json_digest(told) for name, told in found.items()}
         self._listed = time.monotonic()
 
 

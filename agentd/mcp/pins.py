@@ -19,7 +19,7 @@ from typing import Any
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import AgentdError, ConfigError, ToolsChanged, storage_errors
-from agentd.mcp.definitions import digest
+from agentd.json_schema.canonical import json_digest
 from agentd.paths import HOME_VARIABLE, Paths, private_folder
 from agentd.process import environment
 from agentd.process.child import python
@@ -66,7 +66,11 @@ class Pins:
                         where=f"[mcp.{self.name}]",
                         hint=f"it has {listed(now)}",
                     )
-            changed = [t for t in tools if t in accepted and digest(accepted[t]) != digest(now[t])]
+            changed = [
+                t
+                for t in tools
+                if t in accepted and json_digest(accepted[t]) != json_digest(now[t])
+            ]
             if changed:
                 raise tools_changed(self.name, changed)
             if any(tool not in accepted for tool in tools):
@@ -119,7 +123,7 @@ class Pins:
 
     def _now(self, fresh_s: float) -> dict[str, dict[str, Any]]:
         """Return what the server says, now or within the last `fresh_s` seconds."""
-        key = digest(self._config.model_dump(mode="json"))
+        key = json_digest(self._config.model_dump(mode="json"))
         seen = _document(self._seen)
         age_s = time.time() - seen["at"] if seen.get("key") == key else -1.0
         if not 0 <= age_s < (min(fresh_s, FAILED_S) if "error" in seen else fresh_s):

@@ -71,10 +71,7 @@ class Channel:
             Stopped: `cancel` came first, with the same consequence.
             ValueError: it is longer than a frame may be; nothing was sent.
         """
-        text = json.dumps(document, separators=(",", ":")).encode()
-        if len(text) > self._frame_max:
-            raise ValueError(f"{len(text)} bytes are too long for one frame")
-        data = memoryview(len(text).to_bytes(HEAD_BYTES, "big") + text)
+        data = memoryview(frame(document, self._frame_max))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         until = time.monotonic() + deadline_s
         while data:
@@ -107,10 +104,7 @@ class Channel:
         while True:
             wanted = HEAD_BYTES
             if len(self._read) >= HEAD_BYTES:
-                length = int.from_bytes(self._read[:HEAD_BYTES], "big")
-                if length > self._frame_max:
-                    raise BadFrame(f"a frame of {length} bytes is too long")
-                wanted += length
+                wanted += length_of(self._read[:HEAD_BYTES], self._frame_max)
                 if len(self._read) == wanted:
                     return self._document(bytes(self._read[HEAD_BYTES:]))
             try:
@@ -142,12 +136,7 @@ class Channel:
 
     def _document(self, text: bytes) -> tuple[dict[str, Any], list[int]]:
         self._read.clear()
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadFrame(f"a frame is no JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise BadFrame("a frame is no JSON object")
+        document = document_of(text)
         fds, self._fds = self._fds, []
         return document, fds
 
@@ -164,6 +153,45 @@ class Channel:
             poll.poll(None if left_s is None else left_s * 1000 + 1)
         if cancel is not None and cancel.stopped:
             raise Stopped("the wait for another process was stopped")
+
+
+def frame(document: Mapping[str, Any], frame_max: int = FRAME_BYTES_MAX) -> bytes:
+    """Return a document as a frame.
+
+    Raises:
+        ValueError: it is longer than a frame may be.
+    """
+    text = json.dumps(document, separators=(",", ":")).encode()
+    if len(text) > frame_max:
+        raise ValueError(f"{len(text)} bytes are too long for one frame")
+    return len(text).to_bytes(HEAD_BYTES, "big") + text
+
+
+def length_of(head: bytes | bytearray, frame_max: int = FRAME_BYTES_MAX) -> int:
+    """Return how many bytes follow the head of a frame.
+
+    Raises:
+        BadFrame: more than a frame may have.
+    """
+    length = int.from_bytes(head, "big")
+    if length > frame_max:
+        raise BadFrame(f"a frame of {length} bytes is too long")
+    return length
+
+
+def document_of(text: bytes) -> dict[str, Any]:
+    """Return what a frame holds.
+
+    Raises:
+        BadFrame: it is no JSON object.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame(f"a frame is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadFrame("a frame is no JSON object")
+    return document
 
 
 def close_all(fds: list[int]) -> None:

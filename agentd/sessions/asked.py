@@ -1,11 +1,10 @@
 """What a parked session waits for: a person's yes to a decision, or the answer to a question.
 
-An answer names what it answers by a digest of session, step, tool and arguments. So a yes is good
-for these arguments alone, and once: another decision is another step.
+An answer names what it answers by a digest of session, step, tool, arguments, and of when it was
+asked and for how long. So a yes is good for these arguments alone, in that time: another decision
+is another step.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 from agentd.clock import EPOCH, iso
 from agentd.config.duration import parse
 from agentd.events import ANSWER, NewEvent
+from agentd.json_schema.canonical import json_digest
 from agentd.sessions.steps import Step, StepKind
 
 YES, NO = "yes", "no"
@@ -37,8 +37,9 @@ class Asked:
     @property
     def digest(self) -> str:
         """What an answer has to name."""
-        asked = [self.kind, self.session, self.step, self.tool, dict(self.args)]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        limit_s = self.expires and (self.expires - self.since).total_seconds()
+        asked = [self.session, self.step, self.tool, dict(self.args), iso(self.since), limit_s]
+        return json_digest(asked)
 
     @property
     def kind(self) -> str:

@@ -15,7 +15,7 @@ from agentd.errors import AgentdError
 from agentd.hands.orders import Orders
 from agentd.hands.permitted import orders_for, written_in
 from agentd.logs.logger import Logger
-from agentd.paths import Paths, expanded, private_folder
+from agentd.paths import Paths, private_folder
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.process.jobs import Jobs, in_thread
@@ -126,7 +126,7 @@ class HandsHost:
         remove(scratch)
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
             private_folder(scratch)
-        closed = Closed.of(self._paths, asker.name, expanded(key) if key else None)
+        closed = Closed.of(self._paths, asker.name, key)
         written = partial(written_in, self._paths)
         return orders_for(agent.permissions, closed, scratch, written, require=self._required)
 

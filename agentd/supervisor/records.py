@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from agentd.approval.kept import use
 from agentd.approval.signature import person_key
 from agentd.approval.unanswered import looked_up
 from agentd.bus import AgentRow, Bus, Opening
@@ -157,6 +159,8 @@ class Records:
     async def verify(self, asker: Asker, request: dict[str, Any]) -> Answer:
         """Answer whether event `event` is what a person's command, or we, wrote to who asks.
 
+        With `use` it is used up: what it allows is done now.
+
         Raises:
             AgentdError: it is no event's id, or the key or the database cannot be read.
         """
@@ -165,7 +169,9 @@ class Records:
             raise AgentdError("this is no event's id", where="verify")
 
         def work(bus: Bus) -> dict[str, Any]:
-            return looked_up(bus, person_key(self._paths), asker.name, event_id)
+            key, uses = person_key(self._paths), partial(use, self._paths)
+            more = (uses,) if request.get("use") is True else ()
+            return looked_up(bus, key, asker.name, event_id, *more)
 
         return await self._thread.call(work), ()
 

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from agentd.paths import Paths
+from agentd.paths import Paths, expanded
 from agentd.tools.git_settings import named_by
 from agentd.tools.links import Disks, links_in
 from agentd.tools.obeyed import (
@@ -77,7 +77,7 @@ class Closed:
                 # They lie in `data`, or are links from there.
                 *(paths.versions, paths.backups, paths.scratch, paths.prompt_caches),
                 *(paths.accepted_daemon_file, paths.locks, paths.wake, paths.secrets),
-                *([key_file] if key_file else []),
+                *([expanded(key_file)] if key_file else []),
             ),
             # Else an agent with a wide `write` could give itself, or a new agent, any permission.
             protected=(*made_of, paths.agents_d, paths.daemon_file, paths.models),

@@ -17,6 +17,7 @@ from agentd.config.daemon import DaemonConfig
 from agentd.config.secret_names import PREFIX
 from agentd.config.secret_values import secret_of
 from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.events import Event
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
 from agentd.llm.decision import LLM, Terms
@@ -25,7 +26,7 @@ from agentd.llm.label_bias import RECENT
 from agentd.llm.union import Union
 from agentd.logs.logger import Logger
 from agentd.loop import Ending, Loop
-from agentd.paths import Paths, expanded
+from agentd.paths import Paths
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.secret_rules import without_known
 from agentd.sessions.archive import Archive
@@ -82,11 +83,10 @@ class Runner:
         self._version = version = import_version(accepted)
         client = load_client(version.client_dir)
         self._types = client.types
-        key_file = daemon.model.api_key_file
         tools = all_tools(version.mcp)
         self._tools = Toolbox(
             permissions,
-            closed=Closed.of(paths, accepted.name, expanded(key_file) if key_file else None),
+            closed=Closed.of(paths, accepted.name, daemon.model.api_key_file),
             remotes=self._remotes,
             tools=tools,
             clock=clock,
@@ -109,9 +109,14 @@ class Runner:
         )
 
     def run(
-        self, session: Session, journal: Journal, log: Logger, beat: Callable[[float], None]
+        self,
+        session: Session,
+        journal: Journal,
+        log: Logger,
+        beat: Callable[[float], None],
+        use: Callable[[Event], str | None],
     ) -> Ending:
-        """Run one session; see `Loop.run` for what it raises."""
+        """Run one session; see `Loop` for `use`, and `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
         self._note_basis(session, journal, facts)
@@ -130,6 +135,7 @@ class Runner:
             call_deadline_s=call_deadline_s,
             log=log,
             beat=beat,
+            use=use,
         )
         hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):

@@ -174,7 +174,8 @@ class Worker:
         started = self.clock.monotonic()
         self._beat(LOAD_PROMISE_S)
         try:
-            ending = self._load().run(session, self.sessions.journal, log, self._beat)
+            runner = self._load()
+            ending = runner.run(session, self.sessions.journal, log, self._beat, self._use)
             from agentd.worker.runner import settle  # loaded by now
 
             settle(self.sessions.closing, session, ending)
@@ -219,10 +220,15 @@ class Worker:
             )
         return 0
 
-    def _forged(self, event: Event) -> str | None:
+    def _use(self, answer: Event) -> str | None:
+        """Say why what this answer allows must not be done. From now on because it was done."""
+        return self._forged(answer, use=True)
+
+    def _forged(self, event: Event, *, use: bool = False) -> str | None:
         """Say why a person did not write this event. The supervisor knows: it has the key."""
         self._beat(ASK_S)
-        answer, _ = self.link.ask({"ask": "verify", "event": event.id}, cancel=self.stop.cancel)
+        asked = {"ask": "verify", "event": event.id, "use": use}
+        answer, _ = self.link.ask(asked, cancel=self.stop.cancel)
         same = answer.get("digest") == digest(event.event_type, event.target, event.payload)
         why = answer.get("forged", "is not known to the supervisor")
         return why if why is not None or same else "was changed while it was looked at"
