@@ -39,6 +39,14 @@ class Pages(BaseHTTPRequestHandler):
     def page_text(self) -> None:
         self.answer("café".encode("latin-1"))
 
+    def page_tagged(self) -> None:
+        tags = {"ETag": '"one"', "Last_Modified": "Sat, 28 Nov 2026 09:00:00 GMT"}
+        known = self.headers["If-None-Match"] == tags["ETag"]
+        kind = "application/atom+xml; charset=UTF-8"
+        self.answer(
+            b"" if known else b"\0\xff<feed/>", 304 if known else 200, Content_Type=kind, **tags
+        )
+
     def page_missing(self) -> None:
         self.answer(b"", 404)
 

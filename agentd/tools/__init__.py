@@ -1,7 +1,8 @@
 """The shared tools: typed decisions with handlers, bound to one agent's permissions.
 
 `declared_tools.py` says which there are, `toolbox.py` is one agent's, `remote.py` calls those that
-another process carries out. The handlers stand in `files.py`, `http.py`, `shell.py` and
+another process carries out, which finds them in `handlers.py`, as it does the parts of tools that
+the worker composes (`ToolCall.inner`). The handlers stand in `files.py`, `http.py`, `shell.py` and
 `person.py`; `base.py` says what one is given. A handler imports neither Pydantic nor the
 configuration: hands and fetcher are small processes. `outside_tools.py` are tools of MCP servers.
 
