@@ -19,7 +19,11 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "ReadFile": "files.read_file",
         "SearchText": "files.search_text",
         "WriteFile": "files.write_file",
+        "ReadPdf": "pdf.read_pdf",
         "RunCommand": "shell.run_command",
+        "ParsePage": "page.parse_page",
+        "ParseFeed": "feed.parse_feed",
+        "ParseCalendar": "calendar.parse_calendar",
     },
     "fetcher": {
         "HttpGet": "http.http_get",

@@ -28,6 +28,7 @@ from agentd.net.exchange import (
 )
 from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.tools.base import ToolCall, clean_line, cut_text
+from agentd.tools.charsets import charset
 from agentd.tools.public import is_public
 
 BODY_BYTES = 1_000_000
@@ -43,27 +44,6 @@ NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the host is an IP
 # A slash at the end is a habit.
 ENTRY = re.compile(r"(\[(?P<six>[^]]*:[^]]*)\]|(?P<host>[^][/?#@:\\]+))(:(?P<port>[0-9]{1,5}))?/?")
 PORT_NUMBERS = range(1, 65536)
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
-# By the labels of the WHATWG's Encoding Standard, as far as pages use them. Not whatever codec
-# Python knows: some of those are no encodings, and some need a minute for a megabyte.
-ENCODINGS = {
-    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1"), "cp1252"),
-    **dict.fromkeys(("windows-1252", "cp1252", "us-ascii", "ascii"), "cp1252"),
-    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
-    **{f"windows-125{part}": f"cp125{part}" for part in (0, 1, 3, 4, 5, 6, 7, 8)},
-    **{"iso-8859-9": "cp1254", "latin2": "iso8859-2", "latin9": "iso8859-15", "cp1251": "cp1251"},
-    **{"koi8-r": "koi8-r", "koi8-u": "koi8-u", "ibm866": "cp866", "macintosh": "mac-roman"},
-    **{"shift_jis": "cp932", "shift-jis": "cp932", "sjis": "cp932", "euc-jp": "euc-jp"},
-    **{"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "big5hkscs", "tis-620": "cp874"},
-    **{"gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "windows-874": "cp874"},
-    **{
-        "utf-8": "utf-8",
-        "utf8": "utf-8",
-        "utf-16": "utf-16",
-        "utf-16le": "utf-16-le",
-        "utf-16be": "utf-16-be",
-    },
-}
 HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
@@ -261,7 +241,7 @@ def _page(reply: Response, target: Target) -> Result:
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
         raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
     data, whole = _body(reply, target, BODY_BYTES)
-    text = data.decode(_charset(kind) or "utf-8", "replace")
+    text = data.decode(charset(kind) or "utf-8", "replace")
     if "\0" in text:
         raise ToolError(f"{target.url} is binary")
     page = {"url": target.url, "text": cut_text(text.removeprefix("\ufeff"))}
@@ -279,7 +259,7 @@ def _bytes(limit: int, reply: Response, target: Target) -> Result:
         "url": target.url,
         "status": reply.status,
         "type": clean_line(kind.partition(";")[0].strip(), TOLD_CHARACTERS),
-        "charset": _charset(kind),
+        "charset": charset(kind),
         # A longer one is not remembered: then all is fetched again.
         "etag": etag if len(etag) <= TOLD_CHARACTERS else "",
         "modified": modified if len(modified) <= TOLD_CHARACTERS else "",
@@ -293,12 +273,6 @@ def _check_status(reply: Response, target: Target, *wanted: int) -> None:
     if reply.status not in wanted:
         reason = clean_line(reply.reason, TOLD_CHARACTERS)
         raise ToolError(f"{target.url} answered {reply.status} {reason}")
-
-
-def _charset(kind: str) -> str:
-    """Return the encoding that a Content-Type names, as Python has it; "" for none that we know."""
-    label = CHARSET.search(kind)
-    return ENCODINGS.get(label[1] if label else "", "")
 
 
 def _body(reply: Response, target: Target, limit: int) -> tuple[bytes, bool]:

@@ -67,10 +67,9 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name}")
-        if tool.permission and not getattr(self.permissions, tool.permission):
-            raise PermissionRefused(
-                f"{name} needs [permissions] {tool.permission}, which lists nothing"
-            )
+        if tool.kinds and not any(getattr(self.permissions, kind) for kind in tool.kinds):
+            kinds = " or ".join(tool.kinds)
+            raise PermissionRefused(f"{name} needs [permissions] {kinds}, which lists nothing")
         try:
             checked = tool.args.model_validate(args).model_dump(mode="json")
         except ValidationError as error:
