@@ -321,7 +321,7 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
     }
     assert args.keys() | {"AskPerson"} == REGISTRY.keys()
     for name, given in args.items():
-        kinds = " or ".join(REGISTRY[name].kinds)
+        kinds = " or ".join(REGISTRY[name].needs)
         with pytest.raises(PermissionRefused, match=f"{kinds}, which lists"):
             none.call(name, given)
     with pytest.raises(PermissionRefused):  # a relative root would depend on where we stand

@@ -176,7 +176,7 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
-        kinds = REGISTRY[tool].kinds if tool in REGISTRY else ()
+        kinds = REGISTRY[tool].needs if tool in REGISTRY else ()
         if kinds and not any(getattr(config.permissions, kind) for kind in kinds):
             needed = " or ".join(f"{kind} = [...]" for kind in kinds)
             raise ConfigError(
