@@ -403,7 +403,7 @@ def test_nothing_of_hands_outlives_the_supervisor(home: Path, first: str) -> Non
 def test_odd_requests_are_answered(start: Callable[..., Hand]) -> None:
     """A fault of ours is told, printed for the log, and survived."""
     hand = start()
-    assert hand.error("Nothing") == ("tool", "hands know no Nothing")
+    assert hand.error("Nothing") == ("tool", "there is no tool 'Nothing' in hands")
     assert hand.error("ReadFile", wrong=1)[1].endswith("a fault of agentd: TypeError")
     assert b"TypeError" in (hand.child.read(hand.child.output_fd) or b"")
     assert hand.error("RunCommand", program="sleep", args=[])[0] == "refused"

@@ -2,22 +2,18 @@
 
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from agentd.errors import ToolError
-from agentd.events import Result
 from agentd.process.channel import BYE, BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.stop import Cancel
-from agentd.tools import http
 from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, reply
+from agentd.tools.handlers import handler
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
 CALL_MAX_S = 600.0  # of one, whatever is asked for
 FRAMES_MAX = 100  # that are taken at once; then it is the others' turn
-
-HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
 
 
 class AgentCalls:
@@ -101,12 +97,6 @@ def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict
         # This way round: what is no number counts as the longest.
         deadline_s = min(CALL_MAX_S, float(document.get("deadline_s", DEADLINE_S)))
         call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
-        return reply(lambda: answered(name, _handler(name), call, args))
+        return reply(lambda: answered(name, handler("fetcher", name), call, args))
     except Exception as error:  # arguments that no worker of ours sends
         return failed("tool", f"{name[:80]}: {error}"[:400])
-
-
-def _handler(name: str) -> Callable[..., Result]:
-    if (run := HANDLERS.get(name)) is None:
-        raise ToolError(f"the fetcher has no tool {name[:80]!r}")
-    return run
