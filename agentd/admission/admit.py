@@ -176,11 +176,12 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
     for tool in version.uses:
-        kind = REGISTRY[tool].permission if tool in REGISTRY else None
-        if kind and not getattr(config.permissions, kind):
+        kinds = REGISTRY[tool].needs if tool in REGISTRY else ()
+        if kinds and not any(getattr(config.permissions, kind) for kind in kinds):
+            needed = " or ".join(f"{kind} = [...]" for kind in kinds)
             raise ConfigError(
-                f"{version.accepted.name} uses {tool}, which needs [permissions] {kind} = [...]",
-                where=f"{toml}: permissions.{kind}",
+                f"{version.accepted.name} uses {tool}, which needs [permissions] {needed}",
+                where=f"{toml}: permissions.{kinds[0]}",
                 hint="list what it may touch; nothing is allowed unless listed",
             )
 

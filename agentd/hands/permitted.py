@@ -19,6 +19,7 @@ from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.hands.orders import Orders
 from agentd.macos import developer_tools
+from agentd.macos.scripts import OSASCRIPT, SHORTCUTS
 from agentd.paths import Paths, expanded
 from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
@@ -76,6 +77,7 @@ def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> Sand
         read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
         write=(*write, str(scratch)),
         run=tuple(dict.fromkeys(programs)),
+        apps=permissions.apps,
         closed=tuple(map(str, closed.own)),
         protected=tuple(map(str, (*closed.protected, *obeyed))),
     )
@@ -113,6 +115,8 @@ def _programs(permissions: Permissions) -> Iterator[str]:
             yield from executables(found, PROGRAM_PATH)
             if permissions.net and Path(found).name == "git":
                 yield from _transports(found)
+    tools = {SHORTCUTS if app.startswith("shortcut:") else OSASCRIPT for app in permissions.apps}
+    yield from (program for program in sorted(tools) if os.access(program, os.X_OK))
     git = developer_tools.which("git", PROGRAM_PATH) if permissions.read else None
     if git is not None:
         yield from (git, *developer_tools.behind(git))

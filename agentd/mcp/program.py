@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentd.config.agent import Permissions
+from agentd.config.agent import ServerPermissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.secret_values import with_secrets
@@ -94,7 +94,7 @@ def fetches(config: McpConfig) -> bool:
 
 
 def _sandbox(
-    permissions: Permissions, program: str, path: str, folder: Path, paths: Paths
+    permissions: ServerPermissions, program: str, path: str, folder: Path, paths: Paths
 ) -> SandboxPolicy:
     """Return what a server may touch: what is listed, its own folder, and what it is made of."""
     listed = [found for name in permissions.run if (found := shutil.which(name, path=path))]

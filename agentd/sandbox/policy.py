@@ -46,7 +46,8 @@ class SandboxPolicy:
 
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
     also programs that run what they are told to; "tcp": connections, all of which lead to the first
-    of `ports` on 127.0.0.1; "any": of the network, to everywhere.
+    of `ports` on 127.0.0.1; "any": of the network, to everywhere. `apps`: of a Mac, as
+    [permissions] list them; they may be told what to do.
     """
 
     read: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class SandboxPolicy:
     protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
+    apps: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""

@@ -5,6 +5,10 @@ another process carries out, which finds them in `handlers.py`, as it does the p
 the worker composes (`ToolCall.inner`). The handlers stand in `files.py`, `http.py`, `shell.py` and
 `person.py`; `base.py` says what one is given. A handler imports neither Pydantic nor the
 configuration: hands and fetcher are small processes. `outside_tools.py` are tools of MCP servers.
+`charsets.py` are the encodings of texts from the web.
+
+`mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
+lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do.
 
 `place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import files, http, person, shell
+from agentd.tools import files, http, macos_apps, mail, person, shell
 
 PATH_CHARACTERS = 200
 
@@ -55,6 +55,35 @@ class HttpGet(Args):
     url: str = Field(min_length=8, max_length=300)
 
 
+class ReadMail(Args):
+    """Read the mail that came since the last time: of an account, or of a mailbox at a path."""
+
+    source: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    most: int | None = Field(None, ge=1, le=mail.MOST)
+
+
+class RunShortcut(Args):
+    """Run a shortcut of this Mac, on a text if one is given."""
+
+    name: str = Field(min_length=1, max_length=100)
+    input: str | None = Field(None, max_length=8_000)
+
+
+class AddReminder(Args):
+    """Add a reminder; `due` as 2026-12-24T09:00."""
+
+    title: str = Field(min_length=1, max_length=200)
+    list: str | None = Field(None, max_length=100)
+    due: str | None = Field(None, max_length=40)
+
+
+class AddNote(Args):
+    """Add a note to the app Notes."""
+
+    title: str = Field(min_length=1, max_length=200)
+    text: str = Field(max_length=8_000)
+
+
 class RunCommand(Args):
     """Run a program that the permissions list."""
 
@@ -68,12 +97,15 @@ class AskPerson(Args):
     question: str = Field(min_length=1, max_length=200)
 
 
+Permission = Literal["read", "write", "net", "run", "apps"]
+
+
 @dataclass(frozen=True)
 class Tool:
     """A typed decision's handler that any agent may use, by permission."""
 
     args: type[BaseModel]  # its bounds narrow the mask as well
-    permission: Literal["read", "write", "net", "run"] | None
+    permission: Permission | None
     # Called with a ToolCall and the checked arguments, in the process that `place` names: the
     # agent's hands, the fetcher, an MCP server's host, or the worker itself.
     run: Callable[..., Result]
@@ -82,11 +114,17 @@ class Tool:
     # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
     effect: Literal["none", "change", "send"] = "send"
     untrusted: bool = True  # others may have written what it gives
+    instead: Permission | None = None  # one that will do in the place of `permission`
 
     @property
     def name(self) -> str:
         """The BAML class."""
         return self.args.__name__
+
+    @property
+    def needs(self) -> tuple[Permission, ...]:
+        """The permissions of which one has to list something; empty where none has to."""
+        return tuple(kind for kind in (self.permission, self.instead) if kind)
 
 
 REGISTRY: Mapping[str, Tool] = {
@@ -97,7 +135,11 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(SearchText, "read", files.search_text, effect="none"),
         Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
+        Tool(ReadMail, "net", mail.read_mail, "head", effect="none", instead="read"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
+        Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),
+        Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),
+        Tool(AddNote, "apps", macos_apps.add_note, idempotent=False, effect="change"),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

@@ -20,13 +20,20 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "SearchText": "files.search_text",
         "WriteFile": "files.write_file",
         "RunCommand": "shell.run_command",
+        "RunShortcut": "macos_apps.run_shortcut",
+        "AddReminder": "macos_apps.add_reminder",
+        "AddNote": "macos_apps.add_note",
+        "ReadMailbox": "mailboxes.read_mailbox",
+        "ParseMail": "mailboxes.parse_mail",
     },
     "fetcher": {
         "HttpGet": "http.http_get",
         "Fetch": "http.fetch",
+        "FetchMail": "imap.fetch_mail",
     },
 }
-PROGRAMS = frozenset({"RunCommand"})  # they start programs, in a sandbox within that of hands
+# They start programs, in a sandbox within that of hands.
+PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote"})
 
 
 def handler(place: str, name: str) -> Handler:

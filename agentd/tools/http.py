@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from agentd.config.mail_url import MailUrl
 from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.macos.privacy import network_hint
@@ -28,8 +29,10 @@ from agentd.net.exchange import (
 )
 from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.tools.base import ToolCall, clean_line, cut_text
+from agentd.tools.charsets import charset
 from agentd.tools.public import is_public
 
+SCHEMES = ("http", "https")
 BODY_BYTES = 1_000_000
 FETCH_BYTES = 4_000_000  # in base64 and JSON, within a frame of 16 MB
 REDIRECTS = 5
@@ -43,27 +46,6 @@ NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the host is an IP
 # A slash at the end is a habit.
 ENTRY = re.compile(r"(\[(?P<six>[^]]*:[^]]*)\]|(?P<host>[^][/?#@:\\]+))(:(?P<port>[0-9]{1,5}))?/?")
 PORT_NUMBERS = range(1, 65536)
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
-# By the labels of the WHATWG's Encoding Standard, as far as pages use them. Not whatever codec
-# Python knows: some of those are no encodings, and some need a minute for a megabyte.
-ENCODINGS = {
-    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1"), "cp1252"),
-    **dict.fromkeys(("windows-1252", "cp1252", "us-ascii", "ascii"), "cp1252"),
-    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
-    **{f"windows-125{part}": f"cp125{part}" for part in (0, 1, 3, 4, 5, 6, 7, 8)},
-    **{"iso-8859-9": "cp1254", "latin2": "iso8859-2", "latin9": "iso8859-15", "cp1251": "cp1251"},
-    **{"koi8-r": "koi8-r", "koi8-u": "koi8-u", "ibm866": "cp866", "macintosh": "mac-roman"},
-    **{"shift_jis": "cp932", "shift-jis": "cp932", "sjis": "cp932", "euc-jp": "euc-jp"},
-    **{"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "big5hkscs", "tis-620": "cp874"},
-    **{"gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "windows-874": "cp874"},
-    **{
-        "utf-8": "utf-8",
-        "utf8": "utf-8",
-        "utf-16": "utf-16",
-        "utf-16le": "utf-16-le",
-        "utf-16be": "utf-16-be",
-    },
-}
 HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
@@ -78,6 +60,15 @@ class Target:
     host: str  # ASCII, lower case, without brackets
     port: int
     path: str
+
+    @classmethod
+    def of_mail(cls, url: MailUrl) -> "Target":
+        """Return the server of a mailbox.
+
+        Raises:
+            ValueError: its host can be none.
+        """
+        return cls(url.scheme, ascii_host(url.host), url.port or PORTS[url.scheme], "/")
 
     @property
     def url(self) -> str:
@@ -103,19 +94,24 @@ def check_url(url: str, listed: Sequence[str]) -> Target:
         raise ToolError("a URL holds no spaces or control characters")
     try:
         parts = urlsplit(url)
-        host = _ascii(parts.hostname or "")
+        host = ascii_host(parts.hostname or "")
         port, path = parts.port, _path(parts)
     except (ValueError, UnicodeError) as error:
         raise ToolError(f"not a URL: {error}"[:TOLD_CHARACTERS]) from error
-    if parts.scheme not in PORTS or not host:
+    if parts.scheme not in SCHEMES or not host:
         raise ToolError("not a URL: write http://host/path or https://host/path")
     if parts.username is not None or parts.password is not None:
         raise ToolError("a URL carries no user name or password")
     target = Target(parts.scheme, host, port or PORTS[parts.scheme], path)
+    check_listed(target, listed)
+    return target
+
+
+def check_listed(target: Target, listed: Sequence[str]) -> None:
+    """Raise PermissionRefused unless this host, and this port of it, is listed."""
     if not any(_lists(entry, target) for entry in listed):
         names = ", ".join(listed) or "nothing"
-        raise PermissionRefused(f"{host}:{target.port} may not be fetched; only {names}")
-    return target
+        raise PermissionRefused(f"{target.host}:{target.port} may not be fetched; only {names}")
 
 
 def _path(parts: SplitResult) -> str:
@@ -123,7 +119,7 @@ def _path(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else path
 
 
-def _ascii(host: str) -> str:
+def ascii_host(host: str) -> str:
     """Return a host as it is looked up: ASCII, lower case.
 
     Raises:
@@ -148,9 +144,9 @@ def _entry(entry: str) -> tuple[str, int | None]:
     """
     with suppress(ValueError):
         if entry.count(":") > 1 and not entry.startswith("["):
-            return _ascii(entry), None
+            return ascii_host(entry), None
         if (parts := ENTRY.fullmatch(entry)) and (port := int(parts["port"] or 1)) in PORT_NUMBERS:
-            return _ascii(parts["six"] or parts["host"]), port if parts["port"] else None
+            return ascii_host(parts["six"] or parts["host"]), port if parts["port"] else None
     return "", None
 
 
@@ -188,7 +184,7 @@ def addresses(target: Target, listed: Sequence[str], waiter: Waiter) -> list[str
 
 
 @contextmanager
-def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[Stream]:
+def connection_to(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[Stream]:
     """Connect to a checked address; a stop or the deadline ends every wait."""
     if call.connect is not None:
         with call.connect(target.url) as given:
@@ -205,7 +201,7 @@ def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterato
             hint = network_hint(error)
             told = f"{error} ({hint})" if hint else error
             raise ToolError(f"{target.url} cannot be reached: {told}") from error
-        if target.scheme == "https":
+        if target.scheme in ("https", "imaps"):
             connection.encrypt(target.host)
         yield connection
 
@@ -240,7 +236,7 @@ def _followed(
     for _ in range(REDIRECTS + 1):
         target = check_url(url, listed)
         try:
-            with _connected(target, listed, call) as connected:
+            with connection_to(target, listed, call) as connected:
                 reply = exchange(connected, "GET", target.authority, target.path, headers)
                 location = reply.header("Location")
                 if reply.status not in (301, 302, 303, 307, 308) or not location:
@@ -261,7 +257,7 @@ def _page(reply: Response, target: Target) -> Result:
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
         raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
     data, whole = _body(reply, target, BODY_BYTES)
-    text = data.decode(_charset(kind) or "utf-8", "replace")
+    text = data.decode(charset(kind) or "utf-8", "replace")
     if "\0" in text:
         raise ToolError(f"{target.url} is binary")
     page = {"url": target.url, "text": cut_text(text.removeprefix("\ufeff"))}
@@ -279,7 +275,7 @@ def _bytes(limit: int, reply: Response, target: Target) -> Result:
         "url": target.url,
         "status": reply.status,
         "type": clean_line(kind.partition(";")[0].strip(), TOLD_CHARACTERS),
-        "charset": _charset(kind),
+        "charset": charset(kind),
         # A longer one is not remembered: then all is fetched again.
         "etag": etag if len(etag) <= TOLD_CHARACTERS else "",
         "modified": modified if len(modified) <= TOLD_CHARACTERS else "",
@@ -293,12 +289,6 @@ def _check_status(reply: Response, target: Target, *wanted: int) -> None:
     if reply.status not in wanted:
         reason = clean_line(reply.reason, TOLD_CHARACTERS)
         raise ToolError(f"{target.url} answered {reply.status} {reason}")
-
-
-def _charset(kind: str) -> str:
-    """Return the encoding that a Content-Type names, as Python has it; "" for none that we know."""
-    label = CHARSET.search(kind)
-    return ENCODINGS.get(label[1] if label else "", "")
 
 
 def _body(reply: Response, target: Target, limit: int) -> tuple[bytes, bool]:
