@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from agentd.admission.precheck import Precheck
-from agentd.config.agent import Permissions, check_agent_name
+from agentd.config.agent import Permissions, check_agent_name, load_agent
 from agentd.config.last_good import effective_config
 from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
@@ -362,7 +362,7 @@ def _worker(name: str, version: str) -> int:
         child = subprocess.Popen(["sleep", "600"])
         (discover().data / f"{name}.grandchild").write_text(str(child.pid))
     if does == "call":
-        return _call(Path(discover().data / f"{name}.calls"), heart, stop)
+        return _call(name, version, heart, stop)
     if does == "flood":
         block = b"x" * 79 + b"\n"
         while not stop.is_set():
@@ -374,11 +374,18 @@ def _worker(name: str, version: str) -> int:
     return 0
 
 
-def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
-    """Call hands or fetcher as the files in `folder` say, and answer each with one beside it."""
-    remotes, cancel = remotes_of(SupervisorLink.of_environment()), Cancel()
+def _call(name: str, version: str, heart: Heart, stop: threading.Event) -> int:
+    """Call hands or fetcher as files in its folder say, and answer each with one beside it."""
+    folder, link = discover().data / f"{name}.calls", SupervisorLink.of_environment()
+    remotes, cancel = remotes_of(link), Cancel()
     anything = Permissions(read=("x",), write=("x",), net=("x",), run=("x",))  # others check it
-    tools = Toolbox(anything, remotes=remotes)
+    accounts = load_agent(discover().versions / name / version / "agent.toml").accounts
+
+    def secret(text: str) -> str:
+        named = text.removeprefix("secret:")
+        return str(link.ask({"ask": "secret", "name": named})[0]["value"])
+
+    tools = Toolbox(anything, remotes=remotes, accounts=accounts, secret=secret)
 
     def pass_on() -> None:
         stop.wait()
@@ -394,11 +401,13 @@ def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
             try:
                 tool = REGISTRY.get(call["name"])
                 if tool is not None and tool.place == "head":
+                    tools.memory = call["args"].pop("memory", {})
                     result = tools.call(call["name"], call["args"])
                 else:
                     remote = remotes[tool.place if tool else "hands"]
                     result = remote.call(**call, cancel=cancel)
-                told = json.dumps(dict(result.value))
+                remember = {"remember": dict(result.remember)} if result.remember else {}
+                told = json.dumps({**result.value, **remember})
             except AgentdError as error:
                 told = json.dumps({"raised": type(error).__name__, "what": error.what})
             write_whole(file.with_suffix(".answer"), told)

@@ -7,6 +7,7 @@ are right, and yet not what they may look like.
 
 import os
 import stat
+import sys
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,10 @@ from agentd.commands.mcp_checks import server_advice, server_problem
 from agentd.config.agent import AgentConfig, Cron, Every, Permissions
 from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
-from agentd.errors import ConfigError, ToolError
+from agentd.config.mail_url import WRITTEN, MailUrl
+from agentd.config.secret_values import secret_value
+from agentd.config.suggest import did_you_mean
+from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key
 from agentd.macos import developer_tools
@@ -26,7 +30,7 @@ from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.level import reached
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
-from agentd.tools.http import check_url, listed_host
+from agentd.tools.http import Target, check_listed, check_url, listed_host
 from agentd.tools.place import locate
 from agentd.transcript import RESERVE_TOKENS
 
@@ -97,6 +101,35 @@ def agent_problem(config: AgentConfig, file: Path) -> ConfigError | None:
         if not _can_match(entry):
             hint = 'write the host alone, "example.org", or "example.org:8080"; no wildcards'
             return _never(f"{entry!r} is no host", f"{file}: permissions.net", hint)
+    return _account_problem(config, file)
+
+
+def _account_problem(config: AgentConfig, file: Path) -> ConfigError | None:
+    """Return the first account that can never be read, or is read and not there."""
+    for name, account in config.accounts.items():
+        try:
+            target = Target.of_mail(MailUrl.of(account.url))
+            check_listed(target, config.permissions.net)
+        except PermissionRefused:
+            return ConfigError(
+                f"account {name}: its host is not listed",
+                where=f"{file}: permissions.net",
+                hint=f'add "{target.authority}"',
+            )
+        except ValueError as error:
+            return ConfigError(str(error), where=f"{file}: accounts.{name}.url", hint=WRITTEN)
+    steps = config.params.get("first", ())
+    for step in steps if isinstance(steps, list) else ():
+        source = step.get("ReadMail") if isinstance(step, dict) else None
+        source = source.get("source") if isinstance(source, dict) else source
+        if not isinstance(source, str) or source in config.accounts:
+            continue
+        if not source.startswith(("/", "~", "{")):
+            return ConfigError(
+                f"{source!r} is no account{did_you_mean(source, config.accounts)}",
+                where=f"{file}: params.first",
+                hint=f"describe it in [accounts.{source}], or write the path of a mailbox",
+            )
     return None
 
 
@@ -141,6 +174,17 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
         if developer_tools.which(str(expanded(entry)), PROGRAM_PATH) is None:
             words = "; name the program alone, without arguments" if " " in entry else ""
             yield f"permissions.run: {entry} is not installed in {PROGRAM_PATH}{words}"
+
+
+def lacking(config: AgentConfig, paths: Paths) -> Iterator[str]:
+    """Yield what an agent that is right needs, and this machine has not."""
+    if config.permissions.apps and sys.platform != "darwin":
+        yield "permissions.apps: this needs a Mac; its tools fail here"
+    for name in sorted(config.secrets):
+        try:
+            secret_value(name, paths)
+        except ConfigError as error:  # the daemon's environment may have it
+            yield f"secret:{name}: {error.what}; {error.hint}"
 
 
 def known_window(paths: Paths) -> int | None:
@@ -222,6 +266,8 @@ def cautions(name: str, permissions: Permissions, paths: Paths) -> Iterator[str]
             f"{name} may run {programs}: what they write into {', '.join(permissions.write)} may "
             "be run by others, such as a Makefile or a hook of git"
         )
+    for app in (app for app in permissions.apps if app.startswith("shortcut:")):
+        yield f"{name} may run the {app}: it does what you made it do, outside of any sandbox"
     closed = Closed.of(paths, name, None)
     for key in ("read", "write"):
         places = getattr(permissions, key)

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         cautions,
         daemon_advice,
         known_window,
+        lacking,
         spare,
         too_little,
         unlikely,
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             told = [
                 *unlikely(item.config),
                 *spare(item.config),
+                *lacking(item.config, paths),
                 *too_little(item.config, item.decisions, window),
             ]
             warnings += [(f"{item.name}: {what}", [item.name]) for what in told]

@@ -5,7 +5,7 @@
 been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd about one,
 `last_good.py` keeps the last agentd.toml that was right. `mcp_servers.py` are its [mcp.NAME].
 `secret_names.py` are secrets as they are written, `secret_values.py` finds them, `keychain.py`
-those of macOS.
+those of macOS. `mail_account.py` is an agent's [accounts.NAME], `mail_url.py` reads its URL.
 """
 
 from importlib import import_module

@@ -12,9 +12,11 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from agentd.config.duration import Duration
+from agentd.config.mail_account import Account
 from agentd.config.secret_names import secret_names
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.config.wording import not_blank
@@ -23,6 +25,10 @@ from agentd.errors import ConfigError, shown
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
 SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
+
+
+APPS = ("reminders", "notes")
+SHORTCUT = re.compile(r"shortcut:[^-\x00-\x1f][^\x00-\x1f]{0,99}")  # a `-` would begin an option
 
 
 class Schedule(Strict):
@@ -79,8 +85,8 @@ class Limits(Strict):
     )
 
 
-class Permissions(Strict):
-    """What an agent's tools may touch. Nothing is allowed unless listed."""
+class ServerPermissions(Strict):
+    """What the program of an MCP server may touch. Nothing is allowed unless listed."""
 
     read: tuple[str, ...] = Field((), description="Folders and files that may be read.")
     write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
@@ -88,6 +94,34 @@ class Permissions(Strict):
     run: tuple[str, ...] = Field(
         (), description="Programs that may be run, by name or path. They touch what is listed here."
     )
+
+
+class Permissions(ServerPermissions):
+    """What an agent's tools may touch. Nothing is allowed unless listed."""
+
+    apps: tuple[str, ...] = Field(
+        (), description='Of a Mac: "reminders", "notes", "shortcut:NAME". Not together with `run`.'
+    )
+
+    @field_validator("apps")
+    @classmethod
+    def _apps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if item not in APPS and not SHORTCUT.fullmatch(item):
+                raise ValueError(
+                    f'{item!r} is no app; write "reminders", "notes" or "shortcut:NAME"'
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Permissions":
+        # On a Mac a program has the sandbox of who starts it, so also the way to these apps.
+        if self.apps and self.run:
+            raise ValueError(
+                "`apps` and `run` do not go together: a program could tell these apps anything; "
+                "make two agents of it"
+            )
+        return self
 
 
 class HeadSandbox(Strict):
@@ -185,6 +219,16 @@ class AgentConfig(Strict):
     sandbox: HeadSandbox = Field(default_factory=HeadSandbox)
     labels: Labels = Field(default_factory=Labels)
     approve: Approve = Field(default_factory=Approve)
+    accounts: dict[str, Account] = Field(
+        default_factory=dict,
+        description="[accounts.NAME]: mail on servers, which `ReadMail` knows by NAME.",
+    )
+
+    @property
+    def secrets(self) -> set[str]:
+        """The names of the secrets that the agent is given."""
+        accounts = [account.password for account in self.accounts.values()]
+        return secret_names([self.params, accounts])
 
     @field_validator("subscribe")
     @classmethod
@@ -205,6 +249,14 @@ class AgentConfig(Strict):
     def _is_module(cls, value: str) -> str:
         if not AGENT_NAME.fullmatch(value):  # the whole of it: a path must not lead elsewhere
             raise ValueError(f'{value!r} cannot name a module; write "task", or another of agents/')
+        return value
+
+    @field_validator("accounts")
+    @classmethod
+    def _account_names(cls, value: dict[str, Account]) -> dict[str, Account]:
+        for name in value:
+            if not AGENT_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} names no account: lower-case letters, digits and _")
         return value
 
     @field_validator("schedule", mode="before")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentd.config.agent import AGENT_NAME, Permissions
+from agentd.config.agent import AGENT_NAME, ServerPermissions
 from agentd.config.toml import Strict
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -53,7 +53,7 @@ class McpConfig(Strict):
         le=16_000,
         description="Characters of a text argument whose length the server leaves open.",
     )
-    permissions: Permissions = Field(default_factory=Permissions)
+    permissions: ServerPermissions = Field(default_factory=ServerPermissions)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

@@ -6,13 +6,12 @@ Only processes that are in no sandbox get at them: the supervisor, and a person'
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from agentd import secret_rules
 from agentd.config import keychain
-from agentd.config.secret_names import secret_name, secret_names
+from agentd.config.secret_names import secret_name
 from agentd.config.toml import as_text
 from agentd.errors import ConfigError
 from agentd.paths import Paths
@@ -46,13 +45,13 @@ def secret_value(name: str, paths: Paths, environ: Mapping[str, str] = os.enviro
     )
 
 
-def secret_of(params: Mapping[str, Any], name: str, paths: Paths) -> str:
-    """Return a secret that these parameters name.
+def secret_of(named: Collection[str], name: str, paths: Paths) -> str:
+    """Return a secret that an agent's file names.
 
     Raises:
-        ConfigError: they do not; or as `secret_value`.
+        ConfigError: it does not; or as `secret_value`.
     """
-    if name not in secret_names(params):
+    if name not in named:
         shown = name[:80]
         raise ConfigError(
             f"no parameter names the secret {shown!r}",

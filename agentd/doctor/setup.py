@@ -51,7 +51,7 @@ def secrets(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
     with suppress(OSError):
         for file in (paths.agents_d / f"{name}.toml" for name in agent_names(paths.agents_d)):
             with suppress(ConfigError):  # told elsewhere
-                named |= dict.fromkeys(secret_names(load_agent(file).params), file)
+                named |= dict.fromkeys(load_agent(file).secrets, file)
     for name, file in sorted(named.items()):
         try:
             secret_value(name, paths)

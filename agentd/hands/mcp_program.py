@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from agentd.config.agent import Permissions
+from agentd.config.agent import ServerPermissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.secret_values import with_secrets
@@ -93,7 +93,12 @@ def fetches(config: McpConfig) -> bool:
 
 
 def _sandbox(
-    daemon: DaemonConfig, permissions: Permissions, program: str, path: str, paths: Paths, name: str
+    daemon: DaemonConfig,
+    permissions: ServerPermissions,
+    program: str,
+    path: str,
+    paths: Paths,
+    name: str,
 ) -> SandboxPolicy:
     """Return what a server may touch: what is listed, its own folder, and what it is made of.
 

@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from agentd.config.agent import Permissions
+from agentd.config.agent import Permissions, ServerPermissions
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.hands.orders import Orders
 from agentd.macos import developer_tools
+from agentd.macos.scripts import OSASCRIPT, SHORTCUTS
 from agentd.paths import Paths, expanded
 from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables, on_the_way
@@ -73,7 +74,7 @@ def orders_for(
 
 
 def sandbox_for(
-    permissions: Permissions,
+    permissions: ServerPermissions,
     closed: Closed,
     scratch: Path,
     written: Written = tuple,
@@ -89,7 +90,8 @@ def sandbox_for(
     """
     entries = (*permissions.read, *permissions.write)
     _check_links(entries, lambda: (*permissions.write, *written()))
-    run = list(_programs(permissions)) if programs is None else list(programs)
+    apps = permissions.apps if isinstance(permissions, Permissions) else ()
+    run = list(_programs(permissions, apps)) if programs is None else list(programs)
     # What a server's table lists by itself is open, also where it is agentd's: a person wrote it.
     read, write = (
         listed(entries, closed.marks(writing=writing) if entries and programs is None else None)
@@ -102,6 +104,7 @@ def sandbox_for(
     return SandboxPolicy(
         read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
         write=(*write, str(scratch)),
+        apps=apps,
         run=tuple(dict.fromkeys(run)),
         closed=tuple(map(str, closed.own)),
         protected=tuple(map(str, (*closed.protected, *obeyed))),
@@ -165,13 +168,15 @@ def listed(entries: Sequence[str], marks: Marks | None) -> list[str]:
     return found
 
 
-def _programs(permissions: Permissions) -> Iterator[str]:
+def _programs(permissions: ServerPermissions, apps: Sequence[str]) -> Iterator[str]:
     for listed in permissions.run:
         with suppress(PermissionRefused, ToolError):  # not installed: nothing to be run
             found = find_program(listed, permissions.run)
             yield from executables(found, PROGRAM_PATH)
             if permissions.net and Path(found).name == "git":
                 yield from _transports(found)
+    tools = {SHORTCUTS if app.startswith("shortcut:") else OSASCRIPT for app in apps}
+    yield from (program for program in sorted(tools) if os.access(program, os.X_OK))
     git = developer_tools.which("git", PROGRAM_PATH) if permissions.read else None
     if git is not None:
         yield from (git, *developer_tools.behind(git))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 HTTPException = http.client.HTTPException
 BROKEN = (OSError, HTTPException)  # refused, reset, cut off, not HTTP
-PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443, "imap": 143, "imaps": 993}
 PIECE_BYTES = 65_536
 
 

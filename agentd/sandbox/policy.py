@@ -50,6 +50,7 @@ class SandboxPolicy:
     of `ports` on 127.0.0.1; "any": of the network, to everywhere.
 
     `settled`: those of its paths that lead through no link. What became one since opens nothing.
+    `apps`: of a Mac, as [permissions] list them; they may be told what to do.
     """
 
     read: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ class SandboxPolicy:
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
     settled: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
 
     def real(self, path: str) -> str:
         """Return one of its paths as it is entered with: without links."""

@@ -41,6 +41,22 @@ NETWORK = """\
 (allow network-outbound (remote ip "*:*") (literal "/private/var/run/mDNSResponder"))
 (allow network-bind network-inbound (local ip "*:*"))
 """
+# What Codex's profiles let through for an app that is told what to do, as Apple's own do.
+APPLE_EVENTS = """\
+(allow mach-lookup (global-name "com.apple.coreservices.appleevents")
+  (global-name "com.apple.coreservices.launchservicesd") (global-name "com.apple.lsd.mapdb"))
+(allow appleevent-send (appleevent-destination "{}"))
+(allow file-read* (subpath "/System/Applications/{}.app"))
+"""
+APPS = {  # by [permissions] apps: the app's bundle, and its folder
+    "reminders": ("com.apple.reminders", "Reminders"),
+    "notes": ("com.apple.Notes", "Notes"),
+}
+# A shortcut is run by services of macOS, outside of this sandbox.
+RUN_SHORTCUTS = """\
+(allow mach-lookup (global-name-prefix "com.apple.shortcuts")
+  (global-name-prefix "com.apple.siriactions") (global-name-prefix "com.apple.VoiceShortcuts"))
+"""
 LISTING = f"(require-all {SUBPATH} (vnode-type DIRECTORY))"
 
 
@@ -126,6 +142,9 @@ class Profile:
         for port in policy.ports[:1] if policy.sockets == "tcp" else ():
             # 127.0.0.1 and ::1, but not the first as ::ffff:127.0.0.1.
             self.text += f'(allow network-outbound (remote ip "localhost:{port}"))\n'
+
+        self.text += "".join(APPLE_EVENTS.format(*APPS[app]) for app in policy.apps if app in APPS)
+        self.text += RUN_SHORTCUTS if set(policy.apps) - APPS.keys() else ""
 
     def _rules(self, rule: str, form: str, paths: Iterable[str]) -> None:
         """Add a rule for each path. Without any there is none: it would hold for all."""

@@ -13,7 +13,7 @@ from agentd.supervisor.requests import Answer, Asker, Handler
 def handler(paths: Paths) -> Handler:
     """Return what answers a worker that asks for a `secret` by its `name`.
 
-    It gets those only that the accepted version of its file names in [params].
+    It gets those only that the accepted version of its file names.
     """
 
     async def answer(asker: Asker, document: dict[str, Any]) -> Answer:
@@ -23,4 +23,4 @@ def handler(paths: Paths) -> Handler:
 
 
 def _value(paths: Paths, asker: Asker, name: object) -> str:
-    return secret_of(load_agent(asker.folder(paths) / CONFIG).params, str(name), paths)
+    return secret_of(load_agent(asker.folder(paths) / CONFIG).secrets, str(name), paths)

@@ -30,6 +30,7 @@ class Grants:
     write: tuple[str, ...] = ()
     net: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Output:
 def nowhere(place: str, name: str, args: Mapping[str, Any]) -> Result:
     """Stand for `ToolCall.inner` outside of the worker: who carries out a part has no others."""
     raise ToolError(f"{name} is called by the worker alone")
+
+
+def no_password(account: str) -> str:
+    """Stand for `ToolCall.password` outside of the worker."""
+    raise ToolError(f"the password of {account} is the worker's alone")
 
 
 @dataclass
@@ -62,6 +68,9 @@ class ToolCall:
     # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is
     # left of its time. Only in the worker. Raises ToolError, Stopped.
     inner: "Callable[[str, str, Mapping[str, Any]], Result]" = nowhere
+    # Its mail: URLs by account, and what gives an account's password. Only in the worker.
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    password: Callable[[str], str] = no_password
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import calendar, feed, files, http, page, pdf, person, shell
+from agentd.tools import calendar, feed, files, http, macos_apps, mail, page, pdf, person, shell
 
 PATH_CHARACTERS = 200
 URL_CHARACTERS = 300
-Permission = Literal["read", "write", "net", "run"]
+Permission = Literal["read", "write", "net", "run", "apps"]
 
 
 class Args(BaseModel):
@@ -84,6 +84,35 @@ class ReadPdf(Args):
     pages: str | None = Field(None, max_length=13)
 
 
+class ReadMail(Args):
+    """Read the mail that came since the last time: of an account, or of a mailbox at a path."""
+
+    source: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    most: int | None = Field(None, ge=1, le=mail.MOST)
+
+
+class RunShortcut(Args):
+    """Run a shortcut of this Mac, on a text if one is given."""
+
+    name: str = Field(min_length=1, max_length=100)
+    input: str | None = Field(None, max_length=8_000)
+
+
+class AddReminder(Args):
+    """Add a reminder; `due` as 2026-12-24T09:00."""
+
+    title: str = Field(min_length=1, max_length=200)
+    list: str | None = Field(None, max_length=100)
+    due: str | None = Field(None, max_length=40)
+
+
+class AddNote(Args):
+    """Add a note to the app Notes."""
+
+    title: str = Field(min_length=1, max_length=200)
+    text: str = Field(max_length=8_000)
+
+
 class RunCommand(Args):
     """Run a program that the permissions list."""
 
@@ -137,7 +166,11 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(ReadFeed, "net", feed.read_feed, "head", effect="none"),
         Tool(ReadCalendar, ("read", "net"), calendar.read_calendar, "head", effect="none"),
         Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
+        Tool(ReadMail, ("net", "read"), mail.read_mail, "head", effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
+        Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),
+        Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),
+        Tool(AddNote, "apps", macos_apps.add_note, idempotent=False, effect="change"),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

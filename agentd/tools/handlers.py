@@ -24,13 +24,20 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "ParsePage": "page.parse_page",
         "ParseFeed": "feed.parse_feed",
         "ParseCalendar": "calendar.parse_calendar",
+        "RunShortcut": "macos_apps.run_shortcut",
+        "AddReminder": "macos_apps.add_reminder",
+        "AddNote": "macos_apps.add_note",
+        "ReadMailbox": "mailboxes.read_mailbox",
+        "ParseMail": "mailboxes.parse_mail",
     },
     "fetcher": {
         "HttpGet": "http.http_get",
         "Fetch": "http.fetch",
+        "FetchMail": "imap.fetch_mail",
     },
 }
-PROGRAMS = frozenset({"RunCommand"})  # they start programs, in a sandbox within that of hands
+# They start programs, in a sandbox within that of hands.
+PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote"})
 
 
 def handler(place: str, name: str) -> Handler:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from agentd.config.mail_url import MailUrl
 from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.macos.privacy import network_hint
@@ -31,6 +32,7 @@ from agentd.tools.base import ToolCall, clean_line, cut_text
 from agentd.tools.charsets import charset
 from agentd.tools.public import is_public
 
+SCHEMES = ("http", "https")
 BODY_BYTES = 1_000_000
 FETCH_BYTES = 4_000_000  # in base64 and JSON, within a frame of 16 MB
 REDIRECTS = 5
@@ -59,6 +61,15 @@ class Target:
     port: int
     path: str
 
+    @classmethod
+    def of_mail(cls, url: MailUrl) -> "Target":
+        """Return the server of a mailbox.
+
+        Raises:
+            ValueError: its host can be none.
+        """
+        return cls(url.scheme, ascii_host(url.host), url.port or PORTS[url.scheme], "/")
+
     @property
     def url(self) -> str:
         """The URL as it is fetched."""
@@ -83,19 +94,24 @@ def check_url(url: str, listed: Sequence[str]) -> Target:
         raise ToolError("a URL holds no spaces or control characters")
     try:
         parts = urlsplit(url)
-        host = _ascii(parts.hostname or "")
+        host = ascii_host(parts.hostname or "")
         port, path = parts.port, _path(parts)
     except (ValueError, UnicodeError) as error:
         raise ToolError(f"not a URL: {error}"[:TOLD_CHARACTERS]) from error
-    if parts.scheme not in PORTS or not host:
+    if parts.scheme not in SCHEMES or not host:
         raise ToolError("not a URL: write http://host/path or https://host/path")
     if parts.username is not None or parts.password is not None:
         raise ToolError("a URL carries no user name or password")
     target = Target(parts.scheme, host, port or PORTS[parts.scheme], path)
+    check_listed(target, listed)
+    return target
+
+
+def check_listed(target: Target, listed: Sequence[str]) -> None:
+    """Raise PermissionRefused unless this host, and this port of it, is listed."""
     if not any(_lists(entry, target) for entry in listed):
         names = ", ".join(listed) or "nothing"
-        raise PermissionRefused(f"{host}:{target.port} may not be fetched; only {names}")
-    return target
+        raise PermissionRefused(f"{target.host}:{target.port} may not be fetched; only {names}")
 
 
 def _path(parts: SplitResult) -> str:
@@ -103,7 +119,7 @@ def _path(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else path
 
 
-def _ascii(host: str) -> str:
+def ascii_host(host: str) -> str:
     """Return a host as it is looked up: ASCII, lower case.
 
     Raises:
@@ -128,9 +144,9 @@ def _entry(entry: str) -> tuple[str, int | None]:
     """
     with suppress(ValueError):
         if entry.count(":") > 1 and not entry.startswith("["):
-            return _ascii(entry), None
+            return ascii_host(entry), None
         if (parts := ENTRY.fullmatch(entry)) and (port := int(parts["port"] or 1)) in PORT_NUMBERS:
-            return _ascii(parts["six"] or parts["host"]), port if parts["port"] else None
+            return ascii_host(parts["six"] or parts["host"]), port if parts["port"] else None
     return "", None
 
 
@@ -168,7 +184,7 @@ def addresses(target: Target, listed: Sequence[str], waiter: Waiter) -> list[str
 
 
 @contextmanager
-def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[Stream]:
+def connection_to(target: Target, listed: Sequence[str], call: ToolCall) -> Iterator[Stream]:
     """Connect to a checked address; a stop or the deadline ends every wait."""
     if call.connect is not None:
         with call.connect(target.url) as given:
@@ -185,7 +201,7 @@ def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterato
             hint = network_hint(error)
             told = f"{error} ({hint})" if hint else error
             raise ToolError(f"{target.url} cannot be reached: {told}") from error
-        if target.scheme == "https":
+        if target.scheme in ("https", "imaps"):
             connection.encrypt(target.host)
         yield connection
 
@@ -220,7 +236,7 @@ def _followed(
     for _ in range(REDIRECTS + 1):
         target = check_url(url, listed)
         try:
-            with _connected(target, listed, call) as connected:
+            with connection_to(target, listed, call) as connected:
                 reply = exchange(connected, "GET", target.authority, target.path, headers)
                 location = reply.header("Location")
                 if reply.status not in (301, 302, 303, 307, 308) or not location:

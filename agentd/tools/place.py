@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from agentd.errors import ConfigError, PermissionRefused, ToolError, shown
 from agentd.macos import privacy
@@ -146,20 +147,30 @@ def folder_of(
         os.close(descriptor)
 
 
+@contextmanager
+def opened(name: str, folder: int, marks: Marks | None = None) -> Iterator[BinaryIO]:
+    """Open the regular file `name` of an open folder for reading.
+
+    Raises:
+        ToolError: it is no regular file, or may not be opened.
+    """
+    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    check_regular(before, marks)  # before opening: opening a device may already do something
+    with os.fdopen(os.open(name, FILE_FLAGS, dir_fd=folder), "rb") as file:
+        check_regular(os.fstat(file.fileno()), marks)
+        yield file
+
+
 def read_bytes(name: str, folder: int, *, limit: int, marks: Marks | None = None) -> bytes:
     """Read the regular file `name` of an open folder, at most `limit` bytes.
 
     Raises:
         ToolError: it is no regular file, is larger, or may not be opened.
     """
-    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    check_regular(before, marks)  # before opening: opening a device may already do something
-    descriptor = os.open(name, FILE_FLAGS, dir_fd=folder)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        check_regular(status, marks)
-        if status.st_size > limit:
-            raise ToolError(f"too large: {status.st_size} bytes; at most {limit} are read")
+    with opened(name, folder, marks) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ToolError(f"too large: {size} bytes; at most {limit} are read")
         data = file.read(limit + 1) or b""  # None: a file of the system that has nothing to say now
         if len(data) > limit:
             raise ToolError(f"too large: grew beyond {limit} bytes")

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from agentd.agent import Memory
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
+from agentd.config.mail_account import Account
 from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.net.exchange import Stream
 from agentd.process.stop import Cancel
-from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered
+from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered, no_password
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY, Tool
 from agentd.tools.handlers import handler
@@ -30,7 +31,7 @@ class Toolbox:
     would run is written by none in any case (tools/closed.py). A call may take `deadline_s`.
     `connect` opens connections in the network's place, `programs` answers for programs in theirs.
     `remotes` are the processes that carry tools out, by their place; what has none runs here.
-    `tools` are all that there are for it.
+    `tools` are all that there are for it. `secret` gives the passwords of its `accounts`.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Toolbox:
         programs: Callable[[Sequence[str]], Output] | None = None,
         remotes: Mapping[str, Remote] | None = None,
         tools: Mapping[str, Tool] = REGISTRY,
+        accounts: Mapping[str, Account] | None = None,
+        secret: Callable[[str], str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions
@@ -52,6 +55,7 @@ class Toolbox:
         self._programs = programs
         self._remotes = remotes or {}
         self._tools = tools
+        self._accounts, self._secret = accounts or {}, secret
         self._clock = clock or SystemClock()
         self.cancel = Cancel()
         self.memory: Memory = {}  # what the agent remembers at the start of its session
@@ -87,6 +91,8 @@ class Toolbox:
             cancel=self.cancel,
             clock=self._clock,
             memory=self.memory,
+            accounts={name: account.url for name, account in self._accounts.items()},
+            password=self._password,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)
@@ -97,6 +103,12 @@ class Toolbox:
         if (remote := self._remotes.get(place)) is not None:
             return remote.call(name, args, call.left_s, self.cancel, idempotent=True)
         return answered(name, handler(place, name), call, args)
+
+    def _password(self, account: str) -> str:
+        """Return an account's password, at the moment at which a server is to be asked."""
+        if self._secret is None:
+            return no_password(account)
+        return self._secret(self._accounts[account].password)
 
     def check_readable(self, path: Path) -> None:
         """Raise PermissionRefused unless the permissions let this folder or file be read."""

@@ -90,6 +90,8 @@ class Runner:
             closed=Closed.of(paths, accepted.name, daemon.model.api_key_file),
             remotes=self._remotes,
             tools=tools,
+            accounts=accepted.config.accounts,
+            secret=self._secret,
             clock=clock,
         )
         self._idempotent = repeatable(version, tools)
@@ -199,7 +201,7 @@ class Runner:
         """See `Kit.secret`. The supervisor finds it: in its sandbox a worker can read none."""
         name = name.removeprefix(PREFIX)
         if not self._link.there:
-            return secret_of(self._config.params, name, self._paths)
+            return secret_of(self._config.secrets, name, self._paths)
         asked = {"ask": "secret", "name": name}
         value = str(self._link.ask(asked, cancel=self._tools.cancel)[0]["value"])
         secret_rules.remember(value)

@@ -1,0 +1,41 @@
+"""Apps of macOS as they are told what to do: fixed scripts, with the data as arguments.
+
+No text of a model or a person is ever part of a script. `--` ends the options, so that no argument
+is taken for one. What the scripts say is Apple's: the dictionaries of Reminders and Notes.
+"""
+
+OSASCRIPT = "/usr/bin/osascript"
+SHORTCUTS = "/usr/bin/shortcuts"
+CONSENT = "System Settings > Privacy & Security > Automation"
+NO_CONSENT = "-1743"  # errAEEventNotPermitted: the person has not allowed it
+
+ADD_REMINDER = """\
+function run(argv) {
+  const [title, list, due] = argv
+  const app = Application("Reminders")
+  const target = list ? app.lists.byName(list) : app.defaultList()
+  const properties = { name: title }
+  if (due) { properties.dueDate = new Date(due) }
+  target.reminders.push(app.Reminder(properties))
+  return target.name()
+}
+"""
+ADD_NOTE = """\
+function run(argv) {
+  const app = Application("Notes")
+  const folder = app.defaultAccount.defaultFolder()
+  folder.notes.push(app.Note({ body: argv[0] }))
+  return folder.name()
+}
+"""
+
+
+def script_argv(script: str, *data: str) -> list[str]:
+    """Return the command line that runs a fixed script (JXA) on these texts."""
+    return [OSASCRIPT, "-l", "JavaScript", "-e", script, "--", *data]
+
+
+def shortcut_argv(name: str, given: str | None, result: str) -> list[str]:
+    """Return the command line that runs a shortcut; `given` and `result` are files."""
+    more = ["--input-path", given] if given else []
+    return [SHORTCUTS, "run", name, *more, "--output-path", result]
