@@ -107,6 +107,11 @@ class Paths:
         """Folder of one folder per agent for its tools' temporary files: emptied at each start."""
         return self.data / "tmp"
 
+    @property
+    def own_folders(self) -> Path:
+        """Folder of one folder per agent, which it may read and write without a permission."""
+        return self.data / "files"
+
     def log(self, name: str) -> Path:
         """Return the log file of one process, in a folder of its own."""
         return self.logs / name / f"{name}.jsonl"
@@ -191,7 +196,7 @@ class Paths:
         Raises:
             StorageError: a folder cannot be created or written.
         """
-        self._create(self.log(name).parent, self.scratch / name)
+        self._create(self.log(name).parent, self.scratch / name, self.own_folders / name)
 
     def _create(self, *folders: Path, private: tuple[Path, ...] = ()) -> None:
         for folder in folders:

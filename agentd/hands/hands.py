@@ -17,7 +17,7 @@ from agentd.process.channel import BYE, Channel, ChannelClosed, close_all
 from agentd.process.child import end_group
 from agentd.process.stop import Cancel
 from agentd.sandbox.enter import nested
-from agentd.tools import files
+from agentd.tools import files, move
 from agentd.tools.base import ToolCall, answered, failed, reply
 from agentd.tools.closed import KnownClosed
 from agentd.tools.place import locate
@@ -30,6 +30,8 @@ FILES: Mapping[str, Handler] = {
     "ReadFile": files.read_file,
     "SearchText": files.search_text,
     "WriteFile": files.write_file,
+    "AppendNote": files.append_note,
+    "MoveFile": move.move_file,
 }
 
 

@@ -5,7 +5,8 @@
   Beside `net`, what git needs to reach a server.
 * Libraries of these, and what agentd, its Python and most programs read of the system.
 * Never what others obey: the system, agentd itself, hidden files of homes are not written.
-* A scratch folder. Nothing else: of agentd's own folders only those that tools open as well.
+* A scratch folder, and the agent's own one. Nothing else: of agentd's own folders only those that
+  tools open as well.
 """
 
 import os
@@ -40,16 +41,27 @@ HOMEBREW = Path("/opt/homebrew")
 OF_HOMEBREW = ("Cellar", "lib", "opt", "share")
 
 
-def orders_for(permissions: Permissions, closed: Closed, scratch: Path, *, require: bool) -> Orders:
-    """Return the orders of an agent's hands; `require`: a sandbox that is whole."""
-    programs = sandbox_for(permissions, closed, scratch)
+def orders_for(
+    permissions: Permissions,
+    closed: Closed,
+    scratch: Path,
+    *,
+    require: bool,
+    own: Path | None = None,
+) -> Orders:
+    """Return the orders of an agent's hands.
+
+    `require`: a sandbox that is whole. `own`: the folder that is the agent's own.
+    """
+    kept = () if own is None else (os.path.realpath(own),)
+    programs = sandbox_for(permissions, closed, scratch, *kept)
     # Before a tool writes, it reads whose files these are, such as a repository's settings.
     sandbox = replace(programs, read=(*programs.read, *programs.write))
     return Orders(
         sandbox=sandbox,
         programs=programs,
         require=require,
-        permissions=Grants(**permissions.model_dump()),
+        permissions=Grants(**permissions.model_dump(), own="".join(kept)),
         environ={"GIT_CONFIG_NOSYSTEM": "1"},  # what it may not read, git gives up over
         closed=closed,
         scratch=str(scratch),
@@ -63,7 +75,9 @@ def scratch_of(paths: Paths, agent: str) -> Path:
     return paths.scratch / agent / "hands"
 
 
-def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> SandboxPolicy:
+def sandbox_for(
+    permissions: Permissions, closed: Closed, scratch: Path, *own: str
+) -> SandboxPolicy:
     """Return what programs may touch that the hands of an agent with these permissions start."""
     programs = list(_programs(permissions))
     read = listed(permissions.read, closed.marks(writing=False))
@@ -73,8 +87,8 @@ def sandbox_for(permissions: Permissions, closed: Closed, scratch: Path) -> Sand
     libraries = [path for program in programs for path in _libraries(program)]
     obeyed = _obeyed(closed) if write else ()
     return SandboxPolicy(
-        read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
-        write=(*write, str(scratch)),
+        read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch), *own))),
+        write=(*write, str(scratch), *own),
         run=tuple(dict.fromkeys(programs)),
         closed=tuple(map(str, closed.own)),
         protected=tuple(map(str, (*closed.protected, *obeyed))),

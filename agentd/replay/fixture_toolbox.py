@@ -16,6 +16,8 @@ from agentd.tools.toolbox import Toolbox
 
 # Of the shared tools, those that change nothing. AskPerson only parks the session.
 READS = frozenset({"ListFiles", "ReadFile", "SearchText", "HttpGet", "AskPerson"})
+# Those that change files, and nothing else.
+WRITES = frozenset({"WriteFile", "AppendNote", "MoveFile"})
 
 
 def only_reads(name: str, agent: type[Agent[Any]]) -> bool:
@@ -33,17 +35,18 @@ class FixtureToolbox(Toolbox):
     def __init__(
         self,
         permissions: Permissions,
+        own: str,
         pages: Mapping[str, Page],
         *,
         live_effects: bool,
         unread: Container[Path],
     ) -> None:
-        super().__init__(permissions, connect=Pages(pages).connect)
+        super().__init__(permissions, own=own, connect=Pages(pages).connect)
         self._live_effects, self._unread = live_effects, unread
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool; say of a file without contents that the recording lacks them."""
-        harmless = name not in REGISTRY or name in READS or name == "WriteFile"
+        harmless = name not in REGISTRY or name in READS or name in WRITES
         if not (harmless or self._live_effects):
             raise ToolError(f"{name} would change something: a replay runs it with --live-effects")
         try:
@@ -58,5 +61,5 @@ class FixtureToolbox(Toolbox):
 
     def _is_unread(self, path: str) -> bool:
         with suppress(ToolError):
-            return Path(locate(path, self.permissions.read).path) in self._unread
+            return Path(locate(path, self.grants.readable).path) in self._unread
         return False

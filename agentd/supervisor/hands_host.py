@@ -126,7 +126,8 @@ class HandsHost:
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
             private_folder(scratch)
         closed = Closed.of(self._paths, asker.name, expanded(key) if key else None)
-        return orders_for(agent.permissions, closed, scratch, require=self._required)
+        own = self._paths.own_folders / asker.name
+        return orders_for(agent.permissions, closed, scratch, require=self._required, own=own)
 
     @property
     def _required(self) -> bool:
