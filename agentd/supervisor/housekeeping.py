@@ -123,6 +123,8 @@ class Housekeeping:
         await self._prune(self._thread, retention, by_age)
         if by_age:
             await self._expire()
+        while await self._thread.call(lambda bus: bus.search.index()):
+            await asyncio.sleep(PAUSE_S)
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
