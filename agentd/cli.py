@@ -45,6 +45,7 @@ GROUPS = (
         ),
         Command("logs", "logs", "Show what the daemon and its agents log."),
         Command("events", "events", "Show events of the bus, newest last."),
+        Command("search", "search", "Find events and results by their words."),
         Command("send", "send", "Send an event to its subscribers, or to one agent."),
         Command("answer", "answer", "List what agents wait for, and say yes, no or more to it."),
         Command("trigger", "trigger", "Ask one agent to run now."),

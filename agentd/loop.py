@@ -123,7 +123,7 @@ class Loop:
                 decision,
                 allowed=allowed,
                 idempotent=decision.name in self.idempotent,
-                asks=decision.name in self.policy.asks,
+                asks=self.policy.asks_about(decision.name, decision.args),
                 refused=refused,
             )
             if refused is None:
@@ -139,7 +139,7 @@ class Loop:
         if stage is StepKind.DECISION:
             if decision.name in self.policy.denied:  # where an agent barred all else
                 return Result({**decision.args, "error": DENIED}, effect=False)
-            if decision.name not in self.policy.asks:
+            if not self.policy.asks_about(decision.name, decision.args):
                 return self.dispatch(decision)
             self.transcript.ask(decision, self.policy.expires)
         if stage in (StepKind.DECISION, StepKind.ASKED):

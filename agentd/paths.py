@@ -126,6 +126,11 @@ class Paths:
         """
         return self.scratch / f"{name}.hands"
 
+    @property
+    def own_folders(self) -> Path:
+        """Folder of one folder per agent, which it may read and write without a permission."""
+        return self.data / "files"
+
     def log(self, name: str) -> Path:
         """Return the log file of one process, in a folder of its own."""
         return self.logs / name / f"{name}.jsonl"
@@ -210,7 +215,7 @@ class Paths:
         Raises:
             StorageError: a folder cannot be created or written.
         """
-        self._create(self.log(name).parent, self.scratch / name)
+        self._create(self.log(name).parent, self.scratch / name, self.own_folders / name)
 
     def _create(self, *folders: Path, private: tuple[Path, ...] = ()) -> None:
         for folder in folders:

@@ -109,21 +109,43 @@ def _flush(path: Path | str, dir_fd: int | None = None) -> None:
         os.close(fd)
 
 
-def _name(half: Path | str, place: Path | str, *, new: bool, dir_fd: int | None = None) -> None:
+def move(name: str, place: str, *, dir_fd: int, to_fd: int) -> None:
+    """Move a file from one open folder to another on its disk, where nothing has that name.
+
+    Whoever looks finds it in one of them or, for a moment, in both.
+
+    Raises:
+        FileExistsError: there is something of that name; nothing was changed.
+        OSError: it cannot be done; EXDEV: the folders are on two disks, or no file may go over.
+    """
+    _name(name, place, new=True, dir_fd=dir_fd, to_fd=to_fd)
+    flush_folder(".", to_fd)
+    flush_folder(".", dir_fd)
+
+
+def _name(
+    half: Path | str,
+    place: Path | str,
+    *,
+    new: bool,
+    dir_fd: int | None = None,
+    to_fd: int | None = None,
+) -> None:
+    to_fd = dir_fd if to_fd is None else to_fd
     if not new or os.path.isdir(half):  # noqa: PTH112 - never with dir_fd
-        os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=to_fd)
         return
     try:
-        os.link(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        os.link(half, place, src_dir_fd=dir_fd, dst_dir_fd=to_fd, follow_symlinks=False)
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
         # Taken first, so that nobody else's file is replaced.
-        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=to_fd))
         try:
-            os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            os.rename(half, place, src_dir_fd=dir_fd, dst_dir_fd=to_fd)
         except OSError:
-            os.unlink(place, dir_fd=dir_fd)
+            os.unlink(place, dir_fd=to_fd)
             raise
     else:
         os.unlink(half, dir_fd=dir_fd)

@@ -101,7 +101,8 @@ def test_what_asks_is_in_the_version_and_an_unsafe_file_is_refused(paths: Paths)
     (paths.agents_d / "task_one.toml").write_text(acting)
     accepted = admit("task_one", paths)
     assert dict(accepted.asks) == {
-        "WriteFile": "it reads what others wrote (ReadFile, events note.asked)"
+        "WriteFile": "it may change what is not in its own folder; it reads what others wrote "
+        "(ReadFile, events note.asked)"
     }
     file = paths.agents_d / "task_one.toml"
     for line, said in (

@@ -22,7 +22,7 @@ from agentd.approval.payloads import without_text
 from agentd.approval.signature import KEY, MAC, digest, forged, person_key, signed
 from agentd.approval.unanswered import expire, give, looked_up, unanswered
 from agentd.bus import Bus
-from agentd.config.agent import AgentConfig, Limits
+from agentd.config.agent import AgentConfig, Approve, Limits
 from agentd.errors import AgentdError, ConfigError, SessionFailed, StorageError, UsageError
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice
@@ -33,6 +33,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
 from agentd.states import DeadReason, SessionState
 from agentd.testing import ManualClock, ScriptedLLM
+from agentd.tools.base import Grants
 from agentd.tools.declared_tools import REGISTRY
 from agentd.worker.runner import settle
 from agentd.worker.worker import Worker as WorkerProcess
@@ -75,9 +76,10 @@ class Typed(Forbid):
 
 
 def test_what_reads_is_done_and_what_sends_asks() -> None:
-    """By the tools alone; what changes something a person can undo needs no yes by itself."""
+    """By the tools alone; what changes something asks as well, unless its file allows it."""
     assert policy(["ReadFile", "HttpGet", "AskPerson"]).asks == frozenset()
-    assert policy(["WriteFile", "AskPerson"]).asks == frozenset()
+    assert policy(["WriteFile", "AskPerson"]).asks == {"WriteFile"}
+    assert policy(["WriteFile", "AskPerson"], {"WriteFile": "allow"}).asks == frozenset()
     asks = policy(["RunCommand"])
     assert asks.asks == {"RunCommand"} and "RunCommand" in asks.why["RunCommand"]
 
@@ -115,13 +117,46 @@ def test_who_reads_what_others_wrote_asks(tools: list[str], more: Any, why: str)
 @pytest.mark.parametrize("kind", ["schedule.fired", "order.placed"])
 def test_an_event_without_free_text_is_harmless(kind: str) -> None:
     """Numbers and listed texts tell nobody what to do; a schedule's event is our own."""
-    found = policy(["WriteFile"], subscribe=[kind], accepts={"order.placed": Typed})
+    harmless = {"subscribe": [kind], "accepts": {"order.placed": Typed}}
+    found = policy(["WriteFile"], {"WriteFile": "allow"}, **harmless)
     assert found.asks == frozenset()
 
 
 def test_what_is_denied_is_read_by_nobody() -> None:
     """A tool that the model never gets brings nobody's words."""
-    assert policy(["WriteFile", "ReadFile"], {"ReadFile": "deny"}).asks == frozenset()
+    rules = {"ReadFile": "deny", "WriteFile": "allow"}
+    assert policy(["WriteFile", "ReadFile"], rules).asks == frozenset()
+
+
+def test_its_own_folder_needs_no_yes() -> None:
+    """By the path's text alone; `..`, another folder and a move out of it ask, as does the file."""
+    grants = Grants(write=("/notes",), own="/home/files/worker")
+    tools = ("WriteFile", "AppendNote", "MoveFile", "ReadFile")
+    config = AgentConfig.model_validate({"agent": "task", "done": "It is all done."})
+    for found in (
+        policy_of("worker", config, tools, {}, REGISTRY, grants=grants),
+        Policy.kept(dict.fromkeys(tools[:3], "ask"), config, grants),  # of a recorded session
+    ):
+        for path, asks in (
+            ("/home/files/worker/a.md", False),
+            ("/home/files/worker/../other/a.md", True),
+            ("/home/files/worker-2/a.md", True),
+            ("/notes/a.md", True),
+            ("a.md", True),  # it would be written into /notes
+        ):
+            for tool in tools[:2]:
+                assert found.asks_about(tool, {"path": path, "text": "x"}) is asks, path
+            assert found.asks_about("MoveFile", {"path": path, "to": "/home/files/worker"}) is asks
+            assert (
+                found.asks_about("MoveFile", {"path": "/home/files/worker/b", "to": path}) is asks
+            )
+        assert not found.asks_about("ReadFile", {"path": "/notes/a.md"})
+    alone = policy_of("worker", config, tools, {}, REGISTRY, grants=replace(grants, write=()))
+    assert not alone.asks_about("WriteFile", {"path": "a.md"}) and not alone.asks_about("Done", {})
+    assert alone.asks_about("WriteFile", {"path": "../a.md"})
+    strict = config.model_copy(update={"approve": Approve.model_validate({"WriteFile": "ask"})})
+    asked = policy_of("worker", strict, tools, {}, REGISTRY, grants=grants)
+    assert asked.asks_about("WriteFile", {"path": "/home/files/worker/a.md", "text": "x"})
 
 
 def test_the_file_has_the_last_word() -> None:

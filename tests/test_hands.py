@@ -169,7 +169,7 @@ def test_tools_work_inside_of_what_is_listed(start: Callable[..., Hand], home: P
     """Files are listed, read, searched and written whole, with their modes."""
     hand = start()
     assert hand.first == {READY: True}
-    assert hand.value("ListFiles", path="")["entries"] == ["a.txt 6"]
+    assert hand.value("ListFiles", path="")["entries"] == [{"name": "a.txt", "bytes": 6}]
     read = hand.call("ReadFile", path="a.txt", start=None)
     assert read["value"]["text"] == "of in"
     assert read["trusted"] is False
@@ -181,6 +181,35 @@ def test_tools_work_inside_of_what_is_listed(start: Callable[..., Hand], home: P
         assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("new", mode)
     assert stat.S_IMODE((home / "out" / "new").stat().st_mode) == 0o755
     assert sorted(os.listdir(home / "out")) == ["a.txt", "new"]  # noqa: PTH208
+
+
+def test_files_are_moved_and_added_to_in_the_sandbox(
+    start: Callable[..., Hand], home: Path
+) -> None:
+    """From one rule's folder into another's and the agent's own; no other one is touched."""
+    own = home / "own" / "x"
+    for folder in (home / "more", own):
+        folder.mkdir()
+    given = orders_for(
+        Permissions(write=(str(home / "out"), str(home / "more"))),
+        Closed(own=(home / "own",), spared=(home / "scratch", own)),
+        home / "scratch",
+        require=True,
+        own=own,
+    )
+    hand = start(given)
+    assert hand.value("AppendNote", path="a.txt", text="more")["bytes"] == 12
+    for folder in (home / "more", own):
+        hand.value("MoveFile", path=f"{home}/out/a.txt", to=f"{folder}/b.txt")
+        assert (folder / "b.txt").read_text() == "of out\nmore\n"
+        hand.value("MoveFile", path=f"{folder}/b.txt", to=f"{home}/out/a.txt")
+    assert hand.error("MoveFile", path="a.txt", to=f"{home}/secret/b.txt")[0] == "refused"
+    assert hand.error("MoveFile", path=f"{home}/in/a.txt", to="b.txt")[0] == "refused"
+    hand.value("WriteFile", path=f"{own}/new/c.md", text="x")
+    assert hand.value("ReadFile", path="new/c.md", start=None)["text"] == "x"
+    alone = start(orders_for(Permissions(), given.closed, home / "scratch", require=True, own=own))
+    alone.value("WriteFile", path="d.md", text="x")
+    assert {path.name for path in own.iterdir()} == {"new", "d.md"}
 
 
 def test_the_tools_own_checks_hold_as_well(start: Callable[..., Hand], home: Path) -> None:

@@ -195,6 +195,20 @@ def test_versions_of_agents_that_are_gone_are_removed(paths: Paths) -> None:
     assert outside.is_dir()
 
 
+def test_an_own_folder_goes_with_its_agent(paths: Paths) -> None:
+    """Once the bus has forgotten it, there is no file of its name, and nothing in there is new."""
+    for name, age_days in (("known", 9), ("gone", 9), ("file", 9), ("used", 0)):
+        note = paths.own_folders / name / "sub" / "note.md"
+        note.parent.mkdir(parents=True)
+        note.touch()
+        stamp = time.time() - age_days * 86_400
+        for path in (note, note.parent, note.parent.parent):
+            os.utime(path, (stamp, stamp))
+    (paths.agents_d / "file.toml").touch()
+    sweep(paths, {"known"}, datetime.now(UTC), timedelta(days=1))
+    assert {p.name for p in paths.own_folders.iterdir()} == {"known", "file", "used"}
+
+
 def test_a_start_clears_what_a_killed_daemon_left(supervisor: Daemon) -> None:
     """Locks of agents that are gone, and their tools' temporary files."""
     supervisor.drop("one")

@@ -238,14 +238,20 @@ def test_another_spelling_opens_no_forbidden_door(folder: Path) -> None:
 
 
 def test_list(folder: Path) -> None:
-    """Folders end with a slash, files carry their size, names that are not UTF-8 can be read."""
+    """Folders end with a slash, names and sizes are apart, names that are not UTF-8 can be read."""
     (folder / "sub").mkdir()
+    (folder / "link").symlink_to("a.txt")
     try:
         (folder / os.fsdecode(b"caf\xe9")).write_text("bytes")
     except OSError:  # macOS has UTF-8 names only
         (folder / "caf\\xe9").write_text("bytes")
     entries = toolbox(folder).call("ListFiles", {"path": "."}).value["entries"]
-    assert sorted(entries) == ["a.txt 14", "caf\\xe9 5", "sub/"]
+    assert entries == [
+        {"name": "a.txt", "bytes": 14},
+        {"name": "caf\\xe9", "bytes": 5},
+        {"name": "link", "kind": "link"},
+        {"name": "sub/"},
+    ]
     assert toolbox(folder).call("ReadFile", {"path": "caf\\xe9"}).value["text"] == "bytes"
 
 
@@ -312,6 +318,8 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "ReadFile": {"path": "/etc/passwd"},
         "SearchText": {"path": "/", "text": "x"},
         "WriteFile": {"path": str(folder / "a.txt"), "text": "x"},
+        "AppendNote": {"path": str(folder / "a.txt"), "text": "x"},
+        "MoveFile": {"path": str(folder / "a.txt"), "to": "b.txt"},
         "HttpGet": {"url": "http://127.0.0.1/"},
         "ReadPage": {"url": "http://127.0.0.1/"},
         "ReadFeed": {"url": "http://127.0.0.1/"},

@@ -1,14 +1,16 @@
 """What an agent may do by itself, and what a person has to say yes to before it happens.
 
-By its tools first: what reads is carried out, what sends or deletes is asked about. An agent that
-reads what others wrote may be told by that text to do something, so all that it changes is asked
-about as well. Its file's table [approve] has the last word, and says so where that is a risk.
+By its tools: what reads is carried out, what sends, deletes or changes something is asked about;
+but not what it writes into its own folder. An agent that reads what others wrote may be told by
+that text to do something. Its file's table [approve] has the last word, and says so where that is
+a risk.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,9 +20,17 @@ from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
 from agentd.events import DAEMON, PERSON, Event
 from agentd.llm.decision import DONE
-from agentd.tools.declared_tools import Tool
+from agentd.tools.base import Grants
+from agentd.tools.declared_tools import REGISTRY, Tool
+from agentd.tools.place import is_own
 
 RISK = "i_accept_the_risk"
+# Why something is asked about, by a tool's effect.
+REASONS = {
+    "none": "",
+    "change": "it may change what is not in its own folder",
+    "send": "nobody can take back what it does",
+}
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
 
 
@@ -29,7 +39,8 @@ class Policy:
     """One agent's verdicts on its decisions; what is in neither set is carried out unasked.
 
     `why` says for people, by decision, why it is asked about. `typed`: the events whose payload
-    holds no free text, None where any may come from other agents.
+    holds no free text, None where any may come from other agents. `spared`: by decision the fields
+    with paths; it asks nobody where all of them lie in the agent's own folder, by `grants`.
     """
 
     asks: frozenset[str] = frozenset()
@@ -38,6 +49,14 @@ class Policy:
     why: Mapping[str, str] = field(default_factory=dict)
     agent: str = ""
     typed: frozenset[str] | None = None
+    spared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    grants: Grants = field(default_factory=Grants)
+
+    def asks_about(self, decision: str, args: Mapping[str, Any]) -> bool:
+        """Whether a person has to say yes to this decision with these arguments."""
+        places = self.spared.get(decision, ())
+        own = bool(places) and all(is_own(str(args.get(key)), self.grants) for key in places)
+        return decision in self.asks and not own
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
@@ -46,13 +65,14 @@ class Policy:
         return {**asks, **dict.fromkeys(sorted(self.denied), "deny")}
 
     @classmethod
-    def kept(cls, verdicts: Mapping[str, Verdict], config: AgentConfig) -> "Policy":
+    def kept(cls, verdicts: Mapping[str, Verdict], config: AgentConfig, grants: Grants) -> "Policy":
         """Return the policy that a session kept so; it trusts the event that it had."""
         asks, denied = (
             frozenset(d for d, verdict in verdicts.items() if verdict == of)
             for of in ("ask", "deny")
         )
-        return cls(asks, denied, config.approve.expires)
+        spared = _spared(asks, config.approve, REGISTRY)
+        return cls(asks, denied, config.approve.expires, spared=spared, grants=grants)
 
     def mistrusts(self, event: Event, accepts: Mapping[str, type[BaseModel]]) -> str | None:
         """Say why an agent that acts unasked takes no such event, None where it does."""
@@ -74,11 +94,13 @@ def policy_of(
     accepts: Mapping[str, type[BaseModel]],
     tools: Mapping[str, Tool],
     *,
+    grants: Grants | None = None,
     file: Path | None = None,
 ) -> Policy:
     """Return the policy of an agent whose union has these classes.
 
-    `tools`: all that there are for it, by class. `file` stands in errors.
+    `tools`: all that there are for it, by class. `grants` say where its own folder is. `file`
+    stands in errors.
 
     Raises:
         ConfigError: [approve] names no decision, or allows what may be done at others' bidding.
@@ -92,11 +114,9 @@ def policy_of(
     why: dict[str, str] = {}
     for decision in decisions:
         effect = tools[decision].effect if decision in tools else "none"
-        reason = ""
-        if effect == "send":
-            reason = "nobody can take back what it does"
-        if effect != "none" and reads:
-            reason = f"it reads what others wrote ({', '.join(reads)})"
+        reason = REASONS[effect]
+        if reason and reads:
+            reason += f"; it reads what others wrote ({', '.join(reads)})"
         said = rules.verdicts.get(decision)
         if said == "allow" and effect != "none" and reads and not rules.i_accept_the_risk:
             raise _risk(decision, reads, where)
@@ -113,7 +133,16 @@ def policy_of(
         {d: why[d] for d in sorted(asks)},
         name,
         typed if unasked and not rules.i_accept_the_risk else None,
+        _spared(asks, rules, tools),
+        grants or Grants(),
     )
+
+
+def _spared(
+    asks: Collection[str], rules: Approve, tools: Mapping[str, Tool]
+) -> dict[str, tuple[str, ...]]:
+    """Return what asks nobody in the agent's own folder: unless its file says "ask" itself."""
+    return {d: tools[d].places for d in asks if d in tools and d not in rules.verdicts}
 
 
 def _others_words(

@@ -16,6 +16,7 @@ from agentd.bus.lanes import Lanes
 from agentd.bus.outbox import Outbox
 from agentd.bus.schedules import Schedules
 from agentd.bus.schema import OPENING, Opening
+from agentd.bus.search import EventSearch
 from agentd.clock import Clock, SystemClock, iso
 from agentd.events import Event, Lane, NewEvent
 
@@ -45,6 +46,7 @@ class Bus:
         self.outbox = Outbox(db, clock, self.dead, self.doorbell)
         self.lanes = Lanes(self.events, self.agents, self.dead, clock)
         self.schedules = Schedules(db, self.outbox)
+        self.search = EventSearch(db, self.events)
         # What everybody calls, without the detour over the part.
         self.publish, self.transaction = self.outbox.publish, db.transaction
         self.next, self.step = self.lanes.next, self.lanes.step

@@ -49,6 +49,7 @@ class Database:
         self.connection = schema.connect(path, opening)
         self.watchers: list[Watcher] = []
         self._joined = Transaction(self)
+        self._words: apsw.FTS5Tokenizer | None = None
         self._thread = threading.get_ident()
 
     def close(self) -> None:
@@ -138,6 +139,19 @@ class Database:
         """As `run`, for an INSERT, UPDATE or DELETE: return how many rows it was about."""
         self.run(statement, arguments)
         return self.connection.changes()
+
+    def tokens(self, text: str) -> list[str]:
+        """Return a text's words as the index of words has them: lower case, without accents."""
+        if self._words is None:
+            self._words = self.connection.fts5_tokenizer("unicode61", ["remove_diacritics", "2"])
+        found = self._words(
+            text.encode(),
+            apsw.FTS5_TOKENIZE_QUERY,
+            None,
+            include_offsets=False,
+            include_colocated=False,
+        )
+        return [str(word) for word in found]
 
     def strict_json(self, text: str) -> str:
         """Return JSON5, which the tables let pass, as JSON.

@@ -122,6 +122,44 @@ def events(*, agent: bool, exact: bool, prefix: bool, newest: bool) -> str:
     )
 
 
+# --- search
+
+# Whether the index of words lacks an event: it takes them up in order.
+LACKS_WORDS = """
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)
+  > coalesce((SELECT max(id) FROM outbox_words_docsize), 0) AND EXISTS (SELECT 1 FROM outbox
+  WHERE id > coalesce((SELECT max(id) FROM outbox_words_docsize), 0))
+"""
+
+# The next events that it lacks.
+WITHOUT_WORDS = """
+SELECT id, agent, event_type, payload FROM outbox
+WHERE id > coalesce((SELECT max(id) FROM outbox_words_docsize), 0) ORDER BY id LIMIT ?
+"""
+
+# Add the words of an event.
+ADD_WORDS = "INSERT INTO outbox_words (rowid, words) VALUES (?, ?)"
+
+# Forget the words of events that are gone.
+DROP_WORDS = """
+DELETE FROM outbox_words WHERE rowid IN (
+  SELECT id FROM outbox_words_docsize
+  WHERE id < coalesce((SELECT min(id) FROM outbox), 1 << 60) ORDER BY id LIMIT ?)
+"""
+
+# The newest events with some words, for people or for one who may read these types (a JSON array,
+# each exact or a `prefix.*`: both are patterns of GLOB).
+SEARCH = f"""
+SELECT {_EVENT} FROM (
+  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words
+  ORDER BY rowid DESC LIMIT :most
+) CROSS JOIN outbox ON id = found
+WHERE (:agent IS NULL OR agent = :agent) AND created_at >= :since
+AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
+  SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
+ORDER BY found DESC LIMIT :limit
+"""
+
 # --- agents
 
 # Accept an agent, or a new version of it; it keeps being paused.

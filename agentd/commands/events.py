@@ -91,12 +91,15 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def line(event: Event, width: int | None = None) -> str:
-    """Return an event as one readable line of at most `width` characters (None: the whole)."""
+def line(event: Event, width: int | None = None, text: str | None = None) -> str:
+    """Return an event as one readable line of at most `width` characters (None: the whole).
+
+    `text`: what to show in its payload's place.
+    """
     to = f" -> {event.target}" if event.target else ""
     head = f"{event.id:>5}  {local(event.created_at)}  "
     what = f"{event.agent}{to}  {plain(event.event_type)}  "
-    payload = compact(event.payload)
+    payload = compact(event.payload) if text is None else plain(text)
     if width is not None:
         payload = shorten(payload, max(16, width - len(head) - len(what)))
     return colour(head, DIM) + what + payload

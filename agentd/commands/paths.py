@@ -23,6 +23,7 @@ NAMES = (
     "models",
     "versions",
     "prompt_caches",
+    "own_folders",
 )
 
 

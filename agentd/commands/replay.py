@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from agentd.commands.output import (
     RED,
     YELLOW,
     ProgressLine,
+    ago,
     colour,
     compact,
     count,
@@ -70,7 +70,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "targets", nargs="*", type=_target, metavar="FILE|SESSION", help="what to replay"
     )
     parser.add_argument("--all", action="store_true", help="every session that is kept")
-    parser.add_argument("--since", type=_ago, metavar="7d", help="--all: only those begun since")
+    parser.add_argument("--since", type=ago, metavar="7d", help="--all: only those begun since")
     parser.add_argument("--agent", metavar="NAME", help="--all: only this agent's")
     parser.add_argument(
         "--tools",
@@ -139,16 +139,6 @@ def _target(text: str) -> str:
     if text.isdecimal():
         whole(text)
     return text
-
-
-def _ago(text: str) -> timedelta:
-    from agentd.config import duration
-
-    try:
-        return duration.parse(text)
-    except ValueError as error:
-        told = 'write it as "7d", "12h" or "30m", at most ten years'
-        raise argparse.ArgumentTypeError(told) from error
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -165,7 +165,8 @@ class RetentionConfig(Strict):
     )
     dead_letters: Age = Field(timedelta(days=90), description="Dead letters.")
     removed: Age = Field(
-        timedelta(days=30), description="What a removed agent remembered, and its versions."
+        timedelta(days=30),
+        description="What a removed agent remembered, its own folder, and its versions.",
     )
     database_bytes: int = Field(
         1_000_000_000, ge=1_000_000, description="Size limit; beyond it the oldest go at any age."

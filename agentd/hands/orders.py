@@ -47,12 +47,15 @@ class Orders:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Orders":
         """Return what a document of `document` says."""
-        listed = {key: tuple(value) for key, value in document["permissions"].items()}
+        granted: dict[str, Any] = {
+            key: value if key == "own" else tuple(value)
+            for key, value in document["permissions"].items()
+        }
         return cls(
             sandbox=SandboxPolicy.of(document["sandbox"]),
             programs=SandboxPolicy.of(document["programs"]),
             require=document["require"],
-            permissions=Grants(**listed),
+            permissions=Grants(**granted),
             environ=document["environ"],
             closed=Closed.of_document(document["closed"]),
             scratch=document["scratch"],

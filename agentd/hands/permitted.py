@@ -5,7 +5,8 @@
   Beside `net`, what git needs to reach a server.
 * Libraries of these, and what agentd, its Python and most programs read of the system.
 * Never what others obey: the system, agentd itself, hidden files of homes are not written.
-* A scratch folder. Nothing else: of agentd's own folders only those that tools open as well.
+* A scratch folder, and the agent's own one. Nothing else: of agentd's own folders only those that
+  tools open as well.
 """
 
 import os
@@ -51,20 +52,24 @@ def orders_for(
     written: Written = tuple,
     *,
     require: bool,
+    own: Path | None = None,
 ) -> Orders:
-    """Return the orders of an agent's hands; `require`: a sandbox that is whole.
+    """Return the orders of an agent's hands.
+
+    `require`: a sandbox that is whole. `own`: the folder that is the agent's own.
 
     Raises:
         ConfigError: see `sandbox_for`.
     """
-    programs = sandbox_for(permissions, closed, scratch, written)
+    kept = () if own is None else (os.path.realpath(own),)
+    programs = sandbox_for(permissions, closed, scratch, written, own=kept)
     # Before a tool writes, it reads whose files these are, such as a repository's settings.
     sandbox = replace(programs, read=(*programs.read, *programs.write))
     return Orders(
         sandbox=sandbox,
         programs=programs,
         require=require,
-        permissions=Grants(**permissions.model_dump()),
+        permissions=Grants(**permissions.model_dump(), own="".join(kept)),
         environ={"GIT_CONFIG_NOSYSTEM": "1"},  # what it may not read, git gives up over
         closed=closed,
         scratch=str(scratch),
@@ -79,11 +84,12 @@ def sandbox_for(
     scratch: Path,
     written: Written = tuple,
     programs: Sequence[str] | None = None,
+    own: Sequence[str] = (),
 ) -> SandboxPolicy:
     """Return what programs may touch that the hands of an agent with these permissions start.
 
     `written`: the folders that others may write, see `written_in`. `programs`: their files, where
-    they are no agent's.
+    they are no agent's. `own`: the folder that is the agent's own.
 
     Raises:
         ConfigError: what is listed leads through a link that one of them, or this one, can change.
@@ -102,13 +108,13 @@ def sandbox_for(
     libraries = [path for program in run for path in _libraries(program)]
     obeyed = _obeyed(closed) if write else ()
     return SandboxPolicy(
-        read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch)))),
-        write=(*write, str(scratch)),
+        read=tuple(dict.fromkeys((*base_read(), *read, *spared, *libraries, str(scratch), *own))),
+        write=(*write, str(scratch), *own),
         apps=apps,
         run=tuple(dict.fromkeys(run)),
         closed=tuple(map(str, closed.own)),
         protected=tuple(map(str, (*closed.protected, *obeyed))),
-        settled=(*read, *write),
+        settled=(*read, *write, *own),
     )
 
 

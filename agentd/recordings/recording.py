@@ -164,6 +164,7 @@ class Head(HeadPart):
     settled: list[Settled] = Field(default_factory=list)
     # What of its decisions a person had to allow, or nobody could.
     approve: dict[str, Verdict] = Field(default_factory=dict)
+    own: str = ""  # the folder that was the agent's own
     volatile: Volatile = Field(default_factory=Volatile)
     redacted: dict[str, int] = Field(default_factory=dict)  # places changed, by rule
 

@@ -44,7 +44,7 @@ PATH_MAX = 1_024  # characters; a longer text is no path
 def find_roots(recording: Recording) -> list[Root]:
     """Return what the session knew by its absolute path: folders, or files, permitted or named."""
     config = recording.config
-    named = [*config.permissions.read, *config.permissions.write]
+    named = [*config.permissions.read, *config.permissions.write, recording.head.own]
     known = [config.params, recording.head.event.payload, recording.facts(1)]
     named += [text for text in _texts(known) if (real := _real(text)) and Path(real).exists()]
     # A decision names no new folder, but may name one in a way of its own.
@@ -149,7 +149,7 @@ class Capture(Replay):
         """There is nothing to compare yet."""
 
     def _make_toolbox(self, config: AgentConfig) -> Toolbox:
-        return _ReadingToolbox(config, self._seen, self._closed)
+        return _ReadingToolbox(config, self.recording.head.own, self._seen, self._closed)
 
     def _handle(self, name: str) -> Handling:
         self.playback.check_cut()
@@ -167,7 +167,7 @@ class Capture(Replay):
         if name not in FILE_READS:
             return
         marks = self._closed.marks(writing=False)
-        path = Path(locate(str(args.get("path", "")), self._toolbox.permissions.read, marks).path)
+        path = Path(locate(str(args.get("path", "")), self._toolbox.grants.readable, marks).path)
         if not path.is_dir():
             self._collector.file(path)
         elif name == "SearchText":
@@ -209,9 +209,13 @@ class _ReadingToolbox(Toolbox):
     """Notes each call of a reading tool; nothing is changed and nothing fetched."""
 
     def __init__(
-        self, config: AgentConfig, seen: list[tuple[str, dict[str, Any]]], closed: Closed
+        self,
+        config: AgentConfig,
+        own: str,
+        seen: list[tuple[str, dict[str, Any]]],
+        closed: Closed,
     ) -> None:
-        super().__init__(config.permissions, closed=closed)
+        super().__init__(config.permissions, own=own, closed=closed)
         self._seen = seen
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:

@@ -18,6 +18,8 @@ from agentd.tools.toolbox import Toolbox
 # others read is not kept as it came: a calendar's result depends on the day, a PDF's bytes may hide
 # a secret from those who redact recordings.
 READS = frozenset({"ListFiles", "ReadFile", "SearchText", "HttpGet", "AskPerson"})
+# Those that change files, and nothing else.
+WRITES = frozenset({"WriteFile", "AppendNote", "MoveFile"})
 
 
 def only_reads(name: str, agent: type[Agent[Any]]) -> bool:
@@ -42,17 +44,18 @@ class FixtureToolbox(Toolbox):
     def __init__(
         self,
         permissions: Permissions,
+        own: str,
         pages: Mapping[str, Page],
         *,
         live_effects: bool,
         unread: Container[Path],
     ) -> None:
-        super().__init__(permissions, connect=Pages(pages).connect)
+        super().__init__(permissions, own=own, connect=Pages(pages).connect)
         self._live_effects, self._unread = live_effects, unread
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool; say of a file without contents that the recording lacks them."""
-        harmless = name not in REGISTRY or name in READS or name == "WriteFile"
+        harmless = name not in REGISTRY or name in READS or name in WRITES
         if not (harmless or self._live_effects):
             raise ToolError(not_here(name))
         try:
@@ -67,5 +70,5 @@ class FixtureToolbox(Toolbox):
 
     def _is_unread(self, path: str) -> bool:
         with suppress(ToolError):
-            return Path(locate(path, self.permissions.read).path) in self._unread
+            return Path(locate(path, self.grants.readable).path) in self._unread
         return False

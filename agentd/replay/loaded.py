@@ -18,6 +18,7 @@ from agentd.replay.code import Code
 from agentd.replay.folder_map import FolderMap
 from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
+from agentd.tools.base import Grants
 from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts, calibration_of, repeatable
@@ -88,6 +89,11 @@ class LoadedAgent:
         return self.version.agent(self.version.params, kit)
 
     @property
+    def grants(self) -> Grants:
+        """What it may touch, as its decisions name it."""
+        return Grants(**self.folders.as_recorded(vars(self.tools.grants)))
+
+    @property
     def policy(self) -> Policy:
         """What of its decisions a person has to allow.
 
@@ -95,8 +101,9 @@ class LoadedAgent:
             ConfigError: [approve] does not fit them.
         """
         accepted, accepts = self.version.accepted, self.version.agent.accepts
-        tools = all_tools(self.version.mcp)
-        return policy_of(accepted.name, accepted.config, self.union.members, accepts, tools)
+        tools, classes = all_tools(self.version.mcp), self.union.members
+        config, grants = accepted.config, self.grants
+        return policy_of(accepted.name, config, classes, accepts, tools, grants=grants)
 
     def loop(
         self,

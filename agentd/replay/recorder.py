@@ -137,6 +137,7 @@ def _from_history(history: History, where: str) -> Recording:
         config=dict(basis["config"]),
         facts=[RecordedFacts(attempt=attempt, facts=facts) for attempt, facts in basis["facts"]],
         approve=dict(basis.get("approve", {})),
+        own=str(basis.get("own", "")),
         model=ModelHead(
             name=str(basis["model"]), window=basis["window"], fixed_tokens=basis["fixed_tokens"]
         ),

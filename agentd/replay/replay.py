@@ -20,7 +20,7 @@ from agentd.replay import endings, fixture
 from agentd.replay.agent_proxy import Handling, ReplayedAgent
 from agentd.replay.code import MAKES, Code, Workshop
 from agentd.replay.difference import Difference, Diverged
-from agentd.replay.fixture_toolbox import FixtureToolbox, only_reads
+from agentd.replay.fixture_toolbox import WRITES, FixtureToolbox, only_reads
 from agentd.replay.folder_map import FolderMap
 from agentd.replay.loaded import CALL_DEADLINE_S, LoadedAgent
 from agentd.replay.no_effects import confined
@@ -165,7 +165,6 @@ class Replay:
     def _confined(self, config: AgentConfig) -> AgentConfig:
         """Return the configuration with permissions for nothing beyond the fixture."""
         permissions = config.permissions
-
         confined = {
             "read": tuple(filter(self._is_inside, permissions.read)),
             "write": tuple(filter(self._is_inside, permissions.write)),
@@ -176,8 +175,10 @@ class Replay:
         return config.model_copy(update={"permissions": permissions.model_copy(update=confined)})
 
     def _make_toolbox(self, config: AgentConfig) -> Toolbox:
+        own = str(self.folders.as_here(self.recording.head.own))
         return FixtureToolbox(
             config.permissions,
+            own if self._is_inside(own) else "",
             self.recording.fixture.pages,
             live_effects=self._live_effects,
             unread=self._unread(),
@@ -278,7 +279,7 @@ class Replay:
         )
         kept = None  # as the file says now
         if self._config.approve == self.recording.config.approve:
-            kept = Policy.kept(self.recording.head.approve, self._config)
+            kept = Policy.kept(self.recording.head.approve, self._config, self.loaded.grants)
         loop = self.loaded.loop(session, journal, agent, self.llm, kept)
         self.playback.release()
         return loop
@@ -296,7 +297,7 @@ class Replay:
             and (self._live_effects or only_reads(name, self.loaded.version.agent))
         ):
             return Handling(run=True)
-        if name == "WriteFile":  # what is read later is read from the fixture
+        if name in WRITES:  # what is read later is read from the fixture
             with suppress(ToolError):
                 decision = self.recording.decision_before(step.seq)
                 self._toolbox.call(name, self.folders.as_here(dict(decision.payload)))

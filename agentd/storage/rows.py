@@ -80,8 +80,11 @@ class Rows:
         return buried + more, done
 
     def drop_events(self, upto: int, rows: int) -> int:
-        """Drop the oldest events up to an id."""
-        return self._db.change(sql.DELETE_EVENTS, (upto, rows))
+        """Drop the oldest events up to an id, and the words by which they are found."""
+        dropped = self._db.change(sql.DELETE_EVENTS, (upto, rows))
+        if dropped:
+            self._db.run(sql.DROP_WORDS, (2 * rows,))  # also those of rows that a person deleted
+        return dropped
 
     def old_sessions(self, before: datetime, now: datetime, rows: int) -> list[tuple[int, str]]:
         """Return the oldest sessions that rest, with when they came to rest."""

@@ -128,7 +128,10 @@ class HandsHost:
             private_folder(scratch)
         closed = Closed.of(self._paths, asker.name, key)
         written = partial(written_in, self._paths)
-        return orders_for(agent.permissions, closed, scratch, written, require=self._required)
+        own = self._paths.own_folders / asker.name
+        return orders_for(
+            agent.permissions, closed, scratch, written, require=self._required, own=own
+        )
 
     @property
     def _required(self) -> bool:

@@ -123,6 +123,8 @@ class Housekeeping:
         await self._prune(self._thread, retention, by_age)
         if by_age:
             await self._expire()
+        while await self._thread.call(lambda bus: bus.search.index()):
+            await asyncio.sleep(PAUSE_S)
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
@@ -216,13 +218,18 @@ LEFT = timedelta(hours=6)  # what is older was left behind; a large model may ta
 def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) -> None:
     """Remove what agents left that the bus does not know, and leftovers.
 
-    Versions only where nothing changed for as long as they are `kept`: a file that is not accepted
-    yet has some.
+    Versions and own folders only where nothing changed for as long as they are `kept`: a file that
+    is not accepted yet has some.
     """
     before = now - kept
     for folder in _folders(paths.versions):
         with contextlib.suppress(OSError):
             if folder.name not in known and folder.stat().st_mtime < before.timestamp():
+                shutil.rmtree(folder)
+    for folder in _folders(paths.own_folders):  # a database that was lost knows nobody for a while
+        with contextlib.suppress(OSError):
+            ours = folder.name in known or (paths.agents_d / f"{folder.name}.toml").exists()
+            if not ours and _newest(folder) < before.timestamp():
                 shutil.rmtree(folder)
     for folder in _folders(paths.scratch):
         if folder.name.partition(".")[0] not in known:  # of a worker, or of hands
@@ -235,6 +242,11 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < (now - LEFT).timestamp():
                 remove(left)
+
+
+def _newest(folder: Path) -> float:
+    """Return when anything in a folder was last changed."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def touch_sockets(paths: Paths) -> None:

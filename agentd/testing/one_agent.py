@@ -97,10 +97,13 @@ def run_agent(
     code = workshop.current(agent, paths, f"run_agent({agent!r})", settings)
     web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
     says = partial(_program, programs or {})
-    tools = Toolbox(settings.permissions, connect=web.connect, programs=says)
-    here = FolderMap([], Path())
-    loaded = LoadedAgent.of(code, name or agent, settings, where, tools=tools, folders=here)
     with workshop.empty_folder() as folder, offline(loopback=isinstance(model, FakeModelServer)):
+        own = folder / "own"
+        own.mkdir()
+        permissions = settings.permissions
+        tools = Toolbox(permissions, own=str(own), connect=web.connect, programs=says)
+        here = FolderMap([], Path())
+        loaded = LoadedAgent.of(code, name or agent, settings, where, tools=tools, folders=here)
         return run_event(
             loaded,
             event,

@@ -24,13 +24,23 @@ BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # how `shown` writes a byte that is 
 
 @dataclass(frozen=True)
 class Grants:
-    """What an agent's [permissions] list."""
+    """What an agent's [permissions] list, and the folder that is its own without being listed."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     net: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
+    own: str = ""  # empty: it has none here
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """What tools may read."""
+        return (*self.read, self.own) if self.own else self.read
+
+    def allows(self, kind: str) -> bool:
+        """Whether there is anything that a tool of this permission could touch."""
+        return bool(getattr(self, kind)) or (bool(self.own) and kind in ("read", "write"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import calendar, feed, files, http, macos_apps, mail, page, pdf, person, shell
+from agentd.tools import (
+    calendar,
+    feed,
+    files,
+    http,
+    macos_apps,
+    mail,
+    move,
+    page,
+    pdf,
+    person,
+    shell,
+)
 
 PATH_CHARACTERS = 200
 URL_CHARACTERS = 300
@@ -49,6 +61,20 @@ class WriteFile(Args):
 
     path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
     text: str = Field(max_length=8_000)
+
+
+class AppendNote(Args):
+    """Add a line or a paragraph to the end of a text file, new or there."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    text: str = Field(min_length=1, max_length=8_000)
+
+
+class MoveFile(Args):
+    """Move a file to the path `to`, or into that folder; nothing is overwritten."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    to: str = Field(min_length=1, max_length=PATH_CHARACTERS)
 
 
 class HttpGet(Args):
@@ -140,6 +166,8 @@ class Tool:
     # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
     effect: Literal["none", "change", "send"] = "send"
     untrusted: bool = True  # others may have written what it gives
+    # Its fields that say what it changes: where all lie in the agent's own folder, nobody is asked.
+    places: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[Permission, ...]:
@@ -154,13 +182,29 @@ class Tool:
         return self.args.__name__
 
 
+def _writing(
+    args: type[BaseModel], run: Callable[..., Result], *places: str, idempotent: bool = True
+) -> Tool:
+    return Tool(
+        args,
+        "write",
+        run,
+        idempotent=idempotent,
+        effect="change",
+        untrusted=False,
+        places=places,
+    )
+
+
 REGISTRY: Mapping[str, Tool] = {
     tool.name: tool
     for tool in (
         Tool(ListFiles, "read", files.list_files, effect="none"),
         Tool(ReadFile, "read", files.read_file, effect="none"),
         Tool(SearchText, "read", files.search_text, effect="none"),
-        Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
+        _writing(WriteFile, files.write_file, "path"),
+        _writing(AppendNote, files.append_note, "path", idempotent=False),
+        _writing(MoveFile, move.move_file, "path", "to", idempotent=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
         Tool(ReadPage, "net", page.read_page, "head", effect="none"),
         Tool(ReadFeed, "net", feed.read_feed, "head", effect="none"),

@@ -1,4 +1,4 @@
-"""Files: list, read, search, write, inside the folders that the agent's permissions name."""
+"""Files: list, read, search, write, append to, inside the folders that permissions name."""
 
 import os
 import stat
@@ -11,7 +11,15 @@ from agentd.events import Result
 from agentd.macos import privacy
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall
 from agentd.tools.closed import Marks
-from agentd.tools.place import FOLDER_FLAGS, Place, check_regular, folder_of, locate, read_bytes
+from agentd.tools.place import (
+    FOLDER_FLAGS,
+    Place,
+    check_regular,
+    folder_of,
+    locate,
+    read_bytes,
+    writable,
+)
 from agentd.whole import write_over, write_whole
 
 READ_BYTES = 8_000_000  # a larger file is refused
@@ -41,7 +49,7 @@ def decode(data: bytes) -> str:
 
 
 @contextmanager
-def _told(place: Place) -> Iterator[None]:
+def told(place: Place) -> Iterator[None]:
     """Turn the system's errors, and ours, into ones that name the path."""
     try:
         yield
@@ -54,12 +62,15 @@ def _told(place: Place) -> Iterator[None]:
 
 
 def list_files(call: ToolCall, path: str) -> Result:
-    """Give a folder's entries: folders with a `/`, files with their size in bytes."""
+    """Give a folder's entries: folders end with a `/`, files have their size.
+
+    Apart, because a small model takes "mypy.ini 114" for a path.
+    """
     marks = call.closed.marks(writing=False)
-    place = locate(path, call.permissions.read, marks)
-    entries: list[str] = []
+    place = locate(path, call.permissions.readable, marks)
+    entries: list[dict[str, object]] = []
     total = 0
-    with _told(place), folder_of(place, place.parts, marks) as folder:
+    with told(place), folder_of(place, place.parts, marks) as folder:
         names = sorted(_names(folder))
         total = len(names)
         for name in names[:ENTRIES]:
@@ -80,12 +91,12 @@ def _names(folder: int) -> list[str]:
         os.close(opened)
 
 
-def _entry(name: str, status: os.stat_result) -> str:
+def _entry(name: str, status: os.stat_result) -> dict[str, object]:
     if stat.S_ISDIR(status.st_mode):
-        return shown(name) + "/"
+        return {"name": shown(name) + "/"}
     if stat.S_ISREG(status.st_mode):
-        return f"{shown(name)} {status.st_size}"
-    return f"{shown(name)} {'link' if stat.S_ISLNK(status.st_mode) else 'special'}"
+        return {"name": shown(name), "bytes": status.st_size}
+    return {"name": shown(name), "kind": "link" if stat.S_ISLNK(status.st_mode) else "special"}
 
 
 def read_listed(call: ToolCall, path: str, limit: int) -> tuple[Place, bytes]:
@@ -96,8 +107,8 @@ def read_listed(call: ToolCall, path: str, limit: int) -> tuple[Place, bytes]:
         ToolError: it is no regular file, has more than `limit` bytes, or cannot be read.
     """
     marks = call.closed.marks(writing=False)
-    place = locate(path, call.permissions.read, marks)
-    with _told(place):
+    place = locate(path, call.permissions.readable, marks)
+    with told(place):
         if not place.parts:
             raise ToolError("is a folder; use ListFiles")
         with folder_of(place, place.parts[:-1], marks) as folder:
@@ -110,7 +121,7 @@ def read_file(call: ToolCall, path: str, start: int | None) -> Result:
     A line beyond the end gives the last page, and says so.
     """
     place, data = read_listed(call, path, READ_BYTES)
-    with _told(place):
+    with told(place):
         lines = decode(data).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -157,11 +168,11 @@ def _page(lines: Sequence[str], start: int) -> tuple[str, int]:
 def search_text(call: ToolCall, path: str, text: str) -> Result:
     """Give the lines that contain the text, as `path:line: text`, in order of path."""
     marks = call.closed.marks(writing=False)
-    place = locate(path, call.permissions.read, marks)
+    place = locate(path, call.permissions.readable, marks)
     found: list[str] = []
     closed: list[OSError] = []  # folders that could not be opened
     searched = skipped = more = 0
-    with _told(place):
+    with told(place):
         for folder, inner, name in _files(place, call, marks, closed):
             if searched + skipped >= SEARCH_FILES:
                 more += 1
@@ -220,28 +231,71 @@ def _files(
 def write_file(call: ToolCall, path: str, text: str) -> Result:
     """Write the file by way of a temporary one beside it, so that nobody sees half of it."""
     marks = call.closed.marks(writing=True)
-    place = locate(path, call.permissions.write, marks)
+    place = locate(path, writable(path, call.permissions), marks)
     data = text.encode("utf-8", "replace")
-    with _told(place):
-        if not place.parts:
-            raise ToolError("is a folder")
-        name = place.parts[-1]
-        with folder_of(place, place.parts[:-1], marks, create=True) as folder:
-            mode = NEW_MODE
-            with suppress(FileNotFoundError):
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                check_regular(status, marks)
-                mode = stat.S_IMODE(status.st_mode) & WRITTEN_MODES
-            _write(name, data, mode, folder, marks)
+    with _to_write(place, marks) as (name, folder):
+        _write(name, data, _status(name, folder, marks), folder, marks)
     return Result({"path": place.name, "bytes": len(data)})
 
 
-def _write(name: str, data: bytes, mode: int, folder: int, marks: Marks) -> None:
+def append_note(call: ToolCall, path: str, text: str) -> Result:
+    """Add a line, or several, to the end of a text file, new or there; nobody sees half of it.
+
+    What somebody else wrote meanwhile is kept.
+    """
+    marks = call.closed.marks(writing=True)
+    place = locate(path, writable(path, call.permissions), marks)
+    with _to_write(place, marks) as (name, folder):
+        before = _status(name, folder, marks)
+        while True:
+            call.check()
+            old = read_bytes(name, folder, limit=READ_BYTES, marks=marks) if before else b""
+            decode(old)  # a binary file has no lines
+            end = b"\n" if old and not old.endswith(b"\n") else b""
+            data = old + end + text.encode("utf-8", "replace").rstrip(b"\n") + b"\n"
+            now = _status(name, folder, marks)
+            if unchanged(before, now):
+                break
+            before = now
+        _write(name, data, now, folder, marks)
+    return Result({"path": place.name, "bytes": len(data)})
+
+
+@contextmanager
+def _to_write(place: Place, marks: Marks) -> Iterator[tuple[str, int]]:
+    """Give the name of a file that is to be written, and its open folder."""
+    with told(place):
+        if not place.parts:
+            raise ToolError("is a folder")
+        with folder_of(place, place.parts[:-1], marks, create=True) as folder:
+            yield place.parts[-1], folder
+
+
+def _status(name: str, folder: int, marks: Marks) -> os.stat_result | None:
+    """Return what is there, a regular file, or None."""
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    check_regular(status, marks)
+    return status
+
+
+def unchanged(before: os.stat_result | None, now: os.stat_result | None) -> bool:
+    """Whether nobody wrote a file in between."""
+    if before is None or now is None:
+        return before is now
+    keys = ("st_ino", "st_dev", "st_size", "st_mtime_ns")
+    return all(getattr(before, key) == getattr(now, key) for key in keys)
+
+
+def _write(name: str, data: bytes, there: os.stat_result | None, folder: int, marks: Marks) -> None:
     """Write a file whole; in place where its folder is closed to us, and only the file is listed.
 
     Raises:
         OSError: it cannot be written.
     """
+    mode = NEW_MODE if there is None else stat.S_IMODE(there.st_mode) & WRITTEN_MODES
     try:
         write_whole(name, data, mode=mode, dir_fd=folder)
         return
@@ -251,6 +305,6 @@ def _write(name: str, data: bytes, mode: int, folder: int, marks: Marks) -> None
             file = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError as error:
             raise ToolError("is not there, and may not be made; a person must make it") from error
-    with os.fdopen(file, "wb") as there:
+    with os.fdopen(file, "wb") as opened:
         check_regular(os.fstat(file), marks)
-        write_over(there, data)
+        write_over(opened, data)

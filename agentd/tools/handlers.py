@@ -19,6 +19,8 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "ReadFile": "files.read_file",
         "SearchText": "files.search_text",
         "WriteFile": "files.write_file",
+        "AppendNote": "files.append_note",
+        "MoveFile": "move.move_file",
         "ReadPdf": "pdf.read_pdf",
         "RunCommand": "shell.run_command",
         "ParsePage": "page.parse_page",

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from agentd.errors import ConfigError, PermissionRefused, ToolError, shown
 from agentd.macos import privacy
 from agentd.paths import expanded
-from agentd.tools.base import unshown
+from agentd.tools.base import Grants, unshown
 from agentd.tools.closed import OWN, Marks
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,14 +39,41 @@ class Place:
         return shown(self.path)
 
 
-def locate(path: str, roots: Sequence[str], marks: Marks | None = None) -> Place:
+def is_own(path: str, grants: Grants) -> bool:
+    """Whether a path, by its text alone, lies in the agent's own folder.
+
+    So it does without a `/` at its beginning where [permissions] list nothing else to write.
+    """
+    if not grants.own or ".." in path.split("/"):
+        return False
+    if not path.startswith(("/", "~")):
+        return not grants.write
+    return any(
+        _below(os.path.normpath(_expanded(path)), top) is not None
+        for top in (grants.own, os.path.realpath(grants.own))
+    )
+
+
+def writable(path: str, grants: Grants) -> tuple[str, ...]:
+    """Return the roots in which `path` may be written.
+
+    Of what lies in the agent's own folder nothing else: a link in there must not lead to a place
+    that needs a person's yes.
+    """
+    return (grants.own,) if is_own(path, grants) else grants.write
+
+
+def locate(
+    path: str, roots: Sequence[str], marks: Marks | None = None, *, links: bool = True
+) -> Place:
     """Resolve `path` against the permitted roots; a relative one lies in the first that has it.
 
     `~/` is this user's home, as in the permissions. `marks` say what is closed all the same.
+    Without `links` its last part must be none.
 
     Raises:
         PermissionRefused: it leads, by `..`, a link or directly, out of every root, or is closed.
-        ToolError: no path at all.
+        ToolError: no path at all, or a link.
     """
     if "\0" in path:
         raise ToolError("a path holds no NUL")
@@ -56,6 +83,8 @@ def locate(path: str, roots: Sequence[str], marks: Marks | None = None) -> Place
     why = None
     for text, top in ((text, top) for text in texts for top in tops):
         real = resolved(_expanded(text), top)
+        if not links and Path(top, _expanded(text)).is_symlink():
+            raise ToolError(f"{path!r} is a link; name what it leads to")
         place = next((found for top in tops if (found := _below(real, top))), None)
         if place is None:
             continue

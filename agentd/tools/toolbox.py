@@ -27,8 +27,9 @@ from agentd.tools.remote import Remote
 class Toolbox:
     """One agent's tools; an `agent.Tools`.
 
-    `closed` is what no tool opens, such as the bus, whatever the permissions say; what others
-    would run is written by none in any case (tools/closed.py). A call may take `deadline_s`.
+    `own` is the folder that is the agent's own, where it has one. `closed` is what no tool opens,
+    such as the bus, whatever the permissions say; what others would run is written by none in any
+    case (tools/closed.py). A call may take `deadline_s`.
     `connect` opens connections in the network's place, `programs` answers for programs in theirs.
     `remotes` are the processes that carry tools out, by their place; what has none runs here.
     `tools` are all that there are for it. `secret` gives the passwords of its `accounts`.
@@ -38,6 +39,7 @@ class Toolbox:
         self,
         permissions: Permissions,
         *,
+        own: str = "",
         closed: Closed | None = None,
         deadline_s: float = DEADLINE_S,
         connect: Callable[[str], AbstractContextManager[Stream]] | None = None,
@@ -49,6 +51,7 @@ class Toolbox:
         clock: Clock | None = None,
     ) -> None:
         self.permissions = permissions
+        self.grants = Grants(**permissions.model_dump(), own=own)
         self._closed = closed or Closed()
         self._deadline_s = deadline_s
         self._connect = connect
@@ -71,7 +74,7 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name}")
-        if tool.needs and not any(getattr(self.permissions, kind) for kind in tool.needs):
+        if tool.needs and not any(self.grants.allows(kind) for kind in tool.needs):
             kinds = " or ".join(tool.needs)
             raise PermissionRefused(f"{name} needs [permissions] {kinds}, which lists nothing")
         try:
@@ -83,7 +86,7 @@ class Toolbox:
                 name, checked, self._deadline_s, self.cancel, idempotent=tool.idempotent
             )
         call = ToolCall(
-            permissions=Grants(**self.permissions.model_dump()),
+            permissions=self.grants,
             closed=self._closed,
             deadline_s=self._deadline_s,
             connect=self._connect,
@@ -112,7 +115,7 @@ class Toolbox:
 
     def check_readable(self, path: Path) -> None:
         """Raise PermissionRefused unless the permissions let this folder or file be read."""
-        locate(str(path), self.permissions.read, self._closed.marks(writing=False))
+        locate(str(path), self.grants.readable, self._closed.marks(writing=False))
 
     def close(self) -> None:
         """Interrupt a running call, from another thread, for good: it raises `Stopped`."""

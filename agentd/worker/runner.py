@@ -1,6 +1,7 @@
 """Runs an agent's sessions: its module, its BAML client, its tools and its model, loaded once."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -87,6 +88,7 @@ class Runner:
         tools = all_tools(version.mcp)
         self._tools = Toolbox(
             permissions,
+            own=os.path.realpath(paths.own_folders / accepted.name),
             closed=Closed.of(paths, accepted.name, daemon.model.api_key_file),
             remotes=self._remotes,
             tools=tools,
@@ -98,7 +100,9 @@ class Runner:
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
         config, accepts = accepted.config, version.agent.accepts
-        self._policy = policy_of(accepted.name, config, union.members, accepts, tools)
+        self._policy = policy_of(
+            accepted.name, config, union.members, accepts, tools, grants=self._tools.grants
+        )
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -169,6 +173,7 @@ class Runner:
                 "config": self._config.model_dump(mode="json", exclude_defaults=True),
                 "prompt": self._llm.prompt(""),
                 "approve": self._policy.verdicts,
+                "own": self._tools.grants.own,
                 "model": self._model or self._endpoint.model(),
                 "window": self._llm.window(),
                 "fixed_tokens": self._llm.fixed_tokens(),

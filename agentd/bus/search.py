@@ -1,0 +1,136 @@
+"""Finds events by their words, in an index that follows the outbox.
+
+Nothing is written to it when an event is published: a commit with one event would take twice as
+long. Instead the housekeeping, and each search before it looks, takes up what the index lacks, in
+short transactions: so whatever is committed is found, also rows by a person's SQL and events from
+before there was an index. What is pruned leaves it in the same transaction. It holds no text, only
+which word stands in which event, and it is no part of a copy that is repaired: it is made anew.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentd.bus import sql
+from agentd.bus.database import Database, atomic
+from agentd.bus.event_rows import EventRows
+from agentd.bus.json_text import UNREADABLE, compact, read_json
+from agentd.clock import EPOCH, iso
+from agentd.events import Event
+
+ROWS = 250  # taken up in one transaction, in 5 ms
+TEXT_CHARACTERS = 20_000  # of one event that are looked for
+WORDS_MAX = 16  # of one search
+MATCHES_MAX = 10_000  # the newest that are looked through for what may be shown
+EXCERPT_CHARACTERS = 300
+BEFORE = 80  # of these, before the first word
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Which events an agent may find: its own, those addressed to it, and of types it reads."""
+
+    agent: str
+    subscribe: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """An event, and what of its text stands around the words."""
+
+    event: Event
+    excerpt: str
+
+
+class EventSearch:
+    """The index of one database."""
+
+    def __init__(self, db: Database, events: EventRows) -> None:
+        self.db = db
+        self._events = events
+
+    def index(self) -> int:
+        """Take up the next events that the index lacks; return how many these were.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        if not self.db.run(sql.LACKS_WORDS)[0][0]:
+            return 0
+        return self._index()
+
+    @atomic
+    def _index(self) -> int:
+        columns = "id, agent, event_type, payload"
+        rows = self.db.read(sql.WITHOUT_WORDS, (ROWS,), columns)
+        for event_id, agent, kind, payload in rows:
+            try:
+                texts = " ".join(_texts(read_json(payload)))
+            except UNREADABLE:
+                texts = ""
+            words = f"{agent} {kind} {texts}"[:TEXT_CHARACTERS]
+            self.db.run(sql.ADD_WORDS, (event_id, _plain(words)))
+        return len(rows)
+
+    def find(
+        self,
+        words: str,
+        *,
+        limit: int,
+        agent: str | None = None,
+        since: datetime = EPOCH,
+        reader: Reader | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Found]:
+        """Return the newest events that hold all the words, each as a whole or as a beginning.
+
+        `agent`: only what it published. `reader`: only what it may see. `check` is called now and
+        then, and may raise: an index that lacks much takes a while. Without a word nothing is
+        found.
+        """
+        tokens = self.db.tokens(_plain(words))[:WORDS_MAX]
+        if not tokens:
+            return []
+        while self.index():
+            check()
+        given = {
+            "words": " ".join(f'"{token}"*' for token in tokens),
+            "most": MATCHES_MAX,
+            "agent": agent,
+            "since": iso(since),
+            "reader": None if reader is None else reader.agent,
+            "types": compact([] if reader is None else list(reader.subscribe)),
+            "limit": limit,
+        }
+        found = []
+        for row in self.db.read(sql.SEARCH, given, sql.EVENT_COLUMNS):
+            try:
+                event = self._events.read(row)
+            except UNREADABLE:  # a row by hand: `agentd events` names it
+                continue
+            found.append(Found(event, _excerpt(event, tokens)))
+        return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Give all texts of a payload, but no names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _plain(text: str) -> str:
+    """Return the text as it is indexed: one form for each character, nothing that is none."""
+    return unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode()
+
+
+def _excerpt(event: Event, tokens: Sequence[str]) -> str:
+    text = " ".join(" ".join(_texts(dict(event.payload))).split())[:TEXT_CHARACTERS]
+    places = [text.casefold().find(token) for token in tokens]
+    start = max(0, min((place for place in places if place >= 0), default=0) - BEFORE)
+    cut = text[start : start + EXCERPT_CHARACTERS]
+    return f"{'...' if start else ''}{cut}{'...' if start + len(cut) < len(text) else ''}"

@@ -1,0 +1,58 @@
+"""`agentd search`: events and results by their words."""
+
+import argparse
+import shutil
+import sys
+
+from agentd.clock import EPOCH, SystemClock
+from agentd.commands.events import line
+from agentd.commands.home import check_known, open_bus
+from agentd.commands.output import ago, count, print_json, say
+from agentd.events import DAEMON, PERSON
+from agentd.paths import discover
+from agentd.states import Exit
+
+EXAMPLES = """example:
+  agentd search invoice
+  agentd search broken build --agent repo_review --since 7d
+
+Always oldest first: the newest N events that hold all the words, in any order, each as a whole or
+as the beginning of one ("invoi"). Capitals and accents make no difference. Looked for are the texts
+in an event, its type and who published it; --agent is that one, too. What retention dropped is
+gone.
+Exits 1 for a NAME that never existed here.
+
+--json prints one object a line, as `agentd events --json` does, and excerpt: the text around the
+words."""
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Declare the options."""
+    parser.add_argument("words", nargs="+", metavar="WORDS", help="what all of them hold")
+    parser.add_argument("--agent", metavar="NAME", help="only what this producer published")
+    parser.add_argument("--since", type=ago, metavar="7d", help="only those published since")
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="at most N (20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the events that hold the words."""
+    paths = discover()
+    bus = open_bus(paths, writes=True)
+    if args.agent is not None and not bus.events.list(agent=args.agent, limit=1):
+        check_known(args.agent, paths, bus, PERSON, DAEMON)
+    found = bus.search.find(
+        " ".join(args.words),
+        limit=args.limit,
+        agent=args.agent,
+        since=SystemClock().now() - args.since if args.since else EPOCH,
+    )
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for one in reversed(found):
+        if args.json:
+            print_json({**one.event.document(), "excerpt": one.excerpt}, indent=None)
+        else:
+            say(line(one.event, width, one.excerpt))
+    if not found and not args.json:
+        say("no such events")
+    return Exit.OK
