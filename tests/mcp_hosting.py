@@ -25,6 +25,7 @@ from agentd.replay.loaded import Quiet
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.helpers import Helpers
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.requests import Asker
 from agentd.supervisor.restart import Life, Rules
@@ -97,17 +98,9 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     paths.create()
     config = [load_daemon(paths.daemon_file)]
     changed: list[str] = []
-    helpers = Helpers(
-        paths,
-        lambda: config[0],
-        Commands(),
-        Life(Rules.of(config[0].supervisor), clock, random.Random()),
-        reaper,
-        jobs,
-        changed.append,
-        log=log,
-        clock=clock,
-    )
+    life = Life(Rules.of(config[0].supervisor), clock, random.Random())
+    base = HostParts(paths, lambda: config[0], Commands(), reaper, jobs, log, clock)
+    helpers = Helpers(base, life, changed.append)
     made = Hosting(helpers.mcp)
     made.changed = changed
 

@@ -4,15 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 
-from agentd.clock import Clock
-from agentd.config.daemon import DaemonConfig
-from agentd.logs.logger import Logger
-from agentd.paths import Paths
-from agentd.process.jobs import Jobs
-from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import Reaper
 from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.hands_host import HandsHost
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.restart import Life
@@ -23,38 +17,13 @@ STOP_S = 1.5  # for all of them together: a stop takes 10 s at most
 class Helpers:
     """All agents' hands, the fetcher, and the MCP host with its servers.
 
-    `config` gives agentd.toml as it is now. `tools_changed` is called with an MCP server whose
-    tools are not what was accepted.
+    `tools_changed` is called with an MCP server whose tools are not what was accepted.
     """
 
-    def __init__(
-        self,
-        paths: Paths,
-        config: Callable[[], DaemonConfig],
-        commands: Commands,
-        life: Life,
-        reaper: Reaper,
-        jobs: Jobs,
-        tools_changed: Callable[[str], None],
-        *,
-        log: Logger,
-        clock: Clock,
-    ) -> None:
-        self._fetcher = FetcherHost(paths, config, commands, life, reaper, log=log, clock=clock)
-        self._hands = HandsHost(
-            paths, config, commands, reaper, jobs, self._fetcher, log=log, clock=clock
-        )
-        self.mcp = McpHost(
-            paths,
-            config,
-            commands,
-            reaper,
-            jobs,
-            self._fetcher,
-            tools_changed,
-            log=log,
-            clock=clock,
-        )
+    def __init__(self, parts: HostParts, life: Life, tools_changed: Callable[[str], None]) -> None:
+        self._fetcher = FetcherHost(parts, life)
+        self._hands = HandsHost(parts, self._fetcher)
+        self.mcp = McpHost(parts, self._fetcher, tools_changed)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return what workers may ask for."""

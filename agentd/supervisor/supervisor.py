@@ -31,6 +31,7 @@ from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
 from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.home_files import HomeFiles, close
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
@@ -89,17 +90,16 @@ class Supervisor:
             log=logger,
             clock=clock,
         )
-        self._helpers = Helpers(
+        parts = HostParts(
             paths,
             lambda: self._settings.config,
             commands,
-            Life(rules, clock, chance),
             self._reaper,
             self._jobs,
-            self._on_tools_changed,
             log=logger,
             clock=clock,
         )
+        self._helpers = Helpers(parts, Life(rules, clock, chance), self._on_tools_changed)
         asked = {
             **self._helpers.handlers(),
             **external_model.handlers(lambda: self._model.config, paths),
