@@ -2,6 +2,6 @@
 
 `fetcher.py` is its loop. `agent_calls.py` carries out one agent's calls, `proxy.py` is what one
 agent's programs go by, of which `proxy_head.py` reads the requests and `pump.py` passes bytes on.
-`resolver.py` says what it may touch itself. Who asks is the descriptor that the supervisor handed
-over, with the list of hosts that goes with it.
+`post.py` is the one call of what sends results. `resolver.py` says what it may touch itself. Who
+asks is the descriptor that the supervisor handed over, with the list of hosts that goes with it.
 """

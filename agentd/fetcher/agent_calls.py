@@ -8,6 +8,7 @@ from typing import Any
 
 from agentd.errors import ToolError
 from agentd.events import Result
+from agentd.fetcher.post import post
 from agentd.process.channel import BYE, BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.stop import Cancel
 from agentd.tools import http
@@ -15,14 +16,27 @@ from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, re
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
 
-HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
+Handlers = Mapping[str, Callable[..., Result]]
+HANDLERS: Handlers = {"HttpGet": http.http_get}
+POSTS: Handlers = {"Post": post}  # of what sends results; no agent has them
 
 
 class AgentCalls:
-    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`."""
+    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`.
 
-    def __init__(self, sock: socket.socket, net: Sequence[str]) -> None:
+    `handlers`: what it may call. `waits`: its calls mostly wait for others, and can be cut off.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        net: Sequence[str],
+        handlers: Handlers = HANDLERS,
+        *,
+        waits: bool = False,
+    ) -> None:
         self._socket, self._channel = sock, Channel(sock)
+        self._handlers, self._waits = handlers, waits
         self._grants = Grants(net=tuple(net))
         self._threads: list[threading.Thread] = []
         self._running: dict[int, Cancel] = {}  # by the call's number
@@ -34,8 +48,8 @@ class AgentCalls:
 
     @property
     def busy(self) -> bool:
-        """Whether a call is being carried out."""
-        return bool(self._running)
+        """Whether a call is being carried out that does more than wait."""
+        return bool(self._running) and not self._waits
 
     def take(self) -> None:
         """Begin, or cancel, what has come.
@@ -57,6 +71,8 @@ class AgentCalls:
 
     def end(self) -> None:
         """Answer what was begun, and say that nothing else was."""
+        for cancel in list(self._running.values()) if self._waits else ():
+            cancel.stop()
         for thread in self._threads:
             thread.join()
         self._say({BYE: True})
@@ -79,28 +95,26 @@ class AgentCalls:
         work.start()
 
     def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
-        answer = _answer(document, self._grants, cancel)
+        answer = self._answer(document, cancel)
         # Before it is sent: who has the answer may make the next call.
         del self._running[number]
         self._say({"id": number, **answer})
+
+    def _answer(self, document: Mapping[str, Any], cancel: Cancel) -> dict[str, Any]:
+        name, args = str(document["call"]), document.get("args", {})
+        try:
+            deadline_s = float(document.get("deadline_s", DEADLINE_S))
+            call = ToolCall(permissions=self._grants, deadline_s=deadline_s, cancel=cancel)
+            return reply(lambda: answered(name, self._handler(name), call, args))
+        except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
+            return failed("tool", f"{name[:80]}: {error}"[:400])
+
+    def _handler(self, name: str) -> Callable[..., Result]:
+        if (run := self._handlers.get(name)) is None:
+            raise ToolError(f"the fetcher has no tool {name[:80]!r}")
+        return run
 
     def _say(self, document: Mapping[str, Any]) -> None:
         """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
         with self._sending, suppress(ChannelClosed, TimeoutError):
             self._channel.send(document)
-
-
-def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
-    name, args = str(document["call"]), document.get("args", {})
-    try:
-        deadline_s = float(document.get("deadline_s", DEADLINE_S))
-        call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
-        return reply(lambda: answered(name, _handler(name), call, args))
-    except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
-        return failed("tool", f"{name[:80]}: {error}"[:400])
-
-
-def _handler(name: str) -> Callable[..., Result]:
-    if (run := HANDLERS.get(name)) is None:
-        raise ToolError(f"the fetcher has no tool {name[:80]!r}")
-    return run

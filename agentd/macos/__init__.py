@@ -2,4 +2,5 @@
 
 `launchd.py` is the LaunchAgent, `launchctl.py` starts and stops it. `privacy.py` says what macOS
 keeps programs out of, `folder_access.py` tries that early; `developer_tools.py` is about the shims.
+`on_screen.py` shows a notification.
 """

@@ -52,6 +52,7 @@ class FetcherHost:
         # Listening sockets, with what is said of them: they outlive a fetcher that dies.
         self._proxies: dict[int, tuple[socket.socket, Mapping[str, Any]]] = {}
         self._numbers = itertools.count(1)
+        self._awaited = False  # somebody waits by a call of it, all the time
         self._used = self._clock.monotonic()
         self._closed = False
         self.managed = Managed(
@@ -98,9 +99,10 @@ class FetcherHost:
         beat, life = self.managed.beat, self.managed.life
         if life.state is not WorkerState.RUNNING or life.stopping or beat["state"] != "idle":
             return
-        if self._proxies and beat["stale"]:
+        kept = self._proxies or self._awaited
+        if kept and beat["stale"]:
             self.managed.restart()
-        elif not self._proxies and (beat["stale"] or self._idle_s > IDLE_S):
+        elif not kept and (beat["stale"] or self._idle_s > IDLE_S):
             self.managed.stop(WorkerState.STOPPED, "nobody needs it", grace_s=STOP_S)
 
     async def stop(self) -> None:
@@ -119,15 +121,35 @@ class FetcherHost:
     async def _channel(self, asker: Asker, _: dict[str, Any]) -> Answer:
         """Hand a worker a channel by which it reaches what its agent's `net` lists."""
         config = await in_thread(load_agent, asker.folder(self._parts.paths) / CONFIG)
-        net = config.permissions.net
+        return {}, [await self._calls({"agent": asker.name, "net": config.permissions.net})]
+
+    async def posts(self, name: str, host: str, *, waits: bool) -> int:
+        """Return a channel's descriptor by which what sends results posts to this host alone.
+
+        `waits`: its calls wait for others' news; until `release` the fetcher is kept for them.
+
+        Raises:
+            AgentdError: the fetcher cannot be started.
+        """
+        document = {"agent": name, "net": [host], "posts": True, "waits": waits}
+        channel = await self._calls(document)
+        self._awaited = self._awaited or waits
+        return channel
+
+    def release(self) -> None:
+        """Nobody waits there any more."""
+        self._awaited = False
+
+    async def _calls(self, document: Mapping[str, Any]) -> int:
+        """Hand the fetcher one end of a channel for somebody's calls; return the other one."""
         theirs, ours = socket.socketpair()
         with ours:
             try:
-                await self._hand_over({"agent": asker.name, "net": net}, ours)
+                await self._hand_over(document, ours)
             except BaseException:
                 theirs.close()
                 raise
-        return {}, [theirs.detach()]
+        return theirs.detach()
 
     async def _hand_over(self, document: Mapping[str, Any], sock: socket.socket) -> None:
         await self._there()
