@@ -56,7 +56,10 @@ class Positions:
             last_event, last_letter = self.last()
             if not rows:
                 self.bus.db.run(sql.CREATE_CURSOR, (self._consumer, last_event))
-            cursor = min(int(rows[0][0]), last_event) if rows else last_event
+            cursor = int(rows[0][0]) if rows else last_event
+            if cursor > last_event:  # where no event was yet: only a person puts it there
+                self.bus.db.run(sql.STEP, (last_event, self._consumer, cursor))
+                cursor = last_event
             if noted is None or not rows:
                 return Position(cursor, last_letter)
             gone = max(0, cursor - noted.passed)
