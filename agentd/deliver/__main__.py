@@ -3,6 +3,7 @@
 import os
 import sys
 
+from agentd.bus.wake import Bell
 from agentd.config.last_good import effective_config
 from agentd.deliver.confined import deliver_policy
 from agentd.deliver.deliver import Deliver
@@ -36,8 +37,7 @@ class Start:
             self.paths = paths = discover()
             self.config = config = effective_config(paths)
             self.log = logs.configure(DELIVER, paths, config.logs)
-            from agentd.bus.wake import Bell
-
+            self.log.info("deliver.started", pid=os.getpid(), ways=config.deliver.ways)
             Bell(paths.wake)  # by a socket that cannot be made in there
             os.umask(0)  # in there no mode can be changed: a file gets its mode as it is made
             enter(deliver_policy(config.deliver, paths), require=config.sandbox.required)

@@ -103,8 +103,8 @@ class DeliverHost:
         """Make the folders that it cannot make; return its command line. In a thread."""
         demand(self._parts.required)
         paths = self._parts.paths
-        paths.create_for(DELIVER)
         try:
+            private_folder(paths.log(DELIVER).parent)
             if (folder := day_folder(config, paths)) is not None:
                 private_folder(folder)
         except (ConfigError, OSError):
