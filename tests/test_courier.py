@@ -335,7 +335,8 @@ def test_what_a_person_has_to_mend_is_not_tried_all_the_time(desk: Desk, sent: S
 def test_a_full_disk_sends_nothing_twice(desk: Desk, sent: Sent, monkeypatch: Any) -> None:
     """Where the record is refused, the record is tried again, and not the message."""
     desk.publish(result("one"))
-    write, refused = desk.courier._positions.write, []
+    write = desk.courier._positions.write
+    refused: list[Any] = []
 
     def refuse(position: Any, more: Any = None) -> None:
         if sent.messages and len(refused) < 3:
