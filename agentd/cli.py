@@ -44,6 +44,8 @@ GROUPS = (
             "status", "status", "Show the daemon and its agents: states, problems, and what waits."
         ),
         Command("logs", "logs", "Show what the daemon and its agents log."),
+        Command("results", "results", "Show what agents came to, or the whole of one result."),
+        Command("deliver", "deliver", "Show where results are sent, or send a test by each way."),
         Command("events", "events", "Show events of the bus, newest last."),
         Command("search", "search", "Find events and results by their words."),
         Command("send", "send", "Send an event to its subscribers, or to one agent."),

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentd.clock import iso
 from agentd.states import Priority
+from agentd.terminal import cut
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.")  # refused from agents
@@ -16,9 +17,14 @@ ANSWER = "person.answer"  # {"session", "asked", "answer", "mac"}: resumes the s
 
 DEPTH_MAX = 8  # a chain of causes longer than this is a loop among agents
 PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON
+# Of a result, which is an event that a person reads: its payload has a `title`, one line, and where
+# useful a `text` in Markdown. Further fields are its agent's own.
+TITLE_CHARACTERS_MAX, RESULT_CHARACTERS_MAX = 200, 20_000
 
 PERSON = "person"  # producer of what a person sends by command
 DAEMON = "agentd"  # producer and consumer name of the supervisor
+DELIVER = "agentd.deliver"  # the process that sends results: of its cursors, and what it notes
+TEST = "agentd.deliver"  # a person tries where results go: this one is sent at once
 DIRECT = "/direct"  # ends the name of a direct lane's cursor
 
 # The result of a tool that may not run again, where it was cut off.
@@ -94,6 +100,31 @@ class Lane:
 def only_persons(event: Event) -> bool:
     """Whether it says what only a person, by a command, or the supervisor may say: it is signed."""
     return event.event_type.startswith(f"{PERSON}.") and event.event_type != ASKED
+
+
+def is_result(event: Event) -> bool:
+    """Whether a person is to read it: it has a title that says something, and is no system's own.
+
+    Titles and texts beyond their bounds are cut where they are shown; nothing is hidden for that.
+    """
+    title = event.payload.get("title")
+    return (
+        isinstance(title, str)
+        and not (title.isspace() or title == "")
+        and not event.event_type.startswith(SYSTEM_TYPES)
+    )
+
+
+def result_of(event: Event) -> tuple[str, str]:
+    """Return a result's title, in one line, and its text ("" for none), both within their bounds.
+
+    They may hold anything that can be printed or not: `agentd.terminal` cleans them.
+    """
+    title, text = event.payload["title"], event.payload.get("text")
+    title = " ".join(title[: 10 * TITLE_CHARACTERS_MAX].split())
+    if len(title) > TITLE_CHARACTERS_MAX:
+        title = f"{title[: TITLE_CHARACTERS_MAX - 1]}…"
+    return title, cut(text, RESULT_CHARACTERS_MAX) if isinstance(text, str) else ""
 
 
 def matches(event_type: str, item: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import psutil
 
 from agentd.admission.version import Accepted
+from agentd.bus import Opening
 from agentd.clock import SystemClock
 from agentd.config.agent import Permissions
 from agentd.config.daemon import load_daemon
@@ -25,7 +26,9 @@ from agentd.replay.loaded import Quiet
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.helpers import Helpers
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.mcp_host import McpHost
+from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker
 from agentd.supervisor.restart import Life, Rules
 from agentd.tools.outside_tools import all_tools
@@ -97,17 +100,10 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     paths.create()
     config = [load_daemon(paths.daemon_file)]
     changed: list[str] = []
-    helpers = Helpers(
-        paths,
-        lambda: config[0],
-        Commands(),
-        Life(Rules.of(config[0].supervisor), clock, random.Random()),
-        reaper,
-        jobs,
-        changed.append,
-        log=log,
-        clock=clock,
-    )
+    life = Life(Rules.of(config[0].supervisor), clock, random.Random())
+    base = HostParts(paths, lambda: config[0], Commands(), reaper, jobs, log, clock)
+    records = Records(paths, clock, log, Opening(), jobs)
+    helpers = Helpers(base, records, lambda: life, changed.append)
     made = Hosting(helpers.mcp)
     made.changed = changed
 

@@ -1,6 +1,6 @@
 """What waits for a person in one database, and answers to it."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,8 +9,8 @@ from agentd.approval.signature import digest, forged, signed
 from agentd.bus import Bus, sql
 from agentd.bus.json_text import UNREADABLE
 from agentd.clock import iso
-from agentd.errors import AgentdError, SessionFailed, UsageError
-from agentd.events import ANSWER, DAEMON, PERSON, Event, Lane
+from agentd.errors import AgentdError, SessionFailed, StorageError, UsageError
+from agentd.events import ANSWER, DAEMON, DELIVER, PERSON, Event, Lane
 from agentd.sessions.archive import Archive
 from agentd.sessions.asked import EXPIRED, NO, YES, Asked, asked_by
 from agentd.sessions.steps import from_row
@@ -129,6 +129,34 @@ def give(
         event_id = bus.publish(PERSON, signed(event, key), priority=Priority.PERSON, system=True)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
     return found, event_id
+
+
+def take_reply(
+    bus: Bus, key: bytes, session_id: int, asked: str, answer: Any, done: Mapping[str, Any]
+) -> str:
+    """Answer a question by what a person wrote elsewhere; return what to tell them.
+
+    An approval is never given so. In the same transaction it is noted that this message was read
+    (`done`, of what sends results), also where it is no answer: it is taken once.
+
+    Raises:
+        StorageError: nothing was written.
+    """
+    try:
+        with bus.transaction():
+            found = _find(bus, key, session_id)
+            if found.asked.expires is not None:
+                raise AgentdError(f"only on the machine: `agentd answer {session_id}` shows it all")
+            if found.asked.digest != asked:
+                raise AgentdError("this was another question", hint=LIST)
+            give(bus, key, session_id, answer)
+            bus.facts.remember(DELIVER, done)
+    except StorageError:
+        raise
+    except AgentdError as error:
+        bus.facts.remember(DELIVER, done)
+        return f"Not taken: {error.what}"
+    return f"{found.agent} has your answer."
 
 
 def _find(bus: Bus, key: bytes, session_id: int) -> Unanswered:

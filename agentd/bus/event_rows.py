@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from agentd.bus import sql
@@ -55,6 +56,27 @@ class EventRows:
             except UNREADABLE as error:  # its consumer buries it, with the reason
                 if odd is not None:
                     odd(row[0], str(error))
+        return events
+
+    def results(
+        self,
+        *,
+        after: int | None = None,
+        agent: str | None = None,
+        since: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[Event]:
+        """Return events that have a title, in id order: the first after `after`, or the newest.
+
+        `since`: when the oldest may have been created. `agentd.events.is_result` has the last word.
+        """
+        statement = sql.NEWEST_RESULTS if after is None else sql.NEXT_RESULTS
+        given = {"after": after or 0, "agent": agent, "since": since, "limit": limit}
+        rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
+        events = []
+        for row in reversed(rows) if after is None else rows:
+            with suppress(*UNREADABLE):  # its consumer buries it, with the reason
+                events.append(self.read(row))
         return events
 
     def get(self, event_id: int) -> Event | None:

@@ -160,6 +160,59 @@ AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL A
 ORDER BY found DESC LIMIT :limit
 """
 
+# --- results, and where they are sent
+
+# Whether a row may be a result; `events.is_result` has the last word.
+_TITLED = "json_type(payload, '$.title') = 'text'"
+
+# The newest results, of one agent and not older than a moment; or those after an id, in order.
+_RESULTS = f"""
+SELECT {_EVENT} FROM outbox
+WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since)
+"""
+NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
+NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
+
+# What of the events between two ids a person may want to hear of; and how much.
+_NEWS = f"""
+FROM outbox WHERE id > ?1 AND id <= ?2 AND ({_TITLED}
+  OR event_type IN ('person.asked', 'agent.parked', 'agent.refused', 'agentd.deliver'))
+"""
+NEWS = f"SELECT {_EVENT} {_NEWS} ORDER BY id LIMIT ?3"
+NEWS_COUNT = f"SELECT count(*) {_NEWS}"
+
+# The dead letters between two ids, counted by agent, each with the error of the last one.
+NEWS_OF_LETTERS = """
+SELECT max(id), agent, count(*) AS letters, error, dead_at FROM dead_letters
+WHERE id > ?1 AND id <= ?2 GROUP BY agent ORDER BY max(id)
+"""
+
+# The highest ids ever given to events and to dead letters.
+LAST_IDS = """
+SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'outbox'),
+       (SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters')
+"""
+
+# Whether the same was said of an agent before an event and not before a moment.
+SAID_BEFORE = """
+SELECT 1 FROM outbox WHERE event_type = ?1 AND id < ?2 AND created_at >= ?3
+  AND json_extract(payload, '$.agent') = ?4 LIMIT 1
+"""
+
+# Whether a session still waits for what it asked.
+STILL_ASKED = "SELECT 1 FROM sessions WHERE id = ? AND state = 'parked' AND question IS ?"
+
+# Forget ways that results do not go any more: their cursors, and what was noted of them.
+DROP_WAYS = """
+DELETE FROM cursors WHERE consumer GLOB 'agentd.deliver/*'
+  AND substr(consumer, 16) NOT IN (SELECT value FROM json_each(?))
+"""
+DROP_WAY_FACTS = """
+DELETE FROM facts WHERE agent = 'agentd.deliver' AND key GLOB 'way:*'
+  AND substr(key, 5) NOT IN (SELECT value FROM json_each(?))
+"""
+
 # --- agents
 
 # Accept an agent, or a new version of it; it keeps being paused.

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         found = bus.events.list(after=after, agent=args.agent, event_type=args.type, odd=odd)
         _print(found, args.json)
         if not found:
-            _pause()
+            pause()
     if not found and not args.json:
         say(_nothing(bus, args))
     return Exit.OK
@@ -114,7 +114,8 @@ def _print(found: Iterable[Event], as_json: bool) -> None:
             say(line(event, width), flush=True)
 
 
-def _pause() -> None:
+def pause() -> None:
+    """Wait until the next look at the outbox."""
     threading.Event().wait(FOLLOW_S)
 
 

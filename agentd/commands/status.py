@@ -6,6 +6,7 @@ from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
 from agentd.clock import iso
+from agentd.commands.deliver import way_lines
 from agentd.commands.home import daemon_state, labels_by, no_such_agent, with_external
 from agentd.commands.output import (
     BOLD,
@@ -66,7 +67,7 @@ null: not known yet."""
 
 DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
-    *("refused_unshown", "sandbox"),
+    *("refused_unshown", "sandbox", "deliver"),
 )
 # What it binds, in a line.
 BOUND = "[permissions] bind model and tools; an agent's own Python has the worker's sandbox"
@@ -233,6 +234,9 @@ def _print(document: Mapping[str, Any]) -> None:
         say(f"sandbox  {f'full: {BOUND}' if whole else colour(text, YELLOW)}")
     say(f"bus    {_bus(document)}")
     _print_problem((document["storage"] or {}).get("problem"))
+    if document["deliver"]:
+        for line in way_lines(document["deliver"]):
+            say(f"sends  {line}")
     if document["asks"]:
         say(colour(f"asks   {document['asks']} for your answer: `agentd answer`", YELLOW))
     if document["agents"]:

@@ -66,6 +66,9 @@ def _keys(file: str) -> Iterator[tuple[str, str, str]]:
             inner, name = field.annotation, prefix + name
             if typing.get_origin(inner) is dict and _is_table(typing.get_args(inner)[1]):
                 inner, name = typing.get_args(inner)[1], f"{name}.NAME"
+            given = [one for one in typing.get_args(inner) if one is not type(None)]
+            if len(given) == 1 and _is_table(given[0]):  # a table that may be left out
+                inner = given[0]
             if _is_table(inner):
                 tables.append((f"{name}.", inner))
             else:

@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from agentd.config.delivery import DeliverConfig
 from agentd.config.duration import Duration, written
 from agentd.config.mcp_servers import McpConfig, McpServerConfig, ServerName
 from agentd.config.secret_names import WRITTEN, secret_name
@@ -197,6 +198,7 @@ class DaemonConfig(Strict):
     bus: BusConfig = Field(default_factory=BusConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
+    deliver: DeliverConfig = Field(default_factory=DeliverConfig)
     mcp: dict[ServerName, McpConfig] = Field(
         default_factory=dict, description="MCP servers by name, each in a table [mcp.NAME]."
     )

@@ -17,10 +17,22 @@ FRAMES_MAX = 100  # that are taken at once; then it is the others' turn
 
 
 class AgentCalls:
-    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`."""
+    """Answers what comes by `sock`, for an agent that may reach the hosts of `net`.
 
-    def __init__(self, sock: socket.socket, net: Sequence[str]) -> None:
+    `place`: what it may call, see `tools.handlers`. `waits`: its calls mostly wait for others, and
+    can be cut off.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        net: Sequence[str],
+        place: str = "fetcher",
+        *,
+        waits: bool = False,
+    ) -> None:
         self._socket, self._channel = sock, Channel(sock)
+        self._place, self._waits = place, waits
         self._grants = Grants(net=tuple(net))
         self._threads: list[threading.Thread] = []
         self._running: dict[int, Cancel] = {}  # by the call's number
@@ -32,8 +44,8 @@ class AgentCalls:
 
     @property
     def busy(self) -> bool:
-        """Whether a call is being carried out."""
-        return bool(self._running)
+        """Whether a call is being carried out that does more than wait."""
+        return bool(self._running) and not self._waits
 
     def take(self) -> None:
         """Begin, or cancel, what has come.
@@ -57,6 +69,8 @@ class AgentCalls:
 
     def end(self) -> None:
         """Answer what was begun, and say that nothing else was."""
+        for cancel in list(self._running.values()) if self._waits else ():
+            cancel.stop()
         for thread in self._threads:
             thread.join()
         self._say({BYE: True})
@@ -80,23 +94,22 @@ class AgentCalls:
         work.start()
 
     def _run(self, number: int, document: Mapping[str, Any], cancel: Cancel) -> None:
-        answer = _answer(document, self._grants, cancel)
+        answer = self._answer(document, cancel)
         # Before it is sent: who has the answer may make the next call.
         del self._running[number]
         self._say({"id": number, **answer})
+
+    def _answer(self, document: Mapping[str, Any], cancel: Cancel) -> dict[str, Any]:
+        name, args = str(document["call"]), document.get("args", {})
+        try:
+            # This way round: what is no number counts as the longest.
+            deadline_s = min(CALL_MAX_S, float(document.get("deadline_s", DEADLINE_S)))
+            call = ToolCall(permissions=self._grants, deadline_s=deadline_s, cancel=cancel)
+            return reply(lambda: answered(name, handler(self._place, name), call, args))
+        except Exception as error:  # arguments that no worker of ours sends
+            return failed("tool", f"{name[:80]}: {error}"[:400])
 
     def _say(self, document: Mapping[str, Any]) -> None:
         """Send a frame; the agent's worker may be gone, or read nothing: then nobody misses it."""
         with self._sending, suppress(ChannelClosed, TimeoutError):
             self._channel.send(document)
-
-
-def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict[str, Any]:
-    name, args = str(document["call"]), document.get("args", {})
-    try:
-        # This way round: what is no number counts as the longest.
-        deadline_s = min(CALL_MAX_S, float(document.get("deadline_s", DEADLINE_S)))
-        call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
-        return reply(lambda: answered(name, handler("fetcher", name), call, args))
-    except Exception as error:  # arguments that no worker of ours sends
-        return failed("tool", f"{name[:80]}: {error}"[:400])

@@ -22,7 +22,8 @@ class Fetcher:
     """Serves until the supervisor stops it, or is gone.
 
     By `control` come documents with a descriptor each: ``{"agent": NAME, "net": HOSTS}`` with a
-    channel for that agent's calls, in the place of its last one; and ``{"proxy": NUMBER, "secret":
+    channel for that agent's calls, in the place of its last one (``"posts"``: for those of what
+    sends results, and ``"waits"`` where these wait for others); and ``{"proxy": NUMBER, "secret":
     TEXT, "net": HOSTS}`` with a socket that listens for some hands' programs, until ``{"end":
     NUMBER}``.
     """
@@ -87,7 +88,10 @@ class Fetcher:
                 name = document["agent"]
                 if (before := self._agents.pop(name, None)) is not None:
                     before.close()
-                self._agents[name] = AgentCalls(socket.socket(fileno=fds[0]), net)
+                place = "deliver" if document.get("posts") else "fetcher"
+                waits = document.get("waits") is True
+                channel = socket.socket(fileno=fds[0])
+                self._agents[name] = AgentCalls(channel, net, place, waits=waits)
             elif "proxy" in document:
                 listening = socket.socket(fileno=fds[0])
                 self._proxies[document["proxy"]] = Proxy(listening, document["secret"], net)

@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agentd.paths import Paths
+
 Sockets = Literal["none", "unix", "tcp", "any"]
 
 PACKAGES = ("site-packages", "dist-packages")  # in Python's path; `sysconfig` would take 1 MB
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
 SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE: as far as the kernel reads
 HOPS_MAX = 64  # of one path: folders, and links on the way
 SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
@@ -93,6 +96,20 @@ def base_read() -> tuple[str, ...]:
     own |= {sys.prefix, sys.base_prefix} - {"/", "/usr", "/usr/local"}
     paths = dict.fromkeys((*system.split(), *sorted(own), str(Path(__file__).parents[1])))
     return tuple(filter(os.path.exists, paths))
+
+
+def libraries(paths: Paths) -> Iterator[str]:
+    """Give where else Python finds modules, and the certificates for TLS, for `read`.
+
+    Nothing that holds our folders: a rule holds for all that lies below.
+    """
+    if sys.platform == "linux":
+        yield "/proc/self"
+    ours = (paths.user, paths.data, paths.logs, paths.run)
+    for path in (*sys.path, *(os.environ.get(name, "") for name in CERTIFICATES)):
+        real = Path(os.path.realpath(path))
+        if Path(path).is_absolute() and not any(top.is_relative_to(real) for top in ours):
+            yield path
 
 
 def executables(program: str, path: str) -> tuple[str, ...]:

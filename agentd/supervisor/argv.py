@@ -43,6 +43,10 @@ def _mcp_host() -> list[str]:
     return python("agentd.mcp")
 
 
+def _deliver() -> list[str]:
+    return python("agentd.deliver")
+
+
 def _hands() -> list[str]:
     return python("agentd.hands")
 
@@ -58,4 +62,5 @@ class Commands:
     admission: Callable[[str], list[str]] = _admission  # agent's name
     mcp_host: Callable[[], list[str]] = _mcp_host
     hands: Callable[[], list[str]] = _hands
+    deliver: Callable[[], list[str]] = _deliver
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

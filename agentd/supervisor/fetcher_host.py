@@ -4,26 +4,22 @@ import asyncio
 import itertools
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from agentd.admission.version import CONFIG
-from agentd.clock import Clock
 from agentd.config.agent import load_agent
-from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError
 from agentd.fetcher.resolver import fetcher_policy
-from agentd.logs.logger import Logger
-from agentd.paths import Paths
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
 from agentd.sandbox.enter import put_into
 from agentd.sandbox.level import demand
 from agentd.states import WorkerState
-from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import KILLED_S, Managed, Reaper
+from agentd.supervisor.children import KILLED_S, Managed
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.supervisor.restart import Ended, Life
 
@@ -45,27 +41,28 @@ class ProxyPlace:
 
 
 class FetcherHost:
-    """Runs the fetcher. In the event loop; `config` gives agentd.toml as it is now."""
+    """Runs the fetcher. In the event loop."""
 
     def __init__(
         self,
-        paths: Paths,
-        config: Callable[[], DaemonConfig],
-        commands: Commands,
+        parts: HostParts,
         life: Life,
-        reaper: Reaper,
-        *,
-        log: Logger,
-        clock: Clock,
     ) -> None:
-        self._paths, self._config, self._commands, self._clock = paths, config, commands, clock
+        self._parts, self._clock = parts, parts.clock
         # Listening sockets, with what is said of them: they outlive a fetcher that dies.
         self._proxies: dict[int, tuple[socket.socket, Mapping[str, Any]]] = {}
         self._numbers = itertools.count(1)
-        self._used = clock.monotonic()
+        self._awaited = False  # somebody waits by a call of it, all the time
+        self._used = self._clock.monotonic()
         self._closed = False
         self.managed = Managed(
-            NAME, self._spawn, life, reaper, self._on_change, log=log, clock=clock
+            NAME,
+            self._spawn,
+            life,
+            parts.reaper,
+            self._on_change,
+            log=parts.log,
+            clock=parts.clock,
         )
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -102,9 +99,10 @@ class FetcherHost:
         beat, life = self.managed.beat, self.managed.life
         if life.state is not WorkerState.RUNNING or life.stopping or beat["state"] != "idle":
             return
-        if self._proxies and beat["stale"]:
+        kept = self._proxies or self._awaited
+        if kept and beat["stale"]:
             self.managed.restart()
-        elif not self._proxies and (beat["stale"] or self._idle_s > IDLE_S):
+        elif not kept and (beat["stale"] or self._idle_s > IDLE_S):
             self.managed.stop(WorkerState.STOPPED, "nobody needs it", grace_s=STOP_S)
 
     async def stop(self) -> None:
@@ -122,16 +120,36 @@ class FetcherHost:
 
     async def _channel(self, asker: Asker, _: dict[str, Any]) -> Answer:
         """Hand a worker a channel by which it reaches what its agent's `net` lists."""
-        config = await in_thread(load_agent, asker.folder(self._paths) / CONFIG)
-        net = config.permissions.net
+        config = await in_thread(load_agent, asker.folder(self._parts.paths) / CONFIG)
+        return {}, [await self._calls({"agent": asker.name, "net": config.permissions.net})]
+
+    async def posts(self, name: str, host: str, *, waits: bool) -> int:
+        """Return a channel's descriptor by which what sends results posts to this host alone.
+
+        `waits`: its calls wait for others' news; until `release` the fetcher is kept for them.
+
+        Raises:
+            AgentdError: the fetcher cannot be started.
+        """
+        document = {"agent": name, "net": [host], "posts": True, "waits": waits}
+        channel = await self._calls(document)
+        self._awaited = self._awaited or waits
+        return channel
+
+    def release(self) -> None:
+        """Nobody waits there any more."""
+        self._awaited = False
+
+    async def _calls(self, document: Mapping[str, Any]) -> int:
+        """Hand the fetcher one end of a channel for somebody's calls; return the other one."""
         theirs, ours = socket.socketpair()
         with ours:
             try:
-                await self._hand_over({"agent": asker.name, "net": net}, ours)
+                await self._hand_over(document, ours)
             except BaseException:
                 theirs.close()
                 raise
-        return {}, [theirs.detach()]
+        return theirs.detach()
 
     async def _hand_over(self, document: Mapping[str, Any], sock: socket.socket) -> None:
         await self._there()
@@ -149,7 +167,7 @@ class FetcherHost:
         Raises:
             AgentdError: there can be none.
         """
-        await in_thread(demand, self._required)
+        await in_thread(demand, self._parts.required)
         self._used = self._clock.monotonic()
         life = self.managed.life
         if life.stopping:
@@ -164,14 +182,9 @@ class FetcherHost:
             life.try_once()
         self.managed.start()
 
-    @property
-    def _required(self) -> bool:
-        return self._config().sandbox.required
-
     def _spawn(self) -> Child:
-        argv = put_into(fetcher_policy(), self._commands.fetcher(self._required))
-        locks, data = self._paths.locks, self._paths.data
-        return Child.spawn(NAME, argv, locks, cwd=data, control=True, clock=self._clock)
+        command = self._parts.commands.fetcher(self._parts.required)
+        return self._parts.spawn(NAME, put_into(fetcher_policy(), command))
 
     def _on_change(self, _: Ended | None) -> None:
         if self.managed.life.state is WorkerState.STARTING:

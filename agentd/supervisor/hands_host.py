@@ -3,28 +3,25 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from agentd.admission.version import CONFIG
-from agentd.clock import Clock
 from agentd.config.agent import load_agent
-from agentd.config.daemon import DaemonConfig
 from agentd.errors import AgentdError
 from agentd.hands.orders import Orders
 from agentd.hands.permitted import orders_for, written_in
-from agentd.logs.logger import Logger
-from agentd.paths import Paths, private_folder
+from agentd.paths import private_folder
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
-from agentd.process.jobs import Jobs, in_thread
+from agentd.process.jobs import in_thread
 from agentd.process.supervisor_link import error_of
 from agentd.sandbox.enter import put_into
 from agentd.sandbox.level import demand
-from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import KILLED_S, Reaper
+from agentd.supervisor.children import KILLED_S
 from agentd.supervisor.fetcher_host import FetcherHost
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.one_job import run_to_end
 from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.tools.closed import Closed
@@ -36,26 +33,11 @@ SHOWN = 2_000  # characters of what they printed, in the log
 
 
 class HandsHost:
-    """All agents' hands, at most one process an agent. In the event loop.
+    """All agents' hands, at most one process an agent. In the event loop."""
 
-    `config` gives agentd.toml as it is now.
-    """
-
-    def __init__(
-        self,
-        paths: Paths,
-        config: Callable[[], DaemonConfig],
-        commands: Commands,
-        reaper: Reaper,
-        jobs: Jobs,
-        fetcher: FetcherHost,
-        *,
-        log: Logger,
-        clock: Clock,
-    ) -> None:
-        self._paths, self._config, self._commands = paths, config, commands
-        self._reaper, self._jobs, self._log, self._clock = reaper, jobs, log, clock
-        self._fetcher = fetcher
+    def __init__(self, parts: HostParts, fetcher: FetcherHost) -> None:
+        self._parts, self._fetcher = parts, fetcher
+        self._paths, self._log = parts.paths, parts.log
         self._living: dict[str, tuple[Child, asyncio.Task[None]]] = {}  # by agent
         self._started: dict[str, float] = {}  # when its latest hands were, on the loop's clock
 
@@ -75,7 +57,7 @@ class HandsHost:
 
     async def _check(self, asker: Asker, document: dict[str, Any]) -> Answer:
         """Refuse where hands could not be closed off as agentd.toml wants them."""
-        await in_thread(demand, self._required)
+        await in_thread(demand, self._parts.required)
         return {}, ()
 
     async def _kill(self, asker: Asker, document: dict[str, Any]) -> Answer:
@@ -103,7 +85,7 @@ class HandsHost:
                 child = self._spawn(asker.name, orders)
             except OSError as error:
                 raise AgentdError(f"hands cannot be started: {error}") from error
-            watch = self._jobs.start(self._watch(asker, child, way.pop_all()), last=True)
+            watch = self._parts.jobs.start(self._watch(asker, child, way.pop_all()), last=True)
         self._living[asker.name] = child, watch
         assert child.control is not None
         channel = Channel(child.control)
@@ -122,7 +104,8 @@ class HandsHost:
     def _orders(self, asker: Asker) -> Orders:
         """Read what the version permits, and make an empty scratch folder. In a thread."""
         agent = load_agent(asker.folder(self._paths) / CONFIG)
-        scratch, key = self._paths.hands_scratch(asker.name), self._config().model.api_key_file
+        scratch = self._paths.hands_scratch(asker.name)
+        key = self._parts.config().model.api_key_file
         remove(scratch)
         with contextlib.suppress(OSError):  # a full disk: what needs one fails, the rest does not
             private_folder(scratch)
@@ -130,28 +113,17 @@ class HandsHost:
         written = partial(written_in, self._paths)
         own = self._paths.own_folders / asker.name
         return orders_for(
-            agent.permissions, closed, scratch, written, require=self._required, own=own
+            agent.permissions, closed, scratch, written, require=self._parts.required, own=own
         )
-
-    @property
-    def _required(self) -> bool:
-        return self._config().sandbox.required
 
     def _spawn(self, name: str, orders: Orders) -> Child:
-        argv = put_into(orders.sandbox, self._commands.hands())
-        return Child.spawn(
-            f"{name}.hands",
-            argv,
-            self._paths.locks,
-            cwd=self._paths.data,
-            control=True,
-            clock=self._clock,
-        )
+        argv = put_into(orders.sandbox, self._parts.commands.hands())
+        return self._parts.spawn(f"{name}.hands", argv)
 
     async def _watch(self, asker: Asker, child: Child, way: contextlib.ExitStack) -> None:
         """See them to their end, and with them the way of their programs to the network."""
         with way:
-            ran = await run_to_end(child, self._reaper, None)
+            ran = await run_to_end(child, self._parts.reaper, None)
         printed = ran.output.decode("utf-8", "replace")[-SHOWN:]
         well = ran.code in (0, -signal.SIGKILL) and not printed
         write = self._log.info if well else self._log.warning

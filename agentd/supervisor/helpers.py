@@ -1,19 +1,15 @@
-"""The processes that carry tools out for workers, each started when a worker first needs it."""
+"""The processes beside workers: those that carry tools out for them, and what sends results."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 
-from agentd.clock import Clock
-from agentd.config.daemon import DaemonConfig
-from agentd.logs.logger import Logger
-from agentd.paths import Paths
-from agentd.process.jobs import Jobs
-from agentd.supervisor.argv import Commands
-from agentd.supervisor.children import Reaper
+from agentd.supervisor.deliver_host import DeliverHost
 from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.hands_host import HandsHost
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.mcp_host import McpHost
+from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.restart import Life
 
@@ -21,40 +17,23 @@ STOP_S = 1.5  # for all of them together: a stop takes 10 s at most
 
 
 class Helpers:
-    """All agents' hands, the fetcher, and the MCP host with its servers.
+    """All agents' hands, the fetcher, the MCP host with its servers, and what sends results.
 
-    `config` gives agentd.toml as it is now. `tools_changed` is called with an MCP server whose
-    tools are not what was accepted.
+    `life` makes one for each that is kept running. `tools_changed` is called with an MCP server
+    whose tools are not what was accepted.
     """
 
     def __init__(
         self,
-        paths: Paths,
-        config: Callable[[], DaemonConfig],
-        commands: Commands,
-        life: Life,
-        reaper: Reaper,
-        jobs: Jobs,
+        parts: HostParts,
+        records: Records,
+        life: Callable[[], Life],
         tools_changed: Callable[[str], None],
-        *,
-        log: Logger,
-        clock: Clock,
     ) -> None:
-        self._fetcher = FetcherHost(paths, config, commands, life, reaper, log=log, clock=clock)
-        self._hands = HandsHost(
-            paths, config, commands, reaper, jobs, self._fetcher, log=log, clock=clock
-        )
-        self.mcp = McpHost(
-            paths,
-            config,
-            commands,
-            reaper,
-            jobs,
-            self._fetcher,
-            tools_changed,
-            log=log,
-            clock=clock,
-        )
+        self._fetcher = FetcherHost(parts, life())
+        self.deliver = DeliverHost(parts, records, self._fetcher, life())
+        self._hands = HandsHost(parts, self._fetcher)
+        self.mcp = McpHost(parts, self._fetcher, tools_changed)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return what workers may ask for."""
@@ -68,15 +47,18 @@ class Helpers:
     def poll(self) -> None:
         """Stop what nobody needs any more."""
         self._fetcher.poll()
+        self.deliver.poll()
 
     def kill(self) -> None:
         """Kill what workers share; hands go with them."""
         self.mcp.kill()
         self._fetcher.managed.kill()
+        self.deliver.managed.kill()
 
     async def stop(self) -> None:
         """Stop them, once the workers are gone; return when they are, or after a moment."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
-                await asyncio.gather(self._hands.gone(), self._fetcher.stop(), self.mcp.stop())
+                shared = (self._fetcher.stop(), self.mcp.stop(), self.deliver.stop())
+                await asyncio.gather(self._hands.gone(), *shared)
         self.kill()

@@ -12,20 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentd.admission.version import MANIFEST
-from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError, ToolError
 from agentd.hands.mcp_program import program_of
-from agentd.logs.logger import Logger
-from agentd.paths import Paths
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
-from agentd.process.jobs import Jobs, in_thread
-from agentd.supervisor.argv import Commands
+from agentd.process.jobs import in_thread
 from agentd.supervisor.at_need import AtNeed
-from agentd.supervisor.children import Reaper
 from agentd.supervisor.fetcher_host import FetcherHost
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.requests import Answer, Asker
 
 NAME = "mcp.host"
@@ -34,27 +30,13 @@ GRACE_S = 1.0  # for host and servers to end in order
 
 
 class McpHost:
-    """Runs the host. `config` gives agentd.toml as it is now.
-
-    `changed` is called with a server whose tools are not what was accepted.
-    """
+    """Runs the host. `changed` is called with a server whose tools are not what was accepted."""
 
     def __init__(
-        self,
-        paths: Paths,
-        config: Callable[[], DaemonConfig],
-        commands: Commands,
-        reaper: Reaper,
-        jobs: Jobs,
-        fetcher: FetcherHost,
-        changed: Callable[[str], None],
-        *,
-        log: Logger,
-        clock: Clock,
+        self, parts: HostParts, fetcher: FetcherHost, changed: Callable[[str], None]
     ) -> None:
-        self._paths, self._commands, self._config = paths, commands, config
-        self._reaper, self._jobs, self._fetcher, self._changed = reaper, jobs, fetcher, changed
-        self._log, self._clock = log, clock
+        self._parts, self._fetcher, self._changed = parts, fetcher, changed
+        self._paths, self._log = parts.paths, parts.log
         self._host: AtNeed | None = None
         self._control: Channel | None = None
         self._servers: dict[str, AtNeed] = {}
@@ -85,7 +67,7 @@ class McpHost:
 
     def configure(self) -> None:
         """Take changed tables [mcp.NAME]: a server that was started by another one ends."""
-        servers = self._config().mcp
+        servers = self._parts.config().mcp
         for name, config in self._started_with.items():
             if servers.get(name) != config:
                 self._tell({"end": name, "why": "its configuration changed"})
@@ -111,24 +93,19 @@ class McpHost:
         if self._control is not None:
             return self._control
         try:
-            child = Child.spawn(
-                NAME,
-                self._commands.mcp_host(),
-                self._paths.locks,
-                cwd=self._paths.data,
-                control=True,
-                clock=self._clock,
-            )
+            child = self._parts.spawn(NAME, self._parts.commands.mcp_host())
         except OSError as error:
             raise AgentdError(f"the MCP host cannot be started: {error}") from error
         assert child.control is not None
         self._control = Channel(child.control)
-        self._host = AtNeed(
-            child, self._reaper, self._on_host_end, beats=True, log=self._log, clock=self._clock
-        )
+        self._host = self._at_need(child, self._on_host_end, beats=True)
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._hear)
         self._log.info("mcp.started", pid=child.pid)
         return self._control
+
+    def _at_need(self, child: Child, ended: Callable[[int, str], None], *, beats: bool) -> AtNeed:
+        reaper, log, clock = self._parts.reaper, self._log, self._parts.clock
+        return AtNeed(child, reaper, ended, beats=beats, log=log, clock=clock)
 
     def _on_host_end(self, code: int, said: str) -> None:
         self._log.info("mcp.ended", exit=code, said=said)
@@ -154,7 +131,7 @@ class McpHost:
     def _obey(self, told: Mapping[str, Any]) -> None:
         match told:
             case {"start": str() as name}:
-                self._jobs.start(self._start(name), f"start {SERVER.format(name)}")
+                self._parts.jobs.start(self._start(name), f"start {SERVER.format(name)}")
             case {"ended": str() as name, "why": str() as why}:
                 self._log.info("mcp.server_ended", server=name, why=why)
                 if name in self._servers:
@@ -174,7 +151,7 @@ class McpHost:
 
     async def _start(self, name: str) -> None:
         """Give the host what it needs to reach a server."""
-        daemon = self._config()
+        daemon = self._parts.config()
         config = daemon.mcp.get(name)
         try:
             if config is None:
@@ -213,7 +190,7 @@ class McpHost:
                 env=program.env,
                 cwd=program.folder,
                 stdio=stdio,
-                clock=self._clock,
+                clock=self._parts.clock,
             )
         except BaseException:
             if proxy is not None:
@@ -227,7 +204,5 @@ class McpHost:
             if self._servers.get(name) is server:
                 del self._servers[name]
 
-        server = self._servers[name] = AtNeed(
-            child, self._reaper, ended, beats=False, log=self._log, clock=self._clock
-        )
+        server = self._servers[name] = self._at_need(child, ended, beats=False)
         self._log.info("mcp.server_started", server=name, pid=child.pid)

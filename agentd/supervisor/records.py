@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from agentd.approval.kept import use
 from agentd.approval.signature import person_key
-from agentd.approval.unanswered import looked_up
+from agentd.approval.unanswered import looked_up, take_reply
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
+from agentd.deliver.position import forget_ways
 from agentd.errors import AgentdError, DamagedDatabase, EventRefused, Problem
 from agentd.events import DAEMON, Event, Lane, NewEvent
 from agentd.logs.logger import Logger
@@ -174,6 +175,30 @@ class Records:
             return looked_up(bus, key, asker.name, event_id, *more)
 
         return await self._thread.call(work), ()
+
+    async def reply(self, asker: Asker, request: dict[str, Any]) -> Answer:
+        """Take a person's reply to a message about a question; answer with what to tell them.
+
+        Raises:
+            AgentdError: it makes no sense, or the key or the database cannot be used.
+        """
+        session, asked, done = (request.get(key) for key in ("session", "asked", "done"))
+        if type(session) is not int or not isinstance(done, dict):
+            raise AgentdError("this is no reply", where="reply")
+
+        def work(bus: Bus) -> dict[str, Any]:
+            key, answer = person_key(self._paths), request.get("answer")
+            return {"told": take_reply(bus, key, session, str(asked), answer, done)}
+
+        return await self._thread.call(work), ()
+
+    async def forget_ways(self, kept: Sequence[str]) -> None:
+        """Forget all ways by which results went but these.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        await self._thread.call(lambda bus: forget_ways(bus, kept))
 
     async def copy(self, target: Path) -> None:
         """Copy the database, as it is now, to a file of another name.

@@ -266,6 +266,8 @@ class Slot:
             await self._take_up_recorded()
         if not self.version:
             state = WorkerState.WAITING if found.waiting else WorkerState.INVALID
+            if state is WorkerState.INVALID and self.managed.life.state is not state:
+                self._announce("agent.refused", reason=short_error(problem.get("what", "")))
             self.managed.stop(state, problem.get("what", ""))
         elif self._paused:
             self._rest_paused()

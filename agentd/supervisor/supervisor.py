@@ -31,6 +31,7 @@ from agentd.supervisor.control import Control
 from agentd.supervisor.file_changes import changes, stamps
 from agentd.supervisor.helpers import Helpers
 from agentd.supervisor.home_files import HomeFiles, close
+from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
 from agentd.supervisor.records import Records
@@ -80,26 +81,17 @@ class Supervisor:
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
+
+        def life() -> Life:
+            return Life(rules, clock, chance)
+
         self._model = ModelHost(
-            paths,
-            config,
-            commands,
-            Life(rules, clock, chance),
-            self._reaper,
-            log=logger,
-            clock=clock,
+            paths, config, commands, life(), self._reaper, log=logger, clock=clock
         )
-        self._helpers = Helpers(
-            paths,
-            lambda: self._settings.config,
-            commands,
-            Life(rules, clock, chance),
-            self._reaper,
-            self._jobs,
-            self._on_tools_changed,
-            log=logger,
-            clock=clock,
+        parts = HostParts(
+            paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
+        self._helpers = Helpers(parts, self._records, life, self._on_tools_changed)
         asked = {
             **self._helpers.handlers(),
             **external_model.handlers(lambda: self._model.config, paths),
@@ -168,6 +160,7 @@ class Supervisor:
         self._log.info("supervisor.started", pid=os.getpid(), version=__version__)
         known = stamps(self._watched())
         self._model.start()
+        self._helpers.deliver.configure()
         await in_thread(reached)  # on macOS a program tells
         self._agents.scan()
         jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
@@ -238,6 +231,7 @@ class Supervisor:
         self._log.info("supervisor.reloading")
         self._reload_settings()
         self._model.retry()
+        self._helpers.deliver.configure(again=name is None)
         self._agents.reload(name)
         self._jobs.start(self._forgive(*([name] if name else self._agents.slots)))
 
@@ -330,6 +324,7 @@ class Supervisor:
             "refused_folder": self._folder_access.problem,
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
+            "deliver": self._helpers.deliver.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": {

@@ -37,6 +37,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "Fetch": "http.fetch",
         "FetchMail": "imap.fetch_mail",
     },
+    "deliver": {"Post": "post.post"},  # of what sends results, in the fetcher; no agent has it
 }
 # They start programs, in a sandbox within that of hands.
 PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote"})
