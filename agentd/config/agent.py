@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from agentd.config.columns import COLUMNS_MAX, Column, check_column_name
 from agentd.config.duration import Duration
 from agentd.config.secret_names import secret_names
 from agentd.config.toml import Strict, read_toml, validate
@@ -180,6 +181,11 @@ class AgentConfig(Strict):
         description="The agent's own parameters, checked by its module. `secret:NAME` names a "
         "secret.",
     )
+    result: dict[str, Column] = Field(
+        default_factory=dict,
+        max_length=COLUMNS_MAX,
+        description="What a result has of each row, by name; for agents of configuration alone.",
+    )
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
     sandbox: HeadSandbox = Field(default_factory=HeadSandbox)
@@ -192,6 +198,13 @@ class AgentConfig(Strict):
         for item in value:
             if not SUBSCRIPTION.fullmatch(item):
                 raise ValueError(f'{item!r} is no event type; write "repo.changed" or "repo.*"')
+        return value
+
+    @field_validator("result")
+    @classmethod
+    def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
+        for name in value:
+            check_column_name(name)
         return value
 
     @field_validator("params")

@@ -97,7 +97,8 @@ class LoadedAgent:
         """
         accepted, accepts = self.version.accepted, self.version.agent.accepts
         tools = all_tools(self.version.mcp)
-        return policy_of(accepted.name, accepted.config, self.union.members, accepts, tools)
+        classes = {*self.union.members, *self.version.plans}
+        return policy_of(accepted.name, accepted.config, classes, accepts, tools)
 
     def loop(
         self,

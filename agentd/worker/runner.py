@@ -95,7 +95,8 @@ class Runner:
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
         config, accepts = accepted.config, version.agent.accepts
-        self._policy = policy_of(accepted.name, config, union.members, accepts, tools)
+        classes = {*union.members, *version.plans}
+        self._policy = policy_of(accepted.name, config, classes, accepts, tools)
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
         self._llm = BamlLLM(
@@ -225,7 +226,7 @@ def calibration_of(version: Version, union: Union) -> Calibration:
     Raises:
         ConfigError: one is no field with labels.
     """
-    fields = {field: union.labels(field) for field in sorted(version.agent.labels)}
+    fields = {field: union.labels(field) for field in sorted(version.labels)}
     return Calibration(fields, version.accepted.config.labels)
 
 
