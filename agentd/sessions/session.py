@@ -61,8 +61,7 @@ class Session:
     @property
     def results(self) -> Sequence[Mapping[str, Any]]:
         """What its decisions came to, of a question's the decision itself."""
-        found = [s for s in self.steps if s.kind is StepKind.RESULT or s.about is not None]
-        return [step.value if step.about is None else _answer(step) for step in found]
+        return results_of(self.steps)
 
     @property
     def labels(self) -> Mapping[str, Label]:
@@ -104,6 +103,12 @@ class Session:
             return None
         begun = self.stage is StepKind.STARTED or not unfinished.asks
         return unfinished.type if begun else None
+
+
+def results_of(steps: Sequence[Step]) -> list[Mapping[str, Any]]:
+    """Return what decisions came to, of a question's the decision itself."""
+    found = [s for s in steps if s.kind is StepKind.RESULT or s.about is not None]
+    return [step.value if step.about is None else _answer(step) for step in found]
 
 
 def _answer(step: Step) -> dict[str, Any]:

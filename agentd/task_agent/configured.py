@@ -147,7 +147,9 @@ class ConfiguredAgent(Agent[TaskParams]):
         found = self._found(results)
         if self._skipped(found):
             return Result({"skipped": self.params.skip_if})
-        unasked = self.forced is not None and not self.params.publish_forced
+        # Rows are the tools' facts, and counted as seen: they are published in any case.
+        forced = self.forced is not None and self.params.each is None
+        unasked = forced and not self.params.publish_forced
         if not self.params.reports:
             value, remember = dict(done.args), dict[str, Any]()
         else:
@@ -155,6 +157,19 @@ class ConfiguredAgent(Agent[TaskParams]):
         if self.params.publish is None or unasked:
             return Result(value, remember={} if unasked else remember)
         return Result(value, publish=[NewEvent(self.params.publish, value)], remember=remember)
+
+    def read_of(self, results: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
+        """Return the text that was read of a row, by its facts as they stand in a result."""
+        if self.params.labels:
+            return self._text_of(self.event)
+        self.found = self._found(results)
+        facts = [name for name, column in self.params.result.items() if column.source]
+        rows = self._rows(self.found)
+        for row in rows:
+            copied = self._copied(row, self.found)
+            if all(copied[name] == made.get(name) for name in facts):
+                return self._read(row)
+        return self._read(rows[0] if rows else {})
 
     def _found(self, results: Sequence[Mapping[str, Any]]) -> Found:
         tools = [step.tool for step in self.params.steps]
@@ -274,12 +289,16 @@ class ConfiguredAgent(Agent[TaskParams]):
 
     def _labelled(self, event: Event) -> Result:
         """Return the label that goes best with the event's text, by [params.labels]."""
-        payload = event.payload
-        alone = isinstance(payload.get("text"), str) and payload["text"]
-        names = [key for key, value in payload.items() if isinstance(value, str)]
-        text = text_of(payload, ("text",) if alone else names)
-        instructions = self.params.instructions or ""
+        text, instructions = self._text_of(event), self.params.instructions or ""
         (label,), seen = labelled(self.kit, SCORED, self.params.labels, [text], instructions)
         value = {"label": label.value, "margin": label.margin, "unsure": label.unsure}
         publish = [NewEvent(self.params.publish, value)] if self.params.publish else []
         return Result(value, publish=publish, remember=seen)
+
+    @staticmethod
+    def _text_of(event: Event) -> str:
+        """Return what [params.labels] labels: the event's `text`, else all of its texts."""
+        payload = event.payload
+        alone = isinstance(payload.get("text"), str) and payload["text"]
+        names = [key for key, value in payload.items() if isinstance(value, str)]
+        return text_of(payload, ("text",) if alone else names)

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentd.config.suggest import did_you_mean
-from agentd.config.wording import first as first_problem
+from agentd.config.toml import unknown_key
+from agentd.config.wording import said
 from agentd.errors import EventRefused
 from agentd.events import Event
 from agentd.mcp.definitions import decision_of
@@ -51,6 +52,8 @@ class FirstStep:
             return cls(tool, args)
         model = REGISTRY[tool].args
         args = args if isinstance(args, Mapping) else {next(iter(model.model_fields)): args}
+        for key in args.keys() - model.model_fields.keys():
+            raise ValueError(f"{tool}.{key}: {unknown_key(key, model.model_fields)}")
         try:
             model.model_validate(args)
         except ValidationError as error:
@@ -58,7 +61,8 @@ class FirstStep:
             # What is not known yet may be of any length and kind.
             wrong = [w for w in wrong if not FIELD.search(str(args.get(str(w["loc"][0]), "")))]
             if wrong:
-                raise ValueError(first_problem(wrong, tool)) from error
+                key = ".".join(map(str, wrong[0]["loc"]))
+                raise ValueError(f"{tool}.{key}: {said(wrong[0])}") from error
         return cls(tool, args)
 
     @property

@@ -73,7 +73,7 @@ class Found:
         if isinstance(value, str):
             value = [line.strip() for line in value.splitlines() if line.strip()]
         items = value if isinstance(value, list) else []
-        return [item if isinstance(item, Mapping) else {"text": _flat(item)} for item in items]
+        return [item if isinstance(item, Mapping) else {"name": _flat(item)} for item in items]
 
     def whole(self) -> Mapping[str, Any]:
         """Return the one row of an agent without `each`: the event's fields, then the results'."""
