@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from agentd.config.agent import Labels
+from agentd.config.agent import Labels, Permissions
 from agentd.errors import ToolError
 from agentd.events import Event
 from agentd.events import Result as Result
@@ -44,6 +44,29 @@ class Choice:
         return dict(self.args)
 
 
+@dataclass(frozen=True)
+class PlannedCall:
+    """A step that an agent plans: the loop takes it as decided, and no model is asked.
+
+    `name` is one of `Agent.plans`, or Done. It comes to `dispatch` or `finish` as a `Choice`.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A decision of one class that an agent plans to ask for; nothing is dispatched of it.
+
+    The model sees its prompt and `about`, untrusted, and not the session's log: so a hundred of
+    them are as cheap as the first, and none is led by the answers to others.
+    """
+
+    name: str
+    about: Mapping[str, Any]
+
+
 class Tools(Protocol):
     """The shared tools, bound to one agent's permissions.
 
@@ -51,6 +74,7 @@ class Tools(Protocol):
     """
 
     cancel: Cancel
+    permissions: Permissions
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -175,6 +199,8 @@ class Agent(Generic[P]):
     # Fields of own decision classes whose value is a label, as "Done.kind": enums of text at the
     # top of their class. The model's bias towards one of them is taken off.
     labels: ClassVar[frozenset[str]] = frozenset()
+    # Whether its file may have a table [result]; `Params` then has it as the field `result`.
+    takes_result: ClassVar[bool] = False
 
     # Set before `dispatch` and `finish`: what stands in the decision's text fields, by their names.
     labelled: Mapping[str, Label] = {}
@@ -196,8 +222,21 @@ class Agent(Generic[P]):
         return None
 
     @classmethod
+    def plans(cls, params: P) -> tuple[str, ...]:
+        """Return the tools that `planned` may call, in the union or not. They need permissions."""
+        return ()
+
+    @classmethod
+    def labelling(cls, params: P) -> frozenset[str]:
+        """Return what `labels` says, where it depends on the params."""
+        return cls.labels
+
+    @classmethod
     def narrowed(cls, params: P) -> Mapping[str, type[BaseModel]]:
-        """Return what `arguments` says, where it depends on the params."""
+        """Return what `arguments` says, where it depends on the params.
+
+        It also gives a `@@dynamic` class of the .baml file its fields.
+        """
         return cls.arguments
 
     @classmethod
@@ -237,6 +276,26 @@ class Agent(Generic[P]):
         """Return further arguments of the BAML function, besides `context` and `done`.
 
         They belong to the fixed part of the prompt: the same for every call of every session.
+        """
+        return {}
+
+    def planned(self, results: Sequence[Mapping[str, Any]]) -> PlannedCall | Question | None:
+        """Return what comes next, where that is known without a model; None: the model decides.
+
+        Asked before each decision, with the session's results so far: of a `PlannedCall` all that
+        it came to, of a `Question` the decision's fields and, as `unsure`, its unsure labels. A
+        call that fails ends the session as failed; a no of a person ends it. Must have no effects.
+
+        Raises:
+            EventRefused: the payload lacks what it needs; it becomes a dead letter.
+            SessionFailed: what came so far is no use.
+        """
+        return None
+
+    def candidates(self) -> Mapping[str, Sequence[str]]:
+        """Return what may stand in text fields of decisions, by "Class.field", in this session.
+
+        The mask allows nothing else there; of nothing, the empty text.
         """
         return {}
 

@@ -65,6 +65,7 @@ GROUPS = (
     (  # recordings
         Command("record", "record", "Write a session as a file that can be replayed."),
         Command("replay", "replay", "Run recorded sessions again without a model, and compare."),
+        Command("correct", "correct", "Say what would have been right: an example for `eval`."),
         Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
     ),
     (  # upkeep

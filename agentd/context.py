@@ -94,7 +94,7 @@ class Context:
     ) -> None:
         self._count = count
         self._parts: list[str] = []
-        self.tokens = fixed
+        self.tokens = self._fixed = fixed
         self.budget = int(window * share)
         self._reserve = reserve
         if fixed + reserve >= self.budget:
@@ -109,6 +109,11 @@ class Context:
     def text(self) -> str:
         """The log as the model sees it."""
         return "".join(self._parts)
+
+    @property
+    def space(self) -> int:
+        """Tokens for a log that holds one event, the reserve not counted."""
+        return self.budget - self._reserve - self._fixed
 
     @property
     def room(self) -> int:

@@ -67,22 +67,32 @@ class Guards:
         return self.spent_s + self.clock.monotonic() - self._started
 
     def resume(self, steps: Sequence[Step]) -> None:
-        """Count what is recorded already; a repeat that was forbidden for a turn is so no more."""
+        """Count what is recorded already; a repeat that was forbidden for a turn is so no more.
+
+        What the agent planned costs no turn.
+        """
         for step in steps:
+            if step.planned or step.about is not None:
+                continue
             if step.kind is StepKind.DECISION:
                 self.next_turn()
                 self.decided(step.type, step.payload)
             elif step.had_effect:
                 self.changed()
 
+    @property
+    def closing(self) -> bool:
+        """Whether only Done is left, whatever else is planned."""
+        if self._closing is None and self.left_s <= 0:
+            self._closing = "time is up"
+        return self._closing is not None
+
     def next_turn(self) -> Turn:
         """Return what the next decision may be."""
         self.turns += 1
         if self._closing is None and self.turns >= self.limits.turns:
             self._closing = "last turn"
-        if self._closing is None and self.left_s <= 0:
-            self._closing = "time is up"
-        if self._closing is not None:
+        if self.closing:
             return Turn(frozenset({DONE}), f"{self._closing}{END_NOW}")
         if self._forbidden is not None:
             name, self._forbidden = self._forbidden, None

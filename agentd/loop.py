@@ -3,32 +3,30 @@
 What surrounds it lives elsewhere: limits in guards.py, what is recorded and shown in transcript.py,
 what survives a crash in sessions/. A resumed session comes through here as well: its recorded steps
 fill the log first, a recorded decision is not asked again, a finished tool is not run again. What a
-person has to say yes to (see approval/) parks the session, and is carried out when it resumes.
+person has to say yes to (see approval/) parks the session, and is carried out when it resumes. What
+the agent plans itself is recorded and carried out in the same way, without a model.
 """
 
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from agentd.agent import Agent
+from agentd.agent import Agent, PlannedCall, Question
 from agentd.approval.approval import Policy
-from agentd.config.wording import first
-from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
-from agentd.events import INTERRUPTED, Event, NewEvent, Result
+from agentd.errors import EventRefused, PermissionRefused, SessionFailed, ToolError
+from agentd.events import INTERRUPTED, Event, Result
 from agentd.guards import Guards, Turn, forced
-from agentd.llm.decision import DONE, LLM, Ask, Decision
+from agentd.llm.decision import DONE, LLM, Ask, Candidates, Decision
 from agentd.logs.logger import Logger
-from agentd.secret_rules import any_known, without_known
 from agentd.sessions.asked import asked_by, denial
 from agentd.sessions.journal import Journal
+from agentd.sessions.returned import check_payload, check_published, checked_result
 from agentd.sessions.session import FORCED, Session
 from agentd.sessions.steps import StepKind
 from agentd.transcript import Transcript
 
 DENIED = "is not allowed: [approve] denies it"
+PLANNED_MAX = 200  # calls and questions of one session that its agent plans
 
 
 @dataclass(frozen=True)
@@ -103,19 +101,30 @@ class Loop:
             self.append(decision, result)
             if result.ask is not None:
                 return Ending(result, result.ask)
+            if decision.planned and not result.effect:  # a no: nobody else can decide otherwise
+                return Ending(result)
             decision = None
 
     def decide(self) -> Decision:
-        """Ask until the model comes to a decision that may be carried out; record every one."""
+        """Return what the agent plans, else ask the model until what it decides may be carried out.
+
+        Every decision is recorded.
+        """
         while True:
             if self.transcript.full:
                 self.guards.leave_only_done("the context is full")
+            planned = None if self.guards.closing else self.agent.planned(self.session.results)
+            if isinstance(planned, PlannedCall):
+                return self._plan(planned)
+            if isinstance(planned, Question):
+                self._question(planned)
+                continue
             turn = self.guards.next_turn()
             if turn.note is not None:
                 self.transcript.note(turn.note, last=turn.last)
             self.beat(self.call_deadline_s)
             allowed = self._allowed(turn)
-            decision = self._ask(allowed)
+            decision, candidates = self._ask(allowed)
             if allowed is not None and decision.name not in allowed:
                 raise SessionFailed(f"decided {decision.name}, which this turn did not allow")
             refused = self._refused(decision)
@@ -125,9 +134,26 @@ class Loop:
                 idempotent=decision.name in self.idempotent,
                 asks=self.policy.asks_about(decision.name, decision.args),
                 refused=refused,
+                candidates=candidates,
             )
             if refused is None:
                 return decision
+
+    def _plan(self, call: PlannedCall) -> Decision:
+        if len(self.session.results) >= PLANNED_MAX:
+            raise SessionFailed(f"plans more than {PLANNED_MAX} steps", where="`planned`")
+        decision = Decision.plan(call.name, call.args)
+        again, asks = call.name in self.idempotent, self.policy.asks_about(call.name, call.args)
+        self.transcript.decided(decision, idempotent=again, asks=asks)
+        return decision
+
+    def _question(self, question: Question) -> None:
+        """Ask the model for one class, about this alone; what it says is data, and ends here."""
+        self.beat(self.call_deadline_s)
+        allowed = frozenset({question.name})
+        about, log = self.transcript.about(question.about)
+        decision, candidates = self._ask(allowed, log)
+        self.transcript.decided(decision, allowed=allowed, about=about, candidates=candidates)
 
     def carry_out(self, decision: Decision) -> Result | None:
         """Return what a decision comes to, None where a person has yet to say yes.
@@ -185,12 +211,14 @@ class Loop:
         self.agent.labelled = self.session.labels
         started = self.clock.monotonic()
         try:
-            result = _result(self.agent.dispatch(decision.value), "dispatch")
+            result = checked_result(self.agent.dispatch(decision.value), "dispatch")
         except ToolError as error:
+            if decision.planned:  # there is nobody to be told, and to decide otherwise
+                raise SessionFailed(f"{decision.name} failed: {error.what}") from error
             told = {**decision.args, "error": error.what}
             refused = isinstance(error, PermissionRefused)
-            result = _result(Result(told, trusted=False, effect=not refused), "dispatch")
-        _check_declared(self.agent, result.publish)
+            result = checked_result(Result(told, trusted=False, effect=not refused), "dispatch")
+        check_published(self.agent, result.publish)
         self.log.info(
             "turn.dispatched",
             turn=self.guards.turns,
@@ -214,8 +242,8 @@ class Loop:
             self.session.steps, self.guards.names - agent.barred() - self.policy.denied
         )
         finished = agent.finish(done.value, self.session.event, self.session.results)
-        result = _result(finished, "finish")
-        _check_declared(agent, result.publish)
+        result = checked_result(finished, "finish")
+        check_published(agent, result.publish)
         return result
 
     def open(self) -> None:
@@ -230,8 +258,8 @@ class Loop:
         self.agent.begin(event, [])
         model = self.agent.accepts.get(event.event_type)
         if model is not None:
-            _check(event.payload, model, EventRefused, f"event {event.id}")
-        self.transcript.open(_result(self.agent.opening(event), "opening"))
+            check_payload(event.payload, model, EventRefused, f"event {event.id}")
+        self.transcript.open(checked_result(self.agent.opening(event), "opening"))
 
     def resume(self) -> Decision | None:
         """Fill the log, and return a recorded decision that is still to be carried out."""
@@ -239,19 +267,29 @@ class Loop:
         self.transcript.resume()
         unfinished, pending = self.session.unfinished, None
         if unfinished is not None:
-            pending = self.llm.restore(unfinished.raw or "")
+            if unfinished.planned:
+                pending = Decision.plan(unfinished.type, unfinished.payload)
+            else:
+                pending = self.llm.restore(unfinished.raw or "")
             waits = unfinished.asks and self.session.stage is not StepKind.STARTED
             again = not unfinished.asks and pending.name in self.idempotent
             if not (waits or again):
                 # Told before the agent begins: it has to know of it, too.
                 self.append(pending, Result({**pending.args, "error": INTERRUPTED}))
+                if unfinished.planned:
+                    raise SessionFailed(f"{pending.name} was {INTERRUPTED}")
                 pending = None
         self.agent.begin(self.session.event, self.session.results)
         return pending
 
-    def _ask(self, allowed: frozenset[str] | None) -> Decision:
+    def _ask(
+        self, allowed: frozenset[str] | None, log: str | None = None
+    ) -> tuple[Decision, Candidates]:
+        """Return the model's decision, and what could stand in its fields."""
+        candidates = {key: tuple(of) for key, of in self.agent.candidates().items()}
         ask = Ask(
-            log=self.transcript.context.text,
+            log=self.transcript.context.text if log is None else log,
+            candidates=candidates,
             allowed=allowed,
             max_tokens=self.session.limits.decision_tokens,
             deadline_s=self.call_deadline_s,
@@ -270,7 +308,8 @@ class Loop:
             context_budget=self.transcript.context.budget,
             finish_reason=decision.finish_reason,
         )
-        return decision
+        own = f"{decision.name}."
+        return decision, {key: of for key, of in candidates.items() if key.startswith(own)}
 
     def _allowed(self, turn: Turn) -> frozenset[str] | None:
         """Return what the turn allows and the agent does not bar; None for everything."""
@@ -294,42 +333,3 @@ class Loop:
     def _promise(self) -> None:
         """Let the agent's own code work for as long as a turn may record nothing."""
         self.beat(self.session.limits.no_progress.total_seconds())
-
-
-def _result(returned: object, method: str) -> Result:
-    """Hold an agent's method to its promise, and keep secrets to itself that it was given."""
-    if not isinstance(returned, Result):
-        raise SessionFailed(f"`{method}` returned {reprlib.repr(returned)}, which is no Result")
-    if not any_known():
-        return returned
-    publish = [replace(event, payload=without_known(event.payload)) for event in returned.publish]
-    return replace(
-        returned,
-        value=without_known(returned.value),
-        publish=publish,
-        remember=without_known(returned.remember),
-        ask=without_known(returned.ask),
-    )
-
-
-def _check_declared(agent: Agent[Any], events: Sequence[NewEvent]) -> None:
-    """Hold what an agent publishes to the payload models that it declares."""
-    declared = agent.published(agent.params)
-    for event in events:
-        kind = event.event_type
-        if kind not in declared:
-            raise SessionFailed(
-                f"publishes {kind}, which `publishes` does not declare",
-                where=f"agents/{type(agent).__module__.rpartition('.')[2]}.py",
-            )
-        _check(event.payload, declared[kind], SessionFailed, f"payload of {kind}")
-
-
-def _check(
-    payload: Mapping[str, Any], model: type[BaseModel], refusal: type[AgentdError], where: str
-) -> None:
-    try:
-        model.model_validate(dict(payload))
-    except ValidationError as error:
-        what = first(error.errors(include_url=False, include_input=False), "payload")
-        raise refusal(what, where=where) from error

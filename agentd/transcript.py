@@ -5,12 +5,14 @@ What is shown keeps within its budget: a long result is cut, and one that finds 
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from agentd.agent import Result
 from agentd.config.duration import written
-from agentd.context import Context, LogEvent
+from agentd.context import Context, LogEvent, render
 from agentd.errors import ModelError, ModelUnavailable, Stopped
 from agentd.llm.decision import LLM, Decision
 from agentd.logs.logger import Logger
@@ -23,6 +25,8 @@ NOTE = "note"  # the event in which agentd itself speaks to the model
 NO_ROOM = {"cut": "no room left in the context"}
 RESERVE_TOKENS = 128  # kept free for a result without room (NO_ROOM) and the last turn's note
 
+
+ABOUT = "row"  # the event in which the model sees what a question is about
 
 Shown = tuple[LogEvent, int]  # a result as the log will show it, and its tokens
 
@@ -71,18 +75,26 @@ class Transcript:
         if last or tokens <= self.context.room:
             self._show(self._journal.record_note(self._session, NOTE, payload), tokens)
 
+    def about(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        """Return what a question is about, cut to its room, and the log of that alone."""
+        limit = min(self._session.limits.result_tokens, self.context.space)
+        event, _ = self.context.cut(event_about(payload, self._session.steps), limit)
+        return event.payload, render(event)
+
     def decided(
         self,
         decision: Decision,
         *,
-        allowed: frozenset[str] | None,
-        idempotent: bool,
-        asks: bool,
-        refused: Result | None,
+        allowed: frozenset[str] | None = None,
+        idempotent: bool = True,
+        asks: bool = False,
+        refused: Result | None = None,
+        **more: Any,
     ) -> None:
         """Record a decision; where it is `refused`, with what the model is told instead.
 
-        Both in one transaction: a refused decision must not look unfinished.
+        Both in one transaction: a refused decision must not look unfinished. `more` are further
+        fields of the step.
         """
         told = None if refused is None else self._within_room(decision, refused)
         step = Step(
@@ -90,12 +102,14 @@ class Transcript:
             decision.name,
             decision.args,
             idempotent=idempotent,
-            raw=decision.raw,
+            raw=decision.raw or None,
             allowed=None if allowed is None else tuple(sorted(allowed)),
             finish_reason=decision.finish_reason,
             context_tokens=self.context.tokens,
             labels=decision.labels,
             asks=asks,
+            planned=decision.planned,
+            **more,
             **vars(decision.usage),
         )
         with self._journal.transaction():
@@ -131,12 +145,14 @@ class Transcript:
             self._tokens = _bytes
             shown = self._within_room(decision, result)
             self._tokens = self._llm.count
-        return self._append(result, shown)
+        whole = result.value if decision.planned else None
+        return self._append(result, shown, whole)
 
-    def _append(self, result: Result, shown: Shown) -> Step:
+    def _append(self, result: Result, shown: Shown, whole: Mapping[str, Any] | None = None) -> Step:
         event, tokens = shown
         kept = replace(result, value=event.payload)
-        step = self._journal.record_result(self._session, event.type, kept)
+        whole = None if whole == event.payload else whole
+        step = self._journal.record_result(self._session, event.type, kept, whole)
         self._show(step, tokens)
         return step
 
@@ -150,10 +166,12 @@ class Transcript:
         It asks the tokenizer, over HTTP as a rule: never inside a transaction.
         """
         kind, limit = snake_case(decision.name), self._session.limits.result_tokens
+        if decision.planned:  # its code reads all of it: it never fills what the model needs
+            limit = min(limit, self.context.room // 2)
         event, tokens = self._fit(kind, result, limit)
         if tokens <= self.context.room:
             return event, tokens
-        self.full = True
+        self.full = not decision.planned
         return self._fit(kind, Result(NO_ROOM, result.trusted), limit)
 
     def _fit(self, kind: str, result: Result, limit: int) -> Shown:
@@ -166,6 +184,11 @@ class Transcript:
         tokens = self._tokens(text)
         self._session.counted.append(tokens)
         return tokens
+
+
+def event_about(payload: Mapping[str, Any], steps: Sequence[Step]) -> LogEvent:
+    """Return the event of what a question is about. All of a session's are of one time."""
+    return LogEvent(ABOUT, steps[0].ts, payload, False)
 
 
 def snake_case(name: str) -> str:

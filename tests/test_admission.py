@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from agentd.admission.admit import admit
+from agentd.admission.old_versions import prune_versions
 from agentd.admission.precheck import Waiting
 from agentd.admission.version import (
     import_version,
     load_version,
-    prune_versions,
     read_version,
 )
 from agentd.errors import ConfigError, StorageError

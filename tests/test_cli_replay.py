@@ -228,7 +228,7 @@ def test_the_agents_file_of_now_decides(world: World, agentd: Agentd) -> None:
     assert "agent of its configuration" in other.stdout
     toml.write_text(before.replace(f'read = ["{world.notes}"]', "read = []"))
     refused = agentd(home, "replay", session)
-    assert refused.returncode == 1 and "result of ReadFile differs" in refused.stdout
+    assert refused.returncode == 1 and "permissions of its configuration" in refused.stdout
     assert "permissions of its configuration" in refused.stdout
     toml.unlink()
     gone = agentd(home, "replay", session)

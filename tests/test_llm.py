@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from agentd.admission.compile import compile_client
 from agentd.config.daemon import ModelConfig
@@ -651,7 +651,8 @@ def test_a_task_agents_union_is_chosen_at_run_time(
 ) -> None:
     """Only the configured tools stand in prompt and mask; decisions come as name and fields."""
     server = serve(['{"tool":"search_text","path":"a","text":"b"}'])
-    union = Union(load_client(task_client), "Decide", ("SearchText", "Done"), {})
+    fields = {"Done": create_model("Noted", result=(str, Field(max_length=400)))}
+    union = Union(load_client(task_client), "Decide", ("SearchText", "Done"), fields)
     messages = union.frame({"done": "one line", "instructions": "Answer from the notes."})
     llm = BamlLLM(union, messages, endpoint(server), agent="notes")
     decision = ask(llm)

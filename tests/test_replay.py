@@ -150,7 +150,7 @@ def test_a_failed_session_fails_again_in_the_same_way(world: World) -> None:
     world.paths.agents.joinpath("task.py").write_text(
         (Path(__file__).parents[1] / "agents" / "task.py")
         .read_text()
-        .replace("        value = dict(done.args)", "        value = {}['missing']")
+        .replace('file says."""', 'file says."""\n\n    def finish(self, *_): {}["missing"]')
     )
     session = reader(world, [done()])
     error = world.sessions.archive.show(session)[0].error

@@ -128,7 +128,8 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     tools, labels = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
     accepts, known = version.agent.accepts, all_tools(version.mcp)
-    policy = policy_of(draft.name, draft.config, tools, accepts, known, file=toml)
+    classes = {*tools, *version.plans}
+    policy = policy_of(draft.name, draft.config, classes, accepts, known, file=toml)
     return version, {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
 
 
@@ -236,7 +237,7 @@ def _check_prompt(
     except ConfigError as error:
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    labels = check_labels(version.agent, union, str(module))
+    labels = check_labels(version.labels, union, str(module))
     return {name: union.tool(name) for name in union.members}, labels
 
 

@@ -4,7 +4,7 @@ Else a class's name in quotes, or one forgotten comma, is a traceback at the fir
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ CALLED = {
     "begin": ("event", "results"),
     "opening": ("event",),
     "barred": (),
+    "planned": ("results",),
+    "candidates": (),
     "dispatch": ("decision",),
     "finish": ("done", "event", "results"),
 }
@@ -59,7 +61,7 @@ def check_declared(cls: type[Agent[Any]], publishes: Any, where: str) -> None:
         _check_method(cls, name, given, where)
 
 
-def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> dict[str, list[str]]:
+def check_labels(fields: Iterable[str], union: "Union", where: str) -> dict[str, list[str]]:
     """Return the labels by field: what is declared must be enums of the agent's own classes.
 
     Raises:
@@ -68,7 +70,7 @@ def check_labels(cls: type[Agent[Any]], union: "Union", where: str) -> dict[str,
     from agentd.tools.declared_tools import REGISTRY
 
     found = {}
-    for field in sorted(cls.labels):
+    for field in sorted(fields):
         name = field.partition(".")[0]
         if name in REGISTRY:
             raise ConfigError(

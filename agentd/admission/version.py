@@ -4,7 +4,6 @@ import hashlib
 import json
 import linecache
 import re
-import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,6 @@ UNKNOWN_PARAMS = "remove or correct it; what is no parameter belongs above [para
 FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a BAML function's name
 # A person's code: whatever it raises is its fault, and it must not end the check.
 USER_RAISES = (Exception, SystemExit)
-VERSIONS_KEPT = 3  # per agent, newest first, besides those that are in use
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ class Version:
     publishes: Mapping[str, type[BaseModel]]
     arguments: Mapping[str, type[BaseModel]]  # what narrows the union's classes, tools included
     mcp: Mapping[str, McpTool]  # of `uses`, the tools of MCP servers, by class
+    plans: tuple[str, ...] = ()  # of `uses`, those that it calls by its own plan, by class
+    labels: frozenset[str] = frozenset()  # fields, as "Done.kind"
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,20 @@ class Declared:
     members: tuple[str, ...] | None
     publishes: Mapping[str, type[BaseModel]]
     arguments: Mapping[str, type[BaseModel]]
+    plans: tuple[str, ...]  # tools
+    labels: frozenset[str]
 
     @property
     def tools(self) -> tuple[str, ...]:
         """The tools that it may use, as they are named: "ReadFile", "git.git_log"."""
+        from agentd.tools.declared_tools import REGISTRY
+
         if self.members is None:
-            return tuple(self.agent.uses)
-        return tuple(name for name in self.members if name != "Done")
+            known = self.agent.uses
+        else:
+            own = {"Done", *self.arguments} - REGISTRY.keys()
+            known = tuple(name for name in self.members if name not in own)
+        return tuple(dict.fromkeys([*known, *self.plans]))
 
 
 def declared_by(accepted: Accepted, source: SourceFile, toml: Path) -> Declared:
@@ -179,12 +186,13 @@ def declared_by(accepted: Accepted, source: SourceFile, toml: Path) -> Declared:
     try:
         members, publishes = cls.chosen(params), cls.published(params)
         arguments = cls.narrowed(params)
+        plans, labels = tuple(cls.plans(params)), frozenset(cls.labelling(params))
     except USER_RAISES as error:
         raise user_error("cannot be created", error, source.origin) from error
     check_list("uses", cls.uses, where)
     check_list("chosen", () if members is None else members, where)
     check_models("arguments", arguments, where)
-    return Declared(cls, params, members, publishes, arguments)
+    return Declared(cls, params, members, publishes, arguments, plans, labels)
 
 
 def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
@@ -217,6 +225,8 @@ def make_version(accepted: Accepted, source: SourceFile, toml: Path) -> Version:
         publishes=declared.publishes,
         arguments={**tools, **declared.arguments},
         mcp={name: tool for name, tool in mcp.items() if name in uses},
+        plans=tuple(map(decision_of, declared.plans)),
+        labels=declared.labels,
     )
 
 
@@ -282,8 +292,19 @@ def user_error(what: str, error: BaseException, origin: Path) -> ConfigError:
 
 
 def _params(cls: type[Agent[Any]], config: AgentConfig, toml: Path, origin: Path) -> BaseModel:
+    given = {**config.params, "result": config.result} if cls.takes_result else config.params
+    if cls.takes_result and "result" in config.params:
+        raise ConfigError(
+            "params.result: unknown key", where=str(toml), hint="[result] is a table of its own"
+        )
+    if config.result and not cls.takes_result:
+        raise ConfigError(
+            "result: unknown table",
+            where=str(toml),
+            hint='[result] is for agents of configuration alone: agent = "task"',
+        )
     try:
-        params = cls.Params.model_validate(config.params)
+        params = cls.Params.model_validate(given)
     except ValidationError as error:
         wrong = config_error(error, toml, "params.", model=cls.Params)
         if config.params.keys() & AgentConfig.model_fields.keys() - cls.Params.model_fields.keys():
@@ -327,20 +348,3 @@ def digest_of(*parts: Any) -> str:
         data = data if isinstance(data, bytes) else str(data).encode()
         digest.update(b"%d:" % len(data) + data)
     return digest.hexdigest()[:16]
-
-
-def prune_versions(folder: Path, in_use: set[str]) -> None:
-    """Remove old versions of one agent from `folder`; those `in_use` and the newest ones stay.
-
-    What cannot be removed stays, too. A build under way has a name with a dot, and is left alone.
-    """
-    versions = []
-    for path in folder.glob("[!.]*"):
-        try:
-            versions.append((path.stat().st_mtime, path))
-        except OSError:
-            continue  # somebody else removed it
-    versions.sort(reverse=True)
-    for _, old in versions[VERSIONS_KEPT:]:
-        if old.name not in in_use:
-            shutil.rmtree(old, ignore_errors=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """example:
   agentd eval                              # the shipped agents' cases, all
   agentd eval task my-cases.toml
+  agentd eval mail_triage                  # your own agent, on what you corrected
   agentd eval --model smollm2-135m --model mlx-community/Qwen3-4B-Instruct-2507-4bit
   agentd eval task --fill 20,40,60         # how does a window that is filled so far do?
   agentd eval task --no-mask               # the same without the schema's mask
@@ -29,7 +30,8 @@ EXAMPLES = """example:
 
 Runs against the model of the running daemon. Where none runs, or with --model, it starts a model
 server of its own. Cases are TOML files, or the names of those that come with agentd (repo_fetch,
-repo_review, task, recall); agentd/evaluate/cases.py says what stands in them.
+repo_review, task, recall), or of your own agents (`agentd correct` writes them);
+agentd/evaluate/cases.py says what stands in them.
 
 Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of which the tool was
 right; ARGS those of which the arguments were right too; ENDED sessions that came to Done by
@@ -74,7 +76,9 @@ def _cases(args: argparse.Namespace) -> Callable[..., Iterator[Any]]:
     from agentd.evaluate.cases import find_cases, load_cases, shipped_cases
     from agentd.evaluate.evaluate import evaluate
 
-    files = {path.stem: load_cases(path) for path in map(find_cases, args.cases or shipped_cases())}
+    paths = discover()
+    found = [find_cases(name, paths=paths) for name in args.cases or shipped_cases()]
+    files = {path.stem: load_cases(path, paths) for path in found}
     return partial(evaluate, files, mask=not args.no_mask, fills=args.fill)
 
 

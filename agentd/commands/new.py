@@ -1,9 +1,11 @@
 """`agentd new NAME`: a new agent's files, from a template that passes `agentd check` as it is."""
 
 import argparse
+import sys
 from pathlib import Path
 from string import Template
 
+from agentd.commands.new_task import DAILY, LOOKS, Draft, asked, listed_words, text_of
 from agentd.commands.output import say
 from agentd.commands.seed import seed_schemas, write_private
 from agentd.config.agent import check_agent_name
@@ -12,11 +14,14 @@ from agentd.paths import Paths, discover, shipped
 from agentd.states import Exit
 
 EXAMPLES = """example:
-  agentd new reading_list           # configuration alone: config/agents.d/reading_list.toml
+  agentd new reading_list           # at a terminal it asks three questions
+  agentd new notes --read ~/notes --every 1h --labels work,private
+  agentd new news --feed https://example.org/feed.xml --daily 08:00 --rank astronomy,chess
   agentd new word_count --code      # also agents/word_count.py and baml_src/word_count.baml
 
-Writes files that are right as they stand, and disabled: edit them, set `enabled` to true, and save.
-A file that is there already is never overwritten; exit 2."""
+Writes files that are right as they stand. What was asked for runs at once. Without flags, and
+without a terminal, and with --code, it is a template, and disabled: edit it, set `enabled` to true,
+and save. A file that is there already is never overwritten; exit 2."""
 
 BY_CONFIGURATION = """\
 #:schema ../agent.schema.json
@@ -137,6 +142,19 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "not agentd, model, person",
     )
     parser.add_argument("--code", action="store_true", help="with a module and a prompt of its own")
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument("--read", metavar="FOLDER", help="look at a folder's files")
+    look.add_argument("--feed", metavar="URL", help="look at what is new in a feed")
+    look.add_argument("--mail", metavar="PATH|imaps://...", help="look at new mail")
+    look.add_argument("--page", metavar="URL", help="look at a page")
+    look.add_argument("--events", metavar="TYPE", help="look at each event of a type")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--every", metavar="1h", help="how often; an hour by default")
+    when.add_argument("--daily", metavar="09:00", help="each day at this time")
+    out = parser.add_mutually_exclusive_group()
+    out.add_argument("--labels", metavar="a,b", help="give each row one of these labels")
+    out.add_argument("--rank", metavar="a,b", help="rank rows by these interests")
+    parser.set_defaults(fail=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,6 +166,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"agentd itself has {' or '.join(ours)}", hint="choose another name for yours"
         )
+    draft = _draft(args)
+    if draft is not None:
+        (path,) = write(args.name, paths, code=False, draft=draft)
+        say(f"wrote {path}")
+        say(f"check it: agentd check {path}")
+        say(f"try it now: agentd trigger {args.name}")
+        return Exit.OK
     written = write(args.name, paths, code=args.code)
     for path in written:
         say(f"wrote {path}")
@@ -157,7 +182,32 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
+def _draft(args: argparse.Namespace) -> Draft | None:
+    """Return what a person wants by flags or at the terminal; None: a template to begin with."""
+    wanted = {"folder": args.read, **{look: getattr(args, look) for look in LOOKS[1:]}}
+    look = next((look for look, where in wanted.items() if where is not None), None)
+    flags = (args.every, args.daily, args.labels, args.rank)
+    if args.code and (look or any(flags)):
+        args.fail("--code goes without them: it writes a template")
+    if look is None:
+        if any(flags):
+            args.fail("say what it looks at: --read, --feed, --mail, --page or --events")
+        return asked(_ask) if sys.stdin.isatty() and sys.stdout.isatty() and not args.code else None
+    when = args.daily or args.every or ("" if look == "events" else "1h")
+    if args.daily and not DAILY.fullmatch(args.daily):
+        args.fail(f"--daily: {args.daily!r} is no time; write 09:00")
+    out = "labels" if args.labels else "ranking" if args.rank else "list"
+    return Draft(look, wanted[look], when, out, listed_words(args.labels or args.rank or ""))
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        raise UsageError("nothing was answered", hint="or use flags: agentd new --help") from None
+
+
+def write(name: str, paths: Paths, *, code: bool, draft: Draft | None = None) -> list[Path]:
     """Write a new agent's files; the configuration, which makes it one, comes last.
 
     Raises:
@@ -165,13 +215,15 @@ def write(name: str, paths: Paths, *, code: bool) -> list[Path]:
         StorageError: a file cannot be written.
     """
     camel = "".join(word.capitalize() for word in name.split("_")) + "Agent"
-    files = {paths.agents_d / f"{name}.toml": BY_CODE if code else BY_CONFIGURATION}
+    text = Template(BY_CODE if code else BY_CONFIGURATION).substitute(name=name, camel=camel)
+    files = {paths.agents_d / f"{name}.toml": text if draft is None else text_of(name, draft)}
     if code:
         own = {paths.agents / f"{name}.py": PYTHON, paths.baml_src / f"{name}.baml": BAML}
-        files = {**own, **files}
+        made = {p: Template(t).substitute(name=name, camel=camel) for p, t in own.items()}
+        files = {**made, **files}
     if there := [str(path) for path in files if path.exists()]:
         raise UsageError("is there already", where=", ".join(there), hint="choose another name")
     for path, text in files.items():
-        write_private(path, Template(text).substitute(name=name, camel=camel))
+        write_private(path, text)
     seed_schemas(paths)
     return list(files)

@@ -43,8 +43,10 @@ steps: seq, kind (opening, decision, result, note; where a yes is needed: asked,
 started), type, payload, ts, trusted, idempotent, publish, remember, prompt_tokens, cached_tokens,
 completion_tokens, duration_ms, raw (the model's answer), active_s, attempt, counts (what the
 tokenizer said), allowed, finish_reason, context_tokens, labels (by field: how one was taken,
-log-probabilities, offsets, margin), asks (it needs a yes), scored (heads, items, values); with
---turn the list of messages."""
+log-probabilities, offsets, margin), asks (it needs a yes), scored (heads, items, values), planned
+(by the agent, without a model), about (all that the model saw of the log), candidates (what could
+stand in a field), whole (a planned result, where the model saw less); with --turn the list of
+messages."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -106,6 +108,9 @@ def _prompt(history: History, turn: int, *, as_json: bool) -> None:
         raise UsageError(f"it has turns 1 to {turns}" if turns else "it has no turns", where=where)
     if not history.basis:
         raise UsageError("its prompt is not kept: it ran on an older agentd", where=where)
+    decided = [step for step in history.steps if step.kind is StepKind.DECISION]
+    if decided[turn - 1].planned:
+        raise UsageError("it was planned by the agent: no model was asked", where=where)
     messages = prompt_at(turn, history.basis["prompt"], history.steps, texts_of(history.steps))
     if as_json:
         print_json(messages)
@@ -197,7 +202,9 @@ def print_timeline(steps: Sequence[Step], basis: Mapping[str, Any], turn: int = 
         say()
         say(_head(step, turn))
         say(f"  {compact(step.payload)}")
-        if step.context_tokens is not None and window:
+        if step.about is not None:
+            say(f"  about {compact(step.about)}")
+        elif step.context_tokens is not None and window and not step.planned:
             say(colour(f"  {context_bar(step.context_tokens, window, share)}", DIM))
         for event in step.publish:
             say(f"  publishes {plain(event.event_type)} {compact(event.payload)}")
@@ -207,7 +214,9 @@ def print_timeline(steps: Sequence[Step], basis: Mapping[str, Any], turn: int = 
 
 def _head(step: Step, turn: int) -> str:
     decision = step.kind is StepKind.DECISION
-    head = f"turn {turn} decision" if decision else step.kind.value
+    head = step.kind.value
+    if decision:
+        head = f"turn {turn} {'plan' if step.planned else 'decision'}"
     facts = [] if step.trusted else ["untrusted"]
     if step.attempt > 1:
         facts.append(f"attempt {step.attempt}")
@@ -215,7 +224,7 @@ def _head(step: Step, turn: int) -> str:
         facts.append(f"of {', '.join(step.allowed)} alone")
     if step.finish_reason != "stop":
         facts.append(f"finish: {step.finish_reason}")
-    if step.prompt_tokens is not None:
+    if step.prompt_tokens is not None and not step.planned:
         facts.append(
             f"{step.prompt_tokens} prompt tokens, {step.cached_tokens or 0} of them cached,"
             f" {step.completion_tokens} decided"
@@ -224,7 +233,7 @@ def _head(step: Step, turn: int) -> str:
         if "margin" in about:
             unsure = ", unsure" if about.get("unsure") else ""
             facts.append(f"{name} by a margin of {about['margin']:.2f}{unsure}")
-    if step.duration_ms is not None:
+    if step.duration_ms is not None and not step.planned:
         facts.append(duration(step.duration_ms / 1000))
     aside = colour(f"  ({plain('; '.join(facts))})", DIM) if facts else ""
     return f"{colour(head, BOLD)}  {local(step.ts)}  {plain(step.type)}{aside}"

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from agentd.config.columns import COLUMNS_MAX, Column, check_column_name
 from agentd.config.duration import Duration
 from agentd.config.mail_account import Account
 from agentd.config.secret_names import secret_names
@@ -214,6 +215,11 @@ class AgentConfig(Strict):
         description="The agent's own parameters, checked by its module. `secret:NAME` names a "
         "secret.",
     )
+    result: dict[str, Column] = Field(
+        default_factory=dict,
+        max_length=COLUMNS_MAX,
+        description="What a result has of each row, by name; for agents of configuration alone.",
+    )
     limits: Limits = Field(default_factory=Limits)
     permissions: Permissions = Field(default_factory=Permissions)
     sandbox: HeadSandbox = Field(default_factory=HeadSandbox)
@@ -236,6 +242,13 @@ class AgentConfig(Strict):
         for item in value:
             if not SUBSCRIPTION.fullmatch(item):
                 raise ValueError(f'{item!r} is no event type; write "repo.changed" or "repo.*"')
+        return value
+
+    @field_validator("result")
+    @classmethod
+    def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
+        for name in value:
+            check_column_name(name)
         return value
 
     @field_validator("params")

@@ -21,22 +21,32 @@
 
 `/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
 argument is right if it equals the label, is in the labelled list, or contains the labelled text.
+
+A file without [agent] has examples of the person's own agent of the file's name; `agentd correct`
+writes such ones. Of an example its `result` is looked at: the fields of the result's first row.
+
+    [[case]]
+    name = "event 412, row 3: category"
+    event = "mail.triaged"
+    payload = { rows = [{ text = "Your invoice" }] }
+    result = { category = "work" }
 """
 
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from agentd.config.agent import AgentConfig
+from agentd.config.agent import AgentConfig, load_agent
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
-from agentd.paths import shipped
+from agentd.paths import Paths, shipped
 from agentd.process.environment import PROGRAM_PATH
 from agentd.replay.folder_map import unsafe
+from agentd.task_agent.examples import example_agent
 
 CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"
@@ -87,7 +97,14 @@ class Case(Strict):
     files: dict[str, str] = Field(default_factory=dict)
     commits: tuple[CaseCommit, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
-    expect: tuple[Expected, ...] = Field(min_length=1)
+    expect: tuple[Expected, ...] = ()
+    result: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _expects(self) -> Self:
+        if not (self.expect or self.result):
+            raise ValueError("write what would be right, as `expect` or `result`")
+        return self
 
 
 class CaseFile(Strict):
@@ -97,14 +114,21 @@ class CaseFile(Strict):
     case: tuple[Case, ...] = Field(min_length=1)
 
 
-def find_cases(name: str, folder: str = CASES) -> Path:
-    """Return a file of cases: a path, or the name of those that come with agentd in this folder.
+def examples_file(name: str, paths: Paths) -> Path:
+    """Return where the examples of a person's own agent are."""
+    return paths.agents_d.parent / CASES / f"{name}.toml"
+
+
+def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Path:
+    """Return a file of cases: a path, or the name of a person's own or of shipped ones.
 
     Raises:
         ConfigError: there is none.
     """
     path = Path(name)
     if path.is_file():
+        return path
+    if paths is not None and (path := examples_file(path.name, paths)).is_file():
         return path
     own = shipped_cases(folder)
     if name in own:
@@ -119,13 +143,17 @@ def shipped_cases(folder: str = CASES) -> dict[str, Path]:
     return {path.stem: path for path in sorted((shipped() / "config" / folder).glob("*.toml"))}
 
 
-def load_cases(path: Path) -> CaseFile:
-    """Read a file of cases.
+def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
+    """Read a file of cases. One without [agent] is of the agent in `paths` of the file's name.
 
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    return validate(CaseFile, read_toml(path), path)
+    table = read_toml(path)
+    if paths is not None and "agent" not in table:
+        agent = example_agent(load_agent(paths.agents_d / f"{path.stem}.toml"))
+        table = {"agent": agent, **table}
+    return validate(CaseFile, table, path)
 
 
 def write_project(case: Case, folder: Path) -> None:

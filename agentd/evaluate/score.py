@@ -10,6 +10,7 @@ from agentd.llm.union import Union
 from agentd.replay.single_run import Performance
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
+from agentd.task_agent.examples import NONE
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ def score(case: Case, performance: Performance, *, asked: int, illegal: int) -> 
         ok and fits(expected.args, decisions[at][1])
         for at, (expected, ok) in enumerate(zip(case.expect, tools, strict=True))
         if expected.args
+    ]
+    outcome = performance.outcome or {}
+    row = next(iter(outcome.get("rows", ())), outcome)
+    args += [
+        _fits(label, NONE if row.get(k) is None else row[k]) for k, label in case.result.items()
     ]
     steps = [s for s in performance.steps if s.kind is StepKind.DECISION]
     return Score(

@@ -107,7 +107,7 @@ class BamlLLM:
     def decide(self, ask: Ask) -> Decision:
         """Ask for one decision. See `LLM.decide`."""
         names = ask.among(self.names)
-        if (certain := self._union.certain(names)) is not None:
+        if (certain := self._union.certain(names, ask.candidates)) is not None:
             return self.restore(certain)
         if ask.offsets is None:
             ask = replace(ask, offsets=self._offsets(ask, names))
@@ -213,7 +213,7 @@ class BamlLLM:
             Malformed: it is none of `names`.
         """
         raw, labels = text, {}
-        name, args, value = self._union.parse(raw, names)
+        name, args, value = self._union.parse(raw, names, ask.candidates)
         for field, known in self.calibration.among((name,)).items():
             key = field.partition(".")[2]
             wanted = (ask.offsets or {}).get(field, {})
@@ -231,7 +231,7 @@ class BamlLLM:
                 field, logprobs, wanted, by, words=self._reads_words
             )
         if raw != text:
-            name, args, value = self._union.parse(raw, names)
+            name, args, value = self._union.parse(raw, names, ask.candidates)
         return Decision(name, args, value, raw, answer.finish_reason, labels=labels)
 
     def _place(self, field: str) -> str:
@@ -255,7 +255,8 @@ class BamlLLM:
             "max_tokens": ask.max_tokens,
         }
         if self._endpoint.masks:
-            schema = {"name": "decision", "strict": True, "schema": self._union.schema(names)}
+            of = self._union.schema(names, ask.candidates)
+            schema = {"name": "decision", "strict": True, "schema": of}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         fields = self.calibration.among(names)
         if fields and not self._endpoint.own and self._endpoint.logprobs:

@@ -7,9 +7,22 @@ from typing import Any, Protocol
 from agentd.agent import Choice, Scores
 from agentd.states import Priority
 
-__all__ = ["DONE", "LLM", "Ask", "Choice", "Decision", "Message", "Terms", "Usage", "with_log"]
+__all__ = [
+    "DONE",
+    "LLM",
+    "Ask",
+    "Candidates",
+    "Choice",
+    "Decision",
+    "Message",
+    "Terms",
+    "Usage",
+    "with_log",
+]
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
+# What alone may stand in a text field in this session, by "Class.field".
+Candidates = Mapping[str, Sequence[str]]
 DONE = "Done"  # the class of every union that ends the loop
 
 
@@ -34,6 +47,12 @@ class Decision:
     finish_reason: str = "stop"  # "length": closed off; only a Done may be acted on
     usage: Usage = Usage()
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `calibration`
+    planned: bool = False  # by the agent itself; no model was asked
+
+    @classmethod
+    def plan(cls, name: str, args: Mapping[str, Any]) -> "Decision":
+        """Return a decision that an agent planned."""
+        return cls(name, dict(args), Choice(name, dict(args)), "", planned=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +74,7 @@ class Ask(Terms):
     max_tokens: int  # of the answer
     # What to take off each label, in nats, by "Class.field". None: what the LLM thinks right.
     offsets: Mapping[str, Mapping[str, float]] | None = None
+    candidates: Candidates = field(default_factory=dict)
 
     def among(self, names: frozenset[str]) -> frozenset[str]:
         """Return which classes of a union may be decided."""

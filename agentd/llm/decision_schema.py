@@ -38,6 +38,9 @@ def member_schema(model: type[BaseModel], narrow: type[BaseModel] | None = None)
         )
     if narrow is not None:
         wanted = _plain(narrow)["properties"]
+        if model.model_config.get("extra") == "allow":  # `@@dynamic`: these are its fields
+            properties |= {key: value for key, value in wanted.items() if key not in properties}
+            schema["required"] = list(properties)
         unknown = wanted.keys() - properties.keys()
         if unknown:
             raise ConfigError(

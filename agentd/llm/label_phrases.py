@@ -7,9 +7,13 @@ off, 72 % of 210 texts of ten kinds got their label forth, 80 % back, 81 % by th
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
-from agentd.agent import Score
+from agentd.agent import Kit, Label, Score
+from agentd.llm.calibration import likeliest, weighed
+from agentd.llm.label_bias import RECENT, offsets
 
+TOGETHER = 16  # texts of one call: each is a head of its own, and there may be 32
 BACK = 'Text: "{text}"\nLabel:'
 # Of no particular kind: what labels score behind these, they score behind any text.
 SENTENCES = (
@@ -30,6 +34,34 @@ SENTENCES = (
     "Something is wrong with the left one.",
     "Red, green and blue, in that order",
 )
+
+
+def labelled(
+    kit: Kit, fact: str, phrases: Mapping[str, str], texts: Sequence[str], instructions: str = ""
+) -> tuple[list[Label], dict[str, Any]]:
+    """Return each text's label, and what to remember for those to come under the name `fact`.
+
+    Taken off is what labels have behind any text, and what they had for the last ones, unless
+    [labels] calibrate is false. See `Kit.score` for errors.
+    """
+    rules, given, model = kit.labels, list[dict[str, float]](), ""
+    for at in range(0, len(texts), TOGETHER):
+        some = texts[at : at + TOGETHER]
+        rows, model = scored(kit.score, phrases, some, instructions)
+        given += rows
+    of = {"model": model, "phrases": dict(phrases), "instructions": instructions}
+    known = kit.memory.get(fact, {})
+    known = known if known.get("of") == of else {}
+    begun, recent = known.get("begun"), known.get("recent", [])
+    if given and begun is None and rules.calibrate is not False:
+        begun = scored_by_any_text(kit.score, phrases, instructions)
+    labels = []
+    for row in given:
+        taken_off = offsets(begun, recent) if begun and rules.calibrate is not False else {}
+        about = weighed(row, taken_off, unsure_below=rules.unsure_below)
+        labels.append(Label.recorded(likeliest(row, taken_off), about))
+        recent = [row, *recent][:RECENT]
+    return labels, {fact: {"of": of, "begun": begun, "recent": recent}} if given else {}
 
 
 def scored(

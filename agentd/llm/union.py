@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError
 from agentd.json_schema.bounds import Schema
-from agentd.llm.decision import Choice, Message
+from agentd.llm.decision import Candidates, Choice, Message
 from agentd.llm.decision_schema import member_schema, union_schema
 from agentd.llm.mcp_tools import McpUnion
 from agentd.mcp.definitions import McpTool
@@ -21,6 +21,7 @@ from agentd.states import LABELS_MAX, LABELS_MIN
 # roles by a magic text in the rendered prompt, so a log that held that text could forge a system
 # message (0.226.3, tests/test_llm.py).
 LOG_HERE = "<agentd-log-here/>"
+BAML_TYPES = {"string": "string", "integer": "int", "number": "float", "boolean": "bool"}
 ANSWER_MAX = 20_000  # characters of an answer that are parsed at all
 # Of brackets in an answer that is no JSON: BAML looks for JSON in prose in more than quadratic time
 # (0.226.3: 48 opening brackets take 0.1 s, 100 take 3 s, 500 minutes; no thread runs meanwhile).
@@ -66,7 +67,7 @@ class Union:
             )
         classes = list(_classes(method.__annotations__["return"], client.types, self._where))
         self._options: dict[str, Any] = {}
-        if len(classes) == 1 and classes[0].model_config.get("extra") == "allow":
+        if len(classes) == 1 and _is_dynamic(classes[0]):
             classes = self._chosen(members or ())
         self.members: dict[str, type[BaseModel]] = {c.__name__: c for c in classes}
         self._mcp = McpUnion({n: t for n, t in (mcp or {}).items() if n in self.members})
@@ -90,25 +91,37 @@ class Union:
                 hint="name classes of tools.baml, such as ReadFile",
             )
         tb = self._client.type_builder()
-        union = tb.union([getattr(tb, name).type() for name in names])
+        for name in names:
+            if _is_dynamic(getattr(types, name)):
+                _add_fields(tb, name, self._arguments.get(name))
+        # What is nothing but its name is not the model's to say where there is more.
+        told = [name for name in names if not self._is_bare(name)] or names
+        union = tb.union([getattr(tb, name).type() for name in told])
         tb.Choice.add_property("decision", union)
         self._options = {"baml_options": {"tb": tb}}
         return [getattr(types, name) for name in names]
 
-    def schema(self, names: Iterable[str]) -> Schema:
+    def _is_bare(self, name: str) -> bool:
+        """Whether a class of a dynamic union has no field but its tool's name."""
+        model, fields = getattr(self._client.types, name), self._arguments.get(name)
+        return _is_dynamic(model) and not (fields and fields.model_fields)
+
+    def schema(self, names: Iterable[str], candidates: Candidates | None = None) -> Schema:
         """Return the mask's schema for the classes of `names`, in the union's order."""
         wanted = set(names)
-        return union_schema({n: s for n, s in self._schemas.items() if n in wanted})
+        return union_schema(
+            {n: _narrowed(n, s, candidates) for n, s in self._schemas.items() if n in wanted}
+        )
 
     def tool(self, name: str) -> str:
         """Return the tool's name of a class, as answers write it."""
         return str(self._schemas[name]["properties"]["tool"]["const"])
 
-    def certain(self, names: frozenset[str]) -> str | None:
+    def certain(self, names: frozenset[str], candidates: Candidates | None = None) -> str | None:
         """Return the one answer that the classes of `names` leave, None where there are others."""
         if len(names) != 1:
             return None
-        properties = self._schemas[next(iter(names))]["properties"]
+        properties = self.schema(names, candidates)["properties"]
         if any("const" not in schema for schema in properties.values()):
             return None
         answer = {name: schema["const"] for name, schema in properties.items()}
@@ -181,13 +194,26 @@ class Union:
         messages[-1]["content"] = messages[-1]["content"].removesuffix(LOG_HERE)
         return [{**m, "content": self._mcp.put_in(m["content"])} for m in messages]
 
-    def parse(self, text: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
+    def parse(
+        self, text: str, names: frozenset[str], candidates: Candidates | None = None
+    ) -> tuple[str, dict[str, Any], Any]:
         """Return the class's name, its fields without `tool`, and the typed value.
 
         Raises:
-            Malformed: it is none of `names`.
+            Malformed: it is none of `names`, or a field holds none of its `candidates`.
         """
+        name, args, value = self._parsed(text, names)
+        for key, of in (candidates or {}).items():
+            field = key.partition(".")[2]
+            if key == f"{name}.{field}" and args.get(field) not in (of or ("",)):
+                raise Malformed(f"{key} is none of what may stand there")
+        return name, args, value
+
+    def _parsed(self, text: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
         _plausible(text)
+        for name in filter(self._is_bare, names & self.members.keys()):
+            if self._options and text == self.certain(frozenset({name})):
+                return name, {}, Choice(name, {})
         try:
             found = self._mcp.read(text)
         except ValueError as error:
@@ -269,6 +295,33 @@ def _plausible(text: str) -> None:
     else:
         if not isinstance(value, dict):
             raise Malformed("it is no JSON object")
+
+
+def _is_dynamic(cls: type[BaseModel]) -> bool:
+    return cls.model_config.get("extra") == "allow"
+
+
+def _add_fields(tb: Any, name: str, model: type[BaseModel] | None) -> None:
+    """Give a `@@dynamic` class the fields of a model of its arguments, for prompt and parser."""
+    schemas = model.model_json_schema()["properties"] if model else {}
+    for key, schema in schemas.items():
+        literals = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+        kinds = [tb.literal_string(text) for text in literals]
+        kind = getattr(tb, BAML_TYPES.get(schema.get("type"), "string"))()
+        kind = (kinds[0] if len(kinds) == 1 else tb.union(kinds)) if kinds else kind
+        field = getattr(tb, name).add_property(key, kind)
+        if about := schema.get("description"):
+            field.description(about)
+
+
+def _narrowed(name: str, schema: Schema, candidates: Candidates | None) -> Schema:
+    """Return a class's schema with only the candidates in their fields."""
+    found = dict(schema["properties"])
+    for key, of in (candidates or {}).items():
+        cls, _, field = key.partition(".")
+        if cls == name:
+            found[field] = {"enum": list(of)} if len(of) > 1 else {"const": next(iter(of), "")}
+    return {**schema, "properties": found}
 
 
 def _text(content: Any) -> str:

@@ -38,6 +38,10 @@ class StepLine(HeadPart):
     labels: dict[str, dict[str, Any]] = Field(default_factory=dict)
     asks: bool = False
     scored: tuple[dict[str, Any], ...] = ()
+    planned: bool = False
+    about: dict[str, Any] | None = None
+    candidates: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    whole: dict[str, Any] | None = None
     publish: list[Publication] = Field(default_factory=list)
     remember: dict[str, Any] = Field(default_factory=dict)
     given: bool = False

@@ -19,6 +19,7 @@ from agentd.llm.decision import Message, with_log
 from agentd.sessions.steps import LOGGED, Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools.declared_tools import REGISTRY
+from agentd.transcript import event_about
 
 FORMAT = 1  # of the file; a reader refuses any other
 ANSWERED = (StepKind.GRANTED, StepKind.DENIED)  # a person's yes or no
@@ -241,7 +242,7 @@ class Recording:
 
     def log(self, before: int | None = None) -> str:
         """Return the event log exactly as the model saw it, before step `before` or to the end."""
-        return "".join(t for seq, t in self.texts.items() if before is None or seq < before)
+        return log_at(None if before is None else self.steps[before - 1], self.steps, self.texts)
 
     def settled(self, number: int) -> Settled | None:
         """Return what came at the session's closing or parking of this number; 0 is the first."""
@@ -272,9 +273,16 @@ def prompt_at(
     turn: int, messages: Sequence[Message], steps: Iterable[Step], texts: Mapping[int, str]
 ) -> list[Message]:
     """Return the messages of a turn: those before the log, with the log up to its decision."""
-    decisions = [step.seq for step in steps if step.kind is StepKind.DECISION]
-    log = "".join(text for seq, text in texts.items() if seq < decisions[turn - 1])
-    return with_log(messages, log)
+    steps = list(steps)
+    decisions = [step for step in steps if step.kind is StepKind.DECISION]
+    return with_log(messages, log_at(decisions[turn - 1], steps, texts))
+
+
+def log_at(step: Step | None, steps: Sequence[Step], texts: Mapping[int, str]) -> str:
+    """Return the log that the model saw at a step; None: at the session's end."""
+    if step is not None and step.about is not None:
+        return render(event_about(step.about, steps))
+    return "".join(text for seq, text in texts.items() if step is None or seq < step.seq)
 
 
 def texts_of(steps: Iterable[Step]) -> dict[int, str]:

@@ -167,8 +167,9 @@ class Writer:
     def _message(self, message: Message, config: Mapping[str, Any]) -> Message:
         """Return a prompt in which only what is configured may have been replaced in its place."""
         content = self.everywhere(message["content"])
-        for before, after in _changes(config.get("params"), self.value(config.get("params"))):
-            content = content.replace(self.everywhere(before), after)
+        for key in ("params", "result"):
+            for before, after in _changes(config.get(key), self.value(config.get(key))):
+                content = content.replace(self.everywhere(before), after)
         return {**message, "content": content}
 
     def _step(self, step: Step) -> Step:
@@ -183,11 +184,14 @@ class Writer:
             publish=publish,
             remember=self.value(step.remember),
             scored=self.value(step.scored),
+            about=self.value(step.about),
+            candidates=self.value(step.candidates),
+            whole=self.value(step.whole),
         )
 
     def _head(self, head: Head) -> Head:
         config = dict(head.config)
-        for key in config.keys() & {"done", "description", "params"}:
+        for key in config.keys() & {"done", "description", "params", "result"}:
             config[key] = self.value(config[key])
         for kind, listed in dict(config.get("permissions", {})).items():
             config["permissions"] = {**config["permissions"], kind: self.value(listed)}
@@ -285,7 +289,7 @@ def _strings(recording: Recording) -> Iterator[str]:
                     s.payload,
                     s.remember,
                     s.raw,
-                    s.scored,
+                    [s.scored, s.about, s.candidates, s.whole],
                     *([e.payload, e.dedup_key] for e in s.publish),
                 ]
                 for s in recording.steps

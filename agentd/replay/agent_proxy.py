@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from agentd.agent import Agent, Result
+from agentd.agent import Agent, PlannedCall, Question, Result
 from agentd.errors import ToolError
 from agentd.events import Event, NewEvent
 from agentd.llm.decision import DONE, Choice
@@ -48,6 +48,22 @@ class MappedAgent(Agent[Any]):
     def opening(self, event: Event) -> Result:
         """See `Agent.opening`."""
         return self._result(lambda: self.inner.opening(self._event(event)))
+
+    def planned(self, results: Sequence[Mapping[str, Any]]) -> PlannedCall | Question | None:
+        """See `Agent.planned`."""
+        plan = self.inner.planned(self._map.as_here(list(results)))
+        if isinstance(plan, PlannedCall):
+            return PlannedCall(plan.name, self._map.as_recorded(dict(plan.args)))
+        if isinstance(plan, Question):
+            return Question(plan.name, self._map.as_recorded(dict(plan.about)))
+        return None
+
+    def candidates(self) -> Mapping[str, Sequence[str]]:
+        """See `Agent.candidates`."""
+        found: Mapping[str, Sequence[str]] = self._map.as_recorded(
+            {key: list(of) for key, of in self.inner.candidates().items()}
+        )
+        return found
 
     def barred(self) -> frozenset[str]:
         """See `Agent.barred`."""
@@ -107,8 +123,9 @@ class Handling:
 class ReplayedAgent(MappedAgent):
     """The agent in a replay: of some of its decisions the recorded result is given.
 
-    `handle` says so of a decision, by its name. `adjust` may change what a decision that was
-    carried out, or Done, came to. `results` are the session's so far.
+    `handle` says so of a decision, by its name; `check` is called before a step is planned.
+    `adjust` may change what a decision that was carried out, or Done, came to. `results` are the
+    session's so far.
     """
 
     def __init__(
@@ -117,11 +134,13 @@ class ReplayedAgent(MappedAgent):
         folders: FolderMap,
         *,
         handle: Callable[[str], Handling],
+        check: Callable[[], None],
         adjust: Callable[[str, Result], Result],
         results: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
         super().__init__(make, folders)
         self._make, self._handle, self._adjust, self._results = make, handle, adjust, results
+        self._check = check
         self._begun: Event | None = None
         self._stale = False  # a result was given of which the agent knows nothing
 
@@ -129,6 +148,12 @@ class ReplayedAgent(MappedAgent):
         """See `Agent.begin`."""
         self._begun = event
         super().begin(event, results)
+
+    def planned(self, results: Sequence[Mapping[str, Any]]) -> PlannedCall | Question | None:
+        """See `Agent.planned`."""
+        self._check()
+        self._catch_up()
+        return super().planned(results)
 
     def barred(self) -> frozenset[str]:
         """See `Agent.barred`."""

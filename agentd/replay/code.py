@@ -33,7 +33,7 @@ from agentd.mcp.pins import Pins
 from agentd.paths import Paths
 
 # Of a configuration, what makes up the agent.
-MAKES = ("agent", "done", "params", "limits", "permissions", "approve")
+MAKES = ("agent", "done", "params", "result", "limits", "permissions", "approve")
 PROMPTS = "baml_src/"  # their place in a version's folder
 
 

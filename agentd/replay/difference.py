@@ -59,6 +59,9 @@ def comparable_step(step: Step) -> str:
     """Return what counts of a step: neither its time nor its cost."""
     value: dict[str, Any] = {"kind": step.kind.value, "type": step.type}
     value |= {"payload": dict(step.payload), "trusted": step.trusted}
+    if step.planned:
+        value["planned"] = True
+    value |= {key: part for key in ("about", "whole") if (part := getattr(step, key)) is not None}
     if step.publish or step.remember:
         value |= effects_document(step.publish, step.remember)
     return comparable(value)

@@ -101,7 +101,8 @@ class LoadedAgent:
             ConfigError: [approve] does not fit them.
         """
         accepted, accepts = self.version.accepted, self.version.agent.accepts
-        tools, classes = all_tools(self.version.mcp), self.union.members
+        tools = all_tools(self.version.mcp)
+        classes = {*self.union.members, *self.version.plans}
         config, grants = accepted.config, self.grants
         return policy_of(accepted.name, config, classes, accepts, tools, grants=grants)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from agentd.agent import Scores
 from agentd.errors import ModelError, RecordingError
-from agentd.llm.decision import Ask, Decision, Message, Terms, Usage, with_log
+from agentd.llm.decision import Ask, Candidates, Decision, Message, Terms, Usage, with_log
 from agentd.llm.union import Malformed
 from agentd.replay.difference import comparable_step
 from agentd.replay.loaded import LoadedAgent
@@ -44,7 +44,7 @@ class RecordedLLM:
     def count_given(self) -> None:
         """Prepare to count a result that is given as it was recorded: cut already."""
         step = self.playback.next_step
-        if step is not None:
+        if step is not None and step.whole is None:  # else it is cut again
             # What found no room was counted twice, and its substitute last.
             kept = 2 if step.payload == NO_ROOM else 1
             self._counts, self._counts_of = list(step.counts[-kept:]), self.playback.done
@@ -88,8 +88,13 @@ class RecordedLLM:
         expected = None if step.allowed is None else sorted(step.allowed)
         if names != expected:
             raise playback.diverged("what may be decided", expected or "all", names or "all")
+        own = f"{step.type}."
+        fields = {key: list(of) for key, of in ask.candidates.items() if key.startswith(own)}
+        known = {key: list(of) for key, of in step.candidates.items()}
+        if fields != known:
+            raise playback.diverged("what may stand in its fields", known, fields)
         playback.decided = True
-        return self._decision(step, ask.among(self.names))
+        return self._decision(step, ask.among(self.names), ask.candidates)
 
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Return the recorded scores of these heads and items.
@@ -113,7 +118,7 @@ class RecordedLLM:
     def close(self) -> None:
         """There is no call to end."""
 
-    def _decision(self, step: Step, names: frozenset[str]) -> Decision:
+    def _decision(self, step: Step, names: frozenset[str], candidates: Candidates) -> Decision:
         raw = step.raw or ""
         if step.type not in self.names:
             raise RecordingError(
@@ -121,7 +126,7 @@ class RecordedLLM:
                 "not",
                 hint=f"it has {', '.join(sorted(self.names))}; record the session again",
             )
-        name, args, value = self._parse(raw, names)
+        name, args, value = self._parse(raw, names, candidates)
         usage = Usage(
             step.duration_ms or 0.0,
             step.prompt_tokens or 0,
@@ -130,9 +135,11 @@ class RecordedLLM:
         )
         return Decision(name, args, value, raw, step.finish_reason, usage, step.labels)
 
-    def _parse(self, raw: str, names: frozenset[str]) -> tuple[str, dict[str, Any], Any]:
+    def _parse(
+        self, raw: str, names: frozenset[str], candidates: Candidates | None = None
+    ) -> tuple[str, dict[str, Any], Any]:
         try:
-            return self.loaded.union.parse(raw, names)
+            return self.loaded.union.parse(raw, names, candidates)
         except Malformed as error:
             raise self.playback.diverged(
                 "the recorded decision", raw, f"is no decision any more: {error}"

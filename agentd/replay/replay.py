@@ -274,6 +274,7 @@ class Replay:
             lambda: self.loaded.agent(facts, score),
             self.folders,
             handle=self._handle,
+            check=self.playback.check_cut,
             adjust=self._adjust,
             results=lambda: session.results,
         )
@@ -312,7 +313,7 @@ class Replay:
         if not fields:
             return result
         if step is not None:
-            return with_recorded_fields(name, result, step.payload, step.publish, fields)
+            return with_recorded_fields(name, result, step.value, step.publish, fields)
         outcome = self.recording.head.session.outcome or {}
         known = self.recording.settled(self._settled) or Settled()
         return with_recorded_fields(name, result, outcome, known.events(), fields)

@@ -16,7 +16,7 @@ from agentd.sessions.steps import Step, StepKind
 def recorded_result(recording: Recording, step: Step) -> Result:
     """Return the result that a step records."""
     return Result(
-        dict(step.payload),
+        dict(step.value),
         step.trusted,
         step.publish,
         step.remember,

@@ -72,8 +72,10 @@ class Journal:
         if basis:
             self._db.run(sql.SET_BASIS, (encode(basis, "the basis"), session.id))
 
-    def record_result(self, session: Session, type: str, result: Result) -> Step:
-        """Record what the last decision came to; see `record`.
+    def record_result(
+        self, session: Session, type: str, result: Result, whole: Mapping[str, Any] | None = None
+    ) -> Step:
+        """Record what the last decision came to; see `record`. `whole`: see `Step`.
 
         What had no effect does not stand in the way of another try, even if the decision is not
         idempotent. A question is written with the parking, in one transaction: a kill in between
@@ -88,6 +90,7 @@ class Journal:
             idempotent=not result.effect or decided is None or decided.repeatable,
             publish=tuple(result.publish),
             remember=result.remember,
+            whole=whole,
         )
         return self.record(session, step, later=result.ask is not None)
 

@@ -60,8 +60,8 @@ class Session:
 
     @property
     def results(self) -> Sequence[Mapping[str, Any]]:
-        """What its decisions came to."""
-        return [step.payload for step in self.steps if step.kind is StepKind.RESULT]
+        """What its decisions came to, of a question's the decision itself."""
+        return results_of(self.steps)
 
     @property
     def labels(self) -> Mapping[str, Label]:
@@ -84,9 +84,10 @@ class Session:
 
     @property
     def unfinished(self) -> Step | None:
-        """The recorded decision that came to no result yet."""
+        """The recorded decision that came to no result yet; a question's needs none."""
         beside = STAGES | {StepKind.NOTE}
-        last = next((s for s in reversed(self.steps) if s.kind not in beside), None)
+        steps = (s for s in reversed(self.steps) if s.kind not in beside and s.about is None)
+        last = next(steps, None)
         return last if last is not None and last.kind is StepKind.DECISION else None
 
     @property
@@ -102,6 +103,18 @@ class Session:
             return None
         begun = self.stage is StepKind.STARTED or not unfinished.asks
         return unfinished.type if begun else None
+
+
+def results_of(steps: Sequence[Step]) -> list[Mapping[str, Any]]:
+    """Return what decisions came to, of a question's the decision itself."""
+    found = [s for s in steps if s.kind is StepKind.RESULT or s.about is not None]
+    return [step.value if step.about is None else _answer(step) for step in found]
+
+
+def _answer(step: Step) -> dict[str, Any]:
+    """Return a question's decision, with its unsure labels."""
+    unsure = sorted(key for key, about in step.labels.items() if about.get("unsure"))
+    return {**step.payload, "unsure": unsure}
 
 
 @dataclass(frozen=True)

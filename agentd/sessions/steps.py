@@ -72,6 +72,18 @@ class Step:
     asks: bool = False  # of a decision: a person has to say yes before it is carried out
     # What the agent had scored since the step before: heads, items and scores.
     scored: tuple[Mapping[str, Any], ...] = ()
+    planned: bool = False  # of a decision: the agent's own plan, no model was asked
+    # Of a decision that the agent planned to ask for: all that the model saw of the log.
+    about: Mapping[str, Any] | None = None
+    # Of a decision: what could stand in a field in this session, by "Class.field".
+    candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Of a planned decision's result, where the model saw less of it.
+    whole: Mapping[str, Any] | None = None
+
+    @property
+    def value(self) -> Mapping[str, Any]:
+        """What it came to, without the cuts that the model's window needs."""
+        return self.payload if self.whole is None else self.whole
 
     @property
     def had_effect(self) -> bool:
@@ -127,9 +139,13 @@ class Step:
             basis["labels"] = self.labels
         if self.asks:
             basis["asks"] = True
-        if self.scored:
-            basis["scored"] = self.scored
-        return compact(basis) if basis else None
+        for key in ("scored", "planned", "candidates"):
+            if value := getattr(self, key):
+                basis[key] = value
+        for key in ("about", "whole"):
+            if (value := getattr(self, key)) is not None:
+                basis[key] = value
+        return encode(basis, self.type) if basis else None
 
 
 def effects_document(publish: Iterable[NewEvent], remember: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,6 +184,8 @@ def _read(row: Any) -> Step:
     basis = json.loads(row[14]) if row[14] else {}
     for key in basis.keys() & {"counts", "allowed", "scored"}:
         basis[key] = tuple(basis[key])
+    if "candidates" in basis:
+        basis["candidates"] = {key: tuple(of) for key, of in basis["candidates"].items()}
     return Step(*fields, seq=row[0], ts=parse_iso(row[4]), **basis)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.admission.version import prune_versions
+from agentd.admission.old_versions import prune_versions
 from agentd.bus.dead import short_error
 from agentd.clock import Clock
 from agentd.errors import DamagedDatabase, Problem, StorageError, shown

@@ -15,7 +15,7 @@ from agentd.config.toml import parse_toml, read_toml
 from agentd.errors import ModelError, Stopped, ToolError
 from agentd.events import NewEvent
 from agentd.llm.address import Address
-from agentd.llm.decision import LLM, Ask, Decision, Message, Terms, Usage, with_log
+from agentd.llm.decision import LLM, Ask, Candidates, Decision, Message, Terms, Usage, with_log
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed
 from agentd.paths import discover
@@ -222,9 +222,9 @@ class UnionLLM:
             raise Stopped("the model was closed")
         self.asked.append((ask.log, ask.allowed))
         names = ask.among(self.names)
-        raw, labels = self._answer(ask.log, names)
+        raw, labels = self._answer(ask, names)
         try:
-            return self._decision(raw, names, labels)
+            return self._decision(raw, names, labels, ask.candidates)
         except Malformed as error:
             raise AssertionError(
                 f"the model answered {raw}, but only {sorted(names)} may be: {error}"
@@ -242,14 +242,14 @@ class UnionLLM:
         """Refuse further calls."""
         self._closed = True
 
-    def _answer(self, log: str, names: frozenset[str]) -> tuple[str, LabelScript]:
+    def _answer(self, ask: Ask, names: frozenset[str]) -> tuple[str, LabelScript]:
         union = self._loaded.union
         labels: LabelScript = {}
-        if (certain := union.certain(names)) is not None:
+        if (certain := union.certain(names, ask.candidates)) is not None:
             return certain, labels
         if isinstance(self._model, RandomModel):
-            return self._model.answer(union.schema(names)), labels
-        item = self._model(log) if callable(self._model) else next(self._model, None)
+            return self._model.answer(union.schema(names, ask.candidates)), labels
+        item = self._model(ask.log) if callable(self._model) else next(self._model, None)
         if item is None:
             raise ModelError("the script has no further answer", hint="script one more decision")
         if isinstance(item, Exception):
@@ -262,8 +262,14 @@ class UnionLLM:
             item = {"tool": union.tool(name), **args}
         return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False), labels
 
-    def _decision(self, raw: str, names: frozenset[str], labels: LabelScript) -> Decision:
-        name, args, value = self._loaded.union.parse(raw, names)
+    def _decision(
+        self,
+        raw: str,
+        names: frozenset[str],
+        labels: LabelScript,
+        candidates: Candidates | None = None,
+    ) -> Decision:
+        name, args, value = self._loaded.union.parse(raw, names, candidates)
         known = {
             key: self._calibration.weighed(f"{name}.{key}", logprobs, {}, OFFSETS)
             for key, logprobs in labels.items()

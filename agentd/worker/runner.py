@@ -100,8 +100,9 @@ class Runner:
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
         config, accepts = accepted.config, version.agent.accepts
+        classes = {*union.members, *version.plans}
         self._policy = policy_of(
-            accepted.name, config, union.members, accepts, tools, grants=self._tools.grants
+            accepted.name, config, classes, accepts, tools, grants=self._tools.grants
         )
         self._archive = Archive(bus)
         self._calibration = calibration_of(version, union)
@@ -240,7 +241,7 @@ def calibration_of(version: Version, union: Union) -> Calibration:
     Raises:
         ConfigError: one is no field with labels.
     """
-    fields = {field: union.labels(field) for field in sorted(version.agent.labels)}
+    fields = {field: union.labels(field) for field in sorted(version.labels)}
     return Calibration(fields, version.accepted.config.labels)
 
 

@@ -1,0 +1,68 @@
+"""Examples of an agent of configuration: one row, and what would have been right of it.
+
+An example calls no tool: its event brings what the first steps found, and so does its agent's file
+for as long as examples are tried.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentd.agent import Kit
+from agentd.config.agent import AgentConfig, Approve, Permissions
+from agentd.config.columns import Column
+from agentd.events import Event
+from agentd.task_agent.configured import ConfiguredAgent
+from agentd.task_agent.found import EVENT
+from agentd.task_agent.task_params import TaskParams
+from agentd.tools.toolbox import Toolbox
+
+LABEL = "label"  # what [params.labels] chooses
+NONE = "none"  # no interest
+DROPPED = frozenset({"first", "skip_if", "publish", "title", "tools", "look_at"})
+Fields = Mapping[str, Any]
+
+
+def params_of(config: AgentConfig) -> TaskParams:
+    """Return what an agent's file says; it was checked before.
+
+    Raises:
+        ValidationError: it is none of an agent of configuration.
+    """
+    return TaskParams.model_validate({**config.params, "result": config.result})
+
+
+def example_agent(config: AgentConfig) -> AgentConfig:
+    """Return an agent's file as its examples are tried with it."""
+    params = {key: value for key, value in config.params.items() if key not in DROPPED}
+    columns: dict[str, Column] = {
+        name: column.model_copy(update={"pick": f"{EVENT}.{name}"}) if column.pick else column
+        for name, column in config.result.items()
+        if column.kind != "from"
+    }
+    if "each" in params:
+        params |= {"each": f"{EVENT}.rows", "look_at": ["text"]}
+    changed = {"params": params, "result": columns, "subscribe": (), "schedule": None}
+    bare = {"permissions": Permissions(), "approve": Approve()}
+    return config.model_copy(update={**changed, **bare})
+
+
+def values_of(params: TaskParams, field: str) -> Sequence[str] | None:
+    """Return what may stand in a field that a person corrects; None: it is no choice of labels."""
+    if params.labels and field == LABEL:
+        return tuple(params.labels)
+    if params.interests and field == "interest":
+        return (*params.interests, NONE)
+    column = params.result.get(field)
+    return column.known or None if column is not None else None
+
+
+def example_of(
+    name: str, params: TaskParams, event: Event, results: Sequence[Fields], row: Fields
+) -> dict[str, Any]:
+    """Return the payload of an example: what was read of the row that a result shows so."""
+    kit = Kit(name, "", Toolbox(Permissions()), {}, None)
+    agent = ConfiguredAgent(params, kit)
+    agent.begin(event, [])
+    text = agent.read_of(results, row)
+    picks = {key.partition(".")[2]: list(of) for key, of in agent.candidates().items()}
+    return {"rows": [{"text": text}], **picks} if params.each else {"text": text, **picks}
