@@ -17,7 +17,7 @@ from agentd.agent import Agent
 from agentd.approval.approval import Policy
 from agentd.config.wording import first
 from agentd.errors import AgentdError, EventRefused, PermissionRefused, SessionFailed, ToolError
-from agentd.events import INTERRUPTED, NewEvent, Result
+from agentd.events import INTERRUPTED, LATER, NewEvent, Result, parts
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Decision
 from agentd.logs.logger import Logger
@@ -220,9 +220,9 @@ class Loop:
         if (mistrust := self.policy.mistrusts(event)) is not None:
             raise EventRefused(mistrust, where=f"event {event.id}")
         self.agent.begin(event, [])
-        model = self.agent.accepts.get(event.event_type)
-        if model is not None:
-            _check(event.payload, model, EventRefused, f"event {event.id}")
+        for part in parts(event):
+            if (model := self.agent.accepts.get(part.event_type)) is not None:
+                _check(part.payload, model, EventRefused, f"event {part.id}")
         self.transcript.open(_result(self.agent.opening(event), "opening"))
 
     def resume(self) -> Decision | None:
@@ -309,6 +309,8 @@ def _check_declared(agent: Agent[Any], events: Sequence[NewEvent]) -> None:
     declared = agent.published(agent.params)
     for event in events:
         kind = event.event_type
+        if kind == LATER:
+            continue  # to itself: the bus checks it
         if kind not in declared:
             raise SessionFailed(
                 f"publishes {kind}, which `publishes` does not declare",

@@ -100,8 +100,9 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     helpers = Helpers(
         paths,
         lambda: config[0],
+        dict,
         Commands(),
-        Life(Rules.of(config[0].supervisor), clock, random.Random()),
+        lambda: Life(Rules.of(config[0].supervisor), clock, random.Random()),
         reaper,
         jobs,
         changed.append,

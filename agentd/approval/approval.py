@@ -16,7 +16,7 @@ from agentd.approval.payloads import without_text
 from agentd.config.agent import AgentConfig, Approve, Verdict
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
-from agentd.events import DAEMON, PERSON, Event
+from agentd.events import DAEMON, FILE, PERSON, Event, parts
 from agentd.llm.decision import DONE
 from agentd.tools.declared_tools import Tool
 
@@ -56,13 +56,16 @@ class Policy:
 
     def mistrusts(self, event: Event) -> str | None:
         """Say why an agent that acts unasked takes no such event, None where it does."""
-        others = event.agent not in (PERSON, DAEMON, self.agent)
-        if self.typed is None or not others or event.event_type in self.typed:
+        if self.typed is None:
             return None
-        return (
-            f"may hold free text of {event.agent}, and {self.agent} acts on it without asking: "
-            "declare a payload of numbers and listed texts in `accepts`, or ask in [approve]"
-        )
+        for part in parts(event):
+            if part.agent not in (PERSON, DAEMON, self.agent) and part.event_type not in self.typed:
+                return (
+                    f"may hold free text of {part.agent}, and {self.agent} acts on it without "
+                    "asking: declare a payload of numbers and listed texts in `accepts`, or ask in "
+                    "[approve]"
+                )
+        return None
 
 
 def policy_of(
@@ -123,11 +126,8 @@ def _others_words(
     """Return by what an agent may read free text of others: its decisions, and events."""
     held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
     found = [d for d in held if d not in tools or tools[d].untrusted]
-    found += [
-        f"events {kind}"
-        for kind in config.subscribe
-        if kind not in typed and not kind.startswith(OURS)
-    ]
+    kinds = [*config.subscribe, *([FILE] if config.watch else ())]  # a file's name is others' words
+    found += [f"events {kind}" for kind in kinds if kind not in typed and not kind.startswith(OURS)]
     return found
 
 

@@ -1,11 +1,12 @@
 """Configuration files as strict models: unknown keys are errors, values never change.
 
-`agent.py` and `daemon.py` are the two kinds of files, `toml.py` reads them, `duration.py` and
-`cron.py` are what stands in them. `wording.py` and `suggest.py` say what is wrong and what may have
-been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd about one,
-`last_good.py` keeps the last agentd.toml that was right. `mcp_servers.py` are its [mcp.NAME].
-`secret_names.py` are secrets as they are written, `secret_values.py` finds them, `keychain.py`
-those of macOS.
+`agent.py` and `daemon.py` are the two kinds of files, `toml.py` reads them; `duration.py`,
+`wakes.py` (what wakes an agent), `watched.py` and `cron.py` are what stands in them, and
+`timetable.py` tells when a schedule is due. `wording.py` and `suggest.py` say what is wrong and
+what may have been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd
+about one, `last_good.py` keeps the last agentd.toml that was right. `mcp_servers.py` are its
+[mcp.NAME]. `secret_names.py` are secrets as they are written, `secret_values.py` finds them,
+`keychain.py` those of macOS.
 """
 
 from importlib import import_module

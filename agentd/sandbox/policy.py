@@ -2,13 +2,16 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agentd.paths import Paths
+
 Sockets = Literal["none", "unix", "tcp", "any"]
 
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
 PACKAGES = ("site-packages", "dist-packages")  # in Python's path; `sysconfig` would take 1 MB
 SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE: as far as the kernel reads
 SHEBANG_DEPTH = 4  # interpreters of interpreters; the kernel follows as many
@@ -56,6 +59,9 @@ class SandboxPolicy:
     protected: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     sockets: Sockets = "none"
+    # It may be told of changes: on Linux in any folder, as Landlock does not look at that. Of what
+    # changed it is told the name.
+    notices: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -79,6 +85,20 @@ def base_read() -> tuple[str, ...]:
     own |= {sys.prefix, sys.base_prefix} - {"/", "/usr", "/usr/local"}
     paths = dict.fromkeys((*system.split(), *sorted(own), str(Path(__file__).parents[1])))
     return tuple(filter(os.path.exists, paths))
+
+
+def libraries(paths: Paths) -> Iterator[str]:
+    """Yield where else Python finds modules, and the certificates for TLS.
+
+    Nothing that holds our folders: a rule holds for all that lies below.
+    """
+    if sys.platform == "linux":
+        yield "/proc/self"
+    ours = (paths.user, paths.data, paths.logs, paths.run)
+    for path in (*sys.path, *(os.environ.get(name, "") for name in CERTIFICATES)):
+        real = Path(os.path.realpath(path))
+        if Path(path).is_absolute() and not any(top.is_relative_to(real) for top in ours):
+            yield path
 
 
 def executables(program: str, path: str) -> tuple[str, ...]:

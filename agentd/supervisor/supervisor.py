@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from functools import partial
 from typing import Any
 
 from agentd import __version__
@@ -79,21 +80,17 @@ class Supervisor:
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
+        life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
         self._model = ModelHost(
-            paths,
-            config,
-            commands,
-            Life(rules, clock, chance),
-            self._reaper,
-            log=logger,
-            clock=clock,
+            paths, config, commands, life(), self._reaper, log=logger, clock=clock
         )
         self._helpers = Helpers(
             paths,
             lambda: self._settings.config,
+            lambda: self._agents.versions(),
             commands,
-            Life(rules, clock, chance),
+            life,
             self._reaper,
             self._jobs,
             self._on_tools_changed,
@@ -330,6 +327,7 @@ class Supervisor:
             "refused_folder": self._folder_access.problem,
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
+            "watcher": self._helpers.watcher.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": {

@@ -1,9 +1,10 @@
 """The shared tools: typed decisions with handlers, bound to one agent's permissions.
 
 `declared_tools.py` says which there are, `toolbox.py` is one agent's, `remote.py` calls those that
-another process carries out. The handlers stand in `files.py`, `http.py`, `shell.py` and
-`person.py`; `base.py` says what one is given. A handler imports neither Pydantic nor the
-configuration: hands and fetcher are small processes. `outside_tools.py` are tools of MCP servers.
+another process carries out. The handlers stand in `files.py`, `http.py`, `shell.py`,
+`later_tool.py` and `person.py`; `base.py` says what one is given. A handler imports neither
+Pydantic nor the configuration: hands and fetcher are small processes. `outside_tools.py` are tools
+of MCP servers.
 
 `place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and

@@ -6,12 +6,14 @@ decides imports this: what carries a call out knows nothing of Pydantic.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentd.bus.later import AHEAD_MAX, WHAT_CHARACTERS_MAX
 from agentd.events import Result
-from agentd.tools import files, http, person, shell
+from agentd.tools import files, http, later_tool, person, shell
 
 PATH_CHARACTERS = 200
 
@@ -62,6 +64,14 @@ class RunCommand(Args):
     args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
 
 
+class Later(Args):
+    """Be told of `what` again, by an event of your own."""
+
+    what: str = Field(min_length=1, max_length=WHAT_CHARACTERS_MAX)
+    in_minutes: int | None = Field(None, ge=1, le=AHEAD_MAX // timedelta(minutes=1))
+    at: str | None = Field(None, max_length=25)
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -98,6 +108,7 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
+        Tool(Later, None, later_tool.later, "head", effect="none", untrusted=False),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

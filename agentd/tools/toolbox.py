@@ -50,6 +50,7 @@ class Toolbox:
         self._remotes = remotes or {}
         self._tools = tools
         self._clock = clock or SystemClock()
+        self.open_later: Callable[[], int] = lambda: 0  # see ToolCall
         self.cancel = Cancel()
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
@@ -83,6 +84,7 @@ class Toolbox:
             programs=self._programs,
             cancel=self.cancel,
             clock=self._clock,
+            open_later=self.open_later,
         )
         return answered(name, tool.run, call, checked)
 

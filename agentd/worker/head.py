@@ -5,7 +5,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from agentd.errors import ConfigError
 from agentd.paths import Paths
 from agentd.sandbox.enter import enter, put_into
 from agentd.sandbox.level import reached
-from agentd.sandbox.policy import SandboxPolicy, base_read
-
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
+from agentd.sandbox.policy import SandboxPolicy, base_read, libraries
 
 
 def enter_head(accepted: Accepted, paths: Paths, *, require: bool) -> None:
@@ -54,7 +51,7 @@ def policy_for(folder: Path, config: AgentConfig | None, paths: Paths) -> Sandbo
     own = tuple(map(str, (paths.log(name).parent, paths.scratch / name, database)))
     told = (folder, paths.daemon_file, paths.accepted_daemon_file, paths.lock, paths.wake)
     policy = SandboxPolicy(
-        read=(*base_read(), *_libraries(paths), *own, *map(str, told)),
+        read=(*base_read(), *libraries(paths), *own, *map(str, told)),
         write=own,
         # On macOS it reaches those in the folders above, and no others.
         sockets="unix" if sys.platform == "darwin" else "none",
@@ -80,17 +77,3 @@ def _with_files(
         closed=tuple(p for p in given.closed if not any(Path(p).is_relative_to(o) for o in own)),
         protected=given.protected,
     )
-
-
-def _libraries(paths: Paths) -> Iterator[str]:
-    """Give where else Python finds modules, and the certificates for TLS.
-
-    Nothing that holds our folders: a rule holds for all that lies below.
-    """
-    if sys.platform == "linux":
-        yield "/proc/self"
-    ours = (paths.user, paths.data, paths.logs, paths.run)
-    for path in (*sys.path, *(os.environ.get(name, "") for name in CERTIFICATES)):
-        real = Path(os.path.realpath(path))
-        if Path(path).is_absolute() and not any(top.is_relative_to(real) for top in ours):
-            yield path
