@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from agentd.clock import iso
+from agentd.errors import EventRefused
 from agentd.states import Priority
 from agentd.terminal import cut
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
-SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.")  # refused from agents
+FILE = "file.changed"  # {"path", "name", "size", "fingerprint", "folder"}: `agentd.watcher`
+BATCH = "events.batch"  # {"events": [...]}, several as one: `agentd.bus.batches`
+LATER = "later.due"  # {"what", "due"}: published to come back then: `agentd.bus.later`
+# Refused from agents, but for LATER, which comes back to who publishes it.
+SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.", BATCH, LATER)
 ASKED = "person.asked"  # a session waits for a person: `agentd.sessions.asked`
 ANSWER = "person.answer"  # {"session", "asked", "answer", "mac"}: resumes the session
 
@@ -90,11 +95,31 @@ class Lane:
     agent: str
     direct: bool
     subscribe: tuple[str, ...] = ()  # exact types or `prefix.*`; of no use on the direct lane
+    # What the payloads must hold: a JSON object of fields, each with its values; "": anything.
+    where: str = ""
 
     @property
     def consumer(self) -> str:
         """Name of the cursor's row: `NAME/direct` or `NAME`."""
         return self.agent + DIRECT if self.direct else self.agent
+
+
+def parts(event: Event) -> Sequence[Event]:
+    """Return the events that a batch holds, or the event itself.
+
+    Raises:
+        EventRefused: somebody wrote a batch by hand that is none.
+    """
+    if event.event_type != BATCH:
+        return (event,)
+    try:
+        heads = [(e["id"], e["agent"], e["type"], e["payload"]) for e in event.payload["events"]]
+    except (KeyError, TypeError) as error:
+        raise EventRefused("is no batch of events", where=f"event {event.id}") from error
+    return [
+        replace(event, id=number, agent=agent, event_type=kind, payload=payload)
+        for number, agent, kind, payload in heads
+    ]
 
 
 def only_persons(event: Event) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from agentd.agent import Agent, PlannedCall, Question
 from agentd.approval.approval import Policy
 from agentd.errors import EventRefused, PermissionRefused, SessionFailed, ToolError
-from agentd.events import INTERRUPTED, Event, Result
+from agentd.events import INTERRUPTED, Event, Result, parts
 from agentd.guards import Guards, Turn, forced
 from agentd.llm.decision import DONE, LLM, Ask, Candidates, Decision
 from agentd.logs.logger import Logger
@@ -256,9 +256,9 @@ class Loop:
         if (mistrust := self.policy.mistrusts(event, self.agent.accepts)) is not None:
             raise EventRefused(mistrust, where=f"event {event.id}")
         self.agent.begin(event, [])
-        model = self.agent.accepts.get(event.event_type)
-        if model is not None:
-            check_payload(event.payload, model, EventRefused, f"event {event.id}")
+        for part in parts(event):
+            if (model := self.agent.accepts.get(part.event_type)) is not None:
+                check_payload(part.payload, model, EventRefused, f"event {part.id}")
         self.transcript.open(checked_result(self.agent.opening(event), "opening"))
 
     def resume(self) -> Decision | None:

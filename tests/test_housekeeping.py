@@ -24,11 +24,11 @@ from agentd.logs import logger
 from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
+from agentd.storage.storage_retry import StorageRetry
 from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, sweep
 from agentd.testing import ManualClock, wait_for
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import use_scratch
-from agentd.worker.storage_retry import StorageRetry
 from tests.supervised import LOOK_VARIABLE, QUICK, Daemon, daemon
 
 DEADLINE_S = 30.0

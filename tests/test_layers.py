@@ -26,7 +26,7 @@ IMPORTERS = {
     "apscheduler": {"agentd/worker/schedule.py"},
     "cronsim": {"agentd/config/cron.py"},
     "plistlib": {"agentd/macos/launchd.py"},
-    "watchfiles": {"agentd/supervisor/file_changes.py"},
+    "watchfiles": {"agentd/supervisor/file_changes.py", "agentd/watcher/notices.py"},
     "structlog": {"agentd/logs/logger.py", DEFERRED},
     "mcp": {"agentd/mcp", "agentd/commands/mcp.py"},
     "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},

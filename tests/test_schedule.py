@@ -13,9 +13,10 @@ import structlog
 
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Cron, Every
+from agentd.config.timetable import Timetable, wanted
 from agentd.events import Event, Lane
 from agentd.testing import ManualClock, wait_for
-from agentd.worker.schedule import Scheduler, Timetable, reconcile, wanted
+from agentd.worker.schedule import DueTrigger, Scheduler, reconcile
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LANE = Lane("digest", True)
@@ -183,7 +184,7 @@ def test_missed_is_the_agents_choice(missed: str | timedelta, late: timedelta, r
     table = Timetable("digest", Every(every=timedelta(days=1)))
     due = table.latest(NOON - timedelta(days=1), NOON)
     assert due is not None
-    assert wanted(due, NOON + late, missed) is runs
+    assert wanted(due.at, NOON + late, missed) is runs
 
 
 def test_sleep_of_hours_gives_one_run(bus: Bus, clock: Clock) -> None:
@@ -300,7 +301,7 @@ def hold(bus: Bus, schedule: Cron | Every | None) -> None:
     """As the supervisor and then the worker of an accepted file do."""
     name = None if schedule is None else schedule.name
     bus.accept("digest", "v", schedule=name)
-    bus.schedules.keep_only("digest", name)
+    bus.schedules.keep_only("digest", () if name is None else (name,))
     if schedule is not None:
         reconcile(bus, Timetable("digest", schedule, UTC), "once", bus.clock.now(), LOG)
 
@@ -353,7 +354,7 @@ def test_sleep_does_not_walk_what_was_missed() -> None:
     """APScheduler asks for the next moment once, not for each of a night's runs."""
     table = Timetable("digest", Every(every=timedelta(milliseconds=1)))
     now = NOON + timedelta(hours=9, microseconds=500)
-    following = table.trigger(NOON).get_next_fire_time(NOON, now)
+    following = DueTrigger(table, NOON).get_next_fire_time(NOON, now)
     assert following == NOON + timedelta(hours=9, milliseconds=1)
 
 

@@ -23,6 +23,7 @@ from agentd.bus import Bus
 from agentd.bus.wake import socket_path
 from agentd.clock import parse_iso
 from agentd.config.agent import Cron, Every
+from agentd.config.timetable import Timetable
 from agentd.events import Event, Lane, NewEvent
 from agentd.paths import discover
 from agentd.sessions.sessions import Sessions
@@ -30,7 +31,7 @@ from agentd.states import SessionState
 from agentd.storage.rows import Rows
 from agentd.supervisor.children import RECENT_S, TICK_S, SleepDetector
 from agentd.testing import FakeModelServer, ManualClock, wait_for
-from agentd.worker.schedule import SPREAD_S, Spread, Timetable, reconcile
+from agentd.worker.schedule import SPREAD_S, Spread, reconcile
 from tests.commandline import DEADLINE_S, write_agent
 from tests.supervised import Daemon, daemon, state
 

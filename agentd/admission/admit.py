@@ -44,6 +44,7 @@ from agentd.agent import Kit
 from agentd.approval.approval import policy_of
 from agentd.config.agent import check_agent_name, validate_agent
 from agentd.config.toml import parse_toml, read_small
+from agentd.config.watched import Pattern
 from agentd.errors import (
     AgentdError,
     ConfigError,
@@ -190,7 +191,8 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
 
     tools, missing = Toolbox(config.permissions), list[str]()
     try:
-        for path in version.agent.folders(version.params):
+        watched = [Pattern.of(text).folder for text in config.watch]
+        for path in (*version.agent.folders(version.params), *watched):
             try:
                 tools.check_readable(path)
             except PermissionRefused:
@@ -321,7 +323,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "enabled": config.enabled,
             "start": config.start,
             "subscribe": config.subscribe,
-            "schedule": config.schedule and config.schedule.name,
+            "triggers": config.triggers,
             "publishes": version.publishes,
             "decisions": version.decisions,
             "labels": version.labels,

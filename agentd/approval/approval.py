@@ -18,7 +18,7 @@ from agentd.approval.payloads import as_listed, without_text
 from agentd.config.agent import AgentConfig, Approve, Verdict
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
-from agentd.events import DAEMON, PERSON, Event
+from agentd.events import DAEMON, FILE, PERSON, Event, parts
 from agentd.llm.decision import DONE
 from agentd.tools.base import Grants
 from agentd.tools.declared_tools import REGISTRY, Tool
@@ -76,15 +76,17 @@ class Policy:
 
     def mistrusts(self, event: Event, accepts: Mapping[str, type[BaseModel]]) -> str | None:
         """Say why an agent that acts unasked takes no such event, None where it does."""
-        kind, others = event.event_type, event.agent not in (PERSON, DAEMON, self.agent)
-        if self.typed is None or not others:
+        if self.typed is None:
             return None
-        if kind in self.typed and as_listed(accepts[kind], event.payload):
-            return None
-        return (
-            f"may hold free text of {event.agent}, and {self.agent} acts on it without asking: "
-            "declare a payload of numbers and listed texts in `accepts`, or ask in [approve]"
-        )
+        for part in parts(event):
+            kind, others = part.event_type, part.agent not in (PERSON, DAEMON, self.agent)
+            if others and not (kind in self.typed and as_listed(accepts[kind], part.payload)):
+                return (
+                    f"may hold free text of {part.agent}, and {self.agent} acts on it without "
+                    "asking: declare a payload of numbers and listed texts in `accepts`, or ask in "
+                    "[approve]"
+                )
+        return None
 
 
 def policy_of(
@@ -154,11 +156,8 @@ def _others_words(
     """Return by what an agent may read free text of others: its decisions, and events."""
     held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
     found = [d for d in held if d not in tools or tools[d].untrusted]
-    found += [
-        f"events {kind}"
-        for kind in config.subscribe
-        if kind not in typed and not kind.startswith(OURS)
-    ]
+    kinds = [*config.subscribe, *([FILE] if config.watch else ())]  # a file's name is others' words
+    found += [f"events {kind}" for kind in kinds if kind not in typed and not kind.startswith(OURS)]
     return found
 
 

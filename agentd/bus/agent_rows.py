@@ -17,6 +17,7 @@ class AgentRow:
     name: str
     version: str
     subscribe: tuple[str, ...]
+    where: str  # of `events.Lane`
     paused: bool
     accepted_at: datetime
     removed_at: datetime | None
@@ -40,11 +41,12 @@ class AgentRows:
                 name,
                 str(version),
                 read_strings(subscribe),
+                str(fits or ""),
                 bool(paused),
                 moment_or(accepted_at, now),
                 moment_or(removed_at, now) if removed_at else None,
             )
-            for name, version, subscribe, paused, accepted_at, removed_at in self.db.read(
+            for name, version, subscribe, fits, paused, accepted_at, removed_at in self.db.read(
                 sql.AGENTS, (), sql.AGENT_COLUMNS
             )
             if isinstance(name, str)  # else nobody is called so

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from agentd.bus import sql
 from agentd.bus.agent_rows import AgentRows
+from agentd.bus.batches import Batches
 from agentd.bus.database import Database, atomic
 from agentd.bus.dead import DeadLetters
 from agentd.bus.doorbell import Doorbell
@@ -13,11 +14,13 @@ from agentd.bus.event_rows import EventRows
 from agentd.bus.facts import AgentFacts
 from agentd.bus.json_text import compact
 from agentd.bus.lanes import Lanes
+from agentd.bus.later import LaterEvents
 from agentd.bus.outbox import Outbox
 from agentd.bus.schedules import Schedules
 from agentd.bus.schema import OPENING, Opening
 from agentd.bus.search import EventSearch
-from agentd.clock import Clock, SystemClock, iso
+from agentd.bus.seen import SeenFiles
+from agentd.clock import EPOCH, Clock, SystemClock, iso
 from agentd.events import Event, Lane, NewEvent
 
 
@@ -43,10 +46,13 @@ class Bus:
         self.facts = AgentFacts(db, clock)
         self.doorbell = Doorbell(self.agents, clock, wake)
         self.dead = DeadLetters(db, clock, self.doorbell)
-        self.outbox = Outbox(db, clock, self.dead, self.doorbell)
+        self.later = LaterEvents(db, clock)
+        self.outbox = Outbox(db, clock, self.dead, self.later, self.doorbell)
         self.lanes = Lanes(self.events, self.agents, self.dead, clock)
         self.schedules = Schedules(db, self.outbox)
         self.search = EventSearch(db, self.events)
+        self.batches = Batches(db, self.events, self.lanes, self.outbox, clock)
+        self.seen = SeenFiles(db, self.outbox, clock)
         # What everybody calls, without the detour over the part.
         self.publish, self.transaction = self.outbox.publish, db.transaction
         self.next, self.step = self.lanes.next, self.lanes.step
@@ -82,19 +88,29 @@ class Bus:
         *,
         subscribe: Sequence[str] = (),
         start: Literal["now", "beginning"] = "now",
+        where: str = "",
         schedule: str | None = None,
+        at: Sequence[str] = (),
+        watch: Sequence[str] = (),
     ) -> None:
         """Note an agent's accepted version; the first time, create both lanes' cursors.
 
-        A changed subscription holds from the cursor onward. A paused agent stays paused.
-        `schedule`: the name of the one that holds from now; None: it has none.
+        A changed subscription holds from the cursor onward. A paused agent stays paused. `where`:
+        see `Lane`. `schedule`, `at` and `watch` are the names of what holds from now; the moments
+        of `at` and the watched folders count from when they were first accepted.
         """
+        now = self.clock.now()
         back = self.db.run(sql.WAS_REMOVED, (name,))
-        self.schedules.keep_only(name, None if back else schedule)
+        self.schedules.keep_only(name, () if back else (*filter(None, [schedule]), *at, *watch))
+        for moment in at:
+            self.schedules.begin(name, moment, now)
+        for pattern in watch:
+            self.schedules.begin(name, pattern, EPOCH if start == "beginning" else now)
         for direct in (True, False):
             self.lanes.open(Lane(name, direct), after=0 if start == "beginning" else None)
         self.db.run(sql.DROP_BREAKER_OF_OTHER, (name, version))
-        self.db.run(sql.ACCEPT, (name, version, compact(list(subscribe)), iso(self.clock.now())))
+        row = (name, version, compact(list(subscribe)), where or None, iso(now))
+        self.db.run(sql.ACCEPT, row)
         self.doorbell.look_again()
 
     @atomic

@@ -4,6 +4,7 @@ A cursor's value is the id up to which its lane is done.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentd.bus import sql
@@ -75,7 +76,7 @@ class Lanes(Watcher):
         if passed >= last:
             return None
         # `last` was read before the lane's events are: none that is wanted can be missed.
-        row = self._next_row(lane, max(cursor, passed))
+        row = self.following(lane, max(cursor, passed))
         if row is None:
             self._step_over(lane, cursor, last, since)
         return row
@@ -93,7 +94,8 @@ class Lanes(Watcher):
             self._move(consumer, last)
         return min(cursor, last), last
 
-    def _next_row(self, lane: Lane, after: int) -> Any:
+    def following(self, lane: Lane, after: int) -> Any:
+        """Return the row of the first event after an id that the lane wants, None without one."""
         given: tuple[Any, ...]
         if lane.direct:
             statement, given = sql.NEXT_DIRECT, (lane.agent, after)
@@ -101,8 +103,12 @@ class Lanes(Watcher):
             return None
         elif len(types) == 1:
             statement, given = sql.NEXT_OF_TYPE, (types[0], after, lane.agent)
+            fitting = sql.NEXT_FITTING_OF_TYPE
         else:
             statement, given = sql.NEXT_OF_TYPES, (compact(types), after, lane.agent)
+            fitting = sql.NEXT_FITTING_OF_TYPES
+        if not lane.direct and lane.where:
+            statement, given = fitting, (*given, lane.where)
         rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
         return rows[0] if rows else None
 
@@ -153,20 +159,23 @@ class Lanes(Watcher):
         if lane.direct:
             return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor))[0][0])
         types = compact(self._types(lane.subscribe))
-        return int(self.db.run(sql.WAITING_TYPES, (types, cursor, lane.agent))[0][0])
+        given = (types, cursor, lane.agent, lane.where or "{}")
+        return int(self.db.run(sql.WAITING_TYPES, given)[0][0])
 
     def slowest(self) -> list[tuple[Lane, int]]:
         """Return every lane there is a cursor of, the slowest first, with the id it has passed.
 
         What an agent that the bus does not know subscribes to is not known either.
         """
-        known = {row.name: row.subscribe for row in self._agents.list()}
+        known = {row.name: row for row in self._agents.list()}
         found = []
         for consumer, cursor in self.db.read(sql.CURSORS, (), "consumer, last_seen_id"):
             if not isinstance(consumer, str):
                 continue  # not UTF-8: nobody's, and it must not hold back pruning
             name = consumer.removesuffix(DIRECT)
-            lane = Lane(name, direct=consumer.endswith(DIRECT), subscribe=known.get(name, ()))
+            lane = Lane(name, consumer.endswith(DIRECT))
+            if (row := known.get(name)) is not None:
+                lane = replace(lane, subscribe=row.subscribe, where=row.where)
             found.append((lane, int(cursor)))
         return found
 
@@ -181,7 +190,7 @@ class Lanes(Watcher):
         cursor = passed = self._look_at(lane)
         buried, last = 0, False
         while not last and buried < rows:
-            row = self._next_row(lane, passed)
+            row = self.following(lane, passed)
             last = row is None or row[0] > upto or (before is not None and row[4] >= before)
             if not last:
                 self._dead.add_row(lane.agent, DeadReason.EXPIRED, error, row[0])

@@ -223,6 +223,33 @@ CREATE VIRTUAL TABLE outbox_words USING fts5 (
 """)
 
 
+def _triggers(db: apsw.Connection) -> None:
+    """Subscriptions by payload, an agent's own events to come, and files that it was told of."""
+    db.execute("""
+ALTER TABLE agents ADD COLUMN fits TEXT  -- what payloads must hold (JSON); NULL: anything
+  CHECK (fits IS NULL OR (json_valid(fits) AND json_type(fits) = 'object'));
+
+CREATE TABLE later (
+  id       INTEGER PRIMARY KEY AUTOINCREMENT,
+  agent    TEXT NOT NULL,
+  due      TIMESTAMP NOT NULL,
+  payload  JSON NOT NULL CHECK (json_type(payload) = 'object'),
+  cause_id INTEGER,                              -- the event that it answers
+  depth    INTEGER NOT NULL
+);
+CREATE INDEX later_due ON later (agent, due);
+
+CREATE TABLE seen_files (
+  agent       TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,                     -- of the content
+  path        TEXT NOT NULL,                     -- where it was seen last
+  stamp       TEXT NOT NULL,                     -- of that file: the same stamp, the same content
+  seen_at     TIMESTAMP NOT NULL,
+  PRIMARY KEY (agent, fingerprint)
+) WITHOUT ROWID;
+""")
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -236,4 +263,5 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _forced,
     _approvals,
     _words,
+    _triggers,
 )

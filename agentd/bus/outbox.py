@@ -8,17 +8,26 @@ from agentd.bus.dead import DeadLetters
 from agentd.bus.doorbell import Doorbell
 from agentd.bus.event_rows import are_names, is_type
 from agentd.bus.json_text import payload_text
+from agentd.bus.later import LaterEvents
 from agentd.clock import Clock, iso
 from agentd.errors import EventRefused, RowRefused
-from agentd.events import DEPTH_MAX, SYSTEM_TYPES, Event, NewEvent
+from agentd.events import DEPTH_MAX, LATER, SYSTEM_TYPES, Event, NewEvent
 from agentd.states import DeadReason, Priority
 
 
 class Outbox:
     """Publishes events; see `EventRows` and `Lanes`, which read them."""
 
-    def __init__(self, db: Database, clock: Clock, dead: DeadLetters, doorbell: Doorbell) -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        dead: DeadLetters,
+        later: LaterEvents,
+        doorbell: Doorbell,
+    ) -> None:
         self.db = db
+        self._later = later
         self._clock = clock
         self._dead = dead
         self._doorbell = doorbell
@@ -34,13 +43,17 @@ class Outbox:
     ) -> int | None:
         """Append an event and return its id; consumers are woken after the commit.
 
-        None: its dedup_key is known, or its chain of causes is too long (a dead letter, "loop").
+        None: its dedup_key is known; or its chain of causes is too long (a dead letter, "loop"); or
+        it is kept until it is due (LATER).
         `priority` defaults to the cause's, else to `event`. `system` allows system types.
 
         Raises:
             EventRefused: type, payload or a name in it cannot be published.
         """
         payload = self.check(agent, event, system=system)
+        if event.event_type == LATER and not system:
+            self._later.add(agent, payload, self._later.check(event.payload), cause)
+            return None
         if priority is None:
             priority = Priority.EVENT if cause is None else cause.priority
         cause_id, depth = (None, 0) if cause is None else (cause.id, cause.depth + 1)
@@ -86,7 +99,9 @@ class Outbox:
             raise EventRefused(
                 f"{kind!r} is no event type", hint='write dotted lower case: "repo.changed"'
             )
-        if not system and kind.startswith(SYSTEM_TYPES):
+        if kind == LATER and not system:
+            self._later.check(event.payload)
+        elif not system and kind.startswith(SYSTEM_TYPES):
             raise EventRefused(
                 "this type is the system's own", where=kind, hint="choose another first word"
             )

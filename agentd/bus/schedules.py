@@ -1,5 +1,6 @@
 """When each agent's schedule was last due, and what it published then."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,12 +41,16 @@ class Schedules:
         except ValueError:  # somebody wrote there what is no time: as if it had never been due
             return None
 
-    def keep_only(self, agent: str, schedule: str | None) -> None:
-        """Forget when the agent's other schedules were due, or all: they do not hold.
+    def keep_only(self, agent: str, schedules: Collection[str]) -> None:
+        """Forget when the agent's other schedules were due: they do not hold.
 
         One that is put back counts from then on, and so does that of an agent that comes back.
         """
-        self.db.run(sql.DROP_OTHER_SCHEDULES, (agent, schedule))
+        self.db.run(sql.DROP_OTHER_SCHEDULES, (agent, compact(list(schedules))))
+
+    def begin(self, agent: str, schedule: str, moment: datetime) -> None:
+        """Let a schedule count from a moment on, unless it does already."""
+        self.db.run(sql.BEGIN_SCHEDULE, (agent, schedule, iso(moment)))
 
     def note(self, agent: str, schedule: str, due: datetime) -> None:
         """Note when the schedule was last due, without an event: a skipped run, or its anchor."""

@@ -50,12 +50,37 @@ SELECT {_EVENT} FROM outbox
 WHERE event_type = ? AND id > ? AND target IS NULL AND agent <> ? ORDER BY id LIMIT 1
 """
 
+# Whether the payload holds, for each field of the JSON object ?4, one of its values. A truth value
+# is no number here, as SQLite has it.
+_FITS = """NOT EXISTS (
+  SELECT 1 FROM json_each(?4) AS field WHERE NOT EXISTS (
+    SELECT 1 FROM json_each(field.value) AS one
+    WHERE one.atom = json_extract(outbox.payload, '$."' || field.key || '"')
+    AND (one.type IN ('true', 'false'))
+      = (json_type(outbox.payload, '$."' || field.key || '"') IN ('true', 'false'))))"""
+
+# The same of which the payload fits.
+NEXT_FITTING_OF_TYPE = f"""
+SELECT {_EVENT} FROM outbox
+WHERE event_type = ?1 AND id > ?2 AND target IS NULL AND agent <> ?3 AND {_FITS}
+ORDER BY id LIMIT 1
+"""
+
 # The next event of several exact types (a JSON array), from somebody else: one seek per type.
 NEXT_OF_TYPES = f"""
 SELECT {_EVENT} FROM outbox WHERE id = (
   SELECT min((SELECT id FROM outbox
               WHERE event_type = wanted.value AND id > ?2 AND target IS NULL AND agent <> ?3
               ORDER BY id LIMIT 1))
+  FROM json_each(?1) AS wanted)
+"""
+
+# The same of which the payload fits.
+NEXT_FITTING_OF_TYPES = f"""
+SELECT {_EVENT} FROM outbox WHERE id = (
+  SELECT min((SELECT id FROM outbox
+              WHERE event_type = wanted.value AND id > ?2 AND target IS NULL AND agent <> ?3
+              AND {_FITS} ORDER BY id LIMIT 1))
   FROM json_each(?1) AS wanted)
 """
 
@@ -75,11 +100,11 @@ SELECT name FROM types WHERE name IS NOT NULL
 # How many events wait for an agent on its direct lane.
 WAITING_DIRECT = "SELECT count(*) FROM outbox WHERE target = ? AND id > ?"
 
-# How many events of some types (a JSON array) wait for an agent.
-WAITING_TYPES = """
+# How many events of some types (a JSON array) wait for an agent, whose payload fits.
+WAITING_TYPES = f"""
 SELECT count(*) FROM json_each(?1) AS wanted CROSS JOIN outbox
   ON event_type = wanted.value
-WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3
+WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FITS})
 """
 
 # One event.
@@ -217,9 +242,9 @@ DELETE FROM facts WHERE agent = 'agentd.deliver' AND key GLOB 'way:*'
 
 # Accept an agent, or a new version of it; it keeps being paused.
 ACCEPT = """
-INSERT INTO agents (name, version, subscribe, accepted_at) VALUES (?, ?, ?, ?)
+INSERT INTO agents (name, version, subscribe, fits, accepted_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET version = excluded.version, subscribe = excluded.subscribe,
-  accepted_at = excluded.accepted_at, removed_at = NULL
+  fits = excluded.fits, accepted_at = excluded.accepted_at, removed_at = NULL
 """
 
 # Mark an agent as removed; its row and cursors stay.
@@ -229,7 +254,7 @@ REMOVE = "UPDATE agents SET removed_at = ? WHERE name = ? AND removed_at IS NULL
 SET_PAUSED = "UPDATE agents SET paused = ? WHERE name = ?"
 
 # Every agent ever accepted.
-AGENT_COLUMNS = "name, version, subscribe, paused, accepted_at, removed_at"
+AGENT_COLUMNS = "name, version, subscribe, fits, paused, accepted_at, removed_at"
 AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 
 # What an agent's last labelled decisions of a class rest on, by its version and model: a session
@@ -287,11 +312,67 @@ ON CONFLICT (agent, schedule) DO UPDATE SET last_due = excluded.last_due,
   fired = coalesce(excluded.fired, fired)
 """
 
-# Forget an agent's schedules, all but one.
-DROP_OTHER_SCHEDULES = "DELETE FROM schedules WHERE agent = ? AND schedule IS NOT ?"
+# Let a schedule count from a moment on, unless it does already.
+BEGIN_SCHEDULE = """
+INSERT INTO schedules (agent, schedule, last_due) VALUES (?, ?, ?)
+ON CONFLICT (agent, schedule) DO NOTHING
+"""
+
+# Forget an agent's schedules, all but some (a JSON array).
+DROP_OTHER_SCHEDULES = """
+DELETE FROM schedules WHERE agent = ? AND schedule NOT IN (SELECT value FROM json_each(?))
+"""
 
 # Whether an agent was removed or disabled, and has not come back.
 WAS_REMOVED = "SELECT 1 FROM agents WHERE name = ? AND removed_at IS NOT NULL"
+
+# --- events of an agent's own to come
+
+# Note one.
+ADD_LATER = "INSERT INTO later (agent, due, payload, cause_id, depth) VALUES (?, ?, ?, ?, ?)"
+
+# Those of one agent or of all, the next one first.
+LATER_COLUMNS = "id, agent, due, payload, cause_id, depth"
+LATERS = f"""
+SELECT {LATER_COLUMNS} FROM later WHERE ?1 IS NULL OR agent = ?1 ORDER BY due, id LIMIT ?2
+"""
+
+# How many an agent has.
+COUNT_LATERS = "SELECT count(*) FROM later WHERE agent = ?"
+
+# Forget one; all of an agent.
+DROP_LATER = "DELETE FROM later WHERE id = ?"
+DELETE_LATERS = "DELETE FROM later WHERE agent = ?"
+
+# --- files that were seen
+
+# What an agent has seen of its watched folders.
+SEEN_COLUMNS = "fingerprint, path, stamp"
+SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
+
+# Whether it has seen this content.
+WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
+
+# Note a content, and where it lies now.
+SEE = """
+INSERT INTO seen_files (agent, fingerprint, path, stamp, seen_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (agent, fingerprint) DO UPDATE SET path = excluded.path, stamp = excluded.stamp
+"""
+
+# Forget the contents that were first seen longest ago, beyond so many, of which the path is none of
+# those that are there (a JSON array).
+FORGET_SEEN = """
+DELETE FROM seen_files WHERE agent = ?1 AND fingerprint IN (
+  SELECT fingerprint FROM seen_files WHERE agent = ?1
+  AND path NOT IN (SELECT value FROM json_each(?2)) ORDER BY seen_at
+  LIMIT max(0, (SELECT count(*) FROM seen_files WHERE agent = ?1) - ?3))
+"""
+
+# Forget all that a removed agent has seen, some of it at a time.
+DELETE_SEEN = """
+DELETE FROM seen_files WHERE agent = ?1
+AND fingerprint IN (SELECT fingerprint FROM seen_files WHERE agent = ?1 LIMIT ?2)
+"""
 
 # --- dead letters
 

@@ -19,6 +19,7 @@ from agentd.config.daemon import DaemonConfig, load_daemon
 from agentd.config.mail_url import WRITTEN, MailUrl
 from agentd.config.secret_values import secret_value
 from agentd.config.suggest import did_you_mean
+from agentd.config.watched import Pattern
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key
@@ -158,8 +159,16 @@ def _can_match(entry: str) -> bool:
 
 def unlikely(config: AgentConfig) -> Iterator[str]:
     """Yield what an agent that is right will probably not do."""
-    if not config.subscribe and config.schedule is None:
+    if not (config.subscribe or config.schedule or config.at or config.watch):
         yield "nothing wakes it: no `subscribe`, no `schedule`; only `agentd trigger` does"
+    for moment in config.moments:
+        if moment.moment.astimezone() <= datetime.now(UTC):
+            yield f"at: {moment.at} is over: it wakes nobody any more"
+    for pattern in map(Pattern.of, config.watch):
+        if not pattern.folder.is_dir():
+            yield f"watch: {pattern.folder} is not there, or no folder"
+        elif not WILDCARDS & set(pattern.text) and pattern.folder.joinpath(*pattern.parts).is_dir():
+            yield f"watch: {pattern.text} is a folder: write {pattern.text}/* for the files in it"
     yield from _crowded(config)
     for key in ("read", "write"):
         for entry in getattr(config.permissions, key):

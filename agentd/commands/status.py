@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
@@ -23,6 +24,7 @@ from agentd.commands.output import (
     print_table,
     say,
 )
+from agentd.commands.triggers import NO_TRIGGERS, add_watch_problem, lines, triggers
 from agentd.config.agent_files import overlooked
 from agentd.errors import StorageError
 from agentd.events import Lane
@@ -54,11 +56,14 @@ the last run ended, if it failed), storage {problem, database_bytes, wal_bytes, 
 overlooked (files in your folders that are not read for their name or place: [{where, what,
 hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
 beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
-why it is not full; [sandbox] level of agentd.toml), last_event_id, dead_letters, asks (how much
-waits for your answer), and agents: name, state, pid, since, restarts, reason, problem (null or
-{what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null or {id,
-state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until, hint}: why
-it does not get on), and while the daemon runs also version, enabled, beat and more. Times are UTC.
+why it is not full; [sandbox] level of agentd.toml), watcher (null where no agent watches a folder,
+else state, pid, problem, agents, and in beat: problems by agent, notices), last_event_id,
+dead_letters, asks (how much waits for your answer), and agents: name, state, pid, since, restarts,
+reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
+last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or
+{reason, until, hint}: why it does not get on), triggers {schedule, next (run, UTC), at [{at,
+over}], watch, watch_problem, where, batch {within, most}, missed, later [{id, agent, due, what}]},
+and while the daemon runs also version, enabled, beat and more. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
@@ -67,7 +72,7 @@ null: not known yet."""
 
 DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
-    *("refused_unshown", "sandbox", "deliver"),
+    *("refused_unshown", "sandbox", "deliver", "watcher"),
 )
 # What it binds, in a line.
 BOUND = "[permissions] bind model and tools; an agent's own Python has the worker's sandbox"
@@ -79,6 +84,7 @@ UNKNOWN: dict[str, Any] = {
     "waiting": {"direct": 0, "subscribed": 0},
     "last_session": None,
     "labels": None,
+    "triggers": NO_TRIGGERS,
     "dead_letters": 0,
     "asks": 0,
 }
@@ -163,7 +169,8 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         document["agents"] += [{"name": n, **stopped, **more} for n in rows if n not in known]
     for agent in document["agents"]:
         name = agent["name"]
-        agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
+        agent.update(_facts(bus, name, rows.get(name), paths), dead_letters=letters.get(name, 0))
+        add_watch_problem(agent, document["watcher"])
         agent["asks"] = asks.get(name, 0)
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
@@ -192,9 +199,9 @@ def _add_trouble(agent: dict[str, Any], bus: Bus) -> None:
         }
 
 
-def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
+def _facts(bus: Bus, name: str, row: AgentRow | None, paths: Paths) -> dict[str, Any]:
     if row is None:
-        return dict(UNKNOWN)  # never accepted
+        return deepcopy(UNKNOWN)  # never accepted
     found = bus.db.run(sql.LAST_SESSION, (name,))
     keys = ("id", "state", "started_at", "ended_at")
     return {
@@ -202,10 +209,11 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
         "subscribe": list(row.subscribe),
         "waiting": {
             "direct": bus.lanes.waiting(Lane(name, direct=True)),
-            "subscribed": bus.lanes.waiting(Lane(name, direct=False, subscribe=row.subscribe)),
+            "subscribed": bus.lanes.waiting(Lane(name, False, row.subscribe, row.where)),
         },
         "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
         "labels": Archive(bus).labels_by(name),
+        "triggers": triggers(bus, row, paths),
     }
 
 
@@ -292,6 +300,7 @@ def _print_agent(agent: Mapping[str, Any]) -> None:
         "reason": agent["reason"],
         "paused": "yes" if agent["paused"] else "no",
         "subscribes": ", ".join(agent["subscribe"]),
+        **lines(agent["triggers"]),
         "waiting": "{direct} addressed to it, {subscribed} by subscription".format(
             **agent["waiting"]
         ),

@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,9 @@ from agentd.config.duration import Duration
 from agentd.config.mail_account import Account
 from agentd.config.secret_names import secret_names
 from agentd.config.toml import Strict, read_toml, validate
+from agentd.config.wakes import At, Batching, Moments, Patterns, Where, fitting
+from agentd.config.wakes import Cron as Cron
+from agentd.config.wakes import Every as Every
 from agentd.config.wording import not_blank
 from agentd.errors import ConfigError, shown
 
@@ -30,35 +33,6 @@ SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
 
 APPS = ("reminders", "notes")
 SHORTCUT = re.compile(r"shortcut:[^-\x00-\x1f][^\x00-\x1f]{0,99}")  # a `-` would begin an option
-
-
-class Schedule(Strict):
-    """Base of both kinds."""
-
-    @property
-    def name(self) -> str:
-        """Its key in the `schedules` table, as "every 15m": another text is another schedule."""
-        return " ".join(*self.model_dump(mode="json").items())
-
-
-class Every(Schedule):
-    """A schedule by interval, anchored to the last due time."""
-
-    every: Duration = Field(description='Interval, e.g. "15m".')
-
-
-class Cron(Schedule):
-    """A schedule by crontab, in local time."""
-
-    cron: str = Field(description='Five crontab fields, local time, e.g. "0 9 * * 1-5".')
-
-    @field_validator("cron")
-    @classmethod
-    def _parses(cls, value: str) -> str:
-        from agentd.config.cron import Crontab  # only where a cron is written
-
-        Crontab(value)
-        return value
 
 
 class Limits(Strict):
@@ -203,9 +177,32 @@ class AgentConfig(Strict):
     schedule: Every | Cron | None = Field(
         None, description='{ every = "15m" } or { cron = "0 9 * * 1-5" }.'
     )
+    where: Where = Field(
+        default_factory=dict,
+        description="Of what it subscribes to, only events whose payload holds this: "
+        '{ repo = "~/proj" }; a list means any of its values. `~/` also means your home.',
+    )
+    batch: Batching | None = Field(
+        None,
+        description='Several events as one session: { within = "10m", most = 20 } waits until the '
+        "first has waited so long, or so many have come; `most` is 20 unless it says otherwise.",
+    )
+    at: Moments = Field(
+        (),
+        description='One run at this moment, "2026-12-24T09:00", or at each of a list: local time, '
+        'or with an offset as in "2026-12-24T09:00+01:00".',
+    )
+    watch: Patterns = Field(
+        (),
+        description='New files, as events `file.changed`: ["~/Downloads/*.pdf"]. The folder must '
+        "be in [permissions] read.",
+    )
     missed: Annotated[
         Literal["once", "skip"] | Duration,
-        Field(description='What a missed run means: "once", "skip", or run if at most this late.'),
+        Field(
+            description="What a missed run means, and a file that came while agentd did not run: "
+            '"once", "skip", or run if at most this late.'
+        ),
     ] = "once"
     priority: int = Field(
         5, ge=1, le=9, description="Within a class of events, 1 is served first by the model."
@@ -250,6 +247,34 @@ class AgentConfig(Strict):
         for name in value:
             check_column_name(name)
         return value
+
+    @model_validator(mode="after")
+    def _of_a_subscription(self) -> Self:
+        for key in ("where", "batch"):
+            if getattr(self, key) and not self.subscribe:
+                raise ValueError(f"`{key}` is about `subscribe`, which lists nothing")
+        return self
+
+    @property
+    def triggers(self) -> dict[str, Any]:
+        """What `Bus.accept` is told of what wakes it, beside its subscription."""
+        return {
+            "where": fitting(self.where),
+            "schedule": self.schedule and self.schedule.name,
+            "at": [moment.name for moment in self.moments],
+            "watch": [f"watch {pattern}" for pattern in self.watch],
+        }
+
+    @property
+    def schedules(self) -> "list[Every | Cron | At]":
+        """Its `schedule`, and each of `at`."""
+        recurs = [] if self.schedule is None else [self.schedule]
+        return [*recurs, *self.moments]
+
+    @property
+    def moments(self) -> list[At]:
+        """Its `at`."""
+        return [At(at=text) for text in self.at]
 
     @field_validator("params")
     @classmethod

@@ -119,7 +119,9 @@ class _Box:
             what = f"the kernel refused this sandbox: {error.strerror}"
             raise SandboxUnavailable(what, where=str(error.filename or "")) from error
         self.missing = self._ruleset.missing
-        code = seccomp.filter_for(policy.sockets, machine(), gate=gate, program=program)
+        code = seccomp.filter_for(
+            policy.sockets, machine(), gate=gate, program=program, notices=policy.notices
+        )
         self._filter = seccomp.Filter(code)
 
     def __call__(self) -> int:

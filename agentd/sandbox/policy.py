@@ -74,6 +74,10 @@ class SandboxPolicy:
         """Return it with a way to the network: a proxy at this port, and nothing else."""
         return replace(self, ports=(port,), sockets="tcp")
 
+    # It may be told of changes: on Linux in any folder, as Landlock does not look at that. Of what
+    # changed it is told the name.
+    notices: bool = False
+
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
         return asdict(self)

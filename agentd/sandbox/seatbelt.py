@@ -34,6 +34,7 @@ HEAD = """\
 (allow file-read* (literal "/"))
 (allow file-write-data (literal "/dev/null"))
 """
+NOTICES = '(allow mach-lookup (global-name "com.apple.FSEvents"))\n'
 READING = "file-read* file-map-executable"
 WRITING = "file-read-metadata file-write-create file-write-data file-write-unlink file-write-times"
 SUBPATH, LITERAL = '(subpath (param "{}"))', '(literal (param "{}"))'
@@ -102,7 +103,7 @@ class Profile:
         Raises:
             SandboxUnavailable: see `wrapped`.
         """
-        self.text = HEAD
+        self.text = HEAD + (NOTICES if policy.notices else "")
         self.names: dict[str, str] = {}  # by path, the parameter's
         shut = (*policy.closed, *policy.protected)
         for path in (program, *policy.read, *policy.write, *policy.run, *shut):

@@ -42,8 +42,7 @@ REFUSED = (
     # What leaves the process group would outlive it.
     *("setsid", "setpgid"),
     # Files that Landlock does not look at: handles, watches.
-    *("name_to_handle_at", "open_by_handle_at", "lookup_dcookie"),
-    *("inotify_init", "inotify_init1", "fanotify_init"),
+    *("name_to_handle_at", "open_by_handle_at", "lookup_dcookie", "fanotify_init"),
     # Programs without a file, which may be executed everywhere.
     *("memfd_create", "memfd_secret", "execveat"),
     # The kernel's inner parts.
@@ -56,6 +55,7 @@ REFUSED = (
     *("sethostname", "setdomainname", "settimeofday", "clock_settime", "adjtimex"),
     "clock_adjtime",
 )
+NOTICES = ("inotify_init", "inotify_init1")  # watches, as well
 # Files that Landlock does not look at: modes, owners and times.
 UNDONE = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
@@ -84,13 +84,18 @@ DONE: Instruction = (RETURN, 0, 0, ERRNO | 0)  # nothing is done, and no error i
 
 
 def filter_for(
-    sockets: Sockets, machine: str, *, gate: bool = False, program: bool = False
+    sockets: Sockets,
+    machine: str,
+    *,
+    gate: bool = False,
+    program: bool = False,
+    notices: bool = False,
 ) -> list[Instruction]:
     """Return the filter of a process that may have these sockets, on this machine.
 
     `gate`: its TCP sockets are made, and connected, by another process (`gate.py`). `program`:
     changes of modes, owners and times are not refused to it. Nothing is done, and it is told that
-    all is well: git, tar and many others give up without.
+    all is well: git, tar and many others give up without. `notices`: it is told of changes.
     """
 
     def at(names: Iterable[str], *then: Instruction) -> list[Instruction]:
@@ -109,7 +114,7 @@ def filter_for(
         # Its flags cannot be seen. Every libc goes on with the older call.
         *at(("clone3",), (RETURN, 0, 0, ERRNO | errno.ENOSYS)),
         *at(("clone",), _argument(0), (BITS, 0, 1, NEW_NAMESPACES | CLONE_PARENT), EPERM, OK),
-        *at(REFUSED, EPERM),
+        *at((*REFUSED, *(() if notices else NOTICES)), EPERM),
         *at(NOT_SUPPORTED, (RETURN, 0, 0, ERRNO | errno.EOPNOTSUPP)),
         *at(OF_ONESELF, _argument(0), (EQUAL, 1, 0, 0), EPERM, OK),
         *at(("ioctl",), _argument(1), *_when((*COMMANDS, *GATES_COMMANDS), OK), NOT_KNOWN),

@@ -8,7 +8,7 @@ from typing import Any
 from agentd.agent import Label
 from agentd.config.agent import Limits
 from agentd.errors import LostLane
-from agentd.events import PERSON, Event, Lane
+from agentd.events import LATER, PERSON, Event, Lane
 from agentd.sessions.steps import STAGES, Step, StepKind
 from agentd.states import DeadReason, Priority, SessionState
 
@@ -62,6 +62,12 @@ class Session:
     def results(self) -> Sequence[Mapping[str, Any]]:
         """What its decisions came to, of a question's the decision itself."""
         return results_of(self.steps)
+
+    @property
+    def sets_later(self) -> int:
+        """Events of the agent's own that its end will set."""
+        staged = self.steps[self.settled_seq :]
+        return sum(event.event_type == LATER for step in staged for event in step.publish)
 
     @property
     def labels(self) -> Mapping[str, Label]:

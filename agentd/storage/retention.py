@@ -170,7 +170,10 @@ class Retention:
                 return Pruned("facts", facts, agent.name)
             if agent.name in holding:
                 continue  # what its lanes have yet to read is found by its row
+            if seen := self._db.change(sql.DELETE_SEEN, (agent.name, rows)):
+                return Pruned("seen_files", seen, agent.name)
             self._db.run(sql.DELETE_SCHEDULES, (agent.name,))
+            self._db.run(sql.DELETE_LATERS, (agent.name,))
             self._db.run(sql.DELETE_AGENT, (agent.name,))
             return Pruned("agents", 1, agent.name)
         return None

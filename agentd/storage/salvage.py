@@ -26,6 +26,8 @@ TABLES = {
     "steps": ("session_id", "seq"),
     "facts": ("agent", "key"),
     "schedules": ("agent", "schedule"),
+    "later": ("id",),
+    "seen_files": ("agent", "fingerprint"),
 }
 INDEXES = {"outbox": "event_type", "sessions": "agent"}  # by this column an index knows all ids
 ID_MARGIN = 1_000  # above the highest id found, where the count itself cannot be read
@@ -97,17 +99,18 @@ def salvage(old: apsw.Connection, target: Path) -> Saved:
 class _Salvage:
     def __init__(self, old: apsw.Connection, new: apsw.Connection) -> None:
         self._old, self._new, self._saved = old, new, Saved()
+        self._tables = [table for table in TABLES if self._columns(table)]  # of its version
         self._highest = {table: self._highest_of(table) for table in COUNTED}
 
     def run(self) -> Saved:
-        for table in TABLES:
+        for table in self._tables:
             lost = self._copy(table)
             if lost is not None and table == "steps":
                 self._doubt(lost)
             elif lost is not None:
                 self._list_lost(table, lost)
         self._new.execute("DELETE FROM steps WHERE session_id NOT IN (SELECT id FROM sessions)")
-        for table in TABLES:
+        for table in self._tables:
             self._saved.rows[table] = self._one(f"SELECT count(*) FROM {table}")
         for table in COUNTED:
             last = max(self._highest[table], *self._ids(table), 0)

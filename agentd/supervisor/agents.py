@@ -141,6 +141,10 @@ class Agents:
         for slot in (*self.slots.values(), *self._leaving):
             slot.managed.kill()
 
+    def versions(self) -> dict[str, str]:
+        """Return the version of each agent that runs, or would if it were not paused or parked."""
+        return {name: slot.version for name, slot in self.slots.items() if slot.version}
+
     def folders(self) -> list[str]:
         """Return what enabled agents may touch, as their files have it. From any thread."""
         return [folder for slot in list(self.slots.values()) for folder in slot.folders]

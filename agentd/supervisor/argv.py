@@ -3,7 +3,7 @@
 Tests put small scripts in their place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agentd.admission.precheck import Precheck, precheck
@@ -35,6 +35,10 @@ def _fetcher(require: bool) -> list[str]:
     return python("agentd.fetcher", "require" if require else "checks")
 
 
+def _watcher(require: bool, since: str, versions: Sequence[str]) -> list[str]:
+    return python("agentd.watcher", "require" if require else "checks", since, *versions)
+
+
 def _admission(name: str) -> list[str]:
     return python("agentd.admission", name)
 
@@ -59,6 +63,8 @@ class Commands:
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     fetcher: Callable[[bool], list[str]] = _fetcher  # whether its sandbox has to be whole
+    # As the fetcher; since when the daemon runs; versions, as "NAME/HASH".
+    watcher: Callable[[bool, str, Sequence[str]], list[str]] = _watcher
     admission: Callable[[str], list[str]] = _admission  # agent's name
     mcp_host: Callable[[], list[str]] = _mcp_host
     hands: Callable[[], list[str]] = _hands

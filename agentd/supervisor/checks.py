@@ -42,7 +42,7 @@ class CheckResult:
     mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
     asks: Mapping[str, str] = field(default_factory=dict)
     start: Literal["now", "beginning"] = "now"
-    schedule: str | None = None  # as one text, such as "every 15m"
+    triggers: Mapping[str, Any] = field(default_factory=dict)  # for `Bus.accept`
     again: bool = False  # it says nothing about the file: ask again later
 
 
@@ -161,7 +161,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             mcp=tuple(answer.get("mcp", ())),
             asks=answer.get("asks", {}),
             start="beginning" if answer.get("start") == "beginning" else "now",
-            schedule=answer.get("schedule"),
+            triggers=answer.get("triggers", {}),
         )
     error = answer.get("error")
     error = error if isinstance(error, dict) else {}

@@ -1,4 +1,4 @@
-"""The processes beside workers: those that carry tools out for them, and what sends results."""
+"""The processes beside workers: hands, fetcher, MCP host, what sends results, the watcher."""
 
 import asyncio
 import contextlib
@@ -12,26 +12,29 @@ from agentd.supervisor.mcp_host import McpHost
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker, Handler
 from agentd.supervisor.restart import Life
+from agentd.supervisor.watcher_host import WatcherHost
 
 STOP_S = 1.5  # for all of them together: a stop takes 10 s at most
 
 
 class Helpers:
-    """All agents' hands, the fetcher, the MCP host with its servers, and what sends results.
+    """All of them.
 
-    `life` makes one for each that is kept running. `tools_changed` is called with an MCP server
-    whose tools are not what was accepted.
+    `life` makes one for each that is kept running, `versions` gives the accepted agents with their
+    versions. `tools_changed` is called with an MCP server whose tools are not what was accepted.
     """
 
     def __init__(
         self,
         parts: HostParts,
         records: Records,
+        versions: Callable[[], Mapping[str, str]],
         life: Callable[[], Life],
         tools_changed: Callable[[str], None],
     ) -> None:
         self._fetcher = FetcherHost(parts, life())
         self.deliver = DeliverHost(parts, records, self._fetcher, life())
+        self.watcher = WatcherHost(parts, versions, life())
         self._hands = HandsHost(parts, self._fetcher)
         self.mcp = McpHost(parts, self._fetcher, tools_changed)
 
@@ -45,20 +48,22 @@ class Helpers:
         self._hands.leave(asker)
 
     def poll(self) -> None:
-        """Stop what nobody needs any more."""
+        """Stop what nobody needs any more; let the watcher follow the agents."""
         self._fetcher.poll()
         self.deliver.poll()
+        self.watcher.poll()
 
     def kill(self) -> None:
         """Kill what workers share; hands go with them."""
         self.mcp.kill()
         self._fetcher.managed.kill()
         self.deliver.managed.kill()
+        self.watcher.managed.kill()
 
     async def stop(self) -> None:
         """Stop them, once the workers are gone; return when they are, or after a moment."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
-                shared = (self._fetcher.stop(), self.mcp.stop(), self.deliver.stop())
-                await asyncio.gather(self._hands.gone(), *shared)
+                kept = (self._fetcher, self.mcp, self.deliver, self.watcher)
+                await asyncio.gather(self._hands.gone(), *(host.stop() for host in kept))
         self.kill()

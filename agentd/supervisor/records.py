@@ -84,7 +84,7 @@ class Records:
         *,
         subscribe: Sequence[str],
         start: Literal["now", "beginning"],
-        schedule: str | None,
+        **triggers: Any,
     ) -> bool:
         """Note an accepted version, create cursors; return whether the agent is paused.
 
@@ -93,7 +93,7 @@ class Records:
         """
 
         def work(bus: Bus) -> bool:
-            bus.accept(name, version, subscribe=subscribe, start=start, schedule=schedule)
+            bus.accept(name, version, subscribe=subscribe, start=start, **triggers)
             return any(row.paused for row in bus.agents.list() if row.name == name)
 
         return await self._thread.call(work)

@@ -232,7 +232,7 @@ class Slot:
             found.version,
             subscribe=found.subscribe,
             start=found.start,
-            schedule=found.schedule,
+            **found.triggers,
         )
         # Afterwards a person's word given meanwhile counts for more than what was stored.
         self._paused, self._recorded = self._paused or (stored and not self._recorded), True

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from functools import partial
 from typing import Any
 
 from agentd import __version__
@@ -80,10 +81,8 @@ class Supervisor:
         self._files = HomeFiles(paths, lock, clock, logger)
         self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
+        life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-
-        def life() -> Life:
-            return Life(rules, clock, chance)
 
         self._model = ModelHost(
             paths, config, commands, life(), self._reaper, log=logger, clock=clock
@@ -91,7 +90,9 @@ class Supervisor:
         parts = HostParts(
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
-        self._helpers = Helpers(parts, self._records, life, self._on_tools_changed)
+        self._helpers = Helpers(
+            parts, self._records, lambda: self._agents.versions(), life, self._on_tools_changed
+        )
         asked = {
             **self._helpers.handlers(),
             **external_model.handlers(lambda: self._model.config, paths),
@@ -325,6 +326,7 @@ class Supervisor:
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
             "deliver": self._helpers.deliver.document(),
+            "watcher": self._helpers.watcher.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": {

@@ -88,6 +88,8 @@ class ToolCall:
     # What a program does before it is executed, such as to enter its sandbox.
     before: Callable[[], None] | None = None
     left_running: bool = False  # a program of this call left others
+    # How many events of its own the agent has set, those of this session included.
+    open_later: Callable[[], int] = lambda: 0
     clock: Clock = field(default_factory=SystemClock)
     _started: float = field(init=False)
 

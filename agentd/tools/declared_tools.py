@@ -6,16 +6,19 @@ decides imports this: what carries a call out knows nothing of Pydantic.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentd.bus.later import AHEAD_MAX, WHAT_CHARACTERS_MAX
 from agentd.events import Result
 from agentd.tools import (
     calendar,
     feed,
     files,
     http,
+    later_tool,
     macos_apps,
     mail,
     move,
@@ -146,6 +149,14 @@ class RunCommand(Args):
     args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
 
 
+class Later(Args):
+    """Be told of `what` again, by an event of your own."""
+
+    what: str = Field(min_length=1, max_length=WHAT_CHARACTERS_MAX)
+    in_minutes: int | None = Field(None, ge=1, le=AHEAD_MAX // timedelta(minutes=1))
+    at: str | None = Field(None, max_length=25)
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -215,6 +226,7 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),
         Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),
         Tool(AddNote, "apps", macos_apps.add_note, idempotent=False, effect="change"),
+        Tool(Later, None, later_tool.later, "head", effect="none", untrusted=False),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

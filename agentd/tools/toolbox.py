@@ -60,6 +60,7 @@ class Toolbox:
         self._tools = tools
         self._accounts, self._secret = accounts or {}, secret
         self._clock = clock or SystemClock()
+        self.open_later: Callable[[], int] = lambda: 0  # see ToolCall
         self.cancel = Cancel()
         self.memory: Memory = {}  # what the agent remembers at the start of its session
 
@@ -96,6 +97,7 @@ class Toolbox:
             memory=self.memory,
             accounts={name: account.url for name, account in self._accounts.items()},
             password=self._password,
+            open_later=self.open_later,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)

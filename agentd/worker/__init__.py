@@ -1,6 +1,6 @@
 """One agent's process.
 
 `head.py` is its sandbox. `worker.py` takes events off its lanes, `runner.py` runs a session for
-each, `schedule.py` fires what is due, `storage_retry.py` waits for a disk that is full or locked.
+each, `schedule.py` fires what is due, `own_later.py` what the agent set for itself.
 `first_imports.py` keeps an idle worker small: nothing is imported here.
 """

@@ -127,6 +127,7 @@ class Runner:
         """Run one session; see `Loop` for `use`, and `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
+        self._tools.open_later = lambda: self._bus.later.count(self._name) + session.sets_later
         self._note_basis(session, journal, facts)
         if self._calibration.fields:
             self._resume_labels(session)

@@ -8,13 +8,9 @@ moves in the same transaction as the event.
 
 import random
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
-import tzlocal
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
@@ -22,8 +18,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from agentd.bus import Bus
 from agentd.clock import Clock, iso
-from agentd.config.agent import AgentConfig, Cron, Every
-from agentd.config.cron import Crontab
+from agentd.config.agent import AgentConfig
+from agentd.config.timetable import ON_TIME, Due, Timetable, local_zone, wanted
 from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.logs.logger import Logger
@@ -32,95 +28,12 @@ from agentd.logs.logger import Logger
 # late: look at the wall clock at least this often.
 RECONCILE_S = 30
 DUE, LATE = "due", "late"  # the job of the due times, and that of a late run that waits
-# A run at most this late is not "missed": the reconciling look above may be what found it.
-ON_TIME = timedelta(seconds=60)
 # When a machine wakes, or starts in the morning, fifty agents may be late at once: each waits for a
 # while of its own, up to this long.
 SPREAD_S = 30.0
-STEP = timedelta(minutes=1)  # the least time between two runs of a cron
 
 
-def local_zone() -> tzinfo:
-    """Return the machine's zone as it is now: a laptop travels, and tzlocal remembers the first.
-
-    Raises:
-        ValueError, LookupError: the system's files contradict each other.
-    """
-    time.tzset()  # else tzlocal warns that the C library has another
-    return tzlocal.reload_localzone()
-
-
-@dataclass(frozen=True)
-class Due:
-    """A run that should happen: its moment, and the unique key of its event."""
-
-    at: datetime
-    key: str
-
-
-class Timetable:
-    """When one agent's schedule is due. Pure: every moment is an argument."""
-
-    def __init__(self, agent: str, schedule: Every | Cron, zone: tzinfo | None = None) -> None:
-        self.agent = agent
-        self.schedule = schedule
-        self.name = schedule.name
-        self._cron = Crontab(schedule.cron) if isinstance(schedule, Cron) else None
-        # An interval needs no zone.
-        self._zone: tzinfo = UTC if self._cron is None else zone or local_zone()
-
-    def latest(self, last: datetime, now: datetime) -> Due | None:
-        """Return the latest run due after `last` and not after `now`, or None."""
-        run = self.following(last, last)
-        if run is None or run > now:
-            return None
-        if isinstance(self.schedule, Every):
-            return self._due(last + (now - last) // self.schedule.every * self.schedule.every)
-        # Halve the time until the latest is left. A machine may have been off for months, in which
-        # a cron was due each minute.
-        end = now
-        while end - run >= STEP:
-            middle = run + (end - run) / 2
-            later = self.following(last, middle)
-            if later is None or later > now:
-                end = middle
-            else:
-                run = later
-        return self._due(run)
-
-    def following(self, last: datetime, moment: datetime) -> datetime | None:
-        """Return the first run after `moment`, in UTC; an interval counts from `last`, before it.
-
-        None: there is none before the calendar ends.
-        """
-        if self._cron is not None:
-            return self._cron.after(moment, self._zone)
-        assert isinstance(self.schedule, Every)
-        return last + ((moment - last) // self.schedule.every + 1) * self.schedule.every
-
-    def trigger(self, last: datetime) -> Any:
-        """Return the APScheduler trigger; an interval is anchored to the last due time."""
-        return _Trigger(self, last)
-
-    def in_zone(self, zone: tzinfo) -> "Timetable | None":
-        """Return the same in another zone; None where that makes no difference."""
-        if self._cron is None or str(zone) == str(self._zone):
-            return None
-        return Timetable(self.agent, self.schedule, zone)
-
-    def _due(self, moment: datetime) -> Due:
-        """Key a run by its UTC time; a cron that names hour and minute by local time.
-
-        When the clocks go back, 01:30 comes twice and must run once; every 15 minutes must not
-        lose the second hour's runs.
-        """
-        key = iso(moment)
-        if self._cron is not None and self._cron.fixed:
-            key = moment.astimezone(self._zone).strftime("%Y-%m-%dT%H:%M local")
-        return Due(moment, f"schedule:{self.agent}:{self.name}:{key}")
-
-
-class _Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+class DueTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
     """When to look at a schedule next; always ahead, however many runs were missed meanwhile."""
 
     def __init__(self, timetable: Timetable, last: datetime) -> None:
@@ -130,14 +43,6 @@ class _Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         """Return the next moment after both; see APScheduler."""
         after = now if previous is None else max(previous, now)
         return self._timetable.following(self._last, max(after, self._last))
-
-
-def wanted(due: Due, now: datetime, missed: str | timedelta) -> bool:
-    """Say whether a run this late should still happen, by the agent's own choice."""
-    late = now - due.at
-    if isinstance(missed, timedelta):
-        return late <= max(missed, ON_TIME)
-    return missed == "once" or late <= ON_TIME
 
 
 class Spread:
@@ -187,7 +92,7 @@ def reconcile(
         return 0.0
     late_s = round((now - due.at).total_seconds(), 3)
     waits = spread is not None and spread.chose(due)
-    if not waits and not wanted(due, now, missed):
+    if not waits and not wanted(due.at, now, missed):
         bus.schedules.note(timetable.agent, timetable.name, due.at)
         log.info("schedule.skipped", schedule=timetable.name, due=iso(due.at), late_s=late_s)
         return 0.0
@@ -202,7 +107,10 @@ def reconcile(
 
 
 class Scheduler:
-    """Waits for one agent's due times on a thread of its own. `open_bus` is called there."""
+    """Waits for one agent's due times on a thread of its own. `open_bus` is called there.
+
+    An agent has at most one schedule that recurs, and any number of moments.
+    """
 
     def __init__(
         self,
@@ -212,16 +120,16 @@ class Scheduler:
         clock: Clock,
         log: Logger,
     ) -> None:
-        if config.schedule is None:
+        if not config.schedules:
             raise ValueError(f"{name} has no schedule")
-        self._timetable = Timetable(name, config.schedule)
+        self._tables = [Timetable(name, schedule) for schedule in config.schedules]
+        self._spreads = [Spread(clock) for _ in self._tables]
         self._missed = config.missed
         self._open_bus = open_bus
         self._clock = clock
         self._log = log
         self._look_at = float("-inf")  # monotonic
         self._failed: BaseException | None = None  # what a look raised in the scheduler's thread
-        self._spread = Spread(clock)
         self._thread_buses = threading.local()
         # The defaults lose runs on a laptop that slept: no grace limit, one run for many missed.
         # One thread: the looks come one after another, on one bus connection.
@@ -234,9 +142,10 @@ class Scheduler:
     def start(self, bus: Bus) -> None:
         """Look once now, on the caller's thread and bus; then wait for the due times."""
         self.look(bus)
-        last = bus.schedules.last_run(self._timetable.agent, self._timetable.name)
-        anchor = last.due if last is not None else self._clock.now()
-        self._scheduler.add_job(self._look, self._timetable.trigger(anchor), id=DUE)
+        for number, table in enumerate(self._tables):
+            last = bus.schedules.last_run(table.agent, table.name)
+            anchor = last.due if last is not None else self._clock.now()
+            self._scheduler.add_job(self._look, DueTrigger(table, anchor), id=f"{DUE}{number}")
         self._scheduler.add_job(self._look, IntervalTrigger(seconds=RECONCILE_S, timezone=UTC))
         self._scheduler.start()
 
@@ -271,20 +180,24 @@ class Scheduler:
     def _reconcile(self, bus: Bus) -> None:
         now = self._clock.now()
         self._follow_zone(now)
-        wait_s = reconcile(bus, self._timetable, self._missed, now, self._log, self._spread)
-        if wait_s > 0:
-            again = now + timedelta(seconds=wait_s)
+        waits = [
+            reconcile(bus, table, self._missed, now, self._log, spread)
+            for table, spread in zip(self._tables, self._spreads, strict=True)
+        ]
+        if soonest := min(filter(None, waits), default=0.0):
+            again = now + timedelta(seconds=soonest)
             self._scheduler.add_job(self._look, DateTrigger(again), id=LATE, replace_existing=True)
 
     def _follow_zone(self, now: datetime) -> None:
         """Count in the zone that the machine is in by now."""
-        if not isinstance(self._timetable.schedule, Cron):
+        if not any(table.local for table in self._tables):
             return
         try:
-            moved = self._timetable.in_zone(local_zone())
+            zone = local_zone()
         except (ValueError, LookupError):
             return  # being written, perhaps; what held holds on
-        if moved is not None:
-            self._timetable = moved
-            if self._scheduler.running:
-                self._scheduler.reschedule_job(DUE, trigger=moved.trigger(now))
+        for number, table in enumerate(self._tables):
+            if (moved := table.in_zone(zone)) is not None:
+                self._tables[number] = moved
+                if self._scheduler.get_job(f"{DUE}{number}") is not None:  # of a moment: not over
+                    self._scheduler.reschedule_job(f"{DUE}{number}", trigger=DueTrigger(moved, now))

@@ -5,6 +5,7 @@ It is woken by its socket, and looks by itself where no byte came (`bus.poll`).
 BAML and the agent's own module are imported at the first event: an idle worker stays small.
 """
 
+import math
 import select
 import socket
 from pathlib import Path
@@ -42,7 +43,8 @@ from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
 from agentd.storage.database_files import open_bus
-from agentd.worker.storage_retry import StorageRetry
+from agentd.storage.storage_retry import StorageRetry
+from agentd.worker.own_later import OwnLater
 
 if TYPE_CHECKING:
     from agentd.worker.runner import Runner
@@ -84,8 +86,8 @@ class Worker:
         self.bus = self.retry(self._open_bus)
         self.sessions = Sessions(self.bus, verify=self._forged)
         name = accepted.name
-        subscribed = Lane(name, direct=False, subscribe=self.config.subscribe)
-        self.lanes = (Lane(name, direct=True), subscribed)
+        reads = (self.config.subscribe, self.config.triggers["where"])
+        self.lanes = (Lane(name, direct=True), Lane(name, False, *reads))
         self.ear = self._ear()
         # Its attempt is still to be taken back: the storage refused.
         self._owed: Session | None = None
@@ -106,13 +108,12 @@ class Worker:
             ConfigError: nothing will help until a person changes something.
         """
         scheduler = None
-        name, schedule = self.accepted.name, self.config.schedule
+        name, triggers = self.accepted.name, self.config.triggers
+        names = (*filter(None, [triggers["schedule"]]), *triggers["at"], *triggers["watch"])
         # The supervisor did this too, but the worker of the version before may have noted its own
         # schedule since.
-        self.retry(
-            lambda: self.bus.schedules.keep_only(name, None if schedule is None else schedule.name)
-        )
-        if schedule is not None:
+        self.retry(lambda: self.bus.schedules.keep_only(name, names))
+        if self.config.schedules:
             from agentd.worker.schedule import (
                 Scheduler,  # APScheduler: 3 MB, for who has a schedule
             )
@@ -126,8 +127,11 @@ class Worker:
             self._remake_socket()
             if scheduler is not None:
                 scheduler.look(self.bus)
-            return self.work()
+            later_s = later.look(self.bus)
+            wait_s = self.work()
+            return wait_s if later_s is None else min(wait_s, later_s)
 
+        later = OwnLater(name, self.config.missed, self.clock, self.log)
         try:
             while not self.stop.asked:
                 wait_s = self.retry(one_round)
@@ -144,16 +148,19 @@ class Worker:
     def work(self) -> float:
         """Answer at most one event; return the seconds to wait before looking again."""
         self._refund(self._owed)
-        wait_s = self.poll_s
+        wait_s, held = self.poll_s, False  # whether an event waits on a lane, and may not begin
         for lane in self.lanes:
-            event = self.bus.next(lane)
-            if event is None:
+            event = self._next(lane, held)
+            if isinstance(event, float):
+                if event == 0.0:
+                    return 0
+                wait_s = min(wait_s, event)
                 continue
             taken = self.sessions.begin(lane, event, self.accepted.code_hash, self.config.limits)
             match taken:
                 case Wait():
                     self._log_wait(lane, taken)
-                    wait_s = min(wait_s, taken.seconds)
+                    wait_s, held = min(wait_s, taken.seconds), True
                     continue
                 case Dead():
                     self._log_dead(taken, event.id)
@@ -162,6 +169,14 @@ class Worker:
                     self._logged_wait.pop(lane.consumer, None)
                     return self.answer(taken)
         return wait_s
+
+    def _next(self, lane: Lane, held: bool) -> Event | float:
+        """Return the lane's next event, or the seconds until there may be one: 0, look again."""
+        if lane.direct or (batch := self.config.batch) is None:
+            return self.bus.next(lane) or math.inf
+        if held:  # perhaps the batch before: this one may still grow
+            return math.inf
+        return self.bus.batches.gather(lane, batch.within, batch.most)
 
     def answer(self, session: Session) -> float:
         """Run one session to its end; return the seconds to wait before the next event."""
