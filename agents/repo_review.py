@@ -154,6 +154,7 @@ class RepoReview(Agent[ReviewParams]):
     }
     arguments: ClassVar[Mapping[str, type[BaseModel]]] = {"Finding": FindingArgs}
     reads = frozenset({"Finding"})
+    volatile = frozenset({"review.done.title"})  # a folder's name, which is another in a replay
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """Number the files, those with most changed lines first; note which have their sentence."""
@@ -211,11 +212,10 @@ class RepoReview(Agent[ReviewParams]):
             files=len(findings),
             kinds=dict(Counter(finding.kind for finding in findings)),
         )
-        if not findings:
-            return Result(summary.model_dump(mode="json"))
         publish = [NewEvent("review.finding", item.model_dump(mode="json")) for item in findings]
         publish.append(NewEvent("review.done", summary.model_dump(mode="json")))
-        return Result(publish[-1].payload, publish=publish, remember=remember)
+        outcome = {"risk": risk, "files": len(findings), "kinds": summary.kinds}
+        return Result(outcome, publish=publish if findings else (), remember=remember)
 
     def _kinds(self) -> tuple[dict[int, tuple[Kind, float | None]], dict[str, Any]]:
         """Return each file's kind and margin, by its number, and what is to be remembered."""

@@ -9,6 +9,7 @@ configuration: hands and fetcher are small processes. `outside_tools.py` are too
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and
 by `links.py`, where links lead. `public.py` tells which addresses are public.
 
-`git.py` looks at repositories for agents: `git_looks.py` does it, here or in the agent's hands, by
-way of `git_command.py`, after `repository.py` found what git would read there.
+`git.py` looks at repositories for agents: `git_looks.py` does it, here or in the agent's hands, and
+`git_work.py` at what is in no commit yet, by way of `git_command.py`, after `repository.py` found
+what git would read there.
 """

@@ -33,7 +33,7 @@ OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Differing:
     """A file that differs from a commit. `blob` is its old content, "" where it is new."""
 
     path: bytes
@@ -57,7 +57,7 @@ def uncommitted(repo: Path, tip: str) -> dict[str, Any]:
     return {"files": files, "more": len(found) - len(listed), "id": state.hexdigest()}
 
 
-def _differing(repo: Path, tip: str) -> Iterator[_Work]:
+def _differing(repo: Path, tip: str) -> Iterator[_Differing]:
     """Give what differs from the commit: in the index, in the working tree, or in neither."""
     staged = dict(_staged(repo, tip))
     tracked = set()
@@ -71,13 +71,13 @@ def _differing(repo: Path, tip: str) -> Iterator[_Work]:
         there = _changed(repo, entry) if changed else None
         if blob is not None or there is not None:
             old = entry["blob"].decode("ascii") if blob is None else blob
-            yield _Work(path, old, there is not False)
+            yield _Differing(path, old, there is not False)
     for path, blob in staged.items():  # removed from the index
-        yield _Work(path, blob, os.path.lexists(repo / os.fsdecode(path)))
+        yield _Differing(path, blob, os.path.lexists(repo / os.fsdecode(path)))
     others = git(repo, HERE, "ls-files", "--others", "--exclude-standard", "-z").data.split(b"\0")
     for path in others[:-1]:
         if path not in staged and not path.endswith(b"/"):  # that is another repository
-            yield _Work(path, "", there=True)
+            yield _Differing(path, "", there=True)
 
 
 def _staged(repo: Path, tip: str) -> Iterator[tuple[bytes, str]]:
@@ -131,7 +131,7 @@ def _read(repo: Path, path: bytes) -> bytes | None:
     return None
 
 
-def _old(repo: Path, works: list[_Work]) -> Iterator[bytes | None]:
+def _old(repo: Path, works: list[_Differing]) -> Iterator[bytes | None]:
     """Give the old contents, in order; None for what is missing or too large."""
     names = "".join(f"{work.blob}\n" for work in works if work.blob)
     known: dict[str, bytes] = {}
@@ -149,7 +149,7 @@ def _old(repo: Path, works: list[_Work]) -> Iterator[bytes | None]:
         yield known.get(work.blob) if work.blob else b""
 
 
-def _change(work: _Work, old: bytes | None, new: bytes | None) -> Mapping[str, Any]:
+def _change(work: _Differing, old: bytes | None, new: bytes | None) -> Mapping[str, Any]:
     """Return what happened to a file. Lines are compared as a set: one that moved is the same."""
     status = "added" if not work.blob else "changed" if work.there else "deleted"
     change = {"path": shown(os.fsdecode(work.path)), "old_path": None, "status": status}
