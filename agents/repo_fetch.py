@@ -1,7 +1,8 @@
-"""Looks at a local git repository for commits that are new since it last looked.
+"""Looks at a local git repository for what is new since it last looked.
 
-Publishes `repo.changed`: the facts come from git, the model only says when to look and what kind of
-change it was. A change of many files becomes several events, each bounded.
+New commits, or all that a branch has and another has not; and with `uncommitted` the work that is
+in no commit yet. Publishes `repo.changed`: the facts come from git, the model only says when to
+look and what kind of change it was. A change of many files becomes several events, each bounded.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +20,16 @@ from agentd.tools.git import (
     FileChange,
     changed_files,
     folders,
+    fork,
     head,
     is_repository,
     new_commits,
     stopped_by,
+    uncommitted,
 )
 
 LAST_COMMIT = "last_commit"  # the remembered fact: the newest commit that was published
+LAST_WORK = "last_work"  # and which state of the uncommitted work
 COMMITS_LISTED = 20  # in one event; more are counted
 EVENTS_MAX = 25  # of one look
 
@@ -38,6 +42,18 @@ class FetchParams(BaseModel):
     repo: str = Field(min_length=1, description="Folder of a local git repository, absolute or ~.")
     branch: str | None = Field(
         None, min_length=1, description="Branch to follow; otherwise what is checked out."
+    )
+    days: int = Field(
+        7,
+        ge=0,
+        le=366,
+        description="What the first look takes: the branch's last days; 0: a commit.",
+    )
+    against: str | None = Field(
+        None, min_length=1, description="A branch: look at all that is not in it, as in main..HEAD."
+    )
+    uncommitted: bool = Field(
+        False, description="Also look at work that is in no commit yet, new files included."
     )
     max_files: int = Field(20, ge=1, le=100, description="Changed files in one event.")
     max_events: int = Field(
@@ -74,6 +90,7 @@ class RepoChanged(BaseModel):
     head: str
     since: str | None  # None: before the first commit
     rewritten: bool  # the commit seen last is gone from the branch's history
+    uncommitted: bool = False  # work on top of `head`
     commits: list[Commit]
     more_commits: int = Field(ge=0)  # new as well, and not listed
     files: list[FileChange]
@@ -137,15 +154,24 @@ class RepoFetch(Agent[FetchParams]):
 
     def _look(self) -> Result:
         with stopped_by(self.kit.tools.cancel):
-            return self._news()
+            tip = head(Path(self.params.repo), self.params.branch)
+            if tip is None:  # before the first commit
+                return Result({"commits": 0, "files": 0})
+            news = self._news(tip)
+            return self._and_work(news, tip) if self.params.uncommitted else news
 
-    def _news(self) -> Result:
-        repo, seen = Path(self.params.repo), self._last()
-        tip = head(repo, self.params.branch)
-        if tip is None or tip == seen:
+    def _news(self, tip: str) -> Result:
+        repo, against = Path(self.params.repo), self.params.against
+        seen = self._last(LAST_COMMIT)
+        since = seen
+        known = {"repo": self.params.repo, "id": tip}
+        if against:
+            since = fork(repo, tip, against)
+            known["id"] = f"{since}..{tip}"
+        if known["id"] == seen:
             return Result({"commits": 0, "files": 0})
-        news = new_commits(repo, tip, seen, COMMITS_LISTED)
-        remember = {LAST_COMMIT: {"repo": self.params.repo, "id": tip}}
+        news = new_commits(repo, tip, since, COMMITS_LISTED, days=self.params.days or None)
+        remember = {LAST_COMMIT: known}
         if not news.commits:  # the branch was moved back to a commit known before
             return Result({"commits": 0, "files": 0}, remember=remember)
         files = changed_files(repo, tip, news.base)
@@ -157,9 +183,20 @@ class RepoFetch(Agent[FetchParams]):
         events = self._events(tip, news.base, news.rewritten, news.commits, news.more, files)
         return Result(value, trusted=False, publish=events, remember=remember)
 
-    def _last(self) -> str | None:
-        """Return the commit published last; of another repository it says nothing about this."""
-        known = self.kit.memory.get(LAST_COMMIT)
+    def _and_work(self, news: Result, tip: str) -> Result:
+        """Return what was found, with the work that is in no commit, where it is in a new state."""
+        work = uncommitted(Path(self.params.repo), tip)
+        if not work.files or work.id == self._last(LAST_WORK):
+            return news
+        events = self._events(tip, tip, False, (), 0, work.files, more_files=work.more, work=True)
+        value = {**news.value, "uncommitted": len(work.files) + work.more}
+        remember = {**news.remember, LAST_WORK: {"repo": self.params.repo, "id": work.id}}
+        publish = [*news.publish, *events]
+        return Result(value, trusted=False, publish=publish, remember=remember)
+
+    def _last(self, fact: str) -> str | None:
+        """Return what was published last; of another repository it says nothing about this."""
+        known = self.kit.memory.get(fact)
         if isinstance(known, dict) and known.get("repo") == self.params.repo:
             return str(known.get("id"))
         return None
@@ -172,6 +209,9 @@ class RepoFetch(Agent[FetchParams]):
         commits: Sequence[Commit],
         more: int,
         files: Sequence[FileChange],
+        *,
+        more_files: int = 0,
+        work: bool = False,
     ) -> list[NewEvent]:
         size = self.params.max_files
         most = size * self.params.max_events
@@ -185,11 +225,12 @@ class RepoFetch(Agent[FetchParams]):
                 head=tip,
                 since=base,
                 rewritten=rewritten,
+                uncommitted=work,
                 commits=list(commits),
                 more_commits=more,
                 files=list(group),
-                total_files=len(files),
-                files_left_out=len(files) - len(listed),
+                total_files=len(files) + more_files,
+                files_left_out=len(files) + more_files - len(listed),
                 part=part,
                 parts=len(groups),
             )

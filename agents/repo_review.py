@@ -1,19 +1,24 @@
-"""Reviews the changed files of a `repo.changed` event: one finding for each, or an explicit none.
+"""Reviews the changed files of a `repo.changed` event: what kind of change each is, and how risky.
 
-The facts of a finding come from git and from the files themselves, by typed tools. The model adds a
-label and a short note. A file that it leaves out gets the label "none", and says so.
+Code finds the facts: files in their order of weight, the kind of tests and documents by their path,
+the risk by what changed. The model labels code: a fix, a feature, a refactoring, or "?" where it is
+not sure. With `words` it writes a sentence about each file as well; that wants a model of 3B.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.agent import Agent, Result
-from agentd.errors import ToolError
+from agentd.errors import ModelMisconfigured, ToolError
 from agentd.events import Event, NewEvent
+from agentd.llm.calibration import likeliest, weighed
+from agentd.llm.label_bias import offsets
+from agentd.llm.label_phrases import scored, scored_by_any_text
 from agentd.tools.git import Commit, FileChange
 
 FILES_MAX = 50  # put before the model in one session
@@ -26,6 +31,17 @@ NOTE_PATTERN = (
     "^(Adds|Fixes|Changes|Updates|Removes|Moves|Explains|Breaks|Misses)"
     r" (the|a|an|how|some|more)( [A-Za-z]{1,14}){1,7}\.$"
 )
+# What a commit's subject scores behind these, and they behind it, tells the kinds of code apart.
+PHRASES = {
+    "fix": 'A commit that fixes a bug: "',
+    "feature": 'A commit that adds a feature: "',
+    "refactor": 'A commit that restructures code: "',
+}
+INSTRUCTIONS = "Label the commit by its kind."
+SUBJECTS_MAX = 24  # labelled in one session; a call for scores has 32 heads
+SCORED = "kinds"  # the remembered fact: what the labels score behind any text
+RISKY_LINES = 400  # of code, changed at once; reviewers find less beyond (SmartBear at Cisco, 2006)
+ROWS_SHOWN = 20  # files in the result's text
 ABOUT_CHARACTERS = 60  # of the latest commit's subject, as the model sees it
 TEST_WORDS = frozenset({"test", "tests", "spec", "specs", "conftest"})
 DOCS_SUFFIXES = frozenset({"md", "rst", "txt", "adoc"})
@@ -36,17 +52,20 @@ CODE_SUFFIXES = frozenset(
         *("c", "h", "cc", "cpp", "hpp", "m", "mm"),
     }
 )
-Kind = Literal["bug", "test", "docs", "style", "none"]
-Source = Literal["model", "unreviewed", "beyond max_files"]
+Kind = Literal["fix", "feature", "refactor", "test", "docs", "other", "?"]
+Risk = Literal["low", "medium", "high"]
 
 
 class ReviewParams(BaseModel):
-    """How much the model is asked to look at."""
+    """What the model is asked for."""
 
     model_config = ConfigDict(extra="forbid")
 
+    words: bool = Field(
+        False, description="A sentence about each file, by the model; of 3B parameters at least."
+    )
     max_files: int = Field(
-        5, ge=1, le=FILES_MAX, description="Files that the model reviews; the rest get a none."
+        5, ge=1, le=FILES_MAX, description="Files about which the model writes one."
     )
     max_reads: int = Field(
         10,
@@ -61,6 +80,7 @@ class Changed(BaseModel):
 
     repo: str = Field(min_length=1)
     head: str = Field(min_length=1)
+    uncommitted: bool = False
     commits: list[Commit] = Field(default=[], max_length=1000)
     files: list[FileChange] = Field(max_length=1000)
 
@@ -94,30 +114,35 @@ class Facts(BaseModel):
 
 
 class ReviewFinding(BaseModel):
-    """One file's finding. `source` says whether the model looked at it."""
+    """One file's finding. `note` is the model's sentence, "" where it wrote none.
+
+    `margin` says how sure it was of the kind, 0 to 1; None where the kind comes from the path.
+    """
 
     repo: str
     head: str
     path: str
     kind: Kind
-    note: str = Field(max_length=NOTE_CHARACTERS)
-    source: Source
+    margin: float | None = None
+    note: str = Field("", max_length=NOTE_CHARACTERS)
     facts: Facts
 
 
 class ReviewDone(BaseModel):
-    """The end of a review. `kinds` counts the findings by label."""
+    """The end of a review: a result that a person reads. `kinds` counts the findings by label."""
 
     repo: str
     head: str
-    risk: Literal["low", "medium", "high"]
+    title: str
+    text: str
+    risk: Risk
+    reasons: list[str]  # of the risk
     files: int
-    reviewed: int  # by the model
     kinds: dict[str, int]
 
 
 class RepoReview(Agent[ReviewParams]):
-    """Finding | ReadFile | Done: reads what it wants, labels each file, ends."""
+    """Finding | ReadFile | Done: what the model decides for with `words`; else nothing is asked."""
 
     Params = ReviewParams
     function = "RepoReview"
@@ -128,21 +153,20 @@ class RepoReview(Agent[ReviewParams]):
         "review.done": ReviewDone,
     }
     arguments: ClassVar[Mapping[str, type[BaseModel]]] = {"Finding": FindingArgs}
-    reads = frozenset({"Finding"})  # its event is staged
-    labels = frozenset({"Finding.kind", "Done.risk"})
+    reads = frozenset({"Finding"})
+    volatile = frozenset({"review.done.title"})  # a folder's name, which is another in a replay
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
-        """Number the files, those with most changed lines first; note which have their finding."""
-        self._event_id = event.id
+        """Number the files, those with most changed lines first; note which have their sentence."""
         try:
             self._change = Changed.model_validate(event.payload)
         except ValueError:  # such as a person's trigger: nothing to review
             self._change = Changed(repo="-", head="-", files=[])
         ordered = sorted(self._change.files, key=_weight)
         self._files = dict(enumerate(ordered, 1))
-        self._shown = min(len(ordered), self.params.max_files)
+        self._shown = min(len(ordered), self.params.max_files) if self.params.words else 0
         self._tests_changed = any(area(file.path) == "test" for file in ordered)
-        self._labels = labels(results)
+        self._notes = notes(results)
         self._reads = sum("path" in result for result in results)
 
     def opening(self, event: Event) -> Result:
@@ -157,7 +181,7 @@ class RepoReview(Agent[ReviewParams]):
 
     def barred(self) -> frozenset[str]:
         """Done comes after the last finding, and not before; readings are counted."""
-        if len(self._labels) >= self._shown:
+        if len(self._notes) >= self._shown:
             return frozenset({"ReadFile", "Finding"})
         return frozenset({"Done", "ReadFile"} if self._reads >= self.params.max_reads else {"Done"})
 
@@ -167,30 +191,69 @@ class RepoReview(Agent[ReviewParams]):
             case self.kit.types.ReadFile():
                 return self._read(decision.path, decision.start)
             case self.kit.types.Finding():
-                return self._finding(decision.kind, decision.note)
+                return self._finding(decision.note)
         raise ToolError("decide ReadFile, Finding or Done")
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
-        """Publish an explicit none for each file without a finding, and the summary."""
-        given = labels(results)
-        publish = []
-        for number, file in self._files.items():
-            if number not in given:
-                source: Source = "unreviewed" if number <= self._shown else "beyond max_files"
-                publish.append(self._event(number, file, "none", "", source))
-        kinds = Counter(given.get(number, "none") for number in self._files)
+        """Publish a finding for each file, and what they come to."""
+        given, (kinds, remember) = notes(results), self._kinds()
+        findings = [
+            self._of(file, *kinds[number], given.get(number, ""))
+            for number, file in self._files.items()
+        ]
+        risk, reasons = risk_of(findings)
         summary = ReviewDone(
             repo=self._change.repo,
             head=self._change.head,
-            risk=done.risk,
-            files=len(self._files),
-            reviewed=len(given),
-            kinds=dict(kinds),
+            title=title(self._change, findings, risk),
+            text=text(self._change, findings, reasons),
+            risk=risk,
+            reasons=reasons,
+            files=len(findings),
+            kinds=dict(Counter(finding.kind for finding in findings)),
         )
-        value = summary.model_dump(mode="json")
-        if self._files:
-            publish.append(NewEvent("review.done", value))
-        return Result(value, publish=publish)
+        publish = [NewEvent("review.finding", item.model_dump(mode="json")) for item in findings]
+        publish.append(NewEvent("review.done", summary.model_dump(mode="json")))
+        outcome = {"risk": risk, "files": len(findings), "kinds": summary.kinds}
+        return Result(outcome, publish=publish if findings else (), remember=remember)
+
+    def _kinds(self) -> tuple[dict[int, tuple[Kind, float | None]], dict[str, Any]]:
+        """Return each file's kind and margin, by its number, and what is to be remembered."""
+        areas = {number: area(file.path) for number, file in self._files.items()}
+        subjects = [file.subject for n, file in self._files.items() if areas[n] == "code"]
+        labelled, remember = self._labelled(
+            list(islice(dict.fromkeys(text for text in subjects if text), SUBJECTS_MAX))
+        )
+        kinds: dict[int, tuple[Kind, float | None]] = {}
+        for number, file in self._files.items():
+            by_path = areas[number]
+            if by_path != "code":
+                kinds[number] = by_path, None
+            else:
+                kinds[number] = labelled.get(file.subject or "", ("?", None))
+        return kinds, remember
+
+    def _labelled(
+        self, subjects: Sequence[str]
+    ) -> tuple[dict[str, tuple[Kind, float | None]], dict[str, Any]]:
+        """Return the kind that each subject goes best with; nothing where no server can tell."""
+        if not subjects:
+            return {}, {}
+        rules, score = self.kit.labels, self.kit.score
+        try:
+            rows, model = scored(score, PHRASES, subjects, INSTRUCTIONS)
+            known = self.kit.memory.get(SCORED, {})
+            begun = known.get("begun") if known.get("model") == model else None
+            begun = begun or scored_by_any_text(score, PHRASES, INSTRUCTIONS)
+        except ModelMisconfigured:  # a server of another kind: labels are not worth a rest
+            return {}, {}
+        taken_off = {} if rules.calibrate is False else offsets(begun, ())
+        kinds: dict[str, tuple[Kind, float | None]] = {}
+        for subject, row in zip(subjects, rows, strict=True):
+            about = weighed(row, taken_off, unsure_below=rules.unsure_below)
+            label: Any = "?" if about["unsure"] else likeliest(row, taken_off)
+            kinds[subject] = label, about["margin"]
+        return kinds, {SCORED: {"model": model, "begun": begun}}
 
     def _read(self, path: str, start: int | None) -> Result:
         self._reads += 1
@@ -216,19 +279,15 @@ class RepoReview(Agent[ReviewParams]):
                 return same[0]
         raise ToolError(f"{path} is not among the changed files")
 
-    def _finding(self, kind: Kind, note: str) -> Result:
-        number = len(self._labels) + 1
+    def _finding(self, note: str) -> Result:
+        number = len(self._notes) + 1
         if number > self._shown:
             raise ToolError("each file has its finding: decide Done")
-        event = self._event(number, self._files[number], kind, clean(note), "model")
-        self._labels[number] = kind
+        self._notes[number] = clean(note)
         following = _entry(number + 1, self._files[number + 1]) if number < self._shown else "done"
-        value = {str(number): kind, "next": following}
-        return Result(value, trusted=False, publish=[event])
+        return Result({str(number): clean(note), "next": following}, trusted=False)
 
-    def _event(
-        self, number: int, file: FileChange, kind: Kind, note: str, source: Source
-    ) -> NewEvent:
+    def _of(self, file: FileChange, kind: Kind, margin: float | None, note: str) -> ReviewFinding:
         facts = Facts(
             status=file.status,
             added=file.added,
@@ -237,20 +296,17 @@ class RepoReview(Agent[ReviewParams]):
             markers=file.markers,
             area=area(file.path),
             tests_changed=self._tests_changed,
-            lines=self._lines(file) if source == "model" else None,
+            lines=self._lines(file) if note else None,
         )
-        finding = ReviewFinding(
+        return ReviewFinding(
             repo=self._change.repo,
             head=self._change.head,
             path=file.path,
             kind=kind,
+            margin=margin,
             note=note,
-            source=source,
             facts=facts,
         )
-        # After a cut the handler may run a second time: the first event is the one that counts.
-        key = f"{self.kit.name}:{self._event_id}:{number}"
-        return NewEvent("review.finding", finding.model_dump(mode="json"), dedup_key=key)
 
     def _lines(self, file: FileChange) -> int | None:
         if file.status in ("deleted", "submodule") or file.added is None:
@@ -262,15 +318,59 @@ class RepoReview(Agent[ReviewParams]):
             return None
 
 
-def labels(results: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Return the labels that the session's results record, by file number; the first one counts."""
+def notes(results: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return the sentences that the session's results record, by file number; the first counts."""
     found: dict[int, str] = {}
     for result in results:
         if "next" in result and "error" not in result:
-            for key, kind in result.items():
+            for key, note in result.items():
                 if key.isdecimal():
-                    found.setdefault(int(key), str(kind))
+                    found.setdefault(int(key), str(note))
     return found
+
+
+def risk_of(findings: Sequence[ReviewFinding]) -> tuple[Risk, list[str]]:
+    """Return how much a change wants a second look, and why: by facts, and by no model."""
+    code = [item.facts for item in findings if item.facts.area == "code"]
+    lines = sum((facts.added or 0) + (facts.deleted or 0) for facts in code)
+    gone = sum(facts.status == "deleted" for facts in code)
+    markers = sum(item.facts.markers for item in findings)
+    reasons = []
+    if code and not any(item.facts.tests_changed for item in findings):
+        reasons.append("code changed, and no test with it")
+    if lines > RISKY_LINES:
+        reasons.append(f"{lines} lines of code changed")
+    if gone:
+        reasons.append(f"{counted(gone, 'file')} of code removed")
+    if markers:
+        reasons.append(f"{counted(markers, 'TODO, FIXME or XXX', '')} added")
+    return ("low", "medium", "high")[min(2, len(reasons))], reasons
+
+
+def title(change: Changed, findings: Sequence[ReviewFinding], risk: Risk) -> str:
+    """Say the review in a line."""
+    what = "uncommitted work" if change.uncommitted else counted(len(change.commits), "commit")
+    name = Path(change.repo).name[:60]
+    return f"{name}: {what}, {counted(len(findings), 'file')}, {risk} risk"
+
+
+def text(change: Changed, findings: Sequence[ReviewFinding], reasons: Sequence[str]) -> str:
+    """Say the review in Markdown: why it is risky, then file by file, the weightiest first."""
+    lines = [f"* {reason}" for reason in reasons]
+    lines += [""] if reasons else []
+    for item in findings[:ROWS_SHOWN]:
+        facts = item.facts
+        size = facts.status if facts.added is None else f"+{facts.added} -{facts.deleted}"
+        note = f": {item.note}" if item.note else ""
+        lines.append(f"* {item.kind} `{item.path.replace('`', '_')}` {size}{note}")
+    if len(findings) > ROWS_SHOWN:
+        lines.append(f"* and {counted(len(findings) - ROWS_SHOWN, 'file')} more")
+    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
+def counted(number: int, what: str, plural: str = "s") -> str:
+    """Return a number of things in words."""
+    return f"{number} {what}{'' if number == 1 else plural}"
 
 
 def area(path: str) -> Literal["code", "test", "docs", "other"]:

@@ -56,6 +56,7 @@ class World:
         """Configure a shipped agent for this world's repository."""
         toml = (shipped() / "config" / "agents.d" / f"{name}.toml").read_text()
         toml = toml.replace(PLACEHOLDER, str(self.repo.path)).replace("enabled = false", "")
+        toml = toml.replace("# days = 7 ", "days = 0 ")  # the first look takes a commit
         for old, new in changes.items():
             toml = toml.replace(old, new)
         self.write(name, toml)
@@ -73,6 +74,7 @@ class World:
         accepted = admit(name, self.paths)
         self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
         given = answers if callable(answers) else list(map(json.dumps, answers))
+        server.setdefault("scores", lambda _head, item: -float(len(item)))
         with FakeModelServer(given, window=window, **server) as model:
             model.write_address(self.paths.run)
             self.requests = model.requests
@@ -154,8 +156,8 @@ def reader(
     return world.run("reader", answers)
 
 
-def finding(note: str, kind: str = "none") -> dict[str, str]:
-    return {"tool": "finding", "note": note, "kind": kind}
+def finding(note: str) -> dict[str, str]:
+    return {"tool": "finding", "note": note}
 
 
 def fetch(world: World) -> int:
@@ -168,13 +170,15 @@ def fetch(world: World) -> int:
 
 
 def review(world: World) -> int:
-    """Run repo_review on what repo_fetch published; return its session."""
-    world.shipped("repo_review")
+    """Run repo_review on what repo_fetch published, with words; return its session."""
+    world.shipped(
+        "repo_review", **{"words = false": "words = true", "max_files = 5": "max_files = 2"}
+    )
     return world.run(
         "repo_review",
         [
             finding("Adds a line to the file."),
-            finding("Adds the new file here.", "test"),
-            {"tool": "done", "risk": "low"},
+            finding("Adds the new file here."),
+            {"tool": "done"},
         ],
     )

@@ -5,7 +5,7 @@ Each agent is admitted as the daemon does it, so its prompt, union and module ar
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import structlog
 
 from agentd.admission.admit import admit
 from agentd.admission.version import Version, load_version
-from agentd.agent import Kit
+from agentd.agent import Kit, Score, Scores
 from agentd.approval.approval import Policy
 from agentd.bus import Bus
 from agentd.config.agent import load_agent
 from agentd.config.daemon import load_daemon
-from agentd.errors import ConfigError, Stopped, ToolError
+from agentd.errors import ConfigError, ModelMisconfigured, Stopped, ToolError
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.baml import load_client
 from agentd.loop import Ending, Loop
@@ -64,7 +64,13 @@ class Home:
         event = NewEvent(event_type, payload, target=target)
         self.bus.publish("person", event, priority=Priority.PERSON, system=True)
 
-    def run(self, name: str, script: Callable[[Any], Any], **params: Any) -> Ending:
+    def run(
+        self,
+        name: str,
+        script: Callable[[Any], Any],
+        score: Score | None = None,
+        **params: Any,
+    ) -> Ending:
         """Run one session of the agent for its next event, and close it."""
         version = self.version(name, **params)
         config = version.accepted.config
@@ -78,7 +84,8 @@ class Home:
         session = sessions.begin(lane, event, "v", config.limits)
         assert isinstance(session, Session)
         types = load_client(version.client_dir).types
-        kit = Kit(name, config.done, Toolbox(config.permissions), self.facts(name), types)
+        tools, facts = Toolbox(config.permissions), self.facts(name)
+        kit = Kit(name, config.done, tools, facts, types, score=score or by_words)
         loop = Loop(
             session,
             version.agent(version.params, kit),
@@ -116,12 +123,22 @@ def fetched(types: Any, kind: str = "code") -> Any:
     return types.Done(tool="done", kind=kind)
 
 
-def done(types: Any, risk: str = "low") -> Any:
-    return types.Done(tool="done", risk=risk)
+def done(types: Any) -> Any:
+    return types.Done(tool="done")
 
 
-def finding(types: Any, kind: str = "test", note: str = "it has no test") -> Any:
-    return types.Finding(tool="finding", kind=kind, note=note)
+def finding(types: Any, note: str = "it has no test") -> Any:
+    return types.Finding(tool="finding", note=note)
+
+
+def by_words(heads: Sequence[str], items: Sequence[str]) -> Scores:
+    """Stand for the model: what shares a word goes together."""
+
+    def of(head: str, item: str) -> float:
+        words = {word.rstrip('s:"') for word in head.lower().split()}
+        return float(bool(words & {word.rstrip("s") for word in item.lower().split()}))
+
+    return Scores(heads, items, [[of(head, item) for item in items] for head in heads], "words")
 
 
 def read(types: Any, path: str, start: int | None = None) -> Any:
@@ -143,7 +160,7 @@ def test_a_change_is_published_once(home: Home) -> None:
     """New commits become one typed event; the next look finds nothing and publishes nothing."""
     home.repo.commit("start", a__py="1\n")
     tip = home.repo.commit("more", a__py="1\n2\n", b__md="x\n")
-    assert home.fetch() == {"kind": "code", "commits": 1, "files": 2}
+    assert home.fetch(days=0) == {"kind": "code", "commits": 1, "files": 2}
     (event,) = home.events("repo.changed")
     payload = event.payload
     assert (payload["head"], payload["repo"]) == (tip, str(home.repo.path))
@@ -157,6 +174,40 @@ def test_a_change_is_published_once(home: Home) -> None:
     assert home.fetch()["commits"] == 1
     assert len(home.events("repo.changed")) == 2
     assert home.events("repo.changed")[-1].payload["since"] == tip
+
+
+def test_all_that_a_branch_has_and_another_has_not(home: Home) -> None:
+    """Published anew as the branch grows, or as the other one does and takes it in."""
+    home.repo.commit("start", a__py="1\n")
+    home.repo.git("switch", "-q", "-c", "mine")
+    home.repo.commit("one", b__py="1\n")
+    home.fetch(against="main")
+    home.repo.commit("two", c__py="1\n")
+    home.fetch(against="main")
+    home.fetch(against="main")
+    found = [[c["subject"] for c in e.payload["commits"]] for e in home.events("repo.changed")]
+    assert found == [["one"], ["two", "one"]]
+
+
+def test_uncommitted_work_is_published_once_in_each_state(home: Home) -> None:
+    """It is no commit: the same commits are not told again for it."""
+    home.repo.commit("start", a__py="1\n")
+    home.fetch(uncommitted=True)
+    home.repo.write("a.py", "1\n2\n")
+    for _ in range(2):
+        home.fetch(uncommitted=True)
+    home.repo.write("b.py", "1\n")
+    home.fetch(uncommitted=True)
+    found = [e.payload for e in home.events("repo.changed")]
+    assert [[file["path"] for file in item["files"]] for item in found] == [
+        ["a.py"],
+        ["a.py"],
+        ["a.py", "b.py"],
+    ]
+    assert [item["uncommitted"] for item in found] == [False, True, True]
+    home.run("repo_review", lambda t: [done(t)])
+    home.run("repo_review", lambda t: [done(t)])
+    assert home.events("review.done")[-1].payload["title"].startswith("repo: uncommitted work, 1 f")
 
 
 def test_many_files_become_several_bounded_events(home: Home) -> None:
@@ -266,57 +317,109 @@ def test_the_repository_answers_to_the_permissions(home: Home, tmp_path: Path) -
 
 
 def test_each_file_has_a_finding(home: Home) -> None:
-    """Facts come from git and the file, label and note from the model; the summary counts them."""
-    home.repo.commit("start", src__py="1\n2\n", docs__md="x\n")
+    """Facts come from git, kinds from paths and scores, the risk from facts: nothing is asked."""
+    home.repo.commit("start", old__py="1\n" * 9)
     home.fetch()
-    ending = home.run(
-        "repo_review",
-        lambda t: [
-            read(t, "src.py"),
-            finding(t, "bug", "wrong\n\x07 number " + "x" * 80),
-            finding(t, "none", "nothing to say"),
-            done(t, "high"),
-        ],
-        max_reads=1,
-    )
-    first, second = (event.payload for event in home.events("review.finding"))
-    assert (first["path"], first["kind"], first["source"]) == ("src.py", "bug", "model")
-    assert first["note"] == "wrong number …", "one printable line, cut after a whole word"
+    home.run("repo_review", lambda t: [done(t)])
+    home.repo.commit("adds a feature", src__py="1\n2 # TODO\n", docs__md="x\n", a__png=b"\0")
+    home.repo.git("rm", "-q", "old.py")
+    home.repo.commit("no word of it")
+    home.fetch()
+    ending = home.run("repo_review", lambda t: [done(t)])
+    _, *findings = [event.payload for event in home.events("review.finding")]
+    assert {item["path"]: item["kind"] for item in findings} == {
+        "old.py": "?",
+        "src.py": "feature",
+        "docs.md": "docs",
+        "a.png": "other",
+    }
+    first = next(item for item in findings if item["path"] == "src.py")
+    assert first["margin"] > 0 and first["note"] == ""
     assert first["facts"] == {
         "status": "added",
         "added": 2,
         "deleted": 0,
-        "size": 4,
-        "markers": 0,
+        "size": 11,
+        "markers": 1,
         "area": "code",
         "tests_changed": False,
-        "lines": 2,
+        "lines": None,
     }
-    assert (second["path"], second["kind"]) == ("docs.md", "none")
-    (summary,) = home.events("review.done")
-    assert summary.payload == ending.result.value
-    assert (summary.payload["risk"], summary.payload["reviewed"]) == ("high", 2)
-    assert summary.payload["kinds"] == {"bug": 1, "none": 1}
+    _, summary = home.events("review.done")
+    assert ending.result.value["risk"] == summary.payload["risk"] == "high"
+    assert summary.payload["title"] == "repo: 2 commits, 4 files, high risk"
+    assert summary.payload["text"].splitlines() == [
+        "* code changed, and no test with it",
+        "* 1 file of code removed",
+        "* 1 TODO, FIXME or XXX added",
+        "",
+        "* ? `old.py` +0 -9",
+        "* feature `src.py` +2 -0",
+        "* docs `docs.md` +1 -0",
+        "* other `a.png` added",
+    ]
+    assert summary.payload["kinds"] == {"?": 1, "feature": 1, "docs": 1, "other": 1}
+
+
+def test_with_words_each_file_has_a_sentence(home: Home) -> None:
+    """Of the model, about as many files as are wanted, in one printable line each."""
+    home.repo.commit("start", src__py="1\n2\n", docs__md="x\n", more__md="x\n")
+    home.fetch()
+    home.run(
+        "repo_review",
+        lambda t: [
+            read(t, "src.py"),
+            finding(t, "wrong\n\x07 number " + "x" * 80),
+            finding(t, "nothing to say"),
+            done(t),
+        ],
+        words=True,
+        max_files=2,
+        max_reads=1,
+    )
+    found = {e.payload["path"]: e.payload for e in home.events("review.finding")}
+    assert found["src.py"]["note"] == "wrong number …", "one printable line, cut after a whole word"
+    assert found["src.py"]["facts"]["lines"] == 2
+    assert (found["docs.md"]["note"], found["more.md"]["note"]) == ("nothing to say", "")
     assert (
         '{"commit":"start","files":["1 src.py +2 -0","2 docs.md +1 -0"],"tests":"unchanged"}'
         in home.log
     )
-    assert '{"1":"bug","next":"2 docs.md +1 -0"}' in home.log
-    assert '{"2":"none","next":"done"}' in home.log
+    assert '{"1":"wrong number …","next":"2 docs.md +1 -0"}' in home.log
+    assert '{"2":"nothing to say","next":"done"}' in home.log
 
 
-def test_what_the_model_leaves_out_gets_an_explicit_none(home: Home) -> None:
-    """Turns run out, or too many files: every file still has a finding that says so."""
+def test_turns_that_run_out_leave_files_without_a_sentence(home: Home) -> None:
+    """Every file still has a finding."""
     home.repo.commit("start", **{f"f{n}__py": "x\n" * (9 - n) for n in range(4)})
     home.fetch()
-    home.run("repo_review", lambda t: [finding(t), done(t)], max_files=2, turns=2)
-    found = {e.payload["path"]: e.payload for e in home.events("review.finding")}
-    assert {path: (f["kind"], f["source"]) for path, f in found.items()} == {
-        "f0.py": ("test", "model"),
-        "f1.py": ("none", "unreviewed"),
-        "f2.py": ("none", "beyond max_files"),
-        "f3.py": ("none", "beyond max_files"),
-    }
+    home.run("repo_review", lambda t: [finding(t), done(t)], words=True, max_files=2, turns=2)
+    found = {e.payload["path"]: e.payload["note"] for e in home.events("review.finding")}
+    assert found == {"f0.py": "it has no test", "f1.py": "", "f2.py": "", "f3.py": ""}
+
+
+def test_what_a_repository_says_forges_no_result(home: Home) -> None:
+    """Names and subjects are others' words: no line, link or title is theirs to write."""
+    home.repo.write(b"x`\n# Pay\x1b[31m.py", "1\n")
+    home.repo.commit("a\x1b[2J subject")
+    home.fetch()
+    home.run("repo_review", lambda t: [done(t)])
+    (summary,) = home.events("review.done")
+    assert len(summary.payload["text"].splitlines()) == 3
+    assert summary.payload["text"].isprintable() or "\x1b" not in summary.payload["text"]
+    assert "`x_ # Pay [31m.py`" in summary.payload["text"]
+
+
+def test_a_server_without_scores_leaves_the_kind_open(home: Home) -> None:
+    """A review is worth more than a label."""
+    home.repo.commit("fixes a bug", a__py="1\n")
+    home.fetch()
+
+    def none(heads: Sequence[str], items: Sequence[str]) -> Scores:
+        raise ModelMisconfigured("it cannot score")
+
+    home.run("repo_review", lambda t: [done(t)], score=none)
+    assert [event.payload["kind"] for event in home.events("review.finding")] == ["?"]
 
 
 def test_only_changed_files_are_read(home: Home) -> None:
@@ -328,9 +431,10 @@ def test_only_changed_files_are_read(home: Home) -> None:
         "repo_review",
         lambda t: [
             *(read(t, path) for path in ("secret.py", "../../etc/passwd", "7", "")),
-            finding(t, "bug"),
+            finding(t),
             done(t),
         ],
+        words=True,
         max_reads=9,
     )
     assert home.log.count("is not among the changed files") == 4
@@ -345,13 +449,14 @@ def test_the_same_finding_again_is_asked_for_in_other_words(home: Home) -> None:
     home.run(
         "repo_review",
         lambda t: [
-            finding(t, "test", same),
-            finding(t, "test", same),
-            finding(t, "test", same + "!"),
+            finding(t, same),
+            finding(t, same),
+            finding(t, same + "!"),
             done(t),
         ],
+        words=True,
     )
-    assert [e.payload["path"] for e in home.events("review.finding")] == ["a.py", "b.py"]
+    assert [e.payload["note"] for e in home.events("review.finding")] == [same, same + "!"]
 
 
 def test_a_file_is_read_from_its_first_change_on(home: Home) -> None:
@@ -370,6 +475,7 @@ def test_a_file_is_read_from_its_first_change_on(home: Home) -> None:
                 finding(t),
                 done(t),
             ],
+            words=True,
             max_reads=1,
         )
     assert '"start":47,"lines":100,"text":"line 47\\nline 48\\nline 49\\nchanged' in home.log
@@ -382,7 +488,11 @@ def test_files_that_are_gone_or_binary(home: Home) -> None:
     home.repo.git("rm", "-q", "a.py")
     home.repo.commit("gone", b__bin=b"\0\2")
     home.fetch()
-    home.run("repo_review", lambda t: [finding(t, note="a"), finding(t, note="b"), done(t)])
+    home.run(
+        "repo_review",
+        lambda t: [finding(t, note="a"), finding(t, note="b"), done(t)],
+        words=True,
+    )
     home.run(
         "repo_review",
         lambda t: [
@@ -392,6 +502,7 @@ def test_files_that_are_gone_or_binary(home: Home) -> None:
             finding(t, note="b"),
             done(t),
         ],
+        words=True,
         max_reads=2,
     )
     assert "No such file" in home.log and "is a binary file" in home.log
@@ -422,6 +533,7 @@ def test_a_reading_beyond_the_end_shows_the_end(home: Home) -> None:
             *(finding(t, note=f"note {n}") for n in range(3)),
             done(t),
         ],
+        words=True,
         max_reads=3,
     )
     assert '"start":1,"lines":1,"text":"...[no line 9999; from line 1 on]\\nonly"' in home.log
@@ -440,15 +552,14 @@ def test_a_review_resumes_with_its_findings(home: Home) -> None:
     home.fetch()
     event = home.bus.next(Lane("repo_review", False, ("repo.changed",)))
     assert event is not None
-    version = home.version("repo_review")
+    version = home.version("repo_review", words=True)
     types = load_client(version.client_dir).types
     tools = Toolbox(version.accepted.config.permissions)
     kit = Kit("repo_review", "", tools, Memory(), types)
     agent = version.agent(version.params, kit)
-    agent.begin(event, [{"note": "x", "error": "x"}, {"1": "bug", "next": "2 b.py +1 -0"}])
+    agent.begin(event, [{"note": "x", "error": "x"}, {"1": "a note", "next": "2 b.py +1 -0"}])
     result = agent.dispatch(finding(types))
-    assert result.value == {"2": "test", "next": "done"}
-    assert [e.payload["path"] for e in result.publish] == ["b.py"]
+    assert result.value == {"2": "it has no test", "next": "done"}
     with pytest.raises(ToolError, match="decide Done"):
         agent.dispatch(finding(types))
 
@@ -457,13 +568,13 @@ def test_done_comes_after_the_last_finding(home: Home) -> None:
     """The mask offers Done once every file has its finding, and then nothing else."""
     home.repo.commit("start", a__py="1\n")
     home.fetch()
-    version = home.version("repo_review")
+    version = home.version("repo_review", words=True)
     kit = Kit("repo_review", "", Toolbox(version.accepted.config.permissions), Memory(), None)
     agent = version.agent(version.params, kit)
     (event,) = home.events("repo.changed")
     agent.begin(event, [])
     assert agent.barred() == {"Done", "ReadFile"}  # as shipped: no readings
-    agent.begin(event, [{"1": "bug", "next": "done"}])
+    agent.begin(event, [{"1": "x", "next": "done"}])
     assert agent.barred() == {"ReadFile", "Finding"}
 
 

@@ -16,7 +16,7 @@ from agentd.replay.capture import Capture
 from agentd.replay.replay import Replay
 from agentd.testing import FakeModelServer
 from tests.commandline import agentd as process
-from tests.recorded import World, done, fetch, finding, read, reader, review
+from tests.recorded import FETCHED, World, done, fetch, read, reader, review
 
 
 @pytest.fixture
@@ -322,12 +322,10 @@ def test_a_fork_knows_what_the_recording_lacks(world: World, agentd: Agentd) -> 
 
 def test_a_forks_events_are_json(world: World, agentd: Agentd) -> None:
     """What its steps would publish is told as `sessions show --json` tells it."""
-    fetch(world)
-    session = str(review(world))
-    answers = [finding("Adds the new file here."), {"tool": "done", "risk": "low"}]
-    with FakeModelServer(answers) as server:
+    session = str(fetch(world))
+    with FakeModelServer(FETCHED) as server:
         home = live(world, server)
-        forked = agentd(home, "replay", session, "--from", "2", "--model", "live", "--json")
+        forked = agentd(home, "replay", session, "--from", "1", "--model", "live", "--json")
     document = json.loads(forked.stdout)
     (publish,) = [step["publish"] for step in document["steps"] if step["publish"]]
     assert publish[0].keys() == {"event_type", "payload"}, publish

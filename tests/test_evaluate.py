@@ -144,11 +144,11 @@ def test_shipped_cases_are_complete(workshop: Workshop) -> None:
         tools = request.body["messages"][0]["content"]
         if "fetch_repo" in tools and '"commits"' not in request.body["messages"][-1]["content"]:
             return {"tool": "fetch_repo"}
-        if '"risk"' in tools:
+        if '"finding"' in tools:
             reviewed = request.body["messages"][-1]["content"].count('"next":')
             if request.body["messages"][-1]["content"].endswith('"next":"done"}\n</event>\n'):
-                return {"tool": "done", "risk": "low"}
-            return {"tool": "finding", "note": f"Adds the thing {'x' * reviewed}.", "kind": "none"}
+                return {"tool": "done"}
+            return {"tool": "finding", "note": f"Adds the thing {'x' * reviewed}."}
         return (
             {"tool": "done", "kind": "code"}
             if '"kind"' in tools
@@ -158,7 +158,7 @@ def test_shipped_cases_are_complete(workshop: Workshop) -> None:
             }
         )
 
-    with FakeModelServer(answer) as server:
+    with FakeModelServer(answer, scores=lambda _head, item: -float(len(item))) as server:
         files = {name: load_cases(path) for name, path in shipped_cases().items()}
         rows = run(workshop, server, files=files)
     scores = {row["agent"]: row["score"] for row in rows}

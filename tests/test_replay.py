@@ -197,7 +197,7 @@ def test_changed_code_with_the_same_behaviour_is_identical(world: World) -> None
     module = (Path(__file__).parents[1] / "agents" / "repo_review.py").read_text()
     (world.paths.agents / "repo_review.py").write_text(f"{module}\n# another line\n")
     assert world.replay(recording).identical
-    changed = module.replace("risk=done.risk", 'risk="high"')
+    changed = module.replace("risk=risk,", 'risk="high",')
     (world.paths.agents / "repo_review.py").write_text(changed)
     difference = world.replay(recording).difference
     assert difference is not None and difference.what == "what is published at the end"

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from agentd.errors import Stopped, ToolError
 from agentd.process.stop import Cancel
 from agentd.testing import wait_for
 from agentd.tools import git, git_command
-from tests.repository import Repository
+from tests.repository import ENVIRONMENT, Repository
 
 
 @pytest.fixture
@@ -90,16 +91,30 @@ def test_what_changed(repo: Repository) -> None:
     tip = repo.commit("all", keep__py="a\nb\nC\nd\n")
     found = changes(repo, tip, base)
     assert found == {
-        "gone.py": git.FileChange(path="gone.py", status="deleted", added=0, deleted=1),
-        "image.png": git.FileChange(path="image.png", status="added", size=6),
+        "gone.py": git.FileChange(
+            path="gone.py", status="deleted", added=0, deleted=1, subject="all"
+        ),
+        "image.png": git.FileChange(path="image.png", status="added", size=6, subject="all"),
         "keep.py": git.FileChange(
-            path="keep.py", status="changed", added=1, deleted=1, size=8, line=3
+            path="keep.py", status="changed", added=1, deleted=1, size=8, line=3, subject="all"
         ),
         "new.py": git.FileChange(
-            path="new.py", old_path="old.py", status="renamed", added=0, deleted=0, size=100
+            path="new.py",
+            old_path="old.py",
+            status="renamed",
+            added=0,
+            deleted=0,
+            size=100,
+            subject="all",
         ),
         "sub/TODO.py": git.FileChange(
-            path="sub/TODO.py", status="added", added=3, deleted=0, size=29, markers=2
+            path="sub/TODO.py",
+            status="added",
+            added=3,
+            deleted=0,
+            size=29,
+            markers=2,
+            subject="all",
         ),
     }
 
@@ -290,3 +305,110 @@ def test_a_stop_ends_a_running_git(
         with pytest.raises(Stopped):
             git.head(repo.path)
     assert len(started.read_text().split()) == 1
+
+
+def work(repo: Repository) -> dict[str, tuple[str, int | None, int | None]]:
+    """Return what is not committed, by path."""
+    found = git.uncommitted(repo.path, repo.git("rev-parse", "HEAD"))
+    return {file.path: (file.status, file.added, file.deleted) for file in found.files}
+
+
+def test_work_in_no_commit_yet(repo: Repository) -> None:
+    """Changed, staged, removed and new files are told, and ignored ones are not."""
+    repo.commit("one", a__py="1\n2\n", b__py="x\n", c__py="y\n", d__py="z\n", __gitignore="*.log\n")
+    assert work(repo) == {}
+    repo.write("a.py", "1\n2\n3  # TODO\n")
+    repo.write("b.py", "other\n")
+    repo.git("add", "b.py")
+    repo.git("rm", "-q", "c.py")
+    (repo.path / "d.py").unlink()
+    repo.write("new/e.py", "a\nb\n")
+    repo.write("noise.log", "...")
+    assert work(repo) == {
+        "a.py": ("changed", 1, 0),
+        "b.py": ("changed", 1, 1),
+        "c.py": ("deleted", 0, 1),
+        "d.py": ("deleted", 0, 1),
+        "new/e.py": ("added", 2, 0),
+    }
+    first = git.uncommitted(repo.path, repo.git("rev-parse", "HEAD"))
+    assert (first.files[0].line, first.files[0].markers) == (3, 1)
+    assert first == git.uncommitted(repo.path, repo.git("rev-parse", "HEAD"))
+    repo.write("a.py", "1\n2\n4\n")
+    assert git.uncommitted(repo.path, repo.git("rev-parse", "HEAD")).id != first.id
+
+
+def test_a_file_that_was_only_touched_is_no_work(repo: Repository) -> None:
+    """Another time of the same content, or the other end of its lines, is no change."""
+    repo.commit("one", a__txt="1\n2\n")
+    os.utime(repo.path / "a.txt", (1, 1))
+    assert work(repo) == {}
+    repo.write("a.txt", "1\r\n2\r\n")
+    assert work(repo) == {}
+
+
+def test_uncommitted_work_runs_nothing(repo: Repository, tmp_path: Path) -> None:
+    """A filter that the repository names is a program of others."""
+    ran = tmp_path / "ran"
+    repo.commit("one", a__txt="1\n", __gitattributes="*.txt filter=evil diff=evil\n")
+    for key in ("filter.evil.clean", "filter.evil.process", "diff.evil.textconv"):
+        repo.git("config", key, f"touch {ran}")
+    repo.git("config", "core.fsmonitor", f"touch {ran}")
+    repo.write("a.txt", "1\n2\n")
+    repo.write("b.txt", "1\n")
+    assert work(repo) == {"a.txt": ("changed", 1, 0), "b.txt": ("added", 1, 0)}
+    assert not ran.exists()
+
+
+def test_odd_files_in_a_working_tree(repo: Repository, tmp_path: Path) -> None:
+    """Links lead nowhere, pipes do not hang, binary and large files count no lines."""
+    repo.commit("one", a__txt="1\n", b__txt="1\n", **{"dir/c.txt": "1\n"})
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "c.txt").write_text("secret\n" * 9)
+    (repo.path / "a.txt").unlink()
+    (repo.path / "a.txt").symlink_to(tmp_path / "outside" / "c.txt")
+    (repo.path / "b.txt").unlink()
+    os.mkfifo(repo.path / "b.txt")
+    (repo.path / "dir" / "c.txt").unlink()
+    (repo.path / "dir").rmdir()
+    (repo.path / "dir").symlink_to(tmp_path / "outside")
+    repo.write("d.bin", b"\0\1")
+    repo.write("e.txt", "x\n" * 600_000)
+    repo.write(b"odd\xff\n\x01name", "1\n")
+    found = work(repo)
+    assert found["a.txt"] == found["b.txt"] == ("changed", None, None)
+    assert found["d.bin"] == found["e.txt"] == ("added", None, None)
+    assert found["odd\\xff\n\x01name"] == ("added", 1, 0)
+    assert all(added is None or added <= 1 for _, added, _ in found.values())
+
+
+def test_a_first_look_at_some_days(repo: Repository) -> None:
+    """They are counted from the newest commit, and not from today."""
+    for day, name in ((1, "old"), (20, "middle"), (25, "new")):
+        date = f"2026-01-{day:02}T12:00:00"
+        repo.write(f"{name}.txt", name)
+        repo.git("add", "-A")
+        with_date = {**ENVIRONMENT, "GIT_COMMITTER_DATE": date, "GIT_AUTHOR_DATE": date}
+        subprocess.run(["git", "commit", "-qm", name], cwd=repo.path, env=with_date, check=True)
+    tip = repo.git("rev-parse", "HEAD")
+    news = git.new_commits(repo.path, tip, None, 9, days=7)
+    assert [commit.subject for commit in news.commits] == ["new", "middle"]
+    assert news.base == repo.git("rev-parse", "HEAD~2")
+    assert git.new_commits(repo.path, tip, None, 9, days=100).base is None
+    files = git.changed_files(repo.path, tip, news.base)
+    assert {file.path: file.subject for file in files} == {
+        "middle.txt": "middle",
+        "new.txt": "new",
+    }
+
+
+def test_where_a_branch_left_another(repo: Repository) -> None:
+    """Whatever came to the other one since."""
+    base = repo.commit("one", a__txt="1")
+    repo.git("switch", "-q", "-c", "mine")
+    tip = repo.commit("two", b__txt="1")
+    repo.git("switch", "-q", "main")
+    repo.commit("three", c__txt="1")
+    assert git.fork(repo.path, tip, "main") == base
+    with pytest.raises(ToolError, match="no branch nowhere"):
+        git.fork(repo.path, tip, "nowhere")

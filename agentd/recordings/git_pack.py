@@ -14,6 +14,7 @@ from agentd.tools.git import OBJECT_ID, git
 COMMITS_MAX = 400  # of history; the objects of commits alone are small
 PACK_BYTES_MAX = 2_000_000
 OBJECT_BYTES_MAX = 1_000_000  # a larger file in the repository is left out
+TREE_MODE = "040000"
 HEADLESS = "main"  # the branch of a repository of which nothing is kept
 CONFIG = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
 
@@ -117,20 +118,34 @@ def _history(repo: Path, tip: str, known: Sequence[str]) -> tuple[list[str], lis
 
 
 def _contents(repo: Path, commits: Sequence[str], known: Sequence[str], tip: str) -> set[str]:
-    """Return the trees and files in which the tip differs from the commits that were looked at."""
+    """Return what git reads to compare the tip with the commits that were looked at, and these.
+
+    Between the tip and each of them files as well; between one and its parents the trees alone.
+    """
+    empty = _word(repo, "hash-object", "-t", "tree", "--stdin")  # git knows it without having it
     wanted: set[str] = set()
-    parent = _word(repo, "rev-parse", "--verify", "--quiet", f"{tip}^1")
-    # The first commit is measured from the empty tree, which git knows without having it.
-    first = parent or _word(repo, "hash-object", "-t", "tree", "--stdin")
-    for commit in dict.fromkeys([tip, parent, *known]):
-        if commit in commits:
-            wanted.add(_word(repo, "rev-parse", f"{commit}^{{tree}}"))
-    for base in dict.fromkeys([*known, first]):
-        if base and base != tip:
-            raw = _git(repo, "diff-tree", "-r", "-t", "--no-renames", "--no-abbrev", base, tip)
-            for line in raw.decode("utf-8", "replace").splitlines():
-                wanted |= set(line.split()[2:4])
+    bases = set(known)
+    for commit in dict.fromkeys([tip, *known]):
+        parents = _word(repo, "rev-list", "--parents", "--max-count=1", commit).split()[1:]
+        if commit == tip or not parents:
+            bases |= {*parents[:1]} or {empty}
+        for base in parents or [empty]:
+            wanted |= {name for name, is_tree in _differing(repo, base, commit) if is_tree}
+        trees = [name for name in (commit, *parents) if name in commits]
+        wanted |= {_word(repo, "rev-parse", f"{name}^{{tree}}") for name in trees}
+    for base in bases - {tip}:
+        wanted |= {name for name, _ in _differing(repo, base, tip)}
     return {name for name in _sized(repo, wanted) if name}
+
+
+def _differing(repo: Path, base: str, commit: str) -> Iterator[tuple[str, bool]]:
+    """Give what differs between two commits, on both sides, and whether it is a tree."""
+    form = ("diff-tree", "-r", "-t", "--no-renames", "--no-abbrev")
+    for line in _git(repo, *form, base, commit).decode("utf-8", "replace").splitlines():
+        words = line.removeprefix(":").split()
+        if len(words) > 3:
+            yield words[2], words[0] == TREE_MODE
+            yield words[3], words[1] == TREE_MODE
 
 
 def _sized(repo: Path, names: Iterable[str]) -> list[str]:

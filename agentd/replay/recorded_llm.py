@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentd.agent import Scores
-from agentd.errors import ModelError, RecordingError
+from agentd.errors import ModelError, ModelMisconfigured, RecordingError
 from agentd.llm.decision import Ask, Candidates, Decision, Message, Terms, Usage, with_log
 from agentd.llm.union import Malformed
 from agentd.replay.difference import comparable_step
@@ -101,11 +101,14 @@ class RecordedLLM:
 
         Raises:
             Diverged: others were recorded, or none.
+            ModelMisconfigured: the server could not score, as it was recorded.
         """
         asked = self.loaded.folders.as_recorded({"heads": list(heads), "items": list(items)})
         scored = self.playback.recording.scored
         for known in scored:
             if [*known["heads"]] == asked["heads"] and [*known["items"]] == asked["items"]:
+                if not known["values"]:
+                    raise ModelMisconfigured("the model server could not score")
                 return Scores(heads, items, known["values"], known["model"])
         recorded = [{key: each[key] for key in asked} for each in scored]
         raise self.playback.diverged("what is scored", recorded, asked)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agentd.agent import Scores
-from agentd.errors import ModelError, Stopped
+from agentd.errors import ModelError, ModelMisconfigured, Stopped
 from agentd.llm.calibration import weighed
 from agentd.llm.decision import Ask, Choice, Decision, Message, Terms, Usage
 
@@ -146,10 +146,12 @@ def scripted_scores(
     """Return what a function of head and item gives.
 
     Raises:
-        ModelError: there is none.
+        ModelMisconfigured: there is none.
     """
     if score is None:
-        raise ModelError("the script has no scores", hint="give `scores=lambda head, item: ...`")
+        raise ModelMisconfigured(
+            "the script has no scores", hint="give `scores=lambda head, item: ...`"
+        )
     rows = tuple(tuple(score(head, item) for item in items) for head in heads)
     return Scores(tuple(heads), tuple(items), rows, "scripted")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
 DEADLINE_S = 30.0  # of one call
+MARKER = re.compile(rb"\b(?:TODO|FIXME|XXX)\b")  # in a line of a file: somebody left work
 BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # how `shown` writes a byte that is not UTF-8
 
 

@@ -26,16 +26,19 @@ __all__ = [
     "Commit",
     "FileChange",
     "News",
+    "Work",
     "carried_out_by",
     "changed_files",
     "environment",
     "folders",
+    "fork",
     "git",
     "head",
     "held_to",
     "is_repository",
     "new_commits",
     "stopped_by",
+    "uncommitted",
 ]
 
 LOOK_S = 90.0  # for a look of several commands, each with its own deadline, in another process
@@ -59,7 +62,8 @@ class FileChange(BaseModel):
 
     `added` and `deleted` count lines and are None for binary files and for those that a partial
     clone lacks; `size` is in bytes, None where nothing is left or known; `line` is the first
-    changed line; `markers` counts added TODO, FIXME, XXX.
+    changed line; `markers` counts added TODO, FIXME, XXX; `subject` is that of the latest commit
+    that touched it, None where there is none, or it was not looked for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,6 +76,7 @@ class FileChange(BaseModel):
     size: int | None = None
     line: int = 1
     markers: int = 0
+    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,15 @@ class News:
     more: int
     base: str | None
     rewritten: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is in no commit yet. `more` counts files beyond those; `id` tells one state of it."""
+
+    files: tuple[FileChange, ...]
+    more: int
+    id: str
 
 
 @contextmanager
@@ -133,16 +147,28 @@ def head(repo: Path, branch: str | None = None) -> str | None:
     return found
 
 
-def new_commits(repo: Path, tip: str, since: str | None, limit: int, *, first: int = 1) -> News:
+def fork(repo: Path, tip: str, branch: str) -> str | None:
+    """Return the commit at which the history of `tip` left that of `branch`; None for nowhere.
+
+    Raises:
+        ToolError: there is no such branch, here or at `origin`.
+    """
+    found: str | None = _look("fork", repo, tip=tip, branch=branch)
+    return found
+
+
+def new_commits(
+    repo: Path, tip: str, since: str | None, limit: int, *, days: int | None = None
+) -> News:
     """Return what `tip` has that `since` has not.
 
-    At the first look (`since` is None), or when `since` no longer exists, the `first` latest
-    commits are new, counted along first parents.
+    At the first look (`since` is None), or when `since` no longer exists, what was committed in the
+    `days` before the tip is new, along first parents; without `days` the latest commit.
 
     Raises:
         ToolError: git failed.
     """
-    found = _look("new_commits", repo, tip=tip, since=since, limit=limit, first=first)
+    found = _look("new_commits", repo, tip=tip, since=since, limit=limit, days=days)
     commits = tuple(Commit(id=id, subject=subject) for id, subject in found.pop("commits"))
     return News(commits, **found)
 
@@ -154,6 +180,17 @@ def changed_files(repo: Path, tip: str, base: str | None) -> list[FileChange]:
         ToolError: git failed.
     """
     return [FileChange(**file) for file in _look("changed_files", repo, tip=tip, base=base)]
+
+
+def uncommitted(repo: Path, tip: str) -> Work:
+    """Return what differs in the working tree from `tip`, new files that are not ignored included.
+
+    Raises:
+        ToolError: git failed.
+    """
+    found = _look("uncommitted", repo, tip=tip)
+    files = tuple(FileChange(**file) for file in found["files"])
+    return Work(files, found["more"], found["id"])
 
 
 def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -> Output:

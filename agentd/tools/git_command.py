@@ -146,6 +146,22 @@ def git(repo: Path, *args: str, given: bytes = b"", limit: int = OUTPUT_BYTES) -
     return _run(args, repo, {"GIT_DIR": str(own)} if own else {}, given=given, limit=limit)
 
 
+def answer(repo: Path, *args: str, given: bytes = b"") -> bytes:
+    """Return what a git command says.
+
+    Raises:
+        ToolError: it failed, or said too much.
+    """
+    output = git(repo, *args, given=given)
+    if output.code != 0:
+        if (found := privacy.kept_out([repo])) is not None:
+            raise ToolError(f"macOS keeps agentd out of {repo}; a person must allow it: {found[1]}")
+        raise ToolError(f"git {args[0]} failed in {repo} (exit {output.code})")
+    if output.dropped:
+        raise ToolError(f"git {args[0]} wrote more than {OUTPUT_BYTES} bytes in {repo}")
+    return output.data
+
+
 def _run(
     args: Sequence[str],
     folder: Path,

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from agentd.errors import ToolError, shown
-from agentd.macos import privacy
-from agentd.tools import git_command
-from agentd.tools.base import clean_line
-from agentd.tools.git_command import OUTPUT_BYTES, git
+from agentd.tools import git_command, git_work
+from agentd.tools.base import MARKER, clean_line
+from agentd.tools.git_command import answer, git
 
 SUBJECT_CHARACTERS = 120
+DAY_S = 86_400
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+SUBJECTS_MAX = 50  # commits whose subjects are told with their files
 RENAMES_LIMIT = "400"  # above it git compares only exact copies
 SUBMODULE = "160000"
 HUNK = re.compile(rb"^@@ -\S+ \+(\d+)", re.MULTILINE)
-MARKER = re.compile(rb"^\+.*\b(?:TODO|FIXME|XXX)\b", re.MULTILINE)
+ADDED = re.compile(rb"^\+.*", re.MULTILINE)
 
 DIFF = (
     *("-r", "-M", f"-l{RENAMES_LIMIT}", "--no-ext-diff", "--no-textconv", "--no-color"),
@@ -37,17 +38,6 @@ STATUSES = {
 }
 
 
-def _answer(repo: Path, *args: str, given: bytes = b"") -> bytes:
-    output = git(repo, *args, given=given)
-    if output.code != 0:
-        if (found := privacy.kept_out([repo])) is not None:
-            raise ToolError(f"macOS keeps agentd out of {repo}; a person must allow it: {found[1]}")
-        raise ToolError(f"git {args[0]} failed in {repo} (exit {output.code})")
-    if output.dropped:
-        raise ToolError(f"git {args[0]} wrote more than {OUTPUT_BYTES} bytes in {repo}")
-    return output.data
-
-
 def _commit(repo: Path, revision: str) -> str | None:
     """Return the id of the commit that `revision` names, or None."""
     args = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
@@ -57,33 +47,57 @@ def _commit(repo: Path, revision: str) -> str | None:
 
 def head(repo: Path, branch: str | None) -> str | None:
     """See `git.head`."""
-    _answer(repo, "rev-parse", "--git-dir")
+    answer(repo, "rev-parse", "--git-dir")
     found = _commit(repo, f"refs/heads/{branch}" if branch else "HEAD")
     if found is None and branch:
         raise ToolError(f"{repo} has no branch {branch}")
     return found
 
 
-def new_commits(repo: Path, tip: str, since: str | None, limit: int, first: int) -> dict[str, Any]:
+def fork(repo: Path, tip: str, branch: str) -> str | None:
+    """See `git.fork`."""
+    other = _commit(repo, f"refs/heads/{branch}") or _commit(repo, f"refs/remotes/origin/{branch}")
+    if other is None:
+        raise ToolError(f"{repo} has no branch {branch}")
+    output = git(repo, "merge-base", other, tip)
+    return output.data.decode("ascii").strip() or None
+
+
+def new_commits(
+    repo: Path, tip: str, since: str | None, limit: int, days: int | None
+) -> dict[str, Any]:
     """See `git.new_commits`; the commits as [id, subject]."""
     known = since if since and OBJECT_ID.fullmatch(since) and _commit(repo, since) else None
     if known is None:
-        line = _answer(repo, "rev-list", "--first-parent", f"--max-count={first + 1}", tip)
-        ids = line.decode("ascii").split()
-        base = ids[first] if len(ids) > first else None
+        base = _before(repo, tip, days)
         span = [tip] if base is None else [f"{base}..{tip}"]
     else:
         base, span = known, [f"{known}..{tip}"]
     rewritten = since is not None and (
         known is None or git(repo, "merge-base", "--is-ancestor", known, tip).code != 0
     )
-    total = int(_answer(repo, "rev-list", "--count", *span))
+    total = int(answer(repo, "rev-list", "--count", *span))
     form = ("-z", "--format=%H %s", f"--max-count={limit}", "--no-show-signature")
-    data = _answer(repo, "log", *form, "--no-color", "--encoding=UTF-8", *span)
+    data = answer(repo, "log", *form, "--no-color", "--encoding=UTF-8", *span)
     records = [item for item in data.split(b"\0") if item]
     commits = [_parse_commit(item) for item in records]
     more = total - len(commits)
     return {"commits": commits, "more": more, "base": base, "rewritten": rewritten}
+
+
+def _before(repo: Path, tip: str, days: int | None) -> str | None:
+    """Return the latest commit of the branch that is older than the tip by so many days.
+
+    By the tip's own time, so that it is the same whenever it is looked at.
+    """
+    line = ("rev-list", "--first-parent")
+    if days is None:
+        ids = answer(repo, *line, "--max-count=2", tip).decode("ascii").split()
+        return ids[1] if len(ids) > 1 else None
+    stamp = answer(repo, "log", "--max-count=1", "--no-show-signature", "--format=%ct", tip)
+    until = max(0, int(stamp) - days * DAY_S)
+    before = answer(repo, *line, "--max-count=1", f"--before={until}", tip)
+    return before.decode("ascii").strip() or None
 
 
 def _parse_commit(record: bytes) -> list[str]:
@@ -94,10 +108,11 @@ def _parse_commit(record: bytes) -> list[str]:
 def changed_files(repo: Path, tip: str, base: str | None) -> list[dict[str, Any]]:
     """See `git.changed_files`."""
     empty = "hash-object", "-t", "tree", "--stdin"
-    start = base or _answer(repo, *empty).decode("ascii").strip()
+    start = base or answer(repo, *empty).decode("ascii").strip()
     entries, counts = _parse_changes(_raw_changes(repo, start, tip))
     sizes = _sizes(repo, [entry.blob for entry in entries if entry.has_blob])
     first = iter(_first_lines(repo, start, tip))
+    subjects = _subjects(repo, [tip] if base is None else [f"{base}..{tip}"])
     changes = []
     for entry in entries:
         added, deleted = counts.get(entry.path, (None, None))
@@ -114,9 +129,39 @@ def changed_files(repo: Path, tip: str, base: str | None) -> list[dict[str, Any]
                 "size": sizes.get(entry.blob) if entry.has_blob else None,
                 "line": line,
                 "markers": markers,
+                "subject": subjects.get(entry.path),
             }
         )
     return changes
+
+
+def _subjects(repo: Path, span: Sequence[str]) -> dict[str, str]:
+    """Return by path what the latest commit that touched it says; merges say nothing of a file.
+
+    These are hints: of more commits, or where a shallow clone lacks some, they are missing.
+    """
+    # `log` obeys a setting for the order of files, which is switched off with a name of no file.
+    form = ("--name-only", "-z", "--format=%H %s", "--no-renames", "-O/dev/null")
+    args = (
+        "log",
+        *form,
+        "--no-show-signature",
+        "--no-merges",
+        f"--max-count={SUBJECTS_MAX}",
+        "--no-color",
+        *span,
+        "--",
+    )
+    found: dict[str, str] = {}
+    subject = ""
+    for word in git(repo, *args).data.split(b"\0"):
+        text = word.removeprefix(b"\n").decode("utf-8", "surrogateescape")
+        identity, _, rest = text.partition(" ")
+        if OBJECT_ID.fullmatch(identity):
+            subject = clean_line(rest.encode("utf-8", "replace").decode(), SUBJECT_CHARACTERS)
+        elif text and subject:
+            found.setdefault(text, subject)
+    return found
 
 
 @dataclass(frozen=True)
@@ -138,7 +183,7 @@ def _raw_changes(repo: Path, start: str, tip: str) -> bytes:
     if counted.code == 0 and not counted.dropped:
         return counted.data
     # A partial clone lacks old contents, and nothing is fetched: say what changed, uncounted.
-    return _answer(repo, *form, "--no-renames", start, tip)
+    return answer(repo, *form, "--no-renames", start, tip)
 
 
 Counts = dict[str, tuple[int | None, int | None]]
@@ -197,7 +242,10 @@ def _first_lines(repo: Path, start: str, tip: str) -> list[tuple[int, int]]:
         if hunk is None:  # binary, or renamed without a change
             found.append((1, 0))
         else:
-            found.append((max(1, int(hunk[1])), len(MARKER.findall(patch, hunk.start()))))
+            marked = sum(
+                MARKER.search(line) is not None for line in ADDED.findall(patch, hunk.start())
+            )
+            found.append((max(1, int(hunk[1])), marked))
     return found
 
 
@@ -217,6 +265,8 @@ LOOKS: Mapping[str, Callable[..., Any]] = {
     "head": head,
     "new_commits": new_commits,
     "changed_files": changed_files,
+    "uncommitted": git_work.uncommitted,
+    "fork": fork,
     "folders": folders,
     "git": raw,
 }

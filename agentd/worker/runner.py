@@ -18,7 +18,7 @@ from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.secret_names import PREFIX
 from agentd.config.secret_values import secret_of
-from agentd.errors import AgentdError, SandboxUnavailable
+from agentd.errors import AgentdError, ModelMisconfigured, SandboxUnavailable
 from agentd.events import Event
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.calibration import Calibration
@@ -249,7 +249,10 @@ def calibration_of(version: Version, union: Union) -> Calibration:
 def scoring(
     llm: LLM, session: Session, deadline_s: float, beat: Callable[[float], None] = lambda _s: None
 ) -> Score:
-    """Return a session's `Kit.score`; what it gives is recorded with the session's next step."""
+    """Return a session's `Kit.score`; what it gives is recorded with the session's next step.
+
+    That a server cannot score is recorded as well, as no values: an agent may go on without.
+    """
 
     def score(heads: Sequence[str], items: Sequence[str]) -> Scores:
         terms = Terms(
@@ -259,7 +262,11 @@ def scoring(
             progress=lambda: None,
         )
         beat(deadline_s + QUEUE_WAIT_MAX_S)
-        scores = llm.score(heads, items, terms)
+        try:
+            scores = llm.score(heads, items, terms)
+        except ModelMisconfigured:
+            session.scored.append(vars(Scores(heads, items, ())))
+            raise
         beat(session.limits.no_progress.total_seconds())  # the agent's own code goes on
         session.scored.append(vars(scores))
         return scores
