@@ -16,9 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentd.agent import Agent, Result
 from agentd.errors import ModelMisconfigured, ToolError
 from agentd.events import Event, NewEvent
-from agentd.llm.calibration import likeliest, weighed
-from agentd.llm.label_bias import offsets
-from agentd.llm.label_phrases import scored, scored_by_any_text
+from agentd.llm.label_phrases import labelled
 from agentd.tools.git import Commit, FileChange
 
 FILES_MAX = 50  # put before the model in one session
@@ -38,8 +36,8 @@ PHRASES = {
     "refactor": 'A commit that restructures code: "',
 }
 INSTRUCTIONS = "Label the commit by its kind."
-SUBJECTS_MAX = 24  # labelled in one session; a call for scores has 32 heads
-SCORED = "kinds"  # the remembered fact: what the labels score behind any text
+SUBJECTS_MAX = 24  # labelled in one session
+SCORED = "kinds"  # the remembered fact: what the labels of the last subjects scored
 RISKY_LINES = 400  # of code, changed at once; reviewers find less beyond (SmartBear at Cisco, 2006)
 ROWS_SHOWN = 20  # files in the result's text
 ABOUT_CHARACTERS = 60  # of the latest commit's subject, as the model sees it
@@ -221,7 +219,7 @@ class RepoReview(Agent[ReviewParams]):
         """Return each file's kind and margin, by its number, and what is to be remembered."""
         areas = {number: area(file.path) for number, file in self._files.items()}
         subjects = [file.subject for n, file in self._files.items() if areas[n] == "code"]
-        labelled, remember = self._labelled(
+        kinds_of, remember = self._labelled(
             list(islice(dict.fromkeys(text for text in subjects if text), SUBJECTS_MAX))
         )
         kinds: dict[int, tuple[Kind, float | None]] = {}
@@ -230,30 +228,22 @@ class RepoReview(Agent[ReviewParams]):
             if by_path != "code":
                 kinds[number] = by_path, None
             else:
-                kinds[number] = labelled.get(file.subject or "", ("?", None))
+                kinds[number] = kinds_of.get(file.subject or "", ("?", None))
         return kinds, remember
 
     def _labelled(
         self, subjects: Sequence[str]
     ) -> tuple[dict[str, tuple[Kind, float | None]], dict[str, Any]]:
         """Return the kind that each subject goes best with; nothing where no server can tell."""
-        if not subjects:
-            return {}, {}
-        rules, score = self.kit.labels, self.kit.score
         try:
-            rows, model = scored(score, PHRASES, subjects, INSTRUCTIONS)
-            known = self.kit.memory.get(SCORED, {})
-            begun = known.get("begun") if known.get("model") == model else None
-            begun = begun or scored_by_any_text(score, PHRASES, INSTRUCTIONS)
+            labels, remember = labelled(self.kit, SCORED, PHRASES, subjects, INSTRUCTIONS)
         except ModelMisconfigured:  # a server of another kind: labels are not worth a rest
             return {}, {}
-        taken_off = {} if rules.calibrate is False else offsets(begun, ())
         kinds: dict[str, tuple[Kind, float | None]] = {}
-        for subject, row in zip(subjects, rows, strict=True):
-            about = weighed(row, taken_off, unsure_below=rules.unsure_below)
-            label: Any = "?" if about["unsure"] else likeliest(row, taken_off)
-            kinds[subject] = label, about["margin"]
-        return kinds, {SCORED: {"model": model, "begun": begun}}
+        for subject, label in zip(subjects, labels, strict=True):
+            kind: Any = "?" if label.unsure else label.value
+            kinds[subject] = kind, label.margin
+        return kinds, remember
 
     def _read(self, path: str, start: int | None) -> Result:
         self._reads += 1
