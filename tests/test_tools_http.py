@@ -15,7 +15,8 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.net.wait import Waiter
 from agentd.testing import wait_for
-from agentd.tools import charsets, http
+from agentd.tools import http
+from agentd.tools.charsets import ENCODINGS
 from agentd.tools.public import is_public
 from agentd.tools.toolbox import Toolbox
 
@@ -304,7 +305,7 @@ def test_real_encodings_are_read(charset: str, codec: str, text: str) -> None:
 
 def test_every_listed_encoding_is_there() -> None:
     """Each label names a codec of this Python, which takes any bytes."""
-    for codec in charsets.ENCODINGS.values():
+    for codec in ENCODINGS.values():
         assert isinstance(bytes(range(256)).decode(codec, "replace"), str)
 
 

@@ -2,10 +2,10 @@
 
 `declared_tools.py` says which there are, `toolbox.py` is one agent's, `remote.py` calls those that
 another process carries out, which finds them in `handlers.py`, as it does the parts of tools that
-the worker composes (`ToolCall.inner`). The handlers stand in `files.py`, `http.py`, `shell.py` and
-`person.py`; `base.py` says what one is given. A handler imports neither Pydantic nor the
-configuration: hands and fetcher are small processes. `outside_tools.py` are tools of MCP servers.
-`charsets.py` are the encodings of texts from the web.
+the worker composes (`ToolCall.inner`). `base.py` says what a handler is given. It imports neither
+Pydantic nor the configuration: hands and fetcher are small processes. The handlers stand in
+`files.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`, `shell.py` and `person.py`.
+`outside_tools.py` are tools of MCP servers.
 
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
 lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do.
@@ -13,6 +13,8 @@ lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac
 `place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and
 by `links.py`, where links lead. `public.py` tells which addresses are public.
+
+`charsets.py` has the encodings of the web, `time_limit.py` bounds others' parsers.
 
 `git.py` looks at repositories for agents: `git_looks.py` does it, here or in the agent's hands, by
 way of `git_command.py`, after `repository.py` found what git would read there.

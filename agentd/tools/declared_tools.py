@@ -11,9 +11,22 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import files, http, macos_apps, mail, person, shell
+from agentd.tools import (
+    calendar,
+    feed,
+    files,
+    http,
+    macos_apps,
+    mail,
+    page,
+    pdf,
+    person,
+    shell,
+)
 
 PATH_CHARACTERS = 200
+URL_CHARACTERS = 300
+Permission = Literal["read", "write", "net", "run", "apps"]
 
 
 class Args(BaseModel):
@@ -52,7 +65,34 @@ class WriteFile(Args):
 class HttpGet(Args):
     """Fetch a text page."""
 
-    url: str = Field(min_length=8, max_length=300)
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+
+
+class ReadPage(Args):
+    """Read a web page from character `start` on: title, date, text."""
+
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+    start: int | None = Field(None, ge=0, le=10_000_000)
+
+
+class ReadFeed(Args):
+    """Read what is new in a feed since last time."""
+
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+
+
+class ReadCalendar(Args):
+    """Read the events of today and the days after it."""
+
+    source: str = Field(min_length=1, max_length=URL_CHARACTERS)
+    days: int | None = Field(None, ge=1, le=62)
+
+
+class ReadPdf(Args):
+    """Read pages of a PDF file: "3", "2-5" or "4-"."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    pages: str | None = Field(None, max_length=13)
 
 
 class ReadMail(Args):
@@ -97,15 +137,12 @@ class AskPerson(Args):
     question: str = Field(min_length=1, max_length=200)
 
 
-Permission = Literal["read", "write", "net", "run", "apps"]
-
-
 @dataclass(frozen=True)
 class Tool:
     """A typed decision's handler that any agent may use, by permission."""
 
     args: type[BaseModel]  # its bounds narrow the mask as well
-    permission: Permission | None
+    permission: Permission | tuple[Permission, ...] | None  # of several, one is enough
     # Called with a ToolCall and the checked arguments, in the process that `place` names: the
     # agent's hands, the fetcher, an MCP server's host, or the worker itself.
     run: Callable[..., Result]
@@ -114,17 +151,18 @@ class Tool:
     # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
     effect: Literal["none", "change", "send"] = "send"
     untrusted: bool = True  # others may have written what it gives
-    instead: Permission | None = None  # one that will do in the place of `permission`
+
+    @property
+    def needs(self) -> tuple[Permission, ...]:
+        """The permissions of which one has to list something; empty where none has to."""
+        if isinstance(self.permission, str):
+            return (self.permission,)
+        return self.permission or ()
 
     @property
     def name(self) -> str:
         """The BAML class."""
         return self.args.__name__
-
-    @property
-    def needs(self) -> tuple[Permission, ...]:
-        """The permissions of which one has to list something; empty where none has to."""
-        return tuple(kind for kind in (self.permission, self.instead) if kind)
 
 
 REGISTRY: Mapping[str, Tool] = {
@@ -135,7 +173,11 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(SearchText, "read", files.search_text, effect="none"),
         Tool(WriteFile, "write", files.write_file, effect="change", untrusted=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
-        Tool(ReadMail, "net", mail.read_mail, "head", effect="none", instead="read"),
+        Tool(ReadPage, "net", page.read_page, "head", effect="none"),
+        Tool(ReadFeed, "net", feed.read_feed, "head", effect="none"),
+        Tool(ReadCalendar, ("read", "net"), calendar.read_calendar, "head", effect="none"),
+        Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
+        Tool(ReadMail, ("net", "read"), mail.read_mail, "head", effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
         Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),
         Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),
