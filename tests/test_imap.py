@@ -168,6 +168,18 @@ def test_other_numbers_make_nothing_new(here: Asking, server: ImapServer) -> Non
     assert here.subjects() == ["five"]
 
 
+def test_the_first_time_is_over_at_once(
+    here: Asking, server: ImapServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little of what is there could be looked at, none of it is new the next time."""
+    server.deliver(*(raw(f"old {n}") for n in range(70)))
+    monkeypatch.setattr(imap, "LEFT_S", 1_000.0)
+    here()
+    monkeypatch.undo()
+    server.deliver(raw("new"))
+    assert here.subjects() == ["new"]
+
+
 def test_an_empty_folder(here: Asking, server: ImapServer) -> None:
     """The first mail of all is new."""
     server.mails.clear()
@@ -232,6 +244,27 @@ def test_a_wrong_password_is_told_and_not_repeated(here: Asking, server: ImapSer
     here.password = "hunter-two"
     told = here.error()
     assert "hunter-two" not in told and "[redacted]" in told
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "p\u00e4ss'word", 'a\\"b'])
+@pytest.mark.parametrize("form", ["{tag} NO what is {told}", "* BYE {told}", "{told}\x01"])
+def test_a_password_is_told_in_no_form(
+    here: Asking, server: ImapServer, password: str, form: str
+) -> None:
+    """Neither as it is, nor quoted as it was sent, nor as Python writes bytes."""
+
+    def echo(conversation: Conversation, command: str) -> bool:
+        if not command.startswith(("LOGIN", "AUTHENTICATE")):
+            return False
+        for told in (password, command):
+            conversation.say(form.format(tag=conversation.tag, told=told))
+        return True
+
+    server.before = echo
+    here.password, here.deadline_s = password, 1.0
+    told = here.error()
+    assert any(word in told for word in ("[redacted]", "EOF", "BYE", "took longer"))
+    assert not any(part in told for part in ('"pass', "ss'w", '"b'))
 
 
 def test_a_folder_that_is_not_there(here: Asking, server: ImapServer) -> None:

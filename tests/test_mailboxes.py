@@ -2,7 +2,9 @@
 
 import mailbox
 import os
-from collections.abc import Mapping
+import shutil
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
+from agentd.sandbox.level import reached
 from agentd.tools import mail, mailboxes
 from agentd.tools.toolbox import Toolbox
+from tests.recorded import World, done, reader
+from tests.test_hands import Hand, home, start
 
+__all__ = ["home", "start"]
 KINDS = ("maildir", "mbox")
 
 
@@ -223,11 +229,10 @@ def test_only_a_listed_mailbox_is_read(reading: Reading, tmp_path: Path) -> None
     for source, why in errors.items():
         with pytest.raises(ToolError, match=why):
             reading(source)
-    reading(str(tmp_path / "box"))
-    reading.memory.clear()
-    reading.memory[f"mail:{tmp_path / 'box'}"] = {"keys": [], "whole": True}
-    with pytest.raises(ToolError, match="is no regular file"):
-        reading(str(tmp_path / "box"))
+    reading.memory["mail:box"] = {"keys": [], "whole": True}
+    found = reading("box")["messages"]
+    assert [message.get("problem", "") for message in found] == ["is no regular file", ""]
+    assert "secret" not in str(found)
 
 
 def test_without_a_mailbox_or_an_account(reading: Reading) -> None:
@@ -247,3 +252,41 @@ def test_one_odd_mail_holds_up_no_other(reading: Reading) -> None:
         (path / "new" / f"{number}.odd").write_bytes(data)
     deliver("maildir", path, "good")
     assert reading.subjects(str(path)) == ["", "", "", "", "good"]
+
+
+def test_a_session_that_read_mail_is_replayed_without_it(tmp_path: Path) -> None:
+    """By the recorded result; and what it remembers took effect with the session's end."""
+    world = World(tmp_path)
+    try:
+        deliver("maildir", world.notes / "box", "old")
+        asked: dict[str, Any] = {"tool": "read_mail", "source": "box", "most": None}
+        answers, tools = [asked, done()], ["ReadMail", "WriteFile", "RunCommand"]
+        reader(world, answers, tools=tools)
+        deliver("maildir", world.notes / "box", "new")
+        session = reader(world, answers, tools=tools)
+        known = world.bus.facts.of("reader")["mail:box"]
+        assert len(known["keys"]) == 2 and len(known["ids"]) == 1
+        recording, _ = world.take(session)
+        assert "'subject': 'new'" in str(recording.steps) and not recording.fixture.files
+        shutil.rmtree(world.notes / "box")
+        outcome = world.replay(recording)
+        assert outcome.difference is None and outcome.given == 1
+    finally:
+        world.close()
+
+
+@pytest.mark.skipif(reached().name != "full", reason="no whole sandbox here")
+def test_by_hands_in_their_sandbox(start: Callable[..., Hand], home: Path) -> None:
+    """Raw mails of a server, too; and nothing beyond what is listed."""
+    deliver("maildir", home / "in/box", "one")
+    deliver("mbox", home / "in/mbox", "two")
+    deliver("maildir", home / "secret/box", "three")
+    hand = start()
+    for name, subject in (("box", "one"), ("mbox", "two")):
+        found = hand.value("ReadMailbox", path=name, most=5, keys=[], whole=True)
+        assert [message["subject"] for message in found["messages"]] == [subject]
+    more = {"path": str(home / "secret/box"), "most": 5, "keys": [], "whole": True}
+    assert hand.error("ReadMailbox", **more)[0] == "refused"
+    raw = b64encode(bytes(a_mail("four"))).decode()
+    (message,) = hand.value("ParseMail", messages=[raw])["messages"]
+    assert message["subject"] == "four"

@@ -108,7 +108,9 @@ def _load(
     folders = FolderMap([Root(path=PROJECT)], folder)
     config = folders.config(config)
     code = setting.workshop.current(config.agent, setting.paths, where, config)
-    tools = Toolbox(config.permissions, connect=Pages({}).connect)
+    # Nothing is added to the apps of who measures.
+    permissions = config.permissions.model_copy(update={"apps": ()})
+    tools = Toolbox(permissions, connect=Pages({}).connect)
     return LoadedAgent.of(code, config.agent, config, where, tools=tools, folders=folders)
 
 

@@ -170,8 +170,9 @@ class Replay:
             "write": tuple(filter(self._is_inside, permissions.write)),
         }
         if self._live_effects:
-            allowed = self._installed.run
-            confined["run"] = tuple(name for name in permissions.run if name in allowed)
+            for kind in ("run", "apps"):
+                allowed = getattr(self._installed, kind)
+                confined[kind] = tuple(n for n in getattr(permissions, kind) if n in allowed)
         return config.model_copy(update={"permissions": permissions.model_copy(update=confined)})
 
     def _make_toolbox(self, config: AgentConfig) -> Toolbox:

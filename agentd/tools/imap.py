@@ -18,6 +18,7 @@ from agentd.config.mail_url import MailUrl
 from agentd.errors import ToolError
 from agentd.events import Result
 from agentd.net.exchange import Stream
+from agentd.secret_rules import REDACTED
 from agentd.tools.base import ToolCall, clean_line
 from agentd.tools.http import TOLD_CHARACTERS, Target, check_listed, connection_to
 from agentd.tools.mail import MESSAGE_BYTES
@@ -55,8 +56,19 @@ def fetch_mail(
         raise ToolError(f"{target.url}: its certificate is not trusted: {error}") from error
     except BROKEN as error:  # a server may answer with anything
         call.check()
-        text = (str(error) or type(error).__name__).replace(password, "[redacted]")
-        raise ToolError(f"{target.url} failed: {clean_line(text, TOLD_CHARACTERS)}") from error
+        raise ToolError(f"{target.url} failed: {_told(error, password)}") from error
+
+
+def _told(error: Exception, password: str) -> str:
+    """Return what a server said, in a line, without the password in any form that it had."""
+    result = getattr(error, "command_result", ("", ()))[1]
+    text = b" ".join(part for part in result if isinstance(part, bytes)).decode("utf-8", "replace")
+    text = text or str(error) or type(error).__name__
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    for form in (quoted, password):
+        for written in (repr(form.encode())[2:-1], form):
+            text = text.replace(written, REDACTED)
+    return clean_line(text, TOLD_CHARACTERS)
 
 
 class _ImapClient(imaplib.IMAP4):
@@ -112,8 +124,8 @@ def _signed_in(connection: Stream, account: MailUrl, password: str) -> Iterator[
     try:
         (box.login if ascii_alone else box.login_utf8)(account.user, password, None)
     except MailboxLoginError as error:
-        text = clean_line(str(error).replace(password, "[redacted]"), TOLD_CHARACTERS)
-        raise ToolError(f"{account.host} refuses {account.user} or its password: {text}") from error
+        told = _told(error, password)
+        raise ToolError(f"{account.host} refuses {account.user} or its password: {told}") from error
     box.folder.set(account.folder, readonly=True)
     yield box
     with suppress(*BROKEN):  # what was wanted is there
@@ -125,23 +137,30 @@ def _new(call: ToolCall, box: _ImapBox, most: int, validity: int | None, uid: in
     if now == validity and uid is not None:
         # A server gives its last mail for `*`, whatever its number is.
         uids = sorted(n for n in map(int, box.uids(f"UID {uid + 1}:*", None)) if n > uid)
-        part = WHOLE
+        mails = _fetched(call, box, uids[:most], WHOLE)
+        last = uids[len(mails) - 1] if mails else uid
+        found = [data for data in mails if data is not None]
+        more = len(uids) - len(mails)
     else:
-        count, part = int(box.client.response("EXISTS")[1][0] or 0), WHOLE if validity else HEAD
+        count = int(box.client.response("EXISTS")[1][0] or 0)
         uids = sorted(map(int, box.uids(f"{max(1, count - NEWEST + 1)}:*", None))) if count else []
-        most, uid = NEWEST, 0
-    mails = list[str]()
-    size = 0
-    for number in uids[:most]:
+        mails = _fetched(call, box, uids[::-1], WHOLE if validity else HEAD)
+        last, more = max(uids, default=0), 0
+        found = [data for data in reversed(mails) if data is not None]
+    messages = [b64encode(data).decode("ascii") for data in found]
+    value = {"validity": now, "uid": last, "messages": messages, "more": more}
+    return Result(value, trusted=False)
+
+
+def _fetched(call: ToolCall, box: _ImapBox, uids: Sequence[int], part: str) -> list[bytes | None]:
+    """Return the first of these mails, as many as fit; None for one that was removed meanwhile."""
+    mails, size = list[bytes | None](), 0
+    for uid in uids:
         if mails and (size > MESSAGES_BYTES - MESSAGE_BYTES or call.left_s < LEFT_S):
             break
-        if (data := _raw(box, number, part)) is not None:
-            mails.append(b64encode(data).decode("ascii"))
-            size += len(data)
-        uid = number
-    more = sum(number > uid for number in uids)
-    value = {"validity": now, "uid": uid, "messages": mails, "more": more}
-    return Result(value, trusted=False)
+        mails.append(data := _raw(box, uid, part))
+        size += len(data or b"")
+    return mails
 
 
 def _raw(box: _ImapBox, uid: int, part: str) -> bytes | None:

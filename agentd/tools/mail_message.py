@@ -46,7 +46,7 @@ def read_message(data: bytes) -> dict[str, Any]:
     """
     data = data[:MESSAGE_BYTES].replace(b"\r\n", b"\n")
     head, _ = _split(data)
-    told: dict[str, Any] = {"from": "", "to": "", "subject": "", "date": "", "text": ""}
+    told: dict[str, Any] = {}
     try:
         told |= {
             "from": _addresses(head, "from", 1),
@@ -59,8 +59,14 @@ def read_message(data: bytes) -> dict[str, Any]:
     # The library raises all sorts of things over a mail that was made for it (RecursionError,
     # IndexError, binascii.Error). One such mail must not keep the others from being read.
     except Exception as error:
-        told |= {"attachments": [], "problem": f"cannot be read: {type(error).__name__}"}
+        told = {**unreadable(f"cannot be read: {type(error).__name__}"), **told}
     return {**told, "key": key_of(data)}
+
+
+def unreadable(why: str) -> dict[str, Any]:
+    """Return what is told of a mail that nothing can be said of."""
+    texts = dict.fromkeys(("from", "to", "subject", "date", "text"), "")
+    return {**texts, "attachments": [], "problem": why, "key": digest(why.encode())}
 
 
 def key_of(data: bytes) -> str:

@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from agentd.errors import ToolError
 from agentd.events import Result
@@ -19,7 +19,7 @@ from agentd.macos import privacy
 from agentd.tools.base import ToolCall
 from agentd.tools.closed import Marks
 from agentd.tools.mail import KNOWN, MESSAGE_BYTES, fresh
-from agentd.tools.mail_message import digest, key_of, read_message
+from agentd.tools.mail_message import digest, key_of, read_message, unreadable
 from agentd.tools.place import Place, folder_of, locate, opened
 
 PIECE_BYTES = 1_000_000  # of an mbox, read at a time
@@ -51,7 +51,7 @@ def read_mailbox(
             for index in (new or ())[:most]:
                 call.check()
                 with suppress(FileNotFoundError):  # it is moved at this moment: the next time
-                    mails[index] = read_message(read(index))
+                    mails[index] = _read(read, index)
     except ToolError as error:
         raise type(error)(f"{place.name} {error.what}") from error
     except OSError as error:
@@ -64,9 +64,16 @@ def read_mailbox(
         "keys": kept[-KNOWN:],
         "whole": (whole or new is None) and len(kept) <= KNOWN,
         "replaced": keys is not None and new is None,
-        "count": len(there),
     }
     return Result(value, trusted=False)
+
+
+def _read(read: Callable[[int], bytes], index: int) -> dict[str, Any]:
+    """Return what a mail says; one that may not be opened must not hold up those behind it."""
+    try:
+        return read_message(read(index))
+    except (ToolError, PermissionError) as error:
+        return unreadable(str(error))
 
 
 def parse_mail(call: ToolCall, messages: Sequence[str]) -> Result:
@@ -100,7 +107,7 @@ def _maildir(place: Place, marks: Marks, stack: ExitStack) -> Mailbox:
         raise ToolError("is no mailbox: a Maildir has folders `cur` and `new`") from error
     for folder in folders:
         _, _, names, _ = next(os.fwalk(".", dir_fd=folder))
-        for name in names:
+        for name in (name for name in names if not name.startswith(".")):
             delivered = DELIVERED.match(name)
             found.append((int(delivered[0]) if delivered else 0, name, folder))
     found.sort()
