@@ -7,6 +7,7 @@ are right, and yet not what they may look like.
 
 import os
 import stat
+import sys
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from agentd.commands.mcp_checks import server_advice, server_problem
 from agentd.config.agent import AgentConfig, Cron, Every, Permissions
 from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
+from agentd.deliver.confined import day_folder
 from agentd.errors import ConfigError, ToolError
 from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key
@@ -40,8 +42,12 @@ SOME_DAY = datetime(2001, 1, 1, tzinfo=UTC)  # from here on a cron's first run i
 
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
-    """Return why the model can never be reached as agentd.toml names it."""
+    """Return why the model can never be reached, or results never be written, as it has them."""
     model = config.model
+    try:
+        day_folder(config.deliver, paths)
+    except ConfigError as error:
+        return error
     try:
         if model.url is None:
             store.resolve(model.name, paths.models)
@@ -62,6 +68,8 @@ def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
     except ConfigError:
         return
     yield from server_advice(config.mcp)
+    if config.deliver.notification is not None and sys.platform != "darwin":
+        yield "[deliver.notification] shows nothing here: only a Mac has these notifications"
     model = config.model
     if model.url is None and _pullable(model.name):
         try:

@@ -56,10 +56,11 @@ hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown
 beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
 why it is not full; [sandbox] level of agentd.toml), deliver (null: results are sent nowhere; else
 its process, with the ways in beat.ways: see `agentd deliver`), last_event_id, dead_letters, asks
-(how much waits for your answer), and agents: name, state, pid, since, restarts, reason, problem (null or
-{what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null or {id,
-state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until, hint}: why
-it does not get on), and while the daemon runs also version, enabled, beat and more. Times are UTC.
+(how much waits for your answer), and agents: name, state, pid, since, restarts, reason, problem
+(null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null
+or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until,
+hint}: why it does not get on), and while the daemon runs also version, enabled, beat and more.
+Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
