@@ -11,7 +11,7 @@ import pytest
 from agentd.bus import Bus
 from agentd.config.daemon import RetentionConfig
 from agentd.config.delivery import DeliverConfig
-from agentd.deliver.courier import LAG_S, Courier
+from agentd.deliver.courier import LAG_S, UNTAKEN, Courier
 from agentd.deliver.day_file import DayFile
 from agentd.deliver.messages import Message, pieces
 from agentd.deliver.position import Positions, forget_ways, noted_of
@@ -330,6 +330,21 @@ def test_what_a_person_has_to_mend_is_not_tried_all_the_time(desk: Desk, sent: S
     desk.clock.advance(200)
     desk.rounds()
     assert sent.titles == ["one"]
+
+
+def test_a_message_that_is_never_taken_does_not_stop_the_next_ones(desk: Desk, sent: Sent) -> None:
+    """Its way says that there is news, and goes on."""
+    sent.failure = WayFailed("400", refused=True)
+    desk.publish(result("poison", "text"))
+    for _ in range(4):
+        desk.rounds()
+        desk.clock.advance(1000)
+    sent.failure = None
+    desk.rounds()
+    desk.publish(result("next"))
+    desk.rounds()
+    assert [m.title for m in sent.messages] == [UNTAKEN, "next"]
+    assert sent.messages[0].text == "agentd results"
 
 
 def test_a_full_disk_sends_nothing_twice(desk: Desk, sent: Sent, monkeypatch: Any) -> None:

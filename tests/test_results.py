@@ -146,6 +146,13 @@ def test_a_wrong_table_is_one_clear_error(tmp_path: Path, text: str, told: str) 
     assert told in str(raised.value) and str(file) in raised.value.where
 
 
+def test_check_refuses_agentds_own_folder(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that may write there could do anything; so it is said before it is tried."""
+    paths.daemon_file.write_text(f"[deliver.file]\nfolder = '{paths.data.parent}'\n")
+    assert main(["check", str(paths.daemon_file)]) == 1
+    assert "agentd's own files are in" in "".join(capsys.readouterr())
+
+
 def test_ways_are_as_many_as_tables_and_chats(tmp_path: Path) -> None:
     file = tmp_path / "agentd.toml"
     file.write_text(

@@ -20,6 +20,7 @@ from agentd.config.mail_url import WRITTEN, MailUrl
 from agentd.config.secret_values import secret_value
 from agentd.config.suggest import did_you_mean
 from agentd.config.watched import Pattern
+from agentd.deliver.confined import day_folder
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key
@@ -45,8 +46,12 @@ SOME_DAY = datetime(2001, 1, 1, tzinfo=UTC)  # from here on a cron's first run i
 
 
 def daemon_problem(config: DaemonConfig, file: Path, paths: Paths) -> ConfigError | None:
-    """Return why the model can never be reached as agentd.toml names it."""
+    """Return why the model can never be reached, or results never be written, as it has them."""
     model = config.model
+    try:
+        day_folder(config.deliver, paths)
+    except ConfigError as error:
+        return error
     try:
         if model.url is None:
             store.resolve(model.name, paths.models)
@@ -67,6 +72,8 @@ def daemon_advice(file: Path, paths: Paths) -> Iterator[str]:
     except ConfigError:
         return
     yield from server_advice(config.mcp)
+    if config.deliver.notification is not None and sys.platform != "darwin":
+        yield "[deliver.notification] shows nothing here: only a Mac has these notifications"
     model = config.model
     if model.url is None and _pullable(model.name):
         try:

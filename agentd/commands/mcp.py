@@ -20,7 +20,7 @@ from agentd.commands.sessions import document, step_document
 from agentd.commands.status import state
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, EventRefused
-from agentd.events import PERSON, Event, NewEvent
+from agentd.events import PERSON, Event, NewEvent, is_result
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.states import Exit, Priority, SessionState
@@ -107,7 +107,9 @@ class _Served:
     ) -> dict[str, Any]:
         """Return what agents published for people: events with a title, newest last."""
         with self._bus() as bus:
-            return {"results": _events(bus, agent, None, since_id, limit, titled=True)}
+            after = since_id or None
+            found = bus.events.results(after=after, agent=agent, limit=limit)
+            return {"results": _shown(list(filter(is_result, found)))}
 
     async def events(
         self,
@@ -186,17 +188,11 @@ def _answer(bus: Bus, agent: str, event_id: int) -> dict[str, Any] | None:
     }
 
 
-def _events(
-    bus: Bus, agent: str | None, kind: str | None, after: int, limit: int, *, titled: bool = False
-) -> list[Any]:
+def _events(bus: Bus, agent: str | None, kind: str | None, after: int, limit: int) -> list[Any]:
     newest = after == 0
-    found = bus.events.list(
-        after=after, agent=agent, event_type=kind, limit=500 if titled else limit, newest=newest
+    return _shown(
+        bus.events.list(after=after, agent=agent, event_type=kind, limit=limit, newest=newest)
     )
-    if titled:
-        found = [event for event in found if isinstance(event.payload.get("title"), str)]
-        found = found[-limit:] if newest else found[:limit]
-    return _shown(found)
 
 
 def _shown(events: Sequence[Event]) -> list[Any]:

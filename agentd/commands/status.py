@@ -56,8 +56,9 @@ the last run ended, if it failed), storage {problem, database_bytes, wal_bytes, 
 overlooked (files in your folders that are not read for their name or place: [{where, what,
 hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
 beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
-why it is not full; [sandbox] level of agentd.toml), watcher (null where no agent watches a folder,
-else state, pid, problem, agents, and in beat: problems by agent, notices), last_event_id,
+why it is not full; [sandbox] level of agentd.toml), deliver (null: results are sent nowhere; else
+its process, with the ways in beat.ways: see `agentd deliver`), watcher (null where no agent watches
+a folder, else state, pid, problem, agents, and in beat: problems by agent, notices), last_event_id,
 dead_letters, asks (how much waits for your answer), and agents: name, state, pid, since, restarts,
 reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
 last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or

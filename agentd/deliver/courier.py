@@ -26,6 +26,8 @@ EVENTS_MAX = 200  # read together
 GATHER_S = 10.0  # that news waits for more: what comes together is one message
 RETRY_FIRST_S, RETRY_MAX_S = 5.0, 900.0  # between two tries; doubles
 WAIT_MAX_S = 3600.0  # for a server that says how long to wait
+REFUSALS = 4  # of a message in a row, after which it is only told that there is one
+UNTAKEN = "agentd has news that this server does not take"
 LAG_EVENTS, LAG_S = 1000, 60.0  # after which a cursor moves that has nothing to deliver
 
 
@@ -204,6 +206,10 @@ class Courier:
         self._not_before = self._clock.monotonic() + wait_s
         if self._problem is None or self._problem["what"] != error.document()["what"]:
             self._log.warning("deliver.failed", way=self.name, error=error.what)
+        if error.refused and self._failures >= REFUSALS and self._underway is not None:
+            # One that is never taken must not stand in the way of all that come after it.
+            message, end = self._underway
+            self._underway = replace(message, title=UNTAKEN, text="agentd results"), end
         self._problem = error.document()
         self._again = f"tried again at {iso(self._clock.now() + timedelta(seconds=wait_s))}"
         self._say("failed", why=self._again)

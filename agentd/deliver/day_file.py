@@ -70,7 +70,7 @@ class DayFile:
         who = "" if item.kind is not Kind.RESULT else f"{item.agent}: "
         head = f"{_mark(item)}\n## {self._local(item):%H:%M} {who}{title}\n"
         if item.kind is not Kind.RESULT:
-            return f"{head}\n`{item.todo}`\n"
+            return f"{head}\n`{item.todo}`\n" if item.todo else head
         return f"{head}\n{_lowered(_harmless(item.text))}\n" if item.text else head
 
     def _local(self, item: Item) -> datetime:

@@ -10,7 +10,7 @@ from typing import Any
 from agentd.config.delivery import NtfyConfig
 from agentd.config.secret_names import secret_name
 from agentd.deliver.messages import Message
-from agentd.deliver.ways import WRONG, Poster, WayFailed
+from agentd.deliver.ways import REFUSED, WRONG, Poster, WayFailed
 from agentd.terminal import plain
 
 MESSAGE_BYTES = 3_900  # ntfy makes a file of more than 4,096
@@ -44,5 +44,6 @@ class Ntfy:
                 hint=hint,
                 wait_s=answer["wait_s"],
                 lasting=status in WRONG,
+                refused=status in REFUSED,
             )
         return {}

@@ -50,21 +50,21 @@ class Positions:
 
     def read(self) -> Position:
         """Return where the way stands: at the newest event, where it is new."""
-        with self.bus.transaction():
-            rows = self.bus.db.run(sql.CURSOR, (self._consumer,))
-            noted = Position.of(noted_of(self.bus).get(self._key))
-            last_event, last_letter = self.last()
-            if not rows:
-                self.bus.db.run(sql.CREATE_CURSOR, (self._consumer, last_event))
-            cursor = int(rows[0][0]) if rows else last_event
-            if cursor > last_event:  # where no event was yet: only a person puts it there
-                self.bus.db.run(sql.STEP, (last_event, self._consumer, cursor))
-                cursor = last_event
-            if noted is None or not rows:
-                return Position(cursor, last_letter)
-            gone = max(0, cursor - noted.passed)
-            letters = min(noted.letters, last_letter)
-            return replace(noted, passed=cursor, letters=letters, lost=noted.lost + gone)
+        noted = Position.of(noted_of(self.bus).get(self._key))
+        rows = self.bus.db.run(sql.CURSOR, (self._consumer,))
+        last_event, last_letter = self.last()
+        if not rows:
+            self.bus.db.run(sql.CREATE_CURSOR, (self._consumer, last_event))
+            return Position(last_event, last_letter)
+        cursor = int(rows[0][0])
+        if cursor > last_event:  # where no event was yet: only a person puts it there
+            self.bus.db.run(sql.STEP, (last_event, self._consumer, cursor))
+            cursor = last_event
+        if noted is None:
+            return Position(cursor, last_letter)
+        gone = max(0, cursor - noted.passed)
+        letters = min(noted.letters, last_letter)
+        return replace(noted, passed=cursor, letters=letters, lost=noted.lost + gone)
 
     def write(self, position: Position, more: Mapping[str, Any] | None = None) -> None:
         """Note where the way stands now, and `more` of what this process notes."""

@@ -23,6 +23,7 @@ from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
 
 POLL_S = 50  # that one poll waits for news
+PAUSE_S = 0.5  # between two, whatever a server answers
 # After a week without any, the next update's number is arbitrary: then an older one says nothing.
 FRESH = timedelta(days=6)
 NO_QUESTION = (
@@ -85,7 +86,7 @@ class Replies:
                 self._log.warning("deliver.deaf", error=error.what)
             self._say("failed", error.document())
             return max(min(doubled, RETRY_MAX_S), error.wait_s)
-        return 0.0
+        return PAUSE_S
 
     def _offset(self, key: str) -> int | None:
         """Return the number of the first update that was not taken, None where nothing says it."""

@@ -11,7 +11,7 @@ from typing import Any
 from agentd.config.delivery import TelegramConfig
 from agentd.config.secret_names import secret_name
 from agentd.deliver.messages import Message, pieces
-from agentd.deliver.ways import POST_S, WRONG, Poster, WayFailed
+from agentd.deliver.ways import POST_S, REFUSED, WRONG, Poster, WayFailed
 from agentd.terminal import plain
 
 UNITS_MAX = 4096  # UTF-16 code units of one message
@@ -63,7 +63,8 @@ class BotApi:
             f"Telegram answered {status}: {plain(str(told.get('description')))[:TOLD_CHARACTERS]}",
             hint=HINTS.get(status, ""),
             wait_s=wait_s if isinstance(wait_s, int | float) else answer["wait_s"],
-            lasting=status in (400, *WRONG),
+            lasting=status in WRONG,
+            refused=status in REFUSED,
         )
 
     def _known_token(self) -> str:

@@ -12,16 +12,26 @@ from agentd.tools.remote import Remote
 
 POST_S = 30.0  # for one message to be taken
 WRONG = (401, 403, 404)  # statuses that only a person can help: a wrong token, topic or chat
+REFUSED = (400, 413, 422)  # statuses of a message that is not taken
 
 
 class WayFailed(AgentdError):
-    """Something was not delivered. `wait_s`: not to be tried before; `lasting`: a person's turn."""
+    """Something was not delivered. `wait_s`: not to be tried before; `lasting`: a person's turn.
+
+    `refused`: it may be this message that is not taken, and not each one.
+    """
 
     def __init__(
-        self, what: str, *, hint: str = "", wait_s: float = 0.0, lasting: bool = False
+        self,
+        what: str,
+        *,
+        hint: str = "",
+        wait_s: float = 0.0,
+        lasting: bool = False,
+        refused: bool = False,
     ) -> None:
         super().__init__(what, hint=hint)
-        self.wait_s, self.lasting = wait_s, lasting
+        self.wait_s, self.lasting, self.refused = wait_s, lasting, refused
 
 
 class MessageWay(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -66,17 +67,22 @@ class DeliverHost:
             self._parts.jobs.start(self._begin(), "deliver")
 
     def poll(self) -> None:
-        """Start it anew where its folder was removed, or is another one."""
+        """Start it anew where its folder was removed, or is another one, and can be had again."""
         now = self._parts.clock.monotonic()
         if self.managed.beat.get("stale") and now - self._stale_at > STALE_S:
             self._stale_at = now
-            self.configure(again=True)
+            self._parts.jobs.start(self._mend(), "mend deliver")
 
     async def stop(self) -> None:
         """Stop it for good, and return when it is gone."""
         self._closed = True
         self.managed.stop(WorkerState.STOPPED, "the supervisor stops", grace_s=STOP_S)
         await self.managed.gone()
+
+    async def _mend(self) -> None:
+        with suppress(ConfigError, OSError):  # a disk that is not there, say: its other ways go on
+            await in_thread(self._make_folder, self._parts.config().deliver)
+            await self._begin()
 
     async def _begin(self) -> None:
         async with self._beginning:
@@ -103,13 +109,15 @@ class DeliverHost:
         """Make the folders that it cannot make; return its command line. In a thread."""
         demand(self._parts.required)
         paths = self._parts.paths
-        try:
+        with suppress(OSError):  # a full disk: it has no log
             private_folder(paths.log(DELIVER).parent)
-            if (folder := day_folder(config, paths)) is not None:
-                private_folder(folder)
-        except (ConfigError, OSError):
-            pass  # it says so itself, and uses its other ways
+        with suppress(ConfigError, OSError):  # it says so itself, and uses its other ways
+            self._make_folder(config)
         return put_into(deliver_policy(config, paths), self._parts.commands.deliver())
+
+    def _make_folder(self, config: DeliverConfig) -> None:
+        if (folder := day_folder(config, self._parts.paths)) is not None:
+            private_folder(folder)
 
     def _hear(self, child: Child) -> Hearing:
         assert child.control is not None

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.audit import audit
+from tests.chaos.audit import audit, delivered
 from tests.chaos.havoc import Havoc, Stuck
 from tests.chaos.home import PIPELINE, TICKER, Home
 
@@ -47,6 +47,7 @@ def run(root: Path, options: argparse.Namespace) -> int:
     except Stuck as error:
         stuck = str(error)
     report = audit(home.paths.database, home.journal, OUTPUTS)
+    report.problems += delivered(home.paths.database, home.days)
     for what, number in sorted(havoc.done.items()):
         print(f"  {number:5} {what}")
     print(f"seed {options.seed}: {options.kills} kills in {time.monotonic() - began:.0f} s")

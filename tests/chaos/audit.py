@@ -4,6 +4,7 @@ Nothing here uses agentd: an audit that shares the code under test shares its mi
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -115,6 +116,22 @@ def audit(database: Path, journal: Path, outputs: dict[str, str]) -> Report:
         "dead letters": len(left.letters),
     }
     return Report(problems, counts)
+
+
+def delivered(database: Path, days: Path) -> list[str]:
+    """Look for bills that stand not once in the files of the days, or out of order.
+
+    What was billed before the first one in there was so before there was anybody to write it.
+    """
+    with closing(apsw.Connection(str(database))) as db:
+        rows = db.execute("SELECT id FROM outbox WHERE event_type = 'order.billed' ORDER BY id")
+        bills = [int(row[0]) for row in rows]
+    texts = [file.read_text() for file in sorted(days.glob("*.md"))]
+    marks = [int(mark) for text in texts for mark in re.findall(r"<!-- agentd (\d+) -->", text)]
+    written = [mark for mark in marks if mark in set(bills)]
+    expected = [bill for bill in bills if written and bill >= written[0]]
+    found = [f"{days}: {sorted({*expected} ^ {*written})} are not both"] * (expected != written)
+    return found + [f"torn: {text[-80:]!r}" for text in texts if not text.endswith("\n")]
 
 
 def read(database: Path, journal: Path) -> Left:

@@ -38,13 +38,14 @@ MARKS = {
     "agentd.worker": "worker",
     "agentd.hands": "hands",
     "agentd.fetcher": "fetcher",
+    "agentd.deliver": "deliver",
     "agentd.model_server": "model",
     "agentd.admission": "admission",
 }
 # What is hit, by weight; what is not there at the moment is drawn again.
 TARGETS = {
     **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
-    **{"fetcher": 10, "all": 4},
+    **{"fetcher": 10, "deliver": 10, "all": 4},
 }
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
@@ -363,6 +364,8 @@ class Havoc:
         """Return how many events still wait for a pipeline's agent, or are being worked on."""
         return self._number(
             "SELECT (SELECT count(*) FROM sessions WHERE state IN ('running', 'parked'))"
+            " + (SELECT count(*) FROM outbox WHERE event_type = 'order.billed' AND id >"
+            " (SELECT last_seen_id FROM cursors WHERE consumer = 'agentd.deliver/file'))"
             + "".join(
                 f" + (SELECT count(*) FROM outbox WHERE event_type = '{reads}' AND target IS NULL"
                 f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}'))"
@@ -409,6 +412,7 @@ def _victim(process: psutil.Process) -> Victim:
             names = {
                 "model": "model",
                 "fetcher": "agentd.fetcher",
+                "deliver": "agentd.deliver",
                 "worker": "".join(following[:1]),
             }
             return Victim(process, kind, names.get(kind, ""))

@@ -31,6 +31,8 @@ backoff_first = "50ms"
 backoff_max = "500ms"
 [bus]
 poll = "1s"
+[deliver.file]
+folder = "{days}"
 """
 AGENT = """\
 agent = "station"
@@ -62,6 +64,7 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: Paths = discover({"AGENTD_HOME": str(root / "home")})
+        self.days = root / "days"  # where results go
         self.journal, self.stock = root / JOURNAL, root / "stock.txt"
         self.environment = {"AGENTD_HOME": str(root / "home")}
         self.site, self.fetched = "", 0  # of `serve`: its address, and how often it was asked
@@ -91,7 +94,7 @@ class Home:
         self.stock.write_text("plenty of all")
         self.paths.create()
         model = make_tiny(self.root / "tiny", window=4096)
-        self.paths.daemon_file.write_text(DAEMON.format(model=model))
+        self.paths.daemon_file.write_text(DAEMON.format(model=model, days=self.days))
         for name, folder in (("station.py", "agents"), ("station.baml", "baml_src")):
             target = self.paths.user / folder / name
             shutil.copyfile(HERE / "agents" / name, target)

@@ -41,6 +41,7 @@ class Order(BaseModel):
 
     n: int
     path: list[str]
+    title: str = ""  # of a bill, which is a result
 
 
 class Shipped(BaseModel):
@@ -100,7 +101,8 @@ class Station(Agent[StationParams]):
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Pass the order on, and count it."""
         path = [*event.payload.get("path", []), self.kit.name]
-        order = Order(n=self.n, path=path)
+        billed = self.params.publish == "order.billed"
+        order = Order(n=self.n, path=path, title=f"order {self.n} is billed" if billed else "")
         count = int(self.kit.memory.get("count", 0)) + 1
         return Result(
             {"grade": done.grade},
