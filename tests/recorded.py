@@ -105,12 +105,14 @@ class World:
         return self.bus.events.list(event_type=kind)
 
 
+TOOLS = ["ListFiles", "ReadFile", "SearchText", "WriteFile", "HttpGet", "RunCommand", "AskPerson"]
+READING = ["ReadPage", "ReadFeed", "ReadCalendar", "ReadPdf", "WriteFile", "RunCommand"]
 READER = """agent = "task"
 done = "The note that was asked for is read."
 subscribe = ["note.changed"]
 [params]
 instructions = "Read the note."
-tools = ["ListFiles", "ReadFile", "SearchText", "WriteFile", "HttpGet", "RunCommand", "AskPerson"]
+tools = {tools}
 publish = "note.read"
 [limits]
 attempts = 1
@@ -137,9 +139,17 @@ def read(path: str, start: int | None = None) -> dict[str, Any]:
     return {"tool": "read_file", "path": path, "start": start}
 
 
-def reader(world: World, answers: Answers, *, host: str = "localhost:1", turns: int = 8) -> int:
+def reader(
+    world: World,
+    answers: Answers,
+    *,
+    host: str = "localhost:1",
+    turns: int = 8,
+    tools: Sequence[str] = TOOLS,
+) -> int:
     """Run a task agent that reads notes; return its session."""
-    world.write("reader", READER.format(folder=world.notes, host=host, turns=turns))
+    told = {"host": host, "turns": turns, "tools": json.dumps(tools)}
+    world.write("reader", READER.format(folder=world.notes, **told))
     world.publish("note.changed", {"path": "a.txt"}, target="reader")
     return world.run("reader", answers)
 

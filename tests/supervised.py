@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from agentd.admission.precheck import Precheck
-from agentd.config.agent import check_agent_name
+from agentd.config.agent import Permissions, check_agent_name
 from agentd.config.last_good import effective_config
 from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
@@ -33,7 +33,9 @@ from agentd.process.heart import STOPPING, Heart
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
 from agentd.supervisor.client import query
+from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.remote import remotes_of
+from agentd.tools.toolbox import Toolbox
 from agentd.whole import write_whole
 
 FILE = Path(__file__).resolve()
@@ -155,7 +157,7 @@ class Daemon:
         temporary.replace(path)
 
     def call(self, name: str, tool: str, deadline_s: float = DEADLINE_S, **args: Any) -> Path:
-        """Let a worker that does "call" call its hands, or the fetcher for `HttpGet`.
+        """Let a worker that does "call" call its hands, or the fetcher; or a tool of the worker's.
 
         Returns where the answer will stand.
         """
@@ -366,6 +368,8 @@ def _worker(name: str, version: str) -> int:
 def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
     """Call hands or fetcher as the files in `folder` say, and answer each with one beside it."""
     remotes, cancel = remotes_of(SupervisorLink.of_environment()), Cancel()
+    anything = Permissions(read=("x",), write=("x",), net=("x",), run=("x",))  # others check it
+    tools = Toolbox(anything, remotes=remotes)
 
     def pass_on() -> None:
         stop.wait()
@@ -379,8 +383,13 @@ def _call(folder: Path, heart: Heart, stop: threading.Event) -> int:
             file.unlink()
             told = ""
             try:
-                remote = remotes["fetcher" if call["name"] == "HttpGet" else "hands"]
-                told = json.dumps(dict(remote.call(**call, cancel=cancel).value))
+                tool = REGISTRY.get(call["name"])
+                if tool is not None and tool.place == "head":
+                    result = tools.call(call["name"], call["args"])
+                else:
+                    remote = remotes[tool.place if tool else "hands"]
+                    result = remote.call(**call, cancel=cancel)
+                told = json.dumps(dict(result.value))
             except AgentdError as error:
                 told = json.dumps({"raised": type(error).__name__, "what": error.what})
             write_whole(file.with_suffix(".answer"), told)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agentd.errors import PermissionRefused, Stopped, ToolError
-from agentd.fetcher import agent_calls
+from agentd.fetcher.agent_calls import CALLS_MAX
 from agentd.fetcher.fetcher import Fetcher
 from agentd.process.channel import BYE, Channel
 from agentd.process.heart import Heart
@@ -23,6 +23,7 @@ from agentd.process.stop import Cancel
 from agentd.sandbox.level import reached
 from agentd.testing import wait_for
 from agentd.tools.declared_tools import REGISTRY
+from agentd.tools.handlers import HANDLERS, handler
 from agentd.tools.remote import Remote
 from tests.test_tools_http import SEEN, server
 
@@ -118,10 +119,12 @@ def get(remote: Remote, url: str, deadline_s: float = DEADLINE_S, **more: Any) -
 
 
 def test_it_knows_each_tool_whose_place_it_is() -> None:
-    """One that needs `net` runs nowhere else."""
-    placed = {name for name, tool in REGISTRY.items() if tool.place == "fetcher"}
-    assert placed == set(agent_calls.HANDLERS)
-    assert placed == {name for name, tool in REGISTRY.items() if tool.permission == "net"}
+    """What it is declared with carries it out there, too; what more there is are inner calls."""
+    for place, names in HANDLERS.items():
+        found = {name: handler(place, name) for name in names}
+        tools = {name: tool.run for name, tool in REGISTRY.items() if tool.place == place}
+        assert found == {**found, **tools}
+        assert all(name in tools or name not in REGISTRY for name in found)
 
 
 def test_a_page_by_way_of_the_fetcher(fetching: Fetching, server: str) -> None:
@@ -174,9 +177,9 @@ def test_an_agent_starves_nobody(fetching: Fetching, server: str) -> None:
     """One whose own code makes calls without end has its channel closed; others are served."""
     greedy, begun = fetching.channel("greedy", server), len(SEEN)
     url = f"http://{server}/slow"
-    for number in range(agent_calls.CALLS_MAX):
+    for number in range(CALLS_MAX):
         greedy.send({"id": number, "call": "HttpGet", "args": {"url": url}, "deadline_s": 60})
-    wait_for(lambda: len(SEEN) == begun + agent_calls.CALLS_MAX, what="all are under way")
+    wait_for(lambda: len(SEEN) == begun + CALLS_MAX, what="all are under way")
     assert get(fetching.remote("two", server), f"http://{server}/text").value["text"] == "café"
     greedy.send({"id": 99, "call": "HttpGet", "args": {"url": url}, "deadline_s": 60})
     with pytest.raises(ConnectionError):

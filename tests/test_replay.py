@@ -20,7 +20,11 @@ from agentd.sessions.session import Session
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
 from agentd.testing import Reply, Request
-from tests.recorded import FETCHED, World, done, fetch, read, reader, review
+from tests.pdf_files import pdf
+from tests.pdf_files import text as text_of
+from tests.recorded import FETCHED, READING, World, done, fetch, read, reader, review
+from tests.site import site
+from tests.test_reading import EVENTS, META, rss
 
 
 @pytest.fixture
@@ -339,6 +343,31 @@ def test_pages_are_recorded_and_the_network_is_off(world: World) -> None:
     assert page.url == f"http://{host}/new" and "Grüße" in page.text
     outcome = world.replay(recording)
     assert outcome.difference is None and outcome.given == 0
+
+
+def test_what_was_read_of_the_day_is_taken_as_recorded(world: World) -> None:
+    """Pages, feeds, calendars, PDF files: without network, clock or file; by what it remembers."""
+    (world.notes / "a.ics").write_text(EVENTS)
+    (world.notes / "a.pdf").write_bytes(pdf([text_of("An invoice")]))
+    with site() as web:
+        feed = web.url("/feed", "text/xml", rss("a"))
+        page = web.url("/a", "text/html", META)
+        answers: list[dict[str, Any]] = [
+            {"tool": "read_page", "url": page, "start": None},
+            {"tool": "read_feed", "url": feed},
+            {"tool": "read_calendar", "source": "a.ics", "days": None},
+            {"tool": "read_pdf", "path": "a.pdf", "pages": None},
+            done(),
+        ]
+        session = reader(world, answers, host=web.host, tools=READING)
+    (known,) = world.bus.facts.of("reader").values()
+    assert known["title"] == "News" and len(known["ids"]) == 1
+    recording, _ = world.take(session)
+    assert "An invoice" in str(recording.steps) and not recording.fixture.files
+    for name in ("a.ics", "a.pdf"):
+        (world.notes / name).unlink()
+    outcome = world.replay(recording)
+    assert outcome.difference is None and outcome.given == 4
 
 
 def test_an_agents_own_connections_are_refused(world: World) -> None:

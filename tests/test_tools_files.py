@@ -320,12 +320,18 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "WriteFile": {"path": str(folder / "a.txt"), "text": "x"},
         "AppendNote": {"path": str(folder / "a.txt"), "text": "x"},
         "MoveFile": {"path": str(folder / "a.txt"), "to": "b.txt"},
+        "Query": {"path": "a.db", "sql": "SELECT 1"},
         "HttpGet": {"url": "http://127.0.0.1/"},
+        "ReadPage": {"url": "http://127.0.0.1/"},
+        "ReadFeed": {"url": "http://127.0.0.1/"},
+        "ReadCalendar": {"source": "a.ics"},
+        "ReadPdf": {"path": "a.pdf"},
         "RunCommand": {"program": "true", "args": []},
     }
     assert args.keys() | {"AskPerson"} == REGISTRY.keys()
     for name, given in args.items():
-        with pytest.raises(PermissionRefused, match=f"{REGISTRY[name].permission}, which lists"):
+        kinds = " or ".join(REGISTRY[name].kinds)
+        with pytest.raises(PermissionRefused, match=f"{kinds}, which lists"):
             none.call(name, given)
     with pytest.raises(PermissionRefused):  # a relative root would depend on where we stand
         Toolbox(Permissions(read=(".",))).call("ListFiles", {"path": "."})

@@ -16,6 +16,7 @@ from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.net.wait import Waiter
 from agentd.testing import wait_for
 from agentd.tools import http
+from agentd.tools.charsets import ENCODINGS
 from agentd.tools.public import is_public
 from agentd.tools.toolbox import Toolbox
 
@@ -38,6 +39,14 @@ class Pages(BaseHTTPRequestHandler):
 
     def page_text(self) -> None:
         self.answer("café".encode("latin-1"))
+
+    def page_tagged(self) -> None:
+        tags = {"ETag": '"one"', "Last_Modified": "Sat, 28 Nov 2026 09:00:00 GMT"}
+        known = self.headers["If-None-Match"] == tags["ETag"]
+        kind = "application/atom+xml; charset=UTF-8"
+        self.answer(
+            b"" if known else b"\0\xff<feed/>", 304 if known else 200, Content_Type=kind, **tags
+        )
 
     def page_missing(self) -> None:
         self.answer(b"", 404)
@@ -296,7 +305,7 @@ def test_real_encodings_are_read(charset: str, codec: str, text: str) -> None:
 
 def test_every_listed_encoding_is_there() -> None:
     """Each label names a codec of this Python, which takes any bytes."""
-    for codec in http.ENCODINGS.values():
+    for codec in ENCODINGS.values():
         assert isinstance(bytes(range(256)).decode(codec, "replace"), str)
 
 

@@ -175,16 +175,15 @@ def _make_private(folder: Path) -> None:
 def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
-    kinds = {REGISTRY[tool].permission for tool in version.uses if tool in REGISTRY}
-    own = {"read", "write"} if "write" in kinds else set()  # its own folder needs no list
+    writes = any("write" in REGISTRY[tool].kinds for tool in version.uses if tool in REGISTRY)
+    own = ("read", "write") if writes else ()  # its own folder needs no list
     for tool in version.uses:
-        kind = REGISTRY[tool].permission if tool in REGISTRY else None
-        if kind in own:
-            continue
-        if kind and not getattr(config.permissions, kind):
+        kinds = REGISTRY[tool].kinds if tool in REGISTRY else ()
+        if kinds and not any(kind in own or getattr(config.permissions, kind) for kind in kinds):
+            needed = " or ".join(f"{kind} = [...]" for kind in kinds)
             raise ConfigError(
-                f"{version.accepted.name} uses {tool}, which needs [permissions] {kind} = [...]",
-                where=f"{toml}: permissions.{kind}",
+                f"{version.accepted.name} uses {tool}, which needs [permissions] {needed}",
+                where=f"{toml}: permissions.{kinds[0]}",
                 hint="list what it may touch; nothing is allowed unless listed",
             )
 

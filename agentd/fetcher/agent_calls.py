@@ -2,20 +2,16 @@
 
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from agentd.errors import ToolError
-from agentd.events import Result
 from agentd.process.channel import BYE, BadFrame, Channel, ChannelClosed, close_all
 from agentd.process.stop import Cancel
-from agentd.tools import http
 from agentd.tools.base import DEADLINE_S, Grants, ToolCall, answered, failed, reply
+from agentd.tools.handlers import handler
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
-
-HANDLERS: Mapping[str, Callable[..., Result]] = {"HttpGet": http.http_get}
 
 
 class AgentCalls:
@@ -95,12 +91,6 @@ def _answer(document: Mapping[str, Any], grants: Grants, cancel: Cancel) -> dict
     try:
         deadline_s = float(document.get("deadline_s", DEADLINE_S))
         call = ToolCall(permissions=grants, deadline_s=deadline_s, cancel=cancel)
-        return reply(lambda: answered(name, _handler(name), call, args))
+        return reply(lambda: answered(name, handler("fetcher", name), call, args))
     except (TypeError, ValueError) as error:  # arguments that no worker of ours sends
         return failed("tool", f"{name[:80]}: {error}"[:400])
-
-
-def _handler(name: str) -> Callable[..., Result]:
-    if (run := HANDLERS.get(name)) is None:
-        raise ToolError(f"the fetcher has no tool {name[:80]!r}")
-    return run

@@ -3,36 +3,25 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from agentd.errors import ToolError
 from agentd.events import Result
 from agentd.hands.orders import Orders
 from agentd.process.channel import BYE, Channel, ChannelClosed, close_all
 from agentd.process.child import end_group
 from agentd.process.stop import Cancel
 from agentd.sandbox.enter import nested
-from agentd.tools import files, move
 from agentd.tools.base import ToolCall, answered, failed, reply
 from agentd.tools.closed import KnownClosed
+from agentd.tools.handlers import PROGRAMS, Handler, handler
 from agentd.tools.place import locate
 
-Handler = Callable[..., Result]
 GIT = "git."  # begins the calls of agentd.tools.git
-
-FILES: Mapping[str, Handler] = {
-    "ListFiles": files.list_files,
-    "ReadFile": files.read_file,
-    "SearchText": files.search_text,
-    "WriteFile": files.write_file,
-    "AppendNote": files.append_note,
-    "MoveFile": move.move_file,
-}
 
 
 class Hands:
@@ -91,18 +80,11 @@ class Hands:
             return failed("tool", f"{name} failed: a fault of agentd: {type(error).__name__}")
 
     def _handler(self, name: str, call: ToolCall) -> Handler:
-        """Return what carries a call out; programs bring imports of their own."""
-        if (found := FILES.get(name)) is not None:
-            return found
-        if sys.platform == "linux":  # on macOS a program has the sandbox of who starts it
+        looks = name.startswith(GIT)
+        # On macOS a program has the sandbox of who starts it.
+        if sys.platform == "linux" and (looks or name in PROGRAMS):
             call.before = self._before()
-        if name == "RunCommand":
-            from agentd.tools.shell import run_command
-
-            return run_command
-        if name.startswith(GIT):
-            return partial(_look, name.removeprefix(GIT))
-        raise ToolError(f"hands know no {name}")
+        return partial(_look, name.removeprefix(GIT)) if looks else handler("hands", name)
 
     def _send(self, document: Mapping[str, Any]) -> None:
         try:
@@ -121,7 +103,7 @@ def _look(name: str, call: ToolCall, repo: str, **args: Any) -> Result:
     marks = call.closed.marks(writing=False)
 
     def readable(path: Path) -> None:
-        locate(str(path), call.permissions.read, marks)
+        locate(str(path), call.permissions.readable, marks)
 
     with held_to(readable), part_of(call):
         return Result({"git": LOOKS[name](Path(repo), **args)}, trusted=False)

@@ -14,7 +14,9 @@ from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.place import locate
 from agentd.tools.toolbox import Toolbox
 
-# Of the shared tools, those that change nothing. AskPerson only parks the session.
+# Of the shared tools, those that a fixture answers. AskPerson only parks the session. What the
+# others read is not kept as it came: a calendar's result depends on the day, a PDF's bytes may hide
+# a secret from those who redact recordings.
 READS = frozenset({"ListFiles", "ReadFile", "SearchText", "HttpGet", "AskPerson"})
 # Those that change files, and nothing else.
 WRITES = frozenset({"WriteFile", "AppendNote", "MoveFile"})
@@ -23,6 +25,13 @@ WRITES = frozenset({"WriteFile", "AppendNote", "MoveFile"})
 def only_reads(name: str, agent: type[Agent[Any]]) -> bool:
     """Whether a decision changes nothing, so that a replay carries it out again."""
     return name in READS if name in REGISTRY else name in agent.reads
+
+
+def not_here(name: str) -> str:
+    """Return why a replay does not carry a decision out that it has no recorded result of."""
+    if name in REGISTRY and REGISTRY[name].effect == "none":
+        return f"{name} reads what is not in a recording: a replay knows its recorded results alone"
+    return f"{name} would change something: a replay runs it with --live-effects"
 
 
 class FixtureToolbox(Toolbox):
@@ -48,7 +57,7 @@ class FixtureToolbox(Toolbox):
         """Run the tool; say of a file without contents that the recording lacks them."""
         harmless = name not in REGISTRY or name in READS or name in WRITES
         if not (harmless or self._live_effects):
-            raise ToolError(f"{name} would change something: a replay runs it with --live-effects")
+            raise ToolError(not_here(name))
         try:
             return super().call(name, args)
         except PermissionRefused:

@@ -15,7 +15,7 @@ from agentd.loop import Ending
 from agentd.recordings.recording import Recording
 from agentd.replay.agent_proxy import Handling
 from agentd.replay.difference import Diverged
-from agentd.replay.fixture_toolbox import only_reads
+from agentd.replay.fixture_toolbox import not_here, only_reads
 from agentd.replay.live import LiveReplay
 from agentd.replay.loaded import LoadedAgent
 from agentd.replay.offline import online
@@ -93,7 +93,7 @@ class ForkAt(LiveReplay):
             return super()._handle(name)
         if self._live_effects or only_reads(name, self.loaded.version.agent):
             return Handling(run=True)
-        raise Halted(f"{name} would change something: --live-effects lets it")
+        raise Halted(not_here(name))
 
     def _adjust(self, name: str, result: Result) -> Result:
         return result if self._fork.left else super()._adjust(name, result)

@@ -84,9 +84,8 @@ class LoadedAgent:
     def agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
         """Return an instance of the agent's class that remembers `facts`."""
         name, config = self.version.accepted.name, self.version.accepted.config
-        kit = Kit(
-            name, config.done, self.tools, Facts(facts), self.client.types, score, config.labels
-        )
+        self.tools.memory = memory = Facts(facts)
+        kit = Kit(name, config.done, self.tools, memory, self.client.types, score, config.labels)
         return self.version.agent(self.version.params, kit)
 
     @property

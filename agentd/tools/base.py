@@ -14,6 +14,7 @@ from agentd.terminal import cut
 from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
+    from agentd.agent import Memory
     from agentd.net.exchange import Stream
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -50,6 +51,11 @@ class Output:
     dropped: int
 
 
+def nowhere(place: str, name: str, args: Mapping[str, Any]) -> Result:
+    """Stand for `ToolCall.inner` outside of the worker: who carries out a part has no others."""
+    raise ToolError(f"{name} is called by the worker alone")
+
+
 @dataclass
 class ToolCall:
     """One call's surroundings: what it may touch, and how long it may take."""
@@ -61,6 +67,11 @@ class ToolCall:
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
     connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
+    # What the agent remembers, as of the start of its session. Only in the worker.
+    memory: "Memory" = field(default_factory=dict[str, Any])
+    # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is
+    # left of its time. Only in the worker. Raises ToolError, Stopped.
+    inner: "Callable[[str, str, Mapping[str, Any]], Result]" = nowhere
     # What answers for programs in their place, by their arguments, as in a test.
     programs: "Callable[[Sequence[str]], Output] | None" = None
     cancel: Cancel = field(default_factory=Cancel)

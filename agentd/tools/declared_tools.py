@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import files, http, move, person, shell
+from agentd.tools import calendar, feed, files, http, move, page, pdf, person, query, shell
 
 PATH_CHARACTERS = 200
+URL_CHARACTERS = 300
+Kind = Literal["read", "write", "net", "run"]
 
 
 class Args(BaseModel):
@@ -66,7 +68,41 @@ class MoveFile(Args):
 class HttpGet(Args):
     """Fetch a text page."""
 
-    url: str = Field(min_length=8, max_length=300)
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+
+
+class ReadPage(Args):
+    """Read a web page from character `start` on: title, date, text."""
+
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+    start: int | None = Field(None, ge=0, le=10_000_000)
+
+
+class ReadFeed(Args):
+    """Read what is new in a feed since last time."""
+
+    url: str = Field(min_length=8, max_length=URL_CHARACTERS)
+
+
+class ReadCalendar(Args):
+    """Read the events of today and the days after it."""
+
+    source: str = Field(min_length=1, max_length=URL_CHARACTERS)
+    days: int | None = Field(None, ge=1, le=62)
+
+
+class ReadPdf(Args):
+    """Read pages of a PDF file: "3", "2-5" or "4-"."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    pages: str | None = Field(None, max_length=13)
+
+
+class Query(Args):
+    """Ask a SQLite file by one SELECT."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    sql: str = Field(min_length=1, max_length=query.SQL_CHARACTERS)
 
 
 class RunCommand(Args):
@@ -87,7 +123,7 @@ class Tool:
     """A typed decision's handler that any agent may use, by permission."""
 
     args: type[BaseModel]  # its bounds narrow the mask as well
-    permission: Literal["read", "write", "net", "run"] | None
+    permission: Kind | tuple[Kind, ...] | None  # of several, one is enough
     # Called with a ToolCall and the checked arguments, in the process that `place` names: the
     # agent's hands, the fetcher, an MCP server's host, or the worker itself.
     run: Callable[..., Result]
@@ -98,6 +134,13 @@ class Tool:
     untrusted: bool = True  # others may have written what it gives
     # Its fields that say what it changes: where all lie in the agent's own folder, nobody is asked.
     places: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The permissions of which one has to list something; none: it needs none."""
+        if isinstance(self.permission, str):
+            return (self.permission,)
+        return self.permission or ()
 
     @property
     def name(self) -> str:
@@ -129,6 +172,11 @@ REGISTRY: Mapping[str, Tool] = {
         _writing(AppendNote, files.append_note, "path", idempotent=False),
         _writing(MoveFile, move.move_file, "path", "to", idempotent=False),
         Tool(HttpGet, "net", http.http_get, "fetcher", effect="none"),
+        Tool(ReadPage, "net", page.read_page, "head", effect="none"),
+        Tool(ReadFeed, "net", feed.read_feed, "head", effect="none"),
+        Tool(ReadCalendar, ("read", "net"), calendar.read_calendar, "head", effect="none"),
+        Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
+        Tool(Query, "read", query.query, effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )

@@ -99,10 +99,12 @@ def _entry(name: str, status: os.stat_result) -> dict[str, object]:
     return {"name": shown(name), "kind": "link" if stat.S_ISLNK(status.st_mode) else "special"}
 
 
-def read_file(call: ToolCall, path: str, start: int | None) -> Result:
-    """Give a file's text from line `start` on, with the number of its lines.
+def read_listed(call: ToolCall, path: str, limit: int) -> tuple[Place, bytes]:
+    """Return a listed file's place and content.
 
-    A line beyond the end gives the last page, and says so.
+    Raises:
+        PermissionRefused: it is not listed, or is agentd's own.
+        ToolError: it is no regular file, has more than `limit` bytes, or cannot be read.
     """
     marks = call.closed.marks(writing=False)
     place = locate(path, call.permissions.readable, marks)
@@ -110,10 +112,19 @@ def read_file(call: ToolCall, path: str, start: int | None) -> Result:
         if not place.parts:
             raise ToolError("is a folder; use ListFiles")
         with folder_of(place, place.parts[:-1], marks) as folder:
-            data = read_bytes(place.parts[-1], folder, limit=READ_BYTES, marks=marks)
+            return place, read_bytes(place.parts[-1], folder, limit=limit, marks=marks)
+
+
+def read_file(call: ToolCall, path: str, start: int | None) -> Result:
+    """Give a file's text from line `start` on, with the number of its lines.
+
+    A line beyond the end gives the last page, and says so.
+    """
+    place, data = read_listed(call, path, READ_BYTES)
+    with told(place):
         lines = decode(data).split("\n")
-        if lines[-1] == "":
-            lines.pop()
+    if lines[-1] == "":
+        lines.pop()
     first = start or 1
     beyond = first > max(1, len(lines))
     if beyond:  # a small model guesses line numbers: the end serves it better than an error

@@ -1,4 +1,4 @@
-"""Web pages: GET of text from the hosts that the agent's permissions name.
+"""Pages and other files of the web: GET from the hosts that the agent's permissions name.
 
 Every host, also that of a redirect, must be listed, and resolve to public addresses only; the
 connection goes to the very address that was checked. A private address must be listed as such.
@@ -6,9 +6,11 @@ connection goes to the very address that was checked. A private address must be 
 
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from agentd.errors import PermissionRefused, ToolError
@@ -26,9 +28,11 @@ from agentd.net.exchange import (
 )
 from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.tools.base import ToolCall, clean_line, cut_text
+from agentd.tools.charsets import charset
 from agentd.tools.public import is_public
 
 BODY_BYTES = 1_000_000
+FETCH_BYTES = 4_000_000  # in base64 and JSON, within a frame of 16 MB
 REDIRECTS = 5
 TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml")
 TOLD_CHARACTERS = 200  # of what a server said, in an error
@@ -40,21 +44,6 @@ NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the host is an IP
 # A slash at the end is a habit.
 ENTRY = re.compile(r"(\[(?P<six>[^]]*:[^]]*)\]|(?P<host>[^][/?#@:\\]+))(:(?P<port>[0-9]{1,5}))?/?")
 PORT_NUMBERS = range(1, 65536)
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
-# By the labels of the WHATWG's Encoding Standard, as far as pages use them. Not whatever codec
-# Python knows: some of those are no encodings, and some need a minute for a megabyte.
-ENCODINGS = {
-    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1"), "cp1252"),
-    **dict.fromkeys(("windows-1252", "cp1252", "us-ascii", "ascii"), "cp1252"),
-    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
-    **{f"windows-125{part}": f"cp125{part}" for part in (0, 1, 3, 4, 5, 6, 7, 8)},
-    **{"iso-8859-9": "cp1254", "latin2": "iso8859-2", "latin9": "iso8859-15", "cp1251": "cp1251"},
-    **{"koi8-r": "koi8-r", "koi8-u": "koi8-u", "ibm866": "cp866", "macintosh": "mac-roman"},
-    **{"shift_jis": "cp932", "shift-jis": "cp932", "sjis": "cp932", "euc-jp": "euc-jp"},
-    **{"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "big5hkscs", "tis-620": "cp874"},
-    **{"gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "windows-874": "cp874"},
-    **{"utf-16": "utf-16", "utf-16le": "utf-16-le", "utf-16be": "utf-16-be"},
-}
 HEADERS = {
     "User-Agent": "agentd",
     "Accept": "text/*, application/json;q=0.9, */*;q=0.1",
@@ -202,17 +191,43 @@ def _connected(target: Target, listed: Sequence[str], call: ToolCall) -> Iterato
 
 
 def http_get(call: ToolCall, url: str) -> Result:
-    """Fetch the page, through at most `REDIRECTS` redirects; give status, address and text."""
+    """Fetch the page, through at most `REDIRECTS` redirects; give address and text."""
+    return _followed(call, url, HEADERS, _page)
+
+
+def fetch(
+    call: ToolCall, url: str, limit: int, etag: str | None = None, modified: str | None = None
+) -> Result:
+    """Fetch the bytes of whatever there is, as they are: at most `limit`, in base64.
+
+    With the `etag` or `modified` of the last time the status may be 304: nothing is new. `charset`
+    is Python's name of the encoding that the server says, or empty. `cut`: there was more.
+    """
+    since = {"If-None-Match": etag, "If-Modified-Since": modified}
+    headers = {**HEADERS, "Accept": "*/*", **{key: text for key, text in since.items() if text}}
+    return _followed(call, url, headers, partial(_bytes, min(limit, FETCH_BYTES)))
+
+
+def _followed(
+    call: ToolCall,
+    url: str,
+    headers: Mapping[str, str],
+    read: Callable[[Response, Target], Result],
+) -> Result:
+    """Return what `read` makes of the reply, after redirects to listed hosts."""
     listed = call.permissions.net
     asked = url
     for _ in range(REDIRECTS + 1):
         target = check_url(url, listed)
         try:
             with _connected(target, listed, call) as connected:
-                answer = _get(connected, target)
-            if isinstance(answer, Result):
-                return answer
-            url = urljoin(target.url, answer)
+                reply = exchange(connected, "GET", target.authority, target.path, headers)
+                location = reply.header("Location")
+                if reply.status not in (301, 302, 303, 307, 308) or not location:
+                    return read(reply, target)
+            # Header fields are read as latin-1, and mostly written as UTF-8.
+            place = location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
+            url = urljoin(target.url, place)
         except (*BROKEN, ValueError) as error:  # a server may answer with anything
             call.check()
             told = clean_line(str(error) or type(error).__name__, TOLD_CHARACTERS)
@@ -220,24 +235,13 @@ def http_get(call: ToolCall, url: str) -> Result:
     raise ToolError(f"{asked} redirects more than {REDIRECTS} times")
 
 
-def _get(connected: Stream, target: Target) -> Result | str:
-    """Return the page, or where it redirects to."""
-    reply = exchange(connected, "GET", target.authority, target.path, HEADERS)
-    location = reply.header("Location")
-    if reply.status in (301, 302, 303, 307, 308) and location:
-        # Header fields are read as latin-1, and mostly written as UTF-8.
-        return location[:URL_CHARACTERS].encode("latin-1").decode("utf-8", "replace")
-    if reply.status != 200:
-        reason = clean_line(reply.reason, TOLD_CHARACTERS)
-        raise ToolError(f"{target.url} answered {reply.status} {reason}")
+def _page(reply: Response, target: Target) -> Result:
+    _check_status(reply, target, 200)
     kind = (reply.header("Content-Type") or "text/plain").lower()
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
         raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
-    if not reply.is_plain:
-        raise ToolError(f"{target.url} came compressed, which was not asked for")
-    data, whole = _body(reply)
-    label = CHARSET.search(kind)
-    text = data.decode(ENCODINGS.get(label[1] if label else "", "utf-8"), "replace")
+    data, whole = _body(reply, target, BODY_BYTES)
+    text = data.decode(charset(kind) or "utf-8", "replace")
     if "\0" in text:
         raise ToolError(f"{target.url} is binary")
     page = {"url": target.url, "text": cut_text(text.removeprefix("\ufeff"))}
@@ -246,10 +250,38 @@ def _get(connected: Stream, target: Target) -> Result | str:
     return Result(page, trusted=False)
 
 
-def _body(reply: Response) -> tuple[bytes, bool]:
+def _bytes(limit: int, reply: Response, target: Target) -> Result:
+    _check_status(reply, target, 200, 304)
+    kind = reply.header("Content-Type").lower()
+    data, whole = (b"", True) if reply.status == 304 else _body(reply, target, limit)
+    etag, modified = (reply.header(name) for name in ("ETag", "Last-Modified"))
+    value = {
+        "url": target.url,
+        "status": reply.status,
+        "type": clean_line(kind.partition(";")[0].strip(), TOLD_CHARACTERS),
+        "charset": charset(kind),
+        # A longer one is not remembered: then all is fetched again.
+        "etag": etag if len(etag) <= TOLD_CHARACTERS else "",
+        "modified": modified if len(modified) <= TOLD_CHARACTERS else "",
+        "data": b64encode(data).decode("ascii"),
+        "cut": not whole,
+    }
+    return Result(value, trusted=False)
+
+
+def _check_status(reply: Response, target: Target, *wanted: int) -> None:
+    if reply.status not in wanted:
+        reason = clean_line(reply.reason, TOLD_CHARACTERS)
+        raise ToolError(f"{target.url} answered {reply.status} {reason}")
+
+
+def _body(reply: Response, target: Target, limit: int) -> tuple[bytes, bool]:
+    """Return the body, and whether that is all of it."""
+    if not reply.is_plain:
+        raise ToolError(f"{target.url} came compressed, which was not asked for")
     data = bytearray()
     for piece in reply.pieces():
         data += piece
-        if len(data) > BODY_BYTES:
-            return bytes(data[:BODY_BYTES]), False
+        if len(data) > limit:
+            return bytes(data[:limit]), False
     return bytes(data), True

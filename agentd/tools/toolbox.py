@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from agentd.agent import Memory
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
@@ -16,6 +18,7 @@ from agentd.process.stop import Cancel
 from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY, Tool
+from agentd.tools.handlers import handler
 from agentd.tools.place import locate
 from agentd.tools.remote import Remote
 
@@ -54,6 +57,7 @@ class Toolbox:
         self._tools = tools
         self._clock = clock or SystemClock()
         self.cancel = Cancel()
+        self.memory: Memory = {}  # what the agent remembers at the start of its session
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -66,10 +70,9 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name}")
-        if tool.permission and not self.grants.allows(tool.permission):
-            raise PermissionRefused(
-                f"{name} needs [permissions] {tool.permission}, which lists nothing"
-            )
+        if tool.kinds and not any(self.grants.allows(kind) for kind in tool.kinds):
+            kinds = " or ".join(tool.kinds)
+            raise PermissionRefused(f"{name} needs [permissions] {kinds}, which lists nothing")
         try:
             checked = tool.args.model_validate(args).model_dump(mode="json")
         except ValidationError as error:
@@ -86,8 +89,17 @@ class Toolbox:
             programs=self._programs,
             cancel=self.cancel,
             clock=self._clock,
+            memory=self.memory,
         )
+        call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)
+
+    def _inner(self, call: ToolCall, place: str, name: str, args: Mapping[str, Any]) -> Result:
+        """Carry a part of a call out in its place; see `ToolCall.inner`."""
+        call.check()
+        if (remote := self._remotes.get(place)) is not None:
+            return remote.call(name, args, call.left_s, self.cancel, idempotent=True)
+        return answered(name, handler(place, name), call, args)
 
     def check_readable(self, path: Path) -> None:
         """Raise PermissionRefused unless the permissions let this folder or file be read."""

@@ -14,6 +14,7 @@ from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.approval.approval import policy_of
 from agentd.bus import Bus
 from agentd.clock import Clock
+from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
 from agentd.config.secret_names import PREFIX
 from agentd.config.secret_values import secret_of
@@ -72,7 +73,7 @@ class Runner:
     ) -> None:
         self._config = accepted.config
         permissions = accepted.config.permissions
-        if link.there and (permissions.read or permissions.write or permissions.run):
+        if link.there and permissions != Permissions():
             _check_sandbox(link)  # before anything is decided that could not be done
         self._link, self._paths = link, paths
         self._remotes = remotes_of(link)
@@ -176,11 +177,12 @@ class Runner:
 
     def _agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
         config = self._config
+        self._tools.memory = memory = Facts(facts)
         kit = Kit(
             self._name,
             config.done,
             self._tools,
-            Facts(facts),
+            memory,
             self._types,
             score,
             config.labels,

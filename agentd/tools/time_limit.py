@@ -1,0 +1,37 @@
+"""A bound on the time of others' parsers, in the middle of whatever they do."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+AGAIN_S = 0.5  # where somebody caught it: a library's `except` without a class
+
+
+class TooSlow(BaseException):
+    """The time is over. No `Exception`: libraries catch those, and go on."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TooSlow` in the body after so many seconds.
+
+    Only in a process's main thread, in which hands carry calls out. In another one, as in tests and
+    replays, nothing is bounded. One long step of a library in C ends first; the supervisor kills
+    hands that do not answer at all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN_S)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
