@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from agentd.config.agent import Permissions
@@ -210,6 +211,28 @@ def test_files_are_moved_and_added_to_in_the_sandbox(
     alone = start(orders_for(Permissions(), given.closed, home / "scratch", require=True, own=own))
     alone.value("WriteFile", path="d.md", text="x")
     assert {path.name for path in own.iterdir()} == {"new", "d.md"}
+
+
+def test_a_database_in_use_is_asked_in_the_sandbox(start: Callable[..., Hand], home: Path) -> None:
+    """By its log of write-ahead, which hands only read; without it where the log is closed."""
+    db = apsw.Connection(str(home / "in" / "a.db"))
+    db.pragma("journal_mode", "wal")
+    db.execute("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    db.execute("INSERT INTO t VALUES (2)")
+    asked = {"path": f"{home}/in/a.db", "sql": "SELECT count(*) AS n FROM t"}
+    value = start().value("Query", **asked)
+    assert (value["columns"], value["rows"], value.get("note")) == (["n"], [[2]], None)
+    alone = start(read=(str(home / "in" / "a.db"),)).value("Query", **asked)
+    assert alone["rows"] == [[1]] and "may be missing" in alone["note"]
+    # A sort of much needs a temporary file.
+    big = (
+        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 60000)"
+        " SELECT x, hex(x) || printf('%.*c', 100, 'x') AS y FROM n ORDER BY y LIMIT 1"
+    )
+    assert start().value("Query", path="a.db", sql=big)["rows"][0][0] == 10000
+    assert start().error("Query", path="a.db", sql="DELETE FROM t")[0] == "tool"
+    db.close()
 
 
 def test_the_tools_own_checks_hold_as_well(start: Callable[..., Hand], home: Path) -> None:

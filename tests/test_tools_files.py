@@ -320,6 +320,7 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "WriteFile": {"path": str(folder / "a.txt"), "text": "x"},
         "AppendNote": {"path": str(folder / "a.txt"), "text": "x"},
         "MoveFile": {"path": str(folder / "a.txt"), "to": "b.txt"},
+        "Query": {"path": "a.db", "sql": "SELECT 1"},
         "HttpGet": {"url": "http://127.0.0.1/"},
         "ReadPage": {"url": "http://127.0.0.1/"},
         "ReadFeed": {"url": "http://127.0.0.1/"},

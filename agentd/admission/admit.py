@@ -177,8 +177,8 @@ def _make_private(folder: Path) -> None:
 def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
-    needs = {kind for tool in version.uses if tool in REGISTRY for kind in REGISTRY[tool].needs}
-    own = {"read", "write"} if "write" in needs else set()  # its own folder needs no list
+    writes = any("write" in REGISTRY[tool].needs for tool in version.uses if tool in REGISTRY)
+    own = ("read", "write") if writes else ()  # its own folder needs no list
     for tool in version.uses:
         kinds = REGISTRY[tool].needs if tool in REGISTRY else ()
         if kinds and not any(kind in own or getattr(config.permissions, kind) for kind in kinds):

@@ -103,7 +103,7 @@ def _look(name: str, call: ToolCall, repo: str, **args: Any) -> Result:
     marks = call.closed.marks(writing=False)
 
     def readable(path: Path) -> None:
-        locate(str(path), call.permissions.read, marks)
+        locate(str(path), call.permissions.readable, marks)
 
     with held_to(readable), part_of(call):
         return Result({"git": LOOKS[name](Path(repo), **args)}, trusted=False)

@@ -25,6 +25,7 @@ from agentd.tools import (
     page,
     pdf,
     person,
+    query,
     shell,
 )
 
@@ -142,6 +143,13 @@ class AddNote(Args):
     text: str = Field(max_length=8_000)
 
 
+class Query(Args):
+    """Ask a SQLite file by one SELECT."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+    sql: str = Field(min_length=1, max_length=query.SQL_CHARACTERS)
+
+
 class RunCommand(Args):
     """Run a program that the permissions list."""
 
@@ -222,6 +230,7 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(ReadCalendar, ("read", "net"), calendar.read_calendar, "head", effect="none"),
         Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
         Tool(ReadMail, ("net", "read"), mail.read_mail, "head", effect="none"),
+        Tool(Query, "read", query.query, effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
         Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),
         Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),

@@ -21,6 +21,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "WriteFile": "files.write_file",
         "AppendNote": "files.append_note",
         "MoveFile": "move.move_file",
+        "Query": "query.query",
         "ReadPdf": "pdf.read_pdf",
         "RunCommand": "shell.run_command",
         "ParsePage": "page.parse_page",
