@@ -395,10 +395,10 @@ def test_a_bomb_meets_its_limit() -> None:
     found = inside(
         """
         import pathlib
-        from agentd.sandbox import bounds
+        from agentd.sandbox import machine_share
         there = int(pathlib.Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
-        bounds.MORE_PROCESSES, bounds.MEMORY_SHARE = 20 - there, 64
-        bounds.bind()
+        machine_share.MORE_PROCESSES, machine_share.MEMORY_SHARE = 20 - there, 64
+        machine_share.bind()
         try:
             hog = bytearray(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
         except MemoryError:

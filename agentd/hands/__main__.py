@@ -22,8 +22,8 @@ from agentd.hands.hands import Hands
 from agentd.hands.orders import READY, Orders
 from agentd.process.channel import Channel
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
-from agentd.sandbox.bounds import first_to_go
 from agentd.sandbox.enter import enter
+from agentd.sandbox.machine_share import first_to_go
 from agentd.states import Exit
 
 ORDERS_S = 20.0  # for the supervisor to send them

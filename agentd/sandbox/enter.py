@@ -13,9 +13,9 @@ from pathlib import Path
 
 from agentd.errors import SandboxUnavailable
 from agentd.sandbox import landlock, seatbelt, seccomp
-from agentd.sandbox.bounds import bind, first_to_go
 from agentd.sandbox.gate import start
 from agentd.sandbox.level import Reached, demand
+from agentd.sandbox.machine_share import bind, first_to_go
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.system_calls import call, machine, prctl
 
