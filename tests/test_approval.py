@@ -75,6 +75,9 @@ class Typed(Forbid):
     flags: list[bool]
 
 
+FILES = {"sandbox": {"head": "files"}, "permissions": {"read": ["/notes"], "write": ["/out"]}}
+
+
 def test_what_reads_is_done_and_what_sends_asks() -> None:
     """By the tools alone; what changes something asks as well, unless its file allows it."""
     assert policy(["ReadFile", "HttpGet", "AskPerson"]).asks == frozenset()
@@ -92,6 +95,7 @@ def test_what_reads_is_done_and_what_sends_asks() -> None:
         (["WriteFile", "Summarise"], {}, "Summarise"),
         (["WriteFile"], {"subscribe": ["mail.came"]}, "events mail.came"),
         (["WriteFile"], {"subscribe": ["order.*"], "accepts": {"order.placed": Typed}}, "order.*"),
+        (["WriteFile"], FILES, "files, by its own code"),
         (["WriteFile"], {"subscribe": ["agent.crashed"]}, "events agent.crashed"),
         (["WriteFile"], {"subscribe": ["person.asked"]}, "events person.asked"),
     ],

@@ -279,9 +279,9 @@ def held(layers: list[Any]) -> list[int]:
     return [int(value) for value in keys[0, 0, :, 0].tolist()]
 
 
-def put(caches: PromptCaches, tokens: list[int]) -> None:
+def put(caches: PromptCaches, tokens: list[int], *, guest: bool = False) -> None:
     filled = Filled(tokens)
-    caches.put(filled.tokens, filled.layers)
+    caches.put(filled.tokens, filled.layers, guest=guest)
 
 
 def test_a_common_beginning_is_stored_once() -> None:
@@ -317,6 +317,24 @@ def test_the_leaf_that_was_not_used_for_longest_goes_first() -> None:
     assert caches.take([*range(500, 510), 0])[1] == 0
     caches.clear()
     assert (caches.bytes, caches.tokens, caches.take([*fixed, 0])[1]) == (0, 0, 0)
+
+
+def test_guests_leave_agents_half_of_the_caches() -> None:
+    """However many prompts other programs send; what agents use as well is theirs."""
+    caches = caches_of(100 * 2 * 4)
+    for agent in range(5):
+        put(caches, [1000 + agent, *range(9)])
+    for guest in range(50):
+        put(caches, [2000 + guest, *range(9)], guest=True)
+    assert all(caches.take([1000 + agent, *range(9), 0])[1] == 10 for agent in range(5))
+    assert caches.take([2049, *range(9), 0])[1] == 10 and caches.bytes == caches.limit_bytes
+    put(caches, [2049, *range(9)])  # an agent's as well, by now
+    for guest in range(50):
+        put(caches, [3000 + guest, *range(9)], guest=True)
+    assert caches.take([2049, *range(9), 0])[1] == 10
+    for agent in range(9):
+        put(caches, [4000 + agent, *range(9)])
+    assert all(caches.take([4000 + agent, *range(9), 0])[1] == 10 for agent in range(9))
 
 
 def test_what_was_taken_is_independent() -> None:

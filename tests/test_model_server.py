@@ -112,6 +112,10 @@ def function(**more: Any) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": "f", **more}}]
 
 
+def answers(schema: object) -> dict[str, object]:
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
     (b"", 400, "not JSON"),
     (b"{", 400, "not JSON"),
@@ -203,6 +207,9 @@ REFUSED: list[tuple[bytes | dict[str, Any], int, str]] = [
         400,
         "stop: would cut",
     ),
+    # JSON Schema's short words for all and for nothing.
+    (chat_body(response_format=answers(True)), 400, "honours no schema"),
+    (chat_body(response_format=answers(1)), 400, "response_format"),
     (chat_body(guided_json={}), 400, "guided_json: unknown parameter"),
     (chat_body(content="x" * 20_000), 400, "window"),
 ]

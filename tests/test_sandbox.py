@@ -368,6 +368,61 @@ def test_a_program_reaches_not_even_who_started_it() -> None:
 
 
 @FULL
+def test_a_program_gets_not_all_of_the_machine() -> None:
+    """Neither its memory nor its processes, however it starts, and it can raise no limit."""
+    found = inside(
+        """
+        import resource as r
+        limits = "import resource as r, json; print(json.dumps([r.getrlimit(n) for n in %r]))"
+        limits %= ((r.RLIMIT_NPROC, r.RLIMIT_DATA, r.RLIMIT_CORE),)
+        argv = [sys.executable, "-c", limits]
+        policy = SandboxPolicy(read=base, run=(sys.executable,))
+        first = subprocess.run(argv, preexec_fn=nested(policy), capture_output=True, check=True)
+        enter(policy, program=True)
+        second = subprocess.run(argv, capture_output=True, check=True)
+        tell(first=json.loads(first.stdout), second=json.loads(second.stdout))
+        """
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for processes, data, core in (found["first"], found["second"]):
+        assert 512 < processes[0] == processes[1] < 100_000
+        assert data[0] == data[1] == memory // 2 and core == [0, 0]
+
+
+@FULL
+def test_a_bomb_meets_its_limit() -> None:
+    """Of processes, where its user is not root; and of memory. What it has already is left it."""
+    found = inside(
+        """
+        import pathlib
+        from agentd.sandbox import machine_share
+        there = int(pathlib.Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+        machine_share.MORE_PROCESSES, machine_share.MEMORY_SHARE = 20 - there, 64
+        machine_share.bind()
+        try:
+            hog = bytearray(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+        except MemoryError:
+            hog = None
+        if os.getuid() == 0:
+            os.setresuid(65_534, 65_534, 65_534)
+        reading, writing = os.pipe()
+        made = 0
+        try:
+            while made < 500:
+                if os.fork() == 0:
+                    os.close(writing)
+                    os.read(reading, 1)
+                    os._exit(0)
+                made += 1
+        except BlockingIOError:
+            pass
+        tell(made=made, hog=hog is not None)
+        """
+    )
+    assert found["made"] < 200 and not found["hog"]
+
+
+@FULL
 def test_a_process_with_threads_is_refused() -> None:
     """A sandbox holds for one thread: the others would go on without."""
     told = inside(

@@ -153,9 +153,11 @@ def _others_words(
     typed: frozenset[str],
     tools: Mapping[str, Tool],
 ) -> list[str]:
-    """Return by what an agent may read free text of others: its decisions, and events."""
+    """Return by what an agent may read free text of others: its decisions, its code, and events."""
     held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
     found = [d for d in held if d not in tools or tools[d].untrusted]
+    if config.sandbox.head == "files" and (config.permissions.read or config.permissions.write):
+        found.append("files, by its own code")  # also before the model's first decision
     kinds = [*config.subscribe, *([FILE] if config.watch else ())]  # a file's name is others' words
     found += [f"events {kind}" for kind in kinds if kind not in typed and not kind.startswith(OURS)]
     return found

@@ -23,6 +23,7 @@ from agentd.hands.orders import READY, Orders
 from agentd.process.channel import Channel
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
 from agentd.sandbox.enter import enter
+from agentd.sandbox.machine_share import first_to_go
 from agentd.states import Exit
 
 ORDERS_S = 20.0  # for the supervisor to send them
@@ -39,6 +40,7 @@ def main() -> int:
     def enter_sandbox() -> None:
         orders = Orders.of(channel.receive(ORDERS_S)[0])
         made.append(Hands(channel, orders))
+        first_to_go()  # with what it starts
         os.umask(0)  # in there no mode can be changed: each file is made with its own
         os.environ["TMPDIR"] = orders.scratch
         if sys.platform == "linux":  # on macOS they were started in it

@@ -15,6 +15,7 @@ from agentd.errors import SandboxUnavailable
 from agentd.sandbox import landlock, seatbelt, seccomp
 from agentd.sandbox.gate import start
 from agentd.sandbox.level import Reached, demand
+from agentd.sandbox.machine_share import bind, first_to_go
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.system_calls import call, machine, prctl
 
@@ -34,7 +35,7 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
     On macOS nothing is done: it was started with what `put_into` made.
 
     `require`: fail where this system cannot do all of it; else do what it can. `program`: this
-    process is about to become a program that is not ours; what it makes is private, as by `nested`.
+    process is about to become a program that is not ours: bound and private as by `nested`.
 
     Raises:
         SandboxUnavailable: it cannot, or this process has threads.
@@ -48,6 +49,8 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
     box = _Box(policy, level, gate=gate, program=program)
     if program:
         os.umask(UMASK)
+        first_to_go()
+        bind()
     try:
         _drop_capabilities()
         if gate:
@@ -77,9 +80,10 @@ def put_into(policy: SandboxPolicy, argv: Sequence[str]) -> list[str]:
 def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
     """Return a `preexec_fn` for a program: a sandbox of its own inside of this process's.
 
-    So the program can neither signal nor look into the process that started it. What it makes is
-    private, as a change of modes would do nothing. What there is to prepare is prepared here; after
-    the fork only system calls are made. It can be used again.
+    So the program can neither signal nor look into the process that started it. What it takes of
+    the machine is bound. What it makes is private, as a change of modes would do nothing. What
+    there is to prepare is prepared here; after the fork only system calls are made. It can be used
+    again.
 
     Raises:
         SandboxUnavailable: it cannot be prepared.
@@ -91,6 +95,7 @@ def nested(policy: SandboxPolicy, *, umask: int = UMASK) -> Callable[[], None]:
 
     def preexec() -> None:
         os.umask(umask)
+        bind()
         box()
 
     return preexec

@@ -34,8 +34,8 @@ semop 65 193  semtimedop 220 192  sendmmsg 307 269  sendmsg 46 211  sendto 44 20
 setdomainname 171 162  sethostname 170 161  setns 308 268  setpgid 109 154  setpriority 141 140
 setsid 112 157  settimeofday 164 170  setxattr 188 5  shmat 30 196  shmctl 31 195  shmget 29 194
 socket 41 198  socketpair 53 199  statmount 457 457  swapoff 168 225  swapon 167 224
-syslog 103 116  umount2 166 39  unshare 272 97  userfaultfd 323 282  utime 132 -  utimensat 280 88
-utimes 235 -  vhangup 153 58
+sysinfo 99 179  syslog 103 116  umount2 166 39  unshare 272 97  userfaultfd 323 282  utime 132 -
+utimensat 280 88  utimes 235 -  vhangup 153 58
 """
 MACHINES = ("x86_64", "aarch64")  # columns of the table
 

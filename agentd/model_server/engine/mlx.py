@@ -327,7 +327,7 @@ class MlxEngine:
         if row.layers is None or not row.fed:
             return
         try:
-            self._caches.put(row.tokens[: row.fed], row.layers, row.states)
+            self._caches.put(row.tokens[: row.fed], row.layers, row.states, guest=row.call.guest)
         except Exception:  # no memory, as a rule: a cache is worth time and no answer
             self._caches.clear()
             self._counts["cache_failures_total"] += 1

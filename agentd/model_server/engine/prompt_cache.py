@@ -39,12 +39,16 @@ class Node:
     parent: "Node | None"
     states: States | None = None  # at the run's end; None: no prompt can go on from here
     used: int = 0  # when, in uses of the tree
+    guest: bool = False  # of other programs' prompts alone
     bytes: int = 0
     children: dict[int, "Node"] = field(default_factory=dict)  # by their first token
 
 
 class PromptCaches:
     """The tree, bounded in bytes; the leaf that was not used for longest goes first.
+
+    Of what other programs than agents put there, where that is more than half: however many prompts
+    they send, agents keep the other half.
 
     `make_layers` returns a row's empty caches. Not thread-safe.
     """
@@ -88,23 +92,30 @@ class PromptCaches:
         return layers, size
 
     def put(
-        self, tokens: Sequence[int], layers: Layers, states: Mapping[int, States] | None = None
+        self,
+        tokens: Sequence[int],
+        layers: Layers,
+        states: Mapping[int, States] | None = None,
+        *,
+        guest: bool = False,
     ) -> None:
-        """Keep what a prefill left: `layers` hold exactly `tokens`.
+        """Keep what a prefill left: `layers` hold exactly `tokens`. `guest`: of no agent.
 
         `states` are the checkpoints by their position, as `checkpoint` gave them; without one
         nothing is kept of a model that needs them.
         """
         run = np.asarray(tokens, np.int32)
         if self.whole:
-            self._insert(run, layers)
+            self._insert(run, layers, guest)
         for position, found in sorted((states or {}).items()):
-            node = self._insert(run[:position], layers)
+            node = self._insert(run[:position], layers, guest)
             if node is not None and node.states is None:
                 node.states = found
                 self._weigh(node)
         if states:
             self._drop_superseded(run[: max(states)])
+        for node, _count in [] if guest else self._walk(run)[0]:
+            node.guest = False
         self._evict()
 
     def _drop_superseded(self, run: Tokens) -> None:
@@ -159,7 +170,7 @@ class PromptCaches:
             node = child
         return path, size
 
-    def _insert(self, run: Tokens, layers: Layers) -> Node | None:
+    def _insert(self, run: Tokens, layers: Layers, guest: bool) -> Node | None:
         """Make `run` end at a node's end, and return that node; None: it is too large to keep."""
         path, size = self._walk(run)
         node = path[-1][0] if path else self._root
@@ -173,7 +184,7 @@ class PromptCaches:
             else None
             for layer, cuttable in zip(layers, self._cuttable, strict=True)
         ]
-        leaf = Node(run[size:].copy(), slices, node, used=self._uses)
+        leaf = Node(run[size:].copy(), slices, node, used=self._uses, guest=guest)
         if _bytes(leaf) > self.limit_bytes:
             return None
         mx.eval(slices)  # else the leaf would hold on to all that the row ever computed
@@ -193,7 +204,7 @@ class PromptCaches:
         ]
         mx.eval(slices, lower)
         assert node.parent is not None
-        upper = Node(node.tokens[:at].copy(), slices, node.parent, used=self._uses)
+        upper = Node(node.tokens[:at].copy(), slices, node.parent, None, self._uses, node.guest)
         node.parent.children[int(upper.tokens[0])] = upper
         node.tokens, node.slices, node.parent = node.tokens[at:].copy(), lower, upper
         upper.children[int(node.tokens[0])] = node
@@ -216,17 +227,25 @@ class PromptCaches:
     def _evict(self) -> None:
         if self.bytes <= self.limit_bytes:
             return
-        leaves = [(node.used, id(node), node) for node in self.nodes() if not node.children]
-        heapq.heapify(leaves)
-        while self.bytes > self.limit_bytes and leaves:
-            node = heapq.heappop(leaves)[2]
+        guests = sum(node.bytes for node in self.nodes() if node.guest)
+        heaps: tuple[list[tuple[int, int, Node]], ...] = ([], [])  # leaves of agents, of guests
+        for node in self.nodes():
+            if not node.children:
+                heaps[node.guest].append((node.used, id(node), node))
+        for heap in heaps:
+            heapq.heapify(heap)
+        while self.bytes > self.limit_bytes and any(heaps):
+            too_many = heaps[True] and guests > self.limit_bytes // 2
+            heap = heaps[True] if too_many else min(filter(None, heaps))
+            node = heapq.heappop(heap)[2]
             parent = node.parent
             assert parent is not None
             del parent.children[int(node.tokens[0])]
             self.bytes -= node.bytes
+            guests -= node.bytes * node.guest
             self.tokens -= len(node.tokens)
             if parent is not self._root and not parent.children:
-                heapq.heappush(leaves, (parent.used, id(parent), parent))
+                heapq.heappush(heaps[parent.guest], (parent.used, id(parent), parent))
 
 
 def _common(left: Tokens, right: Tokens) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BeforeValidator,
     Field,
+    StrictBool,
     StringConstraints,
     ValidationError,
 )
@@ -27,7 +28,7 @@ class _JsonSchema(Body):
     name: str = "answer"
     description: str | None = None
     strict: bool | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: dict[str, Any] | StrictBool = Field(alias="schema")
 
 
 class _JsonSchemaFormat(Body):
@@ -162,7 +163,12 @@ class Chat(Generating):
         form = self.response_format
         if isinstance(form, _JsonObject):
             return {"type": "object"}
-        return form.json_schema.schema_ if isinstance(form, _JsonSchemaFormat) else None
+        if not isinstance(form, _JsonSchemaFormat):
+            return None
+        schema = form.json_schema.schema_
+        if isinstance(schema, bool):  # JSON Schema's short words for all and for nothing
+            return {} if schema else {"not": {}}
+        return schema
 
 
 class Tokenize(Body):
