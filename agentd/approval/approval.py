@@ -21,6 +21,7 @@ from agentd.llm.decision import DONE
 from agentd.tools.declared_tools import Tool
 
 RISK = "i_accept_the_risk"
+TASK = "task"  # the module of agents without code of their own
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
 
 
@@ -125,6 +126,13 @@ def _others_words(
     """Return by what an agent may read free text of others: its decisions, and events."""
     held = [d for d in decisions if config.approve.verdicts.get(d) != "deny"]
     found = [d for d in held if d not in tools or tools[d].untrusted]
+    if config.agent != TASK:  # its own code may call whatever its permissions leave it
+        found += [
+            name
+            for name, tool in sorted(tools.items())
+            if name not in decisions and tool.untrusted
+            if tool.permission is None or getattr(config.permissions, tool.permission)
+        ]
     found += [
         f"events {kind}"
         for kind in config.subscribe
