@@ -126,6 +126,14 @@ def test_an_event_without_free_text_is_harmless(kind: str) -> None:
     assert found.asks == frozenset()
 
 
+def test_own_code_may_read_by_no_decision() -> None:
+    """In \"opening\", say: it calls any tool that its permissions leave it."""
+    own: dict[str, Any] = {"agent": "own", "permissions": {"read": ["/notes"], "write": ["/notes"]}}
+    assert "ReadFile" in policy(["WriteFile"], **own).why["WriteFile"]
+    assert policy(["WriteFile"], **own | {"agent": "task"}).asks == frozenset()
+    assert policy(["WriteFile"], **own | {"permissions": {"write": ["/notes"]}}).asks == frozenset()
+
+
 def test_what_is_denied_is_read_by_nobody() -> None:
     """A tool that the model never gets brings nobody's words."""
     rules = {"ReadFile": "deny", "WriteFile": "allow"}

@@ -31,6 +31,7 @@ REASONS = {
     "change": "it may change what is not in its own folder",
     "send": "nobody can take back what it does",
 }
+TASK = "task"  # the module of agents without code of their own
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
 
 
@@ -158,6 +159,13 @@ def _others_words(
     found = [d for d in held if d not in tools or tools[d].untrusted]
     if config.sandbox.head == "files" and (config.permissions.read or config.permissions.write):
         found.append("files, by its own code")  # also before the model's first decision
+    if config.agent != TASK:  # its own code may call whatever its permissions leave it
+        found += [
+            name
+            for name, tool in sorted(tools.items())
+            if name not in decisions and tool.untrusted
+            if not tool.needs or any(getattr(config.permissions, kind) for kind in tool.needs)
+        ]
     kinds = [*config.subscribe, *([FILE] if config.watch else ())]  # a file's name is others' words
     found += [f"events {kind}" for kind in kinds if kind not in typed and not kind.startswith(OURS)]
     return found
