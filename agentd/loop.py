@@ -26,6 +26,7 @@ from agentd.sessions.steps import StepKind
 from agentd.transcript import Transcript
 
 DENIED = "is not allowed: [approve] denies it"
+REFUSED = (StepKind.GRANTED, StepKind.DENIED)  # where a session is at a no, or at a yes too late
 PLANNED_MAX = 200  # calls and questions of one session that its agent plans
 
 
@@ -98,10 +99,11 @@ class Loop:
             result = self.carry_out(decision)
             if result is None:
                 return Ending(Result(), f"may it do {decision.name}?")
+            refused = self.session.stage in REFUSED or decision.name in self.policy.denied
             self.append(decision, result)
             if result.ask is not None:
                 return Ending(result, result.ask)
-            if decision.planned and not result.effect:  # a no: nobody else can decide otherwise
+            if decision.planned and refused:  # there is nobody to decide otherwise
                 return Ending(result)
             decision = None
 

@@ -244,8 +244,9 @@ def test_agent_in_twelve_lines_does_what_the_page_says(tmp_path: Path) -> None:
 
 def test_agent_by_code(paths: Paths) -> None:
     """The three files of the example are accepted as they stand, and not one by one."""
-    (config,) = [text for text in AGENTS.blocks("toml") if 'subscribe = ["text.written"]' in text]
-    (paths.agents_d / "word_count.toml").write_text(config)
+    blocks = AGENTS.blocks("toml")
+    file = next(block for block in blocks if block.startswith('agent = "word_count"'))
+    (paths.agents_d / "word_count.toml").write_text(file)
     with pytest.raises(ConfigError, match=r"agents/word_count\.py"):
         admit("word_count", paths)
     (paths.agents / "word_count.py").write_text(AGENTS.blocks("python")[0])

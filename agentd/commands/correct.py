@@ -9,18 +9,18 @@ from typing import Any
 from agentd.bus import Bus
 from agentd.commands.home import open_bus
 from agentd.commands.output import count, print_json, say, whole
-from agentd.commands.seed import write_private
 from agentd.config.agent import load_agent
 from agentd.config.suggest import listed
-from agentd.errors import ConfigError, UsageError
+from agentd.errors import ConfigError, UsageError, storage_errors
 from agentd.evaluate.cases import examples_file, load_cases
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.session import results_of
 from agentd.states import Exit, SessionState
-from agentd.task_agent.examples import example_of, params_of, values_of
+from agentd.task_agent.row_examples import example_of, params_of, values_of
 from agentd.task_agent.task_params import TaskParams
+from agentd.whole import write_whole
 
 EXAMPLES = """example:
   agentd correct 412 category work            # event 412 of `agentd events` is a result
@@ -38,7 +38,7 @@ SESSIONS_MAX = 2_000  # of an agent that are looked through for the one that wro
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
-    parser.add_argument("result", type=whole, metavar="RESULT", help="the event's id")
+    parser.add_argument("result", type=whole, metavar="ID", help="the result's event")
     parser.add_argument("field", metavar="FIELD", help="a column that the model chose")
     parser.add_argument("value", metavar="VALUE", help="what would have been right")
     parser.add_argument("--row", type=count, metavar="N", help="the row, the first is 1")
@@ -74,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
     # One that this command wrote before, in just this form; what a person wrote stays.
     old = rf"\[\[case\]\]\nname = {re.escape(_toml(name))}\n(?:(?:event|payload|result) = .*\n)*\n?"
     text = re.sub(old, "", before).rstrip("\n")
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(file, f"{text}\n\n{block}" if text else block)
+    with storage_errors(file, "make it writable"):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(file, f"{text}\n\n{block}" if text else block)
     total = len(load_cases(file, paths).case)
     if args.json:
         about = {"agent": event.agent, "file": str(file), "case": name}

@@ -46,7 +46,7 @@ from agentd.events import EVENT_TYPE
 from agentd.paths import Paths, shipped
 from agentd.process.environment import PROGRAM_PATH
 from agentd.replay.folder_map import unsafe
-from agentd.task_agent.examples import example_agent
+from agentd.task_agent.row_examples import example_agent
 
 CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"

@@ -12,7 +12,7 @@ from agentd.agent import Score
 
 # Measured with the bundled model on three sets of 24 headlines, 6 for each of three interests and 6
 # for none: 23 of 24 had the right one of the four in each set. By what a reader likes, 17 to 21 at
-# the best threshold.
+# the best threshold. 24 headlines take 8 s on a quiet machine of two cores.
 HEAD = 'From a magazine about {interest}. Headline: "'
 NEUTRAL = 'From a magazine. Headline: "'
 TOGETHER = 32  # texts of one call: with 16 interests under its 1,024 pairs
