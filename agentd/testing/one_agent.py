@@ -97,7 +97,8 @@ def run_agent(
     code = workshop.current(agent, paths, f"run_agent({agent!r})", settings)
     web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
     says = partial(_program, programs or {})
-    tools = Toolbox(settings.permissions, connect=web.connect, programs=says)
+    clock = clock or ManualClock()
+    tools = Toolbox(settings.permissions, connect=web.connect, programs=says, clock=clock)
     here = FolderMap([], Path())
     loaded = LoadedAgent.of(code, name or agent, settings, where, tools=tools, folders=here)
     with workshop.empty_folder() as folder, offline(loopback=isinstance(model, FakeModelServer)):
@@ -106,7 +107,7 @@ def run_agent(
             event,
             _llm(model, loaded, window, call_deadline_s, scores),
             folder,
-            clock=clock or ManualClock(),
+            clock=clock,
             facts=facts,
             answers=answers,
             approve=_APPROVERS[approve] if isinstance(approve, str) else approve,
