@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,10 @@ def test_each_event_is_in_one_batch(tmp_path: Path, steps: list[Any], most: int)
     bus.close()
 
 
+def more_than(bus: Bus, number: int) -> bool:
+    return len(batches(bus)) > number
+
+
 def gather_for_ever(path: Path) -> None:
     bus = Bus(path)
     while True:
@@ -242,7 +247,7 @@ def test_kills_lose_nothing_and_batch_nothing_twice(tmp_path: Path) -> None:
         before = len(batches(bus))
         for _ in range(20):
             published += publish(bus, 5)
-        wait_for(lambda before=before: len(batches(bus)) > before + 3)
+        wait_for(partial(more_than, bus, before + 3), seconds=30)
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         worker.join()

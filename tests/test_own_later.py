@@ -158,7 +158,7 @@ def test_a_removed_agents_go_with_it(bus: Bus) -> None:
 def test_the_tool_says_when_and_stages_it() -> None:
     """By minutes or by a moment; a wrong one is told to the model, and nothing is set."""
     tools = {"params": {"instructions": "Set it.", "tools": ["Later"]}}
-    later = [
+    later: list[tuple[str, dict[str, Any]]] = [
         ("Later", {"what": "a", "in_minutes": 5, "at": None}),
         ("Later", {"what": "b", "in_minutes": None, "at": "2026-01-16T10:00+00:00"}),
         ("Later", {"what": "c", "in_minutes": None, "at": None}),
@@ -174,11 +174,8 @@ def test_the_tool_says_when_and_stages_it() -> None:
         (LATER, "b", "2026-01-16T10:00:00.000Z"),
     ]
     errors = [result["error"] for result in run.results if "error" in result]
-    assert [error.split(":")[0] for error in errors] == [
-        "say when",
-        "'noon' is no moment; write \"2026-12-24T09",
-        "2020-01-16 10",
-    ]
+    wanted = ("say when", "'noon' is no moment", "is not within the next 90 days")
+    assert all(part in error for part, error in zip(wanted, errors, strict=True)), errors
 
 
 # --- at

@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,9 @@ class Home:
     def told(self) -> list[str]:
         return [event.payload["name"] for event in self.events()]
 
+    def has_told(self, number: int) -> bool:
+        return len(self.told()) >= number
+
     def wait_told(self, *expected: str) -> None:
         """Wait until the agent was told of these files, in any order, and of no others."""
         wait_for(
@@ -420,10 +424,8 @@ def test_kills_lose_nothing_and_tell_nothing_twice(home: Home, kills: int) -> No
             home.paths.locks,
             env={**os.environ, "AGENTD_HOME": str(home.paths.user)},
         )
-        enough = before + 7 * (number + 1)
-        wait_for(lambda enough=enough: len(home.told()) >= enough, seconds=WAIT_S)
+        wait_for(partial(home.has_told, before + 7 * (number + 1)), seconds=WAIT_S)
         os.kill(home.child.pid, signal.SIGKILL)
         home.kill()
     home.start()
-    wait_for(lambda: len(home.told()) >= len(expected), seconds=WAIT_S)
-    assert sorted(home.told()) == sorted(expected)
+    home.wait_told(*expected)
