@@ -324,6 +324,7 @@ def main(argv: list[str], heart: Heart | None = None) -> int:
             "start": config.start,
             "subscribe": config.subscribe,
             "triggers": config.triggers,
+            "wakes": config.wakes,
             "publishes": version.publishes,
             "decisions": version.decisions,
             "labels": version.labels,

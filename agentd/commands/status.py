@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from agentd.bus import AgentRow, Bus, Opening, sql
@@ -24,7 +23,7 @@ from agentd.commands.output import (
     print_table,
     say,
 )
-from agentd.commands.triggers import NO_TRIGGERS, add_watch_problem, lines, triggers
+from agentd.commands.triggers import NO_TRIGGERS, lines, triggers
 from agentd.config.agent_files import overlooked
 from agentd.errors import StorageError
 from agentd.events import Lane
@@ -85,7 +84,6 @@ UNKNOWN: dict[str, Any] = {
     "waiting": {"direct": 0, "subscribed": 0},
     "last_session": None,
     "labels": None,
-    "triggers": NO_TRIGGERS,
     "dead_letters": 0,
     "asks": 0,
 }
@@ -152,7 +150,8 @@ def state(paths: Paths) -> dict[str, Any]:
         said = document["storage"] or {}
         document["storage"] = {**said, "problem": said.get("problem") or seen}
     for agent in document["agents"]:  # what the database would have told of it
-        agent.update({key: agent.get(key, value) for key, value in UNKNOWN.items()})
+        known = {**UNKNOWN, "triggers": NO_TRIGGERS}
+        agent.update({key: agent.get(key, value) for key, value in known.items()})
     return document
 
 
@@ -170,8 +169,8 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         document["agents"] += [{"name": n, **stopped, **more} for n in rows if n not in known]
     for agent in document["agents"]:
         name = agent["name"]
-        agent.update(_facts(bus, name, rows.get(name), paths), dead_letters=letters.get(name, 0))
-        add_watch_problem(agent, document["watcher"])
+        agent["triggers"] = triggers(agent, document["watcher"], bus)
+        agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
         agent["asks"] = asks.get(name, 0)
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
@@ -200,9 +199,9 @@ def _add_trouble(agent: dict[str, Any], bus: Bus) -> None:
         }
 
 
-def _facts(bus: Bus, name: str, row: AgentRow | None, paths: Paths) -> dict[str, Any]:
+def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
     if row is None:
-        return deepcopy(UNKNOWN)  # never accepted
+        return dict(UNKNOWN)  # never accepted
     found = bus.db.run(sql.LAST_SESSION, (name,))
     keys = ("id", "state", "started_at", "ended_at")
     return {
@@ -214,7 +213,6 @@ def _facts(bus: Bus, name: str, row: AgentRow | None, paths: Paths) -> dict[str,
         },
         "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
         "labels": Archive(bus).labels_by(name),
-        "triggers": triggers(bus, row, paths),
     }
 
 

@@ -256,6 +256,13 @@ class AgentConfig(Strict):
         return self
 
     @property
+    def wakes(self) -> dict[str, Any]:
+        """What wakes it, as people wrote it, for `status`."""
+        written = {"at", "watch", "where", "batch", "missed"}
+        document = self.model_dump(mode="json", include=written)
+        return {**document, "schedule": self.schedule and self.schedule.name}
+
+    @property
     def triggers(self) -> dict[str, Any]:
         """What `Bus.accept` is told of what wakes it, beside its subscription."""
         return {

@@ -43,6 +43,7 @@ class CheckResult:
     asks: Mapping[str, str] = field(default_factory=dict)
     start: Literal["now", "beginning"] = "now"
     triggers: Mapping[str, Any] = field(default_factory=dict)  # for `Bus.accept`
+    wakes: Mapping[str, Any] = field(default_factory=dict)  # the same, for `status`
     again: bool = False  # it says nothing about the file: ask again later
 
 
@@ -162,6 +163,7 @@ def _verdict(ran: Ran, code: int, where: str) -> CheckResult:
             asks=answer.get("asks", {}),
             start="beginning" if answer.get("start") == "beginning" else "now",
             triggers=answer.get("triggers", {}),
+            wakes=answer.get("wakes", {}),
         )
     error = answer.get("error")
     error = error if isinstance(error, dict) else {}

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ class Slot:
         self.module = ""  # its `agent = ...`, as last read: which files concern it
         self.folders: tuple[str, ...] = ()  # that it may touch, as its file has them
         self.mcp: tuple[str, ...] = ()  # MCP servers whose tools it names
+        self.wakes: Mapping[str, Any] = {}  # what wakes the accepted version
         self.enabled = True
         self.problem: Problem | None = None  # of the file as it is; an older version may be running
         self.managed = Managed(
@@ -98,6 +99,7 @@ class Slot:
             "paused": self._paused,
             "checking": self.checking,
             "problem": self.problem or self.managed.problem,
+            "triggers": self.wakes,
         }
 
     def check(self) -> None:
@@ -239,6 +241,7 @@ class Slot:
         if self._paused is not stored:
             await self._shared.records.set_paused(self.name, self._paused)
         before, self.version, self.mcp = self.version, found.version, found.mcp
+        self.wakes = found.wakes
         if self._paused:
             self._rest_paused()
         elif before != self.version or not self.managed.life.wanted or self.managed.broken:

@@ -97,11 +97,12 @@ def run_agent(
     code = workshop.current(agent, paths, f"run_agent({agent!r})", settings)
     web = Pages({url: Page(url, text) for url, text in (pages or {}).items()})
     says = partial(_program, programs or {})
+    clock = clock or ManualClock()
     with workshop.empty_folder() as folder, offline(loopback=isinstance(model, FakeModelServer)):
         own = folder / "own"
         own.mkdir()
         permissions = settings.permissions
-        tools = Toolbox(permissions, own=str(own), connect=web.connect, programs=says)
+        tools = Toolbox(permissions, own=str(own), connect=web.connect, programs=says, clock=clock)
         here = FolderMap([], Path())
         loaded = LoadedAgent.of(code, name or agent, settings, where, tools=tools, folders=here)
         return run_event(
@@ -109,7 +110,7 @@ def run_agent(
             event,
             _llm(model, loaded, window, call_deadline_s, scores),
             folder,
-            clock=clock or ManualClock(),
+            clock=clock,
             facts=facts,
             answers=answers,
             approve=_APPROVERS[approve] if isinstance(approve, str) else approve,

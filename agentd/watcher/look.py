@@ -92,6 +92,8 @@ def _look_into(
         return
     names = {entry.name: entry for entry in entries}
     for entry in entries:
+        if len(found.files) >= FILES_MAX:
+            return
         parts = (*way, entry.name)
         try:
             if entry.is_dir(follow_symlinks=False):

@@ -128,6 +128,7 @@ class Scheduler:
         self._open_bus = open_bus
         self._clock = clock
         self._log = log
+        self.next_run: datetime | None = None  # as of the last look
         self._look_at = float("-inf")  # monotonic
         self._failed: BaseException | None = None  # what a look raised in the scheduler's thread
         self._thread_buses = threading.local()
@@ -180,10 +181,13 @@ class Scheduler:
     def _reconcile(self, bus: Bus) -> None:
         now = self._clock.now()
         self._follow_zone(now)
-        waits = [
-            reconcile(bus, table, self._missed, now, self._log, spread)
-            for table, spread in zip(self._tables, self._spreads, strict=True)
-        ]
+        waits, following = [], []
+        for table, spread in zip(self._tables, self._spreads, strict=True):
+            waits.append(reconcile(bus, table, self._missed, now, self._log, spread))
+            last = bus.schedules.last_run(table.agent, table.name)
+            since = now if last is None else last.due
+            following.append(table.following(since, max(since, now)))
+        self.next_run = min(filter(None, following), default=None)
         if soonest := min(filter(None, waits), default=0.0):
             again = now + timedelta(seconds=soonest)
             self._scheduler.add_job(self._look, DateTrigger(again), id=LATE, replace_existing=True)

@@ -15,7 +15,7 @@ from agentd.admission.version import Accepted
 from agentd.approval.signature import digest
 from agentd.bus import Bus, Opening
 from agentd.bus.wake import Ear
-from agentd.clock import Clock, SystemClock
+from agentd.clock import Clock, SystemClock, iso
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import (
     AgentdError,
@@ -123,7 +123,9 @@ class Worker:
 
         def one_round() -> float:
             if not self.retry.waiting:  # else its beats say why
-                self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle")
+                run = scheduler.next_run if scheduler is not None else None
+                more = {"next": iso(run)} if run is not None else {}
+                self.heart.beat(self.poll_s + IDLE_GRACE_S, "idle", **more)
             self._remake_socket()
             if scheduler is not None:
                 scheduler.look(self.bus)

@@ -106,6 +106,7 @@ def audit(database: Path, journal: Path, outputs: dict[str, str]) -> Report:
         *_approved(left),
         *_letters(left),
         *_acknowledged(left),
+        *_files(left, journal.parent / "drop"),
     ]
     counts = {
         "events": len(left.events),
@@ -351,6 +352,21 @@ def _letters(left: Left) -> Iterator[str]:
         changed = reason == "partial effects" and "changed" in error
         if not changed or len(versions[agent]) < 2:
             yield f"dead letter of {agent} for event {event}: {reason}: {error}"
+
+
+def _files(left: Left, folder: Path) -> Iterator[str]:
+    """Each content in the watched folder was told of once, whatever the file was called."""
+    told = Counter(
+        Path(e.payload["name"]).stem.removesuffix(" again")
+        for e in left.events.values()
+        if e.kind == "file.changed"
+    )
+    for path in folder.glob("*.txt"):
+        times = told.pop(path.stem.removesuffix(" again"), 0)
+        if times != 1:
+            yield f"{'lost' if not times else 'twice'}: {path.name} was told of {times} times"
+    if told:
+        yield f"out of nothing: {sorted(told)} lay in no watched folder"
 
 
 def _acknowledged(left: Left) -> Iterator[str]:

@@ -25,7 +25,7 @@ from agentd.approval.signature import person_key
 from agentd.approval.unanswered import give, unanswered
 from agentd.bus import Bus
 from agentd.errors import AgentdError
-from agentd.events import PERSON, NewEvent
+from agentd.events import FILE, PERSON, NewEvent
 from agentd.supervisor.client import query
 from tests.chaos.home import AGENTS, PIPELINE, PLACED, TICKER, Home
 
@@ -41,11 +41,12 @@ MARKS = {
     "agentd.deliver": "deliver",
     "agentd.model_server": "model",
     "agentd.admission": "admission",
+    "agentd.watcher": "watcher",
 }
 # What is hit, by weight; what is not there at the moment is drawn again.
 TARGETS = {
     **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
-    **{"fetcher": 10, "deliver": 10, "all": 4},
+    **{"fetcher": 10, "deliver": 10, "watcher": 10, "all": 4},
 }
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
@@ -84,7 +85,7 @@ class Havoc:
         self.command = command or [sys.executable, "-m", "agentd", "run"]
         self.done: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.placed = 0
+        self.placed = self.dropped = 0
         self.supervisor: subprocess.Popen[bytes] | None = None
         self._asked: set[int] = set()  # supervisors that were told to stop, or killed
         self._tick = threading.Event()
@@ -210,6 +211,16 @@ class Havoc:
         line = {"what": "placed", "n": self.placed, "event": event_id}
         with self.home.journal.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.placed % 3 == 0:
+            self._drop(f"order {self.placed}")
+
+    def _drop(self, text: str) -> None:
+        """Drop a file into the watched folder, as a browser does; now and then rename it."""
+        self.dropped += 1
+        (self.home.drop / "next.part").write_text(text)
+        (self.home.drop / "next.part").rename(self.home.drop / f"{text}.txt")
+        if self.random.random() < 0.3:
+            (self.home.drop / f"{text}.txt").rename(self.home.drop / f"{text} again.txt")
 
     def _answer(self) -> None:
         """Be the person: allow what waits, now and then twice, as an impatient one does."""
@@ -373,6 +384,8 @@ class Havoc:
                 f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}/direct'))"
                 for name, (reads, _) in PIPELINE.items()
             )
+            + f" + {self.dropped} - (SELECT count(*) FROM outbox WHERE event_type = '{FILE}'"
+            f" AND id <= (SELECT last_seen_id FROM cursors WHERE consumer = '{TICKER}/direct'))"
         )
 
     def end(self) -> None:
@@ -413,6 +426,7 @@ def _victim(process: psutil.Process) -> Victim:
                 "model": "model",
                 "fetcher": "agentd.fetcher",
                 "deliver": "agentd.deliver",
+                "watcher": "agentd.watcher",
                 "worker": "".join(following[:1]),
             }
             return Victim(process, kind, names.get(kind, ""))

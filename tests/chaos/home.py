@@ -19,7 +19,7 @@ PIPELINE = {
     "biller": ("order.packed", "order.billed"),
 }
 ASKER = "biller"  # a person has to allow what it ships
-TICKER = "ticker"  # answers its own schedule alone, on its direct lane
+TICKER = "ticker"  # answers its schedule and files that are dropped, on its direct lane
 AGENTS = (*PIPELINE, TICKER)
 
 # Backoffs are short: the test is about what is lost, and not about how long one may wait.
@@ -40,6 +40,7 @@ description = "{description}"
 done = "The order is checked and shipped{words}."
 start = "beginning"
 {reads}
+{watches}
 [params]
 journal = "{journal}"
 stock = "{stock}"
@@ -47,7 +48,7 @@ publish = "{publish}"
 site = "{site}"
 [permissions]
 net = [{net}]
-read = ["{stock}"]
+read = ["{stock}", "{drop}"]
 write = ["{journal}"]
 run = ["sh"]
 [sandbox]
@@ -67,6 +68,7 @@ class Home:
         self.days = root / "days"  # where results go
         self.journal, self.stock = root / JOURNAL, root / "stock.txt"
         self.environment = {"AGENTD_HOME": str(root / "home")}
+        self.drop = root / "drop"
         self.site, self.fetched = "", 0  # of `serve`: its address, and how often it was asked
         self._edits = 0
 
@@ -91,6 +93,7 @@ class Home:
     def create(self) -> None:
         """Write model, agents, configuration, and what their tools touch."""
         self.journal.touch()
+        self.drop.mkdir()
         self.stock.write_text("plenty of all")
         self.paths.create()
         model = make_tiny(self.root / "tiny", window=4096)
@@ -108,6 +111,8 @@ class Home:
             description=description,
             words=words,
             reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),
+            watches=f'watch = ["{self.drop}/*.txt"]' if name == TICKER else "",
+            drop=self.drop,
             journal=self.journal,
             stock=self.stock,
             publish=publish,
