@@ -135,7 +135,7 @@ def test_a_hostile_mail_is_read_and_bounded(name: str) -> None:
     began = time.process_time()
     told: dict[str, Any] = read_message(HOSTILE[name])
     assert time.process_time() - began < FAST_S
-    assert KEYS <= set(told) <= KEYS | {"problem"}
+    assert set(told) == KEYS | ({"problem"} if name == "nested comments" else set())
     texts = [told["from"], told["to"], told["subject"], told["date"], *told["attachments"]]
     assert not any(controls(text) or "\n" in text for text in texts)
     assert not controls(told["text"]) and len(told["text"]) < TEXT_CHARACTERS + 40

@@ -28,7 +28,7 @@ EMPTIED = 50  # mails in a mailbox of which none is known: it was emptied, and t
 NEXT = re.compile(rb"\n\r?\n(?=From )")  # where a mail of an mbox ends
 QUOTED = re.compile(rb"(?m)^>(>*From )")  # a line of a mail that began so
 MAILDIR = ("cur", "new")
-DELIVERED = re.compile(r"[0-9]{1,18}")  # seconds, at the beginning of a name in a Maildir
+NUMBER = re.compile(r"[0-9]{1,18}")
 
 Mailbox = tuple[Sequence[str], Callable[[int], bytes]]  # keys, the oldest first; and what reads one
 
@@ -99,7 +99,10 @@ def _mailbox(call: ToolCall, place: Place, marks: Marks) -> Iterator[Mailbox]:
 
 
 def _maildir(place: Place, marks: Marks, stack: ExitStack) -> Mailbox:
-    """Order by the time of delivery. A key is a mail's name without the flags behind the colon."""
+    """Order by the numbers in their names: seconds first, then what else tells deliveries apart.
+
+    A key is a mail's name without the flags behind the colon.
+    """
     found = []
     try:
         folders = [stack.enter_context(folder_of(place, (*place.parts, n), marks)) for n in MAILDIR]
@@ -108,8 +111,7 @@ def _maildir(place: Place, marks: Marks, stack: ExitStack) -> Mailbox:
     for folder in folders:
         _, _, names, _ = next(os.fwalk(".", dir_fd=folder))
         for name in (name for name in names if not name.startswith(".")):
-            delivered = DELIVERED.match(name)
-            found.append((int(delivered[0]) if delivered else 0, name, folder))
+            found.append((tuple(map(int, NUMBER.findall(name))), name, folder))
     found.sort()
 
     def read(index: int) -> bytes:
