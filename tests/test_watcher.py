@@ -25,7 +25,7 @@ from agentd.process.heart import Heart
 from agentd.testing import wait_for
 from agentd.watcher import contents, look
 from agentd.watcher.contents import fingerprint
-from agentd.watcher.look import File, Found
+from agentd.watcher.look import File, FoundFiles
 from agentd.watcher.watch_policy import NAME
 from agentd.watcher.watcher import FileWatcher
 from tests.supervised import remove_sockets
@@ -81,11 +81,11 @@ def test_patterns_without_an_end_are_refused(pattern: str) -> None:
 # --- looks
 
 
-def found(*patterns: str) -> Found:
+def found(*patterns: str) -> FoundFiles:
     return look.look([Pattern.of(pattern) for pattern in patterns], nothing)
 
 
-def names(seen: Found) -> list[str]:
+def names(seen: FoundFiles) -> list[str]:
     return sorted(Path(path).name for path in seen.files)
 
 

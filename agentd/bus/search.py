@@ -29,7 +29,7 @@ BEFORE = 80  # of these, before the first word
 
 
 @dataclass(frozen=True)
-class Reader:
+class EventReader:
     """Which events an agent may find: its own, those addressed to it, and of types it reads."""
 
     agent: str
@@ -37,7 +37,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundEvent:
     """An event, and what of its text stands around the words."""
 
     event: Event
@@ -81,9 +81,9 @@ class EventSearch:
         limit: int,
         agent: str | None = None,
         since: datetime = EPOCH,
-        reader: Reader | None = None,
+        reader: EventReader | None = None,
         check: Callable[[], None] = lambda: None,
-    ) -> list[Found]:
+    ) -> list[FoundEvent]:
         """Return the newest events that hold all the words, each as a whole or as a beginning.
 
         `agent`: only what it published. `reader`: only what it may see. `check` is called now and
@@ -110,7 +110,7 @@ class EventSearch:
                 event = self._events.read(row)
             except UNREADABLE:  # a row by hand: `agentd events` names it
                 continue
-            found.append(Found(event, _excerpt(event, tokens)))
+            found.append(FoundEvent(event, _excerpt(event, tokens)))
         return found
 
 

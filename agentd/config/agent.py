@@ -18,6 +18,8 @@ from pydantic import (
 from agentd.config.columns import COLUMNS_MAX, Column, check_column_name
 from agentd.config.duration import Duration
 from agentd.config.mail_account import Account
+from agentd.config.permissions import Permissions as Permissions
+from agentd.config.permissions import ServerPermissions as ServerPermissions
 from agentd.config.secret_names import secret_names
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.config.wakes import At, Batching, Moments, Patterns, Where, fitting
@@ -29,10 +31,6 @@ from agentd.errors import ConfigError, shown
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
 SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
-
-
-APPS = ("reminders", "notes")
-SHORTCUT = re.compile(r"shortcut:[^-\x00-\x1f][^\x00-\x1f]{0,99}")  # a `-` would begin an option
 
 
 class Limits(Strict):
@@ -58,45 +56,6 @@ class Limits(Strict):
     attempts: int = Field(
         3, ge=1, le=20, description="Sessions tried for one event before it is a dead letter."
     )
-
-
-class ServerPermissions(Strict):
-    """What the program of an MCP server may touch. Nothing is allowed unless listed."""
-
-    read: tuple[str, ...] = Field((), description="Folders and files that may be read.")
-    write: tuple[str, ...] = Field((), description="Folders and files that may be written.")
-    net: tuple[str, ...] = Field((), description='Hosts to fetch from, "host" or "host:port".')
-    run: tuple[str, ...] = Field(
-        (), description="Programs that may be run, by name or path. They touch what is listed here."
-    )
-
-
-class Permissions(ServerPermissions):
-    """What an agent's tools may touch. Nothing is allowed unless listed."""
-
-    apps: tuple[str, ...] = Field(
-        (), description='Of a Mac: "reminders", "notes", "shortcut:NAME". Not together with `run`.'
-    )
-
-    @field_validator("apps")
-    @classmethod
-    def _apps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            if item not in APPS and not SHORTCUT.fullmatch(item):
-                raise ValueError(
-                    f'{item!r} is no app; write "reminders", "notes" or "shortcut:NAME"'
-                )
-        return value
-
-    @model_validator(mode="after")
-    def _apart(self) -> "Permissions":
-        # On a Mac a program has the sandbox of who starts it, so also the way to these apps.
-        if self.apps and self.run:
-            raise ValueError(
-                "`apps` and `run` do not go together: a program could tell these apps anything; "
-                "make two agents of it"
-            )
-        return self
 
 
 class HeadSandbox(Strict):

@@ -328,8 +328,6 @@ class Replay:
         bus.publish(PERSON, answer, priority=Priority.PERSON, system=True)
         return Lane(session.agent, direct=True)
 
-    # --- comparing the end
-
     def _check_settled(self, ending: Ending) -> None:
         endings.check_settled(self.playback, ending, self._settled)
 

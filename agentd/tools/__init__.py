@@ -14,7 +14,8 @@ lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and
 by `links.py`, where links lead. `public.py` tells which addresses are public.
 
-`charsets.py` has the encodings of the web, `time_limit.py` bounds others' parsers.
+`charsets.py` has the encodings of the web, `time_limit.py` bounds others' parsers. `post.py` is of
+what sends results, and of no agent.
 
 `git.py` looks at repositories for agents: `git_looks.py` does it, here or in the agent's hands, and
 `git_work.py` at what is in no commit yet, by way of `git_command.py`, after `repository.py` found

@@ -36,7 +36,7 @@ class File:
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """What is there, by path, and what is wrong with where it was looked for."""
 
     files: dict[str, File] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class Found:
             self.problems.append(text)
 
 
-def look(patterns: Iterable[Pattern], progress: Callable[[], None]) -> Found:
+def look(patterns: Iterable[Pattern], progress: Callable[[], None]) -> FoundFiles:
     """Return what the patterns mean now; `progress` is called now and then."""
-    found = Found()
+    found = FoundFiles()
     for pattern in patterns:
         ways: list[tuple[str, ...]] = [()]
         while ways and not found.full:
@@ -68,7 +68,7 @@ def look(patterns: Iterable[Pattern], progress: Callable[[], None]) -> Found:
 
 
 def _look_into(
-    pattern: Pattern, ways: list[tuple[str, ...]], found: Found, progress: Callable[[], None]
+    pattern: Pattern, ways: list[tuple[str, ...]], found: FoundFiles, progress: Callable[[], None]
 ) -> None:
     """Look into the folder of the last way; add those that lead deeper."""
     way = ways.pop()

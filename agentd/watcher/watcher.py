@@ -27,7 +27,7 @@ from agentd.process.stop import Stop
 from agentd.storage.database_files import open_bus
 from agentd.storage.storage_retry import StorageRetry
 from agentd.watcher.contents import fingerprint
-from agentd.watcher.look import File, Found, look
+from agentd.watcher.look import File, FoundFiles, look
 from agentd.watcher.notices import Notices
 from agentd.watcher.watch_policy import patterns
 
@@ -116,7 +116,7 @@ class FileWatcher:
         self._beat(bell, last=True)
         return SOON_S if growing else UNNOTICED_S if bell.failed else LOOK_S
 
-    def _tell(self, bus: Bus, name: str, file: File, found: Found) -> bool:
+    def _tell(self, bus: Bus, name: str, file: File, found: FoundFiles) -> bool:
         """Note a file as seen, and tell the agent if it is new; False: it is not whole yet."""
         if file.partial or not self._is_whole(file):
             return False
@@ -173,7 +173,7 @@ class FileWatcher:
         self._log.info("file.skipped", agent=name, size=file.size)
         return False
 
-    def _note_problems(self, name: str, found: Found) -> None:
+    def _note_problems(self, name: str, found: FoundFiles) -> None:
         text = "; ".join(found.problems)
         if text != self._problems.get(name, ""):
             self._log.warning("watch.problem", agent=name, what=text or "none any more")
