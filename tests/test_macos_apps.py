@@ -1,6 +1,7 @@
 """RunShortcut, AddReminder, AddNote: exact command lines, and what they are refused."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
+from agentd.events import NewEvent
 from agentd.hands import permitted
 from agentd.hands.permitted import sandbox_for
 from agentd.macos import scripts
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.seatbelt import Profile
+from agentd.testing import run_agent
 from agentd.tools.base import Output
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
@@ -242,3 +245,24 @@ def test_elsewhere_it_needs_a_mac() -> None:
     """The tool says so, and `agentd check` before it."""
     with pytest.raises(ToolError, match="needs a Mac: there is no /usr/bin/osascript here"):
         Toolbox(Permissions(apps=APPS)).call("AddNote", {"title": "a", "text": ""})
+
+
+def test_an_agent_decides_for_them(tmp_path: Path) -> None:
+    """With each field as it was answered; a person's yes comes first."""
+    script = scripts.script_argv(scripts.ADD_REMINDER, "Water", "Home", "")
+    run = run_agent(
+        "task",
+        NewEvent("note.changed", {"text": "The plants are dry."}),
+        [
+            {"tool": "add_reminder", "title": "Water", "list": "Home", "due": None},
+            {"tool": "done", "result": "noted"},
+        ],
+        config={
+            "subscribe": ["note.changed"],
+            "params": {"instructions": "Note it.", "tools": ["AddReminder"]},
+            "permissions": {"apps": ["reminders"]},
+        },
+        programs={shlex.join(script): "Home\n"},
+        approve="allow",
+    )
+    assert run.results[0] == {"title": "Water", "list": "Home"}

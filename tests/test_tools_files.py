@@ -326,7 +326,11 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "ReadFeed": {"url": "http://127.0.0.1/"},
         "ReadCalendar": {"source": "a.ics"},
         "ReadPdf": {"path": "a.pdf"},
+        "ReadMail": {"source": "ada"},
         "RunCommand": {"program": "true", "args": []},
+        "RunShortcut": {"name": "a"},
+        "AddReminder": {"title": "a"},
+        "AddNote": {"title": "a", "text": ""},
     }
     assert args.keys() | {"AskPerson"} == REGISTRY.keys()
     for name, given in args.items():
