@@ -303,11 +303,14 @@ def _admission(name: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "does").write_text(does)
     permissions = text[text.find("[permissions]") :] if "[permissions]" in text else ""
-    (folder / "agent.toml").write_text(f'agent = "x"\ndone = "it was called"\n{permissions}')
+    watch: list[str] = table.get("watch", [])
+    head = f'agent = "x"\ndone = "it was called"\nwatch = {json.dumps(watch)}\n'
+    (folder / "agent.toml").write_text(f"{head}{permissions}")
     print("a module may print while it is imported")
     enabled = table.get("enabled", True)
     outcome = {"ok": True, "version": version, "enabled": enabled, "subscribe": []}
-    heart.answer({**outcome, "schedule": table.get("schedule")})
+    names = {"schedule": table.get("schedule"), "watch": [f"watch {one}" for one in watch]}
+    heart.answer({**outcome, "triggers": names, "wakes": {"watch": watch}})
     return 0
 
 

@@ -32,7 +32,7 @@ from agentd.watcher.notices import Notices
 from agentd.watcher.watch_policy import patterns
 
 LOOK_S = 30.0  # between looks where nothing is noticed
-UNNOTICED_S = 5.0  # the same where notices cannot be had
+UNNOTICED_S = 5.0  # the same where notices cannot be had, or a folder is not there
 SOON_S = 1.0  # between looks while a file is being written, and at least between any two
 STABLE_S = 2.0  # a file is whole once it has stayed the same for so long ...
 OLD_S = 60.0  # ... or did not change since
@@ -114,7 +114,11 @@ class FileWatcher:
             for path in known.keys() - (there if known is self._contents else growing):
                 del known[path]
         self._beat(bell, last=True)
-        return SOON_S if growing else UNNOTICED_S if bell.failed else LOOK_S
+        if growing:
+            return SOON_S
+        wanted_folders = {one.folder for every in self._patterns.values() for one in every}
+        missing = wanted_folders - self._folders.keys()
+        return UNNOTICED_S if bell.failed or missing else LOOK_S
 
     def _tell(self, bus: Bus, name: str, file: File, found: FoundFiles) -> bool:
         """Note a file as seen, and tell the agent if it is new; False: it is not whole yet."""
