@@ -27,7 +27,7 @@ from agentd.transcript import Transcript
 
 DENIED = "is not allowed: [approve] denies it"
 REFUSED = (StepKind.GRANTED, StepKind.DENIED)  # where a session is at a no, or at a yes too late
-PLANNED_MAX = 200  # calls and questions of one session that its agent plans
+CALLS_MAX, QUESTIONS_MAX = 32, 200  # of one session, that its agent plans
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Loop:
                 return decision
 
     def _plan(self, call: PlannedCall) -> Decision:
-        if len(self.session.results) >= PLANNED_MAX:
-            raise SessionFailed(f"plans more than {PLANNED_MAX} steps", where="`planned`")
+        if sum(step.planned for step in self.session.steps) >= CALLS_MAX:
+            raise SessionFailed(f"plans more than {CALLS_MAX} calls", where="`planned`")
         decision = Decision.plan(call.name, call.args)
         again, asks = call.name in self.idempotent, self.policy.asks_about(call.name, call.args)
         self.transcript.decided(decision, idempotent=again, asks=asks)
@@ -151,6 +151,8 @@ class Loop:
 
     def _question(self, question: Question) -> None:
         """Ask the model for one class, about this alone; what it says is data, and ends here."""
+        if sum(step.about is not None for step in self.session.steps) >= QUESTIONS_MAX:
+            raise SessionFailed(f"plans more than {QUESTIONS_MAX} questions", where="`planned`")
         self.beat(self.call_deadline_s)
         allowed = frozenset({question.name})
         about, log = self.transcript.about(question.about)

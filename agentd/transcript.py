@@ -13,7 +13,7 @@ from typing import Any
 from agentd.agent import Result
 from agentd.config.duration import written
 from agentd.context import Context, LogEvent, render
-from agentd.errors import ModelError, ModelUnavailable, Stopped
+from agentd.errors import ModelError, ModelUnavailable, SessionFailed, Stopped
 from agentd.llm.decision import LLM, Decision
 from agentd.logs.logger import Logger
 from agentd.sessions.asked import EXPIRES
@@ -76,9 +76,18 @@ class Transcript:
             self._show(self._journal.record_note(self._session, NOTE, payload), tokens)
 
     def about(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-        """Return what a question is about, cut to its room, and the log of that alone."""
+        """Return what a question is about, cut to its room, and the log of that alone.
+
+        Raises:
+            SessionFailed: it cannot be cut so short.
+        """
         limit = min(self._session.limits.result_tokens, self.context.space)
-        event, _ = self.context.cut(event_about(payload, self._session.steps), limit)
+        event, tokens = self.context.cut(event_about(payload, self._session.steps), limit)
+        if tokens > self.context.space:
+            raise SessionFailed(
+                f"a row takes {tokens} tokens; there is room for {self.context.space}",
+                hint="raise [limits] context_share, or use a model with a larger window",
+            )
         return event.payload, render(event)
 
     def decided(

@@ -127,7 +127,7 @@ def _look(draft: Draft) -> _Look:
     match draft.look:
         case "events":
             return _Look(
-                facts=('text = { from = "text" }',), top=(f"subscribe = [{_text(where)}]",)
+                facts=('said = { from = "event.text" }',), top=(f"subscribe = [{_text(where)}]",)
             )
         case "folder":
             folder, read = expanded(where), (f"read = [{_text(where)}]",)
