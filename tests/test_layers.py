@@ -29,7 +29,7 @@ IMPORTERS = {
     "watchfiles": {"agentd/supervisor/file_changes.py"},
     "structlog": {"agentd/logs/logger.py", DEFERRED},
     "mcp": {"agentd/mcp", "agentd/commands/mcp.py"},
-    "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage"},
+    "apsw": {"agentd/bus", "agentd/sessions", "agentd/storage", "agentd/tools/query.py"},
     "huggingface_hub": {"agentd/models/huggingface.py"},
     "tomli_w": {"agentd/commands/demo/temporary.py"},
     "platformdirs": {"agentd/paths.py", DEFERRED},

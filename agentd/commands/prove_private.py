@@ -137,7 +137,8 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
     key = config.model.api_key_file
     closed = Closed.of(paths, name or "", expanded(key) if key else None)
     scratch, require = scratch_of(paths, name or ""), config.sandbox.required
-    return orders_for(permissions, closed, scratch, require=require)
+    own = None if name is None else paths.own_folders / name
+    return orders_for(permissions, closed, scratch, require=require, own=own)
 
 
 def places_of(paths: Paths) -> dict[str, str]:

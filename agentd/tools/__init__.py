@@ -4,8 +4,8 @@
 another process carries out, which finds them in `handlers.py`, as it does the parts of tools that
 the worker composes (`ToolCall.inner`). `base.py` says what a handler is given. It imports neither
 Pydantic nor the configuration: hands and fetcher are small processes. The handlers stand in
-`files.py`, `move.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`, `shell.py` and
-`person.py`. `outside_tools.py` are tools of MCP servers.
+`files.py`, `move.py`, `query.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`,
+`shell.py`, `recall.py` and `person.py`. `outside_tools.py` are tools of MCP servers.
 
 `place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and

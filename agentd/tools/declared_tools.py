@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.events import Result
-from agentd.tools import calendar, feed, files, http, move, page, pdf, person, query, shell
+from agentd.tools import calendar, feed, files, http, move, page, pdf, person, query, recall, shell
 
 PATH_CHARACTERS = 200
 URL_CHARACTERS = 300
@@ -112,6 +112,25 @@ class RunCommand(Args):
     args: list[Annotated[str, Field(max_length=200)]] = Field(max_length=16)
 
 
+class Remember(Args):
+    """Remember a text under a key for later sessions; an empty one forgets it."""
+
+    key: str = Field(min_length=1, max_length=recall.KEY_CHARACTERS)
+    value: str = Field(max_length=recall.VALUE_CHARACTERS)
+
+
+class Recall(Args):
+    """Give what was remembered in earlier sessions, all of it or what holds these words."""
+
+    words: str | None = Field(None, max_length=recall.WORDS_CHARACTERS)
+
+
+class SearchEvents(Args):
+    """Find earlier events and results that hold all of these words."""
+
+    words: str = Field(min_length=1, max_length=recall.WORDS_CHARACTERS)
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -178,6 +197,9 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
         Tool(Query, "read", query.query, effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
+        Tool(Remember, None, recall.remember, "head", effect="none", untrusted=False),
+        Tool(Recall, None, recall.recall, "head", effect="none"),
+        Tool(SearchEvents, None, recall.search_events, "head", effect="none"),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentd.agent import Memory
+from agentd.bus.search import Finder
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.net.exchange import Stream
 from agentd.process.stop import Cancel
-from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered
+from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered, no_events
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY, Tool
 from agentd.tools.handlers import handler
@@ -58,6 +59,8 @@ class Toolbox:
         self._clock = clock or SystemClock()
         self.cancel = Cancel()
         self.memory: Memory = {}  # what the agent remembers at the start of its session
+        self.trusted: Callable[[], bool] = lambda: False  # see `ToolCall`
+        self.events: Finder = no_events  # see `ToolCall`
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -90,6 +93,8 @@ class Toolbox:
             cancel=self.cancel,
             clock=self._clock,
             memory=self.memory,
+            trusted=self.trusted(),
+            events=self.events,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)
