@@ -323,7 +323,7 @@ def test_the_whole_contract_is_documented() -> None:
     for name, tool in REGISTRY.items():
         row = next(line for line in AGENTS.text.splitlines() if line.startswith(f"| `{name}` |"))
         assert set(tool.args.model_fields) <= set(re.findall(r"`(\w+)`", row.split("|")[2]))
-        assert (not tool.kinds) == (not row.split("|")[3].strip())
+        assert (not tool.needs) == (not row.split("|")[3].strip())
 
 
 def test_run_agents_options_are_documented() -> None:

@@ -27,8 +27,9 @@ from agentd.testing import (
     run_agent,
 )
 from tests.repository import Repository
+from tests.test_reading import EVENTS, META, rss
 
-NOTE = {
+NOTE: dict[str, Any] = {
     "done": "The note is read.",
     "params": {
         "instructions": "Read it.",
@@ -77,6 +78,29 @@ def test_a_shipped_agent_with_typed_classes_and_facts(tmp_path: Path) -> None:
     (changed,) = run.events("repo.changed")
     assert (changed["since"], changed["head"]) == (first, second)
     assert run.facts["last_commit"]["id"] == second
+
+
+def test_pages_are_read_as_from_the_web(tmp_path: Path) -> None:
+    """As HTML, feeds and calendars; what a tool remembers comes with the session's end."""
+    base = "http://example.invalid"
+    host = base.removeprefix("http://")
+    pages = {f"{base}/a": META, f"{base}/feed": rss("b", "a"), f"https://{host}/a.ics": EVENTS}
+    tools = ["ReadPage", "ReadFeed", "ReadCalendar"]
+    read: list[Any] = [
+        ("ReadPage", {"url": f"{base}/a", "start": None}),
+        ("ReadFeed", {"url": f"{base}/feed"}),
+        ("ReadCalendar", {"source": f"webcal://{host}/a.ics", "days": None}),
+        {"tool": "done", "result": "read"},
+    ]
+    settings = {**config(tmp_path), "params": {**NOTE["params"], "tools": tools}}
+    run = run_agent("task", EVENT, read, config=settings, pages=pages)
+    page, feed, _ = run.results
+    assert page["date"] == "2026-11-27" and "<" not in page["text"] and not feed["items"]
+    assert list(run.facts) == [f"feed:{base}/feed"]
+    pages[f"{base}/feed"] = rss("c", "b", "a")
+    steps = [read[1], read[3]]
+    again = run_agent("task", EVENT, steps, config=settings, pages=pages, facts=run.facts)
+    assert [item["title"] for item in again.results[0]["items"]] == ["c <b> it"]
 
 
 def test_a_recordings_decisions_are_a_model(tmp_path: Path) -> None:

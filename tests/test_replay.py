@@ -346,7 +346,7 @@ def test_pages_are_recorded_and_the_network_is_off(world: World) -> None:
 
 
 def test_what_was_read_of_the_day_is_taken_as_recorded(world: World) -> None:
-    """Pages, feeds, calendars, PDF files: without network, clock or file; by what it remembers."""
+    """Pages, feeds, calendars, PDF files, without network, clock or file; and what it remembers."""
     (world.notes / "a.ics").write_text(EVENTS)
     (world.notes / "a.pdf").write_bytes(pdf([text_of("An invoice")]))
     with site() as web:

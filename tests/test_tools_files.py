@@ -329,10 +329,10 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "RunCommand": {"program": "true", "args": []},
     }
     assert (
-        args.keys() | {name for name, tool in REGISTRY.items() if not tool.kinds} == REGISTRY.keys()
+        args.keys() | {name for name, tool in REGISTRY.items() if not tool.needs} == REGISTRY.keys()
     )
     for name, given in args.items():
-        kinds = " or ".join(REGISTRY[name].kinds)
+        kinds = " or ".join(REGISTRY[name].needs)
         with pytest.raises(PermissionRefused, match=f"{kinds}, which lists"):
             none.call(name, given)
     with pytest.raises(PermissionRefused):  # a relative root would depend on where we stand

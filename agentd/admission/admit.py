@@ -175,10 +175,10 @@ def _make_private(folder: Path) -> None:
 def _check_permissions(version: Version, toml: Path, module: Path) -> None:
     """Check that each tool's permission lists something, and what its own code reads is listed."""
     config = version.accepted.config
-    writes = any("write" in REGISTRY[tool].kinds for tool in version.uses if tool in REGISTRY)
+    writes = any("write" in REGISTRY[tool].needs for tool in version.uses if tool in REGISTRY)
     own = ("read", "write") if writes else ()  # its own folder needs no list
     for tool in version.uses:
-        kinds = REGISTRY[tool].kinds if tool in REGISTRY else ()
+        kinds = REGISTRY[tool].needs if tool in REGISTRY else ()
         if kinds and not any(kind in own or getattr(config.permissions, kind) for kind in kinds):
             needed = " or ".join(f"{kind} = [...]" for kind in kinds)
             raise ConfigError(

@@ -202,10 +202,10 @@ def spare(config: AgentConfig) -> Iterator[str]:
     What the code of other agents reads and fetches is theirs to know.
     """
     tools = config.params.get("tools", ()) if config.agent == "task" else REGISTRY
-    needed = {kind for tool in tools if tool in REGISTRY for kind in REGISTRY[tool].kinds}
+    needed = {kind for tool in tools if tool in REGISTRY for kind in REGISTRY[tool].needs}
     for kind in sorted(config.permissions.model_fields_set - needed):
         if getattr(config.permissions, kind):
-            users = ", ".join(tool.name for tool in REGISTRY.values() if kind in tool.kinds)
+            users = ", ".join(tool.name for tool in REGISTRY.values() if kind in tool.needs)
             yield f"permissions.{kind} is of no use: none of its tools needs it ({users} would)"
 
 

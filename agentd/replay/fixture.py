@@ -107,7 +107,8 @@ class Pages:
             page = next((page for page in self._pages.values() if page.url == url), None)
         if page is None:
             raise ToolError(f"{url} is not among the recorded pages; a replay has no network")
-        head = "200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+        kind = "html" if page.text.lstrip().startswith("<") else "plain"
+        head = f"200 OK\r\nContent-Type: text/{kind}; charset=utf-8\r\n\r\n"
         yield _Answer(head.encode() + page.text.encode("utf-8", "replace"))
 
 

@@ -15,7 +15,7 @@ from agentd.tools import calendar, feed, files, http, move, page, pdf, person, q
 
 PATH_CHARACTERS = 200
 URL_CHARACTERS = 300
-Kind = Literal["read", "write", "net", "run"]
+Permission = Literal["read", "write", "net", "run"]
 
 
 class Args(BaseModel):
@@ -142,7 +142,7 @@ class Tool:
     """A typed decision's handler that any agent may use, by permission."""
 
     args: type[BaseModel]  # its bounds narrow the mask as well
-    permission: Kind | tuple[Kind, ...] | None  # of several, one is enough
+    permission: Permission | tuple[Permission, ...] | None  # of several, one is enough
     # Called with a ToolCall and the checked arguments, in the process that `place` names: the
     # agent's hands, the fetcher, an MCP server's host, or the worker itself.
     run: Callable[..., Result]
@@ -155,8 +155,8 @@ class Tool:
     places: tuple[str, ...] = ()
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The permissions of which one has to list something; none: it needs none."""
+    def needs(self) -> tuple[Permission, ...]:
+        """The permissions of which one has to list something; empty where none has to."""
         if isinstance(self.permission, str):
             return (self.permission,)
         return self.permission or ()

@@ -73,8 +73,8 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name}")
-        if tool.kinds and not any(self.grants.allows(kind) for kind in tool.kinds):
-            kinds = " or ".join(tool.kinds)
+        if tool.needs and not any(self.grants.allows(kind) for kind in tool.needs):
+            kinds = " or ".join(tool.needs)
             raise PermissionRefused(f"{name} needs [permissions] {kinds}, which lists nothing")
         try:
             checked = tool.args.model_validate(args).model_dump(mode="json")
