@@ -4,7 +4,7 @@ An agent module (agents/NAME.py) defines exactly one subclass of `Agent`; baml_s
 declares the union that its model call returns.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +90,10 @@ class Memory(Protocol):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the JSON value remembered under `key`."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Give all keys."""
         ...
 
 

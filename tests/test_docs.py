@@ -365,7 +365,8 @@ def test_tables_of_the_database_are_documented(paths: Paths) -> None:
     section = page("agentd").text.split("\n## The database\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert {name for (name,) in tables if not name.startswith("sqlite_")} <= named
+    inner = ("sqlite_", "outbox_words_")  # an index of words is made of tables of SQLite's own
+    assert {name for (name,) in tables if not name.startswith(inner)} <= named
 
 
 def test_log_events_are_written_somewhere() -> None:

@@ -247,6 +247,17 @@ def test_what_an_agent_works_with_is_there(home: Home, what: str) -> None:
     assert told not in REFUSED and "Error" not in told
 
 
+def test_its_tools_work_in_there(home: Home) -> None:
+    """It finds events, and keeps their index; its own folder is written by its hands, unasked."""
+    tool = "kit.tools.call({!r}, {!r}).value"
+    home.told("'a word that is looked for'")
+    search = tool.format("SearchEvents", {"words": "word looked"})
+    assert home.told(f"{search}['found'][-1]['type']") == "probe.it"
+    assert home.told(tool.format("WriteFile", {"path": "new/a.md", "text": "x"})).endswith("1}")
+    assert (home.paths.own_folders / "prober" / "new" / "a.md").read_text() == "x"
+    assert home.told("kit.tools.call('Recall', {'words': None}).value") == "{'found': []}"
+
+
 def test_what_it_reaches_all_the_same(home: Home, tmp_path: Path) -> None:
     """The page says so: the bus as a whole, and datagram sockets that have a path."""
     count = "SELECT count(*) FROM agents"

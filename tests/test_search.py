@@ -11,7 +11,7 @@ import pytest
 
 from agentd.bus import Bus, schema
 from agentd.bus import search as searching
-from agentd.bus.search import EventReader
+from agentd.bus.search import Readable
 from agentd.clock import parse_iso
 from agentd.config.daemon import RetentionConfig
 from agentd.errors import ToolError
@@ -119,9 +119,9 @@ def test_only_what_may_be_read(bus: Bus) -> None:
     read = add(bus, "word", "c.read")
     prefixed = add(bus, "word", "d.some.kind")
     other, addressed = add(bus, "word", "e.other"), add(bus, "word", "c.read", target="two")
-    reader = EventReader("one", ("c.read", "d.*"))
+    reader = Readable("one", ("c.read", "d.*"))
     assert found(bus, "word", reader=reader) == [prefixed, read, direct, own]
-    assert found(bus, "word", reader=EventReader("nobody")) == []
+    assert found(bus, "word", reader=Readable("nobody")) == []
     assert found(bus, "word") == [addressed, other, prefixed, read, direct, own]
     assert found(bus, "word", agent="one") == [own]
     assert found(bus, "word", since=parse_iso("2999-01-01T00:00:00.000Z")) == []

@@ -83,6 +83,21 @@ def test_hands_are_started_at_the_first_call(running: Daemon) -> None:
     assert refused["raised"] == "PermissionRefused"
 
 
+def test_an_agent_has_a_folder_of_its_own(running: Daemon) -> None:
+    """In the sandbox of its hands, over a restart of the daemon; another agent's is closed."""
+    own = running.paths.own_folders / "caller"
+    assert running.called("caller", "WriteFile", path="a.md", text="kept")["bytes"] == 4
+    running.stop()
+    running.start()
+    running.wait_state("caller", "RUNNING")
+    found = running.called("caller", "ReadFile", path=str(own / "a.md"), start=None)
+    assert found["text"] == "kept" and own.stat().st_mode & 0o777 == 0o700
+    theirs = running.paths.own_folders / "other"
+    theirs.mkdir()
+    refused = running.called("caller", "WriteFile", path=str(theirs / "a.md"), text="x")
+    assert refused["raised"] == "PermissionRefused" and list(theirs.iterdir()) == []
+
+
 def test_hands_that_die_are_replaced(running: Daemon) -> None:
     """Between two calls nobody notices; in one, what may not run again may have happened."""
     answer, pid, all_of_them = begin_a_program(running)

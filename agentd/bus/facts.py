@@ -9,6 +9,8 @@ from agentd.bus.json_text import UNREADABLE, is_utf8, read_json, strict_json
 from agentd.clock import Clock, iso
 from agentd.errors import EventRefused, SessionFailed
 
+REMEMBERED = "remembered:"  # begins the keys of what a model remembers: None forgets one
+
 
 class AgentFacts:
     """The facts of one database."""
@@ -38,7 +40,7 @@ class AgentFacts:
         return found
 
     def remember(self, agent: str, facts: Mapping[str, Any]) -> None:
-        """Write facts; inside the session's closing transaction.
+        """Write facts, and forget some; inside the session's closing transaction.
 
         Raises:
             EventRefused: a value is not JSON.
@@ -46,5 +48,8 @@ class AgentFacts:
         for key, value in facts.items():
             if not is_utf8(key):
                 raise EventRefused("a fact's key is not UTF-8", where=f"{agent} remembers {key!r}")
+            if value is None and key.startswith(REMEMBERED):
+                self.db.run(sql.FORGET, (agent, key))
+                continue
             text = strict_json(value, f"{agent} remembers {key}")
             self.db.run(sql.REMEMBER, (agent, key, text, iso(self._clock.now())))

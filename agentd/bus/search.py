@@ -29,7 +29,7 @@ BEFORE = 80  # of these, before the first word
 
 
 @dataclass(frozen=True)
-class EventReader:
+class Readable:
     """Which events an agent may find: its own, those addressed to it, and of types it reads."""
 
     agent: str
@@ -42,6 +42,10 @@ class FoundEvent:
 
     event: Event
     excerpt: str
+
+
+# What finds for one reader: the words, how many at most, and `check` (see `EventSearch.find`).
+Finder = Callable[[str, int, Callable[[], None]], Sequence[Found]]
 
 
 class EventSearch:
@@ -74,6 +78,10 @@ class EventSearch:
             self.db.run(sql.ADD_WORDS, (event_id, _plain(words)))
         return len(rows)
 
+    def finder(self, reader: Readable) -> Finder:
+        """Return what finds the events that one agent may read."""
+        return lambda words, limit, check: self.find(words, limit=limit, reader=reader, check=check)
+
     def find(
         self,
         words: str,
@@ -81,7 +89,7 @@ class EventSearch:
         limit: int,
         agent: str | None = None,
         since: datetime = EPOCH,
-        reader: EventReader | None = None,
+        reader: Readable | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[FoundEvent]:
         """Return the newest events that hold all the words, each as a whole or as a beginning.

@@ -293,6 +293,9 @@ INSERT INTO facts (agent, key, value, updated_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (agent, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at
 """
 
+# Forget one fact.
+FORGET = "DELETE FROM facts WHERE agent = ? AND key = ?"
+
 # --- schedules
 
 # When a schedule was last due, and whether the direct lane has yet to answer what it published.

@@ -138,7 +138,8 @@ def orders_of(name: str | None, paths: Paths) -> Orders:
     key = config.model.api_key_file
     closed = Closed.of(paths, name or "", key)
     scratch, require = paths.hands_scratch(name or ""), config.sandbox.required
-    return orders_for(permissions, closed, scratch, partial(written_in, paths), require=require)
+    own, written = None if name is None else paths.own_folders / name, partial(written_in, paths)
+    return orders_for(permissions, closed, scratch, written, require=require, own=own)
 
 
 def places_of(paths: Paths) -> dict[str, str]:

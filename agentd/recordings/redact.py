@@ -199,6 +199,7 @@ class Writer:
         return head.model_copy(
             update={
                 "config": config,
+                "own": self.value(head.own),
                 "facts": [self._part(item, "facts") for item in head.facts],
                 "event": self._part(head.event, "payload", "dedup_key"),
                 "session": self._part(head.session, "outcome", "error", "question"),

@@ -118,6 +118,7 @@ class LoadedAgent:
 
         `policy`: another than the configuration's.
         """
+        self.tools.trusted = lambda: session.trusted
         return Loop(
             session,
             agent,

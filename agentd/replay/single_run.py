@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.bus import Bus
+from agentd.bus.search import Readable
 from agentd.clock import Clock
 from agentd.errors import AgentdError, UsageError
 from agentd.events import PERSON, Event, Lane, NewEvent
@@ -79,6 +80,7 @@ def run_event(
         bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
         bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
+        loaded.tools.events = bus.search.finder(Readable(name, [event.event_type]))
         run = _Run(loaded, bus, llm)
         lane = Lane(name, direct=event.target == name, subscribe=(event.event_type,))
         waiting = list(answers)

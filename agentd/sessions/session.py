@@ -70,6 +70,15 @@ class Session:
         return sum(event.event_type == LATER for step in staged for event in step.publish)
 
     @property
+    def trusted(self) -> bool:
+        """Whether nobody else's words stand in what it has read so far.
+
+        A person's event, and a schedule's, is trusted whatever the agent's log makes of it.
+        """
+        mine = self.event.agent == PERSON or self.event.event_type.startswith("schedule.")
+        return all(step.trusted or (mine and step.kind is StepKind.OPENING) for step in self.steps)
+
+    @property
     def labels(self) -> Mapping[str, Label]:
         """What stands in the text fields of its last decision, with what is known of labels."""
         last = next((s for s in reversed(self.steps) if s.kind is StepKind.DECISION), None)

@@ -15,6 +15,7 @@ from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
     from agentd.agent import Memory
+    from agentd.bus.search import Finder, Found
     from agentd.net.exchange import Stream
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -53,6 +54,11 @@ class Output:
     dropped: int
 
 
+def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[Found]":
+    """Stand for `ToolCall.events` outside of the worker."""
+    raise ToolError("there are no events here")
+
+
 def nowhere(place: str, name: str, args: Mapping[str, Any]) -> Result:
     """Stand for `ToolCall.inner` outside of the worker: who carries out a part has no others."""
     raise ToolError(f"{name} is called by the worker alone")
@@ -76,6 +82,11 @@ class ToolCall:
     connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
     # What the agent remembers, as of the start of its session. Only in the worker.
     memory: "Memory" = field(default_factory=dict[str, Any])
+    # Whether nobody else's words stand in what the session has read so far.
+    trusted: bool = False
+    # events(words, limit, check): the newest events with these words that the agent may read. Only
+    # in the worker. Raises what `check` does.
+    events: "Finder" = no_events
     # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is
     # left of its time. Only in the worker. Raises ToolError, Stopped.
     inner: "Callable[[str, str, Mapping[str, Any]], Result]" = nowhere

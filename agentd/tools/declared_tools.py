@@ -26,6 +26,7 @@ from agentd.tools import (
     pdf,
     person,
     query,
+    recall,
     shell,
 )
 
@@ -165,6 +166,25 @@ class Later(Args):
     at: str | None = Field(None, max_length=25)
 
 
+class Remember(Args):
+    """Remember a text under a key for later sessions; an empty one forgets it."""
+
+    key: str = Field(min_length=1, max_length=recall.KEY_CHARACTERS)
+    value: str = Field(max_length=recall.VALUE_CHARACTERS)
+
+
+class Recall(Args):
+    """Give what was remembered in earlier sessions, all of it or what holds these words."""
+
+    words: str | None = Field(None, max_length=recall.WORDS_CHARACTERS)
+
+
+class SearchEvents(Args):
+    """Find earlier events and results that hold all of these words."""
+
+    words: str = Field(min_length=1, max_length=recall.WORDS_CHARACTERS)
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -236,6 +256,9 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(AddReminder, "apps", macos_apps.add_reminder, idempotent=False, effect="change"),
         Tool(AddNote, "apps", macos_apps.add_note, idempotent=False, effect="change"),
         Tool(Later, None, later_tool.later, "head", effect="none", untrusted=False),
+        Tool(Remember, None, recall.remember, "head", effect="none", untrusted=False),
+        Tool(Recall, None, recall.recall, "head", effect="none"),
+        Tool(SearchEvents, None, recall.search_events, "head", effect="none"),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentd.agent import Memory
+from agentd.bus.search import Finder
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.config.mail_account import Account
@@ -16,7 +17,15 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Result
 from agentd.net.exchange import Stream
 from agentd.process.stop import Cancel
-from agentd.tools.base import DEADLINE_S, Grants, Output, ToolCall, answered, no_password
+from agentd.tools.base import (
+    DEADLINE_S,
+    Grants,
+    Output,
+    ToolCall,
+    answered,
+    no_events,
+    no_password,
+)
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY, Tool
 from agentd.tools.handlers import handler
@@ -63,6 +72,8 @@ class Toolbox:
         self.open_later: Callable[[], int] = lambda: 0  # see ToolCall
         self.cancel = Cancel()
         self.memory: Memory = {}  # what the agent remembers at the start of its session
+        self.trusted: Callable[[], bool] = lambda: False  # see `ToolCall`
+        self.events: Finder = no_events  # see `ToolCall`
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -98,6 +109,8 @@ class Toolbox:
             accounts={name: account.url for name, account in self._accounts.items()},
             password=self._password,
             open_later=self.open_later,
+            trusted=self.trusted(),
+            events=self.events,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)

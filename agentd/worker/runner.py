@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from agentd.admission.version import Accepted, Version, import_version
 from agentd.agent import Agent, Kit, Score, Scores, no_score
 from agentd.approval.approval import policy_of
 from agentd.bus import Bus
+from agentd.bus.search import Readable
 from agentd.clock import Clock
 from agentd.config.agent import Permissions
 from agentd.config.daemon import DaemonConfig
@@ -53,6 +54,10 @@ class Facts:
     def get(self, key: str, default: Any = None) -> Any:
         """Return the JSON value remembered under `key`."""
         return self._facts.get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give all keys."""
+        return iter(self._facts)
 
 
 class Runner:
@@ -96,6 +101,7 @@ class Runner:
             secret=self._secret,
             clock=clock,
         )
+        self._tools.events = bus.search.finder(Readable(accepted.name, accepted.config.subscribe))
         self._idempotent = repeatable(version, tools)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
@@ -146,6 +152,7 @@ class Runner:
             beat=beat,
             use=use,
         )
+        self._tools.trusted = lambda: session.trusted
         hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
