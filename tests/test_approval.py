@@ -560,6 +560,22 @@ def test_a_forged_or_altered_answer_is_a_dead_letter(world: World, number: int) 
     assert world.kinds()[-1] == "decision" and world.agent.did == []
 
 
+def test_what_answers_nothing_hides_no_question(world: World) -> None:
+    """A forged answer, or one to something else, that its agent has yet to read."""
+    world.go(WRITE)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    told = waits.asked.answered({"answer": "no"}, "worker")
+    elsewhere = replace(told, payload={**told.payload, "asked": "0" * 64})
+    for event in (signed(told, b"another key"), signed(elsewhere, HOME_KEY)):
+        world.bus.publish("person", event, system=True)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    assert waits.answer is None
+    world.say("yes")
+    assert [isinstance(world.go(), Dead) for _ in "ab"] == [True, True]
+    world.go(DONE)
+    assert world.agent.did == [WRITE[1]]
+
+
 @pytest.mark.parametrize("decision", [WRITE, ("AskPerson", {"question": "where?"})])
 def test_a_signed_answer_that_says_nothing_is_none(world: World, decision: Any) -> None:
     """`agentd send` signs what a person writes; the session waits on."""
