@@ -356,7 +356,9 @@ def test_a_yes_carries_it_out_once_in_another_process(world: World) -> None:
     """With the arguments that were shown; the steps say what happened, the model sees a result."""
     world.go(WRITE)
     world.open()
+    world.clock.advance(60)
     world.say("yes")
+    world.clock.advance(60)
     world.go(DONE)
     assert world.agent.did == [WRITE[1]] and world.state is SessionState.ENDED
     stages = ["decision", "asked", "granted", "started", "result", "decision"]
@@ -417,6 +419,34 @@ def test_a_question_is_answered_the_same_way(world: World) -> None:
     world.say("no, there")
     world.go(DONE)
     assert world.steps[-2] == ("result", {"answer": "no, there"})
+
+
+def test_a_question_after_an_approval_is_a_question(world: World) -> None:
+    """What was asked before in the same session is past."""
+    world.go(WRITE)
+    world.say("yes")
+    world.go(("AskPerson", {"question": "where?"}))
+    (_, asked) = world.bus.events.list(event_type="person.asked")
+    assert (asked.payload["kind"], asked.payload["expires"]) == ("question", None)
+    world.clock.advance(30 * DAY.total_seconds())
+    assert expire(world.bus, HOME_KEY, world.clock.now()) == [], "a question has no such end"
+    world.say("there")
+    world.go(DONE)
+    assert world.state is SessionState.ENDED and ("result", {"answer": "there"}) in world.steps
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM steps", "UPDATE sessions SET question = NULL"])
+def test_a_session_that_asks_nothing_cannot_be_answered(world: World, change: str) -> None:
+    """Somebody changed its rows; it is told of, and an answer to what it asked is none."""
+    world.go(WRITE)
+    world.say("yes")
+    world.bus.db.run(change)
+    odd: list[str] = []
+    assert list(unanswered(world.bus, HOME_KEY, odd=lambda _id, why: odd.append(why))) == []
+    assert odd == ["it asks nothing, and nobody can answer it"]
+    dead = world.go()
+    assert isinstance(dead, Dead) and "session 1 asks nothing" in dead.error
+    assert world.agent.did == []
 
 
 def test_what_is_denied_is_left_out_of_the_mask(tmp_path: Path) -> None:
@@ -567,6 +597,34 @@ def test_a_forged_or_altered_answer_is_a_dead_letter(world: World, number: int) 
     world.say("no")  # the forged one stood in nobody's way
     world.go(DONE)
     assert world.kinds()[-1] == "decision" and world.agent.did == []
+
+
+def test_what_answers_nothing_hides_no_question(world: World) -> None:
+    """A forged answer, or one to something else, that its agent has yet to read."""
+    world.go(WRITE)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    told = waits.asked.answered({"answer": "no"}, "worker")
+    elsewhere = replace(told, payload={**told.payload, "asked": "0" * 64})
+    for event in (signed(told, b"another key"), signed(elsewhere, HOME_KEY)):
+        world.bus.publish("person", event, system=True)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    assert waits.answer is None
+    world.say("yes")
+    assert [isinstance(world.go(), Dead) for _ in "ab"] == [True, True]
+    world.go(DONE)
+    assert world.agent.did == [WRITE[1]]
+
+
+@pytest.mark.parametrize("decision", [WRITE, ("AskPerson", {"question": "where?"})])
+def test_a_signed_answer_that_says_nothing_is_none(world: World, decision: Any) -> None:
+    """`agentd send` signs what a person writes; the session waits on."""
+    world.go(decision)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    event = signed(waits.asked.answered({}, "worker"), HOME_KEY)
+    world.bus.publish("person", event, system=True)
+    dead = world.go()
+    assert isinstance(dead, Dead) and "has no `answer`" in dead.error
+    assert world.state is SessionState.PARKED
 
 
 def test_steps_that_somebody_changed_allow_nothing(world: World) -> None:
