@@ -1,6 +1,7 @@
 """The loop with an agent that plans: calls and questions that no model decides on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from agentd.testing import ScriptedLLM
 from tests.test_loop import NAMES, Reader, begin, loop
 from tests.test_loop import bus as bus
 
-DONE = ("Done", {})
+DONE: tuple[str, dict[str, Any]] = ("Done", {})
 
 
 class Planner(Reader):
@@ -38,7 +39,7 @@ def test_a_plan_costs_no_turn(bus: Bus) -> None:
     ending = loop(bus, session, agent, llm).run()
     assert agent.calls == ["ReadFile a"] and ending.forced == "last turn"
     (question, allowed), (last, _) = llm.asked
-    assert allowed == {"Ask"} and "what is it?" in question and "words" not in question
+    assert allowed == frozenset({"Ask"}) and "what is it?" in question and "words" not in question
     assert "words" in last and "what is it?" not in last
     assert [dict(result) for result in session.results][1] == {"question": "a note", "unsure": []}
 
@@ -63,8 +64,7 @@ def test_results_of_a_plan_leave_the_model_room(bus: Bus) -> None:
 
         def dispatch(self, decision: Choice) -> Any:
             result = super().dispatch(decision)
-            result.value["text"] = "word " * 2_000
-            return result
+            return replace(result, value={**result.value, "text": "word " * 2_000})
 
     session = begin(bus)
     llm = ScriptedLLM([DONE], names=NAMES, window=4096)

@@ -45,7 +45,7 @@ class FoundEvent:
 
 
 # What finds for one reader: the words, how many at most, and `check` (see `EventSearch.find`).
-Finder = Callable[[str, int, Callable[[], None]], Sequence[Found]]
+Finder = Callable[[str, int, Callable[[], None]], Sequence[FoundEvent]]
 
 
 class EventSearch:

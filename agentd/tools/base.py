@@ -15,7 +15,7 @@ from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
     from agentd.agent import Memory
-    from agentd.bus.search import Finder, Found
+    from agentd.bus.search import Finder, FoundEvent
     from agentd.net.exchange import Stream
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -54,7 +54,7 @@ class Output:
     dropped: int
 
 
-def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[Found]":
+def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[FoundEvent]":
     """Stand for `ToolCall.events` outside of the worker."""
     raise ToolError("there are no events here")
 
