@@ -139,6 +139,13 @@ def read(path: str, start: int | None = None) -> dict[str, Any]:
     return {"tool": "read_file", "path": path, "start": start}
 
 
+def reader_toml(
+    folder: Path, *, host: str = "localhost:1", turns: int = 8, tools: Sequence[str] = TOOLS
+) -> str:
+    """Return the file of a task agent that may do anything in a folder, and asks nobody."""
+    return READER.format(folder=folder, host=host, turns=turns, tools=json.dumps(tools))
+
+
 def reader(
     world: World,
     answers: Answers,
@@ -148,8 +155,7 @@ def reader(
     tools: Sequence[str] = TOOLS,
 ) -> int:
     """Run a task agent that reads notes; return its session."""
-    told = {"host": host, "turns": turns, "tools": json.dumps(tools)}
-    world.write("reader", READER.format(folder=world.notes, **told))
+    world.write("reader", reader_toml(world.notes, host=host, turns=turns, tools=tools))
     world.publish("note.changed", {"path": "a.txt"}, target="reader")
     return world.run("reader", answers)
 

@@ -13,7 +13,7 @@ from agentd.recordings import git_pack, recording_file
 from agentd.recordings.recording import Root
 from agentd.replay import capture
 from agentd.replay.folder_map import FolderMap
-from tests.recorded import FETCHED, READER, World, done, fetch, read, reader, review
+from tests.recorded import FETCHED, World, done, fetch, read, reader, reader_toml, review
 from tests.repository import Repository
 
 BAML = """
@@ -389,7 +389,7 @@ def test_what_is_closed_is_neither_read_nor_recorded(world: World) -> None:
     log.parent.mkdir()
     log.write_text("what another agent did")
     (world.root / "second").hardlink_to(log)
-    world.write("reader", READER.format(folder=world.root, host="localhost:1", turns=9))
+    world.write("reader", reader_toml(world.root, turns=9))
     world.publish("note.changed", {"path": "a.txt"}, target="reader")
     session = world.run(
         "reader",
