@@ -12,11 +12,11 @@ import pypdf
 import pytest
 
 from agentd.config.agent import Permissions
-from agentd.errors import PermissionRefused, ToolError
+from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.events import Result
 from agentd.testing import ManualClock
 from agentd.tools import calendar, feed, page, pdf
-from agentd.tools.base import TEXT_CHARACTERS
+from agentd.tools.base import TEXT_CHARACTERS, ToolCall
 from agentd.tools.time_limit import TooSlow, time_limit
 from agentd.tools.toolbox import Toolbox
 from tests.pdf_files import pdf as pdf_of
@@ -336,6 +336,16 @@ def test_a_hostile_event_takes_no_other_with_it(call: Call, tmp_path: Path) -> N
     assert {event["title"] for event in found.value["events"]} <= {"7", "well"}
     assert [event["title"] for event in found.value["events"]].count("well") == 2
     assert found.value["skipped"] == "5 events cannot be read, or repeat too often"
+
+
+def test_a_stop_ends_a_calendar() -> None:
+    """As a stop, and not as a fault of the file; so does the end of the call's time."""
+    with pytest.raises(Stopped):
+        call = ToolCall()
+        call.cancel.stop()
+        calendar.days_of(call, "a.ics", EVENTS, "2026-11-29", 7)
+    with pytest.raises(ToolError, match=r"takes too long|took longer"):
+        calendar.days_of(ToolCall(deadline_s=0), "a.ics", EVENTS, "2026-11-29", 7)
 
 
 def test_a_large_calendar_is_bounded(call: Call, tmp_path: Path) -> None:

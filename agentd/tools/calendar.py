@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from agentd.errors import ToolError
+from agentd.errors import AgentdError, ToolError
 from agentd.events import Result
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall, clean_line
 from agentd.tools.charsets import decoded
@@ -48,6 +48,11 @@ def parse_calendar(
         name, text = place.name, decoded(content, "")
     else:
         name, text = source, decoded(b64decode(data), "")
+    return days_of(call, name, text, first, days)
+
+
+def days_of(call: ToolCall, name: str, text: str, first: str, days: int) -> Result:
+    """Give the events of a calendar file's text."""
     if "BEGIN:VCALENDAR" not in text.upper():
         raise ToolError(f"{name} is no calendar")
     start = datetime.combine(date.fromisoformat(first), datetime.min.time()).astimezone()
@@ -56,15 +61,18 @@ def parse_calendar(
         found, skipped = _occurrences(_near(text, start.date(), stop.date()), start, stop, call)
     except TooSlow as error:
         raise ToolError(f"{name} takes too long to read") from error
+    except AgentdError:
+        raise
     except Exception as error:  # whatever the parser stumbles over was written by others
         raise ToolError(f"{name} cannot be read: {type(error).__name__}") from error
-    return Result(listed(name, first, days, found, skipped), trusted=False)
+    value = {"source": name, "first": first, "days": days, **_fitting(found)}
+    if skipped:
+        value["skipped"] = f"{skipped} events cannot be read, or repeat too often"
+    return Result(value, trusted=False)
 
 
-def listed(
-    source: str, first: str, days: int, events: list[dict[str, str]], skipped: int
-) -> dict[str, Any]:
-    """Return the result for these events, as far as they have room."""
+def _fitting(events: list[dict[str, str]]) -> dict[str, Any]:
+    """Return these events in order, as far as a result has room."""
     kept: list[dict[str, str]] = []
     size = 0
     for event in sorted(events, key=lambda event: (event["start"], event["title"])):
@@ -72,12 +80,9 @@ def listed(
         if len(kept) >= EVENTS_MAX or size > TEXT_CHARACTERS:
             break
         kept.append(event)
-    value = {"source": source, "first": first, "days": days, "events": kept}
-    if left := len(events) - len(kept):
-        value["more"] = f"{left} further events; ask for fewer days"
-    if skipped:
-        value["skipped"] = f"{skipped} events cannot be read, or repeat too often"
-    return value
+    left = len(events) - len(kept)
+    more = {"more": f"{left} further events; ask for fewer days"} if left else {}
+    return {"events": kept, **more}
 
 
 def _near(text: str, first: date, last: date) -> str:
