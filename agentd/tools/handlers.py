@@ -29,6 +29,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "ParsePage": "page.parse_page",
         "ParseFeed": "feed.parse_feed",
         "ParseCalendar": "calendar.parse_calendar",
+        "AskCalendar": "calendar_app.ask_calendar",
     },
     "fetcher": {
         "HttpGet": "http.http_get",
@@ -37,7 +38,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
     },
 }
 # They start programs, in a sandbox within that of hands.
-PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote"})
+PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote", "AskCalendar"})
 
 
 def handler(place: str, name: str) -> Handler:
