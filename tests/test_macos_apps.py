@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from agentd.macos import scripts
 from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy
 from agentd.sandbox.seatbelt import Profile
-from agentd.testing import run_agent
+from agentd.testing import ManualClock, run_agent
 from agentd.tools.base import Output
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.toolbox import Toolbox
 from tests.test_hands import Hand, home, orders, start
+from tests.test_reading import local
 from tests.test_seatbelt import Rules
 
-__all__ = ["home", "start"]
+__all__ = ["home", "local", "start"]
 STAND_IN = """
 import sys
 from agentd.macos import scripts
@@ -37,7 +38,7 @@ scripts.OSASCRIPT = sys.argv[1]
 from agentd.hands.__main__ import main
 sys.exit(main())
 """
-APPS = ("reminders", "notes", "shortcut:Water plants")
+APPS = ("calendar", "reminders", "notes", "shortcut:Water plants")
 EVIL = '"); app.quit(); ("\n-e `id` $(id) -- \\'
 
 
@@ -99,6 +100,68 @@ def test_a_note_is_text_in_html() -> None:
     body = "<h1>&lt;b&gt;1 &amp; 2</h1><div>one</div><div><br></div><div>&lt;script&gt;two</div>"
     head = ["/usr/bin/osascript", "-l", "JavaScript", "-e", scripts.ADD_NOTE, "--"]
     assert mac.argv == [*head, body]
+
+
+def row(title: str, start: str, end: str, **more: Any) -> list[Any]:
+    """What the script says of an event."""
+    known = {"place": None, "whole": False, "status": "confirmed", "rule": None, "out": None} | more
+    return [title, title, known["place"], start, end, *list(known.values())[1:]]
+
+
+ROWS = [
+    row("Call", "2026-11-30T07:00:00.000Z", "2026-11-30T08:00:00.000Z", place="Room, 1;\n2"),
+    row("Off", "2026-11-30T07:00:00.000Z", "2026-11-30T08:00:00.000Z", status="cancelled"),
+    row("Free", "2026-11-30T05:00:00.000Z", "2026-12-01T05:00:00.000Z", whole=True),
+    row(
+        "Run\nEND:VEVENT",
+        "2026-06-01T12:00:00.000Z",
+        "2026-06-01T12:30:00.000Z",
+        rule="FREQ=DAILY;INTERVAL=1;UNTIL=20261202T140000Z",
+        out=["2026-12-01T13:00:00.000Z"],
+    ),
+]
+
+
+def test_the_calendar_app_is_read_as_a_calendar_file(local: None) -> None:
+    """Its series are told by their first event; a line's end in a title is no line's end."""
+    mac = Mac(json.dumps(ROWS).encode())
+    clock = ManualClock(datetime(2026, 11, 29, 17, 0, tzinfo=UTC))
+    mac.tools = Toolbox(Permissions(apps=APPS), programs=mac.run, clock=clock)
+    found = mac.call("ReadCalendar", source="Calendar", days=5)
+    assert [f"{event['start']} {event['title']}" for event in found["events"]] == [
+        "2026-11-29 08:00 Run END:VEVENT",
+        "2026-11-30 Free",
+        "2026-11-30 02:00 Call",
+        "2026-11-30 08:00 Run END:VEVENT",
+        "2026-12-02 08:00 Run END:VEVENT",
+    ]
+    assert found["events"][2]["place"] == "Room, 1; 2" and found["source"] == "Calendar"
+    assert mac.argv[-3:] == ["--", "1795928400000", "1796360400000"]
+    for odd in (b"", b"[1]", b"[[1,2,3,4,5,6,7,8,9]]", b"{", b"[" * 100_000, b"\xff"):
+        mac.output = Output(0, odd, 0)
+        with pytest.raises(ToolError, match="no list of events"):
+            mac.call("ReadCalendar", source="Calendar")
+    with pytest.raises(PermissionRefused, match="does not list 'calendar'"):
+        Toolbox(Permissions(apps=("notes",)), programs=mac.run).call(
+            "ReadCalendar", {"source": "Calendar"}
+        )
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the scripts' JavaScript")
+def test_the_calendars_script_asks_for_columns() -> None:
+    """Of each calendar what lies near, and what repeats: one row an event."""
+    stand_in = """
+const asked = []
+const found = (which) => new Proxy({}, { get: (_, name) => () => {
+  asked.push(name)
+  return which._and ? [`${name} 1`, `${name} 2`] : [`${name} 3`] } })
+const Application = () => ({ calendars: () => [{ events: { whose: found } }] })
+const rows = JSON.parse(run(["1795928400000", "1796360400000"]))
+console.log(JSON.stringify([rows.map((row) => row[1]), rows[0].length, asked.length]))
+"""
+    command = ["node", "-e", scripts.READ_CALENDAR + stand_in]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(told) == [["summary 1", "summary 2", "summary 3"], 9, 18]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node runs the scripts' JavaScript")
@@ -230,13 +293,18 @@ def test_by_hands_in_their_sandbox(
     program = home / "osascript"
     shutil.copy("/bin/echo", program)
     monkeypatch.setattr(permitted, "OSASCRIPT", str(program))
-    given = orders(home, apps=("notes",))
+    given = orders(home, apps=("notes", "calendar"))
     hand = start(given, [sys.executable, "-P", "-c", STAND_IN, str(program)])
     told = hand.value("AddNote", title="-n $(id)", text="x")["folder"]
     assert told.startswith("-l JavaScript -e function run(argv) {")
     assert told.endswith("-- <h1>-n $(id)</h1><div>x</div>")
     kind, why = hand.error("AddReminder", title="a", list=None, due=None)
-    assert (kind, why) == ("refused", "[permissions] apps does not list 'reminders'; only notes")
+    assert (kind, why) == (
+        "refused",
+        "[permissions] apps does not list 'reminders'; only notes, calendar",
+    )
+    kind, why = hand.error("AskCalendar", first="2026-11-29", days=1)
+    assert kind == "tool" and why.startswith("Calendar gave what is no list of events")
     assert hand.error("RunCommand", program="osascript", args=["-e", "x"])[0] == "refused"
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from agentd.config.toml import Strict
 
-APPS = ("reminders", "notes")
+APPS = ("calendar", "notes", "reminders")
 SHORTCUT = re.compile(r"shortcut:[^-\x00-\x1f][^\x00-\x1f]{0,99}")  # a `-` would begin an option
 
 
@@ -25,7 +25,9 @@ class Permissions(ServerPermissions):
     """What an agent's tools may touch. Nothing is allowed unless listed."""
 
     apps: tuple[str, ...] = Field(
-        (), description='Of a Mac: "reminders", "notes", "shortcut:NAME". Not together with `run`.'
+        (),
+        description='Of a Mac: "calendar", "notes", "reminders", "shortcut:NAME". '
+        "Not together with `run`.",
     )
 
     @field_validator("apps")
@@ -33,9 +35,8 @@ class Permissions(ServerPermissions):
     def _apps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
             if item not in APPS and not SHORTCUT.fullmatch(item):
-                raise ValueError(
-                    f'{item!r} is no app; write "reminders", "notes" or "shortcut:NAME"'
-                )
+                known = ", ".join(f'"{app}"' for app in APPS)
+                raise ValueError(f'{item!r} is no app; write {known} or "shortcut:NAME"')
         return value
 
     @model_validator(mode="after")

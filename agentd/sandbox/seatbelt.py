@@ -50,6 +50,7 @@ APPLE_EVENTS = """\
 (allow file-read* (subpath "/System/Applications/{}.app"))
 """
 APPS = {  # by [permissions] apps: the app's bundle, and its folder
+    "calendar": ("com.apple.iCal", "Calendar"),
     "reminders": ("com.apple.reminders", "Reminders"),
     "notes": ("com.apple.Notes", "Notes"),
 }

@@ -9,7 +9,8 @@ Pydantic nor the configuration: hands and fetcher are small processes. The handl
 servers.
 
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
-lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do.
+lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do,
+`calendar_app.py` asks one.
 
 `place.py` resolves a path that a tool was given. `closed.py` has the places that no permission
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and

@@ -14,6 +14,7 @@ from agentd.tools.charsets import decoded
 from agentd.tools.files import read_listed
 from agentd.tools.time_limit import TooSlow, time_limit
 
+APP = "Calendar"  # of a Mac, as a source
 DAYS = 7
 URL_BYTES, FILE_BYTES = 4_000_000, 16_000_000
 CALENDAR_S = 20.0
@@ -30,6 +31,8 @@ DAY = re.compile(r"DT(?:START|END)[^:]*:(\d{8})")
 def read_calendar(call: ToolCall, source: str, days: int | None) -> Result:
     """Give the events from today's midnight on, for so many days, in order, in local time."""
     span = {"first": call.clock.now().astimezone().date().isoformat(), "days": days or DAYS}
+    if source == APP:
+        return call.inner("hands", "AskCalendar", span)
     if "://" not in source:
         return call.inner("hands", "ParseCalendar", {"source": source, **span})
     url = re.sub("^webcals?://", "https://", source)
@@ -55,8 +58,7 @@ def days_of(call: ToolCall, name: str, text: str, first: str, days: int) -> Resu
     """Give the events of a calendar file's text."""
     if "BEGIN:VCALENDAR" not in text.upper():
         raise ToolError(f"{name} is no calendar")
-    start = datetime.combine(date.fromisoformat(first), datetime.min.time()).astimezone()
-    stop = datetime.combine(start.date() + timedelta(days), datetime.min.time()).astimezone()
+    start, stop = bounds(first, days)
     try:
         found, skipped = _occurrences(_near(text, start.date(), stop.date()), start, stop, call)
     except TooSlow as error:
@@ -69,6 +71,15 @@ def days_of(call: ToolCall, name: str, text: str, first: str, days: int) -> Resu
     if skipped:
         value["skipped"] = f"{skipped} events cannot be read, or repeat too often"
     return Result(value, trusted=False)
+
+
+def bounds(first: str, days: int) -> tuple[datetime, datetime]:
+    """Return the midnights here before the first and after the last of these days."""
+    day = date.fromisoformat(first)
+    start, stop = (
+        datetime(each.year, each.month, each.day) for each in (day, day + timedelta(days))
+    )
+    return start.astimezone(), stop.astimezone()
 
 
 def _fitting(events: list[dict[str, str]]) -> dict[str, Any]:

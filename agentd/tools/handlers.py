@@ -32,6 +32,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "AddNote": "macos_apps.add_note",
         "ReadMailbox": "mailboxes.read_mailbox",
         "ParseMail": "mailboxes.parse_mail",
+        "AskCalendar": "calendar_app.ask_calendar",
     },
     "fetcher": {
         "HttpGet": "http.http_get",
@@ -41,7 +42,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
     "deliver": {"Post": "post.post"},  # of what sends results, in the fetcher; no agent has it
 }
 # They start programs, in a sandbox within that of hands.
-PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote"})
+PROGRAMS = frozenset({"RunCommand", "RunShortcut", "AddReminder", "AddNote", "AskCalendar"})
 
 
 def handler(place: str, name: str) -> Handler:
