@@ -283,7 +283,9 @@ class Inbox(Agent[InboxParams]):
         path = Path(self._name)
         suffix = path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
         stem = safe(path.stem if suffix else self._name)
-        stem = stem.removeprefix(day.isoformat()).lstrip(" _-.")
+        own = DATES.match(stem)
+        if own and next(dates(own[0], day), None) == day:
+            stem = stem[own.end() :].lstrip(" _-.")
         words = [day.isoformat(), kind or "", stem]
         if kind and named([kind], stem) is not None:
             del words[1]

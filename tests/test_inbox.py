@@ -90,6 +90,8 @@ def test_what_fits_no_folder_stays(folders: Path) -> None:
     def unasked(_head: str, _item: str) -> float:
         raise AssertionError("it was asked about nothing")
 
+    run = drop(folders, "2026_01_01 car.txt", "Press here\n")
+    assert run.events("inbox.sorted")[0]["to"].endswith("/Car/2026-01-01 manual car.txt")
     run = drop(folders, "IMG_20260101_1200.jpg", b"\xff", scores=unasked)
     (result,) = run.events("inbox.sorted")
     assert result["title"] == "IMG_20260101_1200.jpg: a file of 2026-01-01, stays"
