@@ -5,7 +5,8 @@ another process carries out, which finds them in `handlers.py`, as it does the p
 the worker composes (`ToolCall.inner`). `base.py` says what a handler is given. It imports neither
 Pydantic nor the configuration: hands and fetcher are small processes. The handlers stand in
 `files.py`, `move.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`, `query.py`,
-`shell.py`, `later_tool.py` and `person.py`. `outside_tools.py` are tools of MCP servers.
+`shell.py`, `later_tool.py` and `person.py`. `outside_tools.py` are tools of MCP servers;
+`post.py` is no tool, but what the process that sends results has of the fetcher.
 
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
 lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do.
