@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentd.agent import PlannedCall, Question
+from agentd.agent import PlannedCall, Question, Result
 from agentd.bus import Bus
 from agentd.errors import SessionFailed
 from agentd.llm.decision import Choice
@@ -16,7 +16,7 @@ from agentd.testing import ScriptedLLM
 from tests.test_loop import NAMES, Reader, begin, loop
 from tests.test_loop import bus as bus
 
-DONE = ("Done", {})
+DONE: tuple[str, dict[str, Any]] = ("Done", {})
 
 
 class Planner(Reader):
@@ -38,7 +38,7 @@ def test_a_plan_costs_no_turn(bus: Bus) -> None:
     ending = loop(bus, session, agent, llm).run()
     assert agent.calls == ["ReadFile a"] and ending.forced == "last turn"
     (question, allowed), (last, _) = llm.asked
-    assert allowed == {"Ask"} and "what is it?" in question and "words" not in question
+    assert allowed == frozenset({"Ask"}) and "what is it?" in question and "words" not in question
     assert "words" in last and "what is it?" not in last
     assert [dict(result) for result in session.results][1] == {"question": "a note", "unsure": []}
 
@@ -61,10 +61,8 @@ def test_results_of_a_plan_leave_the_model_room(bus: Bus) -> None:
     class Reading(Planner):
         plan = tuple(PlannedCall("ReadFile", {"path": str(n)}) for n in range(12))
 
-        def dispatch(self, decision: Choice) -> Any:
-            result = super().dispatch(decision)
-            result.value["text"] = "word " * 2_000
-            return result
+        def dispatch(self, decision: Choice) -> Result:
+            return Result({"text": "word " * 2_000}, trusted=False)
 
     session = begin(bus)
     llm = ScriptedLLM([DONE], names=NAMES, window=4096)
