@@ -8,6 +8,9 @@ Pydantic nor the configuration: hands and fetcher are small processes. The handl
 `shell.py`, `recall.py`, `later_tool.py` and `person.py`. `outside_tools.py` are tools of MCP
 servers; `post.py` is no tool, but what the process that sends results has of the fetcher.
 
+`log_file.py` reads a log on from where it was left, and `log_errors.py` finds the errors in it.
+`open_tasks.py` finds what is open in notes.
+
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
 lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do,
 `calendar_app.py` asks one.
