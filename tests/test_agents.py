@@ -28,6 +28,7 @@ from agentd.paths import Paths, discover, shipped
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.states import Priority
+from agentd.task_agent.row_examples import params_of
 from agentd.testing import ScriptedLLM
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.toolbox import Toolbox
@@ -35,7 +36,7 @@ from agentd.worker.runner import repeatable
 from tests.repository import Repository
 
 SHIPPED = shipped() / "config"
-NAMES = ("repo_fetch", "repo_review", "digest")
+NAMES = ("repo_fetch", "repo_review", "digest", "feed", "mail_triage", "notes", "log_watch")
 PLACEHOLDER = "/path/to/your/repository"
 
 
@@ -586,11 +587,27 @@ def test_a_trigger_without_a_change_ends_quietly(home: Home) -> None:
     assert home.events("review.done") == []
 
 
-def test_the_digest_is_configuration_alone(home: Home) -> None:
-    """The task agent's example is admitted, with its tools and its event."""
-    version = home.version("digest")
-    assert version.members == ("ListFiles", "ReadFile", "Done")
-    assert set(version.publishes) == {"digest.written"}
+@pytest.mark.parametrize(
+    ("name", "tool"),
+    [
+        ("feed", "ReadFeed"),
+        ("mail_triage", "ReadMail"),
+        ("notes", "ReadTasks"),
+        ("log_watch", "ReadLog"),
+        ("digest", None),
+    ],
+)
+def test_those_of_configuration_leave_nothing_to_the_model(name: str, tool: str | None) -> None:
+    """Code takes their steps and ends their sessions; the model scores at most."""
+    config = load_agent(SHIPPED / "agents.d" / f"{name}.toml")
+    params = params_of(config)
+    assert config.agent == "task" and not params.tools and not params.words
+    assert [step.tool for step in params.steps] == ([tool] if tool else [])
+    assert not any(column.asked for column in params.result.values())
+    assert params.skip_if == ("nothing new" if tool else None) and params.publish
+    assert not config.permissions.write + config.permissions.run + config.permissions.apps
+    subscribed = load_agent(SHIPPED / "agents.d" / "digest.toml").subscribe
+    assert name == "digest" or params.publish in subscribed
 
 
 def test_shipped_configuration_is_valid_and_asleep() -> None:
@@ -611,11 +628,13 @@ def test_the_daemons_file_shows_every_default(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     shown = {line[2:].split(" =")[0] for line in lines if line.startswith("# ") and " = " in line}
     tables = [getattr(plain, name) for name in type(plain).model_fields if name != "mcp"]
-    keys = {key for table in tables for key in table.model_dump()}
+    ways = {"file", "ntfy", "notification", "telegram"}  # tables by themselves
+    keys = {key for table in tables for key in table.model_dump()} - ways
     assert shown == keys
+    assert all(f"[deliver.{way}]" in path.read_text() for way in ways)
     optional = (
         *("# url", "# api_key", "# context_window"),
-        *("# cache_bytes", "# unload_after"),
+        *("# cache_bytes", "# unload_after", "# quiet", "# only"),
     )
     text = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith(optional) else line

@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
+from agentd.approval.kept import USED
 from agentd.bus import Bus
 from agentd.cli import main
 from agentd.config.agent import Limits
@@ -106,6 +107,7 @@ def test_a_yes_from_the_question_to_the_file(live: Writing) -> None:
     assert (code, "event" in said) == (0, True), said
     live.until(lambda: live.state() == "ended", "it goes on")
     assert live.file.read_text() == TEXT
+    assert len((live.paths.keys / USED).read_text().split()) == 1, "it was used, and noted so"
     code, said = live.answer("1", "no")
     assert code == 1 and "waits for no answer: it is ended" in said
     assert live.answer()[1] == "nothing waits for you\n"
@@ -211,7 +213,7 @@ def test_a_question_takes_any_words(paths: Paths, capsys: pytest.CaptureFixture[
     """Also words that look like options, behind two dashes."""
     bus = park(paths, {"question": "milk or tea?"}, asks=False)
     assert main(["answer"]) == 0
-    assert "asks: milk or tea?" in capsys.readouterr().out
+    assert "  asks: milk or tea?\n  agentd answer 1 TEXT\n" in capsys.readouterr().out
     assert main(["answer", "1", "--", "-5", "no", "tea"]) == 0
     (event,) = bus.events.list(event_type="person.answer")
     assert event.payload["answer"] == "-5 no tea" and "mac" in event.payload

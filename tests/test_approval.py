@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 
 import pytest
 import structlog
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentd.agent import Agent, Kit, NoParams, Result
 from agentd.approval.approval import Policy, policy_of
@@ -217,6 +218,14 @@ class Endless(Forbid):
     inner: "Endless | None" = None
 
 
+class Pair(Forbid):
+    pair: tuple[str, int]
+
+
+class Named(Forbid):
+    by_name: dict[Annotated[str, Field(pattern="^x_")], int]
+
+
 class Anything(Forbid):
     what: Any
 
@@ -231,6 +240,8 @@ class Anything(Forbid):
         (Text, False),
         (DeepText, False),  # names are free text, too
         (Anything, False),
+        (Pair, False),
+        (Named, False),
     ],
 )
 def test_free_text_is_found_wherever_it_is(model: type[BaseModel], closed: bool) -> None:
@@ -776,6 +787,32 @@ def test_nobodys_answer_in_time_is_a_no(world: World) -> None:
     assert "nobody said yes in time" in str(world.steps[4]) and world.agent.did == []
 
 
+def test_who_answers_while_it_expires_is_obeyed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the supervisor's look and its no."""
+    world.go(WRITE)
+    (waits,) = unanswered(world.bus, HOME_KEY)
+    real = world.bus.transaction
+
+    def late() -> Any:
+        monkeypatch.setattr(world.bus, "transaction", real)
+        no = signed(waits.asked.answered({"answer": "no", "why": "mine"}, "worker"), HOME_KEY)
+        world.bus.publish("person", no, system=True)
+        return real()
+
+    monkeypatch.setattr(world.bus, "transaction", late)
+    assert expire(world.bus, HOME_KEY, world.clock.now() + 2 * DAY) == []
+    world.go(DONE)
+    assert ("denied", {"why": "mine"}) in world.steps
+
+
+def test_each_yes_that_was_used_is_kept(paths: Paths) -> None:
+    """Also when others were used since."""
+    private_folder(paths.keys)
+    assert [use(paths, asked) for asked in "ababc"] == [True, True, False, False, True]
+
+
 def test_a_yes_that_is_read_too_late_is_a_no(world: World) -> None:
     """Its agent was paused for a week: a person has forgotten what it was about."""
     world.go(WRITE)
@@ -852,8 +889,10 @@ def test_the_key_is_made_once_and_for_this_user(paths: Paths) -> None:
     assert paths.keys.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("how", ["open", "short", "link", "folder"])
-def test_a_key_that_proves_nothing_is_refused(paths: Paths, how: str) -> None:
+@pytest.mark.parametrize("how", ["open", "short", "link", "folder", "others"])
+def test_a_key_that_proves_nothing_is_refused(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """One that others can read, or put there."""
     person_key(paths)
     file = paths.keys / KEY
@@ -868,6 +907,8 @@ def test_a_key_that_proves_nothing_is_refused(paths: Paths, how: str) -> None:
         case "folder":
             file.unlink()
             file.mkdir()
+        case "others":
+            monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(StorageError, match="cannot be used") as error:
         person_key(paths)
     assert str(file) in error.value.where
@@ -901,6 +942,10 @@ def test_what_is_looked_up_is_the_row_and_for_whom(world: World) -> None:
     assert found == {"forged": None, "digest": right}
     assert "not addressed to other" in looked_up(world.bus, HOME_KEY, "other", event.id)["forged"]
     assert "not on the bus" in looked_up(world.bus, HOME_KEY, "worker", 999)["forged"]
+    uses: list[str] = []
+    for key in (b"another key", HOME_KEY):
+        looked_up(world.bus, key, "worker", event.id, lambda asked: not uses.append(asked))  # type: ignore[func-returns-value]
+    assert uses == [event.payload["asked"]], "a forged answer uses nothing up"
     assert right != digest(event.event_type, event.target, {**event.payload, "answer": "no"})
 
 

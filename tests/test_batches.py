@@ -69,6 +69,8 @@ def test_the_first_waits_until_within_has_passed(bus: Bus, clock: ManualClock) -
     assert bus.batches.gather(LANE, MINUTE, 3) == 0
     (batch,) = batches(bus)
     assert (batch.agent, batch.target, members(bus)) == (DAEMON, "reader", first)
+    moments = [part["at"] for part in batch.payload["events"]]
+    assert len(moments) == 2 and moments[0] < moments[1] and moments[1].endswith("+00:00")
     assert bus.batches.gather(LANE, MINUTE, 3) == math.inf
 
 

@@ -1,12 +1,11 @@
 """The loop with an agent that plans: calls and questions that no model decides on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agentd.agent import PlannedCall, Question
+from agentd.agent import PlannedCall, Question, Result
 from agentd.bus import Bus
 from agentd.errors import SessionFailed
 from agentd.llm.decision import Choice
@@ -62,9 +61,8 @@ def test_results_of_a_plan_leave_the_model_room(bus: Bus) -> None:
     class Reading(Planner):
         plan = tuple(PlannedCall("ReadFile", {"path": str(n)}) for n in range(12))
 
-        def dispatch(self, decision: Choice) -> Any:
-            result = super().dispatch(decision)
-            return replace(result, value={**result.value, "text": "word " * 2_000})
+        def dispatch(self, decision: Choice) -> Result:
+            return Result({"text": "word " * 2_000}, trusted=False)
 
     session = begin(bus)
     llm = ScriptedLLM([DONE], names=NAMES, window=4096)

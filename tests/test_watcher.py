@@ -304,6 +304,20 @@ def test_a_new_file_is_told_once(home: Home) -> None:
     home.wait_told("new.pdf", "last.pdf", "old2.pdf")
 
 
+def test_files_of_results_are_no_news(home: Home) -> None:
+    """Else an agent that watches their folder reads its own results, and has new ones of that."""
+    real = home.drop.with_name("real")
+    home.drop.rename(real)
+    home.drop.symlink_to(real)
+    home.paths.daemon_file.write_text(f"[deliver.file]\nfolder = '{real}'\n")
+    home.accept("*.md", "deep/*.md", start="beginning")
+    (home.drop / "deep").mkdir()
+    for name in ("2026-11-29.md", "2026-11-29-2.md", "a.md", "deep/2026-11-30.md"):
+        (home.drop / name).write_text(name)
+    home.start()
+    home.wait_told("a.md", "2026-11-30.md")
+
+
 def test_beginning_means_all_of_it(home: Home) -> None:
     """An agent may be told of what lies there already; deep, and by names of any bytes."""
     deep = home.drop / "a" / "b"

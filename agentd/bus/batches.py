@@ -82,8 +82,9 @@ class Batches:
 
 
 def _part(event: Event) -> dict[str, Any]:
-    kind, payload = event.event_type, dict(event.payload)
-    return {"id": event.id, "type": kind, "agent": event.agent, "payload": payload}
+    at = event.created_at.isoformat(timespec="seconds")
+    about = {"id": event.id, "type": event.event_type, "agent": event.agent, "at": at}
+    return {**about, "payload": dict(event.payload)}
 
 
 def _size(event: Event) -> int:

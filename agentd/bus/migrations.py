@@ -262,6 +262,6 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _newest,
     _forced,
     _approvals,
-    _words,
     _triggers,
+    _words,
 )

@@ -16,11 +16,11 @@ from agentd.commands.mcp_checks import server_advice, server_problem
 from agentd.config.agent import AgentConfig, Cron, Every, Permissions
 from agentd.config.cron import Crontab
 from agentd.config.daemon import DaemonConfig, load_daemon
+from agentd.config.delivery import day_folder
 from agentd.config.mail_url import WRITTEN, MailUrl
 from agentd.config.secret_values import secret_value
 from agentd.config.suggest import did_you_mean
 from agentd.config.watched import Pattern
-from agentd.deliver.confined import day_folder
 from agentd.errors import ConfigError, PermissionRefused, ToolError
 from agentd.llm.decision import DONE
 from agentd.llm.listing import read_key

@@ -13,7 +13,8 @@ COLUMNS_MAX = 12
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # What code puts beside a row's columns, and what every decision begins with.
 RESERVED = frozenset({"tool", "rank", "interest", "unsure"})
-KINDS = ("from", "labels", "phrases", "pick", "type")
+KINDS = ("from", "labels", "phrases", "contains", "pick", "type")
+TOGETHER = ["phrases", "contains"]  # the only kinds that go together
 PHRASES_MAX = 32  # the most heads of one call for scores
 TEXT_MAX = 400  # characters of a text that a model writes, where its column says nothing
 INTEGER_MAX = 1_000_000
@@ -26,6 +27,7 @@ def _label(value: str) -> str:
 
 
 Label = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_label)]
+Word = Annotated[str, AfterValidator(not_blank), Field(max_length=80)]
 Phrase = Annotated[str, AfterValidator(not_blank), Field(max_length=400)]
 
 
@@ -48,7 +50,7 @@ def check_column_name(name: str) -> None:
 
 
 class Column(Strict):
-    """One column: a fact that code copies, or what the model chooses; exactly one of `KINDS`."""
+    """One column: what code copies or finds by words, or the model chooses; one of `KINDS`."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -70,6 +72,12 @@ class Column(Strict):
         default_factory=dict,
         max_length=PHRASES_MAX,
         description="A label, chosen by scores: a phrase after which such a text could stand.",
+    )
+    contains: dict[Label, tuple[Word, ...]] = Field(
+        default_factory=dict,
+        max_length=LABELS_MAX,
+        description="A label, chosen by code: words by which a text has it, or else the first "
+        "label. With `phrases`, the model labels the texts that have none of the words.",
     )
     pick: str | None = Field(
         None, description='One of what a first step found: "TOOL.FIELD", at most 50.'
@@ -100,7 +108,7 @@ class Column(Strict):
     @property
     def known(self) -> tuple[str, ...]:
         """The labels that it may have; none where it is no label."""
-        return self.labels or tuple(self.phrases)
+        return self.labels or tuple(self.phrases or self.contains)
 
     def _given(self, kind: str) -> bool:
         return bool(self.source if kind == "from" else getattr(self, kind))
@@ -108,8 +116,14 @@ class Column(Strict):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         kinds = [kind for kind in KINDS if self._given(kind)]
-        if len(kinds) != 1:
-            raise ValueError(f"write exactly one of {', '.join(KINDS)}")
+        if len(kinds) != 1 and kinds != TOGETHER:
+            raise ValueError(
+                f"write exactly one of {', '.join(KINDS)}; `contains` goes with `phrases`, too"
+            )
+        if kinds == TOGETHER and (left := self.contains.keys() - self.phrases.keys()):
+            raise ValueError(f"`contains`: {min(left)} has no phrase")
+        if kinds == ["contains"] and len(self.contains) < LABELS_MIN:
+            raise ValueError("`contains` needs two labels or more")
         if self.labels and not LABELS_MIN <= len(set(self.labels)) == len(self.labels):
             raise ValueError("`labels` needs two labels or more, each once")
         if self.link and kinds != ["from"]:

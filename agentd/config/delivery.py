@@ -1,7 +1,9 @@
 """The table [deliver] of agentd.toml: where results go, and when not."""
 
+import os
 import re
 from datetime import time
+from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -9,10 +11,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agentd.config.secret_names import WRITTEN, secret_name
 from agentd.config.toml import Strict
-from agentd.paths import ABSOLUTE_HINT
+from agentd.errors import ConfigError
+from agentd.paths import ABSOLUTE_HINT, Paths, expanded
 
 SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 TOPIC = re.compile(r"[-_A-Za-z0-9]{1,64}")  # as ntfy's own servers have it
+DAY_FILE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]+)?\.md")
 TELEGRAM = "https://api.telegram.org"
 
 
@@ -125,3 +129,29 @@ class DeliverConfig(Strict):
             return None
         begin, end = map(time.fromisoformat, self.quiet.split("-"))
         return begin, end
+
+
+def day_folder(config: DeliverConfig, paths: Paths) -> Path | None:
+    """Return the folder of the files, by way of links; None where none are written.
+
+    Raises:
+        ConfigError: it is not a person's: agentd's own files lie in there, or it lies among them.
+    """
+    if config.file is None:
+        return None
+    folder = Path(os.path.realpath(expanded(config.file.folder, where="deliver.file.folder")))
+    for own in (paths.user, paths.data, paths.logs, paths.run):
+        real = Path(os.path.realpath(own))
+        if folder.is_relative_to(real) or real.is_relative_to(folder):
+            raise ConfigError(
+                f"agentd's own files are in {own}",
+                where=f"deliver.file.folder: {folder}",
+                hint="name another folder in agentd.toml",
+            )
+    return folder
+
+
+def is_day_file(path: Path, folder: Path | None) -> bool:
+    """Whether this is a file that results are written into, and so no news to an agent."""
+    named = DAY_FILE.fullmatch(path.name) is not None
+    return named and folder == Path(os.path.realpath(path.parent))

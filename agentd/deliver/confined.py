@@ -6,31 +6,11 @@ No network and no program: its sockets are channels that the supervisor hands ov
 import os
 from pathlib import Path
 
-from agentd.config.delivery import DeliverConfig
+from agentd.config.delivery import DeliverConfig, day_folder
 from agentd.errors import ConfigError
 from agentd.events import DELIVER
-from agentd.paths import Paths, expanded
+from agentd.paths import Paths
 from agentd.sandbox.policy import SandboxPolicy, base_read, libraries
-
-
-def day_folder(config: DeliverConfig, paths: Paths) -> Path | None:
-    """Return the folder of the files, by way of links; None where none are written.
-
-    Raises:
-        ConfigError: it is not a person's: agentd's own files lie in there, or it lies among them.
-    """
-    if config.file is None:
-        return None
-    folder = Path(os.path.realpath(expanded(config.file.folder, where="deliver.file.folder")))
-    for own in (paths.user, paths.data, paths.logs, paths.run):
-        real = Path(os.path.realpath(own))
-        if folder.is_relative_to(real) or real.is_relative_to(folder):
-            raise ConfigError(
-                f"agentd's own files are in {own}",
-                where=f"deliver.file.folder: {folder}",
-                hint="name another folder in agentd.toml",
-            )
-    return folder
 
 
 def deliver_policy(config: DeliverConfig, paths: Paths) -> SandboxPolicy:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from agentd.bus import Bus, Opening
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig
-from agentd.deliver.confined import day_folder
+from agentd.config.delivery import day_folder
 from agentd.deliver.courier import Courier
 from agentd.deliver.day_file import DayFile
 from agentd.deliver.notification import Notification

@@ -22,8 +22,9 @@
 `/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
 argument is right if it equals the label, is in the labelled list, or contains the labelled text.
 
-A file without [agent] has examples of the person's own agent of the file's name; `agentd correct`
-writes such ones. Of an example its `result` is looked at: the fields of the result's first row.
+A file without [agent] has examples of the person's own agent of the file's name, or of the shipped
+one; `agentd correct` writes such ones. Of an example its `result` is looked at: the fields of the
+result's first row.
 
     [[case]]
     name = "event 412, row 3: category"
@@ -48,6 +49,7 @@ from agentd.process.environment import PROGRAM_PATH
 from agentd.replay.folder_map import unsafe
 from agentd.task_agent.row_examples import example_agent
 
+AGENTS = "config/agents.d"  # of agentd itself
 CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"
 GIT_S = 30.0
@@ -144,15 +146,21 @@ def shipped_cases(folder: str = CASES) -> dict[str, Path]:
 
 
 def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
-    """Read a file of cases. One without [agent] is of the agent in `paths` of the file's name.
+    """Read a file of cases. One without [agent] is of the agent of the file's name.
+
+    That is the one in `paths`, or else the shipped one.
 
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
     table = read_toml(path)
-    if paths is not None and "agent" not in table:
-        agent = example_agent(load_agent(paths.agents_d / f"{path.stem}.toml"))
-        table = {"agent": agent, **table}
+    if "agent" not in table:
+        name = f"{path.stem}.toml"
+        file = shipped() / AGENTS / name
+        if paths is not None and ((own := paths.agents_d / name).is_file() or not file.is_file()):
+            file = own
+        if file.is_file() or paths is not None:
+            table = {"agent": example_agent(load_agent(file)), **table}
     return validate(CaseFile, table, path)
 
 

@@ -1,10 +1,11 @@
 """How many of a set's texts got their label by one way of choosing, and how sure that figure is."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from agentd.llm.label_words import by_words
 
 Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
 
@@ -54,16 +55,6 @@ def by_majority(wanted: Sequence[str]) -> list[str]:
 
 
 def by_rule(rule: Mapping[str, Iterable[str]], texts: Iterable[str]) -> list[str]:
-    """Return the label of which most words stand in a text, the first one where none leads.
-
-    A word counts as the beginning of one in the text, in upper or lower case.
-    """
-    found = {label: [_beginning(word) for word in words] for label, words in rule.items()}
-    return [
-        max(found, key=lambda label: sum(bool(each.search(text)) for each in found[label]))
-        for text in texts
-    ]
-
-
-def _beginning(word: str) -> re.Pattern[str]:
-    return re.compile((r"\b" if word[0].isalnum() else "") + re.escape(word), re.IGNORECASE)
+    """Return the label of which most words stand in each text, the first one where none does."""
+    first = next(iter(rule))
+    return [by_words(rule, text) or first for text in texts]

@@ -11,7 +11,7 @@ models.
 Labels: `calibration.py` keeps what was seen of each, `label_bias.py` says what to take off, and
 `label_tokens.py` finds them among the tokens of an external server's answer. `label_call.py` is a
 call that asks for one label alone. `likelihood.py` asks for scores, `label_phrases.py` makes labels
-of them, and `ranking.py` ranks.
+of them, and `ranking.py` ranks. `label_words.py` makes labels by words, without a model.
 
 Nothing is imported here: BAML and the HTTP modules cost an idle worker memory.
 """

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from agentd.config.delivery import DeliverConfig
+from agentd.config.delivery import DeliverConfig, day_folder
 from agentd.config.secret_names import secret_names
 from agentd.config.secret_values import secret_value
-from agentd.deliver.confined import day_folder, deliver_policy
+from agentd.deliver.confined import deliver_policy
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.events import DELIVER
 from agentd.macos.on_screen import show

@@ -57,7 +57,9 @@ class Settings:
             if "mcp" in changed:
                 helpers.mcp.configure()
                 agents.reload()
-            helpers.deliver.configure()
+            if "deliver" in changed:
+                helpers.deliver.configure()
+                helpers.watcher.reread()
             later = [key for key in changed if key in LATER]
             self._log.info("config.reloaded", changed=changed, workers_at_their_next_start=later)
         return bool(repaired or changed)

@@ -63,6 +63,11 @@ class WatcherHost:
             self.managed.start()
         self._running = wanted
 
+    def reread(self) -> None:
+        """Start it anew: where results are written has changed."""
+        if self._running and not self._closed:
+            self.managed.restart()
+
     async def stop(self) -> None:
         """Stop it for good, and return when it is gone."""
         self._closed = True

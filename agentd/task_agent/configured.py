@@ -9,6 +9,7 @@ from agentd.agent import Agent, PlannedCall, Question, Result
 from agentd.events import Event, NewEvent
 from agentd.llm.decision import DONE, Choice
 from agentd.llm.label_phrases import labelled
+from agentd.llm.label_words import by_words
 from agentd.llm.ranking import ranked
 from agentd.task_agent.asked_columns import NoColumn, asked_model, payload_model
 from agentd.task_agent.found import ROWS_MAX, Found, Reference, fact, text_of
@@ -216,18 +217,23 @@ class ConfiguredAgent(Agent[TaskParams]):
             one["unsure"] = list(answer.get("unsure", ()))
         remember: dict[str, Any] = {}
         for name, column in params.result.items():
-            if column.phrases and texts:
+            if column.contains:
+                otherwise = None if column.phrases else column.known[0]
+                for one, text in zip(made, texts, strict=True):
+                    one[name] = by_words(column.contains, text) or otherwise
+            left = [at for at, one in enumerate(made) if one[name] is None]
+            if column.phrases and left:
                 given, seen = labelled(
                     self.kit,
                     f"{SCORED}:{name}",
                     column.phrases,
-                    texts,
+                    [texts[at] for at in left],
                     column.description or params.instructions or "",
                 )
                 remember |= seen
-                for one, label in zip(made, given, strict=True):
-                    one[name] = label.value
-                    one["unsure"] += [name] if label.unsure else []
+                for at, label in zip(left, given, strict=True):
+                    made[at][name] = label.value
+                    made[at]["unsure"] += [name] if label.unsure else []
         links = [self._links(row, found) for row in rows]
         if params.interests and rows:
             made, links = self._ranked(made, links, texts)

@@ -33,6 +33,11 @@ def params_of(config: AgentConfig) -> TaskParams:
 
 def example_agent(config: AgentConfig) -> AgentConfig:
     """Return an agent's file as its examples are tried with it."""
+    bare = {"permissions": Permissions(), "approve": Approve(), "accounts": {}}
+    changed: dict[str, Any] = {"subscribe": (), "schedule": None, "batch": None, **bare}
+    chosen = any(column.kind != "from" for column in config.result.values())
+    if not (chosen or config.params.get("interests") or config.params.get("first")):
+        return config.model_copy(update=changed)  # its event brings all that there is
     params = {key: value for key, value in config.params.items() if key not in DROPPED}
     columns: dict[str, Column] = {
         name: column.model_copy(update={"pick": f"{EVENT}.{name}"}) if column.pick else column
@@ -41,9 +46,7 @@ def example_agent(config: AgentConfig) -> AgentConfig:
     }
     if "each" in params:
         params |= {"each": f"{EVENT}.rows", "look_at": ["text"]}
-    changed = {"params": params, "result": columns, "subscribe": (), "schedule": None}
-    bare = {"permissions": Permissions(), "approve": Approve()}
-    return config.model_copy(update={**changed, **bare})
+    return config.model_copy(update={**changed, "params": params, "result": columns})
 
 
 def values_of(params: TaskParams, field: str) -> Sequence[str] | None:

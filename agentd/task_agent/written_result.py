@@ -34,6 +34,8 @@ def check_title(
         if name.startswith("event."):
             continue
         known = {COUNT, *([INTEREST] if interests else [])} if rows else set(columns)
+        if value and name in columns and columns[name].source:
+            continue  # a fact may have any value
         if value and value not in labels.get(name, ()):
             what = ", ".join(labels.get(name, ())) or f"only {', '.join(labels) or 'no column'}"
             raise ValueError(f"{{{name}={value}}} counts nothing; there is {what}")

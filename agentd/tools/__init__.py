@@ -6,7 +6,10 @@ the worker composes (`ToolCall.inner`). `base.py` says what a handler is given. 
 Pydantic nor the configuration: hands and fetcher are small processes. The handlers stand in
 `files.py`, `move.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`, `query.py`,
 `shell.py`, `recall.py`, `later_tool.py` and `person.py`. `outside_tools.py` are tools of MCP
-servers.
+servers; `post.py` is no tool, but what the process that sends results has of the fetcher.
+
+`log_file.py` reads a log on from where it was left, and `log_errors.py` finds the errors in it.
+`open_tasks.py` finds what is open in notes.
 
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
 lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do,
@@ -16,8 +19,7 @@ lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac
 opens: by `surroundings.py`, by the names in `obeyed.py`, by what `git_settings.py` finds named, and
 by `links.py`, where links lead. `public.py` tells which addresses are public.
 
-`charsets.py` has the encodings of the web, `time_limit.py` bounds others' parsers. `post.py` is of
-what sends results, and of no agent.
+`charsets.py` has the encodings of the web, `time_limit.py` bounds others' parsers.
 
 `git.py` looks at repositories for agents: `git_looks.py` does it, here or in the agent's hands, and
 `git_work.py` at what is in no commit yet, by way of `git_command.py`, after `repository.py` found

@@ -20,9 +20,11 @@ from agentd.tools import (
     files,
     http,
     later_tool,
+    log_file,
     macos_apps,
     mail,
     move,
+    open_tasks,
     page,
     pdf,
     person,
@@ -121,6 +123,18 @@ class ReadMail(Args):
 
     source: str = Field(min_length=1, max_length=PATH_CHARACTERS)
     most: int | None = Field(None, ge=1, le=mail.MOST)
+
+
+class ReadLog(Args):
+    """Read the errors that a log got since last time."""
+
+    path: str = Field(min_length=1, max_length=PATH_CHARACTERS)
+
+
+class ReadTasks(Args):
+    """Read the open tasks and questions in notes."""
+
+    path: str = Field(max_length=PATH_CHARACTERS)
 
 
 class RunShortcut(Args):
@@ -261,6 +275,8 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(ReadCalendar, ("read", "net", "apps"), calendar.read_calendar, "head", effect="none"),
         Tool(ReadPdf, "read", pdf.read_pdf, effect="none"),
         Tool(ReadMail, ("net", "read"), mail.read_mail, "head", effect="none"),
+        Tool(ReadLog, "read", log_file.read_log, "head", effect="none"),
+        Tool(ReadTasks, "read", open_tasks.read_tasks, effect="none"),
         Tool(Query, "read", query.query, effect="none"),
         Tool(RunCommand, "run", shell.run_command, idempotent=False),
         Tool(RunShortcut, "apps", macos_apps.run_shortcut, idempotent=False),

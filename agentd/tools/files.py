@@ -71,7 +71,7 @@ def list_files(call: ToolCall, path: str) -> Result:
     entries: list[dict[str, object]] = []
     total = 0
     with told(place), folder_of(place, place.parts, marks) as folder:
-        names = sorted(_names(folder))
+        names = sorted(names_in(folder))
         total = len(names)
         for name in names[:ENTRIES]:
             call.check()
@@ -83,7 +83,8 @@ def list_files(call: ToolCall, path: str) -> Result:
     return Result(value, trusted=False)
 
 
-def _names(folder: int) -> list[str]:
+def names_in(folder: int) -> list[str]:
+    """Return the names in a folder that `folder_of` opened."""
     opened = os.open(".", FOLDER_FLAGS, dir_fd=folder)
     try:
         return os.listdir(opened)  # noqa: PTH208 - pathlib knows no descriptors
@@ -173,7 +174,7 @@ def search_text(call: ToolCall, path: str, text: str) -> Result:
     closed: list[OSError] = []  # folders that could not be opened
     searched = skipped = more = 0
     with told(place):
-        for folder, inner, name in _files(place, call, marks, closed):
+        for folder, inner, name in files_below(place, call, marks, closed):
             if searched + skipped >= SEARCH_FILES:
                 more += 1
                 break
@@ -204,7 +205,7 @@ def search_text(call: ToolCall, path: str, text: str) -> Result:
     return Result(value, trusted=False)
 
 
-def _files(
+def files_below(
     place: Place, call: ToolCall, marks: Marks, closed: list[OSError]
 ) -> Iterator[tuple[int, str, str]]:
     """Give (folder's descriptor, path below `place`, name) of each file, following no link.

@@ -21,6 +21,8 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "WriteFile": "files.write_file",
         "AppendNote": "files.append_note",
         "MoveFile": "move.move_file",
+        "ReadLogLines": "log_file.read_log_lines",
+        "ReadTasks": "open_tasks.read_tasks",
         "Query": "query.query",
         "ReadPdf": "pdf.read_pdf",
         "RunCommand": "shell.run_command",

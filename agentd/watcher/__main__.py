@@ -8,11 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from agentd.bus import Opening
 from agentd.bus.wake import Bell
 from agentd.clock import parse_iso
 from agentd.config.agent import AgentConfig
+from agentd.config.delivery import day_folder
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, ConfigError, SandboxUnavailable, Stopped
 from agentd.logs import logger as logs
@@ -39,12 +42,15 @@ class Prepared:
         self.error: AgentdError | None = None
         self.log: Logger | None = None
         self.agents: dict[str, AgentConfig] = {}
+        self.days: Path | None = None  # where results are written
 
     def __call__(self) -> None:
         """Prepare the process."""
         try:
             self.paths = paths = discover()
             daemon = effective_config(paths)
+            with suppress(ConfigError):  # what sends results says so, and writes none
+                self.days = day_folder(daemon.deliver, paths)
             self.opening = Opening(create=False, full_sync=daemon.bus.fullfsync)
             self.log = logs.configure(NAME, paths, daemon.logs)
             self.log.info("watcher.started", pid=os.getpid())
@@ -81,6 +87,7 @@ def main() -> int:
             parse_iso(started),
             heart,
             ready.log,
+            ready.days,
         )
         watcher.run(Stop())
         heart.beat(ENDS_S, STOPPING)

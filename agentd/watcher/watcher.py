@@ -16,6 +16,7 @@ from pathlib import Path
 from agentd.bus import Bus, Opening
 from agentd.bus.seen import SeenFile
 from agentd.config.agent import AgentConfig
+from agentd.config.delivery import is_day_file
 from agentd.config.timetable import wanted
 from agentd.errors import shown
 from agentd.events import FILE, NewEvent
@@ -45,7 +46,8 @@ AGENTS_SHOWN, PROBLEM_CHARACTERS = 10, 200  # of problems, in a beat
 class FileWatcher:
     """Looks for the files of some agents, by their names. `started`: when the daemon was.
 
-    `folders`: which of theirs are there, as the sandbox has them.
+    `folders`: which of theirs are there, as the sandbox has them. `days`: where results are
+    written, in files that no agent is told of: it would read its own.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class FileWatcher:
         started: datetime,
         heart: Heart,
         log: Logger,
+        days: Path | None = None,
     ) -> None:
+        self._days = days
         self._agents, self._folders, self._paths, self._opening = agents, folders, paths, opening
         self._started, self._heart, self._log = started, heart, log
         self._patterns = {name: patterns(config) for name, config in agents.items()}
@@ -105,6 +109,8 @@ class FileWatcher:
             for path in told.keys() - found.files.keys():
                 del told[path]
             for file in found.files.values():
+                if is_day_file(Path(file.path), self._days):
+                    continue
                 if told.get(file.path) != file.stamp and not self._tell(bus, name, file, found):
                     growing.add(file.path)
                 self._beat(bell)
