@@ -97,7 +97,7 @@ def _configure(home: Paths, world: ShippedWorld) -> None:
     for name in NAMES:
         config = world.agent(name)
         if "batch" in config:
-            config["batch"]["within"] = "1s"
+            config["batch"]["within"] = "20s"
         write_toml(home.agents_d / f"{name}.toml", config)
     write_toml(home.agents_d / "reader.toml", READER)
 

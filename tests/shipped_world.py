@@ -51,9 +51,9 @@ class ShippedWorld:
         self.notes, self.log = folder / "notes", folder / "logs" / "app.log"
         self.mail, self.site = folder / "mail", site
         self.feed = self._serve(1)
+        self.log.parent.mkdir(parents=True)
         self._mails = Maildir(self.mail)
         self._add_mails(MAILS[:1])
-        self.log.parent.mkdir(parents=True)
         self.log.write_text(OLD)
         for name, text in NOTES.items():
             (self.notes / name).parent.mkdir(parents=True, exist_ok=True)
