@@ -27,14 +27,17 @@ from agentd.sessions.archive import Archive
 from agentd.states import Priority, WorkerState
 from agentd.supervisor.client import query
 from tests.repository import ENVIRONMENT, Repository
+from tests.shipped_world import NAMES, ShippedWorld
+from tests.site import site
 
 FOLDER = Path(__file__).parent / "recordings"
 SAMPLE = Path("/tmp/agentd-sample")  # stands in the recordings
 MODEL = "smollm2-135m"
+REPO = ("repo_fetch", "repo_review")
 START_S, WORK_S = 300.0, 900.0
 DATE = "2026-01-15T10:00:00Z"
 LONG = "".join(f"def step_{n}():\n    return {n}\n\n\n" for n in range(40))
-NOTES = {
+READER = {  # one whose model decides each step
     "agent": "task",
     "done": "The notes were looked at and one sentence says what they are about.",
     "subscribe": ["note.changed"],
@@ -61,9 +64,10 @@ def main() -> int:
         store.pull(MODEL, models_folder)
         shutil.rmtree(home.models)
         home.models.symlink_to(models_folder)
-        with running_daemon(home):
-            _configure(home)
-            _work(home)
+        with site() as web, running_daemon(home):
+            world = ShippedWorld(SAMPLE / "world", web)
+            _configure(home, world)
+            _work(home, world)
         for path in FOLDER.glob(f"*{recording_file.SUFFIX}"):
             path.unlink()
         return _record(home)
@@ -84,13 +88,18 @@ def sample() -> Repository:
     return repository
 
 
-def _configure(home: Paths) -> None:
+def _configure(home: Paths, world: ShippedWorld) -> None:
     repository = sample()
-    for name in ("repo_fetch", "repo_review", "digest"):
+    for name in REPO:
         path = shipped() / "config" / "agents.d" / f"{name}.toml"
         config: dict[str, Any] = _shipped(path, repository)
         write_toml(home.agents_d / f"{name}.toml", config)
-    write_toml(home.agents_d / "notes.toml", NOTES)
+    for name in NAMES:
+        config = world.agent(name)
+        if "batch" in config:
+            config["batch"]["within"] = "20s"
+        write_toml(home.agents_d / f"{name}.toml", config)
+    write_toml(home.agents_d / "reader.toml", READER)
 
 
 def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
@@ -104,27 +113,36 @@ def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
     return config
 
 
-def _work(home: Paths) -> None:
+def _work(home: Paths, world: ShippedWorld) -> None:
     """Let every agent answer what there is for it, in two rounds."""
     bus = Bus(home.database, wake=home.wake)
     for _ in expecting(START_S, "the agents did not start"):
         states = {agent["name"]: agent["state"] for agent in query(home)["agents"]}
-        if list(states.values()) == [WorkerState.RUNNING] * 4:
+        if all(states.get(name) == WorkerState.RUNNING for name in (*REPO, *NAMES, "reader")):
             break
     repository = Repository(SAMPLE / "project", init=False)
     _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
     _ask(bus, NewEvent("note.changed", {"path": str(SAMPLE / "notes" / "today.md")}))
+    _look(bus)
     _settled(bus)
+    world.goes_on()
     repository.commit(
         "Print a greeting by name", app__py="import sys\nprint('hello', sys.argv[1])\n"
     )
     repository.commit("Add the steps and their test", steps__py=LONG, **{"test_app__py": "1\n"})
     _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
     _ask(bus, NewEvent("note.changed", {"path": str(SAMPLE / "notes" / "long.md")}))
+    _look(bus)
     _settled(bus)
     _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
     _settled(bus)
     bus.close()
+
+
+def _look(bus: Bus) -> None:
+    for name in NAMES:
+        if name != "digest":  # which waits for the others' results
+            _ask(bus, NewEvent("agent.trigger", {}, target=name))
 
 
 def _ask(bus: Bus, event: NewEvent) -> None:

@@ -371,10 +371,10 @@ def test_the_supervisor_runs_it_as_a_process(paths: Paths) -> None:
     drop(paths, module="print('hello')\n" + MODULE)
     code, outcome, _ = run(paths, "greeter")
     assert code == 0 and outcome["ok"] is True and outcome["subscribe"] == []
-    assert outcome["schedule"] is None
+    assert outcome["triggers"]["schedule"] is None
     assert outcome["version"] == admit("greeter", paths).hash
     drop(paths, toml="schedule = { every = '60m' }" + TOML)
-    assert run(paths, "greeter")[1]["schedule"] == "every 1h"
+    assert run(paths, "greeter")[1]["triggers"]["schedule"] == "every 1h"
     drop(paths, baml="function {")
     code, outcome, errors = run(paths, "greeter")
     assert (code, outcome["ok"], outcome["waiting"]) == (78, False, False)

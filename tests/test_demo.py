@@ -23,8 +23,8 @@ from agentd.bus import Bus
 from agentd.cli import main
 from agentd.commands.demo.changes import what_is_new
 from agentd.commands.demo.effort import effort
+from agentd.commands.demo.findings import Findings
 from agentd.commands.demo.headlines import NONE, agent_file, shipped_headlines
-from agentd.commands.demo.page import Page
 from agentd.commands.demo.pointed import (
     SLOW,
     agent_config,
@@ -116,7 +116,8 @@ def sensible(request: Request) -> dict[str, Any] | Reply:
     if "fetch_repo" in schema:
         return {"tool": "fetch_repo"}
     if "finding" in schema:
-        return {"tool": "finding", "note": "Changes how numbers are divided."}
+        number = str(request.body["messages"][-1]["content"]).count('<event type="finding"') + 1
+        return {"tool": "finding", "note": f"Changes the file number {number}."}
     if "kind" in schema:
         return {"tool": "done", "kind": "code"}
     return {"tool": "done"} if "done" in schema else Reply("yes")
@@ -203,7 +204,7 @@ def test_the_demo_says_what_is_new(repo: Repository, place: Path) -> None:
     assert "The week up to the latest commit: 2 commits, 2 files, +3 -0 lines; high risk" in output
     assert "`Add division`" in output
     assert "* code changed, and no test with it\n* 1 TODO, FIXME or XXX added\n" in output
-    assert "* feature `calc.py` +2 -0: Changes how numbers are divided.\n" in output
+    assert "* feature `calc.py` +2 -0: Changes the file number 1.\n" in output
     assert "* docs `README.md` +1 -0" in output
     assert "Not committed yet, 1 file, +1 -0 lines; medium risk" in output
     assert "* ? `draft.py` +1 -0" in output
@@ -236,7 +237,7 @@ def test_a_page_is_saved_as_a_new_file_alone(
     assert not (tmp_path / "nowhere").exists()
     if case != "no folder":
         with pytest.raises(AgentdError, match="cannot be saved"):
-            Page().save(file)  # it came while the agents worked
+            Findings().save(file)  # it came while the agents worked
     assert case != "file" or file.read_text() == "mine"
 
 

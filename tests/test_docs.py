@@ -342,9 +342,9 @@ def test_demos_output_is_the_demos() -> None:
     files = (ROOT / "agentd" / "commands" / "demo").glob("*.py")
     source = "".join(file.read_text() for file in files)
     for words in (
-        *("MB on disk", "  running: ", "What the agents found", "no test with it"),
-        *("File by file; in quotes what the model says:", "of them failed", "decisions in"),
-        *("prompt tokens", "the demo took"),
+        *("agentd demo on", "What of this is for you?", "An agent of ten lines ranks"),
+        *("nothing for you", "What is new in ", "The week up to the latest commit"),
+        *("of them failed", "prompt tokens", "the demo took"),
     ):
         assert words in output and words in source, words
 

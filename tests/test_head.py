@@ -23,6 +23,7 @@ from agentd.commands import prove_private
 from agentd.errors import StorageError
 from agentd.escape.escape import prove
 from agentd.events import NewEvent
+from agentd.mcp import launch
 from agentd.paths import Paths, discover
 from agentd.process import environment
 from agentd.sandbox.level import Reached, reached
@@ -30,6 +31,7 @@ from agentd.supervisor import bytecode
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
+from agentd.tools import files
 from agentd.tools.closed import Closed
 from agentd.worker import runner, schedule
 from agentd.worker.head import head_command, policy_for
@@ -379,10 +381,11 @@ def test_workers_find_their_modules_compiled(
         reaper.attach(asyncio.get_running_loop())
         await bytecode.compile_modules(paths, reaper)
 
-    for module in (runner, schedule):
+    theirs = (runner, schedule, files, launch)  # of workers, hands and MCP servers
+    for module in theirs:
         assert not Path(cache_from_source(str(module.__file__))).exists()
     asyncio.run(compiled())
-    for module in (runner, schedule):
+    for module in theirs:
         assert Path(cache_from_source(str(module.__file__))).exists()
     assert list(paths.locks.iterdir()) == []
     remove_sockets(paths)

@@ -1,6 +1,7 @@
 """`agentd mcp`: another assistant reads what agents do, and asks them where that is allowed."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -75,6 +76,24 @@ def test_reading_is_all_that_is_allowed_by_itself(bus: Bus, tmp_path: Path) -> N
             assert "no such session" in await say(asked, "session", id=7)
             for tool, odd in (("session", {"id": 2**70}), ("events", {"since_id": 2**70})):
                 assert "less than or equal" in await say(asked, tool, **odd)
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_is_bounded_as_a_whole(bus: Bus, tmp_path: Path) -> None:
+    """Many events of long texts have shorter ones; of one with too many parts the beginning."""
+    for _ in range(50):
+        bus.publish("hello", NewEvent("note.seen", {f"text{n}": "x" * 4_000 for n in range(3)}))
+    bus.publish("hello", NewEvent("note.many", {"parts": list(range(20_000))}))
+
+    async def scenario() -> None:
+        async with client(tmp_path) as asked:
+            events = (await say(asked, "events", type="note.seen", limit=50))["events"]
+            assert len(events) == 50 and len(json.dumps(events)) <= 60_000
+            assert events[0]["payload"]["text0"].startswith("x" * 250 + "...[cut")
+            many = await say(asked, "events", type="note.many")
+            assert many["beginning"].startswith('{"events": [{"id": 51, "agent": "hello"')
+            assert 60_000 < len(many["beginning"]) < 60_100
 
     asyncio.run(scenario())
 

@@ -186,6 +186,15 @@ READS = (
         ("doctor",),
     ),
     *(("prove-private", LINES), ("prove-private",), ("token",)),
+    *(("results",), ("results", "--json"), ("results", "1"), ("results", "no\x1b"), ("deliver",)),
+    *(
+        ("deliver", "test"),
+        ("later",),
+        ("later", "drop", "1"),
+        ("search", "no\x1b[2J"),
+        ("search", "a"),
+    ),
+    *(("correct", "1", "no\x1b", "a\x1b[2J"), ("send-file", "/no\x1b[2J"), ("send-file", LINES)),
 )
 
 
@@ -249,6 +258,8 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         **{"last_event_id": 1, "dead_letters": 0, "asks": 1},
         "sandbox": {"level": EVIL, "why": EVIL, "wanted": EVIL},
         "overlooked": [agent["problem"]],
+        "deliver": {"state": EVIL, "reason": EVIL, "problem": agent["problem"], "beat": {}},
+        "watcher": {"state": EVIL, "reason": EVIL, "problem": EVIL, "agents": [EVIL], "beat": {}},
     }
     status._print(document)
     status._print_agent(agent)

@@ -44,9 +44,10 @@ PATH_MAX = 1_024  # characters; a longer text is no path
 def find_roots(recording: Recording) -> list[Root]:
     """Return what the session knew by its absolute path: folders, or files, permitted or named."""
     config = recording.config
-    named = [*config.permissions.read, *config.permissions.write, recording.head.own]
+    named = [*config.permissions.read, *config.permissions.write]
     known = [config.params, recording.head.event.payload, recording.facts(1)]
     named += [text for text in _texts(known) if (real := _real(text)) and Path(real).exists()]
+    named.append(recording.head.own)
     # A decision names no new folder, but may name one in a way of its own.
     decided = [dict(step.payload) for step in recording.steps if step.kind is StepKind.DECISION]
     roots: dict[str, list[str]] = {}

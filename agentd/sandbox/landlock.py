@@ -117,20 +117,22 @@ def _rules(policy: SandboxPolicy) -> Iterator[tuple[str, int]]:
         (policy.write, WRITING | REFER | sockets, protected),
         (policy.run, EXECUTE | READING, closed),
     ):
+        above = {str(folder) for place in shut for folder in Path(place).parents}
         for path in paths:
-            yield from _around(policy.real(path), rights, shut)
+            yield from _around(policy.real(path), rights, shut, above)
     yield "/dev/null", READ_FILE | WRITE_FILE
     for path in filter(os.path.exists, LOADERS):
         yield os.path.realpath(path), EXECUTE | READ_FILE
 
 
-def _around(path: str, rights: int, closed: set[str]) -> Iterator[tuple[str, int]]:
+def _around(path: str, rights: int, closed: set[str], above: set[str]) -> Iterator[tuple[str, int]]:
     """Yield rules for a path without links that leave out what is closed inside of it.
 
     A rule holds for all that lies below, and none takes anything back: so what lies beside a closed
-    place has rules of its own. The names of all of it can be listed.
+    place has rules of its own. The names of all of it can be listed. `above`: all folders in which
+    closed places lie.
     """
-    if not any(Path(path) in Path(place).parents for place in closed):
+    if str(Path(path)) not in above:
         yield path, rights
         return
     yield path, rights & READ_DIR
@@ -138,4 +140,4 @@ def _around(path: str, rights: int, closed: set[str]) -> Iterator[tuple[str, int
         inner = sorted(entry.path for entry in entries if not entry.is_symlink())
     for place in inner:
         if place not in closed:
-            yield from _around(place, rights, closed)
+            yield from _around(place, rights, closed, above)

@@ -17,7 +17,10 @@ from agentd.supervisor.children import Reaper
 from agentd.supervisor.one_job import run_to_end
 
 NAME = "bytecode"
-IMPORTS = "import agentd.worker.runner, agentd.worker.schedule"
+IMPORTS = """
+import compileall, agentd.worker.runner, agentd.worker.schedule
+compileall.compile_dir(agentd.__path__[0], quiet=2)
+"""
 DEADLINE_S = 120.0
 
 

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -148,12 +149,15 @@ class KnownClosed:
     """
 
     def __init__(self, closed: Closed, *, writing: bool) -> None:
-        self._marks = {
-            False: closed.marks(writing=False),
-            True: closed.marks(writing=True, listed=writing),
-        }
-        for marks in self._marks.values():
-            marks.look_inside()
+        reading = closed.marks(writing=False)
+        reading.look_inside()
+        if writing:
+            other = closed.marks(writing=True)
+            other.look_inside()
+        else:  # as `closed.marks(writing=True, listed=False)`, without a second look
+            other = copy(reading)
+            other.writing = True
+        self._marks = {False: reading, True: other}
 
     def marks(self, *, writing: bool) -> "Marks":
         """See `Closed.marks`."""

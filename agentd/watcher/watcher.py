@@ -175,6 +175,8 @@ class FileWatcher:
         if last is None:  # removed by hand: it counts from now
             bus.schedules.begin(name, trigger, bus.clock.now())
         came = datetime.fromtimestamp(file.came, UTC)
+        # The bus keeps milliseconds: in the one of the acceptance it was there before.
+        came = came.replace(microsecond=came.microsecond // 1000 * 1000)
         if came <= (last.due if last is not None else bus.clock.now()):
             return False
         missed = self._agents[name].missed

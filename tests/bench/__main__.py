@@ -5,13 +5,14 @@ uv run python -m tests.bench model ...   the model server beside stock mlx_lm.se
 """
 
 import argparse
+import compileall
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable
 
 from . import bus, hands, idle, latency, memory, reach, replay, start, turn
-from .home import Home
+from .home import ROOT, Home
 from .table import Figure, render
 
 # Last what imports BAML into this process: it must not fork afterwards.
@@ -41,6 +42,7 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     figures: list[Figure] = []
+    compileall.compile_dir(ROOT / "agentd", quiet=2)  # as the daemon does, where nothing is kept
     home = Home()
     try:
         for name in arguments.only or MODULES:

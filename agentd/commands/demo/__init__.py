@@ -1,8 +1,9 @@
 """`agentd demo`: agents at work on headlines and on a git repository, in a throw-away home.
 
-`demo.py` runs it in the home of `temporary.py`. `headlines.py` has the first screen, `changes.py`
-the second, by the shipped agents as `pointed.py` sets them up. `pipeline.py` follows the agents,
-`screen.py` shows them at work, `page.py` what they found, `effort.py` what it took.
+`demo.py` runs it in the home of `temporary.py`. `headlines.py` has the first screen, for which
+`own_line.py` asks the person; `changes.py` the second, by the shipped agents as `pointed.py` sets
+them up. `pipeline.py` follows the agents, `screen.py` shows them at work, `findings.py` what they
+found, `effort.py` what it took.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from textwrap import indent
 from agentd.bus import Bus
 from agentd.commands.demo.changes import what_is_new
 from agentd.commands.demo.effort import effort
+from agentd.commands.demo.findings import Findings
 from agentd.commands.demo.headlines import (
     AGENT,
     ASKED,
@@ -18,7 +19,6 @@ from agentd.commands.demo.headlines import (
     shipped_headlines,
 )
 from agentd.commands.demo.own_line import own_line
-from agentd.commands.demo.page import Page
 from agentd.commands.demo.pipeline import Pipeline, measured
 from agentd.commands.demo.pointed import (
     AGENTS,
@@ -86,7 +86,7 @@ def demo(
     """
     began = time.monotonic()
     top, why = _found(repo)
-    asked, page = _checked(interests), Page()
+    asked, page = _checked(interests), Findings()
     if save is not None:
         page.check_free(save)
     say(colour("agentd demo" if top is None else f"agentd demo on {top}", BOLD))
@@ -154,7 +154,7 @@ def _get_model(name: str, home: Paths) -> str:
     return name
 
 
-def _rank(pipeline: Pipeline, page: Page, interests: Sequence[str], most: int) -> None:
+def _rank(pipeline: Pipeline, page: Findings, interests: Sequence[str], most: int) -> None:
     """Show the first section: an agent's file, and what it makes of headlines."""
     file = agent_file(interests)
     write_whole(pipeline.home.agents_d / f"{AGENT}.toml", file, mode=None)
@@ -176,7 +176,7 @@ def _set_up(home: Paths, repo: Path, scale: Scale, *, words: bool) -> Span:
     return span
 
 
-def _look(pipeline: Pipeline, page: Page, title: str, span: Span) -> None:
+def _look(pipeline: Pipeline, page: Findings, title: str, span: Span) -> None:
     """Show the second section: the repository."""
     say()
     pipeline.run(AGENTS, NewEvent("agent.trigger", {}, target=AGENTS[0]))

@@ -29,5 +29,8 @@ def own_line(deadline_s: float = DEADLINE_S) -> str:
 def _somebody_there() -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    # A job in the background would be stopped for reading.
-    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    try:
+        # A job in the background would be stopped for reading.
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # not the terminal that we were started from: it stops nobody
+        return True

@@ -27,14 +27,14 @@ SCORED: Mapping[str, Any] = {"heads": ["a"], "items": ["b"]}
 
 
 @dataclass(frozen=True)
-class Model:
+class Measured:
     """What was measured of the model."""
 
     tokens_per_s: float  # that it reads
     scores: bool  # whether its server can rank
 
 
-def measured(home: Paths, daemon: Daemon) -> Model:
+def measured(home: Paths, daemon: Daemon) -> Measured:
     """Wait for the model, and measure it by short calls."""
     endpoint = Endpoint.discover(home, load_daemon(home.daemon_file).model)
     for _ in expecting(START_S, "the model was not loaded"):
@@ -49,7 +49,9 @@ def measured(home: Paths, daemon: Daemon) -> Model:
     answer = endpoint.chat(body, {}, deadline_s=START_S, progress=lambda: None)
     tokens = answer.usage.prompt_tokens or len(PROBE[0]["content"]) / 4
     speed = float(tokens) / (time.monotonic() - began)
-    return Model(speed, endpoint.own or endpoint.ask("/v1/score", SCORED, {}, START_S) is not None)
+    return Measured(
+        speed, endpoint.own or endpoint.ask("/v1/score", SCORED, {}, START_S) is not None
+    )
 
 
 @dataclass(frozen=True)

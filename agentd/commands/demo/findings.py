@@ -11,7 +11,7 @@ from agentd.whole import write_whole
 OTHER_NAME = "name a file that is not there yet"
 
 
-class Page:
+class Findings:
     """A page in Markdown that reads well on a terminal."""
 
     def __init__(self) -> None:
