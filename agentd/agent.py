@@ -48,7 +48,8 @@ class Choice:
 class PlannedCall:
     """A step that an agent plans: the loop takes it as decided, and no model is asked.
 
-    `name` is one of `Agent.plans`, or Done. It comes to `dispatch` or `finish` as a `Choice`.
+    `name` is one of `Agent.plans`, a decision class of its own, or Done. It comes to `dispatch` or
+    `finish` as a `Choice`.
     """
 
     name: str

@@ -138,6 +138,12 @@ def call(number: Any, name: str, args: dict[str, Any]) -> dict[str, Any] | None:
             os.write(
                 1, b'{"jsonrpc":"2.0","id":%d,"result":{"content":%s}}\n' % (number, b"[" * 9_000)
             )
+        case "look" | "book" | "send":  # of the chaos test: there is time to be killed in it
+            time.sleep(0.03)
+            with Path(os.environ["FAKE_JOURNAL"]).open("a") as journal:
+                journal.write(args["line"] + "\n")
+            time.sleep(0.03)
+            return text("noted")
         case "connect":
             try:
                 socket.create_connection(("127.0.0.1", 9), 1)

@@ -19,20 +19,23 @@ FOLDERS = (
     "launchd",
     "tests/bench",
 )
+# Further pages, by their files.
+FILES = ("agents/SHIPPED.md",)
+PAGES = (*FOLDERS, *FILES)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page. `folder` is its folder, from the project's root."""
+    """One page. `folder` is its folder from the project's root, or its own file."""
 
     folder: str
     text: str
 
     @property
     def path(self) -> Path:
-        return ROOT / self.folder / NAME
+        return file_of(self.folder)
 
     @property
     def prose(self) -> str:
@@ -55,10 +58,15 @@ class Page:
 
 @cache
 def page(folder: str) -> Page:
-    """Return the page of a folder."""
-    return Page(folder, (ROOT / folder / NAME).read_text())
+    """Return the page of a folder, or a file's."""
+    return Page(folder, file_of(folder).read_text())
+
+
+def file_of(folder: str) -> Path:
+    """Return a page's file."""
+    return ROOT / folder if folder in FILES else ROOT / folder / NAME
 
 
 def pages() -> list[Page]:
     """Return all pages."""
-    return [page(folder) for folder in FOLDERS]
+    return [page(folder) for folder in PAGES]

@@ -144,6 +144,7 @@ def test_the_audit_finds(
     ("what", "word"),
     [
         ({"what": "effect"}, "twice: ship"),
+        ({"what": "effect", "tool": "shelf_send"}, "shelf_send of intake for event"),
         ({"what": "start", "tool": "check"}, "ran again after its result"),
         ({"what": "placed", "n": 99, "event": 5}, "lost: order 99 was acknowledged"),
     ],

@@ -189,6 +189,14 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
                 hint="list what it may touch; nothing is allowed unless listed",
             )
 
+    decided = version.agent.uses if version.members is None else version.members
+    if by_plan := [name for name in decided if name in REGISTRY and REGISTRY[name].by_plan]:
+        raise ConfigError(
+            f"{by_plan[0]} is no decision of a model: what it reads is for you to say",
+            where=str(module if version.members is None else f"{toml}: params.tools"),
+            hint="let the plan call it: `first` in a task agent's [params], else `plans`",
+        )
+
     tools, missing = Toolbox(config.permissions), list[str]()
     try:
         watched = [Pattern.of(text).folder for text in config.watch]

@@ -3,19 +3,33 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.json_text import UNREADABLE, compact, is_utf8, read_json
 from agentd.clock import parse_iso
-from agentd.events import EVENT_TYPE, Event
+from agentd.events import EVENT_TYPE, Event, is_result
 from agentd.states import Priority
 
 NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
 PREFIX_END = "/"  # the character after "."
 TYPES_END = "{"  # the character after "z", with which a type may begin
 _PRIORITIES = {priority.value: priority for priority in Priority}
+
+
+@dataclass(frozen=True)
+class NewResults:
+    """Results in id order, how many older ones were left out, and up to which id it was looked."""
+
+    events: Sequence[Event]
+    more: int
+    until: int
+
+
+# What gives an agent the results of others: their types, after which id, not older than, how many.
+NewsReader = Callable[[Sequence[str], int, str, int], NewResults]
 
 
 class EventRows:
@@ -78,6 +92,21 @@ class EventRows:
             with suppress(*UNREADABLE):  # its consumer buries it, with the reason
                 events.append(self.read(row))
         return events
+
+    def news(
+        self, reader: str, types: Sequence[str], after: int, since: str, limit: int
+    ) -> NewResults:
+        """Return the newest results of other agents, of these types, as a `NewsReader` does."""
+        until = self.last_id()
+        given = {"after": after, "until": until, "since": since, "limit": limit}
+        given |= {"reader": reader, "types": compact(list(types))}
+        found = []
+        for row in reversed(self.db.read(sql.OTHERS_RESULTS, given, sql.EVENT_COLUMNS)):
+            with suppress(*UNREADABLE):
+                found.append(self.read(row))
+        del given["limit"]
+        count = int(self.db.run(sql.COUNT_OTHERS_RESULTS, given)[0][0])
+        return NewResults([*filter(is_result, found)], max(0, count - limit), until)
 
     def get(self, event_id: int) -> Event | None:
         """Return one event, or None when it is not there, was pruned or cannot be read."""

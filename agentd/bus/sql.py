@@ -199,6 +199,15 @@ WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
 
+# The newest results of others, of these types, that an agent may read; and how many there are.
+_OTHERS_RESULTS = f"""
+FROM outbox WHERE id > :after AND id <= :until AND agent != :reader AND created_at >= :since
+  AND (target IS NULL OR target = :reader) AND {_TITLED}
+  AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)
+"""
+OTHERS_RESULTS = f"SELECT {_EVENT} {_OTHERS_RESULTS} ORDER BY id DESC LIMIT :limit"
+COUNT_OTHERS_RESULTS = f"SELECT count(*) {_OTHERS_RESULTS}"
+
 # What of the events between two ids a person may want to hear of; and how much.
 _NEWS = f"""
 FROM outbox WHERE id > ?1 AND id <= ?2 AND ({_TITLED}

@@ -29,8 +29,8 @@ EXAMPLES = """example:
   agentd eval labels my-labels.toml
 
 Runs against the model of the running daemon. Where none runs, or with --model, it starts a model
-server of its own. Cases are TOML files, or the names of those that come with agentd (repo_fetch,
-repo_review, task, recall), or of your own agents (`agentd correct` writes them);
+server of its own. Cases are TOML files, or the names of those that come with agentd (inbox, brief,
+feed, review_kinds, task, recall ...), or of your own agents (`agentd correct` writes them);
 agentd/evaluate/cases.py says what stands in them.
 
 Columns: LEGAL answers that were an allowed decision; TOOL expected decisions of which the tool was

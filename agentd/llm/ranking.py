@@ -32,15 +32,25 @@ class Ranked:
         return self.interest is not None, self.gain
 
 
-def ranked(score: Score, interests: Sequence[str], texts: Sequence[str]) -> list[Ranked]:
-    """Return what each text gains. See `Kit.score` for errors."""
-    heads = [*(HEAD.format(interest=interest) for interest in interests), NEUTRAL]
+def ranked(
+    score: Score,
+    interests: Sequence[str],
+    texts: Sequence[str],
+    heads: tuple[str, str] = (HEAD, NEUTRAL),
+    characters: int = CHARACTERS,
+) -> list[Ranked]:
+    """Return what each text gains, by its first `characters`. See `Kit.score` for errors.
+
+    `heads`: what stands before a text of an `{interest}`, and before one of none in particular.
+    """
+    of_one, of_none = heads
+    heads_of = [*(of_one.format(interest=interest) for interest in interests), of_none]
     gains: list[list[float]] = [[] for _ in interests]
     for at in range(0, len(texts), TOGETHER):
         some = texts[at : at + TOGETHER]
-        scores = score(heads, [" ".join(text.split())[:CHARACTERS] for text in some])
-        for of, head in zip(gains, heads, strict=False):
-            of += scores.gain(head, over=heads[-1])
+        scores = score(heads_of, [" ".join(text.split())[:characters] for text in some])
+        for of, head in zip(gains, heads_of, strict=False):
+            of += scores.gain(head, over=of_none)
     return [_best(interests, row) for row in zip(*gains, strict=True)]
 
 

@@ -5,6 +5,7 @@ For tests and evaluations; there is no recording, and nothing of a daemon is rea
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def run_event(
         bus.facts.remember(name, facts or {})
         bus.publish(PERSON, event, system=True)
         loaded.tools.events = bus.search.finder(Readable(name, [event.event_type]))
+        loaded.tools.news = partial(bus.events.news, name)
         run = _Run(loaded, bus, llm)
         lane = Lane(name, direct=event.target == name, subscribe=(event.event_type,))
         waiting = list(answers)

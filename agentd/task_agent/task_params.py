@@ -21,8 +21,9 @@ from agentd.task_agent.written_result import check_title
 
 FIRST_MAX = 8
 INTERESTS_MAX = 16
+INTEREST_MAX = 200  # characters
 NOTHING_NEW, IS_EMPTY = "nothing new", " is empty"
-Words = Annotated[str, AfterValidator(not_blank), Field(max_length=200)]
+Words = Annotated[str, AfterValidator(not_blank), Field(max_length=INTEREST_MAX)]
 
 
 class TaskParams(BaseModel):

@@ -113,11 +113,16 @@ def _heading(name: str) -> str:
     return name.replace("_", " ")
 
 
+def inert(text: str, limit: int = FACT_CHARACTERS) -> str:
+    """Return what others wrote as one line of Markdown that means nothing but its words."""
+    return MARKUP.sub(lambda match: f"\\{match[0]}", clean(text, limit))
+
+
 def _cell(row: Row, name: str, links: Row) -> str:
     value = row.get(name)
     words = {None: "", True: "yes", False: "no"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
-    shown = MARKUP.sub(lambda match: f"\\{match[0]}", clean(text, FACT_CHARACTERS))
+    shown = inert(text)
     if shown and name in row.get("unsure", ()):
         shown += "?"
     address = links.get(name)

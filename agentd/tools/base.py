@@ -15,6 +15,7 @@ from agentd.tools.closed import Closed, KnownClosed
 
 if TYPE_CHECKING:
     from agentd.agent import Memory
+    from agentd.bus.event_rows import NewResults, NewsReader
     from agentd.bus.search import Finder, FoundEvent
     from agentd.net.exchange import Stream
 
@@ -59,6 +60,11 @@ def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[Fo
     raise ToolError("there are no events here")
 
 
+def no_news(types: Sequence[str], after: int, since: str, limit: int) -> "NewResults":
+    """Stand for `ToolCall.news` outside of the worker."""
+    raise ToolError("there are no results here")
+
+
 def nowhere(place: str, name: str, args: Mapping[str, Any]) -> Result:
     """Stand for `ToolCall.inner` outside of the worker: who carries out a part has no others."""
     raise ToolError(f"{name} is called by the worker alone")
@@ -87,6 +93,8 @@ class ToolCall:
     # events(words, limit, check): the newest events with these words that the agent may read. Only
     # in the worker. Raises what `check` does.
     events: "Finder" = no_events
+    # news(types, after, since, limit): the newest results of other agents. Only in the worker.
+    news: "NewsReader" = no_news
     # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is
     # left of its time. Only in the worker. Raises ToolError, Stopped.
     inner: "Callable[[str, str, Mapping[str, Any]], Result]" = nowhere

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.bus.later import AHEAD_MAX, WHAT_CHARACTERS_MAX
+from agentd.config.agent import SUBSCRIPTION
 from agentd.events import Result
 from agentd.tools import (
     calendar,
@@ -199,6 +200,14 @@ class SearchEvents(Args):
     words: str = Field(min_length=1, max_length=recall.WORDS_CHARACTERS)
 
 
+class ReadResults(Args):
+    """Read what other agents found since last time: results of these types."""
+
+    types: list[Annotated[str, Field(pattern=f"^{SUBSCRIPTION.pattern}$", max_length=60)]] = Field(
+        min_length=1, max_length=16
+    )
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -219,6 +228,8 @@ class Tool:
     # What it does: nothing, what a person can undo, or what nobody can take back (sends, deletes).
     effect: Literal["none", "change", "send"] = "send"
     untrusted: bool = True  # others may have written what it gives
+    # Only an agent's plan may call it: what it reads is for a person to say, and no model.
+    by_plan: bool = False
     # Its fields that say what it changes: where all lie in the agent's own folder, nobody is asked.
     places: tuple[str, ...] = ()
 
@@ -275,6 +286,7 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(Remember, None, recall.remember, "head", effect="none", untrusted=False),
         Tool(Recall, None, recall.recall, "head", effect="none"),
         Tool(SearchEvents, None, recall.search_events, "head", effect="none"),
+        Tool(ReadResults, None, recall.read_results, "head", effect="none", by_plan=True),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

@@ -1,14 +1,17 @@
 """What an agent remembers at its model's word, and the events that it may find. In the worker.
 
+Results of other agents are read by an agent's plan alone: which ones, its file says.
+
 Keys of a model have a beginning of their own: it cannot overwrite what tools and the agent's code
 remember. What was remembered after reading others' words is others' words when it comes back.
 """
 
+from datetime import timedelta
 from typing import Any
 
 from agentd.bus.facts import REMEMBERED
-from agentd.clock import iso
-from agentd.events import Result
+from agentd.clock import EPOCH, iso
+from agentd.events import Event, Result, result_of
 from agentd.tools.base import ToolCall
 
 KEY_CHARACTERS = 60
@@ -19,6 +22,9 @@ RECALLED = 20  # at once, the newest first
 RECALLED_CHARACTERS = 8_000
 EVENTS = 10  # found at once
 TITLE_CHARACTERS = 200
+RESULTS = 50  # of other agents, at once
+NEWS = "results"  # begins the remembered facts: up to which event the results were read
+FIRST_TIME = timedelta(days=1)  # how far back is read, where nothing was read before
 MINUTE = len("2026-01-31T12:00")
 
 
@@ -79,3 +85,27 @@ def search_events(call: ToolCall, words: str) -> Result:
             item["title"] = title[:TITLE_CHARACTERS]
         found.append({**item, "text": one.excerpt})
     return Result({"found": found}, trusted=False)
+
+
+def read_results(call: ToolCall, types: list[str]) -> Result:
+    """Give what other agents found since last time: the newest, the older ones counted.
+
+    The first time it is what they found in the last day.
+    """
+    key = f"{NEWS}:{','.join(sorted(types))}"
+    known = call.memory.get(key)
+    seen = isinstance(known, int)
+    since = iso(EPOCH if seen else call.clock.now() - FIRST_TIME)
+    found = call.news(types, known if seen else 0, since, RESULTS)
+    value: dict[str, Any] = {"results": [_told(event) for event in found.events]}
+    if found.more:
+        value["more"] = found.more
+    return Result(value, trusted=False, remember={key: found.until})
+
+
+def _told(event: Event) -> dict[str, Any]:
+    """Return what is said of a result: its title, and how many rows it has."""
+    told: dict[str, Any] = {"id": event.id, "agent": event.agent, "type": event.event_type}
+    told |= {"at": iso(event.created_at)[:MINUTE], "title": result_of(event)[0]}
+    rows = event.payload.get("rows")
+    return {**told, "rows": len(rows)} if isinstance(rows, list) else told

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentd.agent import Memory
+from agentd.bus.event_rows import NewsReader
 from agentd.bus.search import Finder
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
@@ -24,6 +25,7 @@ from agentd.tools.base import (
     ToolCall,
     answered,
     no_events,
+    no_news,
     no_password,
 )
 from agentd.tools.closed import Closed
@@ -74,6 +76,7 @@ class Toolbox:
         self.memory: Memory = {}  # what the agent remembers at the start of its session
         self.trusted: Callable[[], bool] = lambda: False  # see `ToolCall`
         self.events: Finder = no_events  # see `ToolCall`
+        self.news: NewsReader = no_news  # see `ToolCall`
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -111,6 +114,7 @@ class Toolbox:
             open_later=self.open_later,
             trusted=self.trusted(),
             events=self.events,
+            news=self.news,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)

@@ -17,6 +17,7 @@ import apsw
 
 ASKED, ANSWER = "person.asked", "person.answer"
 STAGES = ("asked", "granted", "started")
+ONCE = ("ship", "shelf_book", "shelf_send")  # tools that must not run twice
 CLOCK_S = 0.002  # a step's time is written in milliseconds
 
 
@@ -304,21 +305,21 @@ def _side_effects(left: Left) -> Iterator[str]:
             for result in session.results(tool)[:1]:
                 if any(result.at + CLOCK_S < line["at"] < end for line in starts):
                     yield f"twice: {where} ran again after its result was recorded"
-        if tool == "ship":
-            yield from _shipped(where, lines, by_event[agent, event])
+        if tool in ONCE:
+            yield from _once(where, tool, lines, by_event[agent, event])
 
 
-def _shipped(where: str, lines: list[dict[str, Any]], sessions: list[Ran]) -> Iterator[str]:
+def _once(where: str, tool: str, lines: list[dict[str, Any]], sessions: list[Ran]) -> Iterator[str]:
     counts = Counter(line["what"] for line in lines)
     if counts["start"] > 1 or counts["effect"] > 1:
         yield f"twice: {where} happened {counts['effect']} times in {counts['start']} runs"
     for session in sessions:
-        results = [step.payload for step in session.results("ship")]
+        results = [step.payload for step in session.results(tool)]
         if session.state != "ended":
             continue
         if len(results) != 1:
             yield f"{where} has {len(results)} results in session {session.id}"
-        elif "error" not in results[0] and counts["finish"] != 1:
+        elif "error" not in results[0] and not counts["finish"] == counts["effect"] == 1:
             yield f"{where} is said to have happened, and did not"
         elif "error" in results[0] and counts["finish"] and counts["effect"] != 1:
             yield f"{where} finished without its effect"

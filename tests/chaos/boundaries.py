@@ -88,7 +88,12 @@ class ScriptedRunner:
         self._tools = Toolbox(accepted.config.permissions)
 
     def run(
-        self, session: Session, journal: Journal, log: Any, beat: Callable[[float], None]
+        self,
+        session: Session,
+        journal: Journal,
+        log: Any,
+        beat: Callable[[float], None],
+        use: Callable[[Event], str | None],
     ) -> Ending:
         """Run one session."""
         memory = Facts(self._bus.facts.of(NAME))
@@ -103,6 +108,7 @@ class ScriptedRunner:
             call_deadline_s=5,
             log=log,
             beat=beat,
+            use=use,
         ).run()
 
 

@@ -27,7 +27,7 @@ from agentd.bus import Bus
 from agentd.errors import AgentdError
 from agentd.events import FILE, PERSON, NewEvent
 from agentd.supervisor.client import query
-from tests.chaos.home import AGENTS, PIPELINE, PLACED, TICKER, Home
+from tests.chaos.home import AGENTS, PIPELINE, PLACED, SERVER, TICKER, Home
 
 PROGRESS_S = 120.0  # without any progress for this long the pipeline counts as stuck
 DRAIN_S = 300.0  # for everything to be answered once nobody kills any more
@@ -42,11 +42,13 @@ MARKS = {
     "agentd.model_server": "model",
     "agentd.admission": "admission",
     "agentd.watcher": "watcher",
+    "agentd.mcp": "MCP host",
+    "agentd.mcp.launch": "MCP server",
 }
 # What is hit, by weight; what is not there at the moment is drawn again.
 TARGETS = {
     **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
-    **{"fetcher": 10, "deliver": 10, "watcher": 10, "all": 4},
+    **{"fetcher": 10, "deliver": 10, "watcher": 10, "all": 4, "MCP host": 20, "MCP server": 24},
 }
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
@@ -281,7 +283,7 @@ class Havoc:
         return found
 
     def _check_copies(self) -> None:
-        """Never two workers of one name, nor two model servers, nor two fetchers."""
+        """Never two of one name: workers, model servers, fetchers, MCP hosts, MCP servers."""
         until = time.monotonic() + GONE_S
         while twice := [name for name, number in self._copies().items() if number > 1]:
             if time.monotonic() > until:
@@ -417,8 +419,17 @@ class Havoc:
             self._pause()
 
 
+def _leads(pid: int) -> bool:
+    """Whether it leads its process group, as a child of the supervisor does."""
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid) == pid
+    return False
+
+
 def _victim(process: psutil.Process) -> Victim:
     words = process.cmdline()
+    if words[1:] and words[1].endswith(f"/{SERVER}"):  # what `agentd.mcp.launch` became
+        words = ["agentd.mcp.launch"]
     for mark, kind in MARKS.items():
         if mark in words:
             following = words[words.index(mark) + 1 :]
@@ -427,6 +438,9 @@ def _victim(process: psutil.Process) -> Victim:
                 "fetcher": "agentd.fetcher",
                 "deliver": "agentd.deliver",
                 "watcher": "agentd.watcher",
+                "MCP host": "mcp.host",
+                # Of the supervisor; one that an admission asks for its tools may be there as well.
+                "MCP server": "mcp.shelf" if _leads(process.pid) else "",
                 "worker": "".join(following[:1]),
             }
             return Victim(process, kind, names.get(kind, ""))

@@ -1,6 +1,8 @@
-"""The chaos test's home: four agents in a row, a tiny model with random weights, quick restarts."""
+"""The chaos test's home: agents in a row, a tiny model with random weights, quick restarts."""
 
+import json
 import shutil
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +19,11 @@ PIPELINE = {
     "intake": (PLACED, "order.checked"),
     "packer": ("order.checked", "order.packed"),
     "biller": ("order.packed", "order.billed"),
+    "keeper": ("order.checked", "order.kept"),
 }
+KEEPER = "keeper"  # uses the tools of an MCP server
 ASKER = "biller"  # a person has to allow what it ships
+SERVER = "fake_mcp_server.py"
 TICKER = "ticker"  # answers its schedule and files that are dropped, on its direct lane
 AGENTS = (*PIPELINE, TICKER)
 
@@ -33,6 +38,11 @@ backoff_max = "500ms"
 poll = "1s"
 [deliver.file]
 folder = "{days}"
+[mcp.shelf]
+command = "{python}"
+args = ["{server}"]
+env = {{ AGENTD_HOME = "{home}", FAKE_TOOLS = "{tools}", FAKE_JOURNAL = "{journal}" }}
+permissions = {{ read = ["{server}", "{tools}"], write = ["{journal}"] }}
 """
 AGENT = """\
 agent = "station"
@@ -57,6 +67,38 @@ head = "files"
 sessions_per_hour = 1000000
 {approve}
 """
+MCP_AGENT = """\
+agent = "keeper"
+description = "{description}"
+done = "The order is booked and sent{words}."
+start = "beginning"
+{reads}
+[params]
+journal = "{journal}"
+publish = "{publish}"
+[permissions]
+write = ["{journal}"]
+[approve]
+ShelfBook = "allow"
+i_accept_the_risk = true
+[sandbox]
+head = "files"
+[limits]
+sessions_per_hour = 1000000
+"""
+
+
+def _tool(name: str, key: str, *values: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {key: {"enum": values}}, "required": [key]}
+    hints = {"readOnlyHint": name == "look"}
+    return {"name": name, "description": "", "inputSchema": schema, "annotations": hints}
+
+
+TOOLS = [
+    _tool("look", "looked", "left", "right"),
+    _tool("book", "shelf", "upper", "lower"),
+    _tool("send", "door", "front", "back"),
+]
 
 
 class Home:
@@ -97,17 +139,30 @@ class Home:
         self.stock.write_text("plenty of all")
         self.paths.create()
         model = make_tiny(self.root / "tiny", window=4096)
-        self.paths.daemon_file.write_text(DAEMON.format(model=model, days=self.days))
-        for name, folder in (("station.py", "agents"), ("station.baml", "baml_src")):
-            target = self.paths.user / folder / name
-            shutil.copyfile(HERE / "agents" / name, target)
+        server, tools = self.root / SERVER, self.root / "tools.json"
+        shutil.copyfile(HERE.parent / SERVER, server)
+        tools.write_text(json.dumps(TOOLS))
+        self.paths.daemon_file.write_text(
+            DAEMON.format(
+                model=model,
+                days=self.days,
+                python=sys.executable,
+                server=server,
+                home=self.environment["AGENTD_HOME"],
+                tools=tools,
+                journal=self.journal,
+            )
+        )
+        for file in (HERE / "agents").iterdir():
+            folder = "agents" if file.suffix == ".py" else "baml_src"
+            shutil.copyfile(file, self.paths.user / folder / file.name)
         for name in AGENTS:
             self.configure(name)
 
     def configure(self, name: str, description: str = "", words: str = "") -> None:
         """Write an agent's file in one step; other `words` make another prompt of it."""
         reads, publish = PIPELINE.get(name, ("", "tick.counted"))
-        text = AGENT.format(
+        text = (MCP_AGENT if name == KEEPER else AGENT).format(
             description=description,
             words=words,
             reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),

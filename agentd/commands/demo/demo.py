@@ -1,165 +1,146 @@
-"""The demo: the real daemon, model server and agents on a git repository, in a throw-away home."""
+"""The demo: the real daemon, model server and agents, in a throw-away home."""
 
-import shutil
 import time
-import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from textwrap import indent
 
 from agentd.bus import Bus
-from agentd.commands.demo.report import Report, gather
-from agentd.commands.demo.screen import Screen
-from agentd.commands.demo.temporary import (
-    Daemon,
-    expecting,
-    running_daemon,
-    temporary_home,
-    write_toml,
+from agentd.commands.demo.changes import what_is_new
+from agentd.commands.demo.effort import effort
+from agentd.commands.demo.headlines import (
+    AGENT,
+    ASKED,
+    RANKED,
+    agent_file,
+    for_each_interest,
+    shipped_headlines,
 )
-from agentd.commands.model import ask_model_server
-from agentd.commands.output import BOLD, ProgressLine, colour, duration, say, say_lines
-from agentd.config.daemon import load_daemon
-from agentd.errors import AgentdError, ConfigError, ToolError, UsageError
-from agentd.events import PERSON, Lane, NewEvent
-from agentd.llm.endpoint import Endpoint
+from agentd.commands.demo.own_line import own_line
+from agentd.commands.demo.page import Page
+from agentd.commands.demo.pipeline import Pipeline, measured
+from agentd.commands.demo.pointed import (
+    AGENTS,
+    FAST,
+    SLOW,
+    Scale,
+    Span,
+    agent_config,
+    check_repository,
+    span_of,
+)
+from agentd.commands.demo.screen import Screen
+from agentd.commands.demo.temporary import running_daemon, temporary_home, write_toml
+from agentd.commands.output import (
+    BOLD,
+    ProgressLine,
+    colour,
+    duration,
+    plain,
+    say,
+    say_lines,
+)
+from agentd.errors import AgentdError, UsageError
+from agentd.events import NewEvent
 from agentd.models import store
 from agentd.models.huggingface import folder_bytes
-from agentd.paths import Paths, expanded, shipped
+from agentd.paths import Paths
 from agentd.process.leave import stoppable
-from agentd.sessions.trouble import trouble
-from agentd.states import Priority, WorkerState
-from agentd.supervisor.client import query
-from agentd.tools import git
+from agentd.task_agent.task_params import INTEREST_MAX, INTERESTS_MAX
+from agentd.whole import write_whole
 
 MODEL = "smollm2-135m"
-AGENTS = ("repo_fetch", "repo_review")  # the shipped pipeline: the first wakes the second
-START_S = 120.0  # for a model to load, or the agents to start
-DEADLINE_S = 600.0  # for the agents' work; on 2 slow cores it takes a quarter of it
-STATUS_EVERY_S = 1.0
-GAVE_UP = (WorkerState.PARKED, WorkerState.INVALID)
 FAST_TOKENS_PER_S = 40.0
-# A note of 60 letters, one token each, still fits: a cut-off finding would be asked for again.
-FINDING_TOKENS = 96
-TINY = """The bundled model has 135M parameters: it answers legally, and its words mean little.
-A model of 3B to 8B parameters does much better: `agentd demo --model NAME`, see `agentd model -h`.
-To let agents work for you: `agentd run`, then edit the files that it writes (`agentd paths`)."""
-PROBE = [{"role": "user", "content": "Say yes."}]
+FOR_YOU, GO_ON = "What of this is for you?", "To go on"
+TEN_LINES = "An agent of ten lines ranks {count} headlines:\n\n{file}"
+NO_SCORES = "This model server cannot rank: it has no /v1/score. agentd's own has, with any model."
+NO_REPOSITORY = "{why}. `agentd demo --repo PATH` also shows what is new in a git repository."
+NEXT = """\
+* `uv tool install .` in the clone puts `agentd` on your PATH. `agentd run` starts the daemon.
+* Agents that come with it wait as files where `agentd paths agents_d` says: `feed` ranks the news
+  by your interests, `notes` lists the open tasks in a folder of notes, `repo_fetch` and
+  `repo_review` look at a repository. In the file say which, and set `enabled` to true.
+* `agentd new NAME` writes an agent of your own, such as the one of ten lines."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How much the agents are asked to do, by how fast the model is."""
+def demo(
+    repo: Path | None,
+    *,
+    interests: Sequence[str] = (),
+    model: str | None = None,
+    url: str | None = None,
+    save: Path | None = None,
+    small: bool = False,
+    keep: bool = False,
+) -> None:
+    """Rank headlines by `interests`, look what is new in `repo`, and print what was found.
 
-    listed: int  # changed files in the event
-    reviewed: int  # of them by the model
-    reads: int  # of files by the model
-    turns: int  # of the review; the last one can only be Done
-    result_tokens: int  # of a file's text
-
-
-# 2 cores without a fast BLAS read 7 tokens/s and write 5: about 450 and 150 tokens in all.
-SLOW = Scale(listed=3, reviewed=1, reads=0, turns=3, result_tokens=100)
-FAST = Scale(listed=8, reviewed=5, reads=0, turns=12, result_tokens=300)
-# A model that a person chose is larger than the bundled one, which labels better without reading.
-CHOSEN = Scale(listed=20, reviewed=5, reads=5, turns=16, result_tokens=600)
-
-
-def demo(repo: Path, *, model: str | None, url: str | None, small: bool, keep: bool) -> None:
-    """Run the agents on `repo` until they have nothing left to do, and print what they found.
-
-    `small` does as little as on a slow machine; else the model's measured speed decides.
+    Without `repo` it is the one that the person stands in, if any. `small` does as little as on a
+    slow machine; else the model's measured speed decides.
 
     Raises:
-        UsageError: `repo` is no git repository with a commit, or git is missing.
+        UsageError: `repo` is no git repository with a commit, git is missing, or an option is
+            wrong.
         AgentdError: a part failed or took too long; the home is kept and named.
     """
     began = time.monotonic()
-    repo = check_repository(repo)
-    say(colour(f"agentd demo on {repo}", BOLD))
+    top, why = _found(repo)
+    asked, page = _checked(interests), Page()
+    if save is not None:
+        page.check_free(save)
+    say(colour("agentd demo" if top is None else f"agentd demo on {top}", BOLD))
     with stoppable() as leave, temporary_home(keep, leave) as home:
         name = _get_model(model or MODEL, home) if url is None else model or "default"
         write_toml(home.daemon_file, {"model": {"name": name, **({"url": url} if url else {})}})
-        with running_daemon(home, leave) as daemon:
-            speed = _measure(home, daemon)
-            scale = SLOW
-            if speed >= FAST_TOKENS_PER_S and not small:
-                scale = FAST if name == MODEL else CHOSEN
-            files = "1 file" if scale.reviewed == 1 else f"up to {scale.reviewed} files"
-            say(f"  the model reads {speed:.0f} tokens/s: it is to review {files}")
-            for agent in AGENTS:
-                write_toml(home.agents_d / f"{agent}.toml", agent_config(agent, repo, scale))
-            report = _follow(home, daemon)
+        with (
+            running_daemon(home, leave) as daemon,
+            closing(Bus(home.database, wake=home.wake)) as bus,
+        ):
+            asked = asked or _checked([*shipped_headlines().interests, own_line()])
+            found = measured(home, daemon)
+            scale = FAST if found.tokens_per_s >= FAST_TOKENS_PER_S and not small else SLOW
+            pipeline = Pipeline(home, daemon, bus, Screen(bus))
+            # They start while headlines are ranked.
+            span = None if top is None else _set_up(home, top, scale, words=name != MODEL)
+            if found.scores:
+                _rank(pipeline, page, asked, scale.headlines)
+            else:
+                page.add(NO_SCORES, FOR_YOU)
+            if span is not None:
+                _look(pipeline, page, f"What is new in {top}", span)
+            total = effort(bus)
         say()
-        say_lines(report.text())
+        say_lines(total.text())
         say(f"the demo took {duration(time.monotonic() - began)} in all")
-        if name == MODEL:
-            say()
-            say_lines(TINY)
-        if not report.complete:
+        if not total.complete:
             raise AgentdError(
                 "not every event was answered", hint="`agentd dead list` in the kept home"
             )
+        if top is None:
+            page.add(NO_REPOSITORY.format(why=why))
+        page.add(NEXT, GO_ON)
+        if save is not None:
+            page.save(save)
 
 
-def check_repository(path: Path) -> Path:
-    """Return the top of the git repository that holds `path`.
-
-    Raises:
-        UsageError: there is none, it is bare or has no commit yet, or git is missing.
-    """
-    hint = "name one with --repo PATH"
+def _found(repo: Path | None) -> tuple[Path | None, str]:
+    """Return the repository's top; where none was named, None and why there is none."""
     try:
-        # Resolved before the way up: above `../x` is not the folder that one stands in.
-        folder = expanded(path).resolve()
-        known = folder.is_dir()
-    except ConfigError as error:
-        raise UsageError(f"cannot be used: {error.what}", where=str(path), hint=hint) from error
-    except (OSError, RuntimeError) as error:  # kept out; a loop of links
-        problem = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot be used: {problem}", where=str(path), hint=hint) from error
-    if not known:
-        raise UsageError("is not a folder", where=str(folder), hint=hint)
-    if shutil.which("git") is None:
-        raise UsageError("the demo needs the `git` command", hint="install git")
-    for top in (folder, *folder.parents):
-        if git.is_repository(top):
-            break
-    else:
-        raise UsageError("is not in a git repository", where=str(folder), hint=hint)
-    if not (top / ".git").exists():
-        raise UsageError("is a bare repository, without files to read", where=str(top), hint=hint)
-    try:
-        str(top).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError("its path is not UTF-8", where=repr(top), hint=hint) from error
-    try:
-        tip = git.head(top)
-    except ToolError as error:  # such as a worktree of a repository that was removed
-        raise UsageError(f"git cannot use it: {error.what}", where=str(top), hint=hint) from error
-    if tip is None:
-        raise UsageError("this git repository has no commit yet", where=str(top), hint=hint)
-    return top
+        return check_repository(repo or Path()), ""
+    except UsageError as error:
+        if repo is not None:
+            raise
+        return None, f"{error.where}: {error.what}" if error.where else error.what
 
 
-def agent_config(name: str, repo: Path, scale: Scale) -> dict[str, Any]:
-    """Return a shipped agent's configuration, pointed at `repo` and enabled."""
-    path = shipped() / "config" / "agents.d" / f"{name}.toml"
-    config: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    config["enabled"] = True
-    config.pop("schedule", None)  # the demo asks for one run
-    if name == "repo_fetch":
-        params = {"repo": str(repo), "max_files": scale.listed, "max_events": 1, "shown": 1}
-        limits = {"turns": 3}
-        config["permissions"] = {"read": [str(path) for path in git.folders(repo)]}
-    else:
-        params = {"max_files": scale.reviewed, "max_reads": scale.reads}
-        limits = {"turns": scale.turns, "result_tokens": scale.result_tokens}
-        limits["decision_tokens"] = FINDING_TOKENS
-        config["permissions"] = {"read": [str(repo)]}
-    config["params"] = {**config.get("params", {}), **params}
-    config["limits"] = {**config.get("limits", {}), **limits}
-    return config
+def _checked(interests: Sequence[str]) -> tuple[str, ...]:
+    """Return interests as an agent's file takes them, each once; blank ones are none."""
+    texts = (plain(" ".join(text.split()))[:INTEREST_MAX] for text in interests)
+    found = tuple(dict.fromkeys(filter(None, texts)))
+    if len(found) > INTERESTS_MAX:
+        raise UsageError(f"at most {INTERESTS_MAX} interests", where="--interest")
+    return found
 
 
 def _get_model(name: str, home: Paths) -> str:
@@ -173,78 +154,31 @@ def _get_model(name: str, home: Paths) -> str:
     return name
 
 
-def _measure(home: Paths, daemon: Daemon) -> float:
-    """Wait for the model and return its prefill speed in tokens/s, by a short call."""
-    endpoint = Endpoint.discover(home, load_daemon(home.daemon_file).model)
-    for _ in expecting(START_S, "the model was not loaded"):
-        daemon.check()
-        model = query(home)["model"]
-        if model["state"] in GAVE_UP or model["problem"]:
-            raise AgentdError(f"the model server failed: {model['reason']}")
-        if model["external"] or ask_model_server("/ready", home) is not None:
-            break
-    body = {"messages": PROBE, "max_tokens": 1, "temperature": 0}
-    began = time.monotonic()
-    answer = endpoint.chat(body, {}, deadline_s=START_S, progress=lambda: None)
-    tokens = answer.usage.prompt_tokens or len(PROBE[0]["content"]) / 4
-    return float(tokens) / (time.monotonic() - began)
-
-
-def _follow(home: Paths, daemon: Daemon) -> Report:
-    """Ask for a run, print each event as it comes, and report once nothing is left to do."""
-    bus = Bus(home.database, wake=home.wake)
-    screen = Screen(bus)
-    for _ in expecting(START_S, "the agents did not start"):
-        daemon.check()
-        if all(state == WorkerState.RUNNING for state in _states(home).values()):
-            break
-    say(f"  running: {', '.join(AGENTS)}")
+def _rank(pipeline: Pipeline, page: Page, interests: Sequence[str], most: int) -> None:
+    """Show the first section: an agent's file, and what it makes of headlines."""
+    file = agent_file(interests)
+    write_whole(pipeline.home.agents_d / f"{AGENT}.toml", file, mode=None)
+    headlines = list(shipped_headlines().about)[:most]
+    told = TEN_LINES.format(count=len(headlines), file=indent(file.rstrip(), " " * 4))
+    page.add(told, FOR_YOU)
     say()
-    trigger = NewEvent("agent.trigger", {}, target=AGENTS[0])
-    bus.publish(PERSON, trigger, priority=Priority.PERSON, system=True)
-    looked = time.monotonic()
-    for _ in expecting(DEADLINE_S, "the agents did not come to an end"):
-        daemon.check()
-        screen.update()
-        if not _waiting(bus):
-            break
-        _check_rest(bus)
-        if time.monotonic() - looked > STATUS_EVERY_S:
-            looked = time.monotonic()
-            _states(home)
-    screen.update()
-    screen.close()
-    return gather(bus)
+    pipeline.run([AGENT], NewEvent(ASKED, {"headlines": headlines}, target=AGENT))
+    rows = [row for event in pipeline.events(RANKED) for row in event.payload["rows"]]
+    page.add(for_each_interest(interests, rows))
 
 
-def _states(home: Paths) -> dict[str, str]:
-    """Return the agents' states; raise AgentdError for one that was given up."""
-    found = {agent["name"]: agent for agent in query(home)["agents"]}
-    for name, agent in found.items():
-        if agent["state"] in GAVE_UP:
-            problem = agent["problem"] or {}
-            raise AgentdError(
-                f"{name} is {agent['state']}: {problem.get('what') or agent['reason']}",
-                where=problem.get("where", ""),
-                hint=problem.get("hint", ""),
-            )
-    return {name: found[name]["state"] if name in found else "" for name in AGENTS}
+def _set_up(home: Paths, repo: Path, scale: Scale, *, words: bool) -> Span:
+    """Give the repository's agents their files."""
+    span = span_of(repo)
+    for agent in AGENTS:
+        config = agent_config(agent, repo, scale, against=span.against, words=words)
+        write_toml(home.agents_d / f"{agent}.toml", config)
+    return span
 
 
-def _check_rest(bus: Bus) -> None:
-    """Raise AgentdError for an agent whose events wait since something around it is wrong."""
-    for name in AGENTS:
-        found = trouble(bus.db, name)
-        if found is not None and found.state is WorkerState.PARKED:
-            raise AgentdError(f"not every event was answered: {name} rests: {found.reason}")
-
-
-def _waiting(bus: Bus) -> int:
-    """Count the events that the agents still have to answer.
-
-    An answer's events are written together with its lane's step, so the count never dips to 0
-    between two agents.
-    """
-    rows = [row for row in bus.agents.list() if row.name in AGENTS]
-    lanes = [Lane(row.name, direct, row.subscribe) for row in rows for direct in (True, False)]
-    return sum(bus.lanes.waiting(lane) for lane in lanes)
+def _look(pipeline: Pipeline, page: Page, title: str, span: Span) -> None:
+    """Show the second section: the repository."""
+    say()
+    pipeline.run(AGENTS, NewEvent("agent.trigger", {}, target=AGENTS[0]))
+    changes, reviews = map(pipeline.events, ("repo.changed", "review.done"))
+    page.add(what_is_new(changes, reviews, span.words), title)

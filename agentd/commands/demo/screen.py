@@ -4,32 +4,23 @@ import shutil
 import sys
 
 from agentd.bus import Bus
-from agentd.commands.demo.report import words
 from agentd.commands.output import ProgressLine, compact, local, plain, say, shorten
-from agentd.events import Event
+from agentd.events import Event, is_result, result_of
 from agentd.sessions.archive import Archive
 from agentd.states import SessionState
+
+UNSAID = frozenset({"agent.started", "review.finding"})  # the screens below say it all
 
 
 def summary(event: Event) -> str:
     """Say in a few words what is in an event of the demo's agents; others show their payload."""
     payload = event.payload
-    match event.event_type:
-        case "repo.changed":
-            subject = payload["commits"][0]["subject"]
-            number = payload["total_files"]
-            files = "1 file" if number == 1 else f"{number} files"
-            return f"{files} in {payload['head'][:10]}: {plain(subject)}"
-        case "review.finding":
-            if payload["source"] != "model":
-                return f"{plain(payload['path'])}: facts only"
-            return f"{plain(payload['path'])}: {words(payload)}"
-        case "review.done":
-            number = payload["files"]
-            files = "1 file" if number == 1 else f"{number} files"
-            return f"{files}, {payload['reviewed']} of them by the model"
-        case "agent.started":
-            return f"{payload['agent']}, pid {payload['pid']}"
+    if is_result(event):
+        return plain(result_of(event)[0])
+    if event.event_type == "repo.changed":
+        number = payload["total_files"]
+        files = "1 file" if number == 1 else f"{number} files"
+        return f"{files} {'on top of' if payload['uncommitted'] else 'in'} {payload['head'][:10]}"
     return compact(payload)
 
 
@@ -45,12 +36,11 @@ class Screen:
 
     def update(self) -> None:
         """Print what is new."""
-        events = self._bus.events.list(after=self._last)
-        if events:
-            self._line.clear()
-        for event in events:
-            say(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
+        for event in self._bus.events.list(after=self._last):
             self._last = event.id
+            if event.event_type not in UNSAID:
+                self._line.clear()
+                say(f"  {local(event.created_at)}  {self._line_of(event)}", flush=True)
         for row in self._archive.list(state=SessionState.RUNNING, limit=1):
             age = (self._bus.clock.now() - row.started_at).total_seconds()
             self._line.say(f"{row.agent} works on event {row.event_id}", f"{age:.0f} s")
