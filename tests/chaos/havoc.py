@@ -162,7 +162,7 @@ class Havoc:
             self.done["edit of a prompt" if code else "edit"] += 1
         self.keep()
         if self.random.random() < 0.15:  # in the middle of its start
-            name = self.random.choice([*AGENTS, "model"])
+            name = self.random.choice([*AGENTS, "model", "mcp.host", "mcp.shelf"])
             before = {v.process.pid for v in self.victims()}
             self.wait_for(
                 lambda: any(v.name == name for v in self.victims()), f"{name} is there", step=0.05
