@@ -36,7 +36,17 @@ from agentd.worker.runner import repeatable
 from tests.repository import Repository
 
 SHIPPED = shipped() / "config"
-NAMES = ("repo_fetch", "repo_review", "digest", "feed", "mail_triage", "notes", "log_watch")
+NAMES = (
+    "repo_fetch",
+    "repo_review",
+    "digest",
+    "feed",
+    "mail_triage",
+    "notes",
+    "log_watch",
+    "inbox",
+    "brief",
+)
 PLACEHOLDER = "/path/to/your/repository"
 
 

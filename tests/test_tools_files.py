@@ -327,6 +327,8 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "ReadCalendar": {"source": "a.ics"},
         "ReadPdf": {"path": "a.pdf"},
         "ReadMail": {"source": "ada"},
+        "ReadLog": {"path": "/etc/a.log"},
+        "ReadTasks": {"path": "/"},
         "RunCommand": {"program": "true", "args": []},
         "RunShortcut": {"name": "a"},
         "AddReminder": {"title": "a"},
