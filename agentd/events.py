@@ -33,7 +33,8 @@ TEST = "agentd.deliver"  # a person tries where results go: this one is sent at 
 DIRECT = "/direct"  # ends the name of a direct lane's cursor
 
 # The result of a tool that may not run again, where it was cut off.
-INTERRUPTED = "interrupted in the middle: it may have happened or not"
+UNKNOWN = "it may have happened or not"
+INTERRUPTED = f"interrupted in the middle: {UNKNOWN}"
 
 
 @dataclass(frozen=True)

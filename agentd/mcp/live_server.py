@@ -8,6 +8,7 @@ from typing import Any
 from mcp import Client
 
 from agentd.errors import AgentdError, ToolError
+from agentd.events import UNKNOWN
 from agentd.json_schema.canonical import json_digest
 from agentd.mcp import peer
 from agentd.mcp.over_http import over_http
@@ -65,22 +66,25 @@ class LiveServer:
             ToolError: it failed, or the server did.
         """
         self._calls += 1
-        client: Client | None = None
+        client, outcome = None, ""
         try:
             async with asyncio.timeout(deadline_s):
                 client = await self._connected()
                 await self._check(client, tool, accepted)
+                outcome = f": {UNKNOWN}"
                 return await peer.call(client, tool, arguments)
         except TimeoutError as error:
             self._doubt(client)
-            raise ToolError(f"took longer than {deadline_s:g} s and was cancelled") from error
+            late = f"took longer than {deadline_s:g} s and was cancelled"
+            raise ToolError(late + outcome) from error
         except AgentdError:
             if self._pipes is None:  # nothing else tells that a server at a URL is another by now
                 self._doubt(client)
             raise
         except Exception as error:  # whatever the library makes of an answer is this call's error
             self._doubt(client)
-            raise ToolError(f"{self.name} answers oddly: {reason(error)}") from error
+            odd = f"{self.name} answers oddly: {reason(error)}"
+            raise ToolError(odd + outcome) from error
         finally:
             self._calls -= 1
             self._used = time.monotonic()

@@ -15,6 +15,7 @@ from mcp import types as mcp_types
 
 from agentd import __version__
 from agentd.errors import ToolError
+from agentd.events import INTERRUPTED
 from agentd.mcp.definitions import pinned
 from agentd.terminal import cut, plain
 
@@ -72,7 +73,7 @@ async def call(client: Client, tool: str, arguments: Mapping[str, Any]) -> dict[
     """Return what one call came to, as the model sees it.
 
     Raises:
-        ToolError: the tool says that it failed, or the server that it cannot.
+        ToolError: the tool says that it failed, or the server that it cannot; or the server ended.
         Exception: whatever the library makes of what the server sent.
     """
     request = mcp_types.CallToolRequest(
@@ -83,6 +84,8 @@ async def call(client: Client, tool: str, arguments: Mapping[str, Any]) -> dict[
         # that may take for ever.
         result = await client.session.send_request(request, mcp_types.CallToolResult)
     except MCPError as error:
+        if error.code == mcp_types.CONNECTION_CLOSED:  # the server ended
+            raise ToolError(INTERRUPTED) from error
         raise ToolError(plain(error.message[:ERROR_CHARACTERS])) from error
     text = "\n".join(_shown(block) for block in result.content)
     if result.is_error:

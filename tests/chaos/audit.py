@@ -18,6 +18,7 @@ import apsw
 ASKED, ANSWER = "person.asked", "person.answer"
 STAGES = ("asked", "granted", "started")
 ONCE = ("ship", "shelf_book", "shelf_send")  # tools that must not run twice
+UNKNOWN = "it may have happened or not"  # of what was cut off
 CLOCK_S = 0.002  # a step's time is written in milliseconds
 
 
@@ -230,7 +231,7 @@ def _unanswered(left: Left) -> Iterator[str]:
 
 
 def _published(left: Left, outputs: dict[str, str]) -> Iterator[str]:
-    """Every ended session published its answer once, and nobody else published anything."""
+    """Every ended session published its answer once, and nobody else anything but a question."""
     published = Counter((e.agent, e.cause, e.kind) for e in left.events.values())
     ended = {(s.agent, s.event): s for s in left.sessions if s.state == "ended"}
     for (agent, event), session in ended.items():
@@ -240,8 +241,12 @@ def _published(left: Left, outputs: dict[str, str]) -> Iterator[str]:
             if found != expected:
                 word = "lost" if found < expected else "twice"
                 yield f"{word}: {agent} published {kind} {found} times for event {event}"
+    asked = {
+        (s.agent, s.event) for s in left.sessions if any(step.kind == "asked" for step in s.steps)
+    }
     for row in left.events.values():
-        if row.agent in outputs and (row.agent, row.cause or 0) not in ended:
+        those = asked if row.kind == ASKED else ended.keys()
+        if row.agent in outputs and (row.agent, row.cause or 0) not in those:
             yield f"out of nothing: event {row.id} ({row.kind}) of {row.agent}"
 
 
@@ -323,6 +328,10 @@ def _once(where: str, tool: str, lines: list[dict[str, Any]], sessions: list[Ran
             yield f"{where} is said to have happened, and did not"
         elif "error" in results[0] and counts["finish"] and counts["effect"] != 1:
             yield f"{where} finished without its effect"
+        elif counts["effect"] and not any(
+            word in results[0].get("error", UNKNOWN) for word in (UNKNOWN, "exit ")
+        ):  # an exit code is a program's own word
+            yield f"{where} happened, and is told as if it had not: {results[0]['error']}"
 
 
 def _approved(left: Left) -> Iterator[str]:
