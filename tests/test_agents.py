@@ -332,7 +332,7 @@ def test_each_file_has_a_finding(home: Home) -> None:
     home.repo.commit("start", old__py="1\n" * 9)
     home.fetch()
     home.run("repo_review", lambda t: [done(t)])
-    home.repo.commit("adds a feature", src__py="1\n2 # TODO\n", docs__md="x\n", a__png=b"\0")
+    home.repo.commit("a new feature", src__py="1\n2 # TODO\n", docs__md="x\n", a__png=b"\0")
     home.repo.git("rm", "-q", "old.py")
     home.repo.commit("no word of it")
     home.fetch()
@@ -423,14 +423,18 @@ def test_what_a_repository_says_forges_no_result(home: Home) -> None:
 
 def test_a_server_without_scores_leaves_the_kind_open(home: Home) -> None:
     """A review is worth more than a label."""
-    home.repo.commit("fixes a bug", a__py="1\n")
+    home.repo.commit("a bug less", a__py="1\n")
     home.fetch()
 
     def none(heads: Sequence[str], items: Sequence[str]) -> Scores:
         raise ModelMisconfigured("it cannot score")
 
     home.run("repo_review", lambda t: [done(t)], score=none)
-    assert [event.payload["kind"] for event in home.events("review.finding")] == ["?"]
+    home.repo.commit("fix(parser): no loop", a__py="2\n")
+    home.fetch()
+    home.run("repo_review", lambda t: [done(t)], score=none)
+    kinds = [event.payload["kind"] for event in home.events("review.finding")]
+    assert kinds == ["?", "fix"], "a first word says it without a model"
 
 
 def test_only_changed_files_are_read(home: Home) -> None:
