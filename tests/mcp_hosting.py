@@ -1,6 +1,7 @@
 """The MCP host with its servers as the daemon runs them, without the rest of a daemon."""
 
 import asyncio
+import json
 import os
 import random
 import sys
@@ -11,14 +12,16 @@ from typing import Any, cast
 
 import psutil
 
-from agentd.admission.version import Accepted
+from agentd.admission.admit import admit
+from agentd.admission.version import Accepted, import_version
 from agentd.bus import Opening
 from agentd.clock import SystemClock
 from agentd.config.agent import Permissions
 from agentd.config.daemon import load_daemon
+from agentd.errors import AgentdError
 from agentd.events import Result
 from agentd.logs.logger import Logger
-from agentd.mcp.definitions import McpTool
+from agentd.mcp.definitions import McpTool, decision_of
 from agentd.paths import Paths
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.supervisor_link import SupervisorLink
@@ -34,9 +37,17 @@ from agentd.supervisor.restart import Life, Rules
 from agentd.tools.outside_tools import all_tools
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
+from tests.commandline import write_agent
 
 DEADLINE_S = 60.0
 Tools = Mapping[str, McpTool]
+AGENT = """agent = "task"
+done = "All was tried."
+[params]
+instructions = "Try."
+tools = {tools}
+"""
+Agent = tuple[Accepted, dict[str, McpTool]]
 
 
 class Hosting:
@@ -129,3 +140,19 @@ def left() -> tuple[int, int]:
 def python_server(file: Path) -> str:
     """The line of a server that is a Python file."""
     return f"command = '{sys.executable}'\nargs = ['{file}']\n"
+
+
+def agent(paths: Paths, *tools: str) -> Agent:
+    """Accept an agent with these tools of the server `fake`."""
+    named = [f"fake.{tool}" for tool in tools]
+    write_agent(paths.user, "x", AGENT.format(tools=json.dumps(named)))
+    accepted = admit("x", paths)
+    return accepted, dict(import_version(accepted).mcp)
+
+
+async def say(host: Hosting, of: Agent, tool: str, **args: Any) -> str:
+    """Return the text of a tool's result, or the error that it told."""
+    try:
+        return str((await host.call(*of, decision_of(f"fake.{tool}"), args)).value["text"])
+    except AgentdError as error:
+        return error.what

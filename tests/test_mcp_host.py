@@ -39,7 +39,7 @@ class World:
         self.reader, self.writer = None, None  # type: Any, Any
         self._number = 0
 
-    async def _start(self, name: str) -> Pipes | str:
+    async def _start(self, name: str) -> Pipes:
         (its_input, ours), (answers, its_output) = os.pipe(), os.pipe()
         process = await asyncio.create_subprocess_exec(
             sys.executable,

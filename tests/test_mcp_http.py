@@ -1,26 +1,41 @@
-"""A server at a URL: its own host alone, and no answer without end."""
+"""A server at a URL: its own host alone, by the fetcher's proxy, and no answer without end."""
 
 import asyncio
 import json
+import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agentd.mcp import peer
+from agentd.mcp.host_policy import host_policy
 from agentd.mcp.over_http import over_http
+from agentd.paths import Paths, discover
+from agentd.sandbox import level
+from agentd.sandbox.level import Reached, reached
+from agentd.sandbox.seatbelt import Profile
 from tests.fake_mcp_server import TOOLS
+from tests.mcp_hosting import agent, hosting, say
 
 
 class Server(BaseHTTPRequestHandler):
     """Streamable HTTP, answered by JSON; what it is asked for says how it misbehaves."""
 
     elsewhere = ""
-    seen: list[str]
+    seen: list[tuple[int, dict[str, str]]]  # of each request the server's port, and its fields
 
     def do_POST(self) -> None:
+        assert isinstance(self.server, ThreadingHTTPServer)
+        fields = {name.lower(): value for name, value in self.headers.items()}
+        self.seen.append((self.server.server_port, fields))
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         method, number = asked["method"], asked.get("id")
         if self.path == "/moved":
@@ -76,7 +91,8 @@ class Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[], str]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    monkeypatch.setattr(Server, "seen", [], raising=False)
     servers: list[ThreadingHTTPServer] = []
 
     def start() -> str:
@@ -134,3 +150,139 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    made = discover({"AGENTD_HOME": str(tmp_path / "home")})
+    made.create()
+    return made
+
+
+def at(paths: Paths, url: str) -> None:
+    paths.daemon_file.write_text(f"[mcp.fake]\nurl = '{url}'\n")
+
+
+async def until_said(host: Any, of: Any, word: str) -> None:
+    """Call until a word is in what comes of it: a call is told of an end that comes just then."""
+    async with asyncio.timeout(40):
+        while word not in await say(host, of, "echo", text="hi"):
+            await asyncio.sleep(0.05)
+
+
+def test_the_daemon_reaches_it_by_the_fetchers_proxy(
+    paths: Paths, serve: Callable[[], str]
+) -> None:
+    """Each connection is the proxy's, which keeps its secret; a changed URL has a new host."""
+    old, new = serve(), serve()
+    at(paths, f"{old}/mcp")
+    of = agent(paths, "echo")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            Server.seen.clear()
+            assert await say(host, of, "echo", text="Grüße") == "Grüße"
+            at(paths, f"{new}/mcp")
+            host.reread()
+            await until_said(host, of, "hi")
+            assert {port for port, _ in Server.seen} == {
+                int(url.rpartition(":")[2]) for url in (old, new)
+            }
+            assert all(fields["connection"] == "close" for _, fields in Server.seen)
+            assert not [f for _, f in Server.seen if "proxy-authorization" in f]
+            if reached().name == "full" and sys.platform == "linux":
+                for process in psutil.Process().children():
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    assert "Seccomp:\t2" in status, process.cmdline()
+
+    asyncio.run(scenario())
+
+
+def test_a_redirect_of_a_running_server_leads_nowhere(
+    paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that turned hostile after it was accepted: nothing else hears of a call."""
+    url, other = serve(), serve()
+    monkeypatch.setattr(Server, "elsewhere", f"{other}/mcp")
+    at(paths, f"{url}/mcp")
+    of = agent(paths, "echo")
+    at(paths, f"{url}/moved")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert "redirect" in (await say(host, of, "echo", text="hi")).lower()
+
+    asyncio.run(scenario())
+    assert {port for port, _ in Server.seen} == {int(url.rpartition(":")[2])}
+
+
+def test_without_a_sandbox_there_is_no_host_where_one_is_required(
+    paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails closed, with the reason."""
+    at(paths, f"{serve()}/mcp")
+    of = agent(paths, "echo")
+    monkeypatch.setattr(level, "reached", lambda: Reached("checks", "it was taken away"))
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert "no sandbox: it was taken away" in await say(host, of, "echo", text="hi")
+
+    asyncio.run(scenario())
+
+
+IN_SANDBOX = """
+import json, pathlib, socket, ssl, subprocess, sys
+from agentd.mcp.host_policy import host_policy
+from agentd.paths import discover
+from agentd.sandbox.enter import enter
+secret, proxy, other = sys.argv[1], *map(int, sys.argv[2:])
+enter(host_policy(discover(), proxy or None))
+def tried(attempt):
+    try:
+        return attempt() or "done"
+    except OSError as error:
+        return type(error).__name__
+def connect():
+    with socket.create_connection(("127.0.0.1", other)) as made:
+        return made.getpeername()[1] == proxy and "at the proxy"
+print(json.dumps({
+    "reads": tried(lambda: open(secret) and None),
+    "writes": tried(lambda: open(secret + ".new", "w") and None),
+    "runs": tried(lambda: subprocess.run(["/bin/true"]) and None),
+    "listens": tried(lambda: socket.create_server(("127.0.0.1", 0)) and None),
+    "sends": tried(lambda: socket.socket(type=socket.SOCK_DGRAM) and None),
+    "connects": tried(connect),
+    "trusts": len(ssl.create_default_context().get_ca_certs()),
+}))
+"""
+
+
+@pytest.mark.skipif(
+    reached().name != "full" or sys.platform != "linux", reason="no whole sandbox to enter here"
+)
+@pytest.mark.parametrize("proxied", [True, False])
+def test_its_hosts_sandbox_has_one_way_out(paths: Paths, tmp_path: Path, proxied: bool) -> None:
+    """To the proxy, whatever it connects to; without a URL there is none. No file, no program."""
+    (tmp_path / "secret").write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("", 0)) as other:
+        ports = [str(sock.getsockname()[1]) for sock in (proxy, other)]
+        ports[0] = ports[0] if proxied else "0"
+        argv = [sys.executable, "-P", "-c", IN_SANDBOX, str(tmp_path / "secret"), *ports]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    found = json.loads(done.stdout or done.stderr)
+    assert found.pop("trusts") == len(ssl.create_default_context().get_ca_certs())
+    refused = dict.fromkeys(("reads", "writes", "runs", "listens", "sends"), "PermissionError")
+    way = "at the proxy" if proxied else "PermissionError"
+    assert found == {**refused, "connects": way}
+
+
+def test_on_a_mac_its_profile_has_one_way_out(paths: Paths) -> None:
+    """The proxy's port, and no socket at all without a URL."""
+    way = '(allow network-outbound (remote ip "localhost:4321"))'
+    text = Profile(host_policy(paths, 4321), sys.executable).text
+    assert way in text and text.count("network-outbound") == 1
+    assert "network-outbound" not in Profile(host_policy(paths, None), sys.executable).text

@@ -4,28 +4,17 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agentd.admission.admit import admit
-from agentd.admission.version import Accepted, import_version
 from agentd.config.daemon import load_daemon
-from agentd.errors import AgentdError, ConfigError
+from agentd.errors import ConfigError
 from agentd.hands.mcp_program import fetches, program_of
-from agentd.mcp.definitions import McpTool, decision_of
 from agentd.paths import Paths, discover
-from tests.commandline import write_agent
-from tests.mcp_hosting import Hosting, hosting, left
+from tests.mcp_hosting import agent, hosting, left, say
 
 FAKE = Path(__file__).with_name("fake_mcp_server.py")
 STARTS = 12
-AGENT = """agent = "task"
-done = "All was tried."
-[params]
-instructions = "Try."
-tools = {tools}
-"""
 
 
 @pytest.fixture
@@ -45,24 +34,6 @@ def fake(paths: Paths, more: str = "", writes: str = "") -> None:
         f"[mcp.fake]\ncommand = '{sys.executable}'\nargs = ['{FAKE}']\n{more}\n"
         f"[mcp.fake.permissions]\nread = ['{FAKE}']\nwrite = [{writes}]\n",
     )
-
-
-Agent = tuple[Accepted, dict[str, McpTool]]
-
-
-def agent(paths: Paths, *tools: str) -> Agent:
-    named = [f"fake.{tool}" for tool in tools]
-    write_agent(paths.user, "x", AGENT.format(tools=json.dumps(named)))
-    accepted = admit("x", paths)
-    return accepted, dict(import_version(accepted).mcp)
-
-
-async def say(host: Hosting, of: Agent, tool: str, **args: Any) -> str:
-    """Return the text of a tool's result, or the error that it told."""
-    try:
-        return str((await host.call(*of, decision_of(f"fake.{tool}"), args)).value["text"])
-    except AgentdError as error:
-        return error.what
 
 
 def test_a_server_touches_what_its_table_lists(paths: Paths, tmp_path: Path) -> None:

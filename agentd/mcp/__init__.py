@@ -4,7 +4,8 @@
 has a server asked by a process of its own. `agentd.hands` says how a server's program is started,
 `launch.py` becomes it.
 
-One process (`__main__.py`) holds the clients of all servers: `host.py` carries out agents' calls,
-`live_server.py` keeps one server, `peer.py` talks to it, over `pipes.py` or `over_http.py`. The
-library `mcp` is imported by these alone, and by `agentd mcp`: it takes 60 MB and a second.
+One process (`__main__.py`) holds the clients of all servers, in the sandbox of `host_policy.py`:
+`host.py` carries out agents' calls, `live_server.py` keeps one server, `peer.py` talks to it, over
+`pipes.py` or `over_http.py`. The library `mcp` is imported by these alone, and by `agentd mcp`: it
+takes 60 MB and a second.
 """

@@ -1,10 +1,12 @@
 """`python -m agentd.mcp`: the MCP host, started by the supervisor at need.
 
-Its control socket brings agents' channels and servers' pipes, each as a document with descriptors:
+In this order: a guardian, orders, the sandbox, threads. The orders are the first document of the
+control socket: `{"sandbox": POLICY, "require": BOOL}`. What it brings after that are agents'
+channels and servers' pipes, each as a document with descriptors:
 
 * `{"serve": {CLASS: {"server", "tool", "digest"}}, "agent": NAME}`: an agent's channel and tools.
 * `{"started": NAME}` with the pipes of a server that we asked for by `{"start": NAME}`, or with its
-  `url`, or with why there is none (`error`).
+  `url` and the `proxy` that leads there, or with why there is none (`error`).
 * `{"end": NAME, "why": TEXT}`: a server is to be ended.
 
 We tell `{"ended": NAME, "why": TEXT}` and `{"changed": NAME, "tool": TOOL}`.
@@ -17,16 +19,21 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
-from agentd.errors import ToolError
+from agentd.errors import AgentdError, ToolError
 from agentd.mcp.host import Bound, Host
+from agentd.mcp.over_http import Address
 from agentd.mcp.pipes import Pipes
 from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
 from agentd.process.heart import STOPPING, Heart
+from agentd.sandbox.enter import enter
+from agentd.sandbox.policy import SandboxPolicy
 from agentd.states import Exit
-from agentd.terminal import say
+from agentd.terminal import note, say
 
+ORDERS_S = 20.0  # for the supervisor to send them
 IDLE_S = 60.0  # without a server, after which the host ends
 BEAT_S, PROMISE_S = 5.0, 30.0
 
@@ -37,7 +44,7 @@ class _Hosting:
     def __init__(self, heart: Heart, control: Channel) -> None:
         self._heart, self._control = heart, control
         self._loop = asyncio.get_running_loop()
-        self._starting: dict[str, asyncio.Future[Pipes | str]] = {}
+        self._starting: dict[str, asyncio.Future[Pipes | Address]] = {}
         self._host = Host(self._start, self._tell)
         self._gone = asyncio.Event()  # the supervisor, or its wish that we run
 
@@ -62,7 +69,7 @@ class _Hosting:
             self._heart.beat(PROMISE_S)
             await asyncio.sleep(BEAT_S)  # ends by cancellation
 
-    async def _start(self, name: str) -> Pipes | str:
+    async def _start(self, name: str) -> Pipes | Address:
         self._starting[name] = self._loop.create_future()
         self._tell({"start": name})
         return await self._starting[name]
@@ -98,20 +105,33 @@ class _Hosting:
             self._tell({"ended": name, "why": "was not waited for"})
         elif "error" in document:
             waiting.set_exception(ToolError(str(document["error"])))
+        elif "url" in document:
+            waiting.set_result(Address(str(document["url"]), str(document["proxy"])))
         else:
-            waiting.set_result(str(document["url"]) if "url" in document else Pipes(*fds))
+            waiting.set_result(Pipes(*fds))
 
 
 def main() -> int:
     """Be the host; returns the exit code."""
-    heart = child_side()
     fd = inherited(os.environ, CONTROL_VARIABLE)
     if fd is None:
         say("agentd.mcp is started by the supervisor", file=sys.stderr)
         return Exit.USAGE
+    control = Channel(socket.socket(fileno=fd))
+
+    def enter_sandbox() -> None:
+        orders: Mapping[str, Any] = control.receive(ORDERS_S)[0]
+        if sys.platform == "linux":  # on macOS it was started in it
+            enter(SandboxPolicy.of(orders["sandbox"]), require=orders["require"])
+
+    try:
+        heart = child_side(before_threads=enter_sandbox)
+    except AgentdError as error:
+        note(*error.lines())
+        return Exit.CONFIG
 
     async def run() -> None:
-        await _Hosting(heart, Channel(socket.socket(fileno=fd))).run()
+        await _Hosting(heart, control).run()
 
     asyncio.run(run())
     return Exit.OK

@@ -7,6 +7,7 @@ library beside it: httpx costs a worker 25 MB.
 import http.client
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 HTTPException = http.client.HTTPException
 BROKEN = (OSError, HTTPException)  # refused, reset, cut off, not HTTP
@@ -26,6 +27,12 @@ def bracketed(host: str, port: int | None = None) -> str:
     """Return a host as a URL writes it: an IPv6 address in brackets, a port behind it."""
     written = f"[{host}]" if ":" in host else host
     return written if port is None else f"{written}:{port}"
+
+
+def place_of(url: str) -> str:
+    """Return what a checked http URL leads to, as `net` lists that place alone: "host:port"."""
+    parts = urlsplit(url)
+    return bracketed(parts.hostname or "", parts.port or PORTS[parts.scheme])
 
 
 def authority(scheme: str, host: str, port: int) -> str:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from agentd.config.delivery import DeliverConfig, day_folder
 from agentd.config.secret_names import secret_names
@@ -13,7 +12,7 @@ from agentd.deliver.confined import deliver_policy
 from agentd.errors import AgentdError, ConfigError, StorageError
 from agentd.events import DELIVER
 from agentd.macos.on_screen import show
-from agentd.net.exchange import PORTS, bracketed
+from agentd.net.exchange import place_of
 from agentd.paths import private_folder
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
@@ -143,10 +142,8 @@ class DeliverHost:
             way = None if config is None else getattr(config, table)
             if way is None:
                 raise AgentdError(f"agentd.toml has no [deliver.{table}] any more")
-            parts = urlsplit(way.url)
-            host = bracketed(parts.hostname or "", parts.port or PORTS[parts.scheme])
             name = f"{asker.name}/{document['ask']}"
-            return {}, [await self._fetcher.posts(name, host, waits=waits)]
+            return {}, [await self._fetcher.posts(name, place_of(way.url), waits=waits)]
 
         return answer
 

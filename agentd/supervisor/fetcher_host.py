@@ -90,7 +90,9 @@ class FetcherHost:
 
     def end_proxy(self, number: int) -> None:
         """Let nobody through there any more, also not what was left running."""
-        self._proxies.pop(number)[0].close()
+        if (proxy := self._proxies.pop(number, None)) is None:
+            return  # the fetcher was stopped first
+        proxy[0].close()
         with suppress(AgentdError):  # then it has ended as well
             self.managed.hand_over({"end": number})
 

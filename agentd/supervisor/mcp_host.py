@@ -9,6 +9,8 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from agentd.admission.version import MANIFEST
@@ -16,11 +18,15 @@ from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError, ToolError
 from agentd.hands.mcp_program import program_of
+from agentd.mcp.host_policy import host_policy
+from agentd.net.exchange import place_of
 from agentd.process.channel import Channel, ChannelClosed
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
+from agentd.sandbox.enter import put_into
+from agentd.sandbox.level import demand
 from agentd.supervisor.at_need import AtNeed
-from agentd.supervisor.fetcher_host import FetcherHost
+from agentd.supervisor.fetcher_host import FetcherHost, ProxyPlace
 from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.requests import Answer, Asker
 
@@ -39,6 +45,9 @@ class McpHost:
         self._paths, self._log = parts.paths, parts.log
         self._host: AtNeed | None = None
         self._control: Channel | None = None
+        self._starting = asyncio.Lock()
+        self._reached: list[str] = []  # by its proxy
+        self._proxy: ProxyPlace | None = None
         self._servers: dict[str, AtNeed] = {}
         self._started_with: dict[str, McpConfig] = {}
         self._closed = False
@@ -50,11 +59,8 @@ class McpHost:
             tools = json.loads(await in_thread(file.read_bytes)).get("mcp", {})
         except (OSError, ValueError) as error:
             raise AgentdError("its version is gone", where=str(file)) from error
-        while self._host is not None and self._host.stopping:
-            await self._host.gone()
-        if self._closed:
-            raise AgentdError("the supervisor stops")
-        control = self._started()
+        async with self._starting:
+            control = await self._started()
         theirs, ours = socket.socketpair()
         try:
             control.send({"serve": tools, "agent": asker.name}, (theirs.fileno(),), deadline_s=1.0)
@@ -66,8 +72,15 @@ class McpHost:
         return {}, (ours.detach(),)
 
     def configure(self) -> None:
-        """Take changed tables [mcp.NAME]: a server that was started by another one ends."""
+        """Take changed tables [mcp.NAME]: a server that was started by another one ends.
+
+        Where URLs lead elsewhere by now, the host ends with all servers, as its sandbox has one way
+        out; the next call starts it anew.
+        """
         servers = self._parts.config().mcp
+        if self._host is not None and self._reached != _places(servers):
+            self._host.stop(GRACE_S)
+            return
         for name, config in self._started_with.items():
             if servers.get(name) != config:
                 self._tell({"end": name, "why": "its configuration changed"})
@@ -89,25 +102,43 @@ class McpHost:
 
     # --- the host
 
-    def _started(self) -> Channel:
+    async def _started(self) -> Channel:
+        while self._host is not None and self._host.stopping:
+            await self._host.gone()
         if self._control is not None:
             return self._control
-        try:
-            child = self._parts.spawn(NAME, self._parts.commands.mcp_host())
-        except OSError as error:
-            raise AgentdError(f"the MCP host cannot be started: {error}") from error
+        required = self._parts.required
+        await in_thread(demand, required)
+        places = _places(self._parts.config().mcp)
+        with ExitStack() as way:  # to servers at URLs
+            proxy = await self._fetcher.proxy(places) if places else None
+            if proxy is not None:
+                way.callback(self._fetcher.end_proxy, proxy.number)
+            policy = host_policy(self._paths, None if proxy is None else proxy.port)
+            if self._closed:
+                raise AgentdError("the supervisor stops")
+            try:
+                argv = put_into(policy, self._parts.commands.mcp_host())
+                child = self._parts.spawn(NAME, argv)
+            except OSError as error:
+                raise AgentdError(f"the MCP host cannot be started: {error}") from error
+            ended = partial(self._on_host_end, way.pop_all())
         assert child.control is not None
         self._control = Channel(child.control)
-        self._host = self._at_need(child, self._on_host_end, beats=True)
+        self._reached, self._proxy = places, proxy
+        self._host = self._at_need(child, ended, beats=True)
+        self._tell({"sandbox": policy.document(), "require": required})
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._hear)
         self._log.info("mcp.started", pid=child.pid)
+        self.configure()  # it may have changed meanwhile
         return self._control
 
     def _at_need(self, child: Child, ended: Callable[[int, str], None], *, beats: bool) -> AtNeed:
         reaper, log, clock = self._parts.reaper, self._log, self._parts.clock
         return AtNeed(child, reaper, ended, beats=beats, log=log, clock=clock)
 
-    def _on_host_end(self, code: int, said: str) -> None:
+    def _on_host_end(self, way: ExitStack, code: int, said: str) -> None:
+        way.close()
         self._log.info("mcp.ended", exit=code, said=said)
         self._host = None
         self._leave_control()
@@ -158,7 +189,9 @@ class McpHost:
                 raise ToolError(f"there is no [mcp.{name}] in agentd.toml any more")
             self._started_with[name] = config
             if config.url is not None:
-                self._tell({"started": name, "url": config.url})
+                if self._proxy is None:
+                    raise ToolError("the MCP host starts anew for its URL")
+                self._tell({"started": name, "url": config.url, "proxy": self._proxy.url})
                 return
             if (last := self._servers.get(name)) is not None:
                 last.stop(0.0)
@@ -206,3 +239,8 @@ class McpHost:
 
         server = self._servers[name] = self._at_need(child, ended, beats=False)
         self._log.info("mcp.server_started", server=name, pid=child.pid)
+
+
+def _places(servers: Mapping[str, McpConfig]) -> list[str]:
+    """Return where URLs lead, each "host:port" once."""
+    return sorted({place_of(config.url) for config in servers.values() if config.url is not None})
