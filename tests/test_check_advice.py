@@ -62,6 +62,8 @@ def test_a_permission_that_no_tool_needs_is_told(
     ]
     file.write_text(text.replace('agent = "task"', 'agent = "own"'))
     assert list(spare(load_agent(file))) == []
+    file.write_text(text.replace("tools = ", 'first = [{ ReadFile = "/x" }]\ntools = '))
+    assert not any("permissions.read" in what for what in spare(load_agent(file)))
 
 
 def test_such_a_permission_is_a_warning(paths: Paths, check: Check) -> None:

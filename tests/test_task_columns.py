@@ -289,6 +289,29 @@ def test_what_has_no_time_is_published_without_its_labels(notes: Path) -> None:
     assert run.forced == "time is up"
 
 
+def test_what_has_no_time_for_its_first_steps_says_nothing(notes: Path) -> None:
+    """It would tell a person that there is nothing, where nobody looked."""
+    from agentd.testing import ManualClock
+
+    class Slow(ManualClock):
+        def monotonic(self) -> float:
+            self.advance(20)
+            return super().monotonic()
+
+    config = sorter(notes, tables='[limits]\ndeadline = "1s"\n')
+    run = run_agent("task", changed(notes), [("Done", {})], config=config, clock=Slow())
+    assert run.state is SessionState.FAILED and "before its first steps" in str(run.error)
+    assert run.events("lines.sorted") == []
+
+
+def test_a_title_counts_rows_and_names_a_column_called_count(notes: Path) -> None:
+    """Of one row, `{count}` is its column."""
+    params = 'first = [{ ReadFile = "{path}" }]\ntitle = "{count} of it"'
+    config = sorter(notes, params, 'count = { from = "event.name" }')
+    (result,) = run_agent("task", changed(notes), [], config=config).events("lines.sorted")
+    assert result["title"] == "day.md of it"
+
+
 MARKDOWN_ACTIVE = re.compile(r"(?<!\\)(?:\]\(|<|`|\[)|(?<!\\)://|(?i:www)\.")
 
 

@@ -170,3 +170,25 @@ def test_a_correction_becomes_an_example(world: World) -> None:
         refused = correct(*words)
         assert refused.returncode == 2 and told in refused.stderr, refused.stderr
     assert agentd(home, "correct", "9999", "kind", "idea").returncode == 2
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_a_correction_is_of_its_own_row(world: World, ranked: bool) -> None:
+    """Where facts tell no row from another, its place does; a ranked one's place is another."""
+    text = SORTER.replace('from = "name"', 'from = "event.path"')
+    text = text.replace('labels = ["task", "idea"]', 'contains = {{ idea = [], task = ["buy"] }}')
+    text = text.replace('place = {{ pick = "ListFiles.entries" }}\n', "")
+    if ranked:
+        text = text.replace("[params]", '[params]\ninterests = ["games", "milk"]')
+    world.write("sorter", text.format(folder=world.notes, tokens=1000))
+    ask(world)
+    world.run("sorter", answered)
+    (event,) = world.events("lines.sorted")
+    done = agentd(world.paths.user, "correct", str(event.id), "kind", "task", "--row", "2")
+    file = world.paths.agents_d.parent / "eval" / "sorter.toml"
+    if ranked:
+        assert done.returncode and "of several rows" in done.stderr and not file.exists()
+        return
+    assert done.returncode == 0, done.stderr
+    (case,) = load_cases(file, world.paths).case
+    assert case.payload["rows"] == [{"text": "call Ada"}]

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from agentd.commands.mcp_checks import server_advice, server_problem
@@ -261,7 +262,9 @@ def spare(config: AgentConfig) -> Iterator[str]:
 
     What the code of other agents reads and fetches is theirs to know.
     """
-    tools = config.params.get("tools", ()) if config.agent == "task" else REGISTRY
+    tools: Collection[str] = REGISTRY
+    if config.agent == "task":
+        tools = (*config.params.get("tools", ()), *chain(*config.params.get("first", ())))
     needed = {kind for tool in tools if tool in REGISTRY for kind in REGISTRY[tool].needs}
     for kind in sorted(config.permissions.model_fields_set - needed):
         if getattr(config.permissions, kind):

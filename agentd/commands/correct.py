@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     params = params_of(config)
     row = _row(event, args.row, where)
     _check_value(params, args.field, args.value, where)
-    payload = _example(bus, event, params, row, where)
+    payload = _example(bus, event, params, row, (args.row or 1) - 1)
     name = f"event {event.id}{f', row {args.row}' if args.row else ''}: {args.field}"
     file = examples_file(event.agent, paths)
     block = (
@@ -114,9 +114,10 @@ def _check_value(params: TaskParams, field: str, value: str, where: str) -> None
 
 
 def _example(
-    bus: Bus, event: Event, params: TaskParams, row: Mapping[str, Any], where: str
+    bus: Bus, event: Event, params: TaskParams, row: Mapping[str, Any], at: int
 ) -> dict[str, Any]:
     """Return what the agent read, from the session that published the result."""
+    where = f"event {event.id}"
     archive = Archive(bus)
     rows = archive.list(agent=event.agent, state=SessionState.ENDED, limit=SESSIONS_MAX)
     session = next((one for one in rows if one.event_id == event.cause_id), None)
@@ -126,12 +127,12 @@ def _example(
             "its session is not kept any more", where=where, hint="correct a newer result"
         )
     try:
-        return example_of(event.agent, params, history.event, results_of(history.steps), row)
+        return example_of(event.agent, params, history.event, results_of(history.steps), row, at)
     except (ValueError, KeyError) as error:
         raise ConfigError(
-            f"its agent's file is another one by now: {error}",
+            f"nobody knows what was read of it: {error}",
             where=where,
-            hint="correct a newer result",
+            hint="its agent's file may be another one by now; correct a newer result",
         ) from error
 
 

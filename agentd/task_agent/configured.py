@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentd.agent import Agent, PlannedCall, Question, Result
+from agentd.errors import SessionFailed
 from agentd.events import Event, NewEvent
 from agentd.llm.decision import DONE, Choice
 from agentd.llm.label_phrases import labelled
@@ -146,6 +147,8 @@ class ConfiguredAgent(Agent[TaskParams]):
         if self.params.labels:
             return self._labelled(event)
         found = self._found(results)
+        if len(found.results) < len(found.tools):  # else there was nothing, to a reader
+            raise SessionFailed("its time was up before its first steps were done")
         if self._skipped(found):
             return Result({"skipped": self.params.skip_if})
         # Rows are the tools' facts, and counted as seen: they are published in any case.
@@ -159,18 +162,29 @@ class ConfiguredAgent(Agent[TaskParams]):
             return Result(value, remember={} if unasked else remember)
         return Result(value, publish=[NewEvent(self.params.publish, value)], remember=remember)
 
-    def read_of(self, results: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
-        """Return the text that was read of a row, by its facts as they stand in a result."""
+    def read_of(
+        self, results: Sequence[Mapping[str, Any]], made: Mapping[str, Any], at: int
+    ) -> str:
+        """Return the text that was read of a result's row number `at`, by its facts.
+
+        Raises:
+            ValueError: they are of no row, or of several, whose order nobody knows.
+        """
         if self.params.labels:
             return self._text_of(self.event)
         self.found = self._found(results)
         facts = [name for name, column in self.params.result.items() if column.source]
         rows = self._rows(self.found)
-        for row in rows:
-            copied = self._copied(row, self.found)
-            if all(copied[name] == made.get(name) for name in facts):
-                return self._read(row)
-        return self._read(rows[0] if rows else {})
+        if self.params.each is None:
+            return self._read(rows[0])
+        copies = [self._copied(row, self.found) for row in rows]
+        fit = [n for n, one in enumerate(copies) if all(one[f] == made.get(f) for f in facts)]
+        texts = {self._read(rows[n]) for n in fit}
+        if len(texts) > 1 and at in fit and not self.params.interests:
+            texts = {self._read(rows[at])}
+        if len(texts) != 1:
+            raise ValueError("its facts are those of several rows" if fit else "it has no such row")
+        return texts.pop()
 
     def _found(self, results: Sequence[Mapping[str, Any]]) -> Found:
         tools = [step.tool for step in self.params.steps]
@@ -281,7 +295,7 @@ class ConfiguredAgent(Agent[TaskParams]):
             self.kit.name, params.result, each, params.interests
         )
         total = len(made) if each is None else len(found.rows(each))
-        title = title_of(template, found.payload, made, total)
+        title = title_of(template, found.payload, made, None if each is None else total)
         names = list(params.result)
         for row in made:
             if not row["unsure"]:

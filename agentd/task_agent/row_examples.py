@@ -60,12 +60,16 @@ def values_of(params: TaskParams, field: str) -> Sequence[str] | None:
 
 
 def example_of(
-    name: str, params: TaskParams, event: Event, results: Sequence[Fields], row: Fields
+    name: str, params: TaskParams, event: Event, results: Sequence[Fields], row: Fields, at: int
 ) -> dict[str, Any]:
-    """Return the payload of an example: what was read of the row that a result shows so."""
+    """Return the payload of an example: what was read of a result's row number `at`.
+
+    Raises:
+        ValueError: nobody can tell which that was.
+    """
     kit = Kit(name, "", Toolbox(Permissions()), {}, None)
     agent = ConfiguredAgent(params, kit)
     agent.begin(event, [])
-    text = agent.read_of(results, row)
+    text = agent.read_of(results, row, at)
     picks = {key.partition(".")[2]: list(of) for key, of in agent.candidates().items()}
     return {"rows": [{"text": text}], **picks} if params.each else {"text": text, **picks}

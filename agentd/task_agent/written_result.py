@@ -48,8 +48,13 @@ def _listed(known: set[str], labels: Mapping[str, Sequence[str]], rows: bool) ->
     return ", ".join([*(f"{{{name}}}" for name in sorted(known)), *counts, "{event.FIELD}"])
 
 
-def title_of(template: str, payload: Mapping[str, Any], rows: Sequence[Row], count: int) -> str:
-    """Return a title: one line. `{name}` is a count, or a value of a result's only row."""
+def title_of(
+    template: str, payload: Mapping[str, Any], rows: Sequence[Row], count: int | None
+) -> str:
+    """Return a title: one line. `{name}` is a count, or a value of a result's only row.
+
+    `count` is None where there is only one, whose column may have that name.
+    """
 
     def put(place: re.Match[str]) -> str:
         name, value = place.groups()
@@ -57,7 +62,7 @@ def title_of(template: str, payload: Mapping[str, Any], rows: Sequence[Row], cou
             return str(sum(row.get(name) == value for row in rows))
         if name.startswith("event."):
             found = Reference("", tuple(name.split(".")[1:])).within(payload)
-        elif name == COUNT:
+        elif name == COUNT and count is not None:
             return str(count)
         elif name == INTEREST:
             return str(sum(row.get(name) is not None for row in rows))
