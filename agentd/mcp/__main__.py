@@ -23,7 +23,7 @@ from typing import Any
 
 from agentd.errors import AgentdError, ToolError
 from agentd.mcp.host import Bound, Host
-from agentd.mcp.over_http import Address
+from agentd.mcp.over_http import ServerUrl
 from agentd.mcp.pipes import Pipes
 from agentd.process.channel import Channel, ChannelClosed, close_all
 from agentd.process.child import CONTROL_VARIABLE, child_side, inherited
@@ -44,7 +44,7 @@ class _Hosting:
     def __init__(self, heart: Heart, control: Channel) -> None:
         self._heart, self._control = heart, control
         self._loop = asyncio.get_running_loop()
-        self._starting: dict[str, asyncio.Future[Pipes | Address]] = {}
+        self._starting: dict[str, asyncio.Future[Pipes | ServerUrl]] = {}
         self._host = Host(self._start, self._tell)
         self._gone = asyncio.Event()  # the supervisor, or its wish that we run
 
@@ -69,7 +69,7 @@ class _Hosting:
             self._heart.beat(PROMISE_S)
             await asyncio.sleep(BEAT_S)  # ends by cancellation
 
-    async def _start(self, name: str) -> Pipes | Address:
+    async def _start(self, name: str) -> Pipes | ServerUrl:
         self._starting[name] = self._loop.create_future()
         self._tell({"start": name})
         return await self._starting[name]
@@ -106,7 +106,7 @@ class _Hosting:
         elif "error" in document:
             waiting.set_exception(ToolError(str(document["error"])))
         elif "url" in document:
-            waiting.set_result(Address(str(document["url"]), str(document["proxy"])))
+            waiting.set_result(ServerUrl(str(document["url"]), str(document["proxy"])))
         else:
             waiting.set_result(Pipes(*fds))
 

@@ -11,7 +11,7 @@ from agentd.errors import AgentdError, ToolError
 from agentd.events import UNKNOWN
 from agentd.json_schema.canonical import json_digest
 from agentd.mcp import peer
-from agentd.mcp.over_http import Address
+from agentd.mcp.over_http import ServerUrl
 from agentd.mcp.pins import tools_changed
 from agentd.mcp.pipes import Pipes
 from agentd.terminal import plain
@@ -24,7 +24,7 @@ LIST_AGAIN_S = 300.0  # between looks at its tools, where there are calls
 PROBE_S = 5.0  # for a server whose call took too long to say that it lives
 REASON_CHARACTERS = 300
 
-Start = Callable[[str], Awaitable[Pipes | Address]]  # gives a new process's pipes, or an address
+Start = Callable[[str], Awaitable[Pipes | ServerUrl]]  # gives a new process's pipes, or an address
 Tell = Callable[[str, str], None]  # a server's name, and what there is to say
 
 

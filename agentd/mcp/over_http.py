@@ -17,7 +17,7 @@ STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerUrl:
     """Where a server is, and the proxy that leads there."""
 
     url: str
