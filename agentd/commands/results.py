@@ -66,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
     found = [*filter(is_result, bus.events.results(agent=args.what, since=since, limit=args.limit))]
     if args.what is not None and not found:
         check_known(args.what, paths, bus)
+    after = max([after, *(event.id for event in found)])  # some came while they were read
     _print(found, args.json)
     while args.follow:
         pause()
-        new = bus.events.results(after=after, agent=args.what, limit=args.limit)
+        new = bus.events.results(after=after, agent=args.what)
         after = max([after, *(event.id for event in new)])
         _print(filter(is_result, new), args.json)
     if not found and not args.json:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from agentd.commands.checked import Checked
-from agentd.events import SYSTEM_TYPES, matches
+from agentd.events import FILE, SYSTEM_TYPES, matches
 
 
 def cycles(checked: Sequence[Checked]) -> list[list[str]]:
@@ -49,5 +49,6 @@ def unheard(checked: Sequence[Checked]) -> Iterator[tuple[str, list[str]]]:
             if not wanted.startswith(SYSTEM_TYPES) and not any(
                 matches(kind, wanted) for kind in others
             ):
-                what = f"{item.name}: no agent here publishes {wanted}; only `agentd send` does"
+                only = "who has it in `watch` gets" if wanted == FILE else "`agentd send` publishes"
+                what = f"{item.name}: no agent here publishes {wanted}; only {only} it"
                 yield what, [item.name]

@@ -19,6 +19,7 @@ from agentd.supervisor.child_output import ChildOutput
 from agentd.supervisor.requests import Hearing
 from agentd.supervisor.restart import DueAction, Ended, Life
 
+BEAT_DEPTH = 3  # of what a beat tells: ways by name, each with its problem
 KILLED_S = 2.0  # for a killed child to be gone
 PROMISE_MAX_S = 3600.0  # a longer promise counts as this one: it would switch the watch off
 # What a child cannot be started for, and is none of its fault: a full or read-only disk, limits of
@@ -309,9 +310,11 @@ class Managed:
         self._arm()
 
 
-def _nests(told: object) -> bool:
-    inner = told if isinstance(told, list) else [told]
-    return isinstance(told, list | dict) and any(isinstance(value, list | dict) for value in inner)
+def _nests(told: object, deepest: int = BEAT_DEPTH) -> bool:
+    inner = told.values() if isinstance(told, dict) else told if isinstance(told, list) else None
+    return inner is not None and (
+        deepest == 0 or any(_nests(value, deepest - 1) for value in inner)
+    )
 
 
 class SleepDetector:
