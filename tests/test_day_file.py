@@ -106,6 +106,22 @@ def test_a_text_of_others_hides_and_forges_no_entry(tmp_path: Path, text: str) -
     assert not any(b == "===" and a.strip() for a, b in itertools.pairwise(lines))
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("```a`b", "```a`b"),  # opens nothing: to close it would open a block
+        ("```\n```py\nx", "```\n```py\nx\n```"),  # is still open
+        ("- a\n  ```\n  x", "- a\n```\n  x\n```"),  # the item's end would end the block
+        ("```py\nx\n  ``` \ny", "```py\nx\n``` \ny"),
+        ("~~~ `\nx", "~~~ `\nx\n~~~"),
+    ],
+)
+def test_a_block_of_code_ends_with_its_entry(tmp_path: Path, text: str, kept: str) -> None:
+    """By the rules of CommonMark for what opens one and what closes it: no entry is swallowed."""
+    DayFile(tmp_path, UTC).append([item(1, text=text)])
+    assert read(tmp_path).partition("no. 1\n\n")[2] == kept + "\n"
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     """Nobody's results are lost for that: the next try has them."""
     with pytest.raises(WayFailed) as failed:

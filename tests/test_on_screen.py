@@ -34,7 +34,10 @@ def test_what_is_shown_goes_as_arguments_of_a_fixed_script(mac: Path) -> None:
     """No text of others becomes part of a script."""
     title = 'x" & (do shell script "touch /tmp/y") & "'
     assert on_screen.show(title, "-e text\nmore") == str(mac / "osascript")
-    assert said(mac / "osascript") == ["-e", on_screen.SCRIPT, title, "-e text\nmore"]
+    assert said(mac / "osascript") == ["-e", on_screen.SCRIPT, "--", title, "-e text\nmore"]
+    option = '-eproperty x : (do shell script "touch /tmp/y")'
+    on_screen.show(option, "-e")
+    assert said(mac / "osascript")[2:] == ["--", option, "-e"]
     on_screen.show("t" * 999, "x" * 9999)
     assert all(len(part) < 300 for part in said(mac / "osascript"))
 

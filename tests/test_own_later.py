@@ -1,5 +1,6 @@
 """`Later` and `at`: what comes in the future, once."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +16,12 @@ from agentd.clock import iso
 from agentd.config.agent import AgentConfig
 from agentd.config.timetable import Timetable
 from agentd.config.wakes import At
-from agentd.errors import EventRefused
+from agentd.errors import EventRefused, ToolError
 from agentd.events import DAEMON, DEPTH_MAX, LATER, Event, Lane, NewEvent
 from agentd.states import DeadReason
 from agentd.testing import ManualClock, run_agent
+from agentd.tools.base import ToolCall
+from agentd.tools.later_tool import later
 from agentd.worker.own_later import OwnLater
 from agentd.worker.schedule import reconcile
 
@@ -176,6 +179,22 @@ def test_the_tool_says_when_and_stages_it() -> None:
     errors = [result["error"] for result in run.results if "error" in result]
     wanted = ("say when", "'noon' is no moment", "is not within the next 90 days")
     assert all(part in error for part, error in zip(wanted, errors, strict=True)), errors
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_the_first_and_last_moments_are_told_like_others(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where this machine's clock has no such moment."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for moment in ("9999-12-31T23:59Z", "0001-01-01T00:00Z"):
+            with pytest.raises(ToolError, match="not within the next 90 days"):
+                later(ToolCall(), "x", None, moment)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # --- at

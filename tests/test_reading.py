@@ -276,6 +276,13 @@ EVENTS = ics(
 )
 
 
+def test_a_line_that_goes_on_ends_no_event(call: Call, tmp_path: Path, local: None) -> None:
+    """Who invites cannot cut an event in two, and with it the calendar: a blank goes on a line."""
+    long_ago = "DTSTART:20251130T020000Z\nDESCRIPTION:" + "x" * 63 + "\n END:VEVENT\nSUMMARY:a"
+    (tmp_path / "a.ics").write_text(ics(long_ago, "SUMMARY:Lunch\nDTSTART:20261130T120000"))
+    assert rows(call("ReadCalendar", source="a.ics")) == ["2026-11-30 12:00 Lunch"]
+
+
 def rows(found: Result) -> list[str]:
     return [f"{event['start']} {event['title']}" for event in found.value["events"]]
 

@@ -102,6 +102,22 @@ def test_a_rotated_log_is_read_to_its_end(reader: Reader, way: str) -> None:
     assert reader.numbers() == [4] and reader.numbers() == []
 
 
+def test_a_log_that_was_rotated_twice_is_read_whole(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came and went between two sessions lies between the old file and the new one."""
+    older, old = (reader.log.with_name(f"app.log-2026112{n}") for n in (7, 8))
+    other = reader.log.with_name("app.log.other")
+    reader.add(3)
+    reader.log.rename(older)
+    reader.add(4, 5)
+    reader.log.rename(old)
+    reader.add(6)
+    shutil.copy(reader.log, other)
+    monkeypatch.setattr(log_file, "READ_BYTES", 3 * len(LINE.format(n=1)))
+    assert (reader.numbers(), reader.numbers(), reader.numbers()) == ([3, 4, 5], [6], [])
+
+
 def test_a_log_that_was_replaced_says_so(reader: Reader) -> None:
     """Of one that was cut, without its old end anywhere, all is new."""
     reader.log.write_text("a new beginning\n" + LINE.format(n=9))

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -262,3 +263,33 @@ def test_a_query_starts_fast(folder: Path) -> None:
     for _ in range(10):
         ask(folder, "SELECT 1")
     assert time.process_time() - began < 1.0
+
+
+def test_a_schema_without_end_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may be made whose few pages name each other so often that its schema has no end.
+
+    https://www.sqlite.org/fileformat2.html: each inner page has 300 times the next one below it,
+    18 deep; below all is one table, that is made where it is not there.
+    """
+    page, depth, children = 4096, 18, 300
+    texts = (b"table", b"t", b"t", b"CREATE TABLE IF NOT EXISTS t(a)")
+    kinds = bytes([6, *(13 + 2 * len(text) for text in texts[:3]), 1, 13 + 2 * len(texts[3])])
+    record = kinds + b"".join(texts[:3]) + b"\3" + texts[3]
+    cell = bytes([len(record), 1]) + record
+
+    def inner(number: int) -> bytes:
+        start = page - 5 * children
+        head = struct.pack(">BHHHBI", 5, 0, children, start, 0, number + 1)
+        places = b"".join(struct.pack(">H", start + 5 * n) for n in range(children))
+        cells = struct.pack(">IB", number + 1, 1) * children
+        top = b"SQLite format 3\0" + struct.pack(">HBBBBBB", page, 1, 1, 0, 64, 32, 32)
+        top += struct.pack(">12I20xII", 1, depth + 1, 0, 0, 1, 4, 0, 0, 1, 0, 0, 0, 1, 3_040_000)
+        begin = (top if number == 1 else b"") + head + places
+        return begin.ljust(start, b"\0") + cells
+
+    leaf = struct.pack(">BHHHBH", 13, 0, 1, page - len(cell), 0, page - len(cell))
+    pages = [*map(inner, range(1, depth + 1)), leaf.ljust(page - len(cell), b"\0") + cell]
+    (folder / "endless.db").write_bytes(b"".join(pages))
+    monkeypatch.setattr(query, "TIME_S", 0.2)
+    with pytest.raises(ToolError, match=r"more than 0\.2 s"):
+        ask(folder, "SELECT 1", "endless.db")

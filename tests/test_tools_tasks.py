@@ -1,6 +1,7 @@
 """ReadTasks: what is open in notes, by its form."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_tasks, "SEARCH_FILES", 1)
     (tmp_path / "b.md").write_text("TODO\n")
     assert call(tmp_path)["skipped"] == 1
+
+
+def test_a_line_of_a_megabyte_takes_no_time() -> None:
+    """Whoever wrote a note cannot make it cost more than its size."""
+    begun = time.process_time()
+    lines = ["# " + end * 400_000 + "x" for end in ("#", " ", "# ")]
+    assert [one["text"] for one in tasks_in("\n".join([*lines, "- [ ] one"]))] == ["one"]
+    assert time.process_time() - begun < 5
 
 
 def test_any_text_is_a_note() -> None:

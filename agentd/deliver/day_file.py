@@ -23,7 +23,8 @@ FILE_BYTES = 4_000_000  # of one file; a day that has more gets another one
 MODE = 0o600  # of a new file
 HEADING = re.compile(r"^( {0,3})(#{1,2})(?=\s|$)", re.MULTILINE)
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
-FENCE = re.compile(r"^ {0,3}((?:`{3,}|~{3,}))", re.MULTILINE)
+# What opens a block of code, or, with nothing behind it, closes one. A ` behind ``` makes it text.
+FENCE = re.compile(r"^ {0,3}(`{3,}(?!.*`)|~{3,})(.*)$", re.MULTILINE)
 UNDERLINE = re.compile(r"^(?= {0,3}(=+|-+)\s*$)", re.MULTILINE)  # would make a heading of a line
 
 
@@ -90,9 +91,17 @@ def _lowered(text: str) -> str:
     """Return Markdown whose headings stand below its entry's, and whose blocks of code end."""
     text = UNDERLINE.sub("\n", HEADING.sub(r"\1###", text))
     fence = ""
-    for found in FENCE.findall(text):
+
+    def at_margin(found: re.Match[str]) -> str:
+        """Return it where it belongs to no item of a list, whose end would end the block."""
+        nonlocal fence
         if not fence:
-            fence = found
-        elif found.startswith(fence):
+            fence = found[1]
+        elif found[1].startswith(fence) and not found[2].strip():
             fence = ""
+        else:
+            return found[0]
+        return found[1] + found[2]
+
+    text = FENCE.sub(at_margin, text)
     return f"{text}\n{fence}" if fence else text

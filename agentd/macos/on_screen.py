@@ -3,7 +3,8 @@
 `osascript` shows none where it has no session with a screen, as from a LaunchAgent that was loaded
 over SSH (`launchctl managername` is then Background and not Aqua, see launchctl(1)). It says so by
 its exit code; -1743 is a person's no (System Settings, Notifications, Script Editor). What is shown
-goes as arguments, which no script is made of.
+goes as arguments, which no script is made of; `--` ends the options: a title that begins as one
+would be one more line of the script.
 """
 
 import subprocess
@@ -39,18 +40,12 @@ def show(title: str, text: str) -> str:
             "only a Mac has these notifications", hint="use another table [deliver.*]"
         )
     title, text = cut(title, TITLE_CHARACTERS), cut(text, TEXT_CHARACTERS)
-    why = _run([OSASCRIPT, "-e", SCRIPT, title, text])
+    why = _run([OSASCRIPT, "-e", SCRIPT, "--", title, text])
     if not why:
         return OSASCRIPT
     for notifier in filter(_is_file, NOTIFIERS):
-        # It takes what begins so for an option, or for a list of its own.
-        shown = [
-            f"\u2060{part}" if part[:1] in ("-", "[", "(", "{", "<") else part
-            for part in (title, text)
-        ]
-        if not _run(
-            [notifier, "-title", shown[0], "-message", shown[1] or " ", "-group", "agentd"]
-        ):
+        said = ["-title", _no_option(title), "-message", _no_option(text or " ")]
+        if not _run([notifier, *said, "-group", "agentd"]):
             return notifier
     session = _session()
     if session != AQUA:

@@ -105,7 +105,7 @@ def _near(text: str, first: date, last: date) -> str:
     kept: list[str] = []
     event: list[str] | None = None
     for line in text.split("\n"):
-        upper = line[:80].strip().upper()
+        upper = line[:80].rstrip().upper()  # what begins with a blank goes on with a line
         if upper == "BEGIN:VEVENT" and event is None:
             event = []
         if event is None:

@@ -56,16 +56,17 @@ def fetch_mail(
         raise ToolError(f"{target.url}: its certificate is not trusted: {error}") from error
     except BROKEN as error:  # a server may answer with anything
         call.check()
-        raise ToolError(f"{target.url} failed: {_told(error, password)}") from error
+        raise ToolError(f"{target.url} failed: {_told(error, account.user, password)}") from error
 
 
-def _told(error: Exception, password: str) -> str:
+def _told(error: Exception, user: str, password: str) -> str:
     """Return what a server said, in a line, without the password in any form that it had."""
     result = getattr(error, "command_result", ("", ()))[1]
     text = b" ".join(part for part in result if isinstance(part, bytes)).decode("utf-8", "replace")
     text = text or str(error) or type(error).__name__
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
-    for form in (quoted, password):
+    sent = b64encode(f"\0{user}\0{password}".encode()).decode()  # by AUTHENTICATE PLAIN
+    for form in (quoted, password, sent):
         for written in (repr(form.encode())[2:-1], form):
             text = text.replace(written, REDACTED)
     return clean_line(text, TOLD_CHARACTERS)
@@ -124,7 +125,7 @@ def _signed_in(connection: Stream, account: MailUrl, password: str) -> Iterator[
     try:
         (box.login if ascii_alone else box.login_utf8)(account.user, password, None)
     except MailboxLoginError as error:
-        told = _told(error, password)
+        told = _told(error, account.user, password)
         raise ToolError(f"{account.host} refuses {account.user} or its password: {told}") from error
     box.folder.set(account.folder, readonly=True)
     yield box

@@ -6,6 +6,7 @@ and a digest of its first bytes, by which a file is known again that was renamed
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ HEAD_BYTES = 256  # of which a digest is kept
 BESIDE_MAX = 100  # files beside a log that may be its old one
 ERRORS_MAX = 50  # in one result
 FIRST = "read for the first time: what stands there already is not new"
+DIGITS = re.compile(r"\d+")
 LOST = "another file lies in its place, and the end of the old one is not beside it"
 # Where a log was read to: `inode`, `offset`, and the digest `head` of its first `of` bytes.
 Position = Mapping[str, Any]
@@ -31,7 +33,8 @@ Position = Mapping[str, Any]
 def read_log(call: ToolCall, path: str) -> Result:
     """Give the new errors, those of one code together. The first time none is new.
 
-    Of a log that was rotated, the old file is read to its end, where it lies beside the new one.
+    Of a log that was rotated, the old file is read to its end, where it lies beside the new one,
+    and what was rotated away after it.
     """
     key = f"log:{path}"
     args = {"path": path, "before": call.memory.get(key)}
@@ -55,10 +58,12 @@ def read_log_lines(call: ToolCall, path: str, before: Position | None) -> Result
             return Result({"path": place.name, **found}, trusted=False)
         note, parts = "", [log]
         if not _is(log, before):
-            beside = [file for file in _beside(name, folder, marks, stack) if _begins(file, before)]
-            beside.sort(key=lambda file: not _is(file, before))
-            if beside and (_is(beside[0], before) or not _begins(log, before)):
-                parts = [beside[0], log]
+            beside = _beside(name, folder, marks, stack)
+            olds = [one for one in beside if _begins(one[1], before)]
+            olds.sort(key=lambda one: not _is(one[1], before))
+            if olds and (_is(olds[0][1], before) or not _begins(log, before)):
+                between = _after(olds[0], [one for one in beside if one not in olds])
+                parts = [olds[0][1], *between, log]
             elif not _begins(log, before):
                 note = LOST
         parts[0].seek(0 if note else before["offset"])
@@ -91,16 +96,27 @@ def _read(call: ToolCall, parts: Sequence[BinaryIO]) -> tuple[list[str], BinaryI
     return lines, at
 
 
-def _beside(name: str, folder: int, marks: Marks, stack: ExitStack) -> list[BinaryIO]:
+def _beside(name: str, folder: int, marks: Marks, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
     """Return the files beside a log whose names begin as its own: app.log.1, app.log-20261129."""
-    files = []
+    files: list[tuple[str, BinaryIO]] = []
     names: list[str] = []
     with suppress(OSError):  # only the log itself is listed
         names = sorted(one for one in names_in(folder) if one != name and one.startswith(name))
     for one in names[:BESIDE_MAX]:
         with suppress(ToolError, OSError):
-            files.append(stack.enter_context(opened(one, folder, marks)))
+            files.append((one, stack.enter_context(opened(one, folder, marks))))
     return files
+
+
+def _after(old: tuple[str, BinaryIO], others: Sequence[tuple[str, BinaryIO]]) -> list[BinaryIO]:
+    """Return what was rotated away after `old`, in order: its name differs by its digits alone."""
+
+    def written(file: BinaryIO) -> int:
+        return os.fstat(file.fileno()).st_mtime_ns
+
+    shape, since = DIGITS.sub("", old[0]), written(old[1])
+    found = [file for name, file in others if DIGITS.sub("", name) == shape]
+    return sorted((file for file in found if written(file) >= since), key=written)
 
 
 def _is(file: BinaryIO, before: Position) -> bool:

@@ -16,7 +16,7 @@ TASKS_MAX = 100
 TEXT_CHARACTERS_MAX = 160
 SUFFIXES = (".md", ".markdown", ".txt", ".org")
 FENCE = re.compile(r"\s*(?:```|~~~)")
-HEADING = re.compile(r"#{1,6}\s+(.*?)[\s#]*")
+HEADING = re.compile(r"#{1,6}\s+(.*)")
 ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+")  # begins one of a list
 BOX = re.compile(r"\[(.)\]\s+")
 OPEN = re.compile(r"\b(?:TODO|FIXME)\b[:\s-]*")
@@ -60,7 +60,7 @@ def tasks_in(text: str) -> Iterator[dict[str, Any]]:
         if FENCE.match(line):
             fenced = not fenced
         elif title := HEADING.fullmatch(line):
-            heading = clean_line(title[1], TEXT_CHARACTERS_MAX)
+            heading = clean_line(title[1].rstrip("# \t\r"), TEXT_CHARACTERS_MAX)
         elif not fenced and (found := _open(line[:2_000])) is not None:
             kind, what = found
             about = {"line": number, "heading": heading}

@@ -72,8 +72,7 @@ def query(call: ToolCall, path: str, sql: str) -> Result:
                 with suppress(FileNotFoundError):
                     check_regular(os.stat(name + end, dir_fd=folder, follow_symlinks=False), marks)
         value: dict[str, Any] = {"path": place.name}
-        with _errors(call), _opened(place.path, value) as db:
-            _confine(call, db)
+        with _errors(call), _opened(call, place.path, value) as db:
             value |= _asked(db, sql)
     return Result(value, trusted=False)
 
@@ -96,7 +95,7 @@ def _errors(call: ToolCall) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str, value: dict[str, Any]) -> Iterator[apsw.Connection]:
+def _opened(call: ToolCall, path: str, value: dict[str, Any]) -> Iterator[apsw.Connection]:
     """Open the file; without the log beside it where that cannot be read: `value` then says so.
 
     A log of write-ahead has an index beside it, which only a program that writes may make. Where
@@ -108,13 +107,15 @@ def _opened(path: str, value: dict[str, Any]) -> Iterator[apsw.Connection]:
     db = _connection(path, "immutable=1" if ahead and not log else "readonly_shm=1")
     try:
         try:
-            db.execute("SELECT 1 FROM sqlite_schema").fetchall()
+            _confine(call, db)  # before anything is read: a schema may have no end
+            db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
         except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
             if not ahead:
                 raise ToolError("was left by a program in the middle of a change") from error
             value["note"] = MISSING
             db.close()
             db = _connection(path, "immutable=1")
+            _confine(call, db)
         yield db
     finally:
         db.close()
