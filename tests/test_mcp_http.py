@@ -246,9 +246,10 @@ def test_a_redirect_of_a_running_server_leads_nowhere(
 def test_without_a_sandbox_there_is_no_host_where_one_is_required(
     paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails closed, with the reason."""
+    """It fails closed, with the reason: also where it needs no proxy."""
     at(paths, f"{serve()}/mcp")
     of = agent(paths, "echo")
+    paths.daemon_file.write_text("")
     monkeypatch.setattr(level, "reached", lambda: Reached("checks", "it was taken away"))
 
     async def scenario() -> None:
