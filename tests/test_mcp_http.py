@@ -24,6 +24,9 @@ from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.seatbelt import Profile
 from tests.fake_mcp_server import TOOLS
 from tests.mcp_hosting import agent, hosting, say
+from tests.test_net import certificate, needs_openssl, trusted
+
+__all__ = ["certificate", "trusted"]
 
 
 class Server(BaseHTTPRequestHandler):
@@ -198,6 +201,30 @@ def test_the_daemon_reaches_it_by_the_fetchers_proxy(
     asyncio.run(scenario())
 
 
+@needs_openssl
+def test_a_server_under_tls_is_reached_by_the_proxy(
+    paths: Paths, serve: Callable[[], str], trusted: Path
+) -> None:
+    """By CONNECT, with certificates that the sandbox lets the host read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(trusted)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    at(paths, f"https://localhost:{web.server_port}/mcp")
+
+    async def scenario() -> None:
+        of = agent(paths, "echo")
+        async with hosting(paths) as host:
+            assert await say(host, of, "echo", text="Grüße") == "Grüße"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
 def test_a_redirect_of_a_running_server_leads_nowhere(
     paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,9 +246,10 @@ def test_a_redirect_of_a_running_server_leads_nowhere(
 def test_without_a_sandbox_there_is_no_host_where_one_is_required(
     paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails closed, with the reason."""
+    """It fails closed, with the reason: also where it needs no proxy."""
     at(paths, f"{serve()}/mcp")
     of = agent(paths, "echo")
+    paths.daemon_file.write_text("")
     monkeypatch.setattr(level, "reached", lambda: Reached("checks", "it was taken away"))
 
     async def scenario() -> None:
