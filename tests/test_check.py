@@ -262,6 +262,12 @@ def test_a_subscription_that_nobody_serves_is_told(subscribe: str, heard: bool) 
     assert all(subscribe in what and names == ["reader"] for what, names in said)
 
 
+def test_files_come_to_who_watches() -> None:
+    """What to write is said: a subscription to them hears nothing."""
+    ((what, _),) = unheard([Checked("reader", None, subscribe=("file.changed",))])
+    assert "`watch`" in what and "send" not in what
+
+
 def test_such_a_subscription_is_a_warning(paths: Paths, check: Check) -> None:
     """A person may send anything; and of one file alone nobody knows who else there is."""
     file = write_agent(paths.user, "reader", HELLO)

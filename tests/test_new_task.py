@@ -71,9 +71,10 @@ def test_three_answers_are_enough(tmp_path: Path) -> None:
     assert 'schedule = { cron = "30 9 * * *" }' in text and "work" in text
 
 
-def test_an_event_needs_no_time(paths: Paths) -> None:
+def test_an_event_needs_no_time(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """It runs when one is published, and labels its text."""
     assert main(["new", "sorter", "--events", "note.added", "--labels", "work,private"]) == 0
+    assert """agentd send note.added '{"text": "..."}'""" in capsys.readouterr().out
     admit("sorter", paths)
     config = (paths.agents_d / "sorter.toml").read_text()
     event = NewEvent("note.added", {"text": "a meeting"})
@@ -88,6 +89,7 @@ def test_an_event_needs_no_time(paths: Paths) -> None:
         (["--read", "/no/such/folder"], 2, "there is no such folder"),
         (["--page", "example.org"], 2, "is no address of the web"),
         (["--events", "Note"], 1, "is no event type"),
+        (["--events", "file.changed"], 2, "comes to who watches"),
         (["--read", "/", "--every", "often"], 1, "schedule"),
         (["--read", "/", "--labels", "one"], 1, "needs a second label"),
         (["--read", "/", "--labels", "a,b", "--rank", "c"], 2, "not allowed with"),

@@ -171,7 +171,10 @@ def run(args: argparse.Namespace) -> int:
         (path,) = write(args.name, paths, code=False, draft=draft)
         say(f"wrote {path}")
         say(f"check it: agentd check {path}")
-        say(f"try it now: agentd trigger {args.name}")
+        kind = draft.where.replace("*", "new")  # of a prefix: one that it means
+        event = f"""send {kind} '{{"text": "..."}}'"""
+        how = event if draft.look == "events" else f"trigger {args.name}"
+        say(f"try it now: agentd {how}")
         return Exit.OK
     written = write(args.name, paths, code=args.code)
     for path in written:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from agentd.config.agent import AgentConfig, validate_agent
 from agentd.config.toml import config_error, parse_toml
 from agentd.errors import UsageError
+from agentd.events import FILE
 from agentd.paths import expanded
 
 DAILY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
@@ -125,6 +126,9 @@ def text_of(name: str, draft: Draft) -> str:
 def _look(draft: Draft) -> _Look:
     where = draft.where
     match draft.look:
+        case "events" if where == FILE:
+            hint = 'take --read, and write watch = ["~/notes/*"] in place of its schedule'
+            raise UsageError("comes to who watches a folder alone", where=where, hint=hint)
         case "events":
             return _Look(
                 facts=('said = { from = "event.text" }',), top=(f"subscribe = [{_text(where)}]",)
