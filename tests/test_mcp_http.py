@@ -32,6 +32,7 @@ __all__ = ["certificate", "trusted"]
 class Server(BaseHTTPRequestHandler):
     """Streamable HTTP, answered by JSON; what it is asked for says how it misbehaves."""
 
+    protocol_version = "HTTP/1.1"
     elsewhere = ""
     seen: list[tuple[int, dict[str, str]]]  # of each request the server's port, and its fields
 
@@ -78,6 +79,7 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.close_connection = False  # whatever was asked: it would like to hear more
 
     def _endless(self, kind: str, part: bytes) -> None:
         self.send_response(200)
