@@ -82,3 +82,13 @@ def test_a_text_that_says_nothing_is_wrong(
     """What done looks like, and a task's instructions."""
     write_agent(paths.user, "reader", LISTENER.replace(text, blank))
     assert "must not be blank" in problem(check())["what"]
+
+
+def test_a_batch_has_no_field_for_first_steps(tmp_path: Path) -> None:
+    """Each of its sessions would be refused."""
+    file = tmp_path / "reader.toml"
+    first = 'first = [{ ReadFile = "{path}" }]\n'
+    file.write_text(f'batch = {{ within = "5m" }}\n{LISTENER}{first}')
+    assert [what for what in unlikely(load_agent(file)) if what.startswith("batch: {path}")]
+    file.write_text(f"{LISTENER}{first}")
+    assert not [what for what in unlikely(load_agent(file)) if what.startswith("batch")]

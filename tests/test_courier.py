@@ -180,6 +180,18 @@ def test_questions_are_messages_of_their_own(desk: Desk, sent: Sent) -> None:
     assert sent.messages[3].text == "Only on the machine: agentd answer 9 yes"
 
 
+def test_an_approval_says_what_a_yes_is_to(desk: Desk, sent: Sent) -> None:
+    """On one line, and bounded: two moves are told apart, and nothing of others makes a line."""
+    park(desk, 9, "May I?")
+    event = asks(9, "approval", "May I?")
+    args = {"path": "/a/scan.pdf\n# forged", "to": "/b" + "x" * 500}
+    desk.publish(NewEvent(ASKED, {**event.payload, "args": args}))
+    desk.rounds()
+    (title,) = sent.titles
+    assert title.startswith("mail_triage wants to do WriteFile: path /a/scan.pdf # forged, to /bx")
+    assert len(title) < 400
+
+
 def test_a_question_that_was_answered_meanwhile_is_no_news(desk: Desk, sent: Sent) -> None:
     park(desk, 7)
     desk.publish(asks(7), asks(8))

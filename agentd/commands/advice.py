@@ -31,6 +31,7 @@ from agentd.models.window import window_of
 from agentd.paths import Paths, expanded
 from agentd.process.environment import PROGRAM_PATH
 from agentd.sandbox.level import reached
+from agentd.task_agent.first_steps import FIELD
 from agentd.tools.closed import Closed
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.http import Target, check_listed, check_url, listed_host
@@ -177,6 +178,9 @@ def unlikely(config: AgentConfig) -> Iterator[str]:
             yield f"watch: {pattern.folder} is not there, or no folder"
         elif not WILDCARDS & set(pattern.text) and pattern.folder.joinpath(*pattern.parts).is_dir():
             yield f"watch: {pattern.text} is a folder: write {pattern.text}/* for the files in it"
+    steps = config.params.get("first", ()) if config.agent == "task" else ()
+    if config.batch is not None and (field := FIELD.search(str(steps))):
+        yield f"batch: {field[0]} in `first` is of one event; a batch has `events` alone"
     yield from _crowded(config)
     for key in ("read", "write"):
         for entry in getattr(config.permissions, key):

@@ -126,7 +126,10 @@ def _asked(event: Event) -> Item | None:
         kind, title, answer = Kind.QUESTION, f"{who} asks: {_line(question)}", "TEXT"
     else:
         kind, answer = Kind.APPROVAL, "yes"
-        title = f"{who} wants to do {_line(payload.get('tool'))}: {_line(question)}"
+        args = payload.get("args")
+        given = args.items() if isinstance(args, dict) else ()  # a yes is to these
+        what = ", ".join(f"{key} {value}" for key, value in given) or question
+        title = f"{who} wants to do {_line(payload.get('tool'))}: {_line(what)}"
     todo = f"agentd answer {session} {answer}"
     head = (str(event.id), event.id, kind, event.created_at, who, title, "", todo)
     return Item(*head, event.event_type, session, asked, question)
