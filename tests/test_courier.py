@@ -11,6 +11,7 @@ import pytest
 from agentd.bus import Bus
 from agentd.config.daemon import RetentionConfig
 from agentd.config.delivery import DeliverConfig
+from agentd.deliver import courier
 from agentd.deliver.courier import LAG_S, UNTAKEN, Courier
 from agentd.deliver.day_file import DayFile
 from agentd.deliver.messages import Message, pieces
@@ -190,6 +191,39 @@ def test_an_approval_says_what_a_yes_is_to(desk: Desk, sent: Sent) -> None:
     (title,) = sent.titles
     assert title.startswith("mail_triage wants to do WriteFile: path /a/scan.pdf # forged, to /bx")
     assert len(title) < 400
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_flood_of_results_hides_no_question(
+    desk: Desk, sent: Sent, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results beyond what is read together are counted; what asks or was given up is told."""
+    monkeypatch.setattr(courier, "EVENTS_MAX", 2)
+    park(desk, 7)
+    (first, *_) = desk.publish(*[result(f"no. {n}") for n in range(5)], asks(7), result("last"))
+    event = desk.bus.events.get(first)
+    assert event is not None
+    desk.bus.dead.add("x", DeadReason.FAILED, "failed", event)
+    if held:
+        desk.silence = Silence(DeliverConfig(quiet="11:00-12:30").silence, 10, UTC)
+        desk.again().round()
+        assert sent.messages == []
+        desk.clock.set(datetime(2026, 1, 15, 12, 30, tzinfo=UTC))
+    desk.rounds()
+    told = "\n".join(f"{message.title}\n{message.text}" for message in sent.messages)
+    assert sent.titles[0] == "2 results, and more" and "and 3 more" in sent.messages[0].text
+    assert all(told.count(part) == 1 for part in ("Which Paris?", "last", "gave up an event"))
+
+
+def test_what_nobody_wants_is_passed_page_by_page(
+    desk: Desk, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No page is read again and again without a pause."""
+    monkeypatch.setattr(courier, "EVENTS_MAX", 2)
+    desk.again("other")
+    desk.publish(*[result(f"no. {n}") for n in range(5)])
+    assert [desk.courier.round() for _ in range(3)] == [0.0, 0.0, 5.0]
+    assert sent.messages == []
 
 
 def test_a_question_that_was_answered_meanwhile_is_no_news(desk: Desk, sent: Sent) -> None:

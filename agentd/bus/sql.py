@@ -209,12 +209,14 @@ OTHERS_RESULTS = f"SELECT {_EVENT} {_OTHERS_RESULTS} ORDER BY id DESC LIMIT :lim
 COUNT_OTHERS_RESULTS = f"SELECT count(*) {_OTHERS_RESULTS}"
 
 # What of the events between two ids a person may want to hear of; and how much.
+_TOLD = "event_type IN ('person.asked', 'agent.parked', 'agent.refused', 'agentd.deliver')"
 _NEWS = f"""
-FROM outbox WHERE id > ?1 AND id <= ?2 AND ({_TITLED}
-  OR event_type IN ('person.asked', 'agent.parked', 'agent.refused', 'agentd.deliver'))
+FROM outbox WHERE id > ?1 AND id <= ?2 AND ({_TITLED} OR {_TOLD})
 """
 NEWS = f"SELECT {_EVENT} {_NEWS} ORDER BY id LIMIT ?3"
 NEWS_COUNT = f"SELECT count(*) {_NEWS}"
+# Before the first of them that is no result, or the last of all.
+NEWS_UNTIL = f"SELECT coalesce(min(id) - 1, ?2) FROM outbox WHERE id > ?1 AND id <= ?2 AND {_TOLD}"
 
 # The dead letters between two ids, counted by agent, each with the error of the last one.
 NEWS_OF_LETTERS = """

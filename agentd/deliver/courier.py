@@ -82,8 +82,7 @@ class Courier:
         if self._owed is not None:
             self._record(*self._owed)
         self._at = self._positions.read()
-        upto = self._positions.last()
-        found = news(self._bus, self._at, upto, EVENTS_MAX)
+        found = news(self._bus, self._at, self._positions.last(), EVENTS_MAX)
         for test in (item for item in found.items if item.kind is Kind.TEST):
             if test.event > self._at.tested:
                 self._test(test)
@@ -92,7 +91,7 @@ class Courier:
             if isinstance(self._way, DayFile):
                 more = self._fill(self._way, found, items)
             else:
-                more = self._tell(self._way, found, items, upto)
+                more = self._tell(self._way, found, items)
         except WayFailed as error:
             self._failed(error)
             return self._poll_s
@@ -106,19 +105,17 @@ class Courier:
             self._delivered(found.passed, found.letters)
             return True
         if not items:
-            self._pass(found.passed, found.letters)
-        return found.more > 0 and not items
+            self._pass(found)
+        return found.rest and not items
 
     # --- messages
 
-    def _tell(
-        self, way: MessageWay, found: NewsPage, items: Sequence[Item], upto: tuple[int, int]
-    ) -> bool:
+    def _tell(self, way: MessageWay, found: NewsPage, items: Sequence[Item]) -> bool:
         wanted = [i for i in items if listed(i, self._only) and still_wanted(self._bus, i)]
         if not wanted:
             self._waited, self._underway = False, None
-            self._pass(found.passed, found.letters)
-            return found.more > 0
+            self._pass(found)
+            return found.rest
         now = self._clock.now()
         sent = self._at.sent if self._at.day == self._silence.day(now) else 0
         if why := self._silence.holds(now, sent):
@@ -132,7 +129,7 @@ class Courier:
             self._say("failed", held=len(wanted) + found.more, why=self._again)
             return False
         if self._underway is None:
-            self._underway = self._next(wanted, found, upto)
+            self._underway = self._next(wanted, found)
         message, end = self._underway
         if self._at.begun != end.passed:
             self._at = replace(self._at, begun=end.passed)
@@ -143,16 +140,14 @@ class Courier:
         self._delivered(end.passed, end.letters, more, day=day, sent=sent + 1)
         return True
 
-    def _next(
-        self, wanted: Sequence[Item], found: NewsPage, upto: tuple[int, int]
-    ) -> tuple[Message, Position]:
+    def _next(self, wanted: Sequence[Item], found: NewsPage) -> tuple[Message, Position]:
         """Return the next message, and how far it reaches.
 
         A question is one of its own, as it can be replied to. What was held back is one in all.
         """
         first = list(takewhile(lambda item: item.kind is not Kind.QUESTION, wanted)) or wanted[:1]
         if self._waited or len(first) == len(wanted):
-            end = replace(self._at, passed=upto[0], letters=upto[1])
+            end = replace(self._at, passed=found.until, letters=found.letters)
             return one_or_many(wanted, found.more, replies=True), end
         return one_or_many(first, replies=True), replace(self._at, passed=first[-1].event)
 
@@ -174,10 +169,10 @@ class Courier:
         told = {"event": item.event, "problem": why}
         self._positions.write(self._at, {test_key(self.name): told})
 
-    def _pass(self, passed: int, letters: int) -> None:
-        """Move the cursor where it lags behind what is not to be delivered."""
-        now = self._clock.monotonic()
-        much = passed - self._at.passed >= LAG_EVENTS or letters != self._at.letters
+    def _pass(self, found: NewsPage) -> None:
+        """Move the cursor where it lags behind what is not to be delivered, or more is to come."""
+        now, passed, letters = self._clock.monotonic(), found.passed, found.letters
+        much = passed - self._at.passed >= LAG_EVENTS or letters != self._at.letters or found.rest
         if much or (passed > self._at.passed and now - self._moved >= LAG_S):
             self._record(replace(self._at, passed=passed, letters=letters), {})
         self._problem = None

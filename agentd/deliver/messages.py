@@ -34,7 +34,7 @@ def one_or_many(items: Sequence[Item], more: int = 0, *, replies: bool = False) 
     counts = Counter(item.kind for item in items)
     title = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts.items())
     lines = [_entry(item) for item in items[:LINES_MAX]]
-    if (left := len(items) - LINES_MAX + more) > 0:
+    if left := max(0, len(items) - LINES_MAX) + more:
         lines.append(f"and {left} more: agentd results")
     return Message(key, f"{title}, and more" if more else title, "\n".join(lines))
 

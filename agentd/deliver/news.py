@@ -49,6 +49,8 @@ class Item:
 class NewsPage:
     """What happened between two positions. `more` events stand behind `passed`, and are not read.
 
+    These are results, as far as `until`: what asks or went wrong is told, and never only counted.
+
     Items are in the order of their events, those of dead letters last.
     """
 
@@ -56,6 +58,8 @@ class NewsPage:
     passed: int  # an event's id
     letters: int  # a dead letter's id
     more: int
+    until: int  # an event's id
+    rest: bool  # there is more to be read
 
 
 def news(bus: Bus, since: Position, upto: tuple[int, int], limit: int) -> NewsPage:
@@ -74,11 +78,12 @@ def news(bus: Bus, since: Position, upto: tuple[int, int], limit: int) -> NewsPa
         if (item := _item(bus, event)) is not None:
             found.append(item)
     if len(rows) == limit:
-        more = bus.db.run(sql.NEWS_COUNT, (rows[-1][0], last_event))[0][0]
-        return NewsPage(found, rows[-1][0], since.letters, more)
-    return NewsPage(
-        [*found, *_letters(bus, since.letters, last_letter)], last_event, last_letter, 0
-    )
+        passed = rows[-1][0]
+        until = bus.db.run(sql.NEWS_UNTIL, (passed, last_event))[0][0]
+        more = bus.db.run(sql.NEWS_COUNT, (passed, until))[0][0]
+        return NewsPage(found, passed, since.letters, more, until, rest=True)
+    found += _letters(bus, since.letters, last_letter)
+    return NewsPage(found, last_event, last_letter, 0, last_event, rest=False)
 
 
 def still_wanted(bus: Bus, item: Item) -> bool:

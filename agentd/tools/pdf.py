@@ -115,7 +115,7 @@ def _page(reader: Any, number: int) -> str:
         text = str(page.extract_text(**seen.visitors)).strip()
         if seen.left_out:
             hidden = " ".join(str(page.extract_text(**unseen.visitors)).split())
-            text += f"\n[hidden text: {hidden}]"
+            text += f"\n[hidden text: {hidden.replace(']', ')')}]"  # it ends where we say
     except Exception as error:
         return f"[cannot be read: {_words(error)}]"
     return text
