@@ -18,6 +18,7 @@ from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
 from agentd.commands.output import ProgressLine
+from agentd.commands.triggers import NO_TRIGGERS
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view
@@ -249,6 +250,10 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         "last_session": {"id": 1, "state": EVIL, "started_at": EVIL, "ended_at": None},
         "labels": EVIL,
         "beat": {"state": EVIL, EVIL: EVIL},
+        "triggers": {
+            **NO_TRIGGERS,
+            **{"schedule": EVIL, "watch": [EVIL], "watch_problem": EVIL, "where": {EVIL: EVIL}},
+        },
     }
     document = {
         **{"answers": True, "running": True, "version": EVIL, "pid": 1, "since": EVIL},

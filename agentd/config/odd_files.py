@@ -20,6 +20,8 @@ def no_file(path: Path) -> str:
     """Return what stands at a path where no file can be read."""
     try:
         mode = path.stat().st_mode
+    except ValueError:  # a name that can be no file's, as of a row that somebody changed
+        return "there is no such file"
     except OSError as error:
         if not path.is_symlink():
             return "there is no such file"

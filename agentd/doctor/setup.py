@@ -51,7 +51,8 @@ def secrets(paths: Paths, config: DaemonConfig) -> Iterator[Finding]:
     with suppress(OSError):
         for file in (paths.agents_d / f"{name}.toml" for name in agent_names(paths.agents_d)):
             with suppress(ConfigError):  # told elsewhere
-                named |= dict.fromkeys(load_agent(file).secrets, file)
+                agent = load_agent(file)
+                named |= dict.fromkeys(agent.secrets if agent.enabled else (), file)
     for name, file in sorted(named.items()):
         try:
             secret_value(name, paths)

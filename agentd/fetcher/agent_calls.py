@@ -13,7 +13,6 @@ from agentd.tools.handlers import handler
 
 CALLS_MAX = 8  # of one agent at a time; its worker makes one
 CALL_MAX_S = 600.0  # of one, whatever is asked for
-FRAMES_MAX = 100  # that are taken at once; then it is the others' turn
 
 
 class AgentCalls:
@@ -48,24 +47,23 @@ class AgentCalls:
         return bool(self._running) and not self._waits
 
     def take(self) -> None:
-        """Begin, or cancel, what has come.
+        """Begin, or cancel, what has come: one frame, then it is the others' turn, or the end's.
 
         Raises:
             ChannelClosed: nothing more comes, or nothing that a worker of ours sends.
         """
-        for _ in range(FRAMES_MAX):
-            if (found := self._channel.receive_now()) is None:
-                return
-            document, fds = found
-            close_all(fds)
-            number = document.get("cancel", document.get("id"))
-            running = self._running.get(number) if isinstance(number, int) else None
-            if "cancel" in document and running is not None:
-                running.stop()
-            elif "call" in document and isinstance(number, int) and running is None:
-                self._begin(number, document)
-            elif "cancel" not in document:
-                raise BadFrame("no call")
+        if (found := self._channel.receive_now()) is None:
+            return
+        document, fds = found
+        close_all(fds)
+        number = document.get("cancel", document.get("id"))
+        running = self._running.get(number) if isinstance(number, int) else None
+        if "cancel" in document and running is not None:
+            running.stop()
+        elif "call" in document and isinstance(number, int) and running is None:
+            self._begin(number, document)
+        elif "cancel" not in document:
+            raise BadFrame("no call")
 
     def end(self) -> None:
         """Answer what was begun, and say that nothing else was."""
