@@ -30,6 +30,11 @@ def cut(text: str, limit: int) -> str:
     return f"{text[:limit]}...[cut {len(text) - limit} characters]"
 
 
+def counted(number: int, what: str, plural: str = "s") -> str:
+    """Return a number of things in words, as "1 file" or "2 files"."""
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
 def plain_lines(text: str) -> str:
     """Return text without control characters but its line breaks."""
     return "\n".join(map(plain, text.split("\n")))

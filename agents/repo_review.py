@@ -18,6 +18,7 @@ from agentd.agent import Agent, Result
 from agentd.errors import ModelMisconfigured, ToolError
 from agentd.events import Event, NewEvent
 from agentd.llm.label_phrases import labelled
+from agentd.terminal import counted
 from agentd.tools.git import Commit, FileChange
 
 FILES_MAX = 50  # put before the model in one session
@@ -376,11 +377,6 @@ def text(change: Changed, findings: Sequence[ReviewFinding], reasons: Sequence[s
     if len(findings) > ROWS_SHOWN:
         lines.append(f"* and {counted(len(findings) - ROWS_SHOWN, 'file')} more")
     return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
-
-
-def counted(number: int, what: str, plural: str = "s") -> str:
-    """Return a number of things in words."""
-    return f"{number} {what}{'' if number == 1 else plural}"
 
 
 def area(path: str) -> Literal["code", "test", "docs", "other"]:

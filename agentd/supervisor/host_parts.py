@@ -30,11 +30,11 @@ class HostParts:
         """Whether a sandbox has to be whole."""
         return self.config().sandbox.required
 
-    def spawn(self, name: str, argv: Sequence[str]) -> Child:
-        """Start a helper with a control socket.
+    def spawn(self, name: str, argv: Sequence[str], *, control: bool = True) -> Child:
+        """Start a helper, with a control socket unless it asks and is told nothing.
 
         Raises:
             OSError, AlreadyRunning: as `Child.spawn`.
         """
         locks, data = self.paths.locks, self.paths.data
-        return Child.spawn(name, argv, locks, cwd=data, control=True, clock=self.clock)
+        return Child.spawn(name, argv, locks, cwd=data, control=control, clock=self.clock)

@@ -97,4 +97,4 @@ class WatcherHost:
         argv = self._parts.commands.watcher(required, self._since, self._running)
         if sys.platform == "darwin":
             argv = put_into(watch_policy(self._running, paths), argv)
-        return Child.spawn(NAME, argv, paths.locks, cwd=paths.data, clock=self._clock)
+        return self._parts.spawn(NAME, argv, control=False)

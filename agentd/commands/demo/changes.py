@@ -5,6 +5,7 @@ from typing import Any
 
 from agentd.commands.output import plain
 from agentd.events import Event, result_of
+from agentd.terminal import counted
 
 COMMITS_SHOWN = 5
 UNSURE = '"?" is code whose commit says too little for the model, or that is in none yet.'
@@ -28,11 +29,6 @@ def what_is_new(changes: Sequence[Event], reviews: Sequence[Event], span: str) -
             parts.append(_commits(change.payload))
     parts += [UNSURE] if unsure else []
     return "\n\n".join(filter(None, parts)) or NOTHING
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _facts(change: Mapping[str, Any], span: str) -> str:
