@@ -94,7 +94,7 @@ def test_no_agent_can_post() -> None:
     channel = fetching.channel("one", "example.com")
     channel.send({"id": 1, "call": "Post", "args": {"url": "http://example.com/"}})
     answer, _ = channel.receive(10)
-    assert answer["error"]["what"] == "the fetcher has no tool 'Post'"
+    assert answer["error"]["what"] == "there is no tool 'Post' in fetcher"
     fetching.stop.ask()
     fetching.thread.join(10)
 

@@ -88,4 +88,4 @@ def test_what_is_fetched_is_parsed_elsewhere(running: tuple[Daemon, Site]) -> No
     assert one.called("one", "ReadCalendar", source=days)["days"] == calendar.DAYS
     refused = one.called("one", "ReadPage", url="http://example.com/")
     assert refused["raised"] == "PermissionRefused"
-    assert one.called("one", "ReadCalendar", source="a.ics")["raised"] == "PermissionRefused"
+    assert one.called("one", "ReadCalendar", source="/a.ics")["raised"] == "PermissionRefused"

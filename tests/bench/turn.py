@@ -37,6 +37,7 @@ from agentd.net.exchange import Response
 from agentd.net.wait import Deadline
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
+from agentd.task_agent.configured import TaskResult
 from agentd.testing import FakeModelServer, Request, ScriptedLLM
 
 from . import raw
@@ -130,7 +131,7 @@ def _stream(body: bytes) -> bytes:
 
 def baml(client: Path, endpoint: Endpoint) -> LLM:
     """The real client over an endpoint."""
-    union = Union(load_client(client), "Decide", ("ReadFile", "Done"), {})
+    union = Union(load_client(client), "Decide", ("ReadFile", "Done"), {"Done": TaskResult})
     messages = union.frame({"done": "it is read", "instructions": "Read the files."})
     return BamlLLM(union, messages, endpoint, agent="reader")
 
