@@ -1,6 +1,7 @@
 """The daemon and its agents: the supervisor's own view, merged with what the bus says of each."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentd.storage.database_files import open_bus
 from agentd.supervisor.client import last_failure
 from agentd.views.agent_triggers import NO_TRIGGERS, triggers
 from agentd.views.daemon_state import daemon_state, labels_by, with_external
+from agentd.views.machine_use import MachineUse
 from agentd.views.waits_for import waits_for
 
 DAEMON_KEYS = (
@@ -75,10 +77,24 @@ def overview(paths: Paths) -> dict[str, Any]:
     for agent in document["agents"]:  # what the database would have told of it
         known = {**UNKNOWN, "triggers": NO_TRIGGERS, "held": None}
         agent.update({key: agent.get(key, value) for key, value in known.items()})
-        agent.update(agent.pop("use", None) or {"cpu_percent": None, "memory_bytes": None})
         agent["next_run"] = _next_run(agent["triggers"])
         agent["waits_for"] = waits_for(agent, document)
+    _add_use(document, daemon, paths)
     return document
+
+
+def _add_use(document: dict[str, Any], before: Mapping[str, Any] | None, paths: Paths) -> None:
+    """Say what the processes take: of CPU since the first look, which was a moment ago."""
+    after = None
+    if before is not None:
+        with suppress(StorageError):  # it has just begun to hang
+            after = daemon_state(paths)
+    took = MachineUse(before, after)
+    document["memory_bytes"] = took.of(document["pid"])["memory_bytes"]
+    if document["model"]:
+        document["model"].update(took.of(document["model"].get("pid")))
+    for agent in document["agents"]:
+        agent.update(took.of(agent["pid"], took.hands.get(agent["name"])))
 
 
 def _add_facts(document: dict[str, Any], paths: Paths) -> None:
