@@ -22,7 +22,7 @@ def find_notes(call: ToolCall, path: str, words: str) -> Result:
             total += 1
             if held := wanted.within(f"{file} {heading} {passage}"):
                 where = {"file": file, "line": line, "heading": heading}
-                text_of = clean_line(passage, PASSAGE_CHARACTERS)
+                text_of = clean_line(ITEM.sub("", passage, count=1), PASSAGE_CHARACTERS)
                 holding.append((held, {**where, "text": text_of}))
     counts = {stem: sum(stem in held for held, _ in holding) for stem in wanted.stems}
     weights = wanted.weights(counts, total)
