@@ -15,6 +15,7 @@ from agentd.agent import Agent, PlannedCall, Question, Result
 from agentd.errors import ModelMisconfigured, PermissionRefused, ToolError
 from agentd.events import QUESTION, Event, NewEvent
 from agentd.llm.decision import DONE
+from agentd.llm.ranking import ranked
 from agentd.paths import expanded
 from agentd.task_agent.written_result import inert
 from agentd.tools.recall import TYPES
@@ -22,13 +23,14 @@ from agentd.tools.recall import TYPES
 QUESTION_CHARACTERS, BEFORE_CHARACTERS = 1_000, 600
 ANSWER_CHARACTERS = 600
 NOTES_MAX = 4  # folders or files
-RANKED_MAX = 12  # passages that are scored: 2 s with the bundled model on two cores
+RANKED_MAX = 16  # passages that are scored
 SHOWN_MAX = 6  # on the answer, and to the model that words it
-SHARE_MIN = 1 / 3  # of a question's words by their worth; what has less of them is about else
+SHARE_MIN = 1 / 3  # of a question's words by their worth: so much of them is enough
 LINE_CHARACTERS = 200
 QUESTION_SHOWN = 160  # of a title
-NATS = 10.0  # as much likelier as the whole of a question's words is worth
-HEAD = '{passage}\nSomebody asks about this: "'
+NATS = 20.0  # that a passage gains by the question are worth all of its words
+HEAD = 'Question: "{interest}"\nAnswer from my notes: "'
+NEUTRAL = 'From my notes: "'
 
 Types = Annotated[str, StringConstraints(pattern=TYPES, max_length=60)]
 
@@ -136,16 +138,15 @@ class Assistant(Agent[AssistantParams]):
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Publish the answer; where nothing was found, it says so."""
-        found = self._found(results)
-        answers = results[len(self._steps) :]
+        found, answers = self._found(results), results[len(self._steps) :]
         if not self.params.words:
             found = self._ranked(found)
         sources = [one.source for one in found[:SHOWN_MAX]]
         failed = [str(result["error"]) for result in results if "error" in result]
         said = str(answers[0].get("answer", "")) if answers else ""
-        count = f"{len(sources)} found" if sources else "nothing found"
+        count = f" ({len(sources) or 'nothing'} found)"
         answer = QuestionAnswered(
-            title=inert(self._question, QUESTION_SHOWN) + ("" if said else f" ({count})"),
+            title=inert(self._question, QUESTION_SHOWN) + count * (not said),
             text=_page(said, sources, failed),
             question=self._question,
             rows=sources,
@@ -153,33 +154,32 @@ class Assistant(Agent[AssistantParams]):
         return Result(answer, publish=[NewEvent("question.answered", answer)])
 
     def _found(self, results: Sequence[Mapping[str, Any]]) -> list["Found"]:
-        """Return all passages that hold enough of the question, the fullest first."""
+        """Return all passages, those that hold most of the question's words first."""
         found = [
             Found(str(one.get("title") or one.get("heading") or ""), _source(one), one["share"])
             for result in results[: len(self._steps)]
             for one in result.get("found", ())
-            if one["share"] >= SHARE_MIN
         ]
         return sorted(found, key=lambda one: one.share, reverse=True)
 
     def _ranked(self, found: Sequence["Found"]) -> list["Found"]:
-        """Return them in the order of how likely the question is after each, and of its words."""
-        head = list(found[:RANKED_MAX])
+        """Return those that are of the question by their words, or by what the model makes of them.
+
+        The model's scores, where there are some, also decide about the order.
+        """
+        some = found[:RANKED_MAX]
         try:
-            heads = [HEAD.format(passage=one.text) for one in head]
-            scores = self.kit.score(heads, [self._question]) if len(head) > 1 else None
-        except ModelMisconfigured:  # a server that gives no scores
-            scores = None
-        if scores is not None:
-            values = [row[0] for row in scores.values]
-            best = max(values)
-            order = sorted(
-                range(len(head)),
-                key=lambda at: head[at].share + (values[at] - best) / NATS,
-                reverse=True,
+            ranks = ranked(
+                self.kit.score, [self._question], [one.text for one in some], (HEAD, NEUTRAL)
             )
-            head = [head[at] for at in order]
-        return [*head, *found[RANKED_MAX:]]
+        except ModelMisconfigured:  # a server that gives no scores
+            return [one for one in found if one.share >= SHARE_MIN]
+        worth = [
+            (one.share + rank.gain / NATS, one)
+            for one, rank in zip(some, ranks, strict=True)
+            if one.share >= SHARE_MIN or rank.interest is not None
+        ]
+        return [one for _, one in sorted(worth, key=lambda pair: pair[0], reverse=True)]
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ or parked; 3 without a running daemon: nothing is sent then.
 
 --json prints one object: id (of the question), agent, question, asked_at (UTC), before (the id of
 the question that it follows up, or null), state (waiting, working, asks, answered, failed), session
-(or null), turns (lines in words), now (such a line, or null), asks (what it asks you: see `agentd answer`), answer (null or
-{event, title, text}), problem (why it failed, or is tried again)."""
+(or null), turns (lines in words), now (such a line, or null), asks (what it asks you, or null: see
+`agentd answer`), answer (null or {event, title, text}), problem (why it failed, or is tried
+again)."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:

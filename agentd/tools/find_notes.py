@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agentd.bus.question_words import QuestionWords, share
+from agentd.errors import ToolError
 from agentd.events import Result
 from agentd.tools.base import ToolCall, clean_line
 from agentd.tools.note_files import FENCE, ITEM, NoteFiles, heading_of
@@ -13,7 +14,11 @@ PASSAGE_CHARACTERS = 300
 
 
 def find_notes(call: ToolCall, path: str, words: str) -> Result:
-    """Give the paragraphs and list items that hold most of the words, the best first."""
+    """Give the paragraphs and list items that hold most of the words, the best first.
+
+    Raises:
+        ToolError: there is nothing, or nothing of it can be read.
+    """
     wanted, notes = QuestionWords.of(words), NoteFiles(call, path)
     holding: list[tuple[frozenset[str], dict[str, Any]]] = []
     total = 0
@@ -24,6 +29,8 @@ def find_notes(call: ToolCall, path: str, words: str) -> Result:
                 where = {"file": file, "line": line, "heading": heading}
                 text_of = clean_line(ITEM.sub("", passage, count=1), PASSAGE_CHARACTERS)
                 holding.append((held, {**where, "text": text_of}))
+    if not notes.files and notes.left():
+        raise ToolError(f"{path}: there are no notes that can be read")
     counts = {stem: sum(stem in held for held, _ in holding) for stem in wanted.stems}
     weights = wanted.weights(counts, total)
     found = [{**passage, "share": share(held, weights)} for held, passage in holding]

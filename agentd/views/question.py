@@ -5,6 +5,7 @@ read from its end to its beginning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentd.bus import Bus
@@ -25,32 +26,34 @@ ANSWER_CHARACTERS = 20_000
 PUBLISHED_MAX = 500  # events of the agent after the question, among which are those that came of it
 
 
-def came_of(bus: Bus, event: Event) -> dict[str, Any]:
-    """Return what became of an event that was sent to one agent.
+@dataclass(frozen=True)
+class CameOf:
+    """What became of an event that was sent to one agent.
 
-    `state` is "waiting", "working", "asks", "answered" or "failed"; `session` its last session,
-    None before one began; `published` the events that it caused; `problem` why it failed, or why it
-    is tried again.
+    `session` is its last one, None before one began; `published` the events that it caused;
+    `problem` why it failed, or why it is tried again.
     """
+
+    state: str
+    session: SessionRow | None = None
+    published: Sequence[Event] = ()
+    problem: str | None = None
+
+
+def came_of(bus: Bus, event: Event) -> CameOf:
+    """Return what became of an event by now."""
     agent = event.target or ""
-    archive = Archive(bus)
-    row = archive.of_event(agent, event.id)
+    row = Archive(bus).of_event(agent, event.id)
     if (letter := bus.dead.of_event(agent, event.id)) is not None:
-        return _came(FAILED, row, problem=letter.error)
+        return CameOf(FAILED, row, problem=letter.error)
     if row is None:
-        return _came(WAITING, row)
+        return CameOf(WAITING)
     if row.state is SessionState.PARKED:
-        return _came(ASKS, row)
+        return CameOf(ASKS, row)
     if row.state is not SessionState.ENDED:
-        return _came(WORKING, row, problem=row.error)
+        return CameOf(WORKING, row, problem=row.error)
     later = bus.events.list(after=event.id, agent=agent, limit=PUBLISHED_MAX)
-    return _came(ANSWERED, row, [one for one in later if one.cause_id == event.id])
-
-
-def _came(
-    state: str, row: SessionRow | None, published: Sequence[Event] = (), problem: str | None = None
-) -> dict[str, Any]:
-    return {"state": state, "session": row, "published": published, "problem": problem}
+    return CameOf(ANSWERED, row, [one for one in later if one.cause_id == event.id])
 
 
 def question_document(bus: Bus, event_id: int) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def question_document(bus: Bus, event_id: int) -> dict[str, Any]:
             hint="`agentd events --type question.asked` lists them",
         )
     came = came_of(bus, event)
-    row: SessionRow | None = came["session"]
+    row = came.session
     turns = [] if row is None else [*turns_in_words(Archive(bus).steps(row.id))]
     before = _asked_before(bus, event)
     return {
@@ -76,13 +79,13 @@ def question_document(bus: Bus, event_id: int) -> dict[str, Any]:
         "question": event.payload["question"],
         "asked_at": iso(event.created_at),
         "before": before and before.id,
-        "state": came["state"],
+        "state": came.state,
         "session": row and row.id,
         "turns": [line for line, came in turns if came],
         "now": next((line for line, came in turns[-1:] if not came), None),
-        "asks": row.question if row and came["state"] == ASKS else None,
-        "answer": _answer(row, came["published"]) if row and came["state"] == ANSWERED else None,
-        "problem": came["problem"],
+        "asks": row.question if row and came.state == ASKS else None,
+        "answer": _answer(row, came.published) if row and came.state == ANSWERED else None,
+        "problem": came.problem,
     }
 
 
