@@ -109,6 +109,11 @@ class DeadLetters:
             )
         return _letter(rows[0])
 
+    def of_event(self, agent: str, event_id: int) -> DeadLetter | None:
+        """Return the letter of an event that an agent gave up, None where it did not."""
+        rows = self.db.read(sql.LETTER_OF_EVENT, (agent, event_id), sql.LETTER_COLUMNS)
+        return _letter(rows[0]) if rows else None
+
     def counts(self) -> dict[str, int]:
         """Return how many dead letters each agent has, by its name."""
         return dict(self.db.read(sql.LETTER_COUNTS, (), "agent, letters"))

@@ -185,6 +185,19 @@ AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL A
 ORDER BY found DESC LIMIT :limit
 """
 
+# The newest events with a word.
+WITH_WORD = """
+SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH ? ORDER BY rowid DESC LIMIT ?
+"""
+
+# Those of some events (a JSON array of ids) that others published for all or for a reader, of these
+# types (a JSON array of patterns of GLOB), without questions.
+OTHERS_AMONG = f"""
+SELECT {_EVENT} FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
+AND agent != :reader AND event_type != 'question.asked' AND (target IS NULL OR target = :reader)
+AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)
+"""
+
 # --- results, and where they are sent
 
 # Whether a row may be a result; `events.is_result` has the last word.
@@ -427,6 +440,11 @@ WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT ?2
 # One dead letter.
 LETTER = f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE id = ?"
 
+# An agent's dead letter of an event.
+LETTER_OF_EVENT = f"""
+SELECT {LETTER_COLUMNS} FROM dead_letters WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1
+"""
+
 # Publish a dead letter's event again: through the direct lane of the agent that failed it, or, when
 # it was a loop, to whom it was meant for, as the start of a new chain.
 RETRY_LETTER = """
@@ -541,6 +559,11 @@ FROM sessions
 WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR id = ?3)
 ORDER BY id DESC LIMIT ?4
 """
+
+# An agent's last session over an event.
+SESSION_OF_EVENT = (
+    "SELECT id FROM sessions WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1"
+)
 
 # Put an event under its own id into a replay's outbox.
 SEED_EVENT = f"INSERT INTO outbox ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -108,6 +108,11 @@ class Archive:
         rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))
         return _session_row(rows[0]) if rows else None
 
+    def of_event(self, agent: str, event_id: int) -> SessionRow | None:
+        """Return an agent's last session over an event, None where there is none."""
+        rows = self._db.run(sql.SESSION_OF_EVENT, (agent, event_id))
+        return self.find(rows[0][0]) if rows else None
+
     def steps(self, session_id: int) -> Sequence[Step]:
         """Return the steps that are recorded of a session.
 
