@@ -110,6 +110,9 @@ WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FI
 # One event.
 EVENT = f"SELECT {_EVENT} FROM outbox WHERE id = ?"
 
+# The events that answer one, the oldest first.
+EFFECTS = f"SELECT {_EVENT} FROM outbox WHERE cause_id = ? ORDER BY id LIMIT ?"
+
 # JSON5 that a person wrote by hand (the CHECK lets it pass), as strict JSON.
 STRICT_JSON = "SELECT json(?)"
 
@@ -488,6 +491,35 @@ STEPS = f"SELECT {_STEP} FROM steps WHERE session_id = ? ORDER BY seq"
 LAST_STEPS = f"""
 SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
   SELECT max(seq) FROM steps WHERE session_id = ?1 AND kind = 'decision') ORDER BY seq
+"""
+
+# Where a session's n-th decision stands, from 0 on.
+NTH_DECISION = """
+SELECT seq FROM steps WHERE session_id = ? AND kind = 'decision' ORDER BY seq LIMIT 1 OFFSET ?
+"""
+
+# Steps between two of a session, as people look at them: of long texts the beginning and how long
+# they are, and without what only a replay reads.
+TIMELINE = """
+SELECT seq, kind, type, substr(payload, 1, :most), length(payload), ts, trusted,
+  substr(staged, 1, :most), length(staged), prompt_tokens, cached_tokens, completion_tokens,
+  duration_ms, active_ms,
+  CASE WHEN json_valid(basis)
+  THEN json_remove(basis, '$.counts', '$.scored', '$.candidates', '$.whole') END
+FROM steps WHERE session_id = :session AND seq >= :first AND seq < :end ORDER BY seq
+"""
+
+# The model that a session asked, its window, the share of it that may be used, and the time that it
+# worked so far, in milliseconds.
+SESSION_WINDOW = """
+SELECT basis ->> '$.model', basis ->> '$.window', basis ->> '$.config.limits.context_share',
+  coalesce((SELECT active_ms FROM steps WHERE session_id = id ORDER BY seq DESC LIMIT 1), 0)
+FROM (SELECT id, CASE WHEN json_valid(basis) THEN basis END AS basis FROM sessions WHERE id = ?)
+"""
+
+# The sessions that answer an event, the oldest first.
+SESSIONS_OF = """
+SELECT id, agent, state, started_at, ended_at FROM sessions WHERE event_id = ? ORDER BY id LIMIT ?
 """
 
 # What waits for a person, the oldest first; all of it or one session.

@@ -17,7 +17,6 @@ from agentd import __version__
 from agentd.bus import Bus
 from agentd.commands.home import find_agent, open_bus
 from agentd.commands.output import INTEGER_MAX
-from agentd.commands.sessions import document, step_document
 from agentd.commands.status import state
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, EventRefused
@@ -26,6 +25,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.states import Exit, Priority, SessionState
 from agentd.terminal import cut
+from agentd.views.session_turns import session_fields, step_fields
 
 EXAMPLES = """example:
   claude mcp add agentd -- agentd mcp      # or any other MCP client that starts a command
@@ -129,15 +129,15 @@ class _Served:
         """Return the last runs of agents: which event each answered, how it ended, its outcome."""
         with self._bus() as bus:
             rows = Archive(bus).list(agent=agent, state=None, limit=limit)
-            return {"sessions": [document(row) for row in rows]}
+            return {"sessions": [session_fields(row) for row in rows]}
 
     async def session(self, id: Id) -> dict[str, Any]:
         """Return one run of an agent with its decisions and results."""
         with self._bus() as bus:
             row, steps = Archive(bus).show(id)
             kept = ("kind", "type", "payload", "ts", "trusted")
-            told = [{key: step_document(step)[key] for key in kept} for step in steps]
-            return {**document(row), "steps": told}
+            told = [{key: step_fields(step)[key] for key in kept} for step in steps]
+            return {**session_fields(row), "steps": told}
 
     async def ask(
         self,
@@ -186,7 +186,7 @@ def _answer(bus: Bus, agent: str, event_id: int) -> dict[str, Any] | None:
     ]
     return {
         "state": rows[0].state.value,
-        "session": document(rows[0]),
+        "session": session_fields(rows[0]),
         "published": _shown(published),
     }
 

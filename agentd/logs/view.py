@@ -39,7 +39,7 @@ def read(
     tails: dict[Path, _Tail] = {}
     stop = stop or threading.Event()
     while True:
-        for path in _log_files(paths.logs):
+        for path in log_files(paths.logs):
             if not names or path.stem in (*names, DAEMON):
                 tails.setdefault(path, _Tail(path))
         streams = (_wanted(tail, names) for tail in tails.values())
@@ -50,10 +50,10 @@ def read(
 
 def log_names(logs: Path) -> list[str]:
     """Return whose log files there are."""
-    return sorted({path.stem for path in _log_files(logs)})
+    return sorted({path.stem for path in log_files(logs)})
 
 
-def _log_files(logs: Path) -> list[Path]:
+def log_files(logs: Path) -> list[Path]:
     """Return the current log files, also those of which only rotated ones are left."""
     found = set()
     for folder in folders(logs) if logs.is_dir() else []:
@@ -110,18 +110,23 @@ class _Tail:
 
     def _unread(self) -> list[Path]:
         """Return the files from the one that was read last to the current one, oldest first."""
-        numbered: list[tuple[int, Path]] = [(0, self._path)]
-        for path in self._path.parent.glob(f"{self._path.name}.*"):
-            match = ROTATED.fullmatch(path.name)
-            if match and match["name"] == self.name:
-                numbered.append((int(match["number"]), path))
         found: list[Path] = []
-        for _, path in sorted(numbered):
+        for path in rotations(self._path):
             found.append(path)
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ino == self._inode:
                     break
         return found[::-1]
+
+
+def rotations(path: Path) -> list[Path]:
+    """Return a log's files, the current one first, then the rotated ones, the newest first."""
+    numbered: list[tuple[int, Path]] = [(0, path)]
+    for other in path.parent.glob(f"{path.name}.*"):
+        match = ROTATED.fullmatch(other.name)
+        if match and match["name"] == path.stem:
+            numbered.append((int(match["number"]), other))
+    return [file for _, file in sorted(numbered)]
 
 
 def parse(line: str) -> dict[str, Any]:

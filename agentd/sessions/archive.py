@@ -101,6 +101,17 @@ class Archive:
         rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))
         return _session_row(rows[0]) if rows else None
 
+    def get(self, session_id: int) -> SessionRow:
+        """Return one session.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        row = self.find(session_id)
+        if row is None:
+            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
+        return row
+
     def steps(self, session_id: int) -> Sequence[Step]:
         """Return the steps that are recorded of a session.
 
@@ -132,10 +143,7 @@ class Archive:
             UsageError: there is none with this id.
             SessionFailed: a step cannot be read.
         """
-        row = self.find(session_id)
-        if row is None:
-            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
-        return row, self.steps(session_id)
+        return self.get(session_id), self.steps(session_id)
 
     def history(self, session_id: int) -> History:
         """Return all that is kept of a session.
