@@ -21,7 +21,7 @@ HIGH = 0.95  # the share of requests that were at most so slow
 
 
 @dataclass(frozen=True)
-class _Served:
+class _Finished:
     """One request; moments are seconds since the span began."""
 
     queued: float
@@ -64,7 +64,7 @@ def model_use(
         if entry.get("event") == FINISHED and (request := _read(ts, entry, begin)):
             requests.append(request)
     number = round(length / step)
-    by_sample: list[list[_Served]] = [[] for _ in range(number)]
+    by_sample: list[list[_Finished]] = [[] for _ in range(number)]
     for request in requests:
         by_sample[min(number - 1, int(request.ended // step_s))].append(request)
     batches = _batches(requests, number, step_s)
@@ -83,13 +83,13 @@ def model_use(
     }
 
 
-def _read(ts: str, entry: Mapping[str, Any], begin: datetime) -> _Served | None:
+def _read(ts: str, entry: Mapping[str, Any], begin: datetime) -> _Finished | None:
     """Return what a line tells; None for one that was written by something else."""
     ended = (moment_or(ts, begin) - begin).total_seconds()
     try:
         queued = ended - entry["duration_ms"] / 1000
         first = entry["ttft_ms"]
-        return _Served(
+        return _Finished(
             queued,
             queued + entry["queue_ms"] / 1000,
             None if first is None else queued + first / 1000,
@@ -100,7 +100,7 @@ def _read(ts: str, entry: Mapping[str, Any], begin: datetime) -> _Served | None:
         return None
 
 
-def _sample(requests: Iterable[_Served]) -> dict[str, Any]:
+def _sample(requests: Iterable[_Finished]) -> dict[str, Any]:
     requests = list(requests)
     waits = [request.admitted - request.queued for request in requests]
     firsts = [r.first_token - r.queued for r in requests if r.first_token is not None]
@@ -124,7 +124,7 @@ def _spread(values: list[float]) -> dict[str, float] | None:
     return {"middle": round(ordered[len(ordered) // 2], 4), "high": round(high, 4)}
 
 
-def _batches(requests: Iterable[_Served], number: int, step_s: float) -> list[int]:
+def _batches(requests: Iterable[_Finished], number: int, step_s: float) -> list[int]:
     """Return the most requests that had a slot at once, by sample."""
     changes = [(r.admitted, 1) for r in requests] + [(r.ended, -1) for r in requests]
     most, now, at = [0] * number, 0, 0
