@@ -4,6 +4,7 @@ EVENT_COLUMNS = (
     "id, agent, event_type, payload, created_at, target, priority, cause_id, depth, dedup_key"
 )
 _EVENT = EVENT_COLUMNS
+ID_END = 2**63 - 1  # above every event's
 
 
 def undecoded(statement: str, columns: str) -> str:
@@ -131,12 +132,14 @@ CREATE_CURSOR = (
 CURSORS = "SELECT consumer, last_seen_id FROM cursors ORDER BY last_seen_id, consumer"
 
 
-def events(*, agent: bool, exact: bool, prefix: bool, newest: bool) -> str:
+def events(
+    *, agent: bool, exact: bool, prefix: bool, since: bool, until: bool, newest: bool
+) -> str:
     """Select events between two ids for people; the flags say which filters apply.
 
-    Parameters: after, limit, agent, event_type, and end for a prefix.
+    Parameters: after, before, limit, agent, event_type, end for a prefix, since and until.
     """
-    where = ["id > :after"]
+    where = ["id > :after AND id < :before"]
     if agent:
         where.append("agent = :agent")
     if exact:
@@ -144,6 +147,8 @@ def events(*, agent: bool, exact: bool, prefix: bool, newest: bool) -> str:
     if prefix:
         # The "+" keeps the index out: in id order the scan ends at the limit, with nothing to sort.
         where.append("+event_type >= :event_type AND +event_type < :end")
+    where += ["created_at >= :since"] if since else []
+    where += ["created_at < :until"] if until else []
     order = "DESC" if newest else "ASC"
     return (
         f"SELECT {_EVENT} FROM outbox WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT :limit"
@@ -424,7 +429,9 @@ SELECT ?, ?, ?, ?, ?, id, agent, event_type, payload, created_at, target, priori
 # Dead letters, newest first, of one agent or of all.
 LETTERS = f"""
 SELECT {LETTER_COLUMNS} FROM dead_letters
-WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT ?2
+WHERE (:agent IS NULL OR agent = :agent) AND id < :before
+  AND (:since IS NULL OR dead_at >= :since) AND (:until IS NULL OR dead_at < :until)
+ORDER BY id DESC LIMIT :limit
 """
 
 # One dead letter.
@@ -570,8 +577,10 @@ SELECT id, agent, event_id, event_type, version, state, attempt, started_at, end
   (SELECT coalesce(sum(completion_tokens), 0) FROM steps WHERE session_id = sessions.id),
   forced
 FROM sessions
-WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR id = ?3)
-ORDER BY id DESC LIMIT ?4
+WHERE (:agent IS NULL OR agent = :agent) AND (:state IS NULL OR state = :state)
+  AND (:id IS NULL OR id = :id) AND id < :before
+  AND (:since IS NULL OR started_at >= :since) AND (:until IS NULL OR started_at < :until)
+ORDER BY id DESC LIMIT :limit
 """
 
 # Put an event under its own id into a replay's outbox.

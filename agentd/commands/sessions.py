@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import (
     BOLD,
@@ -20,6 +21,7 @@ from agentd.commands.output import (
     say_lines,
     whole,
 )
+from agentd.commands.row_filter import RowFilter, paged
 from agentd.paths import discover
 from agentd.sessions.archive import Archive, History, SessionRow
 from agentd.sessions.steps import Step, StepKind
@@ -60,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--agent", metavar="NAME", help="list: only what this agent worked on")
     parser.add_argument("--state", choices=states, help="list: only those in this state")
-    parser.add_argument("--limit", type=count, default=20, metavar="N", help="list: at most N (20)")
+    row_filter.arguments(parser, limit=20, of="list")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
@@ -85,13 +87,16 @@ def run(args: argparse.Namespace) -> int:
             _show(row, steps, history.basis)
         return Exit.OK
     state = SessionState(args.state) if args.state else None
-    rows = archive.list(agent=args.agent, state=state, limit=args.limit)
+    wanted = RowFilter.of(args)
+    asked = {"agent": args.agent, "state": state, **wanted.span, "limit": wanted.page}
+    read = paged(lambda before: archive.list(before=before, **asked), lambda row: row.id)
+    rows = list(wanted.first(read, document))
     if args.agent is not None and not rows and not archive.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus)
     if args.json:
         print_json([session_fields(row) for row in rows])
     elif not rows:
-        say("no sessions")
+        say("no such sessions" if wanted.narrows else "no sessions")
     else:
         _list(rows)
     return Exit.OK

@@ -5,7 +5,8 @@ from typing import Any
 from agentd.bus import Bus, sql
 from agentd.bus.json_text import UNREADABLE
 from agentd.clock import iso
-from agentd.events import Event, is_result, result_of
+from agentd.events import Event
+from agentd.views.event_line import event_line
 
 CAUSES_MAX = 32  # events before it
 EFFECTS_MAX = 20  # that answer one event
@@ -65,12 +66,8 @@ def _node(bus: Bus, event_id: int, event: Event | None) -> dict[str, Any]:
         "event_type": event and event.event_type,
         "created_at": event and iso(event.created_at),
         "target": event and event.target,
-        "line": event and _line(event),
+        "line": event and event_line(event),
         "sessions": [dict(zip(SESSION_KEYS, row, strict=True)) for row in rows],
         "effects": [],
         "more": False,
     }
-
-
-def _line(event: Event) -> str:
-    return result_of(event)[0] if is_result(event) else event.event_type
