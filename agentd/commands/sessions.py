@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = RowFilter.of(args)
     asked = {"agent": args.agent, "state": state, **wanted.span, "limit": wanted.page}
     read = paged(lambda before: archive.list(before=before, **asked), lambda row: row.id)
-    rows = list(wanted.first(read, document))
+    rows = list(wanted.first(read, session_fields))
     if args.agent is not None and not rows and not archive.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus)
     if args.json:
