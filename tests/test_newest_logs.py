@@ -13,6 +13,7 @@ from agentd.clock import iso
 from agentd.logs.newest import newest
 from agentd.paths import Paths, discover
 from agentd.testing import ManualClock
+from agentd.views.log_lines import log_lines
 from agentd.views.model_use import model_use
 
 
@@ -151,3 +152,25 @@ def test_without_a_log_there_are_empty_samples(paths: Paths) -> None:
     """An external model leaves none."""
     told = model_use(paths)
     assert (told["total"]["requests"], len(told["samples"])) == (0, 60)
+
+
+# --- what the page shows
+
+
+def test_lines_are_chosen_by_level_and_session(paths: Paths) -> None:
+    """With what they say in words, a traceback apart, and their session to go to."""
+    trace = {"exception": "Traceback\n  boom", "level": "error", "session_id": 7}
+    write(paths.log("one"), line(1), line(2, **trace), line(3, level="warning", why="a b"))
+    told = log_lines(paths, level="warning")
+    assert [(one["level"], one["keys"]) for one in told["lines"]] == [
+        ("warning", 'n=3 why="a b"'),
+        ("error", "n=2 session_id=7"),
+    ]
+    assert told["lines"][1]["exception"] == "Traceback\n  boom"
+    assert [one["session_id"] for one in log_lines(paths, session=7)["lines"]] == [7]
+    assert log_lines(paths, agent="two")["lines"] == []
+    assert (told["older"], told["read_all"], told["names"]) == (None, True, ["one"])
+    some = log_lines(paths, limit=1)
+    assert [one["keys"] for one in log_lines(paths, before=some["older"])["lines"]][0] == (
+        "n=2 session_id=7"
+    )

@@ -8,7 +8,7 @@ import heapq
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agentd.terminal import colour, plain
 
 POLL_S = 0.2  # between looks at growing files; only while a person watches
 READ_BYTES = 262_144
+LEVELS = ("debug", "info", "warning", "error", "critical")  # in the order of `logger`
 LEVEL_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 NAME_WIDTH, EVENT_WIDTH = 14, 20
 HEAD = ("ts", "level", "event", "agent")
@@ -148,20 +149,28 @@ def render(line: str) -> str:
     if not entry:
         return plain(line)
     level = str(entry.get("level", ""))
-    keys = [f"{plain(k)}={plain(_value(v))}" for k, v in entry.items() if k not in HEAD]
     trace = entry.get("exception")
-    if isinstance(trace, str):
-        keys = [key for key in keys if not key.startswith("exception=")]
     head = (
         f"{_local(str(entry.get('ts', '')))} {plain(level):7} "
         f"{plain(str(entry.get('agent', ''))):{NAME_WIDTH}} "
         f"{plain(str(entry.get('event', ''))):{EVENT_WIDTH}}"
     )
-    lines = [" ".join((head, *keys)).rstrip()]
+    lines = [f"{head} {keys(entry)}".rstrip()]
     if isinstance(trace, str):
         lines += [f"    {plain(part)}" for part in trace.rstrip().split("\n")]
     code = LEVEL_COLOURS.get(level)
     return "\n".join(colour(text, code) if code else text for text in lines)
+
+
+def keys(entry: Mapping[str, Any]) -> str:
+    """Return what a line says besides its head and a traceback: each key with its value."""
+    aside = (*HEAD, "exception") if isinstance(entry.get("exception"), str) else HEAD
+    return " ".join(f"{plain(k)}={plain(_value(v))}" for k, v in entry.items() if k not in aside)
+
+
+def rank(level: object) -> int:
+    """Return where a level stands; one that nobody knows is shown with the worst."""
+    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
 
 
 def _local(ts: str) -> str:

@@ -71,3 +71,14 @@ def _node(bus: Bus, event_id: int, event: Event | None) -> dict[str, Any]:
         "effects": [],
         "more": False,
     }
+
+
+def event_document(bus: Bus, event_id: int) -> dict[str, Any] | None:
+    """Return an event and its tree; None where there is neither it nor anything that came of it.
+
+    `event` is null for one that was pruned.
+    """
+    event, tree = bus.events.get(event_id), causes(bus, event_id)
+    if event is None and not (tree["event"]["sessions"] or tree["event"]["effects"]):
+        return None
+    return {"id": event_id, "event": event and event.document(), "tree": tree}
