@@ -18,7 +18,6 @@ from agentd.bus import Bus
 from agentd.commands.ask import ASSISTANT, ask
 from agentd.commands.home import find_agent, open_bus
 from agentd.commands.output import INTEGER_MAX
-from agentd.commands.sessions import document, step_document
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, EventRefused, UsageError
 from agentd.events import PERSON, Event, NewEvent, is_result
@@ -35,6 +34,7 @@ from agentd.views.question import (
     came_of,
     question_document,
 )
+from agentd.views.session_turns import session_fields, step_fields
 
 EXAMPLES = """example:
   claude mcp add agentd -- agentd mcp      # or any other MCP client that starts a command
@@ -139,15 +139,15 @@ class _Served:
         """Return the last runs of agents: which event each answered, how it ended, its outcome."""
         with self._bus() as bus:
             rows = Archive(bus).list(agent=agent, state=None, limit=limit)
-            return {"sessions": [document(row) for row in rows]}
+            return {"sessions": [session_fields(row) for row in rows]}
 
     async def session(self, id: Id) -> dict[str, Any]:
         """Return one run of an agent with its decisions and results."""
         with self._bus() as bus:
             row, steps = Archive(bus).show(id)
             kept = ("kind", "type", "payload", "ts", "trusted")
-            told = [{key: step_document(step)[key] for key in kept} for step in steps]
-            return {**document(row), "steps": told}
+            told = [{key: step_fields(step)[key] for key in kept} for step in steps]
+            return {**session_fields(row), "steps": told}
 
     async def ask(
         self,
@@ -210,7 +210,7 @@ def _came_of(bus: Bus, event_id: int) -> dict[str, Any]:
     if (row := came.session) is None or row.state is SessionState.RUNNING:
         state = FAILED if came.state == FAILED else WAITING
         return {"event": event_id, "state": state, "problem": came.problem}
-    told = {"state": row.state.value, "session": document(row)}
+    told = {"state": row.state.value, "session": session_fields(row)}
     return {"event": event_id, **told, "published": _shown(came.published)}
 
 
