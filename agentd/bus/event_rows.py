@@ -10,7 +10,7 @@ from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.json_text import UNREADABLE, compact, is_utf8, read_json
 from agentd.clock import parse_iso
-from agentd.events import EVENT_TYPE, Event, is_result
+from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, is_result
 from agentd.states import Priority
 
 NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
@@ -96,6 +96,16 @@ class EventRows:
             with suppress(*UNREADABLE):  # its consumer buries it, with the reason
                 events.append(self.read(row))
         return events
+
+    def newest_results(self, among: int) -> Sequence[Event]:
+        """Return the newest result of each agent that has one among so many newest events."""
+        given = (self.last_id() - among, compact(SYSTEM_TYPES))
+        rows = self.db.read(sql.LAST_RESULTS, given, sql.EVENT_COLUMNS)
+        events = []
+        for row in rows:
+            with suppress(*UNREADABLE):
+                events.append(self.read(row))
+        return [*filter(is_result, events)]
 
     def news(
         self, reader: str, types: Sequence[str], after: int, since: str, limit: int

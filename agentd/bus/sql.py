@@ -200,6 +200,15 @@ WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
 
+# The newest result of each agent among the events after an id, without types that begin as
+# one of a JSON array does: the system's own.
+LAST_RESULTS = f"""
+SELECT {_EVENT} FROM outbox WHERE id IN (
+  SELECT max(id) FROM outbox WHERE id > ?1 AND {_TITLED} AND NOT EXISTS (
+    SELECT 1 FROM json_each(?2) AS own WHERE substr(event_type, 1, length(own.value)) = own.value)
+  GROUP BY agent)
+"""
+
 # The newest results of others, of these types, that an agent may read; and how many there are.
 _OTHERS_RESULTS = f"""
 FROM outbox WHERE id > :after AND id <= :until AND agent != :reader AND created_at >= :since
@@ -495,6 +504,14 @@ SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
 PARKED = """
 SELECT id, agent, question FROM sessions WHERE state = 'parked' AND (?1 IS NULL OR id = ?1)
 ORDER BY ended_at, id
+"""
+
+# For how many milliseconds a model worked for each agent's decisions since a moment (?2), in
+# sessions that began after another one (?1).
+MODEL_MS = """
+SELECT agent, sum(duration_ms) FROM sessions JOIN steps ON session_id = id
+WHERE started_at >= ?1 AND kind = 'decision' AND ts >= ?2 AND duration_ms IS NOT NULL
+GROUP BY agent
 """
 
 # How much waits for a person, by agent.
