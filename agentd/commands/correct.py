@@ -12,7 +12,7 @@ from agentd.commands.output import count, print_json, say, whole
 from agentd.config.agent import TASK, load_agent
 from agentd.config.suggest import listed
 from agentd.errors import ConfigError, UsageError, storage_errors
-from agentd.evaluate.cases import examples_file, load_cases
+from agentd.evaluate.cases import load_cases
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.sessions.archive import Archive
@@ -21,6 +21,7 @@ from agentd.states import Exit, SessionState
 from agentd.task_agent.label_values import label_values
 from agentd.task_agent.row_examples import example_of, params_of
 from agentd.task_agent.task_params import TaskParams
+from agentd.views.corrections import example_name
 from agentd.whole import write_whole
 
 EXAMPLES = """example:
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     row = _row(event, args.row, where)
     _check_value(label_values(config), args.field, args.value, where)
     payload = _example(bus, event, params, row, (args.row or 1) - 1)
-    name = f"event {event.id}{f', row {args.row}' if args.row else ''}: {args.field}"
-    file = examples_file(event.agent, paths)
+    name = example_name(event.id, args.row, args.field)
+    file = paths.examples / f"{event.agent}.toml"
     block = (
         f"[[case]]\nname = {_toml(name)}\nevent = {_toml(event.event_type)}\n"
         f"payload = {_toml(payload)}\nresult = {_toml({args.field: args.value})}\n"
