@@ -11,7 +11,7 @@ from agentd.bus import sql
 from agentd.bus.database import Database
 from agentd.bus.json_text import UNREADABLE, compact, is_utf8, read_json
 from agentd.clock import parse_iso
-from agentd.events import EVENT_TYPE, Event, is_result
+from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, is_result
 from agentd.states import Priority
 
 PAGE = 500  # rows that are read at a time
@@ -108,22 +108,36 @@ class EventRows:
         self,
         *,
         after: int | None = None,
+        before: int | None = None,
         agent: str | None = None,
         since: str | None = None,
+        until: str | None = None,
         limit: int = 100,
     ) -> Sequence[Event]:
         """Return events that have a title, in id order: the first after `after`, or the newest.
 
-        `since`: when the oldest may have been created. `agentd.events.is_result` has the last word.
+        `before`: only ids below it. `since`: when the oldest may have been created, `until`: before
+        when the newest. `agentd.events.is_result` has the last word.
         """
         statement = sql.NEWEST_RESULTS if after is None else sql.NEXT_RESULTS
-        given = {"after": after or 0, "agent": agent, "since": since, "limit": limit}
+        given: dict[str, Any] = {"agent": agent, "since": since, "until": until}
+        given |= {"after": after or 0, "before": before or sql.ID_END, "limit": limit}
         rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
         events = []
         for row in reversed(rows) if after is None else rows:
             with suppress(*UNREADABLE):  # its consumer buries it, with the reason
                 events.append(self.read(row))
         return events
+
+    def newest_results(self, among: int) -> Sequence[Event]:
+        """Return the newest result of each agent that has one among so many newest events."""
+        given = (self.last_id() - among, compact(SYSTEM_TYPES))
+        rows = self.db.read(sql.LAST_RESULTS, given, sql.EVENT_COLUMNS)
+        events = []
+        for row in rows:
+            with suppress(*UNREADABLE):
+                events.append(self.read(row))
+        return [*filter(is_result, events)]
 
     def news(
         self, reader: str, types: Sequence[str], after: int, since: str, limit: int

@@ -5,6 +5,8 @@ EVENT_COLUMNS = (
 )
 _EVENT = EVENT_COLUMNS
 ID_END = 2**63 - 1  # above every event's
+# Whether a row may be a result; `events.is_result` has the last word.
+_TITLED = "json_type(payload, '$.title') = 'text'"
 
 
 def undecoded(statement: str, columns: str) -> str:
@@ -181,10 +183,11 @@ DELETE FROM outbox_words WHERE rowid IN (
 # each exact or a `prefix.*`: both are patterns of GLOB).
 SEARCH = f"""
 SELECT {_EVENT} FROM (
-  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words
+  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words AND rowid < :before
   ORDER BY rowid DESC LIMIT :most
 ) CROSS JOIN outbox ON id = found
 WHERE (:agent IS NULL OR agent = :agent) AND created_at >= :since
+AND (:until IS NULL OR created_at < :until) AND (NOT :titled OR {_TITLED})
 AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
   SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
 ORDER BY found DESC LIMIT :limit
@@ -192,17 +195,23 @@ ORDER BY found DESC LIMIT :limit
 
 # --- results, and where they are sent
 
-# Whether a row may be a result; `events.is_result` has the last word.
-_TITLED = "json_type(payload, '$.title') = 'text'"
-
-# The newest results, of one agent and not older than a moment; or those after an id, in order.
+# The newest results before an id, of one agent and of a time; or those after an id, in order.
 _RESULTS = f"""
 SELECT {_EVENT} FROM outbox
-WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
-  AND (:since IS NULL OR created_at >= :since)
+WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 """
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
+
+# The newest result of each agent among the events after an id, without types that begin as
+# one of a JSON array does: the system's own.
+LAST_RESULTS = f"""
+SELECT {_EVENT} FROM outbox WHERE id IN (
+  SELECT max(id) FROM outbox WHERE id > ?1 AND {_TITLED} AND NOT EXISTS (
+    SELECT 1 FROM json_each(?2) AS own WHERE substr(event_type, 1, length(own.value)) = own.value)
+  GROUP BY agent)
+"""
 
 # The newest results of others, of these types, that an agent may read; and how many there are.
 _OTHERS_RESULTS = f"""
@@ -501,6 +510,14 @@ SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
 PARKED = """
 SELECT id, agent, question FROM sessions WHERE state = 'parked' AND (?1 IS NULL OR id = ?1)
 ORDER BY ended_at, id
+"""
+
+# For how many milliseconds a model worked for each agent's decisions since a moment (?2), in
+# sessions that began after another one (?1).
+MODEL_MS = """
+SELECT agent, sum(duration_ms) FROM sessions JOIN steps ON session_id = id
+WHERE started_at >= ?1 AND kind = 'decision' AND ts >= ?2 AND duration_ms IS NOT NULL
+GROUP BY agent
 """
 
 # How much waits for a person, by agent.

@@ -18,7 +18,6 @@ from agentd.bus import Bus
 from agentd.commands.home import find_agent, open_bus
 from agentd.commands.output import INTEGER_MAX
 from agentd.commands.sessions import document, step_document
-from agentd.commands.status import state
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError, EventRefused
 from agentd.events import PERSON, Event, NewEvent, is_result
@@ -26,6 +25,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.states import Exit, Priority, SessionState
 from agentd.terminal import cut
+from agentd.views.overview import overview
 
 EXAMPLES = """example:
   claude mcp add agentd -- agentd mcp      # or any other MCP client that starts a command
@@ -100,7 +100,7 @@ class _Served:
 
     async def status(self) -> dict[str, Any]:
         """Tell whether the daemon runs, and each agent's state, problem and waiting events."""
-        found = state(self._paths)
+        found = overview(self._paths)
         keys = ("name", "state", "reason", "problem", "waiting", "last_session", "dead_letters")
         agents = [{key: agent.get(key) for key in keys} for agent in found["agents"]]
         return {"running": found["running"], "problem": found["problem"], "agents": agents}

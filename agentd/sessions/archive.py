@@ -3,15 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from agentd.bus import Bus, sql
-from agentd.clock import EPOCH, moment_or
+from agentd.clock import EPOCH, iso, moment_or
 from agentd.errors import SessionFailed, UsageError
 from agentd.events import Event
 from agentd.sessions.steps import Step, event_from_json, from_row
 from agentd.states import SessionState
+
+SESSION_MAX = timedelta(hours=2)  # a session's length, beyond which its model time is not counted
 
 
 class StoredSession(NamedTuple):
@@ -106,6 +108,11 @@ class Archive:
     def parked(self) -> dict[str, int]:
         """Return how many sessions of each agent wait for a person."""
         return dict(self._db.run(sql.PARKED_COUNTS))
+
+    def model_seconds(self, since: datetime) -> dict[str, float]:
+        """Return for how long a model worked for each agent since a moment, in seconds."""
+        rows = self._db.run(sql.MODEL_MS, (iso(since - SESSION_MAX), iso(since)))
+        return {agent: round(total / 1000, 3) for agent, total in rows}
 
     def find(self, session_id: int) -> SessionRow | None:
         """Return one session, or None."""

@@ -1,4 +1,8 @@
 """What a person is shown, as plain JSON documents: for the commands, the page and `agentd mcp`.
 
-`event_line.py` says an event in words. Nothing is printed here, and the database is only read.
+`overview.py` is the whole: the daemon and its agents. Its parts are `agent_triggers.py` (what wakes
+an agent), `waits_for.py` (why it does not get on) and `daemon_state.py` (what the supervisor says).
+`result_list.py` is what agents came to, `corrections.py` which labels of it a person may correct,
+`open_questions.py` what waits for an answer, `event_line.py` an event in words. Nothing is printed
+here, and the database is only read.
 """
