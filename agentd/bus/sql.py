@@ -4,6 +4,9 @@ EVENT_COLUMNS = (
     "id, agent, event_type, payload, created_at, target, priority, cause_id, depth, dedup_key"
 )
 _EVENT = EVENT_COLUMNS
+ID_END = 2**63 - 1  # above every event's
+# Whether a row may be a result; `events.is_result` has the last word.
+_TITLED = "json_type(payload, '$.title') = 'text'"
 
 
 def undecoded(statement: str, columns: str) -> str:
@@ -176,10 +179,11 @@ DELETE FROM outbox_words WHERE rowid IN (
 # each exact or a `prefix.*`: both are patterns of GLOB).
 SEARCH = f"""
 SELECT {_EVENT} FROM (
-  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words
+  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words AND rowid < :before
   ORDER BY rowid DESC LIMIT :most
 ) CROSS JOIN outbox ON id = found
 WHERE (:agent IS NULL OR agent = :agent) AND created_at >= :since
+AND (:until IS NULL OR created_at < :until) AND (NOT :titled OR {_TITLED})
 AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
   SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
 ORDER BY found DESC LIMIT :limit
@@ -200,14 +204,11 @@ AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB want
 
 # --- results, and where they are sent
 
-# Whether a row may be a result; `events.is_result` has the last word.
-_TITLED = "json_type(payload, '$.title') = 'text'"
-
-# The newest results, of one agent and not older than a moment; or those after an id, in order.
+# The newest results before an id, of one agent and of a time; or those after an id, in order.
 _RESULTS = f"""
 SELECT {_EVENT} FROM outbox
-WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
-  AND (:since IS NULL OR created_at >= :since)
+WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 """
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"

@@ -2,10 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from agentd.bus.dead import DeadLetter
-from agentd.clock import iso
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import compact, count, local, print_json, print_table, say, whole
 from agentd.events import DAEMON, PERSON
@@ -71,14 +69,9 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def document(letter: DeadLetter) -> dict[str, Any]:
-    """Return a dead letter as --json shows it."""
-    return {**vars(letter), "reason": letter.reason.value, "dead_at": iso(letter.dead_at)}
-
-
 def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     if as_json:
-        print_json([document(letter) for letter in letters])
+        print_json([letter.document() for letter in letters])
     elif not letters:
         say("no dead letters")
     else:
@@ -100,9 +93,9 @@ def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
 
 def _show(letter: DeadLetter, *, as_json: bool) -> None:
     if as_json:
-        print_json(document(letter))
+        print_json(letter.document())
         return
-    for key, value in document(letter).items():
+    for key, value in letter.document().items():
         if key == "dead_at" or key == "created_at":
             text = local(value)
         else:

@@ -26,6 +26,7 @@ from agentd.events import Event, is_result, result_of
 from agentd.paths import discover
 from agentd.states import Exit
 from agentd.terminal import plain_lines
+from agentd.views.result_list import document
 
 EXAMPLES = """example:
   agentd results
@@ -97,11 +98,7 @@ def _print(found: Iterable[Event], as_json: bool, *, whole: bool = False) -> Non
     for event in found:
         title, text = result_of(event)
         if as_json:
-            document = event.document()
-            keys = ("id", "agent", "event_type", "created_at")
-            head = {key: document[key] for key in keys}
-            more = {"title": title, "text": text, "payload": document["payload"]}
-            print_json(head | more, indent=None)
+            print_json(document(event), indent=None)
             continue
         head_line = f"{event.id:>5}  {local(event.created_at)}  "
         say(
