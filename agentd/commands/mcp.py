@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agentd import __version__
 from agentd.bus import Bus
-from agentd.commands.ask import ASSISTANT, ask
+from agentd.commands.ask import ask
 from agentd.commands.home import find_agent, open_bus
 from agentd.commands.output import INTEGER_MAX
 from agentd.config.last_good import effective_config
@@ -27,6 +27,7 @@ from agentd.states import Exit, Priority, SessionState
 from agentd.terminal import cut
 from agentd.views.overview import overview
 from agentd.views.question import (
+    ASSISTANT,
     FAILED,
     WAITING,
     WORKING,

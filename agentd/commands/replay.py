@@ -25,9 +25,8 @@ from agentd.commands.output import (
     say,
     whole,
 )
-from agentd.commands.sessions import print_timeline
 from agentd.commands.row_filter import moment
-
+from agentd.commands.sessions import print_timeline
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
