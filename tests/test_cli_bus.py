@@ -16,6 +16,7 @@ from agentd.cli import main
 from agentd.commands import home as commands_home
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
+from agentd.paths import discover
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
@@ -114,6 +115,80 @@ def test_trigger_and_unknown_agents(bus: Bus, tmp_path: Path) -> None:
     wrong = agentd(tmp_path, "trigger", "hullo")
     assert wrong.returncode == 1
     assert "hullo" in wrong.stderr and "hello" in wrong.stderr
+
+
+TASK = """agent = "task"
+done = "What is there is listed."
+subscribe = {subscribe}
+watch = {watch}
+[params]
+first = [{first}]
+each = "{tool}"
+publish = "x.listed"
+[result]
+name = {{ from = "name" }}
+[permissions]
+read = ["/data"]
+"""
+WATCHED = '["/data/*.pdf"]'
+FOLDER = TASK.format(
+    subscribe=[], watch=WATCHED, first='{ ListFiles = "/data" }', tool="ListFiles.entries"
+)
+FILE = TASK.format(
+    subscribe=[], watch=WATCHED, first='{ ReadFile = "{path}" }', tool="ReadFile.text"
+)
+NOTE = TASK.format(
+    subscribe=["note.*"], watch=[], first='{ ReadFile = "/data/{year}" }', tool="ReadFile.text"
+)
+INBOX = f"""agent = "inbox"
+done = "The file has its kind."
+watch = {WATCHED}
+[params]
+targets = ["/data"]
+[permissions]
+read = ["/data"]
+write = ["/data"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "told"),
+    [
+        (FOLDER, 0, "event 1"),
+        (FILE, 2, "agentd send-file PATH --to worker"),
+        (INBOX, 2, "agentd send-file PATH --to worker"),
+        (NOTE, 2, """agentd send note.new '{"year": "..."}' --to worker"""),
+    ],
+)
+def test_trigger_says_what_an_agent_wants(
+    config: str, code: int, told: str, bus: Bus, tmp_path: Path
+) -> None:
+    """Who needs a file or a field to work on is sent no empty event, which would be given up."""
+    accept(bus, tmp_path, "worker", config)
+    done = agentd(tmp_path, "trigger", "worker")
+    assert done.returncode == code, done.stderr
+    assert told in done.stdout + done.stderr
+    assert len(bus.events.list()) == (code == 0)
+
+
+def test_trigger_says_that_a_log_begins_now(bus: Bus, tmp_path: Path) -> None:
+    """Of a log that was never read nothing is told; a person who waits for a result knows why."""
+    text = TASK.format(
+        subscribe=[], watch=[], first='{ ReadLog = "/data/a.log" }', tool="ReadLog.errors"
+    )
+    accept(bus, tmp_path, "worker", text)
+    assert "/data/a.log is read for the first time" in agentd(tmp_path, "trigger", "worker").stderr
+    with bus.db.transaction():
+        bus.facts.remember("worker", {"log:/data/a.log": {"offset": 0}})
+    assert "first time" not in agentd(tmp_path, "trigger", "worker").stderr
+
+
+def accept(bus: Bus, home: Path, name: str, config: str) -> None:
+    """Let the home have an agent of this configuration."""
+    folder = discover({"AGENTD_HOME": str(home)}).versions / name / "v1"
+    folder.mkdir(parents=True)
+    (folder / "agent.toml").write_text(config)
+    bus.accept(name, "v1")
 
 
 def test_events_filters(bus: Bus, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from agentd.storage import database_files
 from agentd.supervisor.client import query
 
 if TYPE_CHECKING:
+    from agentd.config.agent import AgentConfig
     from agentd.config.daemon import ModelConfig
     from agentd.llm.endpoint import Endpoint
 
@@ -136,6 +137,17 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     if name in _files(paths):
         _raise_problem(name, paths, file)
     raise no_such_agent(name, present)
+
+
+def accepted_config(paths: Paths, row: AgentRow) -> "AgentConfig | None":
+    """Return the file of an agent's accepted version, None where it cannot be read."""
+    from agentd.admission.version import CONFIG
+    from agentd.config.agent import load_agent
+
+    try:
+        return load_agent(paths.versions / row.name / row.version / CONFIG)
+    except ConfigError:  # its worker says so
+        return None
 
 
 def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:

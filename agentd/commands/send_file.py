@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from agentd.admission.version import CONFIG
-from agentd.commands.home import find_agent, open_bus
+from agentd.commands.home import accepted_config, find_agent, open_bus
 from agentd.commands.output import plain, say
 from agentd.commands.send import note_idle
-from agentd.config.agent import AgentConfig, load_agent
-from agentd.errors import AgentdError, ConfigError, shown
-from agentd.paths import Paths, discover
+from agentd.errors import AgentdError, shown
+from agentd.paths import discover
 from agentd.states import Exit
 from agentd.storage.database_files import files_stay
 from agentd.watcher.given import check_readable, give, read, readers
@@ -39,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     agents = {
         row.name: config
         for row in bus.agents.present().values()
-        if (config := _config(paths, row.name, row.version)) is not None
+        if (config := accepted_config(paths, row)) is not None
     }
     sent = []
     for path in map(Path.absolute, args.paths):
@@ -62,10 +60,3 @@ def run(args: argparse.Namespace) -> int:
     for name in dict.fromkeys(name for name, _, _ in sent):
         note_idle(bus, paths, name)
     return Exit.OK
-
-
-def _config(paths: Paths, name: str, version: str) -> AgentConfig | None:
-    try:
-        return load_agent(paths.versions / name / version / CONFIG)
-    except ConfigError:  # its worker says so
-        return None
