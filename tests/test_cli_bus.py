@@ -183,6 +183,34 @@ def test_trigger_says_that_a_log_begins_now(bus: Bus, tmp_path: Path) -> None:
     assert "first time" not in agentd(tmp_path, "trigger", "worker").stderr
 
 
+def test_send_file_asks_nobody_twice(bus: Bus, tmp_path: Path) -> None:
+    """A file whose event waits, or whose session waits for a person, is not sent once more."""
+    file = tmp_path / "a.pdf"
+    file.write_text("a")
+    accept(bus, tmp_path, "filer", FILE.replace("/data", str(tmp_path)))
+
+    def sent() -> bool:
+        done = agentd(tmp_path, "send-file", str(file))
+        assert done.returncode == 0, done.stderr
+        assert ("is not done yet with event" in done.stderr) is ("event" not in done.stdout)
+        return "event" in done.stdout
+
+    assert (sent(), sent()) == (True, False)
+    sessions, lane = Sessions(bus), Lane("filer", direct=True)
+    session = sessions.begin(lane, bus.next(lane), "v1", Limits())
+    assert isinstance(session, Session) and not sent()
+    sessions.journal.record(session, Step(StepKind.OPENING, "file.changed", {}))
+    sessions.journal.record(session, Step(StepKind.DECISION, "MoveFile", {}))
+    sessions.closing.park(session, "May it?")
+    assert not sent()
+    file.write_text("another")
+    assert sent()  # what is in it now was asked about by nobody
+    other = sessions.begin(lane, bus.next(lane), "v1", Limits())
+    assert isinstance(other, Session)
+    sessions.closing.close(other, publish=[], remember={}, outcome={})
+    assert sent()
+
+
 def accept(bus: Bus, home: Path, name: str, config: str) -> None:
     """Let the home have an agent of this configuration."""
     folder = discover({"AGENTD_HOME": str(home)}).versions / name / "v1"
