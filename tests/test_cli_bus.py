@@ -171,15 +171,22 @@ def test_trigger_says_what_an_agent_wants(
     assert len(bus.events.list()) == (code == 0)
 
 
-def test_trigger_says_that_a_log_begins_now(bus: Bus, tmp_path: Path) -> None:
-    """Of a log that was never read nothing is told; a person who waits for a result knows why."""
-    text = TASK.format(
-        subscribe=[], watch=[], first='{ ReadLog = "/data/a.log" }', tool="ReadLog.errors"
-    )
-    accept(bus, tmp_path, "worker", text)
-    assert "/data/a.log is read for the first time" in agentd(tmp_path, "trigger", "worker").stderr
+@pytest.mark.parametrize(
+    ("first", "each", "fact"),
+    [
+        ('{ ReadLog = "/data/a.log" }', "ReadLog.errors", "log:/data/a.log"),
+        ('{ ReadFeed = "https://h.invalid/a" }', "ReadFeed.items", "feed:https://h.invalid/a"),
+    ],
+)
+def test_trigger_says_that_nothing_is_new_yet(
+    first: str, each: str, fact: str, bus: Bus, tmp_path: Path
+) -> None:
+    """Of a log or a feed that was never read nothing is told: who waits for it knows why."""
+    accept(bus, tmp_path, "worker", TASK.format(subscribe=[], watch=[], first=first, tool=each))
+    said = agentd(tmp_path, "trigger", "worker").stderr
+    assert f"{fact.partition(':')[2]} is read for the first time" in said
     with bus.db.transaction():
-        bus.facts.remember("worker", {"log:/data/a.log": {"offset": 0}})
+        bus.facts.remember("worker", {fact: {"offset": 0}})
     assert "first time" not in agentd(tmp_path, "trigger", "worker").stderr
 
 

@@ -12,11 +12,17 @@ from agentd.config.agent import AgentConfig
 from agentd.errors import UsageError
 from agentd.events import NewEvent
 from agentd.paths import discover
+from agentd.secret_rules import hide
 from agentd.states import Exit
 from agentd.task_agent.first_steps import FirstStep
-from agentd.tools.log_file import position_key
 
 TRIGGER = "agent.trigger"
+# Tools that give nothing the first time: the field that says of what, and how its fact begins.
+FROM_NOW_ON = {
+    "ReadLog": ("path", "log:"),
+    "ReadFeed": ("url", "feed:"),
+    "ReadMail": ("source", "mail:"),
+}
 
 EXAMPLES = """example:
   agentd trigger repo_fetch
@@ -41,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if config is not None:
         check_given(args.name, config, {})
     publish(bus, paths, NewEvent(TRIGGER, {}, target=args.name), system=True)
-    for path in _new_logs(bus, args.name, config):
-        note(f"{path} is read for the first time: this run tells nothing, the next what is new")
+    for what in _first_reads(bus, args.name, config):
+        note(f"{hide(what)} is read for the first time: what is there already is not new")
     return Exit.OK
 
 
@@ -82,9 +88,12 @@ def _task(config: AgentConfig) -> bool:
     return config.agent == "task"
 
 
-def _new_logs(bus: Bus, name: str, config: AgentConfig | None) -> Iterator[str]:
-    """Yield the logs of which an agent has read nothing yet."""
-    steps = _first(config) if config is not None else []
-    logs = [str(step.args["path"]) for step in steps if step.tool == "ReadLog"]
-    known = bus.facts.of(name) if logs else {}
-    yield from (path for path in logs if position_key(path) not in known)
+def _first_reads(bus: Bus, name: str, config: AgentConfig | None) -> Iterator[str]:
+    """Yield what an agent never read and begins with as it is: nothing there is new then."""
+    found = []
+    for step in _first(config) if config is not None else []:
+        if (known := FROM_NOW_ON.get(step.tool)) is not None:
+            key, begins = known
+            found.append((str(step.args[key]), begins))
+    facts = bus.facts.of(name) if found else {}
+    yield from (what for what, begins in found if f"{begins}{what}" not in facts)

@@ -30,18 +30,13 @@ LOST = "another file lies in its place, and the end of the old one is not beside
 Position = Mapping[str, Any]
 
 
-def position_key(path: str) -> str:
-    """Return the remembered fact that says how far a log was read."""
-    return f"log:{path}"
-
-
 def read_log(call: ToolCall, path: str) -> Result:
     """Give the new errors, those of one code together. The first time none is new.
 
     Of a log that was rotated, the old file is read to its end, where it lies beside the new one,
     and what was rotated away after it.
     """
-    key = position_key(path)
+    key = f"log:{path}"
     args = {"path": path, "before": call.memory.get(key)}
     value = dict(call.inner("hands", "ReadLogLines", args).value)
     return Result(value, trusted=False, remember={key: value.pop("position")})
