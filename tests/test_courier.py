@@ -207,7 +207,7 @@ def test_a_flood_of_results_hides_no_question(
     if held:
         desk.silence = Silence(DeliverConfig(quiet="11:00-12:30").silence, 10, UTC)
         desk.again().round()
-        assert sent.messages == []
+        assert sent.messages == [] and desk.courier.document()["held"] == 7
         desk.clock.set(datetime(2026, 1, 15, 12, 30, tzinfo=UTC))
     desk.rounds()
     told = "\n".join(f"{message.title}\n{message.text}" for message in sent.messages)

@@ -21,6 +21,7 @@ from agentd.sessions.session import results_of
 from agentd.states import Exit, SessionState
 from agentd.task_agent.row_examples import example_of, params_of, values_of
 from agentd.task_agent.task_params import TaskParams
+from agentd.terminal import counted
 from agentd.whole import write_whole
 
 EXAMPLES = """example:
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         about = {"agent": event.agent, "file": str(file), "case": name}
         print_json({**about, "payload": payload, "result": {args.field: args.value}})
     else:
-        say(f"wrote {file}: {total} example{'s' if total > 1 else ''}")
+        say(f"wrote {file}: {counted(total, 'example')}")
         say(f"how many does the model get right? agentd eval {event.agent}")
     return Exit.OK
 
