@@ -204,7 +204,9 @@ def test_send_file_asks_nobody_twice(bus: Bus, tmp_path: Path) -> None:
 
     assert (sent(), sent()) == (True, False)
     sessions, lane = Sessions(bus), Lane("filer", direct=True)
-    session = sessions.begin(lane, bus.next(lane), "v1", Limits())
+    event = bus.next(lane)
+    assert event is not None
+    session = sessions.begin(lane, event, "v1", Limits())
     assert isinstance(session, Session) and not sent()
     sessions.journal.record(session, Step(StepKind.OPENING, "file.changed", {}))
     sessions.journal.record(session, Step(StepKind.DECISION, "MoveFile", {}))
@@ -212,7 +214,9 @@ def test_send_file_asks_nobody_twice(bus: Bus, tmp_path: Path) -> None:
     assert not sent()
     file.write_text("another")
     assert sent()  # what is in it now was asked about by nobody
-    other = sessions.begin(lane, bus.next(lane), "v1", Limits())
+    another = bus.next(lane)
+    assert another is not None
+    other = sessions.begin(lane, another, "v1", Limits())
     assert isinstance(other, Session)
     sessions.closing.close(other, publish=[], remember={}, outcome={})
     assert sent()
