@@ -397,6 +397,16 @@ SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
 # Whether it has seen this content.
 WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
 
+# The newest event that told an agent of this content at this path, if it is not done with it: it
+# has yet to read it, is at it, or waits for a person.
+OPEN_FILE = """
+SELECT max(id) FROM outbox WHERE target = ?1 AND event_type = ?2
+AND json_extract(payload, '$.path') = ?3 AND json_extract(payload, '$.fingerprint') = ?4
+AND (id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5) OR EXISTS (
+  SELECT 1 FROM sessions
+  WHERE agent = ?1 AND event_id = outbox.id AND state IN ('running', 'parked')))
+"""
+
 # Note a content, and where it lies now.
 SEE = """
 INSERT INTO seen_files (agent, fingerprint, path, stamp, seen_at) VALUES (?, ?, ?, ?, ?)
