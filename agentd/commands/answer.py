@@ -42,7 +42,7 @@ has not shown yet what is asked now; 3 without a database.
 --json prints a list of {agent, session, asked (what an answer names), kind (approval, question),
 question, tool, args, since, expires (null: a question), answer (null, or what its agent has yet to
 read)}; after an answer, {session, event}. A program answers what it showed by its digest:
-agentd send person.answer '{"session": 7, "asked": "...", "answer": "yes"}' --to NAME"""
+agentd answer 7 --asked DIGEST yes"""
 
 INDENT = "  "
 
@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("id", nargs="?", type=whole, metavar="ID", help="the session that asks")
     parser.add_argument("words", nargs="*", metavar="yes|no|TEXT", help="`no` may have a reason")
+    parser.add_argument("--asked", metavar="DIGEST", help="`asked`, as --json showed it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             note(text)
         return Exit.OK
     with files_stay(bus):
-        answered, event_id = give(bus, key, args.id, " ".join(args.words), seen(paths))
+        shown = seen(paths) if args.asked is None else {args.asked}
+        answered, event_id = give(bus, key, args.id, " ".join(args.words), shown)
     if args.json:
         print_json({"session": args.id, "event": event_id})
     else:
