@@ -109,9 +109,17 @@ class PageHome(Home):
         schema = json.dumps(request.body.get("response_format", {}))
         if "Sort the line" in said:
             return {"tool": "row", "kind": "idea" if "game" in said else "task"}
-        if "Write the note" in said and '"write_file"' in schema and 'type="write_file"' not in said:
+        if (
+            "Write the note" in said
+            and '"write_file"' in schema
+            and 'type="write_file"' not in said
+        ):
             return {"tool": "write_file", "path": "a.txt", "text": self.text}
-        if "Ask the person" in said and '"ask_person"' in schema and 'type="ask_person"' not in said:
+        if (
+            "Ask the person" in said
+            and '"ask_person"' in schema
+            and 'type="ask_person"' not in said
+        ):
             return {"tool": "ask_person", "question": self.text}
         return {"tool": "done", "result": self.text}
 
