@@ -55,6 +55,7 @@ GROUPS = (
         Command("later", "later", "List what agents have set for themselves, or drop some of it."),
         Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
         Command("dead", "dead", "List dead letters, show, retry or drop some."),
+        Command("ui", "ui", "Open a page in the browser: results, questions, agents, sessions."),
         Command("mcp", "mcp", "Let another assistant read what agents do, and ask them (MCP)."),
     ),
     (  # agents

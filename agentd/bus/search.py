@@ -104,7 +104,7 @@ class EventSearch:
         tokens = self.db.tokens(_plain(words))[:WORDS_MAX]
         if not tokens:
             return []
-        while self.index():
+        while not self.db.read_only and self.index():
             check()
         given = {
             "words": " ".join(f'"{token}"*' for token in tokens),
