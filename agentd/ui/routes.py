@@ -14,11 +14,10 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui.acting import argv_of, said
-from agentd.ui.agent_pages import ROUTES as ROUTES_OF_AGENTS
+from agentd.ui import agent_pages, ask_page, today
+from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
-from agentd.ui.today import ROUTES as ROUTES_OF_TODAY
 
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
@@ -30,8 +29,9 @@ def application(parts: PageParts) -> Starlette:
     """Return what answers who was let in."""
     app = Starlette(
         routes=[
-            *ROUTES_OF_TODAY,
-            *ROUTES_OF_AGENTS,
+            *today.ROUTES,
+            *agent_pages.ROUTES,
+            *ask_page.ROUTES,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -51,7 +51,9 @@ async def _act(request: Request) -> Response:
     message = said(done, form)
     if request.headers.get("accept") == "application/json":
         body = {"ok": done.ok, "message": message, "document": done.document}
-        return JSONResponse(body)
+        return JSONResponse({**body, "go": goes_to(done, form)})
+    if (place := goes_to(done, form)) is not None:
+        return RedirectResponse(place, 303)
     back = urlsplit(form.get("back", "/"))
     query = {key: value for key, value in parse_qsl(back.query) if key != "said"}
     query["said"] = parts.acting.keep(message)
