@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
+from agentd.ui import log_page, model_page, session_pages
 from agentd.ui.acting import argv_of, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
@@ -29,6 +30,9 @@ def application(parts: PageParts) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", _first),
+            *session_pages.ROUTES,
+            *model_page.ROUTES,
+            *log_page.ROUTES,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
