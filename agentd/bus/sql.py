@@ -5,6 +5,8 @@ EVENT_COLUMNS = (
 )
 _EVENT = EVENT_COLUMNS
 ID_END = 2**63 - 1  # above every event's
+# Whether a row may be a result; `events.is_result` has the last word.
+_TITLED = "json_type(payload, '$.title') = 'text'"
 
 
 def undecoded(statement: str, columns: str) -> str:
@@ -184,25 +186,36 @@ DELETE FROM outbox_words WHERE rowid IN (
 # each exact or a `prefix.*`: both are patterns of GLOB).
 SEARCH = f"""
 SELECT {_EVENT} FROM (
-  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words
+  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words AND rowid < :before
   ORDER BY rowid DESC LIMIT :most
 ) CROSS JOIN outbox ON id = found
 WHERE (:agent IS NULL OR agent = :agent) AND created_at >= :since
+AND (:until IS NULL OR created_at < :until) AND (NOT :titled OR {_TITLED})
 AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
   SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
 ORDER BY found DESC LIMIT :limit
 """
 
+# The newest events with a word.
+WITH_WORD = """
+SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH ? ORDER BY rowid DESC LIMIT ?
+"""
+
+# Those of some events (a JSON array of ids) that others published for all or for a reader, of these
+# types (a JSON array of patterns of GLOB), without questions.
+OTHERS_AMONG = f"""
+SELECT {_EVENT} FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
+AND agent != :reader AND event_type != 'question.asked' AND (target IS NULL OR target = :reader)
+AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)
+"""
+
 # --- results, and where they are sent
 
-# Whether a row may be a result; `events.is_result` has the last word.
-_TITLED = "json_type(payload, '$.title') = 'text'"
-
-# The newest results, of one agent and not older than a moment; or those after an id, in order.
+# The newest results before an id, of one agent and of a time; or those after an id, in order.
 _RESULTS = f"""
 SELECT {_EVENT} FROM outbox
-WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
-  AND (:since IS NULL OR created_at >= :since)
+WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 """
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
@@ -384,6 +397,16 @@ SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
 # Whether it has seen this content.
 WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
 
+# The newest event that told an agent of this content at this path, if it is not done with it: it
+# has yet to read it, is at it, or waits for a person.
+OPEN_FILE = """
+SELECT max(id) FROM outbox WHERE target = ?1 AND event_type = ?2
+AND json_extract(payload, '$.path') = ?3 AND json_extract(payload, '$.fingerprint') = ?4
+AND (id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5) OR EXISTS (
+  SELECT 1 FROM sessions
+  WHERE agent = ?1 AND event_id = outbox.id AND state IN ('running', 'parked')))
+"""
+
 # Note a content, and where it lies now.
 SEE = """
 INSERT INTO seen_files (agent, fingerprint, path, stamp, seen_at) VALUES (?, ?, ?, ?, ?)
@@ -436,6 +459,11 @@ ORDER BY id DESC LIMIT :limit
 
 # One dead letter.
 LETTER = f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE id = ?"
+
+# An agent's dead letter of an event.
+LETTER_OF_EVENT = f"""
+SELECT {LETTER_COLUMNS} FROM dead_letters WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1
+"""
 
 # Publish a dead letter's event again: through the direct lane of the agent that failed it, or, when
 # it was a loop, to whom it was meant for, as the start of a new chain.
@@ -582,6 +610,11 @@ WHERE (:agent IS NULL OR agent = :agent) AND (:state IS NULL OR state = :state)
   AND (:since IS NULL OR started_at >= :since) AND (:until IS NULL OR started_at < :until)
 ORDER BY id DESC LIMIT :limit
 """
+
+# An agent's last session over an event.
+SESSION_OF_EVENT = (
+    "SELECT id FROM sessions WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1"
+)
 
 # Put an event under its own id into a replay's outbox.
 SEED_EVENT = f"INSERT INTO outbox ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -130,6 +130,11 @@ class Archive:
             raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
         return row
 
+    def of_event(self, agent: str, event_id: int) -> SessionRow | None:
+        """Return an agent's last session over an event, None where there is none."""
+        rows = self._db.run(sql.SESSION_OF_EVENT, (agent, event_id))
+        return self.find(rows[0][0]) if rows else None
+
     def steps(self, session_id: int) -> Sequence[Step]:
         """Return the steps that are recorded of a session.
 
