@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui import agent_pages, ask_page, today
+from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
 from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
@@ -31,6 +31,9 @@ def application(parts: PageParts) -> Starlette:
         routes=[
             *today.ROUTES,
             *agent_pages.ROUTES,
+            *session_pages.ROUTES,
+            *model_page.ROUTES,
+            *log_page.ROUTES,
             *ask_page.ROUTES,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
