@@ -16,7 +16,7 @@ from agentd.errors import AgentdError
 from agentd.terminal import duration, plain_lines
 from agentd.ui.access import Access, shown_cookie
 from agentd.ui.acting import Acting
-from agentd.ui.shown_values import amount, clock, day, when
+from agentd.ui.shown_values import amount, clock, day, took, when
 
 PAGES = (
     ("/", "Today"),
@@ -42,7 +42,7 @@ class Rendering:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            when=when, day=day, clock=clock, amount=amount, lasting=duration
+            when=when, day=day, clock=clock, took=took, amount=amount, lasting=duration
         )
 
     def page(
