@@ -18,7 +18,7 @@ from agentd.terminal import duration, plain_lines
 from agentd.ui.access import Access, shown_cookie
 from agentd.ui.acting import Acting
 from agentd.ui.markdown_text import markdown
-from agentd.ui.shown_values import amount, clock, coded, day, when
+from agentd.ui.shown_values import amount, clock, coded, day, took, when
 
 PAGES = (
     ("/", "Today"),
@@ -44,8 +44,8 @@ class Rendering:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            **{"when": when, "day": day, "clock": clock, "amount": amount, "lasting": duration},
-            **{"markdown": markdown, "coded": coded},
+            **{"when": when, "day": day, "clock": clock, "took": took, "amount": amount},
+            **{"lasting": duration, "markdown": markdown, "coded": coded},
         )
 
     def page(

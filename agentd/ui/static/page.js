@@ -18,6 +18,7 @@ let opened = false; // the stream was open before: what it missed has to be fetc
 let lastId = "";
 let wanted = new Set();
 let refreshing = false;
+let tag = ""; // of the answer before, from pages that say whether they have changed
 
 function say(text) {
   message.textContent = text;
@@ -60,13 +61,15 @@ async function refresh() {
   const ids = wanted;
   wanted = new Set();
   try {
-    const answer = await fetch(location.href, { headers: { "X-Agentd-Again": "1" } });
+    const headers = { "X-Agentd-Again": "1", ...(tag && { "If-None-Match": tag }) };
+    const answer = await fetch(location.href, { headers }); // 304: the page is as it was
     if (answer.ok) {
+      tag = answer.headers.get("ETag") ?? "";
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const id of ids) {
         const [now, next] = [document.getElementById(id), fresh.getElementById(id)];
         if (!now || !next || now.outerHTML === next.outerHTML) continue;
-        if (busy(now)) wanted.add(id);
+        if (busy(now)) { wanted.add(id); tag = ""; }
         else swap(now, next);
       }
     } else if (answer.status === 401) {
