@@ -13,11 +13,11 @@ import pytest
 from agentd import terminal
 from agentd.bus import Bus
 from agentd.commands import status
+from agentd.commands.agent_text import LOG_LINES
 from agentd.commands.fitted_table import FittedColumn, print_fitted
 from agentd.commands.output import print_facts
 from agentd.events import NewEvent
-from agentd.logs.last_lines import END_BYTES, last_lines
-from agentd.paths import Paths, discover
+from agentd.paths import discover
 from agentd.testing import wait_for
 from agentd.views.overview import overview
 from agentd.views.waits_for import waits_for
@@ -123,24 +123,24 @@ def test_the_overview_knows_the_last_result_of_each(tmp_path: Path) -> None:
     assert titles == {"hello": "The newest", "feed": "News", "silent": None}
 
 
-def write_log(paths: Paths, name: str, *entries: dict[str, Any]) -> None:
-    folder = paths.logs / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
-
-
 def test_status_of_an_agent_ends_with_the_last_of_its_log(tmp_path: Path) -> None:
-    """Its own lines and the daemon's about it, by time; and not all of a long log is read."""
+    """Its own lines and the daemon's about it, oldest first."""
     paths = discover({"AGENTD_HOME": str(tmp_path)})
-    own = [{"ts": f"2026-01-01T00:{n:02d}:00Z", "event": "own", "n": n} for n in range(9)]
-    filler = {"ts": "2025", "event": "old", "text": "x" * END_BYTES}
-    write_log(paths, "hello", filler, *own)
-    about = {"ts": "2026-01-01T00:07:30Z", "event": "about", "agent": "hello"}
-    write_log(paths, "agentd", about, {"ts": "2027", "event": "other", "agent": "feed"})
-    found = [json.loads(line) for line in last_lines(paths, "hello", 3)]
-    assert [entry.get("n", entry["event"]) for entry in found] == [7, "about", 8]
-    assert len(last_lines(paths, "hello", 100)) == 10
-    assert last_lines(paths, "nobody", 3) == []
+    paths.create()
+    bus = Bus(paths.database)
+    bus.accept("hello", "v1", subscribe=[], start="now")
+    bus.close()
+    own = [{"ts": f"2026-01-01T00:{n:02d}:00Z", "event": f"own{n}"} for n in range(LOG_LINES + 3)]
+    about = {"ts": "2026-01-01T00:09:30Z", "event": "about.it", "agent": "hello"}
+    other = {"ts": "2027-01-01T00:00:00Z", "event": "not.its", "agent": "feed"}
+    for name, entries in {"hello": own, "agentd": [about, other]}.items():
+        path = paths.log(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    lines = agentd(tmp_path, "status", "hello").stdout.splitlines()
+    told = [line for line in lines if "own" in line or ".it" in line]
+    assert len(told) == LOG_LINES and "not.its" not in "".join(lines)
+    assert "own10" in told[-1] and "about.it" in told[-2] and "own9" in told[-3]
 
 
 def test_a_screen_is_drawn_again_in_its_place(

@@ -17,12 +17,13 @@ from agentd.commands.output import (
     say,
     say_lines,
 )
-from agentd.logs.last_lines import last_lines
+from agentd.logs.newest import newest
 from agentd.logs.view import render
 from agentd.paths import Paths
 from agentd.states import WorkerState
 
 LOG_LINES = 8
+LOG_BYTES = 512 * 1024  # that are read for them: an agent may have logged nothing for long
 _COLOURS = {
     WorkerState.RUNNING: GREEN,
     WorkerState.STARTING: GREEN,
@@ -91,10 +92,10 @@ def print_agent(agent: Mapping[str, Any]) -> None:
 
 def print_log(name: str, paths: Paths) -> None:
     """Print the last lines that an agent logged, or the daemon about it."""
-    if lines := last_lines(paths, name, LOG_LINES):
+    if lines := newest(paths, [name], limit=LOG_LINES, bytes_max=LOG_BYTES).lines:
         say()
         say(colour(f"the last of its log; `agentd logs -f {name}` goes on", DIM))
-        for line in lines:
+        for line in reversed(lines[:LOG_LINES]):
             say_lines(render(line))
 
 

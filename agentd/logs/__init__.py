@@ -1,2 +1,4 @@
-"""Structured logs: `logger.py` writes lines, `file.py` bounds their files, `view.py` reads them,
-`last_lines.py` the last ones alone."""
+"""Structured logs: `logger.py` writes lines, `file.py` bounds their files.
+
+`view.py` reads them from the first line on, `newest.py` from the last one back.
+"""

@@ -84,7 +84,6 @@ class Supervisor:
         rules, chance = Rules.of(config.supervisor), random.Random()
         life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-
         self._model = ModelHost(
             paths, config, commands, life(), self._reaper, log=logger, clock=clock
         )
@@ -92,7 +91,12 @@ class Supervisor:
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
         self._helpers = Helpers(
-            parts, self._records, lambda: self._agents.versions(), life, self._on_tools_changed
+            parts,
+            self._records,
+            lambda: self._agents.versions(),
+            self.document,
+            life,
+            self._on_tools_changed,
         )
         asked = {
             **self._helpers.handlers(),
@@ -121,6 +125,7 @@ class Supervisor:
             self._agents,
             self._model,
             self._on_reload,
+            self._helpers.ui.open,
             self._stop,
             log=logger,
             clock=clock,
@@ -164,6 +169,7 @@ class Supervisor:
         self._model.start()
         self._helpers.deliver.configure()
         await in_thread(reached)  # on macOS a program tells
+        self._helpers.ui.configure()
         self._agents.scan()
         jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
         for job in (
@@ -329,13 +335,10 @@ class Supervisor:
             "model": self._model.document(),
             "deliver": self._helpers.deliver.document(),
             "watcher": self._helpers.watcher.document(),
+            "ui": self._helpers.ui.document(),
             "agents": agents,
             "refused_unshown": unshown,
-            "events": {
-                "waiting": self._records.waiting,
-                "lost": self._records.lost,
-                "error": self._records.problem["what"] if self._records.problem else "",
-            },
+            "events": self._records.document(),
             "storage": {
                 "problem": self._records.problem or self._housekeeping.problem,
                 **self._housekeeping.document(),
