@@ -1,7 +1,7 @@
 """The bus: an outbox that everyone appends to and a cursor per lane, in one SQLite file.
 
 `bus.py` puts the parts together. Of events: `outbox.py` publishes them, `event_rows.py` reads them,
-`search.py` finds them by words, `lanes.py` hands them to consumers one by one, `doorbell.py` says
+`search.py` finds them by words (a question's are in `question_words.py`), `lanes.py` hands them to consumers one by one, `doorbell.py` says
 whom a commit wakes (the sockets are in `wake.py`), `dead.py` keeps what was given up, `batches.py`
 makes one of several. Of agents: `agent_rows.py`, `schedules.py`, `facts.py`, `later.py` (events to
 come) and `seen.py` (files). Under them: `database.py` is a connection and its transactions,
