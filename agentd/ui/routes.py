@@ -16,8 +16,10 @@ from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
 from agentd.ui import ask_page
 from agentd.ui.acting import argv_of, goes_to, said
+from agentd.ui.agent_pages import ROUTES as ROUTES_OF_AGENTS
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
+from agentd.ui.today import ROUTES as ROUTES_OF_TODAY
 
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
@@ -29,8 +31,9 @@ def application(parts: PageParts) -> Starlette:
     """Return what answers who was let in."""
     app = Starlette(
         routes=[
-            Route("/", _first),
             *ask_page.ROUTES,
+            *ROUTES_OF_TODAY,
+            *ROUTES_OF_AGENTS,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -39,12 +42,6 @@ def application(parts: PageParts) -> Starlette:
     )
     app.state.parts = parts
     return app
-
-
-async def _first(request: Request) -> Response:
-    parts = parts_of(request)
-    last_id = await parts.reading.call(lambda bus: bus.events.last_id())
-    return parts.rendering.page(request, "first.html", last_id=last_id)
 
 
 async def _act(request: Request) -> Response:
