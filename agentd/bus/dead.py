@@ -95,9 +95,21 @@ class DeadLetters:
     ) -> tuple[Any, ...]:
         return agent, reason.value, short_error(error), session_id, iso(self._clock.now())
 
-    def list(self, agent: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        """Return dead letters, newest first, of one agent or of all."""
-        rows = self.db.read(sql.LETTERS, (agent, limit), sql.LETTER_COLUMNS)
+    def list(
+        self,
+        agent: str | None = None,
+        *,
+        before: int = sql.ID_END,
+        since: str | None = None,
+        until: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[DeadLetter]:
+        """Return dead letters with ids below `before`, newest first, of one agent or of all.
+
+        `since` and `until`: those that were given up then, and before.
+        """
+        given = {"agent": agent, "before": before, "since": since, "until": until, "limit": limit}
+        rows = self.db.read(sql.LETTERS, given, sql.LETTER_COLUMNS)
         return [_letter(row) for row in rows]
 
     def get(self, letter_id: int) -> DeadLetter:

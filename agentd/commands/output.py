@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from agentd.clock import parse_iso
@@ -30,7 +30,6 @@ __all__ = [  # all that commands print with
     "GREEN",
     "RED",
     "YELLOW",
-    "ago",
     "colour",
     "compact",
     "duration",
@@ -129,17 +128,6 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
-
-
-def ago(text: str) -> timedelta:
-    """Return how long ago something began."""
-    from agentd.config import duration as durations
-
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        told = 'write it as "7d", "12h" or "30m", at most ten years'
-        raise argparse.ArgumentTypeError(told) from error
 
 
 STEPS = 4  # plain lines are printed at each quarter

@@ -161,7 +161,11 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    table = read_toml(path)
+    return cases_of(read_toml(path), path, paths)
+
+
+def cases_of(table: dict[str, Any], path: Path, paths: Paths | None = None) -> CaseFile:
+    """Return the cases of a file's contents; see `load_cases`, also for what it raises."""
     if "agent" not in table:
         name = f"{path.stem}.toml"
         file = shipped() / AGENTS / name

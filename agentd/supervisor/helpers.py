@@ -52,6 +52,10 @@ class Helpers:
         """End what only a worker that is gone has used. Returns at once."""
         self._hands.leave(asker)
 
+    def hands(self) -> dict[str, int]:
+        """Return the processes of the agents' hands, by agent."""
+        return self._hands.pids()
+
     def poll(self) -> None:
         """Stop what nobody needs any more; let the watcher follow the agents."""
         self._fetcher.poll()

@@ -35,6 +35,7 @@ from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
+from agentd.supervisor.process_use import measured
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Requests
 from agentd.supervisor.restart import Life, Rules
@@ -314,7 +315,8 @@ class Supervisor:
         # A reader that never reads is dropped: the document fits the socket's buffer or waits.
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(5.0):
-                writer.write(json.dumps(self.document()).encode())
+                document = await in_thread(measured, self.document(), self._helpers.hands())
+                writer.write(json.dumps(document).encode())
                 await writer.drain()
         writer.close()
 

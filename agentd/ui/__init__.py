@@ -4,7 +4,7 @@
 may look: a link that is used once, a cookie, one host, one origin. `routes.py` has every address,
 `rendering.py` makes HTML of templates. `page_reader.py` reads the database and asks the supervisor,
 `today.py`, `agent_pages.py` and `ask_page.py` are pages, `markdown_text.py` and `shown_values.py`
-what their templates show. `acting.py` turns a form into a command, `live_stream.py` tells open pages what is
-new, and `page_parts.py` holds these for each page. What is shown comes from `agentd.views`.
-Templates, the style sheet and the script lie beside.
+what their templates show. `acting.py` turns a form into a command, `live_stream.py` tells open
+pages what is new, and `page_parts.py` holds these for each page. What is shown comes from
+`agentd.views`. Templates, the style sheet and the script lie beside.
 """

@@ -11,14 +11,16 @@ from agentd.bus import Bus
 from agentd.ui.page_parts import parts_of
 from agentd.ui.today import shown_question
 from agentd.views.agent_page import agent_page
-from agentd.views.overview import overview_of
+from agentd.views.overview import add_use, overview_of
 from agentd.views.permission_words import sandbox_words
 
 
 async def _overview(request: Request) -> dict[str, Any]:
     reading = parts_of(request).reading
     daemon = await reading.status()
-    return await reading.call(lambda bus: overview_of(daemon, reading.paths, bus))
+    document = await reading.call(lambda bus: overview_of(daemon, reading.paths, bus))
+    add_use(document, reading.earlier, daemon)
+    return document
 
 
 async def _agent(request: Request) -> dict[str, Any]:
@@ -28,6 +30,7 @@ async def _agent(request: Request) -> dict[str, Any]:
 
     def read(bus: Bus) -> dict[str, Any] | None:
         overview = overview_of(daemon, reading.paths, bus)
+        add_use(overview, reading.earlier, daemon)
         found = next((one for one in overview["agents"] if one["name"] == name), None)
         if found is None:
             return None
