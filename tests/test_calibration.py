@@ -13,7 +13,6 @@ import pytest
 from agentd.admission.admit import admit
 from agentd.clock import EPOCH
 from agentd.commands.alike_labels import NOT_KNOWN, alike
-from agentd.commands.home import labels_by
 from agentd.commands.sessions import _head
 from agentd.context import LogEvent, render
 from agentd.errors import ConfigError, ModelError
@@ -28,6 +27,7 @@ from agentd.replay.loaded import FixedPromptLLM
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import GREEDY, Priority
 from agentd.testing import FakeModelServer, Reply, Request, ScriptedLLM, run_agent
+from agentd.views.daemon_state import labels_by
 from agentd.worker.runner import scoring
 from tests.recorded import World
 

@@ -13,13 +13,14 @@ import pytest
 from agentd.bus import Bus, schema
 from agentd.cli import main
 from agentd.clock import SystemClock
-from agentd.commands import home, status
+from agentd.commands import home
 from agentd.doctor import machine
 from agentd.events import Lane, NewEvent
 from agentd.paths import Paths, discover
 from agentd.process.lock import LockFile
 from agentd.states import DeadReason
 from agentd.testing import FakeModelServer
+from agentd.views import overview
 
 Run = Callable[..., tuple[int, str, str]]
 READING = [
@@ -37,7 +38,7 @@ READING = [
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setenv("AGENTD_HOME", str(tmp_path))
     monkeypatch.setattr(home, "BUSY_MS", 200)
-    monkeypatch.setattr(status, "BUSY_MS", 200)
+    monkeypatch.setattr(overview, "BUSY_MS", 200)
     return discover()
 
 

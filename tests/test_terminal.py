@@ -18,7 +18,6 @@ from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
 from agentd.commands import status
 from agentd.commands.output import ProgressLine
-from agentd.commands.triggers import NO_TRIGGERS
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view
@@ -28,6 +27,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from agentd.testing import ManualClock
+from agentd.views.agent_triggers import NO_TRIGGERS
 from tests.commandline import HELLO, write_agent
 from tests.commandline import agentd as command
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentd.bus import Bus
-from agentd.commands.home import daemon_state, open_bus
+from agentd.commands.home import open_bus
 from agentd.commands.output import GREEN, RED, YELLOW, colour, local, plain, print_json, say
 from agentd.errors import NotRunning
 from agentd.events import DELIVER, PERSON, TEST, NewEvent
@@ -13,6 +13,7 @@ from agentd.paths import discover
 from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
 from agentd.terminal import counted
+from agentd.views.daemon_state import daemon_state
 
 EXAMPLES = """example:
   agentd deliver            # each way: how it goes, what is held back, and why

@@ -1,19 +1,18 @@
 """What several commands need: the bus of this home, and whether a supervisor runs in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agentd.bus import AgentRow, Bus, Opening
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, private_folder
 from agentd.process.lock import LockFile
-from agentd.sessions.archive import Archive
-from agentd.states import OFFSETS
 from agentd.storage import database_files
 from agentd.supervisor.client import query
+from agentd.views.daemon_state import daemon_state
 
 if TYPE_CHECKING:
     from agentd.config.agent import AgentConfig
@@ -52,18 +51,6 @@ def _full_sync(paths: Paths) -> bool:
         return False
 
 
-def daemon_state(paths: Paths) -> dict[str, Any] | None:
-    """Return the running supervisor's own state, or None where none runs.
-
-    Raises:
-        StorageError: one runs and does not answer.
-    """
-    try:
-        return query(paths)
-    except NotRunning:
-        return None
-
-
 def live_model(paths: Paths) -> "tuple[Endpoint, ModelConfig]":
     """Return the model that the agents ask now: of the running daemon, or a configured server.
 
@@ -77,25 +64,6 @@ def live_model(paths: Paths) -> "tuple[Endpoint, ModelConfig]":
     if config.url is None:
         query(paths)
     return Endpoint.discover(paths, config), config
-
-
-def with_external(model: dict[str, Any], paths: Paths) -> dict[str, Any]:
-    """Return the supervisor's entry of the model; an external server is asked how it is."""
-    if not model.get("external"):
-        return model
-    from agentd.config.last_good import effective_config
-    from agentd.llm.listing import describe
-
-    try:
-        config = effective_config(paths).model
-    except ConfigError:
-        return model  # what is wrong with agentd.toml is shown beside it
-    return model if config.url is None else describe(model, config)
-
-
-def labels_by(model: Mapping[str, Any], bus: Bus) -> str | None:
-    """Return how labels are taken with this model; of an external one, as agents found out last."""
-    return Archive(bus).labels_by() if model.get("external") else OFFSETS
 
 
 @contextmanager

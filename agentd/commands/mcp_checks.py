@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agentd.commands.home import daemon_state, open_bus
+from agentd.commands.home import open_bus
 from agentd.commands.output import GREEN, RED, colour, plain, say
 from agentd.config.daemon import load_daemon
 from agentd.config.mcp_servers import McpConfig
@@ -15,6 +15,7 @@ from agentd.hands.mcp_program import fetches, find
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths
 from agentd.states import Exit, Priority
+from agentd.views.daemon_state import daemon_state
 
 
 def server_problem(servers: Mapping[str, McpConfig], file: Path) -> ConfigError | None:

@@ -3,10 +3,11 @@
 import argparse
 import re
 
-from agentd.commands.home import labels_by, open_bus, with_external
+from agentd.commands.home import open_bus
 from agentd.commands.output import print_facts, print_json, print_table, say
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.views.daemon_state import labels_by, with_external
 
 ANSWER_S = 5.0  # for a living model server to answer
 PREFIX = "agentd_"  # of its metrics' names

@@ -9,7 +9,7 @@ from agentd.approval.kept import seen
 from agentd.approval.signature import person_key, signed
 from agentd.approval.unanswered import give
 from agentd.bus import Bus
-from agentd.commands.home import daemon_state, find_agent, known_types, open_bus, subscribed_types
+from agentd.commands.home import find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, note, say
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
@@ -18,6 +18,7 @@ from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
 from agentd.states import Exit, Priority, SessionState
 from agentd.storage.database_files import files_stay
+from agentd.views.daemon_state import daemon_state
 
 EXAMPLES = """example:
   agentd send note.added '{"text": "water the plants"}'

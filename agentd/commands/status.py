@@ -4,10 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from agentd.bus import AgentRow, Bus, Opening, sql
-from agentd.clock import iso
 from agentd.commands.deliver import way_lines
-from agentd.commands.home import daemon_state, labels_by, no_such_agent, with_external
+from agentd.commands.home import no_such_agent
 from agentd.commands.output import (
     BOLD,
     GREEN,
@@ -23,16 +21,11 @@ from agentd.commands.output import (
     print_table,
     say,
 )
-from agentd.commands.triggers import NO_TRIGGERS, lines, triggers
-from agentd.config.agent_files import overlooked
-from agentd.errors import StorageError
-from agentd.events import Lane
-from agentd.paths import Paths, discover
-from agentd.sessions.archive import Archive
-from agentd.sessions.trouble import trouble
+from agentd.commands.triggers import lines
+from agentd.errors import AgentdError
+from agentd.paths import discover
 from agentd.states import Exit, WorkerState
-from agentd.storage.database_files import open_bus
-from agentd.supervisor.client import last_failure
+from agentd.views.overview import overview
 
 EXAMPLES = (
     """example:
@@ -49,44 +42,33 @@ WAITING counts the events that wait for an agent: addressed to it + by subscript
 Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
 does not answer and for an unknown NAME.
 
---json prints one object: running, answers, home, pid, since, version, problem (of agentd.toml, or
-of agents.d itself), refused_folder (a problem where macOS keeps agentd out of one), failure (why
-the last run ended, if it failed), storage {problem, database_bytes, wal_bytes, free_bytes},
-overlooked (files in your folders that are not read for their name or place: [{where, what,
-hint}]), model {name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files
-beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is none;
-why it is not full; [sandbox] level of agentd.toml), deliver (null: results are sent nowhere; else
-its process, with the ways in beat.ways: see `agentd deliver`), watcher (null where no agent watches
-a folder, else state, pid, problem, agents, and in beat: problems by agent, notices), last_event_id,
-dead_letters, asks (how much waits for your answer), and agents: name, state, pid, since, restarts,
-reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed},
-last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or
-{reason, until, hint}: why it does not get on), triggers {schedule, next (run, UTC), at [{at,
-over}], watch, watch_problem, where, batch {within, most}, missed, later [{id, agent, due, what}]},
-and while the daemon runs also version, enabled, beat and more. Times are UTC.
+--json prints one object: running, answers, home, pid, since, version, silence (why a daemon that is
+there does not answer), problem (of agentd.toml, or of agents.d itself), refused_folder (a problem
+where macOS keeps agentd out of one), failure (why the last run ended, if it failed), storage
+{problem, database_bytes, wal_bytes, free_bytes}, overlooked (files in your folders that are not
+read for their name or place: [{where, what, hint}]), model {name, url, state, reason, problem,
+labels, ...}, refused_unshown (wrong files beyond those listed), sandbox {level, why, wanted}
+("full", "partial" or "checks", which is none; why it is not full; [sandbox] level of agentd.toml),
+deliver (null: results are sent nowhere; else its process, with the ways in beat.ways: see `agentd
+deliver`), watcher (null where no agent watches a folder, else state, pid, problem, agents, and in
+beat: problems by agent, notices), last_event_id, dead_letters, asks (how much waits for your
+answer), and agents: name, state, pid, since, restarts, reason, problem (null or {what, where,
+hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null or {id, state,
+started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until, hint}: why its
+events do not get on), waits_for (what holds it up, in words, or null), next_run, last_result (null
+or {id, title, created_at}; of the newest 20,000 events), model_s (seconds that a model worked for
+it in the last hour), cpu_percent (of one core, now), memory_bytes, triggers {schedule, next (run,
+UTC), at [{at, over}], watch, watch_problem, where, batch {within, most}, missed, later [{id, agent,
+due, what}]}, and while the daemon runs also version, enabled, beat and more. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
 null: not known yet."""
 )
 
-DAEMON_KEYS = (
-    *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
-    *("refused_unshown", "sandbox", "deliver", "watcher"),
-)
 # What it binds, in a line.
 BOUND = "[permissions] bind model and tools; an agent's own Python has the worker's sandbox"
 OVERLOOKED_SHOWN = 5
-BUSY_MS = 1_000  # for a lock on the database; what the daemon itself says is worth more
-UNKNOWN: dict[str, Any] = {
-    "paused": False,
-    "subscribe": [],
-    "waiting": {"direct": 0, "subscribed": 0},
-    "last_session": None,
-    "labels": None,
-    "dead_letters": 0,
-    "asks": 0,
-}
 COLOURS = {
     WorkerState.RUNNING: GREEN,
     WorkerState.PARKED: RED,
@@ -105,7 +87,9 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of all, or of one agent."""
-    document = state(discover())
+    document = overview(discover())
+    if document["silence"]:
+        note(*AgentdError(**document["silence"]).lines())
     agents = {agent["name"]: agent for agent in document["agents"]}
     if args.name is not None and args.name not in agents:
         raise no_such_agent(args.name, agents)
@@ -118,102 +102,6 @@ def run(args: argparse.Namespace) -> int:
     if not document["running"]:
         return Exit.NOT_RUNNING
     return Exit.OK if document["answers"] else Exit.FAILED
-
-
-def state(paths: Paths) -> dict[str, Any]:
-    """Return what --json prints."""
-    try:
-        daemon = daemon_state(paths)
-    except StorageError as error:
-        note(*error.lines())
-        daemon, silent = None, True
-    else:
-        silent = False
-    document: dict[str, Any] = {
-        "running": daemon is not None or silent,
-        "answers": daemon is not None,
-        "home": str(paths.user),
-        **{key: daemon and daemon.get(key) for key in DAEMON_KEYS},
-        "failure": None if daemon or silent else last_failure(paths),
-        "overlooked": [item.document() for item in overlooked(paths)],
-        "last_event_id": 0,
-        "dead_letters": 0,
-        "asks": 0,
-        "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
-    }
-    if document["model"]:
-        document["model"] = with_external(document["model"], paths)
-    try:
-        _add_facts(document, paths)
-    except StorageError as error:  # the supervisor's own view is worth showing all the same
-        seen = error.document()
-        said = document["storage"] or {}
-        document["storage"] = {**said, "problem": said.get("problem") or seen}
-    for agent in document["agents"]:  # what the database would have told of it
-        known = {**UNKNOWN, "triggers": NO_TRIGGERS}
-        agent.update({key: agent.get(key, value) for key, value in known.items()})
-    return document
-
-
-def _add_facts(document: dict[str, Any], paths: Paths) -> None:
-    if not paths.database.exists():
-        return
-    bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
-    rows, letters = bus.agents.present(), bus.dead.counts()
-    asks = Archive(bus).parked()
-    known = {agent["name"] for agent in document["agents"]}
-    if not document["answers"]:
-        resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
-        stopped = {"state": resting, "pid": None, "since": None}
-        more = {"restarts": 0, "reason": "", "problem": None}
-        document["agents"] += [{"name": n, **stopped, **more} for n in rows if n not in known]
-    for agent in document["agents"]:
-        name = agent["name"]
-        agent["triggers"] = triggers(agent, document["watcher"], bus)
-        agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
-        agent["asks"] = asks.get(name, 0)
-        _add_trouble(agent, bus)
-    document["agents"].sort(key=lambda agent: agent["name"])
-    if document["model"]:
-        document["model"]["labels"] = labels_by(document["model"], bus)
-    document["last_event_id"] = bus.events.last_id()
-    document["dead_letters"], document["asks"] = sum(letters.values()), sum(asks.values())
-    bus.close()
-
-
-def _add_trouble(agent: dict[str, Any], bus: Bus) -> None:
-    """Say why an agent that runs does not get on."""
-    found = trouble(bus.db, agent["name"])
-    agent["held"] = None
-    if found is None:
-        return
-    until = iso(found.until) if found.until else None
-    agent["held"] = {"reason": found.reason, "until": until, "hint": found.hint}
-    if agent["state"] == WorkerState.RUNNING:
-        agent["state"] = found.state.value
-        agent["reason"] = found.reason
-        agent["problem"] = agent["problem"] or {
-            "what": found.reason + (f"; next try at {local(until)}" if until else ""),
-            "where": "",
-            "hint": found.hint,
-        }
-
-
-def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
-    if row is None:
-        return dict(UNKNOWN)  # never accepted
-    found = bus.db.run(sql.LAST_SESSION, (name,))
-    keys = ("id", "state", "started_at", "ended_at")
-    return {
-        "paused": row.paused,
-        "subscribe": list(row.subscribe),
-        "waiting": {
-            "direct": bus.lanes.waiting(Lane(name, direct=True)),
-            "subscribed": bus.lanes.waiting(Lane(name, False, row.subscribe, row.where)),
-        },
-        "last_session": dict(zip(keys, found[0], strict=True)) if found else None,
-        "labels": Archive(bus).labels_by(name),
-    }
 
 
 def _print(document: Mapping[str, Any]) -> None:

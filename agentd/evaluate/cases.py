@@ -19,7 +19,8 @@
       { tool = "Done", args = { result = { contains = "4" } } },
     ]
 
-`/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
+`/project` is an empty folder with the case's `files`, and with its `commits` a git repository;
+`events` are what other agents published before. Both may stand at the top, for all cases. An
 argument is right if it equals the label, is in the labelled list, or contains the labelled text.
 
 A file without [agent] has examples of the person's own agent of the file's name, or of the shipped
@@ -90,6 +91,14 @@ class CaseCommit(Strict):
     files: dict[str, str]
 
 
+class CaseEvent(Strict):
+    """An event that another agent published before."""
+
+    agent: str
+    type: EventType
+    payload: dict[str, Any]
+
+
 class Case(Strict):
     """One case: an event, what lies in the project's folder, and the right decisions in order."""
 
@@ -98,6 +107,7 @@ class Case(Strict):
     payload: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     commits: tuple[CaseCommit, ...] = ()
+    events: tuple[CaseEvent, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
     expect: tuple[Expected, ...] = ()
     result: dict[str, Any] = Field(default_factory=dict)
@@ -113,12 +123,9 @@ class CaseFile(Strict):
     """A file of cases for one agent."""
 
     agent: AgentConfig
+    files: dict[str, str] = Field(default_factory=dict)  # of all cases
+    events: tuple[CaseEvent, ...] = ()
     case: tuple[Case, ...] = Field(min_length=1)
-
-
-def examples_file(name: str, paths: Paths) -> Path:
-    """Return where the examples of a person's own agent are."""
-    return paths.agents_d.parent / CASES / f"{name}.toml"
 
 
 def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Path:
@@ -130,7 +137,7 @@ def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Pa
     path = Path(name)
     if path.is_file():
         return path
-    if paths is not None and (path := examples_file(path.name, paths)).is_file():
+    if paths is not None and (path := paths.examples / f"{path.name}.toml").is_file():
         return path
     own = shipped_cases(folder)
     if name in own:
@@ -165,7 +172,14 @@ def cases_of(table: dict[str, Any], path: Path, paths: Paths | None = None) -> C
             file = own
         if file.is_file() or paths is not None:
             table = {"agent": example_agent(load_agent(file)), **table}
-    return validate(CaseFile, table, path)
+    read = validate(CaseFile, table, path)
+    return read.model_copy(update={"case": tuple(_with_all(read, case) for case in read.case)})
+
+
+def _with_all(file: CaseFile, case: Case) -> Case:
+    """Return a case with what its file has for all cases."""
+    shared = {"files": {**file.files, **case.files}, "events": file.events + case.events}
+    return case.model_copy(update=shared)
 
 
 def write_project(case: Case, folder: Path) -> None:

@@ -1,0 +1,44 @@
+"""The log of all processes, newest first: by level, by agent, by session."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from agentd.logs.view import LEVELS
+from agentd.process.jobs import in_thread
+from agentd.ui.page_parts import parts_of
+from agentd.views.log_lines import log_lines
+
+WORD_MAX = 100  # characters of a name or time in an address
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    given = request.query_params
+    session = given.get("session", "")
+    level = given.get("level")
+    return {
+        "agent": given.get("agent", "")[:WORD_MAX] or None,
+        "level": level if level in LEVELS else None,
+        "session": int(session) if session.isdecimal() and len(session) < 19 else None,
+        "before": given.get("before", "")[:WORD_MAX],
+    }
+
+
+async def _document(request: Request) -> dict[str, Any]:
+    return await in_thread(log_lines, parts_of(request).reading.paths, **_asked(request))
+
+
+async def _log(request: Request) -> Response:
+    told = await _document(request)
+    return parts_of(request).rendering.page(
+        request, "log.html", **told, asked=_asked(request), levels=LEVELS
+    )
+
+
+async def _api_log(request: Request) -> Response:
+    return JSONResponse(await _document(request))
+
+
+ROUTES: list[BaseRoute] = [Route("/log", _log), Route("/api/log", _api_log)]
