@@ -35,6 +35,17 @@ def counted(number: int, what: str, plural: str = "s") -> str:
     return f"{number} {what}{'' if number == 1 else plural}"
 
 
+def duration(seconds: float) -> str:
+    """Render a length of time in at most two units: `4.2s`, `3m 05s`, `2h 10m`, `3d 4h`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+
+
 def plain_lines(text: str) -> str:
     """Return text without control characters but its line breaks."""
     return "\n".join(map(plain, text.split("\n")))

@@ -171,6 +171,4 @@ def test_lines_are_chosen_by_level_and_session(paths: Paths) -> None:
     assert log_lines(paths, agent="two")["lines"] == []
     assert (told["older"], told["read_all"], told["names"]) == (None, True, ["one"])
     some = log_lines(paths, limit=1)
-    assert [one["keys"] for one in log_lines(paths, before=some["older"])["lines"]][0] == (
-        "n=2 session_id=7"
-    )
+    assert log_lines(paths, before=some["older"])["lines"][0]["keys"] == "n=2 session_id=7"

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agentd.approval.payloads import as_listed, without_text
-from agentd.config.agent import AgentConfig, Approve, Verdict
+from agentd.config.agent import TASK, AgentConfig, Approve, Verdict
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError
 from agentd.events import DAEMON, FILE, PERSON, Event, parts
@@ -31,7 +31,6 @@ REASONS = {
     "change": "it may change what is not in its own folder",
     "send": "nobody can take back what it does",
 }
-TASK = "task"  # the module of agents without code of their own
 OURS = ("schedule.", "agentd.")  # nobody else's words; `agent.*` may quote an error's text
 
 

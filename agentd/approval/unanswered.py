@@ -30,13 +30,14 @@ class Unanswered:
 
 def unanswered(
     bus: Bus,
-    key: bytes,
+    key: bytes | None,
     only: int | None = None,
     odd: Callable[[int, str], object] = lambda _id, _why: None,
 ) -> Iterator[Unanswered]:
     """Yield what waits, the oldest first, or `only` what a session waits for.
 
-    `odd` is told of a session that cannot be read, and why.
+    Without the `key` of a person's answers an answer is believed that may be forged: for who only
+    shows it. `odd` is told of a session that cannot be read, and why.
     """
     for session_id, agent, question in bus.db.run(sql.PARKED, (only,)):
         try:
@@ -51,7 +52,7 @@ def unanswered(
             yield Unanswered(agent, asked, _answer_to(bus, key, agent, asked))
 
 
-def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
+def _answer_to(bus: Bus, key: bytes | None, agent: str, asked: Asked) -> Event | None:
     """Return a person's own answer that the agent has yet to read."""
     lane = Lane(agent, direct=True).consumer
     for row in bus.db.read(sql.ANSWERS, (ANSWER, agent, lane), sql.EVENT_COLUMNS):
@@ -59,9 +60,9 @@ def _answer_to(bus: Bus, key: bytes, agent: str, asked: Asked) -> Event | None:
             event = bus.events.read(row)
         except UNREADABLE:
             continue  # its agent buries it
-        if asked.mistake(event.payload) is None and not forged(
-            event.event_type, event.target, event.payload, key
-        ):
+        if asked.mistake(event.payload) is not None:
+            continue
+        if key is None or not forged(event.event_type, event.target, event.payload, key):
             return event
     return None
 
@@ -91,12 +92,18 @@ def looked_up(
 
 
 def give(
-    bus: Bus, key: bytes, session_id: int, answer: Any, seen: Collection[str] | None = None
+    bus: Bus,
+    key: bytes,
+    session_id: int,
+    answer: Any,
+    seen: Collection[str] | None = None,
+    only: str | None = None,
 ) -> tuple[Unanswered, int]:
     """Answer what a session asks; return that, and the event's id.
 
     `seen`: the digests of what the person saw. A yes to anything else is none: the session may ask
-    something new by now. None: whoever answers read it here.
+    something new by now. None: whoever answers read it here. `only`: the digest of the one thing
+    that this answers, also where it is no yes.
 
     Raises:
         UsageError: there is no such session, or this is no answer to what it asks.
@@ -105,6 +112,8 @@ def give(
     with bus.transaction():  # of two who answer at once the second sees the first
         found = _find(bus, key, session_id)
         asked, where = found.asked, f"session {session_id}"
+        if only not in (None, asked.digest):
+            raise AgentdError("this was another question", where=where, hint=LIST)
         if found.answer is not None:
             said = found.answer.payload["answer"]
             raise AgentdError(
@@ -147,9 +156,7 @@ def take_reply(
             found = _find(bus, key, session_id)
             if found.asked.expires is not None:
                 raise AgentdError(f"only on the machine: `agentd answer {session_id}` shows it all")
-            if found.asked.digest != asked:
-                raise AgentdError("this was another question", hint=LIST)
-            give(bus, key, session_id, answer)
+            give(bus, key, session_id, answer, only=asked)
             bus.facts.remember(DELIVER, done)
     except StorageError:
         raise

@@ -39,6 +39,10 @@ class DeadLetter:
     cause_id: int | None
     depth: int
 
+    def document(self) -> dict[str, Any]:
+        """Return it as --json shows it."""
+        return {**vars(self), "reason": self.reason.value, "dead_at": iso(self.dead_at)}
+
 
 class DeadLetters:
     """The dead letters of one database."""

@@ -108,16 +108,20 @@ class EventRows:
         self,
         *,
         after: int | None = None,
+        before: int | None = None,
         agent: str | None = None,
         since: str | None = None,
+        until: str | None = None,
         limit: int = 100,
     ) -> Sequence[Event]:
         """Return events that have a title, in id order: the first after `after`, or the newest.
 
-        `since`: when the oldest may have been created. `agentd.events.is_result` has the last word.
+        `before`: only ids below it. `since`: when the oldest may have been created, `until`: before
+        when the newest. `agentd.events.is_result` has the last word.
         """
         statement = sql.NEWEST_RESULTS if after is None else sql.NEXT_RESULTS
-        given = {"after": after or 0, "agent": agent, "since": since, "limit": limit}
+        given: dict[str, Any] = {"agent": agent, "since": since, "until": until}
+        given |= {"after": after or 0, "before": before or sql.ID_END, "limit": limit}
         rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
         events = []
         for row in reversed(rows) if after is None else rows:

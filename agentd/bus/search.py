@@ -102,14 +102,17 @@ class EventSearch:
         limit: int,
         agent: str | None = None,
         since: datetime = EPOCH,
+        until: datetime | None = None,
+        before: int | None = None,
+        results: bool = False,
         reader: Readable | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[FoundEvent]:
         """Return the newest events that hold all the words, each as a whole or as a beginning.
 
-        `agent`: only what it published. `reader`: only what it may see. `check` is called now and
-        then, and may raise: an index that lacks much takes a while. Without a word nothing is
-        found.
+        `agent`: only what it published. `before`: only ids below this one. `results`: only what has
+        a title. `reader`: only what it may see. `check` is called now and then, and may raise: an
+        index that lacks much takes a while. Without a word nothing is found.
         """
         tokens = self.db.tokens(_plain(words))[:WORDS_MAX]
         if not tokens:
@@ -121,6 +124,9 @@ class EventSearch:
             "most": MATCHES_MAX,
             "agent": agent,
             "since": iso(since),
+            "until": until and iso(until),
+            "before": before or sql.ID_END,
+            "titled": results,
             "reader": None if reader is None else reader.agent,
             "types": compact([] if reader is None else list(reader.subscribe)),
             "limit": limit,

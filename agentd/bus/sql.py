@@ -5,6 +5,8 @@ EVENT_COLUMNS = (
 )
 _EVENT = EVENT_COLUMNS
 ID_END = 2**63 - 1  # above every event's
+# Whether a row may be a result; `events.is_result` has the last word.
+_TITLED = "json_type(payload, '$.title') = 'text'"
 
 
 def undecoded(statement: str, columns: str) -> str:
@@ -184,10 +186,11 @@ DELETE FROM outbox_words WHERE rowid IN (
 # each exact or a `prefix.*`: both are patterns of GLOB).
 SEARCH = f"""
 SELECT {_EVENT} FROM (
-  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words
+  SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH :words AND rowid < :before
   ORDER BY rowid DESC LIMIT :most
 ) CROSS JOIN outbox ON id = found
 WHERE (:agent IS NULL OR agent = :agent) AND created_at >= :since
+AND (:until IS NULL OR created_at < :until) AND (NOT :titled OR {_TITLED})
 AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
   SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
 ORDER BY found DESC LIMIT :limit
@@ -208,14 +211,11 @@ AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB want
 
 # --- results, and where they are sent
 
-# Whether a row may be a result; `events.is_result` has the last word.
-_TITLED = "json_type(payload, '$.title') = 'text'"
-
-# The newest results, of one agent and not older than a moment; or those after an id, in order.
+# The newest results before an id, of one agent and of a time; or those after an id, in order.
 _RESULTS = f"""
 SELECT {_EVENT} FROM outbox
-WHERE id > :after AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
-  AND (:since IS NULL OR created_at >= :since)
+WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 """
 NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
 NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
@@ -396,6 +396,16 @@ SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
 
 # Whether it has seen this content.
 WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
+
+# The newest event that told an agent of this content at this path, if it is not done with it: it
+# has yet to read it, is at it, or waits for a person.
+OPEN_FILE = """
+SELECT max(id) FROM outbox WHERE target = ?1 AND event_type = ?2
+AND json_extract(payload, '$.path') = ?3 AND json_extract(payload, '$.fingerprint') = ?4
+AND (id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5) OR EXISTS (
+  SELECT 1 FROM sessions
+  WHERE agent = ?1 AND event_id = outbox.id AND state IN ('running', 'parked')))
+"""
 
 # Note a content, and where it lies now.
 SEE = """

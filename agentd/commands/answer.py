@@ -1,7 +1,6 @@
 """`agentd answer`: what agents wait for, and a person's yes, no or words to it."""
 
 import argparse
-import json
 import shutil
 import unicodedata
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import Any
 from agentd.approval.kept import note_seen, seen
 from agentd.approval.signature import person_key
 from agentd.approval.unanswered import Unanswered, give, unanswered
-from agentd.clock import iso
 from agentd.commands.home import open_bus
 from agentd.commands.output import (
     BOLD,
@@ -26,6 +24,7 @@ from agentd.commands.send import note_idle
 from agentd.paths import discover
 from agentd.states import Exit
 from agentd.storage.database_files import files_stay
+from agentd.views.open_questions import document, exact
 
 EXAMPLES = """example:
   agentd answer                       # what waits, with the exact arguments
@@ -51,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("id", nargs="?", type=whole, metavar="ID", help="the session that asks")
     parser.add_argument("words", nargs="*", metavar="yes|no|TEXT", help="`no` may have a reason")
-    parser.add_argument("--asked", metavar="DIGEST", help="`asked`, as --json showed it")
+    parser.add_argument("--asked", metavar="DIGEST", help="answer what this names, nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
@@ -76,24 +75,13 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     with files_stay(bus):
         shown = seen(paths) if args.asked is None else {args.asked}
-        answered, event_id = give(bus, key, args.id, " ".join(args.words), shown)
+        answered, event_id = give(bus, key, args.id, " ".join(args.words), shown, args.asked)
     if args.json:
         print_json({"session": args.id, "event": event_id})
     else:
         say(f"event {event_id}")
     note_idle(bus, paths, answered.agent)
     return Exit.OK
-
-
-def document(one: Unanswered) -> dict[str, Any]:
-    """Return what waits as --json shows it."""
-    answer = None if one.answer is None else one.answer.payload["answer"]
-    return {
-        "agent": one.agent,
-        **one.asked.document(),
-        "since": iso(one.asked.since),
-        "answer": answer,
-    }
 
 
 def _print(found: Sequence[Unanswered]) -> None:
@@ -122,18 +110,14 @@ def _print(found: Sequence[Unanswered]) -> None:
 
 
 def _print_argument(name: str, value: Any) -> None:
-    """Print one argument exactly: as JSON, and a text of several lines with a bar before each.
-
-    In there only backslashes and what cannot be seen are written as escapes.
-    """
-    if not isinstance(value, str) or "\n" not in value:
-        _print_long(f"{INDENT * 2}{plain(name)}: ", plain(json.dumps(value, ensure_ascii=False)))
+    """Print one argument exactly, with a bar before each line where it has several."""
+    lines = exact(value)
+    if len(lines) == 1:
+        _print_long(f"{INDENT * 2}{plain(name)}: ", plain(lines[0]))
         return
-    lines = value.split("\n")
     say(f"{INDENT * 2}{plain(name)}: {len(lines)} lines")
     for line in lines:
-        written = json.dumps(line, ensure_ascii=False)[1:-1].replace('\\"', '"')
-        _print_long(f"{INDENT * 3}| ", plain(written))
+        _print_long(f"{INDENT * 3}| ", plain(line))
 
 
 def _print_long(head: str, text: str) -> None:

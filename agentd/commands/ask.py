@@ -31,9 +31,8 @@ from agentd.storage.database_files import files_stay
 from agentd.supervisor.client import query
 from agentd.terminal import cut
 from agentd.views.overview import overview
-from agentd.views.question import AT_REST, FAILED, WAITING, question_document
+from agentd.views.question import ASSISTANT, AT_REST, FAILED, WAITING, question_document
 
-ASSISTANT = "assistant"  # whom a question without a name is for
 WAIT = timedelta(minutes=10)
 LOOK_S, WHY_S = 0.2, 2.0  # between two looks, and after which it says what it waits for
 QUESTION_CHARACTERS, BEFORE_CHARACTERS = 1_000, 600

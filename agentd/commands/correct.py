@@ -3,23 +3,27 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import open_bus
 from agentd.commands.output import count, print_json, say, whole
-from agentd.config.agent import load_agent
+from agentd.config.agent import TASK, load_agent
 from agentd.config.suggest import listed
+from agentd.config.toml import as_text, parse_toml, read_small
 from agentd.errors import ConfigError, UsageError, storage_errors
-from agentd.evaluate.cases import examples_file, load_cases
+from agentd.evaluate.cases import cases_of
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.sessions.archive import Archive
 from agentd.sessions.session import results_of
 from agentd.states import Exit, SessionState
-from agentd.task_agent.row_examples import example_of, params_of, values_of
+from agentd.task_agent.label_values import label_values
+from agentd.task_agent.row_examples import example_of, params_of
 from agentd.task_agent.task_params import TaskParams
+from agentd.terminal import counted
+from agentd.views.corrections import example_name
 from agentd.whole import write_whole
 
 EXAMPLES = """example:
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no such event", where=str(args.result), hint="see `agentd events`")
     where = f"event {event.id}"
     config = load_agent(paths.agents_d / f"{event.agent}.toml")
-    if config.agent != "task":
+    if config.agent != TASK:
         raise UsageError(
             "is of an agent in code; its cases are written by hand",
             where=where,
@@ -62,27 +66,28 @@ def run(args: argparse.Namespace) -> int:
         )
     params = params_of(config)
     row = _row(event, args.row, where)
-    _check_value(params, args.field, args.value, where)
+    _check_value(label_values(config), args.field, args.value, where)
     payload = _example(bus, event, params, row, (args.row or 1) - 1)
-    name = f"event {event.id}{f', row {args.row}' if args.row else ''}: {args.field}"
-    file = examples_file(event.agent, paths)
+    name = example_name(event.id, args.row, args.field)
+    file = paths.examples / f"{event.agent}.toml"
     block = (
         f"[[case]]\nname = {_toml(name)}\nevent = {_toml(event.event_type)}\n"
         f"payload = {_toml(payload)}\nresult = {_toml({args.field: args.value})}\n"
     )
-    before = file.read_text() if file.is_file() else ""
+    before = as_text(read_small(file), file) if file.exists() else ""
     # One that this command wrote before, in just this form; what a person wrote stays.
     old = rf"\[\[case\]\]\nname = {re.escape(_toml(name))}\n(?:(?:event|payload|result) = .*\n)*\n?"
     text = re.sub(old, "", before).rstrip("\n")
+    text = f"{text}\n\n{block}" if text else block
+    total = len(cases_of(parse_toml(text.encode(), file), file, paths).case)
     with storage_errors(file, "make it writable"):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(file, f"{text}\n\n{block}" if text else block)
-    total = len(load_cases(file, paths).case)
+        write_whole(file, text)
     if args.json:
         about = {"agent": event.agent, "file": str(file), "case": name}
         print_json({**about, "payload": payload, "result": {args.field: args.value}})
     else:
-        say(f"wrote {file}: {total} example{'s' if total > 1 else ''}")
+        say(f"wrote {file}: {counted(total, 'example')}")
         say(f"how many does the model get right? agentd eval {event.agent}")
     return Exit.OK
 
@@ -99,15 +104,13 @@ def _row(event: Event, number: int | None, where: str) -> Mapping[str, Any]:
     return found
 
 
-def _check_value(params: TaskParams, field: str, value: str, where: str) -> None:
-    known = values_of(params, field)
+def _check_value(values: Mapping[str, Sequence[str]], field: str, value: str, where: str) -> None:
+    known = values.get(field)
     if known is None:
-        names = [*params.result, "interest", "label"]
-        fields = [name for name in names if values_of(params, name)]
         raise UsageError(
             f"{field} is no label that the model chose",
             where=where,
-            hint=f"its labels are {listed(fields)}" if fields else "its agent chooses none",
+            hint=f"its labels are {listed(values)}" if values else "its agent chooses none",
         )
     if value not in known:
         raise UsageError(f"{field} is never {value!r}", where=where, hint=f"it is {listed(known)}")

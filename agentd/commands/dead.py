@@ -2,10 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from agentd.bus.dead import DeadLetter
-from agentd.clock import iso
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import compact, local, print_json, print_table, say, whole
@@ -58,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
         wanted = RowFilter.of(args)
         asked = {"agent": args.agent, **wanted.span, "limit": wanted.page}
         read = paged(lambda before: bus.dead.list(before=before, **asked), lambda letter: letter.id)
-        letters = list(wanted.first(read, document))
+        letters = list(wanted.first(read, DeadLetter.document))
         if args.agent is not None and not letters:  # of a loop, it is who published it
             check_known(args.agent, paths, bus, PERSON, DAEMON)
         if args.json:
-            print_json([document(letter) for letter in letters])
+            print_json([letter.document() for letter in letters])
         elif letters:
             _list(letters)
         else:
@@ -79,11 +77,6 @@ def run(args: argparse.Namespace) -> int:
                 bus.dead.drop(letter_id)
             say(f"dropped {letter_id}")
     return Exit.OK
-
-
-def document(letter: DeadLetter) -> dict[str, Any]:
-    """Return a dead letter as --json shows it."""
-    return {**vars(letter), "reason": letter.reason.value, "dead_at": iso(letter.dead_at)}
 
 
 def _list(letters: Sequence[DeadLetter]) -> None:
@@ -105,9 +98,9 @@ def _list(letters: Sequence[DeadLetter]) -> None:
 
 def _show(letter: DeadLetter, *, as_json: bool) -> None:
     if as_json:
-        print_json(document(letter))
+        print_json(letter.document())
         return
-    for key, value in document(letter).items():
+    for key, value in letter.document().items():
         if key == "dead_at" or key == "created_at":
             text = local(value)
         else:

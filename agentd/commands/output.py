@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from agentd.clock import parse_iso
@@ -16,6 +16,7 @@ from agentd.terminal import (
     RED,
     YELLOW,
     colour,
+    duration,
     note,
     plain,
     rewrite,
@@ -29,7 +30,6 @@ __all__ = [  # all that commands print with
     "GREEN",
     "RED",
     "YELLOW",
-    "ago",
     "colour",
     "compact",
     "duration",
@@ -77,17 +77,6 @@ def local(moment: datetime | str | None, now: datetime | None = None) -> str:
         return plain(str(moment))
     today = (now or datetime.now(UTC)).astimezone().date()
     return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
-
-
-def duration(seconds: float) -> str:
-    """Render a length of time in at most two units: `4.2s`, `3m 05s`, `2h 10m`, `3d 4h`."""
-    if seconds < 60:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -139,17 +128,6 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
-
-
-def ago(text: str) -> timedelta:
-    """Return how long ago something began."""
-    from agentd.config import duration as durations
-
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        told = 'write it as "7d", "12h" or "30m", at most ten years'
-        raise argparse.ArgumentTypeError(told) from error
 
 
 STEPS = 4  # plain lines are printed at each quarter

@@ -29,6 +29,7 @@ from agentd.config.wording import not_blank
 from agentd.errors import ConfigError, shown
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+TASK = "task"  # the module of agents without code of their own
 RESERVED_NAMES = frozenset({"agentd", "person", "model"})  # producers that are not agents
 SUBSCRIPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?")
 

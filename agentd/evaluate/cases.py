@@ -128,11 +128,6 @@ class CaseFile(Strict):
     case: tuple[Case, ...] = Field(min_length=1)
 
 
-def examples_file(name: str, paths: Paths) -> Path:
-    """Return where the examples of a person's own agent are."""
-    return paths.agents_d.parent / CASES / f"{name}.toml"
-
-
 def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Path:
     """Return a file of cases: a path, or the name of a person's own or of shipped ones.
 
@@ -142,7 +137,7 @@ def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Pa
     path = Path(name)
     if path.is_file():
         return path
-    if paths is not None and (path := examples_file(path.name, paths)).is_file():
+    if paths is not None and (path := paths.examples / f"{path.name}.toml").is_file():
         return path
     own = shipped_cases(folder)
     if name in own:
@@ -165,7 +160,11 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    table = read_toml(path)
+    return cases_of(read_toml(path), path, paths)
+
+
+def cases_of(table: dict[str, Any], path: Path, paths: Paths | None = None) -> CaseFile:
+    """Return the cases of a file's contents; see `load_cases`, also for what it raises."""
     if "agent" not in table:
         name = f"{path.stem}.toml"
         file = shipped() / AGENTS / name

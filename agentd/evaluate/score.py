@@ -10,7 +10,7 @@ from agentd.llm.union import Union
 from agentd.replay.single_run import Performance
 from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
-from agentd.task_agent.row_examples import NONE
+from agentd.task_agent.label_values import NONE
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from agentd.task_agent.found import EVENT
 from agentd.task_agent.task_params import TaskParams
 from agentd.tools.toolbox import Toolbox
 
-LABEL = "label"  # what [params.labels] chooses
-NONE = "none"  # no interest
 DROPPED = frozenset({"first", "skip_if", "publish", "title", "tools", "look_at"})
 Fields = Mapping[str, Any]
 
@@ -47,16 +45,6 @@ def example_agent(config: AgentConfig) -> AgentConfig:
     if "each" in params:
         params |= {"each": f"{EVENT}.rows", "look_at": ["text"]}
     return config.model_copy(update={**changed, "params": params, "result": columns})
-
-
-def values_of(params: TaskParams, field: str) -> Sequence[str] | None:
-    """Return what may stand in a field that a person corrects; None: it is no choice of labels."""
-    if params.labels and field == LABEL:
-        return tuple(params.labels)
-    if params.interests and field == "interest":
-        return (*params.interests, NONE)
-    column = params.result.get(field)
-    return column.known or None if column is not None else None
 
 
 def example_of(

@@ -14,7 +14,8 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui.acting import argv_of, said
+from agentd.ui import ask_page
+from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
 
@@ -29,6 +30,7 @@ def application(parts: PageParts) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", _first),
+            *ask_page.ROUTES,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -54,7 +56,9 @@ async def _act(request: Request) -> Response:
     message = said(done, form)
     if request.headers.get("accept") == "application/json":
         body = {"ok": done.ok, "message": message, "document": done.document}
-        return JSONResponse(body)
+        return JSONResponse({**body, "go": goes_to(done, form)})
+    if (place := goes_to(done, form)) is not None:
+        return RedirectResponse(place, 303)
     back = urlsplit(form.get("back", "/"))
     query = {key: value for key, value in parse_qsl(back.query) if key != "said"}
     query["said"] = parts.acting.keep(message)

@@ -20,7 +20,8 @@ SHORT_CHARACTERS = 400  # of a payload that is shown at once; a longer one is op
 async def _session_document(request: Request) -> dict[str, Any]:
     number, first = _id(request, "id"), request.query_params.get("from", "")
     begin = int(first) if first.isdecimal() and len(first) < 10 else 1
-    return await parts_of(request).reading.call(lambda bus: session_document(bus, number, first=begin))
+    reading = parts_of(request).reading
+    return await reading.call(lambda bus: session_document(bus, number, first=begin))
 
 
 async def _session(request: Request) -> Response:

@@ -18,6 +18,7 @@ from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
 from agentd.terminal import cut
 
+ASSISTANT = "assistant"  # whom a question without a name is for
 WAITING, WORKING, ASKS, ANSWERED, FAILED = "waiting", "working", "asks", "answered", "failed"
 AT_REST = (ANSWERED, FAILED)
 THREAD_MAX = 20  # exchanges that are given of a thread
@@ -87,6 +88,12 @@ def question_document(bus: Bus, event_id: int) -> dict[str, Any]:
         "answer": _answer(row, came.published) if row and came.state == ANSWERED else None,
         "problem": came.problem,
     }
+
+
+def questions(bus: Bus, *, limit: int) -> list[dict[str, Any]]:
+    """Return the newest questions, the newest first."""
+    asked = bus.events.list(event_type=QUESTION, limit=limit, newest=True)
+    return [question_document(bus, one.id) for one in reversed(asked) if is_question(one)]
 
 
 def thread(bus: Bus, event_id: int) -> list[dict[str, Any]]:

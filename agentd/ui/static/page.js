@@ -120,7 +120,7 @@ addEventListener("pageshow", (shown) => { if (shown.persisted) { stream = null; 
 for (const element of document.querySelectorAll("[data-every][id]")) {
   const id = element.id;
   setInterval(() => {
-    if (!document.hidden) { wanted.add(id); refresh(); }
+    if (!document.hidden && document.getElementById(id)?.dataset.every) { wanted.add(id); refresh(); }
   }, 1000 * Math.max(1, Number(element.dataset.every) || 1));
 }
 
@@ -136,6 +136,7 @@ document.addEventListener("submit", async (sent) => {
       method: "POST", body: fields, headers: { Accept: "application/json" },
     });
     const told = await answer.json();
+    if (told.go) return location.assign(told.go);
     say(told.message);
     message.classList.toggle("bad", !told.ok);
     if (told.ok) {
