@@ -18,6 +18,7 @@ HOSTILE = (
     " ![d](http://127.0.0.1:9/d.png) <http://127.0.0.1:9/e> {{ 7 * 191 }} {% raw %}"
     " &lt;b&gt; \u202egnp.exe \x1b[2J\n# Head\n* item <iframe srcdoc='<script>pwned = 1</script>'>"
 )
+SHORT = HOSTILE[:200]  # of the model: a question may be that long
 QUOTED = json.dumps(HOSTILE.replace("\x1b", ""))  # as TOML has it
 AGENTS = {
     "hello": f"""agent = "task"
@@ -82,7 +83,7 @@ DEADLINE_S = 60.0
 class PageHome(Home):
     """Five agents: hello greets, sorter labels, writer wants a yes, asker asks, reader can fail.
 
-    The model says `HOSTILE` wherever it may say something.
+    The model says `HOSTILE`, or its beginning, wherever it may say something.
     """
 
     def __init__(self, root: Path) -> None:
@@ -133,8 +134,8 @@ class PageHome(Home):
             and '"ask_person"' in schema
             and 'type="ask_person"' not in said
         ):
-            return {"tool": "ask_person", "question": HOSTILE}
-        return {"tool": "done", "result": HOSTILE}
+            return {"tool": "ask_person", "question": SHORT}
+        return {"tool": "done", "result": SHORT}
 
     def publish(self, kind: str, **payload: Any) -> int:
         """Send an event as a person does; return its id."""
