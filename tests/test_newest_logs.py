@@ -159,7 +159,7 @@ def test_without_a_log_there_are_empty_samples(paths: Paths) -> None:
 
 def test_lines_are_chosen_by_level_and_session(paths: Paths) -> None:
     """With what they say in words, a traceback apart, and their session to go to."""
-    trace = {"exception": "Traceback\n  boom", "level": "error", "session_id": 7}
+    trace: dict[str, Any] = {"exception": "Traceback\n  boom", "level": "error", "session_id": 7}
     write(paths.log("one"), line(1), line(2, **trace), line(3, level="warning", why="a b"))
     told = log_lines(paths, level="warning")
     assert [(one["level"], one["keys"]) for one in told["lines"]] == [

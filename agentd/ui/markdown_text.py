@@ -28,7 +28,7 @@ def markdown(text: str) -> Markup:
 @cache
 def _reader() -> MarkdownIt:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    reader.validateLink = _goes  # type: ignore[method-assign]
+    reader.validateLink = _goes  # type: ignore[method-assign, assignment]
     for name, rule in (
         ("link_open", _link),
         ("heading_open", _heading),
