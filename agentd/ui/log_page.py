@@ -27,7 +27,12 @@ def _asked(request: Request) -> dict[str, Any]:
 
 
 async def _document(request: Request) -> dict[str, Any]:
-    return await in_thread(log_lines, parts_of(request).reading.paths, **_asked(request))
+    paths, asked = parts_of(request).reading.paths, _asked(request)
+
+    def read() -> dict[str, Any]:
+        return log_lines(paths, **asked)
+
+    return await in_thread(read)
 
 
 async def _log(request: Request) -> Response:

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from agentd.errors import AgentdError
-from agentd.terminal import plain_lines
+from agentd.terminal import duration, plain_lines
 from agentd.ui.access import Access, shown_cookie
 from agentd.ui.acting import Acting
+from agentd.ui.shown_values import amount, clock, day, when
 
 PAGES = (
     ("/", "Today"),
@@ -40,7 +41,9 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.filters = self._environment.filters
+        self._environment.filters.update(
+            when=when, day=day, clock=clock, amount=amount, lasting=duration
+        )
 
     def page(
         self, request: Request, template: str, status: int = 200, **values: Any

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui import ask_page
+from agentd.ui import ask_page, log_page, model_page, session_pages
 from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
@@ -30,6 +30,9 @@ def application(parts: PageParts) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", _first),
+            *session_pages.ROUTES,
+            *model_page.ROUTES,
+            *log_page.ROUTES,
             *ask_page.ROUTES,
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),

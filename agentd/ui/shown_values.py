@@ -44,6 +44,15 @@ def coded(text: str | None) -> Markup:
     return Markup("").join(shown)
 
 
+def clock(moment: str, *, seconds: bool = False) -> str:
+    """Return a moment's time of day, in local time."""
+    try:
+        at = parse_iso(moment).astimezone()
+    except ValueError:
+        return moment
+    return f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
+
+
 def amount(count: float | None) -> str:
     """Return bytes as "12 MB"; "" for none."""
     if count is None:

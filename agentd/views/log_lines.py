@@ -51,10 +51,11 @@ def _line(entry: Mapping[str, Any]) -> dict[str, Any]:
     trace = entry.get("exception")
     head = {key: str(entry.get(key, "")) for key in ("ts", "level", "agent", "event")}
     ids = {key: _id(entry.get(key)) for key in ("session_id", "event_id")}
+    others = {key: value for key, value in entry.items() if not ids.get(key)}
     return {
         **head,
         **ids,
-        "keys": cut(keys(entry), KEYS_CHARACTERS_MAX),
+        "keys": cut(keys(others), KEYS_CHARACTERS_MAX),
         "exception": cut(trace, TRACE_CHARACTERS_MAX) if isinstance(trace, str) else None,
     }
 

@@ -20,6 +20,7 @@ from agentd.views.causes import causes
 
 TURNS_MAX = 50  # given at a time
 TEXT_CHARACTERS_MAX = 4_000  # of a payload, and of what a step publishes
+LINE_CHARACTERS = 90
 PROMPT_CHARACTERS_MAX = 1_000_000  # of one message
 
 
@@ -193,6 +194,10 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    """Return JSON in one line where it is short, else in lines."""
+    short = json.dumps(value, ensure_ascii=False, default=str)
+    if len(short) <= LINE_CHARACTERS:
+        return short
     return cut(json.dumps(value, ensure_ascii=False, indent=2, default=str), TEXT_CHARACTERS_MAX)
 
 
