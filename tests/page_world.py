@@ -11,6 +11,7 @@ from agentd.clock import SystemClock
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.paths import Paths
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
@@ -35,7 +36,7 @@ class ReadHere(PageReader):
     """Reads in the caller's thread. `said` is the supervisor's, `asked` what it was asked for."""
 
     def __init__(self, paths: Paths, said: Mapping[str, Any] = QUIET) -> None:
-        self.paths = paths
+        super().__init__(paths, SupervisorLink(None))
         self.said, self.asked = said, list[Mapping[str, Any]]()
 
     async def call(self, function: Callable[[Bus], T]) -> T:

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui import ask_page, log_page, model_page, session_pages
+from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
 from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
@@ -29,7 +29,8 @@ def application(parts: PageParts) -> Starlette:
     """Return what answers who was let in."""
     app = Starlette(
         routes=[
-            Route("/", _first),
+            *today.ROUTES,
+            *agent_pages.ROUTES,
             *session_pages.ROUTES,
             *model_page.ROUTES,
             *log_page.ROUTES,
@@ -42,12 +43,6 @@ def application(parts: PageParts) -> Starlette:
     )
     app.state.parts = parts
     return app
-
-
-async def _first(request: Request) -> Response:
-    parts = parts_of(request)
-    last_id = await parts.reading.call(lambda bus: bus.events.last_id())
-    return parts.rendering.page(request, "first.html", last_id=last_id)
 
 
 async def _act(request: Request) -> Response:
