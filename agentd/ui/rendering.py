@@ -43,16 +43,10 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters = {
-            "markdown": markdown,
-            "when": when,
-            "day": day,
-            "clock": clock,
-            "amount": amount,
-            "lasting": duration,
-            "coded": coded,
-        }
-        self._environment.filters.update(filters)
+        self._environment.filters.update(
+            **{"when": when, "day": day, "clock": clock, "amount": amount, "lasting": duration},
+            **{"markdown": markdown, "coded": coded},
+        )
 
     def page(
         self, request: Request, template: str, status: int = 200, **values: Any

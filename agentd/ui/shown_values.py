@@ -1,4 +1,4 @@
-"""Times and amounts as people read them, for templates. Moments are as views give them."""
+"""Times and amounts as people read them, for templates. Moments are ISO 8601."""
 
 from datetime import UTC, date, datetime, timedelta
 
