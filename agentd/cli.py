@@ -48,6 +48,7 @@ GROUPS = (
         Command("deliver", "deliver", "Show where results are sent, or send a test by each way."),
         Command("events", "events", "Show events of the bus, newest last."),
         Command("search", "search", "Find events and results by their words."),
+        Command("ask", "ask", "Ask an agent, and see its answer; without a name the assistant."),
         Command("send", "send", "Send an event to its subscribers, or to one agent."),
         Command("send-file", "send_file", "Hand files to the agents that watch such files."),
         Command("answer", "answer", "List what agents wait for, and say yes, no or more to it."),

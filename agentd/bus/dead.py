@@ -95,9 +95,21 @@ class DeadLetters:
     ) -> tuple[Any, ...]:
         return agent, reason.value, short_error(error), session_id, iso(self._clock.now())
 
-    def list(self, agent: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        """Return dead letters, newest first, of one agent or of all."""
-        rows = self.db.read(sql.LETTERS, (agent, limit), sql.LETTER_COLUMNS)
+    def list(
+        self,
+        agent: str | None = None,
+        *,
+        before: int = sql.ID_END,
+        since: str | None = None,
+        until: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[DeadLetter]:
+        """Return dead letters with ids below `before`, newest first, of one agent or of all.
+
+        `since` and `until`: those that were given up then, and before.
+        """
+        given = {"agent": agent, "before": before, "since": since, "until": until, "limit": limit}
+        rows = self.db.read(sql.LETTERS, given, sql.LETTER_COLUMNS)
         return [_letter(row) for row in rows]
 
     def get(self, letter_id: int) -> DeadLetter:
@@ -112,6 +124,11 @@ class DeadLetters:
                 "no such dead letter", where=str(letter_id), hint="see `agentd dead list`"
             )
         return _letter(rows[0])
+
+    def of_event(self, agent: str, event_id: int) -> DeadLetter | None:
+        """Return the letter of an event that an agent gave up, None where it did not."""
+        rows = self.db.read(sql.LETTER_OF_EVENT, (agent, event_id), sql.LETTER_COLUMNS)
+        return _letter(rows[0]) if rows else None
 
     def counts(self) -> dict[str, int]:
         """Return how many dead letters each agent has, by its name."""

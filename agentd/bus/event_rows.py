@@ -1,9 +1,10 @@
 """The outbox as it is read: by people, by sessions, and row by row by `lanes`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from agentd.bus import sql
@@ -13,6 +14,7 @@ from agentd.clock import parse_iso
 from agentd.events import EVENT_TYPE, SYSTEM_TYPES, Event, is_result
 from agentd.states import Priority
 
+PAGE = 500  # rows that are read at a time
 NAME_CHARACTERS_MAX = 400  # of an event type, a target or a dedup_key
 PREFIX_END = "/"  # the character after "."
 TYPES_END = "{"  # the character after "z", with which a type may begin
@@ -53,24 +55,54 @@ class EventRows:
         `agent` is the producer; `event_type` is exact or a `prefix.*`. What cannot be read is
         left out; `odd` is told its id and why.
         """
+        rows = self.each(
+            after=after, agent=agent, event_type=event_type, page=limit, newest=newest, odd=odd
+        )
+        found = [*islice(rows, limit)]
+        return found[::-1] if newest else found
+
+    def each(
+        self,
+        *,
+        after: int = 0,
+        agent: str | None = None,
+        event_type: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        page: int = PAGE,
+        newest: bool = False,
+        odd: Callable[[int, str], object] | None = None,
+    ) -> Iterator[Event]:
+        """Yield events in id order, or the `newest` first; `page` of them are read at a time.
+
+        `since` and `until`: of those created then, and before. For the rest see `list`.
+        """
         prefix = event_type is not None and event_type.endswith(".*")
         first, end = _range(event_type) if event_type and prefix else (event_type, "")
         statement = sql.events(
             agent=agent is not None,
             exact=event_type is not None and not prefix,
             prefix=prefix,
+            since=since is not None,
+            until=until is not None,
             newest=newest,
         )
-        given = {"after": after, "limit": limit, "agent": agent, "event_type": first, "end": end}
-        rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
-        events = []
-        for row in reversed(rows) if newest else rows:
-            try:
-                events.append(self.read(row))
-            except UNREADABLE as error:  # its consumer buries it, with the reason
-                if odd is not None:
-                    odd(row[0], str(error))
-        return events
+        given = {"agent": agent, "event_type": first, "end": end, "since": since, "until": until}
+        place = {"after": after, "before": sql.ID_END}
+        page = min(page, PAGE)
+        while True:
+            rows = self.db.read(statement, {**given, **place, "limit": page}, sql.EVENT_COLUMNS)
+            for row in rows:
+                try:
+                    event = self.read(row)
+                except UNREADABLE as error:  # its consumer buries it, with the reason
+                    if odd is not None:
+                        odd(row[0], str(error))
+                else:
+                    yield event
+            if not page or len(rows) < page:
+                return
+            place["before" if newest else "after"] = rows[-1][0]
 
     def results(
         self,

@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Sequence
 
 from agentd.bus.dead import DeadLetter
+from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import compact, count, local, print_json, print_table, say, whole
+from agentd.commands.output import compact, local, print_json, print_table, say, whole
+from agentd.commands.row_filter import RowFilter, paged
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
@@ -39,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", help="default: list")
     parser.add_argument("ids", nargs="*", type=whole, metavar="ID", help="dead letters' ids")
     parser.add_argument("--agent", metavar="NAME", help="list: only what this agent worked on")
-    parser.add_argument("--limit", type=count, default=50, metavar="N", help="list: at most N (50)")
+    row_filter.arguments(parser, limit=50, of="list")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
@@ -51,10 +53,18 @@ def run(args: argparse.Namespace) -> int:
     paths = discover()
     bus = open_bus(paths, writes=args.action in ("retry", "drop"))
     if args.action == "list":
-        letters = bus.dead.list(args.agent, limit=args.limit)
+        wanted = RowFilter.of(args)
+        asked = {"agent": args.agent, **wanted.span, "limit": wanted.page}
+        read = paged(lambda before: bus.dead.list(before=before, **asked), lambda letter: letter.id)
+        letters = list(wanted.first(read, DeadLetter.document))
         if args.agent is not None and not letters:  # of a loop, it is who published it
             check_known(args.agent, paths, bus, PERSON, DAEMON)
-        _list(letters, as_json=args.json)
+        if args.json:
+            print_json([letter.document() for letter in letters])
+        elif letters:
+            _list(letters)
+        else:
+            say("no such dead letters" if wanted.narrows else "no dead letters")
     for letter_id in args.ids:
         if args.action == "show":
             _show(bus.dead.get(letter_id), as_json=args.json)
@@ -69,26 +79,21 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _list(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
-    if as_json:
-        print_json([letter.document() for letter in letters])
-    elif not letters:
-        say("no dead letters")
-    else:
-        print_table(
-            ("ID", "DIED", "AGENT", "REASON", "EVENT", "ERROR"),
+def _list(letters: Sequence[DeadLetter]) -> None:
+    print_table(
+        ("ID", "DIED", "AGENT", "REASON", "EVENT", "ERROR"),
+        (
             (
-                (
-                    letter.id,
-                    local(letter.dead_at),
-                    letter.agent,
-                    letter.reason.value,
-                    f"{letter.event_id or '-'} {letter.event_type}",
-                    letter.error.splitlines()[0] if letter.error else None,
-                )
-                for letter in letters
-            ),
-        )
+                letter.id,
+                local(letter.dead_at),
+                letter.agent,
+                letter.reason.value,
+                f"{letter.event_id or '-'} {letter.event_type}",
+                letter.error.splitlines()[0] if letter.error else None,
+            )
+            for letter in letters
+        ),
+    )
 
 
 def _show(letter: DeadLetter, *, as_json: bool) -> None:

@@ -2,8 +2,12 @@
 
 import argparse
 
+from agentd.bus.later import LaterEvent
+from agentd.clock import iso
+from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import local, print_json, print_table, say, whole
+from agentd.commands.row_filter import RowFilter
 from agentd.errors import UsageError
 from agentd.paths import discover
 from agentd.states import Exit
@@ -14,6 +18,7 @@ ACTIONS = ("list", "drop")
 EXAMPLES = """example:
   agentd later
   agentd later list --agent notes
+  agentd later --until +2h     # what comes within two hours
   agentd later drop 3
 
 What an agent sets by its tool `Later` comes back to it as an event `later.due`, once it is due.
@@ -29,7 +34,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", help="default: list")
     parser.add_argument("ids", nargs="*", type=whole, metavar="ID", help="their ids")
     parser.add_argument("--agent", metavar="NAME", help="list: only those of this agent")
-    parser.add_argument("--json", action="store_true", help="list: print JSON")
+    row_filter.arguments(parser, of="list")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
 
@@ -46,13 +52,15 @@ def run(args: argparse.Namespace) -> int:
                 raise UsageError("no such event to come", where=str(later_id), hint=hint)
         say(f"dropped {later_id}")
     if args.action == "list":
-        found = bus.later.list(args.agent)
+        wanted = RowFilter.of(args)
+        listed = (one for one in bus.later.list(args.agent) if wanted.at(iso(one.due)))
+        found = list(wanted.first(listed, LaterEvent.document))
         if args.agent is not None and not found:
             check_known(args.agent, paths, bus)
         if args.json:
             print_json([later.document() for later in found])
         elif not found:
-            say("nothing is to come")
+            say("nothing such is to come" if wanted.narrows else "nothing is to come")
         else:
             rows = ((one.id, local(one.document()["due"]), one.agent, one.what) for one in found)
             print_table(("ID", "DUE", "AGENT", "WHAT"), rows)

@@ -4,12 +4,14 @@ import argparse
 import itertools
 from collections import deque
 
+from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import count, note, print_json, say, say_lines
+from agentd.commands.output import note, print_json, say, say_lines
+from agentd.commands.row_filter import RowFilter
 from agentd.config.suggest import listed
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
-from agentd.logs.view import log_names, parse, read, render
+from agentd.logs.view import LEVELS, log_names, parse, rank, read, render
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
@@ -17,7 +19,8 @@ MODEL = "model"  # what the model server is called in the logs
 
 EXAMPLES = """example:
   agentd logs -f
-  agentd logs repo_review --lines 500
+  agentd logs repo_review -n 500
+  agentd logs --since 1h --level warning
   agentd logs --json | jq 'select(.level == "error")'
 
 NAME is an agent, or agentd (the daemon itself), or model. An agent's view includes what the daemon
@@ -31,9 +34,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
-    parser.add_argument(
-        "-n", "--lines", type=count, default=100, metavar="N", help="the last N lines (100)"
-    )
+    parser.add_argument("--level", choices=LEVELS, help="only of this level and above")
+    row_filter.arguments(parser, "--lines", limit=100)
     parser.add_argument("--json", action="store_true", help="print the JSON lines")
 
 
@@ -47,16 +49,23 @@ def run(args: argparse.Namespace) -> int:
     for name in args.names:
         if name not in log_names(paths.logs):
             _check_name(name, paths)
-    last: deque[str] = deque(maxlen=args.lines)
+    rows = RowFilter.of(args)
+
+    def wanted(line: str) -> bool:
+        return _fits(line, rows, args.level)
+
+    last: deque[str] = deque(maxlen=rows.limit)
     count = 0
     for line in read(paths, args.names):
-        last.append(line)
+        if wanted(line):
+            last.append(line)
         count += 1
-    if args.names and not count and not args.follow:
-        note(f"no lines of {listed(args.names)} in {paths.logs}")
+    if not last and rows.limit and not args.follow:
+        where = f" of {listed(args.names)}" if args.names else ""
+        note(f"no{' such' if count else ''} lines{where} in {paths.logs}")
     # Following reads from the start again: what was counted above is skipped.
     more = itertools.islice(read(paths, args.names, follow=True), count, None)
-    for line in itertools.chain(last, more if args.follow else ()):
+    for line in itertools.chain(last, filter(wanted, more) if args.follow else ()):
         if not args.json:
             say_lines(render(line), flush=args.follow)
         elif entry := parse(line):  # a line torn by a crash is no JSON
@@ -65,6 +74,18 @@ def run(args: argparse.Namespace) -> int:
             else:  # the same object, without what a terminal would obey
                 print_json(entry, indent=None)
     return Exit.OK
+
+
+def _fits(line: str, rows: RowFilter, level: str | None) -> bool:
+    """Whether a line is wanted. One that is none of ours, torn by a crash, has no time or level."""
+    if not (rows.narrows or level):
+        return True
+    entry = parse(line)
+    if not entry:
+        return not (rows.since or rows.until or level) and rows.fits({"": line})
+    if level and rank(level) > rank(entry.get("level")):
+        return False
+    return rows.at(str(entry.get("ts", ""))) and rows.fits(entry)
 
 
 def _check_name(name: str, paths: Paths) -> None:

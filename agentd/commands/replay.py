@@ -15,7 +15,6 @@ from agentd.commands.output import (
     RED,
     YELLOW,
     ProgressLine,
-    ago,
     colour,
     compact,
     count,
@@ -26,7 +25,8 @@ from agentd.commands.output import (
     say,
     whole,
 )
-from agentd.commands.sessions import print_timeline, step_document
+from agentd.commands.row_filter import moment
+from agentd.commands.sessions import print_timeline
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
@@ -35,6 +35,7 @@ from agentd.replay.fork import Fork
 from agentd.replay.live import LiveTurn
 from agentd.replay.verdicts import Verdict
 from agentd.states import Exit
+from agentd.views.session_turns import step_fields
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
@@ -70,7 +71,9 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "targets", nargs="*", type=_target, metavar="FILE|SESSION", help="what to replay"
     )
     parser.add_argument("--all", action="store_true", help="every session that is kept")
-    parser.add_argument("--since", type=ago, metavar="7d", help="--all: only those begun since")
+    parser.add_argument(
+        "--since", type=moment, metavar="WHEN", help="--all: only those begun since"
+    )
     parser.add_argument("--agent", metavar="NAME", help="--all: only this agent's")
     parser.add_argument(
         "--tools",
@@ -164,7 +167,6 @@ def _progress(args: argparse.Namespace) -> Iterator[ProgressLine]:
 def _sources(
     args: argparse.Namespace, paths: Paths, workshop: "Workshop"
 ) -> "Iterator[tuple[str, Load]]":
-    from agentd.clock import SystemClock
     from agentd.replay.sources import of_file, of_session, recorded_sessions
     from agentd.sessions.archive import Archive
 
@@ -175,8 +177,7 @@ def _sources(
         assert archive is not None
         if args.agent is not None:
             _check_agent(args.agent, archive)
-        since = SystemClock().now() - args.since if args.since else None
-        numbers = list(map(str, recorded_sessions(archive, since=since, agent=args.agent)))
+        numbers = list(map(str, recorded_sessions(archive, since=args.since, agent=args.agent)))
     for name in numbers if args.all else named:
         if archive is not None and name in numbers:
             yield (
@@ -258,7 +259,7 @@ def print_fork(fork: Fork, *, as_json: bool) -> None:
     """Print how a session went on beyond its fork."""
     published = [{"type": e.event_type, "payload": dict(e.payload)} for e in fork.published]
     if as_json:
-        steps = [step_document(step) for step in fork.steps]
+        steps = [step_fields(step) for step in fork.steps]
         print_json({**vars(fork), "steps": steps, "published": published})
         return
     say(colour(f"from turn {fork.turn} on, with the live model:", BOLD))

@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Iterable
-from datetime import timedelta
 
 from agentd.bus import Bus
-from agentd.clock import iso
+from agentd.commands import row_filter
 from agentd.commands.events import pause
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import (
@@ -13,14 +12,13 @@ from agentd.commands.output import (
     DIM,
     INTEGER_MAX,
     colour,
-    count,
     local,
     plain,
     print_json,
     say,
     say_lines,
 )
-from agentd.config.duration import parse
+from agentd.commands.row_filter import RowFilter, paged
 from agentd.errors import UsageError
 from agentd.events import Event, is_result, result_of
 from agentd.paths import discover
@@ -31,11 +29,11 @@ from agentd.views.result_list import document
 EXAMPLES = """example:
   agentd results
   agentd results -f mail_triage
-  agentd results --since 1d --json
+  agentd results --since 1d --grep invoice --json
   agentd results 120              # the whole of one, with its text
 
 A result is an event whose payload has a `title` and, where useful, a `text` in Markdown. Always
-oldest first. WHAT is an agent's name, or a result's ID. Where else they go, `agentd deliver` shows.
+oldest first. NAME is an agent's, ID a result's. Where else they go, `agentd deliver` shows.
 Exits 2 for an ID that is no result's, 1 for a name that never existed here.
 
 --json prints one object a line: id, agent, event_type, created_at (UTC), title, text, payload."""
@@ -46,12 +44,9 @@ LINES_SHOWN = 3  # of a result's text, in a list
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
-    parser.add_argument("what", nargs="?", metavar="WHAT", help="an agent, or a result's ID")
+    parser.add_argument("what", nargs="?", metavar="NAME|ID", help="an agent, or a result's id")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new ones")
-    parser.add_argument("--since", type=_since, metavar="AGE", help="not older than, such as 1d")
-    parser.add_argument(
-        "--limit", type=count, default=20, metavar="N", help="at most the last N (20)"
-    )
+    row_filter.arguments(parser, limit=20)
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
@@ -62,28 +57,23 @@ def run(args: argparse.Namespace) -> int:
     if args.what is not None and args.what.isascii() and args.what.isdigit():
         _print([_find(bus, int(args.what))], args.json, whole=True)
         return Exit.OK
-    since = None if args.since is None else iso(bus.clock.now() - args.since)
     after = bus.events.last_id()
-    found = [*filter(is_result, bus.events.results(agent=args.what, since=since, limit=args.limit))]
+    rows = RowFilter.of(args)
+    asked = {"agent": args.what, **rows.span, "limit": rows.page}
+    read = paged(lambda before: bus.events.results(before=before, **asked)[::-1], lambda e: e.id)
+    found = [*rows.first(filter(is_result, read), document)][::-1]
     if args.what is not None and not found:
         check_known(args.what, paths, bus)
     after = max([after, *(event.id for event in found)])  # some came while they were read
     _print(found, args.json)
+    if not (found or args.follow or args.json):
+        _say_nothing(bus, narrowed=args.what is not None or rows.narrows)
     while args.follow:
         pause()
         new = bus.events.results(after=after, agent=args.what)
         after = max([after, *(event.id for event in new)])
-        _print(filter(is_result, new), args.json)
-    if not found and not args.json:
-        _say_nothing(bus, args)
+        _print((one for one in new if is_result(one) and rows.fits(document(one))), args.json)
     return Exit.OK
-
-
-def _since(text: str) -> timedelta:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _find(bus: Bus, event_id: int) -> Event:
@@ -113,9 +103,9 @@ def _print(found: Iterable[Event], as_json: bool, *, whole: bool = False) -> Non
             say(colour(f"{INDENT}... `agentd results {event.id}` shows all", DIM), flush=True)
 
 
-def _say_nothing(bus: Bus, args: argparse.Namespace) -> None:
+def _say_nothing(bus: Bus, *, narrowed: bool) -> None:
     """Say that there is none, and what to do next."""
-    if args.what is not None or args.since is not None:
+    if narrowed:
         say_lines("no such results\n`agentd results` lists the last ones of all agents")
     elif not bus.agents.present():
         say_lines("no results yet, and no agent that could have any\n`agentd new` makes one")

@@ -3,11 +3,15 @@
 import argparse
 import shutil
 import sys
+from typing import Any
 
-from agentd.clock import EPOCH, SystemClock
+from agentd.bus.search import MATCHES_MAX, FoundEvent
+from agentd.clock import EPOCH
+from agentd.commands import row_filter
 from agentd.commands.events import line
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import ago, count, print_json, say
+from agentd.commands.output import print_json, say
+from agentd.commands.row_filter import RowFilter
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
 from agentd.states import Exit
@@ -30,8 +34,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("words", nargs="+", metavar="WORDS", help="what all of them hold")
     parser.add_argument("--agent", metavar="NAME", help="only what this producer published")
-    parser.add_argument("--since", type=ago, metavar="7d", help="only those published since")
-    parser.add_argument("--limit", type=count, default=20, metavar="N", help="at most N (20)")
+    row_filter.arguments(parser, limit=20)
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
@@ -41,18 +44,26 @@ def run(args: argparse.Namespace) -> int:
     bus = open_bus(paths, writes=True)
     if args.agent is not None and not bus.events.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus, PERSON, DAEMON)
-    found = bus.search.find(
+    rows = RowFilter.of(args)
+    matching = bus.search.find(
         " ".join(args.words),
-        limit=args.limit,
+        limit=MATCHES_MAX if rows.pattern else rows.limit,
         agent=args.agent,
-        since=SystemClock().now() - args.since if args.since else EPOCH,
+        since=args.since or EPOCH,
+        until=args.until,
     )
+    found = [*rows.first(matching, document)][::-1]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for one in reversed(found):
+    for one in found:
         if args.json:
-            print_json({**one.event.document(), "excerpt": one.excerpt}, indent=None)
+            print_json(document(one), indent=None)
         else:
             say(line(one.event, width, one.excerpt))
     if not found and not args.json:
         say("no such events")
     return Exit.OK
+
+
+def document(found: FoundEvent) -> dict[str, Any]:
+    """Return what was found as --json shows it."""
+    return {**found.event.document(), "excerpt": found.excerpt}

@@ -19,7 +19,8 @@
       { tool = "Done", args = { result = { contains = "4" } } },
     ]
 
-`/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
+`/project` is an empty folder with the case's `files`, and with its `commits` a git repository;
+`events` are what other agents published before. Both may stand at the top, for all cases. An
 argument is right if it equals the label, is in the labelled list, or contains the labelled text.
 
 A file without [agent] has examples of the person's own agent of the file's name, or of the shipped
@@ -91,6 +92,14 @@ class CaseCommit(Strict):
     files: dict[str, str]
 
 
+class CaseEvent(Strict):
+    """An event that another agent published before."""
+
+    agent: str
+    type: EventType
+    payload: dict[str, Any]
+
+
 class Case(Strict):
     """One case: an event, what lies in the project's folder, and the right decisions in order."""
 
@@ -99,6 +108,7 @@ class Case(Strict):
     payload: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     commits: tuple[CaseCommit, ...] = ()
+    events: tuple[CaseEvent, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
     expect: tuple[Expected, ...] = ()
     result: dict[str, Any] = Field(default_factory=dict)
@@ -114,6 +124,8 @@ class CaseFile(Strict):
     """A file of cases for one agent."""
 
     agent: AgentConfig
+    files: dict[str, str] = Field(default_factory=dict)  # of all cases
+    events: tuple[CaseEvent, ...] = ()
     case: tuple[Case, ...] = Field(min_length=1)
 
 
@@ -149,7 +161,11 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    table = read_toml(path)
+    return cases_of(read_toml(path), path, paths)
+
+
+def cases_of(table: dict[str, Any], path: Path, paths: Paths | None = None) -> CaseFile:
+    """Return the cases of a file's contents; see `load_cases`, also for what it raises."""
     if "agent" not in table:
         name = f"{path.stem}.toml"
         file = shipped() / AGENTS / name
@@ -157,7 +173,14 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
             file = own
         if file.is_file() or paths is not None:
             table = {"agent": example_agent(load_agent(file)), **table}
-    return validate(CaseFile, table, path)
+    read = validate(CaseFile, table, path)
+    return read.model_copy(update={"case": tuple(_with_all(read, case) for case in read.case)})
+
+
+def _with_all(file: CaseFile, case: Case) -> Case:
+    """Return a case with what its file has for all cases."""
+    shared = {"files": {**file.files, **case.files}, "events": file.events + case.events}
+    return case.model_copy(update=shared)
 
 
 def write_project(case: Case, folder: Path) -> None:

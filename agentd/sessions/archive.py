@@ -88,10 +88,21 @@ class Archive:
         *,
         agent: str | None = None,
         state: SessionState | None = None,
+        before: int = sql.ID_END,
+        since: str | None = None,
+        until: str | None = None,
         limit: int = 50,
     ) -> Sequence[SessionRow]:
-        """Return sessions, newest first."""
-        given = (agent, None if state is None else state.value, None, limit)
+        """Return sessions with ids below `before`, newest first.
+
+        `since` and `until`: those that began then, and before.
+        """
+        named = {"agent": agent, "state": None if state is None else state.value}
+        return self._rows(**named, before=before, since=since, until=until, limit=limit)
+
+    def _rows(self, **given: Any) -> Sequence[SessionRow]:
+        anything = dict.fromkeys(("agent", "state", "id", "since", "until"))
+        given = {**anything, "before": sql.ID_END, "limit": 1, **given}
         return [_session_row(row) for row in self._db.run(sql.SESSIONS, given)]
 
     def parked(self) -> dict[str, int]:
@@ -105,8 +116,24 @@ class Archive:
 
     def find(self, session_id: int) -> SessionRow | None:
         """Return one session, or None."""
-        rows = self._db.run(sql.SESSIONS, (None, None, session_id, 1))
-        return _session_row(rows[0]) if rows else None
+        rows = self._rows(id=session_id)
+        return rows[0] if rows else None
+
+    def get(self, session_id: int) -> SessionRow:
+        """Return one session.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        row = self.find(session_id)
+        if row is None:
+            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
+        return row
+
+    def of_event(self, agent: str, event_id: int) -> SessionRow | None:
+        """Return an agent's last session over an event, None where there is none."""
+        rows = self._db.run(sql.SESSION_OF_EVENT, (agent, event_id))
+        return self.find(rows[0][0]) if rows else None
 
     def steps(self, session_id: int) -> Sequence[Step]:
         """Return the steps that are recorded of a session.
@@ -139,10 +166,7 @@ class Archive:
             UsageError: there is none with this id.
             SessionFailed: a step cannot be read.
         """
-        row = self.find(session_id)
-        if row is None:
-            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
-        return row, self.steps(session_id)
+        return self.get(session_id), self.steps(session_id)
 
     def history(self, session_id: int) -> History:
         """Return all that is kept of a session.

@@ -53,7 +53,7 @@ class UiHost:
         self,
         parts: HostParts,
         records: Records,
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
         life: Life,
     ) -> None:
         self._parts, self._records, self._status = parts, records, status
@@ -145,10 +145,7 @@ class UiHost:
         return {"key": (await in_thread(page_key, self._parts.paths)).hex()}, ()
 
     async def _tell_status(self, _: Asker, __: dict[str, Any]) -> Answer:
-        async def status() -> Mapping[str, Any]:
-            return self._status()
-
-        return {}, [self._apart(status())]
+        return {}, [self._apart(self._status())]
 
     async def _index(self, _: Asker, __: dict[str, Any]) -> Answer:
         await self._records.index()

@@ -81,6 +81,12 @@ def _answer(form: Form) -> list[str]:
     return ["answer", "--asked", form["asked"], "--", form["id"], *words.split(" ")]
 
 
+def _ask(form: Form) -> list[str]:
+    thread = ["--thread", form["thread"]] if form.get("thread") else []
+    name = [form["agent"]] if form.get("agent") else []
+    return ["ask", "--no-wait", *thread, "--", *name, form["question"]]
+
+
 def _correct(form: Form) -> list[str]:
     row = ["--row", form["row"]] if form.get("row") else []
     return ["correct", *row, "--", form["id"], form["field"], form["value"]]
@@ -93,12 +99,20 @@ def _of_agent(form: Form) -> list[str]:
 # By the field `do` of a form. Words of people stand behind `--`, so that none is an option.
 _COMMANDS: Mapping[str, Callable[[Form], list[str]]] = {
     "answer": _answer,
+    "ask": _ask,
     "correct": _correct,
     **dict.fromkeys(("trigger", "pause", "resume", "enable", "disable"), _of_agent),
     "reload": lambda form: ["reload"],
     "dead-retry": lambda form: ["dead", "retry", "--", form["id"]],
     "dead-drop": lambda form: ["dead", "drop", "--", form["id"]],
 }
+
+
+def goes_to(done: Done, form: Form) -> str | None:
+    """Return the place of what a form made, where its person is to see that next."""
+    if form.get("do") == "ask" and done.ok:
+        return f"/ask/{int(done.document['id'])}"
+    return None
 
 
 def said(done: Done, form: Form) -> str:

@@ -31,6 +31,8 @@ class PageReader:
     def __init__(self, paths: Paths, link: SupervisorLink) -> None:
         self.paths = paths
         self._link = link
+        self._latest: dict[str, Any] | None = None
+        self.earlier: dict[str, Any] | None = None  # what `status` gave the time before
         opening = Opening(create=False, busy_ms=BUSY_MS, read_only=True)
         self._bus = BusThread(paths, SystemClock(), opening)
         # A look at a number in shared memory: a thread for it would cost 20 times as much.
@@ -63,7 +65,8 @@ class PageReader:
 
     async def status(self) -> dict[str, Any]:
         """Return what the supervisor says of itself. Raises AgentdError."""
-        return await self.answer({"ask": "status"})
+        self.earlier, self._latest = self._latest, await self.answer({"ask": "status"})
+        return self._latest
 
     async def key(self) -> bytes:
         """Return the key of links and cookies. Raises AgentdError."""

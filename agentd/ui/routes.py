@@ -14,12 +14,12 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui.acting import argv_of, said
-from agentd.ui.agent_pages import ROUTES as ROUTES_OF_AGENTS
+from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
+from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
-from agentd.ui.today import ROUTES as ROUTES_OF_TODAY
 
+PAGES = (today, agent_pages, session_pages, model_page, log_page, ask_page)
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
 DIGITS_MAX = 18  # of a number in an address: SQLite has 64 bits
@@ -31,8 +31,7 @@ def application(parts: PageParts) -> Starlette:
     """Return what answers who was let in."""
     app = Starlette(
         routes=[
-            *ROUTES_OF_TODAY,
-            *ROUTES_OF_AGENTS,
+            *(route for page in PAGES for route in page.ROUTES),
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -52,7 +51,9 @@ async def _act(request: Request) -> Response:
     message = said(done, form)
     if request.headers.get("accept") == "application/json":
         body = {"ok": done.ok, "message": message, "document": done.document}
-        return JSONResponse(body)
+        return JSONResponse({**body, "go": goes_to(done, form)})
+    if (place := goes_to(done, form)) is not None:
+        return RedirectResponse(place, 303)
     back = urlsplit(form.get("back", "/"))
     query = {key: value for key, value in parse_qsl(back.query) if key != "said"}
     query["said"] = parts.acting.keep(message)

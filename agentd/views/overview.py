@@ -1,6 +1,7 @@
 """The daemon and its agents: the supervisor's own view, merged with what the bus says of each."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentd.storage.database_files import open_bus
 from agentd.supervisor.client import last_failure
 from agentd.views.agent_triggers import NO_TRIGGERS, triggers
 from agentd.views.daemon_state import daemon_state, labels_by, with_external
+from agentd.views.machine_use import MachineUse
 from agentd.views.waits_for import waits_for
 
 DAEMON_KEYS = (
@@ -52,7 +54,12 @@ def overview(paths: Paths) -> dict[str, Any]:
         daemon, silence = None, error.document()
     if daemon and daemon["model"]:
         daemon = {**daemon, "model": with_external(daemon["model"], paths)}
-    return overview_of(daemon, paths, silence=silence)
+    document, after = overview_of(daemon, paths, silence=silence), None
+    if daemon is not None:
+        with suppress(StorageError):  # it has just begun to hang
+            after = daemon_state(paths)
+    add_use(document, daemon, after)
+    return document
 
 
 def overview_of(
@@ -93,10 +100,21 @@ def overview_of(
     for agent in document["agents"]:  # what the database would have told of it
         known = {**UNKNOWN, "triggers": NO_TRIGGERS, "held": None}
         agent.update({key: agent.get(key, value) for key, value in known.items()})
-        agent.update(agent.pop("use", None) or {"cpu_percent": None, "memory_bytes": None})
         agent["next_run"] = _next_run(agent["triggers"])
         agent["waits_for"] = waits_for(agent, document)
     return document
+
+
+def add_use(
+    document: dict[str, Any], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> None:
+    """Say what the processes take: memory, and CPU between two answers of the supervisor."""
+    took = MachineUse(before, after)
+    document["memory_bytes"] = took.of(document["pid"])["memory_bytes"]
+    if document["model"]:
+        document["model"].update(took.of(document["model"].get("pid")))
+    for agent in document["agents"]:
+        agent.update(took.of(agent["pid"], took.hands.get(agent["name"])))
 
 
 def _add_facts(document: dict[str, Any], bus: Bus) -> None:

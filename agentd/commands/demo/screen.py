@@ -4,24 +4,13 @@ import shutil
 import sys
 
 from agentd.bus import Bus
-from agentd.commands.output import ProgressLine, compact, local, plain, say, shorten
-from agentd.events import Event, is_result, result_of
+from agentd.commands.output import ProgressLine, local, plain, say, shorten
+from agentd.events import Event
 from agentd.sessions.archive import Archive
 from agentd.states import SessionState
+from agentd.views.event_line import event_line
 
 UNSAID = frozenset({"agent.started", "review.finding"})  # the screens below say it all
-
-
-def summary(event: Event) -> str:
-    """Say in a few words what is in an event of the demo's agents; others show their payload."""
-    payload = event.payload
-    if is_result(event):
-        return plain(result_of(event)[0])
-    if event.event_type == "repo.changed":
-        number = payload["total_files"]
-        files = "1 file" if number == 1 else f"{number} files"
-        return f"{files} {'on top of' if payload['uncommitted'] else 'in'} {payload['head'][:10]}"
-    return compact(payload)
 
 
 class Screen:
@@ -47,7 +36,7 @@ class Screen:
 
     def _line_of(self, event: Event) -> str:
         to = f" -> {event.target}" if event.target else ""
-        text = f"{event.agent}{to}  {plain(event.event_type)}  {summary(event)}"
+        text = f"{event.agent}{to}  {plain(event.event_type)}  {event_line(event)}"
         return shorten(text, max(40, self._width - 12))
 
     def close(self) -> None:
