@@ -43,11 +43,6 @@ class Paths:
         return self.config / "agents.d"
 
     @property
-    def examples(self) -> Path:
-        """Folder of what a person corrected: one TOML file of cases per agent."""
-        return self.config / "eval"
-
-    @property
     def secrets(self) -> Path:
         """Folder of one private file per secret that configuration names."""
         return self.config / "secrets"

@@ -33,13 +33,24 @@ function busy(element) {
     .some((field) => field.value !== field.defaultValue);
 }
 
+// Of an element that begins above the window: what somebody reads of it, and how far down that is.
+function place(element) {
+  if (element.getBoundingClientRect().top >= 0) return null;
+  const parts = [...element.querySelectorAll("[id]")];
+  const read = parts.find((one) => one.getBoundingClientRect().bottom > 0);
+  return read ? [read.id, read.getBoundingClientRect().top] : null;
+}
+
 function swap(element, fresh) {
+  const reads = place(element);
   const open = new Set([...element.querySelectorAll("details[open][id]")].map((one) => one.id));
   const at = document.activeElement;
   const focused = at && element.contains(at) ? at.id : "";
   const node = document.importNode(fresh, true);
   for (const one of node.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = true;
   element.replaceWith(node);
+  const again = reads && document.getElementById(reads[0]); // something new may stand above it
+  if (again) scrollBy({ top: again.getBoundingClientRect().top - reads[1], behavior: "instant" });
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   node.dispatchEvent(new CustomEvent("agentd:swapped", { bubbles: true }));
 }
