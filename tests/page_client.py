@@ -38,7 +38,7 @@ class PageClient:
 
     def token(self) -> str:
         """Return what its forms hold."""
-        found = TOKEN.search(self.get("/").text)
+        found = TOKEN.search(self.get("/agents").text)
         assert found is not None
         return found.group(1)
 

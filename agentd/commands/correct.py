@@ -10,6 +10,7 @@ from agentd.bus import Bus
 from agentd.commands.home import open_bus
 from agentd.commands.output import count, print_json, say, whole
 from agentd.config.agent import TASK, load_agent
+from agentd.config.agent_files import examples_file
 from agentd.config.suggest import listed
 from agentd.config.toml import as_text, parse_toml, read_small
 from agentd.errors import ConfigError, UsageError, storage_errors
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _check_value(label_values(config), args.field, args.value, where)
     payload = _example(bus, event, params, row, (args.row or 1) - 1)
     name = example_name(event.id, args.row, args.field)
-    file = paths.examples / f"{event.agent}.toml"
+    file = examples_file(event.agent, paths)
     block = (
         f"[[case]]\nname = {_toml(name)}\nevent = {_toml(event.event_type)}\n"
         f"payload = {_toml(payload)}\nresult = {_toml({args.field: args.value})}\n"

@@ -42,6 +42,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from agentd.config.agent import AgentConfig, load_agent
+from agentd.config.agent_files import EXAMPLES as CASES
+from agentd.config.agent_files import examples_file
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
@@ -51,7 +53,6 @@ from agentd.replay.folder_map import unsafe
 from agentd.task_agent.row_examples import example_agent
 
 AGENTS = "config/agents.d"  # of agentd itself
-CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"
 GIT_S = 30.0
 GIT = {
@@ -137,7 +138,7 @@ def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Pa
     path = Path(name)
     if path.is_file():
         return path
-    if paths is not None and (path := paths.examples / f"{path.name}.toml").is_file():
+    if paths is not None and (path := examples_file(path.name, paths)).is_file():
         return path
     own = shipped_cases(folder)
     if name in own:

@@ -7,6 +7,7 @@ asks the supervisor for.
 import os
 from pathlib import Path
 
+from agentd.config.agent_files import EXAMPLES
 from agentd.paths import Paths, shipped
 from agentd.sandbox.policy import SandboxPolicy, base_read, libraries
 
@@ -19,7 +20,7 @@ def ui_policy(paths: Paths) -> SandboxPolicy:
     own = str(paths.log(NAME).parent)
     shown = (
         *(database, paths.logs, paths.versions, paths.lock),
-        *(paths.daemon_file, paths.accepted_daemon_file, paths.agents_d),
+        *(paths.daemon_file, paths.accepted_daemon_file, paths.agents_d, paths.config / EXAMPLES),
         *(paths.agents, paths.baml_src, shipped() / "agents", shipped() / "baml_src"),
     )
     return SandboxPolicy(

@@ -77,7 +77,8 @@ def argv_of(form: Form) -> list[str]:
 
 def _answer(form: Form) -> list[str]:
     # What the page showed: a yes to anything else is none.
-    return ["answer", "--asked", form["asked"], "--", form["id"], *form["words"].split(" ")]
+    words = f"{form['words']} {form.get('why', '')}".strip()
+    return ["answer", "--asked", form["asked"], "--", form["id"], *words.split(" ")]
 
 
 def _ask(form: Form) -> list[str]:

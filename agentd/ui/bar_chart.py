@@ -37,7 +37,7 @@ class BarChart:
         highest = max((value for value in self.values if value is not None), default=0.0)
         if highest <= 0:
             return 1.0
-        step = 10 ** math.floor(math.log10(highest))
+        step: float = 10.0 ** math.floor(math.log10(highest))
         return next(step * n for n in (1, 2, 5, 10) if step * n >= highest)
 
     @property

@@ -6,6 +6,7 @@ Each value goes through `plain`: control characters and marks of direction are s
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from agentd.errors import AgentdError
-from agentd.terminal import plain_lines
+from agentd.terminal import duration, plain_lines
 from agentd.ui.access import Access, shown_cookie
 from agentd.ui.acting import Acting
+from agentd.ui.markdown_text import markdown
+from agentd.ui.shown_values import amount, clock, coded, day, took, when
 
 PAGES = (
     ("/", "Today"),
@@ -40,15 +43,20 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.filters = self._environment.filters
+        self._environment.filters.update(
+            **{"when": when, "day": day, "clock": clock, "took": took, "amount": amount},
+            **{"lasting": duration, "markdown": markdown, "coded": coded},
+        )
 
     def page(
         self, request: Request, template: str, status: int = 200, **values: Any
     ) -> HTMLResponse:
-        """Return a page of a template, which finds `values`, `token` and `path`."""
+        """Return a page of a template, which finds `values`, `token`, `path` and `here`."""
+        query = [(k, v) for k, v in request.query_params.multi_items() if k != "said"]
         given = {
             "token": self._access.form_token(shown_cookie(request.scope)),
             "path": request.url.path,
+            "here": f"{request.url.path}?{urlencode(query)}" if query else request.url.path,
             "pages": PAGES,
             "said": self._acting.take(request.query_params.get("said", "")),
         }

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.bus import Bus
+from agentd.config.agent_files import examples_file
 from agentd.paths import Paths
 from agentd.ui.page_parts import parts_of
 from agentd.ui.shown_values import day
@@ -91,7 +92,7 @@ def _labelled(one: dict[str, Any], paths: Paths) -> dict[str, Any]:
     _, config, _ = read_file(paths.agents_d / f"{one['agent']}.toml")
     if config is None:
         return {**one, "labels": []}
-    examples = examples_in(paths.examples / f"{one['agent']}.toml")
+    examples = examples_in(examples_file(one["agent"], paths))
     return {**one, "labels": corrections(config, one["id"], one["payload"], examples)}
 
 
