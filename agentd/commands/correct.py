@@ -8,7 +8,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import open_bus
-from agentd.commands.output import count, print_json, say, whole
+from agentd.commands.output import count, print_done, whole
 from agentd.config.agent import TASK, load_agent
 from agentd.config.suggest import listed
 from agentd.errors import ConfigError, UsageError, storage_errors
@@ -32,7 +32,7 @@ What the agent read of that row becomes an example in eval/NAME.toml beside your
 changed the instructions. Nothing else changes: the result stays as it was published. The newest
 correction of a field counts. Exits 2 for a result, row, field or value that there is not.
 
---json prints {agent, file, case, payload, result}."""
+--json prints {done: "written", agent, file, case, payload, result}."""
 
 SESSIONS_MAX = 2_000  # of an agent that are looked through for the one that wrote a result
 
@@ -79,12 +79,15 @@ def run(args: argparse.Namespace) -> int:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(file, f"{text}\n\n{block}" if text else block)
     total = len(load_cases(file, paths).case)
-    if args.json:
-        about = {"agent": event.agent, "file": str(file), "case": name}
-        print_json({**about, "payload": payload, "result": {args.field: args.value}})
-    else:
-        say(f"wrote {file}: {total} example{'s' if total > 1 else ''}")
-        say(f"how many does the model get right? agentd eval {event.agent}")
+    about = {"agent": event.agent, "file": str(file), "case": name, "payload": payload}
+    print_done(
+        args,
+        "written",
+        f"wrote {file}: {total} example{'s' if total > 1 else ''}",
+        f"how many does the model get right? agentd eval {event.agent}",
+        **about,
+        result={args.field: args.value},
+    )
     return Exit.OK
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agentd.admission.version import CONFIG
 from agentd.commands.home import find_agent, open_bus
-from agentd.commands.output import plain, say
+from agentd.commands.output import json_option, plain, print_done
 from agentd.commands.send import note_idle
 from agentd.config.agent import AgentConfig, load_agent
 from agentd.errors import AgentdError, ConfigError, shown
@@ -21,13 +21,16 @@ EXAMPLES = """example:
 Writes an event file.changed for each file to each agent whose `watch` means it, or to the agent
 NAME, and says to whom. A file goes to an agent also where it was told of its content before.
 Works without a running daemon: the events wait. Exits 2 for what is no file, 1 where no agent
-watches such files or NAME may not read it (nothing is sent then), 3 without a database."""
+watches such files or NAME may not read it (nothing is sent then), 3 without a database.
+
+--json prints {done: "sent", events: [{event, path, agent}]}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file")
     parser.add_argument("--to", metavar="NAME", help="for this agent, whatever it watches")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,10 +58,13 @@ def run(args: argparse.Namespace) -> int:
             if name in agents:
                 check_readable(name, Path(file.path), agents[name])
             sent.append((name, file, content))
+    events = []
     for name, file, content in sent:
         with files_stay(bus):
             event_id = give(bus, name, file, content)
-        say(plain(f"event {event_id}: {shown(file.path)} to {name}"))
+        events.append({"event": event_id, "path": shown(file.path), "agent": name})
+    lines = (plain(f"event {e['event']}: {e['path']} to {e['agent']}") for e in events)
+    print_done(args, "sent", *lines, events=events)
     for name in dict.fromkeys(name for name, _, _ in sent):
         note_idle(bus, paths, name)
     return Exit.OK
