@@ -48,6 +48,7 @@ GROUPS = (
         Command("deliver", "deliver", "Show where results are sent, or send a test by each way."),
         Command("events", "events", "Show events of the bus, newest last."),
         Command("search", "search", "Find events and results by their words."),
+        Command("ask", "ask", "Ask an agent, and see its answer; without a name the assistant."),
         Command("send", "send", "Send an event to its subscribers, or to one agent."),
         Command("send-file", "send_file", "Hand files to the agents that watch such files."),
         Command("answer", "answer", "List what agents wait for, and say yes, no or more to it."),
@@ -55,6 +56,7 @@ GROUPS = (
         Command("later", "later", "List what agents have set for themselves, or drop some of it."),
         Command("sessions", "sessions", "List the agents' sessions, or show one turn by turn."),
         Command("dead", "dead", "List dead letters, show, retry or drop some."),
+        Command("ui", "ui", "Open a page in the browser: results, questions, agents, sessions."),
         Command("mcp", "mcp", "Let another assistant read what agents do, and ask them (MCP)."),
     ),
     (  # agents

@@ -20,6 +20,8 @@ SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.", BATCH, LATER)
 ASKED = "person.asked"  # a session waits for a person: `agentd.sessions.asked`
 ANSWER = "person.answer"  # {"session", "asked", "answer", "mac"}: resumes the session
 
+QUESTION = "question.asked"  # {"question", "before"}: a person's, by `agentd ask`
+
 DEPTH_MAX = 8  # a chain of causes longer than this is a loop among agents
 PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON
 # Of a result, which is an event that a person reads: its payload has a `title`, one line, and where

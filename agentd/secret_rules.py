@@ -62,6 +62,17 @@ RULES = {
         r"(?i)[?&](?:sig|signature|hmac|x-(?:amz|goog)-(?:signature|security-token))"
         r"=([^&\s\"'#]{8,})"
     ),
+    "key in an address": re.compile(  # of a feed, say, that is for one person
+        r"(?i)[?&](?:(?:key|auth)=|[\w.%-]{1,40}=(?=[a-z_-]{0,40}\d)(?=[\d_-]{0,40}[a-z])(?=[\w-]{20}))"
+        r"([^&\s\"'#]{6,})"
+    ),
+    "private calendar": re.compile(
+        r"(?i)/(?:private-)?((?=[a-z_%~+=-]{0,40}\d)[\w%~+=-]{16,200})"
+        r"(?=(?:/[\w%.~@+=-]{0,100}){0,3}\.(?:ics|ical|rss|atom)\b)"
+    ),
+    "published calendar": re.compile(
+        r"(?i)(?:webcals?://[^/\s\"'<>]{1,200}|icloud\.com/published)/([^\s\"'<>]{8,500})"
+    ),
     "signature": re.compile(r"(?i)\bsignature=[\"']?([a-z0-9+/=%_-]{16,})"),
     "password of a command": re.compile(
         r"(?:\s-u|--user)[ \t=]{0,4}[\"']?[^\s:\"']{1,100}:([^\s\"']{1,200})"

@@ -14,6 +14,7 @@ FOLDERS = (
     "agentd/model_server",
     "agentd/sandbox",
     "agentd/testing",
+    "agentd/ui",
     "agents",
     "config",
     "launchd",

@@ -16,6 +16,7 @@ from agentd.cli import main
 from agentd.commands import home as commands_home
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
+from agentd.paths import discover
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
@@ -114,6 +115,119 @@ def test_trigger_and_unknown_agents(bus: Bus, tmp_path: Path) -> None:
     wrong = agentd(tmp_path, "trigger", "hullo")
     assert wrong.returncode == 1
     assert "hullo" in wrong.stderr and "hello" in wrong.stderr
+
+
+TASK = """agent = "task"
+done = "What is there is listed."
+subscribe = {subscribe}
+watch = {watch}
+[params]
+first = [{first}]
+each = "{tool}"
+publish = "x.listed"
+[result]
+name = {{ from = "name" }}
+[permissions]
+read = ["/data"]
+"""
+WATCHED = '["/data/*.pdf"]'
+FOLDER = TASK.format(
+    subscribe=[], watch=WATCHED, first='{ ListFiles = "/data" }', tool="ListFiles.entries"
+)
+FILE = TASK.format(
+    subscribe=[], watch=WATCHED, first='{ ReadFile = "{path}" }', tool="ReadFile.text"
+)
+NOTE = TASK.format(
+    subscribe=["note.*"], watch=[], first='{ ReadFile = "/data/{year}" }', tool="ReadFile.text"
+)
+INBOX = f"""agent = "inbox"
+done = "The file has its kind."
+watch = {WATCHED}
+[params]
+targets = ["/data"]
+[permissions]
+read = ["/data"]
+write = ["/data"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "told"),
+    [
+        (FOLDER, 0, "event 1"),
+        (FILE, 2, "agentd send-file PATH --to worker"),
+        (INBOX, 2, "agentd send-file PATH --to worker"),
+        (NOTE, 2, """agentd send note.new '{"year": "..."}' --to worker"""),
+    ],
+)
+def test_trigger_says_what_an_agent_wants(
+    config: str, code: int, told: str, bus: Bus, tmp_path: Path
+) -> None:
+    """Who needs a file or a field to work on is sent no empty event, which would be given up."""
+    accept(bus, tmp_path, "worker", config)
+    done = agentd(tmp_path, "trigger", "worker")
+    assert done.returncode == code, done.stderr
+    assert told in done.stdout + done.stderr
+    assert len(bus.events.list()) == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "each", "fact"),
+    [
+        ('{ ReadLog = "/data/a.log" }', "ReadLog.errors", "log:/data/a.log"),
+        ('{ ReadFeed = "https://h.invalid/a" }', "ReadFeed.items", "feed:https://h.invalid/a"),
+    ],
+)
+def test_trigger_says_that_nothing_is_new_yet(
+    first: str, each: str, fact: str, bus: Bus, tmp_path: Path
+) -> None:
+    """Of a log or a feed that was never read nothing is told: who waits for it knows why."""
+    accept(bus, tmp_path, "worker", TASK.format(subscribe=[], watch=[], first=first, tool=each))
+    said = agentd(tmp_path, "trigger", "worker").stderr
+    assert f"{fact.partition(':')[2]} is read for the first time" in said
+    with bus.db.transaction():
+        bus.facts.remember("worker", {fact: {"offset": 0}})
+    assert "first time" not in agentd(tmp_path, "trigger", "worker").stderr
+
+
+def test_send_file_asks_nobody_twice(bus: Bus, tmp_path: Path) -> None:
+    """A file whose event waits, or whose session waits for a person, is not sent once more."""
+    file = tmp_path / "a.pdf"
+    file.write_text("a")
+    accept(bus, tmp_path, "filer", FILE.replace("/data", str(tmp_path)))
+
+    def sent() -> bool:
+        done = agentd(tmp_path, "send-file", str(file))
+        assert done.returncode == 0, done.stderr
+        assert ("is not done yet with event" in done.stderr) is ("event" not in done.stdout)
+        return "event" in done.stdout
+
+    assert (sent(), sent()) == (True, False)
+    sessions, lane = Sessions(bus), Lane("filer", direct=True)
+    event = bus.next(lane)
+    assert event is not None
+    session = sessions.begin(lane, event, "v1", Limits())
+    assert isinstance(session, Session) and not sent()
+    sessions.journal.record(session, Step(StepKind.OPENING, "file.changed", {}))
+    sessions.journal.record(session, Step(StepKind.DECISION, "MoveFile", {}))
+    sessions.closing.park(session, "May it?")
+    assert not sent()
+    file.write_text("another")
+    assert sent()  # what is in it now was asked about by nobody
+    another = bus.next(lane)
+    assert another is not None
+    other = sessions.begin(lane, another, "v1", Limits())
+    assert isinstance(other, Session)
+    sessions.closing.close(other, publish=[], remember={}, outcome={})
+    assert sent()
+
+
+def accept(bus: Bus, home: Path, name: str, config: str) -> None:
+    """Let the home have an agent of this configuration."""
+    folder = discover({"AGENTD_HOME": str(home)}).versions / name / "v1"
+    folder.mkdir(parents=True)
+    (folder / "agent.toml").write_text(config)
+    bus.accept(name, "v1")
 
 
 def test_events_filters(bus: Bus, tmp_path: Path) -> None:

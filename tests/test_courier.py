@@ -10,14 +10,15 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.config.daemon import RetentionConfig
-from agentd.config.delivery import DeliverConfig
+from agentd.config.delivery import DeliverConfig, TelegramConfig
 from agentd.deliver import courier
 from agentd.deliver.courier import LAG_S, UNTAKEN, Courier
 from agentd.deliver.day_file import DayFile
 from agentd.deliver.messages import Message, pieces
 from agentd.deliver.position import Positions, forget_ways, noted_of
 from agentd.deliver.silence import Silence
-from agentd.deliver.ways import MessageWay, WayFailed
+from agentd.deliver.telegram import BotApi
+from agentd.deliver.ways import MessageWay, Poster, WayFailed
 from agentd.errors import StorageError
 from agentd.events import ASKED, DELIVER, TEST, NewEvent, is_result, result_of
 from agentd.logs.logger import Logger
@@ -207,7 +208,7 @@ def test_a_flood_of_results_hides_no_question(
     if held:
         desk.silence = Silence(DeliverConfig(quiet="11:00-12:30").silence, 10, UTC)
         desk.again().round()
-        assert sent.messages == []
+        assert sent.messages == [] and desk.courier.document()["held"] == 7
         desk.clock.set(datetime(2026, 1, 15, 12, 30, tzinfo=UTC))
     desk.rounds()
     told = "\n".join(f"{message.title}\n{message.text}" for message in sent.messages)
@@ -526,3 +527,20 @@ def test_a_long_text_goes_in_pieces_that_telegram_takes(text: str) -> None:
     assert "".join(found) == text
     assert all(len(piece.encode("utf-16-le")) // 2 <= 4096 for piece in found)
     assert all(found)
+
+
+def test_a_secret_that_is_no_token_of_a_bot_goes_nowhere() -> None:
+    """No address has it, and no fact is named by it, as it would be by a bot's id."""
+
+    class Given(Poster):
+        def __init__(self) -> None: ...
+
+        def secret(self, name: str | None) -> str:
+            return "swordfish"
+
+    config = TelegramConfig.model_validate({"token": "secret:telegram", "chat_ids": [1]})
+    api = BotApi(config, Given())
+    for use in (lambda: api.bot, lambda: api.call("getMe")):
+        with pytest.raises(WayFailed, match="the secret telegram is no token of a bot") as told:
+            use()
+        assert "swordfish" not in str(told.value) and told.value.lasting

@@ -32,6 +32,7 @@ from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason, Exit, WorkerState
 from agentd.testing import run_agent
 from agentd.tools.declared_tools import REGISTRY
+from agentd.views.session_turns import step_fields
 from tests.pages import FILES, FOLDERS, NAME, PAGES, ROOT, page, pages
 
 FIRST, AGENTS, TESTING, RUNNING = page(""), page("agents"), page("agentd/testing"), page("launchd")
@@ -163,7 +164,7 @@ def test_the_help_names_all_that_json_has() -> None:
     head, steps = sessions.EXAMPLES.split("--json prints")[1].split("steps: ")
     assert {field.name for field in fields(SessionRow)} <= set(re.findall(r"\w+", head))
     named = set(re.findall(r"\w+", steps))
-    assert sessions.step_document(Step(StepKind.NOTE, "note", {})).keys() <= named
+    assert step_fields(Step(StepKind.NOTE, "note", {})).keys() <= named
     reasons = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\w", dead.EXAMPLES, re.MULTILINE)
     assert reasons == [reason.value for reason in DeadReason]
 

@@ -246,6 +246,27 @@ def test_a_wrong_password_is_told_and_not_repeated(here: Asking, server: ImapSer
     assert "hunter-two" not in told and "[redacted]" in told
 
 
+@pytest.mark.parametrize("form", ["{told}", "b{told!r}"])
+def test_a_part_of_a_password_is_told_in_no_form(
+    here: Asking, server: ImapServer, form: str
+) -> None:
+    """A server may answer with as much of a line as finds room: also of what is in base64."""
+    here.password = "p\u00e4ssword-of-ada"
+    parts = []
+
+    def echo(conversation: Conversation, command: str) -> bool:
+        if command.startswith("AUTHENTICATE"):
+            conversation.say("+ ")
+            parts.append(conversation.rfile.readline().decode().strip()[9:-9])
+            conversation.say(f"{conversation.tag} NO {form.format(told=parts[0])}, it was")
+        return command.startswith("AUTHENTICATE")
+
+    server.before = echo
+    told = here.error()
+    assert told.count("[redacted]") == 1 and "it was" in told
+    assert not any(parts[0][at : at + 8] in told for at in range(len(parts[0]) - 8))
+
+
 @pytest.mark.parametrize("password", [PASSWORD, "p\u00e4ss'word", 'a\\"b'])
 @pytest.mark.parametrize("form", ["{tag} NO what is {told}", "* BYE {told}", "{told}\x01"])
 def test_a_password_is_told_in_no_form(

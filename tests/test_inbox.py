@@ -75,6 +75,7 @@ def test_nothing_moves_unasked_or_after_a_no(folders: Path) -> None:
     waiting = drop(folders, "scan.txt", BILL)
     assert waiting.state is SessionState.PARKED
     assert waiting.asked is not None and waiting.asked.tool == "MoveFile"
+    assert [result["kind"] for result in waiting.events("inbox.sorted")] == ["invoice"]
     before = seen(folders)
     refused = drop(folders, "scan.txt", BILL, approve="deny")
     assert refused.state is SessionState.ENDED and seen(folders) == before

@@ -101,6 +101,12 @@ def test_an_answer_is_bounded_as_a_whole(bus: Bus, tmp_path: Path) -> None:
 def test_an_agent_is_asked_and_answers(bus: Bus, tmp_path: Path) -> None:
     """With `ask = true`: as a person asks it; what comes of it is returned."""
     (tmp_path / "config" / "agentd.toml").write_text("[mcp_server]\nask = true\n")
+    folder = tmp_path / "versions" / "filer" / "v1"
+    folder.mkdir(parents=True)
+    (folder / "agent.toml").write_text(
+        'agent = "inbox"\ndone = "It is sorted."\nwatch = ["/data/*"]\n'
+    )
+    bus.accept("filer", "v1")
     worker = threading.Thread(target=_work, args=(tmp_path,))
     worker.start()
 
@@ -116,6 +122,7 @@ def test_an_agent_is_asked_and_answers(bus: Bus, tmp_path: Path) -> None:
             assert [step["kind"] for step in steps] == ["opening"]
             waits = await say(asked, "ask", agent="hello", payload={}, wait_s=0)
             assert waits["state"] == "waiting"
+            assert "works on a file" in await say(asked, "ask", agent="filer", payload={})
             assert "no agent" in (await say(asked, "ask", agent="helo", payload={})).lower()
             forged = {"session": 1, "answer": "yes"}
             told = await say(asked, "ask", agent="hello", type="person.answer", payload=forged)

@@ -71,6 +71,29 @@ def test_three_answers_are_enough(tmp_path: Path) -> None:
     assert 'schedule = { cron = "30 9 * * *" }' in text and "work" in text
 
 
+@pytest.mark.parametrize("out", ["--labels=work,private", None])
+def test_files_that_come(
+    paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str | None
+) -> None:
+    """An agent of new files labels what is in them, and is tried with one."""
+    notes = tmp_path / "notes"
+    words = ["new", "filer", "--watch", f"{notes}/*.md", *filter(None, [out])]
+    assert main(words) == 0
+    assert "agentd send-file PATH" in capsys.readouterr().out
+    admit("filer", paths)
+    config = (paths.agents_d / "filer.toml").read_text()
+    payload = {"path": f"{notes}/a.md", "name": "a.md", "folder": str(notes)}
+
+    def by_content(head: str, item: str) -> float:
+        return float(("private" if "milk" in item else "work") in head)
+
+    event = NewEvent("file.changed", payload)
+    run = run_agent("task", event, [], config=config, scores=by_content)
+    (result,) = run.events("filer.found")
+    assert result["file"] == "a.md" and run.error is None
+    assert result.get("kind") == ("private" if out else None)
+
+
 def test_an_event_needs_no_time(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """It runs when one is published, and labels its text."""
     assert main(["new", "sorter", "--events", "note.added", "--labels", "work,private"]) == 0
@@ -90,6 +113,9 @@ def test_an_event_needs_no_time(paths: Paths, capsys: pytest.CaptureFixture[str]
         (["--page", "example.org"], 2, "is no address of the web"),
         (["--events", "Note"], 1, "is no event type"),
         (["--events", "file.changed"], 2, "comes to who watches"),
+        (["--watch", "/tmp/*", "--labels", "a,b"], 2, "watch *.pdf"),
+        (["--watch", "/no/such/*.pdf"], 2, "there is no such folder"),
+        (["--watch", "/tmp/*.pdf", "--every", "1h"], 2, "goes without a time"),
         (["--read", "/", "--every", "often"], 1, "schedule"),
         (["--read", "/", "--labels", "one"], 1, "needs a second label"),
         (["--read", "/", "--labels", "a,b", "--rank", "c"], 2, "not allowed with"),

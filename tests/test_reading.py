@@ -324,6 +324,20 @@ def test_a_calendar_at_a_url(web: Site, call: Call, local: None) -> None:
         call("ReadCalendar", source="/etc/passwd")
 
 
+def test_a_private_address_is_not_in_what_is_found(web: Site, call: Call, local: None) -> None:
+    """An address may be the key to a calendar or a feed: a result goes on to others."""
+    key = "0123456789abcdef" * 2
+    url = web.url(f"/{key}/basic.ics", "text/calendar", EVENTS)
+    found = call("ReadCalendar", source=url)
+    assert found.value["events"] and found.value["source"] == web.host.partition(":")[0]
+    url = web.url(f"/feed?key={key}", "text/xml", rss("a"))
+    assert key not in str(call("ReadFeed", url=url).value)
+    for url in (f"http://{web.host}/none?key={key}", f"http://{web.host}/{key}/none.ics"):
+        with pytest.raises(ToolError) as told:
+            call("ReadFeed", url=url)
+        assert "404" in str(told.value) and key not in str(told.value)
+
+
 HOSTILE = ics(
     "SUMMARY:1\nDTSTART:20000101T000000Z\nRRULE:FREQ=SECONDLY",
     "SUMMARY:2\nDTSTART:00010101T000000Z\nRRULE:FREQ=HOURLY;BYMONTH=2;BYMONTHDAY=30",

@@ -248,7 +248,7 @@ def test_an_older_database_gets_the_index(tmp_path: Path) -> None:
     path = tmp_path / "agentd.db"
     add(Bus(path), "word of old")
     with contextlib.closing(apsw.Connection(str(path))) as db:
-        db.execute("DROP TABLE outbox_words")
+        db.execute("DROP TABLE outbox_words; DROP INDEX outbox_cause; DROP INDEX sessions_event")
         db.pragma("user_version", schema.MIGRATIONS.index(words_migration()))
     assert found(Bus(path), "old") == [1]
 

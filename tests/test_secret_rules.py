@@ -92,6 +92,15 @@ TEXTS: dict[str, tuple[str, str]] = {
 S = "hunter22!x"
 HEX = "0123456789abcdef" * 2
 TEXTS |= {
+    "google calendar": (
+        f"https://h.invalid/calendar/ical/a%40h.invalid/private-{HEX}/basic.ics",
+        HEX,
+    ),
+    "calendar": (f"cannot read https://h.invalid/x/{HEX}.ics: 404", HEX),
+    "webcal": (f"webcal://p1.h.invalid/published/2/{MIX}", MIX),
+    "icloud": (f"https://p1-caldav.icloud.com/published/2/{MIX}", MIX),
+    "feed by key": ("https://h.invalid/feed?key=hunter22&n=1", "hunter22"),
+    "feed by a long key": (f"https://h.invalid/.rss?feed={HEX}&user=ada", HEX),
     "aligned": (f"password            = {S}", S),
     "aligned with tabs": (f"api_key\t\t\t:\t\t'{S}'", S),
     "no-break space": (f"password:\xa0{S}", S),
@@ -286,6 +295,7 @@ def test_a_key_that_the_cut_goes_through_is_hidden() -> None:
 
 # Each fragment is repeated: what a rule may begin with, and never end.
 FRAGMENTS = [
+    *("/a1", "/a1a1a1a1a1a1a1a1", "/", "/.", "?a=a", "?a1a=", "?key=", "webcal://a/", "webcal://"),
     *("-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\n", "-----BEGIN ", "-----"),
     *(
         "eyJaaaaaaaa-",

@@ -16,6 +16,7 @@ from agentd.sessions.steps import StepKind
 from agentd.states import SessionState
 from agentd.task_agent.asked_columns import TITLE_MAX
 from agentd.task_agent.found import ROWS_MAX
+from agentd.task_agent.written_result import title_of
 from agentd.testing import RandomModel, run_agent
 
 HOSTILE = (
@@ -310,6 +311,16 @@ def test_a_title_counts_rows_and_names_a_column_called_count(notes: Path) -> Non
     config = sorter(notes, params, 'count = { from = "event.name" }')
     (result,) = run_agent("task", changed(notes), [], config=config).events("lines.sorted")
     assert result["title"] == "day.md of it"
+
+
+@pytest.mark.parametrize(
+    ("number", "title"),
+    [(0, "0 notes (all), 0 tasks"), (1, "1 note (all), 1 task"), (2, "2 notes (all), 2 tasks")],
+)
+def test_a_title_has_its_nouns_by_its_numbers(number: int, title: str) -> None:
+    """One of something is one; what stands in brackets by itself is left."""
+    rows = [{"kind": "task"}] * number
+    assert title_of("{count} note(s) (all), {kind=task} task(s)", {}, rows, number) == title
 
 
 MARKDOWN_ACTIVE = re.compile(r"(?<!\\)(?:\]\(|<|`|\[)|(?<!\\)://|(?i:www)\.")

@@ -170,6 +170,11 @@ def test_a_correction_becomes_an_example(world: World) -> None:
         refused = correct(*words)
         assert refused.returncode == 2 and told in refused.stderr, refused.stderr
     assert agentd(home, "correct", "9999", "kind", "idea").returncode == 2
+    for broken, what in ((b'"caf\xe9"', "is not UTF-8"), (b"case = [", "is not valid TOML")):
+        file.write_bytes(broken)
+        refused = correct("kind", "task", "--row", "1")
+        assert refused.returncode == 1 and what in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr and file.read_bytes() == broken
 
 
 @pytest.mark.parametrize("ranked", [False, True])

@@ -13,7 +13,7 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.tools import log_file
 from agentd.tools.base import TEXT_CHARACTERS
-from agentd.tools.log_errors import code_of, error_in, grouped
+from agentd.tools.log_errors import OTHERS, code_of, error_in, grouped
 from agentd.tools.toolbox import Toolbox
 
 LINE = "2026-11-29 10:00:{n:02} ERROR db: connection {n} to 10.0.0.5:5432 refused\n"
@@ -222,6 +222,17 @@ def test_what_changes_is_no_part_of_a_code() -> None:
     two = 'error 7 in /tmp/c at 0x1: "Bo" http://y.org 99ffab12-0000, 192.168.1.2:8080'
     assert code_of(one) == code_of(two) == 'error N in PATH at N: "..." URL N, N'
     assert code_of("face the error") == "face the error"
+
+
+def test_errors_of_more_codes_than_are_told_apart_are_counted() -> None:
+    """Together, so that none is lost; those of a known code go on to it."""
+    names = [f"ERROR {''.join(chr(97 + int(d)) for d in str(n))}" for n in range(2_010)]
+    groups = grouped([*names, names[0], names[-1]])
+    assert sum(group["count"] for group in groups) == 2_012
+    assert [(group["code"], group["count"]) for group in groups[:2]] == [
+        (OTHERS, 11),
+        (code_of(names[0]), 2),
+    ]
 
 
 def test_no_log_is_asked_for_beyond_the_list(reader: Reader, tmp_path: Path) -> None:

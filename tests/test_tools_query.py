@@ -69,6 +69,11 @@ def test_what_comes_is_bounded(folder: Path) -> None:
         ask(folder, "SELECT 1 " + " " * 2_000)
     with pytest.raises(ToolError, match="too big"):
         ask(folder, "SELECT printf('%.*c', 2000000, 'x')")
+    with made(folder / "a.db") as db:
+        db.execute("CREATE TABLE large AS SELECT printf('%.*c', 900000, 'x') AS x")
+    assert len(ask(folder, "SELECT x, x FROM large")["rows"][0]) == 2
+    with pytest.raises(ToolError, match="too big"):  # 450 MB
+        ask(folder, f"SELECT {', '.join('x' * 500)} FROM large")
 
 
 @pytest.mark.parametrize(

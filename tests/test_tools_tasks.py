@@ -9,7 +9,7 @@ import pytest
 
 from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused
-from agentd.tools import open_tasks
+from agentd.tools import note_files, open_tasks
 from agentd.tools.open_tasks import tasks_in
 from agentd.tools.toolbox import Toolbox
 
@@ -83,7 +83,7 @@ def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = call(tmp_path)
     assert (len(found["tasks"]), found["more"]) == (100, 30)
     assert max(len(task["text"]) for task in found["tasks"]) == open_tasks.TEXT_CHARACTERS_MAX
-    monkeypatch.setattr(open_tasks, "SEARCH_FILES", 1)
+    monkeypatch.setattr(note_files, "SEARCH_FILES", 1)
     (tmp_path / "b.md").write_text("TODO\n")
     assert call(tmp_path)["skipped"] == 1
 

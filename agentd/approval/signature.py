@@ -30,12 +30,17 @@ MAC = "mac"
 
 
 def person_key(paths: Paths) -> bytes:
-    """Return this home's key, made where there is none.
+    """Return this home's key, made where there is none. Raises StorageError, as `private_key`."""
+    return private_key(paths, KEY, "the key of a person's answers")
+
+
+def private_key(paths: Paths, name: str, what: str) -> bytes:
+    """Return one of this home's keys, made where there is none; `what` it is, for errors.
 
     Raises:
         StorageError: it cannot be read or made, or is no key, or others can read it.
     """
-    file = paths.keys / KEY
+    file = paths.keys / name
     try:
         with suppress(FileExistsError):
             if not os.path.lexists(file):
@@ -44,18 +49,14 @@ def person_key(paths: Paths) -> bytes:
                 write_whole(file, secrets.token_bytes(KEY_BYTES), new=True)
         status, key = file.lstat(), read_start(file, KEY_BYTES + 1)
     except OSError as error:
-        raise StorageError(
-            f"the key of a person's answers cannot be used: {error.strerror}", where=str(file)
-        ) from error
+        raise StorageError(f"{what} cannot be used: {error.strerror}", where=str(file)) from error
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        what, hint = "others can read or change it", f"chmod 600 {file}"
+        why, hint = "others can read or change it", f"chmod 600 {file}"
     elif len(key) != KEY_BYTES:
-        what, hint = "it is no key", "remove it: a new one is made, and waiting answers are refused"
+        why, hint = "it is no key", "remove it: a new one is made, and what it signed is refused"
     else:
         return key
-    raise StorageError(
-        f"the key of a person's answers cannot be used: {what}", where=str(file), hint=hint
-    )
+    raise StorageError(f"{what} cannot be used: {why}", where=str(file), hint=hint)
 
 
 def signed(event: NewEvent, key: bytes) -> NewEvent:

@@ -64,7 +64,8 @@ class BusThread:
 
         def open_it() -> Bus:
             nonlocal bus
-            path, wake = self._paths.database, self._paths.wake
+            path = self._paths.database
+            wake = None if self._opening.read_only else self._paths.wake  # a reader wakes nobody
             bus = Bus(path, clock=self._clock, wake=wake, opening=self._opening)
             return bus
 

@@ -47,6 +47,7 @@ class Database:
     def __init__(self, path: Path, opening: schema.Opening = schema.OPENING) -> None:
         self.path = path
         self.connection = schema.connect(path, opening)
+        self.read_only = opening.read_only
         self.watchers: list[Watcher] = []
         self._joined = Transaction(self)
         self._words: apsw.FTS5Tokenizer | None = None
@@ -83,6 +84,13 @@ class Database:
         """
         with errors(self.path):
             return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def version(self) -> int:
+        """Return a number that is another one once another connection has committed something."""
+        with errors(self.path):
+            found = self.connection.pragma("data_version")
+        assert isinstance(found, int)
+        return found
 
     def one_file(self) -> None:
         """Write the log back and do without one, so that the file alone can be renamed."""

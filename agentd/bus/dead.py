@@ -39,6 +39,10 @@ class DeadLetter:
     cause_id: int | None
     depth: int
 
+    def document(self) -> dict[str, Any]:
+        """Return it as --json shows it."""
+        return {**vars(self), "reason": self.reason.value, "dead_at": iso(self.dead_at)}
+
 
 class DeadLetters:
     """The dead letters of one database."""
@@ -120,6 +124,11 @@ class DeadLetters:
                 "no such dead letter", where=str(letter_id), hint="see `agentd dead list`"
             )
         return _letter(rows[0])
+
+    def of_event(self, agent: str, event_id: int) -> DeadLetter | None:
+        """Return the letter of an event that an agent gave up, None where it did not."""
+        rows = self.db.read(sql.LETTER_OF_EVENT, (agent, event_id), sql.LETTER_COLUMNS)
+        return _letter(rows[0]) if rows else None
 
     def counts(self) -> dict[str, int]:
         """Return how many dead letters each agent has, by its name."""

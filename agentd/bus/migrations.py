@@ -250,6 +250,14 @@ CREATE TABLE seen_files (
 """)
 
 
+def _causes(db: apsw.Connection) -> None:
+    """What an event came to: the events that answer it, and the sessions."""
+    db.execute("""
+CREATE INDEX outbox_cause ON outbox (cause_id) WHERE cause_id IS NOT NULL;
+CREATE INDEX sessions_event ON sessions (event_id);
+""")
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -264,4 +272,5 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _approvals,
     _triggers,
     _words,
+    _causes,
 )

@@ -11,7 +11,7 @@ from agentd.bus.json_text import payload_text
 from agentd.bus.later import LaterEvents
 from agentd.clock import Clock, iso
 from agentd.errors import EventRefused, RowRefused
-from agentd.events import DEPTH_MAX, LATER, SYSTEM_TYPES, Event, NewEvent
+from agentd.events import DEPTH_MAX, LATER, PERSON, SYSTEM_TYPES, Event, NewEvent
 from agentd.states import DeadReason, Priority
 
 
@@ -57,6 +57,8 @@ class Outbox:
         if priority is None:
             priority = Priority.EVENT if cause is None else cause.priority
         cause_id, depth = (None, 0) if cause is None else (cause.id, cause.depth + 1)
+        if agent == PERSON:  # who asks on and on is no loop
+            depth = 0
         now, kind, target = self._clock.now(), event.event_type, event.target
         fate = (cause_id, depth, event.dedup_key)
         if depth > DEPTH_MAX:

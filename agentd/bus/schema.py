@@ -65,6 +65,9 @@ class Opening:
     # True: a commit returns when the disk itself has it, so that a power failure takes nothing
     # back. False: it may take back the last commits, in order.
     full_sync: bool = False
+    # True: nothing is written, not even what a reader of a write-ahead log may write. The tables
+    # have to be there, and up to date.
+    read_only: bool = False
 
 
 OPENING = Opening()
@@ -82,14 +85,19 @@ def connect(path: Path, opening: Opening = OPENING) -> apsw.Connection:
         # Workers write in that folder, and only there: who opens it may be none of them.
         raise StorageError("a link is in the database's place", where=str(path), hint="remove it")
     try:
-        if opening.create:
+        if opening.create and not opening.read_only:
             private_folder(path.parent)
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if opening.create else 0)
+        if opening.read_only:
+            flags = apsw.SQLITE_OPEN_READONLY
         db = apsw.Connection(str(path), flags=flags)
         try:
             wait_for_locks(db, opening.busy_ms)
             ours.check(db, path, len(MIGRATIONS))
             _check_version(db, path)
+            if opening.read_only:
+                _pragmas_of_a_reader(db)
+                return db
             if _version(db) == 0:
                 path.chmod(0o600)  # events are private; SQLite gives -wal and -shm the same mode
                 db.pragma("auto_vacuum", AUTO_VACUUM_INCREMENTAL)
@@ -135,9 +143,13 @@ def _pragmas(db: apsw.Connection, opening: Opening) -> None:
     db.pragma("checkpoint_fullfsync", True)
     db.pragma("fullfsync", opening.full_sync)
     db.pragma("foreign_keys", True)
-    db.pragma("temp_store", "MEMORY")  # a worker's sandbox has no folder for SQLite's own files
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
     db.wal_autocheckpoint(WAL_AUTOCHECKPOINT_PAGES)
+    _pragmas_of_a_reader(db)
+
+
+def _pragmas_of_a_reader(db: apsw.Connection) -> None:
+    db.pragma("temp_store", "MEMORY")  # a worker's sandbox has no folder for SQLite's own files
     # APSW's SQLite is built with STAT4: without this it compiles a statement anew whenever a value
     # compared with an indexed column changes, which is every call (21 us instead of 4 for `next`).
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)

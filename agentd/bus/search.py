@@ -8,7 +8,7 @@ which word stands in which event, and it is no part of a copy that is repaired: 
 """
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,13 +17,15 @@ from agentd.bus import sql
 from agentd.bus.database import Database, atomic
 from agentd.bus.event_rows import EventRows
 from agentd.bus.json_text import UNREADABLE, compact, read_json
+from agentd.bus.question_words import QuestionWords, share
 from agentd.clock import EPOCH, iso
-from agentd.events import Event
+from agentd.events import SYSTEM_TYPES, Event
 
 ROWS = 250  # taken up in one transaction, in 5 ms
 TEXT_CHARACTERS = 20_000  # of one event that are looked for
 WORDS_MAX = 16  # of one search
 MATCHES_MAX = 10_000  # the newest that are looked through for what may be shown
+LOOKED_THROUGH = 200  # events of which the best passage is looked for
 EXCERPT_CHARACTERS = 300
 BEFORE = 80  # of these, before the first word
 
@@ -44,8 +46,19 @@ class FoundEvent:
     excerpt: str
 
 
+@dataclass(frozen=True)
+class Passage:
+    """The part of an event that goes best with a question, and how much of it stands there."""
+
+    event: Event
+    text: str
+    share: float  # 0 to 1
+
+
 # What finds for one reader: the words, how many at most, and `check` (see `EventSearch.find`).
 Finder = Callable[[str, int, Callable[[], None]], Sequence[FoundEvent]]
+# What finds passages: the question, types, how many at most, `check` (see `EventSearch.passages`).
+PassageFinder = Callable[[str, Sequence[str], int, Callable[[], None]], Sequence[Passage]]
 
 
 class EventSearch:
@@ -104,7 +117,7 @@ class EventSearch:
         tokens = self.db.tokens(_plain(words))[:WORDS_MAX]
         if not tokens:
             return []
-        while self.index():
+        while not self.db.read_only and self.index():
             check()
         given = {
             "words": " ".join(f'"{token}"*' for token in tokens),
@@ -126,6 +139,73 @@ class EventSearch:
                 continue
             found.append(FoundEvent(event, _excerpt(event, tokens)))
         return found
+
+    def passages(
+        self,
+        reader: str,
+        question: str,
+        types: Sequence[str],
+        limit: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Passage]:
+        """Return what goes best with a question in what others published, of these types.
+
+        Any of its words is enough; the more and the rarer, the better, then the newer. What is
+        addressed to somebody else than `reader` is left out. `check` as for `find`.
+        """
+        words = QuestionWords.of(question)
+        while self.index():
+            check()
+        holding: dict[str, list[int]] = {}
+        for stem in words.stems:
+            check()
+            rows = self.db.read(sql.WITH_WORD, (f'"{stem}"*', MATCHES_MAX), "found")
+            holding[stem] = [event_id for (event_id,) in rows]
+        counts = {stem: len(ids) for stem, ids in holding.items()}
+        weights = words.weights(counts, self._events.last_id())
+        sums: dict[int, float] = {}
+        for stem, ids in holding.items():
+            for event_id in ids:
+                sums[event_id] = sums.get(event_id, 0.0) + weights[stem]
+        best = sorted(sums, key=lambda event_id: (sums[event_id], event_id), reverse=True)
+        given = {"ids": compact(best[:LOOKED_THROUGH]), "reader": reader}
+        given |= {"types": compact(list(types))}
+        found = []
+        for row in self.db.read(sql.OTHERS_AMONG, given, sql.EVENT_COLUMNS):
+            check()
+            try:
+                event = self._events.read(row)
+            except UNREADABLE:
+                continue
+            if not event.event_type.startswith(SYSTEM_TYPES):
+                found.append(_passage(event, words, weights))
+        found.sort(key=lambda one: (one.share, one.event.id), reverse=True)
+        return found[:limit]
+
+
+def _passage(event: Event, words: QuestionWords, weights: Mapping[str, float]) -> Passage:
+    """Return the row or line that goes best with a question, its title where none does better."""
+    title = event.payload.get("title")
+    head = title if isinstance(title, str) else ""
+    about = words.within(f"{event.agent} {event.event_type} {head}")
+    parts = [head, *_parts(event.payload)]
+    shares = [share(about | words.within(part), weights) for part in parts]
+    best = max(range(len(parts)), key=shares.__getitem__)
+    return Passage(event, parts[best][:EXCERPT_CHARACTERS], shares[best])
+
+
+def _parts(payload: Mapping[str, Any]) -> Iterator[str]:
+    """Give an event's rows, where it has some; else the lines of its texts."""
+    rows = next((v for v in payload.values() if isinstance(v, list) and v and _is_row(v[0])), None)
+    if rows is not None:
+        yield from (", ".join(_texts(row)) for row in rows)
+        return
+    text = "\n".join(_texts({key: v for key, v in payload.items() if key != "title"}))
+    yield from (line.strip() for line in text[:TEXT_CHARACTERS].split("\n") if line.strip())
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from agentd.bus.database import Database, atomic
 from agentd.bus.json_text import compact
 from agentd.bus.outbox import Outbox
 from agentd.clock import Clock, iso
-from agentd.events import DAEMON, NewEvent
+from agentd.events import DAEMON, FILE, Lane, NewEvent
 from agentd.states import Priority
 
 SEEN_MAX = 20_000  # contents of one agent that are kept beyond the files that are there
@@ -34,6 +34,13 @@ class SeenFiles:
         """Return what an agent has seen."""
         rows = self.db.read(sql.SEEN, (agent,), sql.SEEN_COLUMNS)
         return [SeenFile(*map(str, row)) for row in rows]
+
+    def open_event(self, agent: str, file: SeenFile) -> int | None:
+        """Return the event by which an agent knows of a file as it is, and is not done with it."""
+        lane = Lane(agent, direct=True).consumer
+        asked = (agent, FILE, file.path, file.fingerprint, lane)
+        ((event_id,),) = self.db.run(sql.OPEN_FILE, asked)
+        return None if event_id is None else int(event_id)
 
     @atomic
     def tell(

@@ -113,6 +113,9 @@ WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FI
 # One event.
 EVENT = f"SELECT {_EVENT} FROM outbox WHERE id = ?"
 
+# The events that answer one, the oldest first.
+EFFECTS = f"SELECT {_EVENT} FROM outbox WHERE cause_id = ? ORDER BY id LIMIT ?"
+
 # JSON5 that a person wrote by hand (the CHECK lets it pass), as strict JSON.
 STRICT_JSON = "SELECT json(?)"
 
@@ -191,6 +194,19 @@ AND (:until IS NULL OR created_at < :until) AND (NOT :titled OR {_TITLED})
 AND (:reader IS NULL OR agent = :reader OR target = :reader OR (target IS NULL AND EXISTS (
   SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)))
 ORDER BY found DESC LIMIT :limit
+"""
+
+# The newest events with a word.
+WITH_WORD = """
+SELECT rowid AS found FROM outbox_words WHERE outbox_words MATCH ? ORDER BY rowid DESC LIMIT ?
+"""
+
+# Those of some events (a JSON array of ids) that others published for all or for a reader, of these
+# types (a JSON array of patterns of GLOB), without questions.
+OTHERS_AMONG = f"""
+SELECT {_EVENT} FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
+AND agent != :reader AND event_type != 'question.asked' AND (target IS NULL OR target = :reader)
+AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB wanted.value)
 """
 
 # --- results, and where they are sent
@@ -381,6 +397,16 @@ SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
 # Whether it has seen this content.
 WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
 
+# The newest event that told an agent of this content at this path, if it is not done with it: it
+# has yet to read it, is at it, or waits for a person.
+OPEN_FILE = """
+SELECT max(id) FROM outbox WHERE target = ?1 AND event_type = ?2
+AND json_extract(payload, '$.path') = ?3 AND json_extract(payload, '$.fingerprint') = ?4
+AND (id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5) OR EXISTS (
+  SELECT 1 FROM sessions
+  WHERE agent = ?1 AND event_id = outbox.id AND state IN ('running', 'parked')))
+"""
+
 # Note a content, and where it lies now.
 SEE = """
 INSERT INTO seen_files (agent, fingerprint, path, stamp, seen_at) VALUES (?, ?, ?, ?, ?)
@@ -433,6 +459,11 @@ ORDER BY id DESC LIMIT :limit
 
 # One dead letter.
 LETTER = f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE id = ?"
+
+# An agent's dead letter of an event.
+LETTER_OF_EVENT = f"""
+SELECT {LETTER_COLUMNS} FROM dead_letters WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1
+"""
 
 # Publish a dead letter's event again: through the direct lane of the agent that failed it, or, when
 # it was a loop, to whom it was meant for, as the start of a new chain.
@@ -506,6 +537,35 @@ SELECT {_STEP} FROM steps WHERE session_id = ?1 AND seq >= (
   SELECT max(seq) FROM steps WHERE session_id = ?1 AND kind = 'decision') ORDER BY seq
 """
 
+# Where a session's n-th decision stands, from 0 on.
+NTH_DECISION = """
+SELECT seq FROM steps WHERE session_id = ? AND kind = 'decision' ORDER BY seq LIMIT 1 OFFSET ?
+"""
+
+# Steps between two of a session, as people look at them: of long texts the beginning and how long
+# they are, and without what only a replay reads.
+TIMELINE = """
+SELECT seq, kind, type, substr(payload, 1, :most), length(payload), ts, trusted,
+  substr(staged, 1, :most), length(staged), prompt_tokens, cached_tokens, completion_tokens,
+  duration_ms, active_ms,
+  CASE WHEN json_valid(basis)
+  THEN json_remove(basis, '$.counts', '$.scored', '$.candidates', '$.whole') END
+FROM steps WHERE session_id = :session AND seq >= :first AND seq < :end ORDER BY seq
+"""
+
+# The model that a session asked, its window, the share of it that may be used, and the time that it
+# worked so far, in milliseconds.
+SESSION_WINDOW = """
+SELECT basis ->> '$.model', basis ->> '$.window', basis ->> '$.config.limits.context_share',
+  coalesce((SELECT active_ms FROM steps WHERE session_id = id ORDER BY seq DESC LIMIT 1), 0)
+FROM (SELECT id, CASE WHEN json_valid(basis) THEN basis END AS basis FROM sessions WHERE id = ?)
+"""
+
+# The sessions that answer an event, the oldest first.
+SESSIONS_OF = """
+SELECT id, agent, state, started_at, ended_at FROM sessions WHERE event_id = ? ORDER BY id LIMIT ?
+"""
+
 # What waits for a person, the oldest first; all of it or one session.
 PARKED = """
 SELECT id, agent, question FROM sessions WHERE state = 'parked' AND (?1 IS NULL OR id = ?1)
@@ -550,6 +610,11 @@ WHERE (:agent IS NULL OR agent = :agent) AND (:state IS NULL OR state = :state)
   AND (:since IS NULL OR started_at >= :since) AND (:until IS NULL OR started_at < :until)
 ORDER BY id DESC LIMIT :limit
 """
+
+# An agent's last session over an event.
+SESSION_OF_EVENT = (
+    "SELECT id FROM sessions WHERE agent = ? AND event_id = ? ORDER BY id DESC LIMIT 1"
+)
 
 # Put an event under its own id into a replay's outbox.
 SEED_EVENT = f"INSERT INTO outbox ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

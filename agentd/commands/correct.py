@@ -10,9 +10,11 @@ from agentd.bus import Bus
 from agentd.commands.home import open_bus
 from agentd.commands.output import count, print_done, whole
 from agentd.config.agent import TASK, load_agent
+from agentd.config.agent_files import examples_file
 from agentd.config.suggest import listed
+from agentd.config.toml import as_text, parse_toml, read_small
 from agentd.errors import ConfigError, UsageError, storage_errors
-from agentd.evaluate.cases import examples_file, load_cases
+from agentd.evaluate.cases import cases_of
 from agentd.events import Event
 from agentd.paths import discover
 from agentd.sessions.archive import Archive
@@ -21,6 +23,8 @@ from agentd.states import Exit, SessionState
 from agentd.task_agent.label_values import label_values
 from agentd.task_agent.row_examples import example_of, params_of
 from agentd.task_agent.task_params import TaskParams
+from agentd.terminal import counted
+from agentd.views.corrections import example_name
 from agentd.whole import write_whole
 
 EXAMPLES = """example:
@@ -65,25 +69,26 @@ def run(args: argparse.Namespace) -> int:
     row = _row(event, args.row, where)
     _check_value(label_values(config), args.field, args.value, where)
     payload = _example(bus, event, params, row, (args.row or 1) - 1)
-    name = f"event {event.id}{f', row {args.row}' if args.row else ''}: {args.field}"
+    name = example_name(event.id, args.row, args.field)
     file = examples_file(event.agent, paths)
     block = (
         f"[[case]]\nname = {_toml(name)}\nevent = {_toml(event.event_type)}\n"
         f"payload = {_toml(payload)}\nresult = {_toml({args.field: args.value})}\n"
     )
-    before = file.read_text() if file.is_file() else ""
+    before = as_text(read_small(file), file) if file.exists() else ""
     # One that this command wrote before, in just this form; what a person wrote stays.
     old = rf"\[\[case\]\]\nname = {re.escape(_toml(name))}\n(?:(?:event|payload|result) = .*\n)*\n?"
     text = re.sub(old, "", before).rstrip("\n")
+    text = f"{text}\n\n{block}" if text else block
+    total = len(cases_of(parse_toml(text.encode(), file), file, paths).case)
     with storage_errors(file, "make it writable"):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(file, f"{text}\n\n{block}" if text else block)
-    total = len(load_cases(file, paths).case)
+        write_whole(file, text)
     about = {"agent": event.agent, "file": str(file), "case": name, "payload": payload}
     print_done(
         args,
         "written",
-        f"wrote {file}: {total} example{'s' if total > 1 else ''}",
+        f"wrote {file}: {counted(total, 'example')}",
         f"how many does the model get right? agentd eval {event.agent}",
         **about,
         result={args.field: args.value},

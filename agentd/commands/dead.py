@@ -6,7 +6,6 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.bus.dead import DeadLetter
-from agentd.clock import iso
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import compact, local, print_done, print_json, print_table, say, whole
@@ -60,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         wanted = RowFilter.of(args)
         asked = {"agent": args.agent, **wanted.span, "limit": wanted.page}
         read = paged(lambda before: bus.dead.list(before=before, **asked), lambda letter: letter.id)
-        letters = list(wanted.first(read, document))
+        letters = list(wanted.first(read, DeadLetter.document))
         if args.agent is not None and not letters:  # of a loop, it is who published it
             check_known(args.agent, paths, bus, PERSON, DAEMON)
         if args.json:
-            print_json([document(letter) for letter in letters])
+            print_json([letter.document() for letter in letters])
         elif letters:
             _list(letters)
         else:
@@ -74,11 +73,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _change(bus, args)
     return Exit.OK
-
-
-def document(letter: DeadLetter) -> dict[str, Any]:
-    """Return a dead letter as --json shows it."""
-    return {**vars(letter), "reason": letter.reason.value, "dead_at": iso(letter.dead_at)}
 
 
 def _list(letters: Sequence[DeadLetter]) -> None:
@@ -100,11 +94,11 @@ def _list(letters: Sequence[DeadLetter]) -> None:
 
 def _show(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     if as_json:
-        found = [document(letter) for letter in letters]
+        found = [letter.document() for letter in letters]
         print_json(found[0] if len(found) == 1 else found)
         return
     for letter in letters:
-        for key, value in document(letter).items():
+        for key, value in letter.document().items():
             if key == "dead_at" or key == "created_at":
                 text = local(value)
             else:

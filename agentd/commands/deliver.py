@@ -11,7 +11,8 @@ from agentd.errors import NotRunning
 from agentd.events import DELIVER, PERSON, TEST, NewEvent
 from agentd.paths import discover
 from agentd.process.until import until
-from agentd.states import Exit, Priority
+from agentd.states import Exit, Priority, WorkerState
+from agentd.terminal import counted
 from agentd.views.daemon_state import daemon_state
 
 EXAMPLES = """example:
@@ -24,6 +25,8 @@ Exits 1 where a way fails, 3 where the daemon does not run.
 
 --json prints {way: {state, held, why, last, lost, problem}}; of a test {way: null or a problem}."""
 
+BEGIN_S = 10.0  # for its process to say how its ways are
+BEGINS = (WorkerState.STARTING, WorkerState.RUNNING)
 TEST_S = 60.0  # for all ways to have tried
 LOOK_S = 0.2
 COLOURS = {"ok": GREEN, "held": YELLOW, "waits": YELLOW, "failed": RED}
@@ -38,11 +41,14 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the ways, or try them."""
     paths = discover()
-    daemon = daemon_state(paths)
-    if daemon is None:
-        raise NotRunning("the daemon does not run", hint="start it: `agentd run`")
-    deliver = daemon.get("deliver")
-    ways = ways_of(deliver)
+    for _ in until(BEGIN_S, LOOK_S):
+        daemon = daemon_state(paths)
+        if daemon is None:
+            raise NotRunning("the daemon does not run", hint="start it: `agentd run`")
+        deliver = daemon.get("deliver")
+        ways = ways_of(deliver)
+        if ways or deliver is None or deliver["state"] not in BEGINS:
+            break
     if args.action == "test":
         return _test(open_bus(paths, writes=True), ways, as_json=args.json)
     if args.json:
@@ -66,13 +72,15 @@ def way_lines(deliver: Mapping[str, Any] | None) -> Iterator[str]:
         return
     if deliver["state"] != "RUNNING":
         yield colour(plain(f"{deliver['state']}: {deliver['reason']}"), YELLOW)
+    elif not ways_of(deliver):
+        yield colour("begins: how its ways are it has not said yet", YELLOW)
     for name, way in ways_of(deliver).items():
         state = way.get("state", "")
         parts = [colour(plain(state), COLOURS.get(state, YELLOW))]
         parts += [f"{way['held']} held back"] if way.get("held") else []
         parts += [plain(str(way["why"]))] if way.get("why") else []
         parts += [f"last {local(way['last'])}"] if way.get("last") else []
-        parts += [f"{way['lost']} events were pruned unsent"] if way.get("lost") else []
+        parts += [f"{counted(way['lost'], 'event')} pruned unsent"] if way.get("lost") else []
         yield f"{plain(name)}: {', '.join(parts)}"
         problem = way.get("problem") or {}
         told = (problem.get(key) for key in ("where", "what", "hint"))

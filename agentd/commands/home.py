@@ -15,6 +15,7 @@ from agentd.supervisor.client import query
 from agentd.views.daemon_state import daemon_state
 
 if TYPE_CHECKING:
+    from agentd.config.agent import AgentConfig
     from agentd.config.daemon import ModelConfig
     from agentd.llm.endpoint import Endpoint
 
@@ -104,6 +105,17 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     if name in _files(paths):
         _raise_problem(name, paths, file)
     raise no_such_agent(name, present)
+
+
+def accepted_config(paths: Paths, row: AgentRow) -> "AgentConfig | None":
+    """Return the file of an agent's accepted version, None where it cannot be read."""
+    from agentd.admission.version import CONFIG
+    from agentd.config.agent import load_agent
+
+    try:
+        return load_agent(paths.versions / row.name / row.version / CONFIG)
+    except ConfigError:  # its worker says so
+        return None
 
 
 def _raise_problem(name: str, paths: Paths, file: Path) -> NoReturn:

@@ -11,12 +11,11 @@ from agentd.commands.row_filter import RowFilter
 from agentd.config.suggest import listed
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
-from agentd.logs.view import log_names, parse, read, render
+from agentd.logs.view import LEVELS, log_names, parse, rank, read, render
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 
 MODEL = "model"  # what the model server is called in the logs
-LEVELS = ("debug", "info", "warning", "error", "critical")  # in the order of `logs.logger`
 
 EXAMPLES = """example:
   agentd logs -f
@@ -84,14 +83,9 @@ def _fits(line: str, rows: RowFilter, level: str | None) -> bool:
     entry = parse(line)
     if not entry:
         return not (rows.since or rows.until or level) and rows.fits({"": line})
-    if level and LEVELS.index(level) > _rank(entry.get("level")):
+    if level and rank(level) > rank(entry.get("level")):
         return False
     return rows.at(str(entry.get("ts", ""))) and rows.fits(entry)
-
-
-def _rank(level: object) -> int:
-    """Return where a level stands; one that nobody knows is shown with the worst."""
-    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
 
 
 def _check_name(name: str, paths: Paths) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from string import Template
 
-from agentd.commands.new_task import DAILY, LOOKS, Draft, asked, listed_words, text_of
+from agentd.commands.new_task import BY_ITSELF, DAILY, LOOKS, Draft, asked, listed_words, text_of
 from agentd.commands.output import json_option, print_done
 from agentd.commands.seed import seed_schemas, write_private
 from agentd.config.agent import check_agent_name
@@ -15,7 +15,8 @@ from agentd.states import Exit
 
 EXAMPLES = """example:
   agentd new reading_list           # at a terminal it asks three questions
-  agentd new notes --read ~/notes --every 1h --labels work,private
+  agentd new notes --read ~/notes --every 1h --labels work,private    # by their names
+  agentd new letters --watch '~/Downloads/*.pdf' --labels bill,other  # by what is in them
   agentd new news --feed https://example.org/feed.xml --daily 08:00 --rank astronomy,chess
   agentd new word_count --code      # also agents/word_count.py and baml_src/word_count.baml
 
@@ -145,7 +146,8 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--code", action="store_true", help="with a module and a prompt of its own")
     look = parser.add_mutually_exclusive_group()
-    look.add_argument("--read", metavar="FOLDER", help="look at a folder's files")
+    look.add_argument("--read", metavar="FOLDER", help="look at the names of a folder's files")
+    look.add_argument("--watch", metavar="'FOLDER/*.pdf'", help="look at each new file")
     look.add_argument("--feed", metavar="URL", help="look at what is new in a feed")
     look.add_argument("--mail", metavar="PATH|imaps://...", help="look at new mail")
     look.add_argument("--page", metavar="URL", help="look at a page")
@@ -175,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     if draft is not None:
         kind = draft.where.replace("*", "new")  # of a prefix: one that it means
         event = f"""send {kind} '{{"text": "..."}}'"""
-        how = event if draft.look == "events" else f"trigger {args.name}"
+        how = {"events": event, "watch": "send-file PATH"}.get(draft.look, f"trigger {args.name}")
         lines += [f"try it now: agentd {how}"]
     else:
         lines += ["then set `enabled = true` in it, and try it:"]
@@ -193,9 +195,11 @@ def _draft(args: argparse.Namespace) -> Draft | None:
         args.fail("--code goes without them: it writes a template")
     if look is None:
         if any(flags):
-            args.fail("say what it looks at: --read, --feed, --mail, --page or --events")
+            args.fail("say what it looks at: --read, --watch, --feed, --mail, --page or --events")
         return asked(_ask) if sys.stdin.isatty() and sys.stdout.isatty() and not args.code else None
-    when = args.daily or args.every or ("" if look == "events" else "1h")
+    if look == "watch" and (args.every or args.daily):
+        args.fail("--watch looks at each file when it comes: it goes without a time")
+    when = args.daily or args.every or ("" if look in BY_ITSELF else "1h")
     if args.daily and not DAILY.fullmatch(args.daily):
         args.fail(f"--daily: {args.daily!r} is no time; write 09:00")
     out = "labels" if args.labels else "ranking" if args.rank else "list"

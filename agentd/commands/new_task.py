@@ -4,19 +4,24 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentd.config.agent import AgentConfig, validate_agent
 from agentd.config.toml import config_error, parse_toml
+from agentd.config.watched import Pattern
 from agentd.errors import UsageError
 from agentd.events import FILE
 from agentd.paths import expanded
 
 DAILY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-LOOKS = ("folder", "feed", "mail", "page", "events")
+LOOKS = ("folder", "watch", "feed", "mail", "page", "events")
+BY_ITSELF = frozenset({"watch", "events"})  # looks whenever something comes
 OUTS = ("labels", "ranking", "list")
+READERS = {".pdf": "ReadPdf", **dict.fromkeys((".txt", ".md", ".csv", ".log"), "ReadFile")}
 EXAMPLES: Mapping[str, str] = {
     "folder": "~/notes",
+    "watch": "~/Downloads/*.pdf",
     "feed": "https://example.org/feed.xml",
     "mail": "~/Mail, or imaps://ada@imap.example.org/INBOX",
     "page": "https://example.org/news",
@@ -40,7 +45,7 @@ def asked(ask: Callable[[str], str]) -> Draft:
     look = _one_of(ask, "What should it look at?", LOOKS)
     where = _said(ask, f"Which? (such as {EXAMPLES[look]})")
     when = ""
-    if look != "events":
+    if look not in BY_ITSELF:
         when = _said(ask, "When? (such as 1h, or 09:00 for each day)", "1h")
     outs = OUTS if look in ("feed", "mail", "folder") else ("labels", "list")
     out = _one_of(ask, "What should come out?", outs)
@@ -127,7 +132,7 @@ def _look(draft: Draft) -> _Look:
     where = draft.where
     match draft.look:
         case "events" if where == FILE:
-            hint = 'take --read, and write watch = ["~/notes/*"] in place of its schedule'
+            hint = "take --watch"
             raise UsageError("comes to who watches a folder alone", where=where, hint=hint)
         case "events":
             return _Look(
@@ -139,6 +144,8 @@ def _look(draft: Draft) -> _Look:
                 raise UsageError("there is no such folder", where=where)
             first, facts = f"{{ ListFiles = {_text(where)} }}", ('file = { from = "name" }',)
             return _Look(first, "ListFiles.entries", facts, permissions=read)
+        case "watch":
+            return _watched(where, draft.out)
         case "mail" if "://" in where:
             more = f'\n[accounts.mail]\nurl = {_text(where)}\npassword = "secret:{_SECRET}"\n'
             return _Look('{ ReadMail = "mail" }', "ReadMail.messages", _MAIL, more=more)
@@ -154,6 +161,27 @@ def _look(draft: Draft) -> _Look:
         return _Look(f"{{ ReadFeed = {_text(where)} }}", "ReadFeed.items", facts, permissions=net)
     facts = ('page = { from = "title" }',)
     return _Look(f"{{ ReadPage = {_text(where)} }}", "", facts, permissions=net)
+
+
+def _watched(where: str, out: str) -> _Look:
+    """Return what is written of new files; where they are to be labelled, they are read."""
+    try:
+        pattern = Pattern.of(where)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not pattern.folder.is_dir():
+        raise UsageError("there is no such folder", where=str(pattern.folder))
+    kind = Path(where).suffix.lower()
+    if out == "labels" and kind not in READERS:
+        known = ", ".join(f"*{suffix}" for suffix in READERS)
+        raise UsageError("is of files that may not be read", where=where, hint=f"watch {known}")
+    first = f'{{ {READERS[kind]} = "{{path}}" }}' if out == "labels" else ""
+    return _Look(
+        first,
+        facts=('file = { from = "event.name" }', 'folder = { from = "event.folder" }'),
+        top=(f"watch = [{_text(where)}]",),
+        permissions=(f"read = [{_text(str(pattern.folder))}]",),
+    )
 
 
 _SECRET = "mail"

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -16,11 +17,13 @@ from agentd.terminal import (
     RED,
     YELLOW,
     colour,
+    duration,
     note,
     plain,
     rewrite,
     say,
     say_lines,
+    terminal_width,
 )
 
 __all__ = [  # all that commands print with
@@ -44,6 +47,7 @@ __all__ = [  # all that commands print with
     "shorten",
 ]
 
+ROOM_MIN = 20  # characters: in less, a text is left to the terminal to wrap
 CELL_MAX = 60  # characters; the last column of a table is never cut
 
 
@@ -96,20 +100,9 @@ def local(moment: datetime | str | None, now: datetime | None = None) -> str:
     return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
-def duration(seconds: float) -> str:
-    """Render a length of time in at most two units: `4.2s`, `3m 05s`, `2h 10m`, `3d 4h`."""
-    if seconds < 60:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
-
-
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows in columns under a head line. None shows as `-`."""
-    cells = [tuple(_cell(value) for value in row) for row in rows]
+    cells = [tuple(cell_text(value) for value in row) for row in rows]
     cells = [(*(shorten(c, CELL_MAX) for c in row[:-1]), row[-1]) for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     say(colour(_line(head, widths), BOLD))
@@ -120,15 +113,22 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) -> None:
     """Print named values, one a line; nothing for None and an empty text.
 
-    The values stand behind the longest name, or behind `width` characters.
+    The values stand behind the longest name, or behind `width` characters; on a terminal their
+    further lines do as well.
     """
     width = width or max(map(len, facts))
+    room = (terminal_width() or 0) - indent - width - 2
     for name, value in facts.items():
-        if value not in (None, ""):
-            say(f"{'':{indent}}{name:{width}}  {plain(str(value))}")
+        if value in (None, ""):
+            continue
+        text = plain(str(value))
+        lines = textwrap.wrap(text, room, break_on_hyphens=False) if room >= ROOM_MIN else [text]
+        for number, line in enumerate(lines):
+            say(f"{'':{indent}}{'' if number else name:{width}}  {line}")
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """Return what a cell of a table shows."""
     return "-" if value is None or value == "" else plain(str(value))
 
 

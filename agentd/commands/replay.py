@@ -26,7 +26,7 @@ from agentd.commands.output import (
     whole,
 )
 from agentd.commands.row_filter import moment
-from agentd.commands.sessions import print_timeline, step_document
+from agentd.commands.sessions import print_timeline
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
@@ -35,6 +35,7 @@ from agentd.replay.fork import Fork
 from agentd.replay.live import LiveTurn
 from agentd.replay.verdicts import Verdict
 from agentd.states import Exit
+from agentd.views.session_turns import step_fields
 
 if TYPE_CHECKING:
     from agentd.llm.endpoint import Endpoint
@@ -258,7 +259,7 @@ def print_fork(fork: Fork, *, as_json: bool) -> None:
     """Print how a session went on beyond its fork."""
     published = [{"type": e.event_type, "payload": dict(e.payload)} for e in fork.published]
     if as_json:
-        steps = [step_document(step) for step in fork.steps]
+        steps = [step_fields(step) for step in fork.steps]
         print_json({**vars(fork), "steps": steps, "published": published})
         return
     say(colour(f"from turn {fork.turn} on, with the live model:", BOLD))

@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from agentd.admission.version import CONFIG
-from agentd.commands.home import find_agent, open_bus
-from agentd.commands.output import json_option, plain, print_done
+from agentd.commands.home import accepted_config, find_agent, open_bus
+from agentd.commands.output import json_option, note, plain, print_done
 from agentd.commands.send import note_idle
-from agentd.config.agent import AgentConfig, load_agent
-from agentd.errors import AgentdError, ConfigError, shown
-from agentd.paths import Paths, discover
+from agentd.errors import AgentdError, shown
+from agentd.paths import discover
 from agentd.states import Exit
 from agentd.storage.database_files import files_stay
 from agentd.watcher.given import check_readable, give, read, readers
@@ -19,7 +17,8 @@ EXAMPLES = """example:
   agentd send-file ~/Desktop/*.pdf --to inbox
 
 Writes an event file.changed for each file to each agent whose `watch` means it, or to the agent
-NAME, and says to whom. A file goes to an agent also where it was told of its content before.
+NAME, and says to whom. A file goes to an agent also where it was told of its content before;
+but not while the agent is at it, or waits for your answer about it.
 Works without a running daemon: the events wait. Exits 2 for what is no file, 1 where no agent
 watches such files or NAME may not read it (nothing is sent then), 3 without a database.
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     agents = {
         row.name: config
         for row in bus.agents.present().values()
-        if (config := _config(paths, row.name, row.version)) is not None
+        if (config := accepted_config(paths, row)) is not None
     }
     sent = []
     for path in map(Path.absolute, args.paths):
@@ -61,17 +60,13 @@ def run(args: argparse.Namespace) -> int:
     events = []
     for name, file, content in sent:
         with files_stay(bus):
-            event_id = give(bus, name, file, content)
-        events.append({"event": event_id, "path": shown(file.path), "agent": name})
+            event_id, new = give(bus, name, file, content)
+        if new:
+            events.append({"event": event_id, "path": shown(file.path), "agent": name})
+        else:
+            note(f"{name} is not done yet with event {event_id} of {shown(file.path)}: not sent")
     lines = (plain(f"event {e['event']}: {e['path']} to {e['agent']}") for e in events)
-    print_done(args, "sent", *lines, events=events)
+    print_done(args, "sent" if events else None, *lines, events=events)
     for name in dict.fromkeys(name for name, _, _ in sent):
         note_idle(bus, paths, name)
     return Exit.OK
-
-
-def _config(paths: Paths, name: str, version: str) -> AgentConfig | None:
-    try:
-        return load_agent(paths.versions / name / version / CONFIG)
-    except ConfigError:  # its worker says so
-        return None

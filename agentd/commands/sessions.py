@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentd.clock import iso
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import (
@@ -23,11 +22,11 @@ from agentd.commands.output import (
     whole,
 )
 from agentd.commands.row_filter import RowFilter, paged
-from agentd.errors import UsageError
 from agentd.paths import discover
 from agentd.sessions.archive import Archive, History, SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Exit, SessionState
+from agentd.views.session_turns import prompt_of, session_fields, step_fields
 
 EXAMPLES = """example:
   agentd sessions --agent repo_review --state failed
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         if args.turn is not None:
             _prompt(history, args.turn, as_json=args.json)
         elif args.json:
-            print_json({**document(row), "steps": [step_document(step) for step in steps]})
+            print_json({**session_fields(row), "steps": [step_fields(step) for step in steps]})
         else:
             _show(row, steps, history.basis)
         return Exit.OK
@@ -91,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
     wanted = RowFilter.of(args)
     asked = {"agent": args.agent, "state": state, **wanted.span, "limit": wanted.page}
     read = paged(lambda before: archive.list(before=before, **asked), lambda row: row.id)
-    rows = list(wanted.first(read, document))
+    rows = list(wanted.first(read, session_fields))
     if args.agent is not None and not rows and not archive.list(agent=args.agent, limit=1):
         check_known(args.agent, paths, bus)
     if args.json:
-        print_json([document(row) for row in rows])
+        print_json([session_fields(row) for row in rows])
     elif not rows:
         say("no such sessions" if wanted.narrows else "no sessions")
     else:
@@ -105,40 +104,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _prompt(history: History, turn: int, *, as_json: bool) -> None:
     """Print the exact messages that the model was asked with at a turn."""
-    from agentd.recordings.recording import prompt_at, texts_of
-
-    where = f"session {history.row.id}: turn {turn}"
-    turns = sum(step.kind is StepKind.DECISION for step in history.steps)
-    if not 1 <= turn <= turns:
-        raise UsageError(f"it has turns 1 to {turns}" if turns else "it has no turns", where=where)
-    if not history.basis:
-        raise UsageError("its prompt is not kept: it ran on an older agentd", where=where)
-    decided = [step for step in history.steps if step.kind is StepKind.DECISION]
-    if decided[turn - 1].planned:
-        raise UsageError("it was planned by the agent: no model was asked", where=where)
-    messages = prompt_at(turn, history.basis["prompt"], history.steps, texts_of(history.steps))
+    messages = prompt_of(history, turn)
     if as_json:
         print_json(messages)
         return
     for message in messages:
         say(colour(f"[{message['role']}]", BOLD))
         say_lines(message["content"])
-
-
-def document(row: SessionRow) -> dict[str, Any]:
-    """Return a session as --json shows it."""
-    return {
-        **vars(row),
-        "state": row.state.value,
-        "started_at": iso(row.started_at),
-        "ended_at": row.ended_at and iso(row.ended_at),
-    }
-
-
-def step_document(step: Step) -> dict[str, Any]:
-    """Return a step as --json shows it."""
-    publish = [{"event_type": e.event_type, "payload": e.payload} for e in step.publish]
-    return {**vars(step), "kind": step.kind.value, "ts": iso(step.ts), "publish": publish}
 
 
 def _list(rows: Sequence[SessionRow]) -> None:

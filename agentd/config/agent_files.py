@@ -24,7 +24,8 @@ PUT_ASIDE = frozenset(
 )
 LOOKED_AT = 500  # entries below one folder: somebody may have put a checkout or a link there
 NAMED = 3  # files of a subfolder; more are counted
-OURS = frozenset({"agents.d", "eval"})  # subfolders of config/ in which TOML files belong
+EXAMPLES = "eval"  # a folder in config/
+OURS = frozenset({"agents.d", EXAMPLES})  # subfolders of config/ in which TOML files belong
 NOBODYS = frozenset({"__pycache__", "node_modules"})
 
 
@@ -51,6 +52,11 @@ def agent_names(agents_d: Path) -> list[str]:
     """
     names = [entry.name for entry in os.scandir(agents_d)]
     return sorted(n.removesuffix(TOML) for n in names if n.endswith(TOML) and n[0] != ".")
+
+
+def examples_file(name: str, paths: Paths) -> Path:
+    """Return where the examples of a person's own agent are: cases that they corrected."""
+    return paths.config / EXAMPLES / f"{name}{TOML}"
 
 
 def overlooked(paths: Paths) -> list[Overlooked]:

@@ -189,6 +189,18 @@ class SandboxConfig(Strict):
         return self.level == "require"
 
 
+class UiConfig(Strict):
+    """The page in a browser: `agentd ui`."""
+
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Loopback port at which the page stays with the daemon; default: it is there "
+        "while somebody looks, at any free port.",
+    )
+
+
 class DaemonConfig(Strict):
     """The daemon: config/agentd.toml. Every key has a default."""
 
@@ -199,6 +211,7 @@ class DaemonConfig(Strict):
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
     deliver: DeliverConfig = Field(default_factory=DeliverConfig)
+    ui: UiConfig = Field(default_factory=UiConfig)
     mcp: dict[ServerName, McpConfig] = Field(
         default_factory=dict, description="MCP servers by name, each in a table [mcp.NAME]."
     )

@@ -120,13 +120,13 @@ class Courier:
         sent = self._at.sent if self._at.day == self._silence.day(now) else 0
         if why := self._silence.holds(now, sent):
             self._waited, self._underway = True, None
-            self._say("held", held=len(wanted) + found.more, why=why)
+            self._say("held", held=len(wanted) + found.behind, why=why)
             return False
         age = now - min(item.at for item in wanted)
         if timedelta() <= age < timedelta(seconds=GATHER_S):
             return False
         if self._clock.monotonic() < self._not_before:
-            self._say("failed", held=len(wanted) + found.more, why=self._again)
+            self._say("failed", held=len(wanted) + found.behind, why=self._again)
             return False
         if self._underway is None:
             self._underway = self._next(wanted, found)

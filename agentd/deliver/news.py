@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from agentd.bus import Bus, sql
 from agentd.bus.json_text import UNREADABLE
@@ -50,6 +51,7 @@ class NewsPage:
     """What happened between two positions. `more` events stand behind `passed`, and are not read.
 
     These are results, as far as `until`: what asks or went wrong is told, and never only counted.
+    `behind` is all that stands behind `passed`.
 
     Items are in the order of their events, those of dead letters last.
     """
@@ -59,6 +61,7 @@ class NewsPage:
     letters: int  # a dead letter's id
     more: int
     until: int  # an event's id
+    behind: int
     rest: bool  # there is more to be read
 
 
@@ -80,10 +83,11 @@ def news(bus: Bus, since: Position, upto: tuple[int, int], limit: int) -> NewsPa
     if len(rows) == limit:
         passed = rows[-1][0]
         until = bus.db.run(sql.NEWS_UNTIL, (passed, last_event))[0][0]
-        more = bus.db.run(sql.NEWS_COUNT, (passed, until))[0][0]
-        return NewsPage(found, passed, since.letters, more, until, rest=True)
+        counted = partial(bus.db.run, sql.NEWS_COUNT)
+        more, behind = (counted((passed, to))[0][0] for to in (until, last_event))
+        return NewsPage(found, passed, since.letters, more, until, behind, rest=True)
     found += _letters(bus, since.letters, last_letter)
-    return NewsPage(found, last_event, last_letter, 0, last_event, rest=False)
+    return NewsPage(found, last_event, last_letter, 0, last_event, 0, rest=False)
 
 
 def still_wanted(bus: Bus, item: Item) -> bool:

@@ -5,6 +5,7 @@ again: one that was cut off in the middle may come twice.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentd.terminal import plain
 UNITS_MAX = 4096  # UTF-16 code units of one message
 ASKS_MAX = 50  # questions of one chat whose messages are known
 TOLD_CHARACTERS = 200
+TOKEN = re.compile(r"\d{1,20}:[\w-]{1,200}", re.ASCII)  # the bot's id, and what nobody may know
 HINTS = {
     401: "its token is wrong: ask @BotFather for it",
     400: "is the chat's id right? Write /start to the bot first",
@@ -69,7 +71,15 @@ class BotApi:
 
     def _known_token(self) -> str:
         if not self._token:
-            self._token = self._poster.secret(secret_name(self._name))
+            name = secret_name(self._name)
+            token = self._poster.secret(name).strip()
+            if not TOKEN.fullmatch(token):  # it would stand in addresses, and its id in a fact
+                raise WayFailed(
+                    f"the secret {name} is no token of a bot",
+                    hint="it looks like 123456:ABC-def; ask @BotFather for it",
+                    lasting=True,
+                )
+            self._token = token
         return self._token
 
 

@@ -19,7 +19,8 @@
       { tool = "Done", args = { result = { contains = "4" } } },
     ]
 
-`/project` is an empty folder with the case's `files`, and with its `commits` a git repository. An
+`/project` is an empty folder with the case's `files`, and with its `commits` a git repository;
+`events` are what other agents published before. Both may stand at the top, for all cases. An
 argument is right if it equals the label, is in the labelled list, or contains the labelled text.
 
 A file without [agent] has examples of the person's own agent of the file's name, or of the shipped
@@ -41,6 +42,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from agentd.config.agent import AgentConfig, load_agent
+from agentd.config.agent_files import EXAMPLES as CASES
+from agentd.config.agent_files import examples_file
 from agentd.config.toml import Strict, read_toml, validate
 from agentd.errors import ConfigError
 from agentd.events import EVENT_TYPE
@@ -50,7 +53,6 @@ from agentd.replay.folder_map import unsafe
 from agentd.task_agent.row_examples import example_agent
 
 AGENTS = "config/agents.d"  # of agentd itself
-CASES = "eval"  # their folder in agentd's configuration
 PROJECT = "/project"
 GIT_S = 30.0
 GIT = {
@@ -90,6 +92,14 @@ class CaseCommit(Strict):
     files: dict[str, str]
 
 
+class CaseEvent(Strict):
+    """An event that another agent published before."""
+
+    agent: str
+    type: EventType
+    payload: dict[str, Any]
+
+
 class Case(Strict):
     """One case: an event, what lies in the project's folder, and the right decisions in order."""
 
@@ -98,6 +108,7 @@ class Case(Strict):
     payload: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     commits: tuple[CaseCommit, ...] = ()
+    events: tuple[CaseEvent, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
     expect: tuple[Expected, ...] = ()
     result: dict[str, Any] = Field(default_factory=dict)
@@ -113,12 +124,9 @@ class CaseFile(Strict):
     """A file of cases for one agent."""
 
     agent: AgentConfig
+    files: dict[str, str] = Field(default_factory=dict)  # of all cases
+    events: tuple[CaseEvent, ...] = ()
     case: tuple[Case, ...] = Field(min_length=1)
-
-
-def examples_file(name: str, paths: Paths) -> Path:
-    """Return where the examples of a person's own agent are."""
-    return paths.agents_d.parent / CASES / f"{name}.toml"
 
 
 def find_cases(name: str, folder: str = CASES, paths: Paths | None = None) -> Path:
@@ -153,7 +161,11 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
     Raises:
         ConfigError: naming file, line or key, and the next step.
     """
-    table = read_toml(path)
+    return cases_of(read_toml(path), path, paths)
+
+
+def cases_of(table: dict[str, Any], path: Path, paths: Paths | None = None) -> CaseFile:
+    """Return the cases of a file's contents; see `load_cases`, also for what it raises."""
     if "agent" not in table:
         name = f"{path.stem}.toml"
         file = shipped() / AGENTS / name
@@ -161,7 +173,14 @@ def load_cases(path: Path, paths: Paths | None = None) -> CaseFile:
             file = own
         if file.is_file() or paths is not None:
             table = {"agent": example_agent(load_agent(file)), **table}
-    return validate(CaseFile, table, path)
+    read = validate(CaseFile, table, path)
+    return read.model_copy(update={"case": tuple(_with_all(read, case) for case in read.case)})
+
+
+def _with_all(file: CaseFile, case: Case) -> Case:
+    """Return a case with what its file has for all cases."""
+    shared = {"files": {**file.files, **case.files}, "events": file.events + case.events}
+    return case.model_copy(update=shared)
 
 
 def write_project(case: Case, folder: Path) -> None:

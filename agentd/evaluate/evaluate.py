@@ -132,6 +132,7 @@ def run_case(
             clock=SystemClock(),
             facts=loaded.folders.as_here(case.facts),
             approve=_approve,
+            before=[(e.agent, NewEvent(e.type, e.payload)) for e in case.events],
         )
     if llm.unavailable is not None:
         raise llm.unavailable

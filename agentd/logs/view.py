@@ -8,7 +8,7 @@ import heapq
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agentd.terminal import colour, plain
 
 POLL_S = 0.2  # between looks at growing files; only while a person watches
 READ_BYTES = 262_144
+LEVELS = ("debug", "info", "warning", "error", "critical")  # in the order of `logger`
 LEVEL_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 NAME_WIDTH, EVENT_WIDTH = 14, 20
 HEAD = ("ts", "level", "event", "agent")
@@ -39,7 +40,7 @@ def read(
     tails: dict[Path, _Tail] = {}
     stop = stop or threading.Event()
     while True:
-        for path in _log_files(paths.logs):
+        for path in log_files(paths.logs):
             if not names or path.stem in (*names, DAEMON):
                 tails.setdefault(path, _Tail(path))
         streams = (_wanted(tail, names) for tail in tails.values())
@@ -50,10 +51,10 @@ def read(
 
 def log_names(logs: Path) -> list[str]:
     """Return whose log files there are."""
-    return sorted({path.stem for path in _log_files(logs)})
+    return sorted({path.stem for path in log_files(logs)})
 
 
-def _log_files(logs: Path) -> list[Path]:
+def log_files(logs: Path) -> list[Path]:
     """Return the current log files, also those of which only rotated ones are left."""
     found = set()
     for folder in folders(logs) if logs.is_dir() else []:
@@ -110,18 +111,23 @@ class _Tail:
 
     def _unread(self) -> list[Path]:
         """Return the files from the one that was read last to the current one, oldest first."""
-        numbered: list[tuple[int, Path]] = [(0, self._path)]
-        for path in self._path.parent.glob(f"{self._path.name}.*"):
-            match = ROTATED.fullmatch(path.name)
-            if match and match["name"] == self.name:
-                numbered.append((int(match["number"]), path))
         found: list[Path] = []
-        for _, path in sorted(numbered):
+        for path in rotations(self._path):
             found.append(path)
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ino == self._inode:
                     break
         return found[::-1]
+
+
+def rotations(path: Path) -> list[Path]:
+    """Return a log's files, the current one first, then the rotated ones, the newest first."""
+    numbered: list[tuple[int, Path]] = [(0, path)]
+    for other in path.parent.glob(f"{path.name}.*"):
+        match = ROTATED.fullmatch(other.name)
+        if match and match["name"] == path.stem:
+            numbered.append((int(match["number"]), other))
+    return [file for _, file in sorted(numbered)]
 
 
 def parse(line: str) -> dict[str, Any]:
@@ -143,20 +149,28 @@ def render(line: str) -> str:
     if not entry:
         return plain(line)
     level = str(entry.get("level", ""))
-    keys = [f"{plain(k)}={plain(_value(v))}" for k, v in entry.items() if k not in HEAD]
     trace = entry.get("exception")
-    if isinstance(trace, str):
-        keys = [key for key in keys if not key.startswith("exception=")]
     head = (
         f"{_local(str(entry.get('ts', '')))} {plain(level):7} "
         f"{plain(str(entry.get('agent', ''))):{NAME_WIDTH}} "
         f"{plain(str(entry.get('event', ''))):{EVENT_WIDTH}}"
     )
-    lines = [" ".join((head, *keys)).rstrip()]
+    lines = [f"{head} {keys(entry)}".rstrip()]
     if isinstance(trace, str):
         lines += [f"    {plain(part)}" for part in trace.rstrip().split("\n")]
     code = LEVEL_COLOURS.get(level)
     return "\n".join(colour(text, code) if code else text for text in lines)
+
+
+def keys(entry: Mapping[str, Any]) -> str:
+    """Return what a line says besides its head and a traceback: each key with its value."""
+    aside = (*HEAD, "exception") if isinstance(entry.get("exception"), str) else HEAD
+    return " ".join(f"{plain(k)}={plain(_value(v))}" for k, v in entry.items() if k not in aside)
+
+
+def rank(level: object) -> int:
+    """Return where a level stands; one that nobody knows is shown with the worst."""
+    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
 
 
 def _local(ts: str) -> str:

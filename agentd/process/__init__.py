@@ -5,6 +5,7 @@ is its pulse, `lock.py` proves that it lives, `stop.py` interrupts it, `crash.py
 how it ended, `failure.py` says an exception in one line, `until.py` looks until something is so.
 `supervisor_link.py` lets a child ask its supervisor, over a `channel.py`, which carries documents
 and descriptors between any two of our processes. `environment.py` is what a child sees of ours,
-`deferred.py` keeps small what runs many times, `jobs.py` is the parent's work in the background,
-`leave.py` lets a signal end a command through its clean-up.
+`usage.py` what any of them takes of the machine, `deferred.py` keeps small what runs many times,
+`jobs.py` is the parent's work in the background, `leave.py` lets a signal end a command through its
+clean-up.
 """

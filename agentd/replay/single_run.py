@@ -69,8 +69,11 @@ def run_event(
     facts: Mapping[str, Any] | None = None,
     answers: Sequence[Any] = (),
     approve: Approver | None = None,
+    before: Sequence[tuple[str, NewEvent]] = (),
 ) -> Performance:
     """Let the agent answer one event, and a person answer what it asks, in an empty folder.
+
+    `before` are events by their producers that lie on the bus already.
 
     What fails the session is in what is returned; it is not tried again. Where there is no further
     answer, or nobody to `approve`, it ends parked.
@@ -80,8 +83,11 @@ def run_event(
     try:
         bus.accept(name, "v", subscribe=[event.event_type], start="beginning")
         bus.facts.remember(name, facts or {})
+        for producer, earlier in before:
+            bus.publish(producer, earlier)
         bus.publish(PERSON, event, system=True)
         loaded.tools.events = bus.search.finder(Readable(name, [event.event_type]))
+        loaded.tools.passages = partial(bus.search.passages, name)
         loaded.tools.news = partial(bus.events.news, name)
         run = _Run(loaded, bus, llm)
         lane = Lane(name, direct=event.target == name, subscribe=(event.event_type,))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agentd.paths import Paths
 
-Sockets = Literal["none", "unix", "tcp", "any"]
+Sockets = Literal["none", "unix", "serve", "tcp", "any"]
 
 PACKAGES = ("site-packages", "dist-packages")  # in Python's path; `sysconfig` would take 1 MB
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where they are, if not where the system has them
@@ -49,7 +49,8 @@ class SandboxPolicy:
     On Linux the names in there are told, and nothing can be made in the folders that lead there.
 
     `sockets`: "none"; "unix": of this machine alone, which reach every socket that has a path, so
-    also programs that run what they are told to; "tcp": connections, all of which lead to the first
+    also programs that run what they are told to; "serve": none but what it was handed, which may
+    accept connections, and asks for none; "tcp": connections, all of which lead to the first
     of `ports` on 127.0.0.1; "any": of the network, to everywhere.
 
     `settled`: those of its paths that lead through no link. What became one since opens nothing.

@@ -42,6 +42,7 @@ NETWORK = """\
 (allow network-outbound (remote ip "*:*") (literal "/private/var/run/mDNSResponder"))
 (allow network-bind network-inbound (local ip "*:*"))
 """
+SERVING = '(allow network-inbound (local ip "localhost:*"))\n'
 # What Codex's profiles let through for an app that is told what to do, as Apple's own do.
 APPLE_EVENTS = """\
 (allow mach-lookup (global-name "com.apple.coreservices.appleevents")
@@ -141,6 +142,8 @@ class Profile:
         self._rules("allow file-read-metadata", LITERAL, way)
         if policy.sockets == "any":
             self.text += NETWORK
+        if policy.sockets == "serve":
+            self.text += SERVING
         for port in policy.ports[:1] if policy.sockets == "tcp" else ():
             # 127.0.0.1 and ::1, but not the first as ::ffff:127.0.0.1.
             self.text += f'(allow network-outbound (remote ip "localhost:{port}"))\n'

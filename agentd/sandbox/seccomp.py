@@ -172,6 +172,9 @@ def _sockets(sockets: Sockets, gate: bool) -> Iterator[tuple[tuple[str, ...], li
     if sockets == "any":
         yield ("socket",), [*internet, OK]
         return
+    if sockets == "serve":  # what listens was bound by who handed it over
+        yield ("socket", "bind", "connect"), [EPERM]
+        return
     yield ("bind", "listen", "accept", "accept4"), [EPERM]
     if sockets == "none":
         yield ("socket", "connect"), [EPERM]

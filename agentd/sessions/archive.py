@@ -119,6 +119,22 @@ class Archive:
         rows = self._rows(id=session_id)
         return rows[0] if rows else None
 
+    def get(self, session_id: int) -> SessionRow:
+        """Return one session.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        row = self.find(session_id)
+        if row is None:
+            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
+        return row
+
+    def of_event(self, agent: str, event_id: int) -> SessionRow | None:
+        """Return an agent's last session over an event, None where there is none."""
+        rows = self._db.run(sql.SESSION_OF_EVENT, (agent, event_id))
+        return self.find(rows[0][0]) if rows else None
+
     def steps(self, session_id: int) -> Sequence[Step]:
         """Return the steps that are recorded of a session.
 
@@ -150,10 +166,7 @@ class Archive:
             UsageError: there is none with this id.
             SessionFailed: a step cannot be read.
         """
-        row = self.find(session_id)
-        if row is None:
-            raise UsageError("no such session", where=str(session_id), hint="see `agentd sessions`")
-        return row, self.steps(session_id)
+        return self.get(session_id), self.steps(session_id)
 
     def history(self, session_id: int) -> History:
         """Return all that is kept of a session.

@@ -7,7 +7,9 @@ that ends by itself, `at_need.py` one that is wanted at times, `restart.py` has 
 `requests.py` answers what workers ask for. That may be a process of `helpers.py`: hands, which
 `hands_host.py` starts, the fetcher of `fetcher_host.py`, or the MCP host of `mcp_host.py`; what
 these hosts work with is in `host_parts.py`. `deliver_host.py` runs what sends results,
-`watcher_host.py` what watches folders.
+`watcher_host.py` what watches folders, `ui_host.py` the page's process, which may touch what
+`ui_policy.py` says and is entered by `one_time_link.py`. `loopback.py` takes ports;
+`process_use.py` measures all processes.
 `model.py` is the model server, `records.py` the bus, `control.py` people's commands, `settings.py`
 agentd.toml. `file_changes.py` notices changed files; `home_files.py`, `sockets.py` and
 `housekeeping.py` watch over the home; `external_model.py`, `secret_answers.py` and `bytecode.py` do

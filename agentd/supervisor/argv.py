@@ -55,6 +55,14 @@ def _hands() -> list[str]:
     return python("agentd.hands")
 
 
+def _ui(fd: int) -> list[str]:
+    return python("agentd.ui", str(fd))
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    return python("agentd", *words)
+
+
 @dataclass(frozen=True)
 class Commands:
     """How each kind of child is started."""
@@ -69,4 +77,6 @@ class Commands:
     mcp_host: Callable[[], list[str]] = _mcp_host
     hands: Callable[[], list[str]] = _hands
     deliver: Callable[[], list[str]] = _deliver
+    ui: Callable[[int], list[str]] = _ui  # the listening socket's descriptor
+    command: Callable[[Sequence[str]], list[str]] = _command  # as a person types it
     precheck: Callable[[str, Paths], Precheck] = precheck  # before it, in a thread of our own

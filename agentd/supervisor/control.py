@@ -1,4 +1,4 @@
-"""Commands from the bus (`agentd reload`, `pause`, `resume`): taken in order, obeyed.
+"""Commands from the bus (`agentd reload`, `pause`, `resume`, `ui`): taken in order, obeyed.
 
 So is the event `agentd.restart`, which no command of ours sends.
 """
@@ -27,13 +27,14 @@ class Control:
         agents: Agents,
         model: ModelHost,
         reload: Callable[[str | None], None],
+        open_page: Callable[[], None],
         stopping: asyncio.Event,
         *,
         log: Logger,
         clock: Clock,
     ) -> None:
         self._records, self._agents, self._model = records, agents, model
-        self._reload, self._stopping = reload, stopping
+        self._reload, self._open_page, self._stopping = reload, open_page, stopping
         self._log, self._clock = log, clock
         self._obeying = asyncio.Lock()
 
@@ -63,6 +64,8 @@ class Control:
         self._log.info("command", **keys)
         if event.event_type == "agentd.reload" and (name is None or isinstance(name, str)):
             self._reload(name)
+        elif event.event_type == "agentd.ui":
+            self._open_page()
         elif name == MODEL and event.event_type in ("agentd.resume", "agentd.restart"):
             self._model.retry()
             if event.event_type == "agentd.restart":

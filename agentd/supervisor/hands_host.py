@@ -50,6 +50,10 @@ class HandsHost:
         if (living := self._living.get(asker.name)) is not None:
             living[0].kill()
 
+    def pids(self) -> dict[str, int]:
+        """Return those that live, by agent."""
+        return {name: child.pid for name, (child, _) in self._living.items()}
+
     async def gone(self) -> None:
         """Return when no hands are left, once the workers are gone; or after a moment."""
         if ends := [end for _, end in self._living.values()]:

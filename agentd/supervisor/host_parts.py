@@ -30,11 +30,28 @@ class HostParts:
         """Whether a sandbox has to be whole."""
         return self.config().sandbox.required
 
-    def spawn(self, name: str, argv: Sequence[str], *, control: bool = True) -> Child:
+    def spawn(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        control: bool = True,
+        pass_fds: Sequence[int] = (),
+        stdio: tuple[int, int] | None = None,
+    ) -> Child:
         """Start a helper, with a control socket unless it asks and is told nothing.
 
         Raises:
             OSError, AlreadyRunning: as `Child.spawn`.
         """
         locks, data = self.paths.locks, self.paths.data
-        return Child.spawn(name, argv, locks, cwd=data, control=control, clock=self.clock)
+        return Child.spawn(
+            name,
+            argv,
+            locks,
+            cwd=data,
+            control=control,
+            pass_fds=pass_fds,
+            stdio=stdio,
+            clock=self.clock,
+        )

@@ -4,7 +4,6 @@ With `[model] url` no process is run, and the address file points to that server
 """
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -25,13 +24,13 @@ from agentd.process.child import Child
 from agentd.states import WorkerState
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.loopback import BACKLOG, HOST, loopback
 from agentd.supervisor.requests import Answer, Asker
 from agentd.supervisor.restart import RESTING, Ended, Life
 from agentd.whole import write_whole
 
 NAME = "model"
-HOST = "127.0.0.1"
-BACKLOG = 128
+PORT_KEY = "model.port"  # of agentd.toml
 EXTERNAL = "an external server is used"  # commands ask it themselves how it is
 TOKEN_BYTES = 32
 # From a crash loop to one more try: a GPU without memory aborts MLX (ml-explore/mlx#3224), and what
@@ -159,7 +158,7 @@ class ModelHost:
         moves = new.port not in (0, self._port, old.port)
         if new.url is None and moves:
             try:
-                taken = _listen(new.port)
+                taken = loopback(new.port, PORT_KEY)
             except ConfigError:
                 if new.fixed_port:
                     raise
@@ -269,11 +268,11 @@ class ModelHost:
     def _bind(self) -> socket.socket:
         if self._socket is None:
             try:
-                self._socket = _listen(self._port)
+                self._socket = loopback(self._port, PORT_KEY)
             except ConfigError:
                 if self.config.fixed_port:
                     raise
-                self._socket = _listen(0)  # the default, or the free one of the last start
+                self._socket = loopback(0, PORT_KEY)  # that one is taken
             self._port = self._socket.getsockname()[1]
         return self._socket
 
@@ -290,24 +289,6 @@ class ModelHost:
             document["socket"] = str(self._paths.model_socket)
         self._address = json.dumps(document)
         _write_private(self._paths.model_address, self._address)
-
-
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        # Without it a restart fails for a minute on connections in TIME_WAIT.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        in_use = error.errno == errno.EADDRINUSE
-        raise ConfigError(
-            f"port {port} is in use" if in_use else f"port {port}: {error.strerror}",
-            where="agentd.toml: model.port",
-            hint="free it, choose another, or set it to 0 for any free one",
-        ) from error
-    return listening
 
 
 def write_token(path: Path) -> None:

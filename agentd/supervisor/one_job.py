@@ -17,13 +17,20 @@ class Ran:
     code: int | None  # None: the deadline passed, and its group was killed
     answer: bytes  # what it gave by its heart
     output: bytes  # the end of what it printed
+    told: bytes = b""  # the end of what came by a pipe of its own
 
 
-async def run_to_end(child: Child, reaper: Reaper, deadline_s: float | None) -> Ran:
-    """Wait for a child that does one job; None: however long that takes."""
+async def run_to_end(
+    child: Child, reaper: Reaper, deadline_s: float | None, told: int | None = None
+) -> Ran:
+    """Wait for a child that does one job; None: however long that takes.
+
+    `told`: a further pipe that it writes to, which stays the caller's.
+    """
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
-    read = {fd: bytearray() for fd in (child.heart_fd, child.output_fd)}
+    fds = (child.heart_fd, child.output_fd, *(() if told is None else (told,)))
+    read = {fd: bytearray() for fd in fds}
 
     def read_some(fd: int) -> bool:
         data = child.read(fd)
@@ -58,5 +65,4 @@ async def run_to_end(child: Child, reaper: Reaper, deadline_s: float | None) -> 
                     break
             loop.remove_reader(fd)
         child.close()
-    answer, output = map(bytes, read.values())
-    return Ran(None if late else child.poll(), answer, output)
+    return Ran(None if late else child.poll(), *map(bytes, read.values()))

@@ -54,10 +54,10 @@ class Records:
         self._writing = asyncio.Lock()  # a batch that is being written is not written again
         self._sender: asyncio.Task[None] | None = None
 
-    @property
-    def waiting(self) -> int:
-        """Events that are still to be written."""
-        return len(self._waiting)
+    def document(self) -> dict[str, Any]:
+        """Return what `status` says: how many events are still to be written, or were lost."""
+        error = self.problem["what"] if self.problem else ""
+        return {"waiting": len(self._waiting), "lost": self.lost, "error": error}
 
     async def open(self) -> None:
         """Open the bus and start writing announced events.
@@ -68,6 +68,11 @@ class Records:
         await self._thread.open()
         await self._thread.call(lambda bus: bus.lanes.open(LANE))
         self._sender = self._jobs.start(self._send(), "announce", last=True)
+
+    async def index(self) -> None:
+        """Take up what the index of words lacks, for who may not write. Raises StorageError."""
+        while await self._thread.call(lambda bus: bus.search.index()):
+            pass
 
     def announce(self, event_type: str, payload: dict[str, Any]) -> None:
         """Publish an event of the system as soon as the database allows. Never blocks."""

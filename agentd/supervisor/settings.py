@@ -57,6 +57,7 @@ class Settings:
             if "mcp" in changed:
                 helpers.mcp.configure()
                 agents.reload()
+            helpers.ui.configure()
             if "deliver" in changed:
                 helpers.deliver.configure()
                 helpers.watcher.reread()

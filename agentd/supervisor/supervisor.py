@@ -35,6 +35,7 @@ from agentd.supervisor.home_files import HomeFiles, close
 from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.housekeeping import Housekeeping
 from agentd.supervisor.model import ModelHost
+from agentd.supervisor.process_use import measured
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Requests
 from agentd.supervisor.restart import Life, Rules
@@ -83,7 +84,6 @@ class Supervisor:
         rules, chance = Rules.of(config.supervisor), random.Random()
         life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
-
         self._model = ModelHost(
             paths, config, commands, life(), self._reaper, log=logger, clock=clock
         )
@@ -91,7 +91,12 @@ class Supervisor:
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
         self._helpers = Helpers(
-            parts, self._records, lambda: self._agents.versions(), life, self._on_tools_changed
+            parts,
+            self._records,
+            lambda: self._agents.versions(),
+            self._told,
+            life,
+            self._changed,
         )
         asked = {
             **self._helpers.handlers(),
@@ -115,15 +120,9 @@ class Supervisor:
             chance=chance,
         )
         self._agents = Agents(shared, rules)
-        self._control = Control(
-            self._records,
-            self._agents,
-            self._model,
-            self._on_reload,
-            self._stop,
-            log=logger,
-            clock=clock,
-        )
+        open_page = self._helpers.ui.open
+        obeyed = (self._agents, self._model, self._on_reload, open_page)
+        self._control = Control(self._records, *obeyed, self._stop, log=logger, clock=clock)
 
     async def run(self) -> None:
         """Start, wait for a signal, stop. Signals are heeded from here to the end.
@@ -163,6 +162,7 @@ class Supervisor:
         self._model.start()
         self._helpers.deliver.configure()
         await in_thread(reached)  # on macOS a program tells
+        self._helpers.ui.configure()
         self._agents.scan()
         jobs = (self._watch(known), self._poll(), self._poll_model(), self._guard())
         for job in (
@@ -247,7 +247,7 @@ class Supervisor:
         except StorageError as error:
             self._log.error("agent.not_recorded", what=error.what)
 
-    def _on_tools_changed(self, server: str) -> None:
+    def _changed(self, server: str) -> None:
         if (config := self._settings.config.mcp.get(server)) is not None:
             Pins(server, config, self._paths).forget_seen()
         self._agents.check_users_of(server)
@@ -308,9 +308,12 @@ class Supervisor:
         # A reader that never reads is dropped: the document fits the socket's buffer or waits.
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(5.0):
-                writer.write(json.dumps(self.document()).encode())
+                writer.write(json.dumps(await self._told()).encode())
                 await writer.drain()
         writer.close()
+
+    async def _told(self) -> dict[str, Any]:
+        return await in_thread(measured, self.document(), self._helpers.hands())
 
     def document(self) -> dict[str, Any]:
         """Return everything that `agentd status` shows."""
@@ -325,15 +328,10 @@ class Supervisor:
             "refused_folder": self._folder_access.problem,
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
-            "deliver": self._helpers.deliver.document(),
-            "watcher": self._helpers.watcher.document(),
+            **self._helpers.document(),
             "agents": agents,
             "refused_unshown": unshown,
-            "events": {
-                "waiting": self._records.waiting,
-                "lost": self._records.lost,
-                "error": self._records.problem["what"] if self._records.problem else "",
-            },
+            "events": self._records.document(),
             "storage": {
                 "problem": self._records.problem or self._housekeeping.problem,
                 **self._housekeeping.document(),

@@ -6,6 +6,7 @@ A text is the tool's first field, a table all of them. `{name}` is that field of
 payload, and nothing else is ever replaced: what an event holds stays data.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ class FirstStep:
     def decision(self) -> str:
         """The tool's decision class."""
         return decision_of(self.tool)
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields of the event that stand in its arguments."""
+        return set(FIELD.findall(json.dumps(dict(self.args))))
 
     def filled(self, event: Event) -> dict[str, Any]:
         """Return the arguments for an event.

@@ -15,6 +15,7 @@ from agentd.task_agent.found import FACT_CHARACTERS, Reference, clean
 
 Row = Mapping[str, Any]
 PLACE = re.compile(r"\{([a-z_][a-zA-Z0-9_.]*)(?:=([^{}]*))?\}")  # in a title
+PLURAL = re.compile(r"(?<=[^\W\d_])\(([^\W\d_]{1,4})\)")  # as in "{count} mail(s)"
 MARKUP = re.compile(r"[\\`*\[\]<>|]|^[#+\-]|(?<=:)/(?=/)|(?<=[wW])\.|@|^\d+(?=[.)])")
 LINK_MAX = 2_000  # characters of an address
 COUNT, INTEREST = "count", "interest"
@@ -53,11 +54,20 @@ def title_of(
 ) -> str:
     """Return a title: one line. `{name}` is a count, or a value of a result's only row.
 
-    `count` is None where there is only one, whose column may have that name.
+    `mail(s)` is `mail` where the value before it is 1, else `mails`. `count` is None where there is
+    only one row, whose column may have that name.
     """
+    last = ""
 
     def put(place: re.Match[str]) -> str:
-        name, value = place.groups()
+        nonlocal last
+        name, value, plural = place.groups()
+        if plural:
+            return "" if last == "1" else plural
+        last = value_of(name, value)
+        return last
+
+    def value_of(name: str, value: str | None) -> str:
         if value:
             return str(sum(row.get(name) == value for row in rows))
         if name.startswith("event."):
@@ -70,7 +80,8 @@ def title_of(
             found = rows[0].get(name) if rows else None
         return clean("?" if found is None else str(found), FACT_CHARACTERS)
 
-    return clean(PLACE.sub(put, template), TITLE_MAX) or "?"
+    parts = re.sub(f"{PLACE.pattern}|{PLURAL.pattern}", put, template)
+    return clean(parts, TITLE_MAX) or "?"
 
 
 def default_title(

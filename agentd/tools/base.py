@@ -16,7 +16,7 @@ from agentd.tools.closed import Closed, KnownClosed
 if TYPE_CHECKING:
     from agentd.agent import Memory
     from agentd.bus.event_rows import NewResults, NewsReader
-    from agentd.bus.search import Finder, FoundEvent
+    from agentd.bus.search import Finder, FoundEvent, Passage, PassageFinder
     from agentd.net.exchange import Stream
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -60,6 +60,13 @@ def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[Fo
     raise ToolError("there are no events here")
 
 
+def no_passages(
+    question: str, types: Sequence[str], limit: int, check: Callable[[], None]
+) -> "Sequence[Passage]":
+    """Stand for `ToolCall.passages` outside of the worker."""
+    raise ToolError("there are no events here")
+
+
 def no_news(types: Sequence[str], after: int, since: str, limit: int) -> "NewResults":
     """Stand for `ToolCall.news` outside of the worker."""
     raise ToolError("there are no results here")
@@ -93,6 +100,9 @@ class ToolCall:
     # events(words, limit, check): the newest events with these words that the agent may read. Only
     # in the worker. Raises what `check` does.
     events: "Finder" = no_events
+    # passages(question, types, limit, check): what goes best with a question in others' events.
+    # Only in the worker. Raises what `check` does.
+    passages: "PassageFinder" = no_passages
     # news(types, after, since, limit): the newest results of other agents. Only in the worker.
     news: "NewsReader" = no_news
     # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is

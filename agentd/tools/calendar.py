@@ -6,6 +6,7 @@ from base64 import b64decode
 from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 from agentd.errors import AgentdError, ToolError
 from agentd.events import Result
@@ -37,9 +38,10 @@ def read_calendar(call: ToolCall, source: str, days: int | None) -> Result:
         return call.inner("hands", "ParseCalendar", {"source": source, **span})
     url = re.sub("^webcals?://", "https://", source)
     found = call.inner("fetcher", "Fetch", {"url": url, "limit": URL_BYTES}).value
+    host = urlsplit(url).hostname or ""  # the rest of a calendar's address is often its key
     if found["cut"]:
-        raise ToolError(f"{url} has more than {URL_BYTES} bytes")
-    return call.inner("hands", "ParseCalendar", {"source": url, "data": found["data"], **span})
+        raise ToolError(f"the calendar of {host} has more than {URL_BYTES} bytes")
+    return call.inner("hands", "ParseCalendar", {"source": host, "data": found["data"], **span})
 
 
 def parse_calendar(

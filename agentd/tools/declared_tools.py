@@ -18,6 +18,7 @@ from agentd.tools import (
     calendar,
     feed,
     files,
+    find_notes,
     http,
     later_tool,
     log_file,
@@ -208,6 +209,22 @@ class ReadResults(Args):
     )
 
 
+class FindEvents(Args):
+    """Find what goes best with a question in what others published, of these types."""
+
+    words: str = Field(min_length=1, max_length=recall.QUESTION_CHARACTERS)
+    types: list[
+        Annotated[str, Field(pattern=rf"^(?:\*|{SUBSCRIPTION.pattern})$", max_length=60)]
+    ] = Field(min_length=1, max_length=16)
+
+
+class FindNotes(Args):
+    """Find what goes best with a question in notes."""
+
+    path: str = Field(max_length=PATH_CHARACTERS)
+    words: str = Field(min_length=1, max_length=recall.QUESTION_CHARACTERS)
+
+
 class AskPerson(Args):
     """Ask the person who runs this agent."""
 
@@ -287,6 +304,8 @@ REGISTRY: Mapping[str, Tool] = {
         Tool(Recall, None, recall.recall, "head", effect="none"),
         Tool(SearchEvents, None, recall.search_events, "head", effect="none"),
         Tool(ReadResults, None, recall.read_results, "head", effect="none", by_plan=True),
+        Tool(FindEvents, None, recall.find_events, "head", effect="none", by_plan=True),
+        Tool(FindNotes, "read", find_notes.find_notes, effect="none"),
         Tool(AskPerson, None, person.ask_person, "head", effect="none", untrusted=False),
     )
 }

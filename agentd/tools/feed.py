@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 
 from agentd.errors import ToolError
 from agentd.events import Result
+from agentd.secret_rules import hide
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall, clean_line
 from agentd.tools.charsets import decoded
 from agentd.tools.time_limit import TooSlow, time_limit
@@ -37,20 +38,20 @@ def read_feed(call: ToolCall, url: str) -> Result:
 
     What finds no room is not remembered, so it comes the next time.
     """
-    key = f"feed:{url}"
+    key, shown = f"feed:{url}", hide(url)  # an address may hold a key
     known = call.memory.get(key) or {}
     tags = {name: known.get(name) for name in ("etag", "modified")}
     found = call.inner("fetcher", "Fetch", {"url": url, "limit": FEED_BYTES, **tags}).value
     if found["status"] == 304:
-        return Result({"url": url, "title": known.get("title", ""), "items": []}, trusted=False)
+        return Result({"url": shown, "title": known.get("title", ""), "items": []}, trusted=False)
     if found["cut"]:
-        raise ToolError(f"{url} has more than {FEED_BYTES} bytes")
+        raise ToolError(f"{shown} has more than {FEED_BYTES} bytes")
     given = {name: found[name] for name in ("url", "charset", "data")}
     feed = call.inner("hands", "ParseFeed", given).value
     ids = known.get("ids")
     new = [entry for entry in feed["entries"] if ids is not None and entry["id"] not in ids]
     items = _fitting(new)
-    value: dict[str, Any] = {"url": url, "title": feed["title"], "items": items}
+    value: dict[str, Any] = {"url": shown, "title": feed["title"], "items": items}
     if ids is None:
         value["first"] = f"read for the first time: its {len(feed['entries'])} items are not new"
     if left := len(new) - len(items):
@@ -82,7 +83,7 @@ def parse_feed(call: ToolCall, url: str, charset: str, data: str) -> Result:
     """Give a feed's title and entries, each with an id, of these bytes in base64."""
     import feedparser
 
-    text = decoded(b64decode(data), charset)
+    text, shown = decoded(b64decode(data), charset), hide(url)
     # It is not to guess the encoding, and, given a stream, it opens and fetches nothing.
     told = {"content-type": "application/xml; charset=utf-8"}
     try:
@@ -92,11 +93,11 @@ def parse_feed(call: ToolCall, url: str, charset: str, data: str) -> Result:
             )
             entries = [_entry(entry, url) for entry in feed.entries[:ENTRIES_MAX]]
     except TooSlow as error:
-        raise ToolError(f"{url} takes too long to read") from error
+        raise ToolError(f"{shown} takes too long to read") from error
     except Exception as error:  # whatever it stumbles over was written by others
-        raise ToolError(f"{url} cannot be read: {type(error).__name__}") from error
+        raise ToolError(f"{shown} cannot be read: {type(error).__name__}") from error
     if not feed.get("version") and not entries:
-        raise ToolError(f"{url} is no feed")
+        raise ToolError(f"{shown} is no feed")
     title = clean_line(_plain(feed.feed.get("title", "")), TITLE_CHARACTERS)
     unique = {entry["id"]: entry for entry in reversed(entries)}  # the first of an id stays
     return Result({"title": title, "entries": list(unique.values())[::-1]}, trusted=False)

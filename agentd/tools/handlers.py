@@ -18,6 +18,7 @@ HANDLERS: Mapping[str, Mapping[str, str]] = {
         "ListFiles": "files.list_files",
         "ReadFile": "files.read_file",
         "SearchText": "files.search_text",
+        "FindNotes": "find_notes.find_notes",
         "WriteFile": "files.write_file",
         "AppendNote": "files.append_note",
         "MoveFile": "move.move_file",

@@ -28,6 +28,7 @@ from agentd.net.exchange import (
     exchange,
 )
 from agentd.net.wait import Deadline, Passed, Waiter
+from agentd.secret_rules import hide
 from agentd.tools.base import ToolCall, clean_line, cut_text
 from agentd.tools.charsets import charset
 from agentd.tools.public import is_public
@@ -200,7 +201,7 @@ def connection_to(target: Target, listed: Sequence[str], call: ToolCall) -> Iter
             call.check()
             hint = network_hint(error)
             told = f"{error} ({hint})" if hint else error
-            raise ToolError(f"{target.url} cannot be reached: {told}") from error
+            raise ToolError(f"{hide(target.url)} cannot be reached: {told}") from error
         if target.scheme in ("https", "imaps"):
             connection.encrypt(target.host)
         yield connection
@@ -247,7 +248,7 @@ def _followed(
         except (*BROKEN, ValueError) as error:  # a server may answer with anything
             call.check()
             told = clean_line(str(error) or type(error).__name__, TOLD_CHARACTERS)
-            raise ToolError(f"{target.url} failed: {told}") from error
+            raise ToolError(f"{hide(target.url)} failed: {told}") from error
     raise ToolError(f"{asked} redirects more than {REDIRECTS} times")
 
 
@@ -255,11 +256,11 @@ def _page(reply: Response, target: Target) -> Result:
     _check_status(reply, target, 200)
     kind = (reply.header("Content-Type") or "text/plain").lower()
     if not kind.startswith(TEXT_TYPES) and not kind.split(";")[0].endswith(("+json", "+xml")):
-        raise ToolError(f"{target.url} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
+        raise ToolError(f"{hide(target.url)} is no text but {clean_line(kind, TOLD_CHARACTERS)}")
     data, whole = _body(reply, target, BODY_BYTES)
     text = data.decode(charset(kind) or "utf-8", "replace")
     if "\0" in text:
-        raise ToolError(f"{target.url} is binary")
+        raise ToolError(f"{hide(target.url)} is binary")
     page = {"url": target.url, "text": cut_text(text.removeprefix("\ufeff"))}
     if not whole:
         page["more"] = f"only the first {BODY_BYTES} bytes were fetched"
@@ -288,13 +289,13 @@ def _bytes(limit: int, reply: Response, target: Target) -> Result:
 def _check_status(reply: Response, target: Target, *wanted: int) -> None:
     if reply.status not in wanted:
         reason = clean_line(reply.reason, TOLD_CHARACTERS)
-        raise ToolError(f"{target.url} answered {reply.status} {reason}")
+        raise ToolError(f"{hide(target.url)} answered {reply.status} {reason}")
 
 
 def _body(reply: Response, target: Target, limit: int) -> tuple[bytes, bool]:
     """Return the body, and whether that is all of it."""
     if not reply.is_plain:
-        raise ToolError(f"{target.url} came compressed, which was not asked for")
+        raise ToolError(f"{hide(target.url)} came compressed, which was not asked for")
     data = bytearray()
     for piece in reply.pieces():
         data += piece

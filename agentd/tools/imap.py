@@ -4,9 +4,10 @@ No mail is parsed here. What a server says is bounded in bytes and in time, what
 """
 
 import imaplib
+import re
 import ssl
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,6 +28,8 @@ MESSAGES_BYTES = 4_000_000  # of one call, within a frame of 16 MB once they are
 ANSWER_BYTES = 8_000_000  # that a server may send in one call, whatever it is
 NEWEST = 50  # mails that are looked at where no number is known
 LEFT_S = 8.0  # to go on with what was fetched so far, rather than to begin another mail
+ECHO_CHARACTERS = 2_000  # of what a server says that may tell what was sent to it
+PART = 8  # characters of a password, as it was sent, that tell something of it
 HEAD = "BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"
 WHOLE = f"BODY.PEEK[]<0.{MESSAGE_BYTES}>"  # PEEK: it does not count as read
 BROKEN = (imaplib.IMAP4.error, ImapToolsError, OSError, ValueError, LookupError, TypeError)
@@ -66,10 +69,19 @@ def _told(error: Exception, user: str, password: str) -> str:
     text = text or str(error) or type(error).__name__
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     sent = b64encode(f"\0{user}\0{password}".encode()).decode()  # by AUTHENTICATE PLAIN
-    for form in (quoted, password, sent):
-        for written in (repr(form.encode())[2:-1], form):
-            text = text.replace(written, REDACTED)
-    return clean_line(text, TOLD_CHARACTERS)
+    forms = {w for form in (quoted, password, sent) for w in (repr(form.encode())[2:-1], form)}
+    return clean_line(_without(text[:ECHO_CHARACTERS], forms), TOLD_CHARACTERS)
+
+
+def _without(text: str, forms: Collection[str]) -> str:
+    """Return a text with `REDACTED` for each of these, and for long enough parts of them."""
+    shown = [*text.replace("\0", " ")]
+    for form in filter(None, forms):
+        for start in range(max(1, len(form) - PART + 1)):
+            part = form[start : start + PART]
+            for found in re.finditer(f"(?={re.escape(part)})", text):
+                shown[found.start() : found.start() + len(part)] = "\0" * len(part)
+    return re.sub("\0+", REDACTED, "".join(shown))
 
 
 class _ImapClient(imaplib.IMAP4):

@@ -17,6 +17,7 @@ LINE_CHARACTERS = 2_000  # looked at
 LEVEL_CHARACTERS = 120  # in which a line says its level
 CODE_CHARACTERS, EXAMPLE_CHARACTERS = 160, 300
 CODES_MAX = 2_000  # told apart
+OTHERS = "errors of further codes"  # all beyond those, together
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 TIME = re.compile(
@@ -69,8 +70,8 @@ def grouped(lines: Iterable[str]) -> list[dict[str, Any]]:
             continue
         time, text = found
         code = code_of(text)
-        if code not in groups and len(groups) == CODES_MAX:
-            continue
+        if code not in groups and len(groups) >= CODES_MAX:
+            code = OTHERS
         group = groups.setdefault(code, {"code": code, "count": 0, "first": time, "last": ""})
         group["count"] += 1
         group |= {"last": time or group["last"], "example": text}

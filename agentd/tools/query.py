@@ -24,6 +24,7 @@ from agentd.tools.place import check_regular, folder_of, locate
 from agentd.whole import read_start
 
 SQL_CHARACTERS = 2_000
+ROW_BYTES = 64_000_000  # of one row, which is in memory as a whole
 ROWS = 50
 CELL_CHARACTERS = 500
 NAME_CHARACTERS = 100  # of a column or table
@@ -156,6 +157,8 @@ def _asked(db: apsw.Connection, sql: str) -> dict[str, Any]:
         if columns:
             raise ToolError("may only be asked by one SELECT at a time")
         columns.extend(clean_line(c[0], NAME_CHARACTERS) for c in cursor.get_description())
+        most = min(LIMITS[apsw.SQLITE_LIMIT_LENGTH], ROW_BYTES // max(1, len(columns)))
+        db.limit(apsw.SQLITE_LIMIT_LENGTH, most)  # it is not for the whole of a result's row
         return True
 
     cursor = db.cursor()

@@ -11,7 +11,8 @@ from typing import Any
 
 from agentd.bus.facts import REMEMBERED
 from agentd.clock import EPOCH, iso
-from agentd.events import Event, Result, result_of
+from agentd.config.agent import SUBSCRIPTION
+from agentd.events import Event, Result, is_result, result_of
 from agentd.tools.base import ToolCall
 
 KEY_CHARACTERS = 60
@@ -20,7 +21,9 @@ WORDS_CHARACTERS = 200
 KEYS = 100  # the oldest goes when there are more
 RECALLED = 20  # at once, the newest first
 RECALLED_CHARACTERS = 8_000
+TYPES = rf"^(?:\*|{SUBSCRIPTION.pattern})$"  # of events: one, a prefix of some, or all
 EVENTS = 10  # found at once
+QUESTION_CHARACTERS = 2_000  # of a question whose words are looked for
 TITLE_CHARACTERS = 200
 RESULTS = 50  # of other agents, at once
 NEWS = "results"  # begins the remembered facts: up to which event the results were read
@@ -87,6 +90,15 @@ def search_events(call: ToolCall, words: str) -> Result:
     return Result({"found": found}, trusted=False)
 
 
+def find_events(call: ToolCall, words: str, types: list[str]) -> Result:
+    """Give the passages that go best with a question, of what others published of these types."""
+    found = [
+        {**_told(one.event), "text": one.text, "share": one.share}
+        for one in call.passages(words, types, EVENTS, call.check)
+    ]
+    return Result({"found": found}, trusted=False)
+
+
 def read_results(call: ToolCall, types: list[str]) -> Result:
     """Give what other agents found since last time: the newest, the older ones counted.
 
@@ -106,6 +118,8 @@ def read_results(call: ToolCall, types: list[str]) -> Result:
 def _told(event: Event) -> dict[str, Any]:
     """Return what is said of a result: its title, and how many rows it has."""
     told: dict[str, Any] = {"id": event.id, "agent": event.agent, "type": event.event_type}
-    told |= {"at": iso(event.created_at)[:MINUTE], "title": result_of(event)[0]}
+    told["at"] = iso(event.created_at)[:MINUTE]
+    if is_result(event):
+        told["title"] = result_of(event)[0]
     rows = event.payload.get("rows")
     return {**told, "rows": len(rows)} if isinstance(rows, list) else told

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from agentd.agent import Memory
 from agentd.bus.event_rows import NewsReader
-from agentd.bus.search import Finder
+from agentd.bus.search import Finder, PassageFinder
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.config.mail_account import Account
@@ -26,6 +26,7 @@ from agentd.tools.base import (
     answered,
     no_events,
     no_news,
+    no_passages,
     no_password,
 )
 from agentd.tools.closed import Closed
@@ -76,6 +77,7 @@ class Toolbox:
         self.memory: Memory = {}  # what the agent remembers at the start of its session
         self.trusted: Callable[[], bool] = lambda: False  # see `ToolCall`
         self.events: Finder = no_events  # see `ToolCall`
+        self.passages: PassageFinder = no_passages  # see `ToolCall`
         self.news: NewsReader = no_news  # see `ToolCall`
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
@@ -114,6 +116,7 @@ class Toolbox:
             open_later=self.open_later,
             trusted=self.trusted(),
             events=self.events,
+            passages=self.passages,
             news=self.news,
         )
         call.inner = partial(self._inner, call)

@@ -1,6 +1,7 @@
 """The daemon and its agents: the supervisor's own view, merged with what the bus says of each."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentd.storage.database_files import open_bus
 from agentd.supervisor.client import last_failure
 from agentd.views.agent_triggers import NO_TRIGGERS, triggers
 from agentd.views.daemon_state import daemon_state, labels_by, with_external
+from agentd.views.machine_use import MachineUse
 from agentd.views.waits_for import waits_for
 
 DAEMON_KEYS = (
@@ -50,6 +52,26 @@ def overview(paths: Paths) -> dict[str, Any]:
         daemon = daemon_state(paths)
     except StorageError as error:
         daemon, silence = None, error.document()
+    if daemon and daemon["model"]:
+        daemon = {**daemon, "model": with_external(daemon["model"], paths)}
+    document, after = overview_of(daemon, paths, silence=silence), None
+    if daemon is not None:
+        with suppress(StorageError):  # it has just begun to hang
+            after = daemon_state(paths)
+    add_use(document, daemon, after)
+    return document
+
+
+def overview_of(
+    daemon: Mapping[str, Any] | None,
+    paths: Paths,
+    bus: Bus | None = None,
+    silence: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the overview by what the supervisor said (None: it did not, see `silence`).
+
+    `bus`: a database that is open already; else it is opened for this.
+    """
     silent = silence is not None
     document: dict[str, Any] = {
         "running": daemon is not None or silent,
@@ -64,10 +86,13 @@ def overview(paths: Paths) -> dict[str, Any]:
         "asks": 0,
         "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
     }
-    if document["model"]:
-        document["model"] = with_external(document["model"], paths)
     try:
-        _add_facts(document, paths)
+        if bus is not None:
+            _add_facts(document, bus)
+        elif paths.database.exists():
+            bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
+            _add_facts(document, bus)
+            bus.close()
     except StorageError as error:  # the supervisor's own view is worth showing all the same
         seen = error.document()
         said = document["storage"] or {}
@@ -75,16 +100,24 @@ def overview(paths: Paths) -> dict[str, Any]:
     for agent in document["agents"]:  # what the database would have told of it
         known = {**UNKNOWN, "triggers": NO_TRIGGERS, "held": None}
         agent.update({key: agent.get(key, value) for key, value in known.items()})
-        agent.update(agent.pop("use", None) or {"cpu_percent": None, "memory_bytes": None})
         agent["next_run"] = _next_run(agent["triggers"])
         agent["waits_for"] = waits_for(agent, document)
     return document
 
 
-def _add_facts(document: dict[str, Any], paths: Paths) -> None:
-    if not paths.database.exists():
-        return
-    bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
+def add_use(
+    document: dict[str, Any], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> None:
+    """Say what the processes take: memory, and CPU between two answers of the supervisor."""
+    took = MachineUse(before, after)
+    document["memory_bytes"] = took.of(document["pid"])["memory_bytes"]
+    if document["model"]:
+        document["model"].update(took.of(document["model"].get("pid")))
+    for agent in document["agents"]:
+        agent.update(took.of(agent["pid"], took.hands.get(agent["name"])))
+
+
+def _add_facts(document: dict[str, Any], bus: Bus) -> None:
     rows, letters = bus.agents.present(), bus.dead.counts()
     asks = Archive(bus).parked()
     results, model_s = _results(bus), Archive(bus).model_seconds(bus.clock.now() - LOOK_BACK)
@@ -107,7 +140,6 @@ def _add_facts(document: dict[str, Any], paths: Paths) -> None:
         document["model"]["labels"] = labels_by(document["model"], bus)
     document["last_event_id"] = bus.events.last_id()
     document["dead_letters"], document["asks"] = sum(letters.values()), sum(asks.values())
-    bus.close()
 
 
 def _add_trouble(agent: dict[str, Any], bus: Bus) -> None:

@@ -16,8 +16,8 @@ def waits_for(agent: Mapping[str, Any], document: Mapping[str, Any]) -> str | No
     state = agent["state"]
     if state == WorkerState.PAUSED:
         return f"a person, who paused it: `agentd resume {agent['name']}`"
-    if state == WorkerState.STOPPED:
-        return agent["reason"] or None
+    if not agent.get("enabled", True):
+        return f"it is off: `agentd enable {agent['name']}`"
     if held := agent["held"]:
         return str(held["reason"])
     if state not in RUNS:

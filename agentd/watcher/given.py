@@ -73,12 +73,19 @@ def read(path: Path) -> tuple[File, str]:
     return file, content
 
 
-def give(bus: Bus, name: str, file: File, content: str) -> int:
-    """Tell an agent of a file, whether it has seen it or not; return the event's id."""
+def give(bus: Bus, name: str, file: File, content: str) -> tuple[int, bool]:
+    """Tell an agent of a file, whether it has seen it or not; return the event's id, and True.
+
+    False where it is not done yet with an event of this file as it is: it would do the same twice,
+    and ask a person twice.
+    """
     seen = SeenFile(content, shown(file.path), file.stamp)
     event = event_of(name, file, content)
-    event_id = bus.seen.tell(
-        name, seen, event, producer=PERSON, priority=Priority.PERSON, again=True
-    )
+    with bus.db.transaction():
+        if (known := bus.seen.open_event(name, seen)) is not None:
+            return known, False
+        event_id = bus.seen.tell(
+            name, seen, event, producer=PERSON, priority=Priority.PERSON, again=True
+        )
     assert event_id is not None, "told again, it is always written"
-    return event_id
+    return event_id, True

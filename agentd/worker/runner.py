@@ -102,6 +102,7 @@ class Runner:
             clock=clock,
         )
         self._tools.events = bus.search.finder(Readable(accepted.name, accepted.config.subscribe))
+        self._tools.passages = partial(bus.search.passages, accepted.name)
         self._tools.news = partial(bus.events.news, accepted.name)
         self._idempotent = repeatable(version, tools)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)

@@ -1,0 +1,146 @@
+"""The newest lines of the logs, read from the end of each file: logs may be of gigabytes."""
+
+import contextlib
+import hashlib
+import heapq
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentd.events import DAEMON
+from agentd.logs.view import log_files, parse, rotations
+from agentd.paths import Paths
+
+BLOCK_BYTES = 65_536
+TORN_BYTES_MAX = 1024 * 1024  # no process of ours writes a longer line
+SAME_MOMENT = 5  # times as many lines as were asked for, where the last ones have the same time
+READ_BYTES_MAX = 32 * 1024 * 1024  # of all files together: a second's work
+
+Entry = Mapping[str, Any]
+
+
+@dataclass
+class Newest:
+    """Lines as they are in the files, the newest first.
+
+    `oldest` is the `before` of those that come next; `read_all`: there are none.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    oldest: str = ""
+    read_all: bool = True
+
+
+def newest(
+    paths: Paths,
+    names: Sequence[str] = (),
+    *,
+    wanted: Callable[[Entry], bool] = bool,
+    before: str = "",
+    limit: int = 100,
+    bytes_max: int = READ_BYTES_MAX,
+) -> Newest:
+    """Return the last `limit` lines of which the object is `wanted`.
+
+    `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
+    `before`: only lines of an earlier time. Of the oldest moment all lines are given, so that
+    nothing falls between this answer and what was before; but no more than five times `limit`.
+    """
+    found = Newest()
+    budget = ReadBudget(bytes_max)
+    streams = (
+        entries_back(path, budget, names)
+        for path in log_files(paths.logs)
+        if not names or path.stem in (*names, DAEMON)
+    )
+    for ts, line, entry in heapq.merge(*streams, key=lambda item: item[0], reverse=True):
+        if before and ts >= before:
+            continue
+        number = len(found.lines)
+        if number >= limit and (ts != found.oldest or number >= limit * SAME_MOMENT):
+            found.read_all = False
+            break
+        if wanted(entry):
+            found.lines.append(line)
+            found.oldest = ts
+    found.read_all = found.read_all and not budget.spent
+    return found
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """Return a word that is another one as soon as something was written to these logs."""
+    seen = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat(follow_symlinks=False)
+            seen.append((path.name, status.st_ino, status.st_size))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+def entries_back(
+    path: Path, budget: "ReadBudget", names: Sequence[str] = ()
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield a log's lines with their times and objects, the newest first.
+
+    With `names` those that are of one of these, or speak of one.
+    """
+    whole = not names or path.stem in names
+    last = "~"  # behind any time
+    for line in _lines_back(path, budget):
+        entry = parse(line)
+        ts = entry.get("ts")
+        if isinstance(ts, str) and ts[:1].isdigit():
+            # A line that is not ours keeps its place before the one after it, and so does one from
+            # before the clock was set back.
+            last = min(last, ts)
+        if whole or entry.get("agent") in names:
+            yield last, line, entry
+
+
+@dataclass
+class ReadBudget:
+    """Bytes that may still be read; `spent`: there would have been more."""
+
+    left: int
+    spent: bool = False
+
+
+def _lines_back(path: Path, budget: ReadBudget) -> Iterator[str]:
+    """Yield the lines of a log and of its rotated files from the last one to the first."""
+    read: set[int] = set()  # a file that is rotated meanwhile comes again under its next name
+    for file in rotations(path):
+        with contextlib.suppress(OSError), _opened(file) as fd:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_ino not in read:
+                read.add(status.st_ino)
+                yield from _file_back(fd, status.st_size, budget)
+
+
+def _file_back(fd: int, at: int, budget: ReadBudget) -> Iterator[str]:
+    rest = b""
+    while at > 0:
+        size = min(BLOCK_BYTES, at)
+        if budget.left < size:
+            budget.spent = True
+            return
+        at -= size
+        budget.left -= size
+        rest, *lines = (os.pread(fd, size, at) + rest).split(b"\n")
+        if len(rest) > TORN_BYTES_MAX:
+            rest = b""
+        yield from (line.decode("utf-8", "replace") for line in reversed(lines) if line)
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a log. Agents write in that folder: no link is followed, no pipe is waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

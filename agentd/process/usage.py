@@ -1,0 +1,79 @@
+"""What processes take of the machine: CPU time and memory, by their pids.
+
+Linux tells both without a program. On macOS `ps` does; its `%cpu` is an average over up to a
+minute (its manual, `ps(1)`).
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from resource import getpagesize
+
+PS_S = 2.0  # for ps to answer; it takes 10 ms
+# The clock of another process, as clock_getcpuclockid(3) of glibc and musl makes it.
+_CPU_CLOCK = 2
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one process takes.
+
+    Either `cpu_s` (so far) is known or `percent` (lately, of one core).
+    """
+
+    memory_bytes: int  # resident, with what it shares with others
+    cpu_s: float | None = None
+    percent: float | None = None
+
+
+def usage(pids: Collection[int]) -> dict[int, Taken]:
+    """Return what these processes take; those that are gone are left out."""
+    if not pids:
+        return {}
+    return _by_ps(pids) if sys.platform == "darwin" else _by_kernel(pids)
+
+
+def percents(before: Mapping[int, Taken], after: Mapping[int, Taken], s: float) -> dict[int, float]:
+    """Return how much of one core each process took between two looks, `s` seconds apart."""
+    found = {pid: used.percent for pid, used in after.items() if used.percent is not None}
+    for pid, used in after.items():
+        earlier = before.get(pid)
+        if used.cpu_s is not None and earlier and earlier.cpu_s is not None and s > 0:
+            found[pid] = round(100 * max(0.0, used.cpu_s - earlier.cpu_s) / s, 1)
+    return found
+
+
+def _by_kernel(pids: Collection[int]) -> dict[int, Taken]:
+    found = {}
+    for pid in pids:
+        with suppress(OSError, ValueError, IndexError):  # it has ended
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            cpu_s = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
+            found[pid] = Taken(pages * getpagesize(), cpu_s)
+    return found
+
+
+def _by_ps(pids: Collection[int]) -> dict[int, Taken]:
+    argv = ["ps", "-o", "pid=,rss=,%cpu=", "-p", ",".join(map(str, pids))]
+    try:
+        # Its numbers with a point, whatever the language.
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=PS_S, env={"LC_ALL": "C"}, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return read_ps(done.stdout)
+
+
+def read_ps(text: str) -> dict[int, Taken]:
+    """Read what ps printed: lines of pid, KiB resident, percent of one core."""
+    found = {}
+    for line in text.splitlines():
+        with suppress(ValueError):
+            pid, kib, percent = line.split()
+            found[int(pid)] = Taken(int(kib) * 1024, percent=float(percent))
+    return found

@@ -1,0 +1,59 @@
+"""What processes take of the machine: measured by the kernel, and by ps as on macOS."""
+
+import os
+import subprocess
+import sys
+import time
+
+from agentd.process import usage as module
+from agentd.process.usage import percents, read_ps, usage
+from agentd.supervisor.process_use import measured
+from agentd.testing import wait_for
+from agentd.views.machine_use import MachineUse
+
+
+def test_a_busy_process_shows_its_cpu_and_an_idle_one_does_not() -> None:
+    """Who looks for what warms the machine finds it."""
+    busy = subprocess.Popen([sys.executable, "-c", "print(1, flush=True)\nwhile True: pass"])
+    idle = subprocess.Popen(["sleep", "60"])
+    try:
+        pids = {busy.pid, idle.pid}
+        first, at = usage(pids), time.monotonic()
+        assert {pid for pid, used in first.items() if used.memory_bytes > 0} == pids
+
+        def shares() -> dict[int, float]:
+            return percents(first, usage(pids), time.monotonic() - at)
+
+        # The idle one has its start to pay for as well.
+        wait_for(lambda: (now := shares())[busy.pid] > max(1.0, 10 * now[idle.pid]))
+    finally:
+        for process in (busy, idle):
+            process.kill()
+            process.wait()
+    assert usage(pids) == {}
+
+
+def test_ps_is_read_as_macos_prints_it() -> None:
+    """Columns are padded, memory is in KiB; a line of something else counts for nothing."""
+    text = "    1    9344   0.0\n  812   51200  12.5\nps: a warning\n"
+    found = read_ps(text)
+    assert found[812].memory_bytes == 51200 * 1024 and found[812].percent == 12.5
+    assert percents({}, found, 0.1) == {1: 0.0, 812: 12.5}
+
+
+def test_ps_of_this_machine_knows_us() -> None:
+    """The options are those that every ps has."""
+    found = module._by_ps([os.getpid()])
+    assert found[os.getpid()].memory_bytes > 1_000_000
+
+
+def test_an_agent_is_its_worker_and_its_hands() -> None:
+    """What its tools take is the agent's as well; what is not known is null, not nought."""
+    here = {"pid": os.getpid(), "model": {"pid": None}, "deliver": None, "watcher": None}
+    document = {**here, "agents": [{"pid": os.getppid()}]}
+    first = measured(document, {"hello": os.getpid()})
+    took = MachineUse(first, measured(document, {"hello": os.getpid()}))
+    alone = took.of(os.getppid())["memory_bytes"]
+    assert took.of(os.getppid(), took.hands["hello"])["memory_bytes"] > alone > 0
+    assert took.of(None, None) == {"cpu_percent": None, "memory_bytes": None}
+    assert MachineUse(None, None).of(1) == {"cpu_percent": None, "memory_bytes": None}
