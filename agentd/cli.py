@@ -87,6 +87,7 @@ GROUPS = (
         ),
         Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
         Command("paths", "paths", "Show where configuration, data and logs live."),
+        Command("completion", "completion", "Print a script that lets your shell complete words."),
     ),
     (  # macOS
         Command("install", "service", "Start the daemon now and at each login (macOS)."),
@@ -172,12 +173,25 @@ def _dispatch(name: str, words: list[str]) -> int:
     if name == "run":
         # Its modules take a while, in which a stop would look like a crash to what started us.
         stop_at_once()
-    module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
-    args = command_parser(command, module).parse_args(words[1:])
+    module = _module(command)
+    parser = command_parser(command, module)
+    if name == "completion":
+        parser.set_defaults(summaries={c.name: c.summary for c in COMMANDS}, parser_of=parser_of)
+    args = parser.parse_args(words[1:])
     if name == "run":  # it stops in an order of its own
         return module.run(args)
     with stoppable():
         return module.run(args)
+
+
+def _module(command: Command) -> CommandModule:
+    return cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return a command's parser by its name."""
+    command = next(command for command in COMMANDS if command.name == name)
+    return command_parser(command, _module(command))
 
 
 def overview() -> argparse.ArgumentParser:
