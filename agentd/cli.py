@@ -62,9 +62,12 @@ GROUPS = (
     (  # agents
         Command("new", "new", "Write a new agent's files from a template."),
         Command("check", "check", "Check the configuration and all agents, or one file."),
+        Command("enable", "enable", "Turn one agent on, in its file, and wait until it runs."),
+        Command("disable", "enable", "Turn one agent off, in its file."),
+        Command("remove", "remove", "Take an agent out of service, and say what it leaves."),
         Command("reload", "control", "Read the configuration again, and retry what was parked."),
-        Command("pause", "control", "Stop one agent until `resume`; its events wait."),
-        Command("resume", "control", "Start a paused or parked agent again."),
+        Command("pause", "control", "Stop one agent, or all, until `resume`; events wait."),
+        Command("resume", "control", "Start a paused or parked agent again, or all of them."),
     ),
     (  # recordings
         Command("record", "record", "Write a session as a file that can be replayed."),
@@ -73,7 +76,7 @@ GROUPS = (
         Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
     ),
     (  # upkeep
-        Command("model", "model", "List models, fetch one, or show what the model server does."),
+        Command("model", "model", "List models, fetch or remove one, or show the model server."),
         Command("token", "token", "Show where the model server's token lies, or make another one."),
         Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
         Command("prune", "prune", "Remove what is too old, or too much, from the database now."),

@@ -32,7 +32,8 @@ then whether it still comes.
 Exits 2 for an unknown ID, 1 for an unknown agent.
 
 --json prints a list: id, agent, due (UTC), what; with --runs also last (when a schedule was due
-last, UTC, or null), and id is null for what cannot be dropped. After drop {done: "dropped", ids}."""
+last, UTC, or null), and id is null for what cannot be dropped. After drop
+{done: "dropped", ids}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
