@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agentd.events import QUESTION, NewEvent
+from agentd.terminal import cut
 from agentd.testing import run_agent
 from agentd.testing.scripted import ScoreScript
 
@@ -79,7 +80,7 @@ def test_what_others_wrote_is_data(notes: Path) -> None:
 
 def test_a_follow_up_is_searched_with_the_question_before(notes: Path) -> None:
     """Else "and the fence?" would be about nothing."""
-    before = {"question": "What is to do in the garden?", "answer": "mow"}
+    before = {"question": "What is to do in the garden?", "answer": cut("mow " * 900, 600)}
     run = ask(notes, "And in green?", scores=likes("fence"), before=before)
     assert answer(run)["rows"][0]["what"] == "paint the fence"
     assert dict(run.decisions)["FindNotes"]["words"] == f"And in green? {before['question']}"
