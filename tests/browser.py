@@ -4,6 +4,7 @@ Playwright drives Debian's Chromium, or the browser that the machine has; it fet
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ OPTIONS = (
     "--disable-sync",
 )
 DEADLINE_MS = 20_000  # for anything that a test waits for; far above what it takes
+# A line of Playwright's tree of what a screen reader meets: its role, and no name behind it.
+NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox|table)(:|$)")
+FAINT = (Path(__file__).parent / "faint.js").read_text()
 LOST = "net::ERR_"  # begins what the console says of a server that is away
 
 
@@ -94,11 +98,20 @@ class Tab:
     @property
     def overflow(self) -> int:
         """How many pixels the page is wider than its window: what must be scrolled sideways."""
-        return int(
-            self.page.evaluate(
-                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-        )
+        root = "document.documentElement"
+        return int(self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+
+    @property
+    def nameless(self) -> list[str]:
+        """What a screen reader would find on the page and could not name."""
+        tree = self.page.locator("body").aria_snapshot().splitlines()
+        return [line for line in tree if NAMELESS.match(line)]
+
+    @property
+    def faint(self) -> list[str]:
+        """Texts that are hard to read on their ground: below 4.5 to 1, WCAG 2.2's 1.4.3 (AA)."""
+        found: list[str] = self.page.evaluate(FAINT)
+        return found
 
 
 @contextmanager

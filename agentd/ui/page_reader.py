@@ -12,7 +12,7 @@ from agentd.errors import AgentdError
 from agentd.paths import Paths
 from agentd.process.channel import close_all
 from agentd.process.jobs import in_thread
-from agentd.process.supervisor_link import SupervisorLink
+from agentd.process.supervisor_link import SupervisorLink, error_of
 
 BUSY_MS = 5_000
 ANSWER_S = 45.0  # for what the supervisor does first, above its own deadline
@@ -88,4 +88,6 @@ class PageReader:
             raise AgentdError("the supervisor ended in the middle of its answer") from error
         if not isinstance(document, dict):
             raise AgentdError("the supervisor answered with no object")
+        if "failed" in document:
+            raise error_of(document["failed"])
         return document

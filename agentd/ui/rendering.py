@@ -18,7 +18,7 @@ from agentd.terminal import duration, plain_lines
 from agentd.ui.access import Access, shown_cookie
 from agentd.ui.acting import Acting
 from agentd.ui.markdown_text import markdown
-from agentd.ui.shown_values import amount, coded, when
+from agentd.ui.shown_values import amount, clock, coded, day, took, when
 
 PAGES = (
     ("/", "Today"),
@@ -43,14 +43,10 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters = {
-            "markdown": markdown,
-            "when": when,
-            "amount": amount,
-            "lasting": duration,
-            "coded": coded,
-        }
-        self._environment.filters.update(filters)
+        self._environment.filters.update(
+            **{"when": when, "day": day, "clock": clock, "took": took, "amount": amount},
+            **{"lasting": duration, "markdown": markdown, "coded": coded},
+        )
 
     def page(
         self, request: Request, template: str, status: int = 200, **values: Any

@@ -14,13 +14,12 @@ from starlette.staticfiles import StaticFiles
 
 from agentd.errors import AgentdError, UsageError
 from agentd.process.jobs import fault
-from agentd.ui import ask_page
+from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
 from agentd.ui.acting import argv_of, goes_to, said
-from agentd.ui.agent_pages import ROUTES as ROUTES_OF_AGENTS
 from agentd.ui.live_stream import TooManyPages
 from agentd.ui.page_parts import PageParts, parts_of
-from agentd.ui.today import ROUTES as ROUTES_OF_TODAY
 
+PAGES = (today, agent_pages, session_pages, model_page, log_page, ask_page)
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
 PLACE = re.compile(r"(/[\w.%-]+)*/?")  # a path of ours: nothing that a browser takes for a host
@@ -31,9 +30,7 @@ def application(parts: PageParts) -> Starlette:
     """Return what answers who was let in."""
     app = Starlette(
         routes=[
-            *ask_page.ROUTES,
-            *ROUTES_OF_TODAY,
-            *ROUTES_OF_AGENTS,
+            *(route for page in PAGES for route in page.ROUTES),
             Route("/act", _act, methods=["POST"]),
             Route("/live", _live),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),

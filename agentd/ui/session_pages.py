@@ -1,5 +1,6 @@
 """A session turn by turn, one turn with its exact prompt, and an event with what came of it."""
 
+import json
 from itertools import groupby
 from typing import Any
 
@@ -9,11 +10,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.bus import Bus
+from agentd.terminal import cut
 from agentd.ui.page_parts import parts_of
 from agentd.views.causes import event_document
 from agentd.views.session_turns import session_document, turn_document
 
 INTEGER_MAX = 2**63 - 1  # SQLite's
+PAYLOAD_CHARACTERS_MAX = 100_000  # of an event
 SHORT_CHARACTERS = 400  # of a payload that is shown at once; a longer one is opened
 
 
@@ -26,15 +29,24 @@ async def _session_document(request: Request) -> dict[str, Any]:
 
 async def _session(request: Request) -> Response:
     told = await _session_document(request)
+    steps = told["steps"]
+    begin_s = steps[0]["begin_s"] if steps else 0.0
+    span_s = steps[-1]["end_s"] - begin_s if steps else 0.0  # of the waterfall
     return parts_of(request).rendering.page(
-        request, "session.html", one=told, turns=_turns(told), short=SHORT_CHARACTERS
+        request,
+        "session.html",
+        one=told,
+        turns=_turns(steps),
+        begin_s=begin_s,
+        span_s=span_s,
+        short=SHORT_CHARACTERS,
     )
 
 
-def _turns(told: dict[str, Any]) -> list[dict[str, Any]]:
+def _turns(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the steps by turn, each turn with the time that it took."""
     found = []
-    for turn, group in groupby(told["steps"], key=lambda step: step["turn"]):
+    for turn, group in groupby(recorded, key=lambda step: step["turn"]):
         steps = list(group)
         decision = steps[0] if steps[0]["kind"] == "decision" else None
         took_s = steps[-1]["end_s"] - steps[0]["begin_s"]
@@ -66,7 +78,10 @@ async def _event_document(request: Request) -> dict[str, Any]:
 
 async def _event(request: Request) -> Response:
     found = await _event_document(request)
-    return parts_of(request).rendering.page(request, "event.html", **found)
+    event = found["event"]
+    text = json.dumps(event["payload"], ensure_ascii=False, indent=2) if event else ""
+    payload = cut(text, PAYLOAD_CHARACTERS_MAX)
+    return parts_of(request).rendering.page(request, "event.html", **found, payload=payload)
 
 
 async def _api_session(request: Request) -> Response:

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from markupsafe import Markup, escape
 
 from agentd.clock import parse_iso
-from agentd.terminal import plain
+from agentd.terminal import duration, plain
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -42,6 +42,20 @@ def coded(text: str | None) -> Markup:
     parts = enumerate(map(plain, (text or "").split("`")))
     shown = (Markup("<code>{}</code>").format(p) if at % 2 else escape(p) for at, p in parts)
     return Markup("").join(shown)
+
+
+def clock(moment: str, *, seconds: bool = False) -> str:
+    """Return a moment's time of day, in local time."""
+    try:
+        at = parse_iso(moment).astimezone()
+    except ValueError:
+        return moment
+    return f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
+
+
+def took(seconds: float) -> str:
+    """Return how long a part of a session took: below a tenth of a second in milliseconds."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.1 else duration(seconds)
 
 
 def amount(count: float | None) -> str:

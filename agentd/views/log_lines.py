@@ -41,7 +41,7 @@ def log_lines(
     lines = [_line(parse(line)) for line in found.lines]
     return {
         "lines": lines,
-        "older": lines[-1]["ts"] if lines and not found.read_all else None,
+        "older": found.oldest if lines and not found.read_all else None,
         "read_all": found.read_all,
         "names": log_names(paths.logs),
     }
@@ -51,10 +51,11 @@ def _line(entry: Mapping[str, Any]) -> dict[str, Any]:
     trace = entry.get("exception")
     head = {key: str(entry.get(key, "")) for key in ("ts", "level", "agent", "event")}
     ids = {key: _id(entry.get(key)) for key in ("session_id", "event_id")}
+    others = {key: value for key, value in entry.items() if not ids.get(key)}
     return {
         **head,
         **ids,
-        "keys": cut(keys(entry), KEYS_CHARACTERS_MAX),
+        "keys": cut(keys(others), KEYS_CHARACTERS_MAX),
         "exception": cut(trace, TRACE_CHARACTERS_MAX) if isinstance(trace, str) else None,
     }
 

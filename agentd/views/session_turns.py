@@ -20,6 +20,7 @@ from agentd.views.causes import causes
 
 TURNS_MAX = 50  # given at a time
 TEXT_CHARACTERS_MAX = 4_000  # of a payload, and of what a step publishes
+LINE_CHARACTERS = 90
 PROMPT_CHARACTERS_MAX = 1_000_000  # of one message
 
 
@@ -91,7 +92,7 @@ def prompt_of(history: History, turn: int) -> list[Message]:
     if not 1 <= turn <= len(decided):
         turns = len(decided)
         raise UsageError(f"it has turns 1 to {turns}" if turns else "it has no turns", where=where)
-    if not history.basis:
+    if "prompt" not in history.basis:
         raise UsageError("its prompt is not kept: it ran on an older agentd", where=where)
     if decided[turn - 1].planned:
         raise UsageError("it was planned by the agent: no model was asked", where=where)
@@ -193,6 +194,10 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    """Return JSON in one line where it is short, else in lines."""
+    short = json.dumps(value, ensure_ascii=False, default=str)
+    if len(short) <= LINE_CHARACTERS:
+        return short
     return cut(json.dumps(value, ensure_ascii=False, indent=2, default=str), TEXT_CHARACTERS_MAX)
 
 

@@ -18,6 +18,7 @@ let opened = false; // the stream was open before: what it missed has to be fetc
 let lastId = "";
 let wanted = new Set();
 let refreshing = false;
+let tag = ""; // of the answer before, from pages that say whether they have changed
 
 function say(text) {
   message.textContent = text;
@@ -32,13 +33,24 @@ function busy(element) {
     .some((field) => field.value !== field.defaultValue);
 }
 
+// Of an element that begins above the window: what somebody reads of it, and how far down that is.
+function place(element) {
+  if (element.getBoundingClientRect().top >= 0) return null;
+  const parts = [...element.querySelectorAll("[id]")];
+  const read = parts.find((one) => one.getBoundingClientRect().bottom > 0);
+  return read ? [read.id, read.getBoundingClientRect().top] : null;
+}
+
 function swap(element, fresh) {
+  const reads = place(element);
   const open = new Set([...element.querySelectorAll("details[open][id]")].map((one) => one.id));
   const at = document.activeElement;
   const focused = at && element.contains(at) ? at.id : "";
   const node = document.importNode(fresh, true);
   for (const one of node.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = true;
   element.replaceWith(node);
+  const again = reads && document.getElementById(reads[0]); // something new may stand above it
+  if (again) scrollBy({ top: again.getBoundingClientRect().top - reads[1], behavior: "instant" });
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   node.dispatchEvent(new CustomEvent("agentd:swapped", { bubbles: true }));
 }
@@ -49,13 +61,15 @@ async function refresh() {
   const ids = wanted;
   wanted = new Set();
   try {
-    const answer = await fetch(location.href, { headers: { "X-Agentd-Again": "1" } });
+    const headers = { "X-Agentd-Again": "1", ...(tag && { "If-None-Match": tag }) };
+    const answer = await fetch(location.href, { headers }); // 304: the page is as it was
     if (answer.ok) {
+      tag = answer.headers.get("ETag") ?? "";
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const id of ids) {
         const [now, next] = [document.getElementById(id), fresh.getElementById(id)];
         if (!now || !next || now.outerHTML === next.outerHTML) continue;
-        if (busy(now)) wanted.add(id);
+        if (busy(now)) { wanted.add(id); tag = ""; }
         else swap(now, next);
       }
     } else if (answer.status === 401) {
