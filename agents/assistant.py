@@ -167,6 +167,8 @@ class Assistant(Agent[AssistantParams]):
 
         The model's scores, where there are some, also decide about the order.
         """
+        if len(found) == 1 and found[0].share >= SHARE_MIN:
+            return [*found]  # there is nothing to decide
         some = found[:RANKED_MAX]
         try:
             ranks = ranked(
