@@ -167,7 +167,7 @@ def test_a_made_up_cookie_is_none(page: PageClient, cookie: str) -> None:
     made = cookie.format(mac=mac, old=f"{int(until) + 1}.{nonce}.{mac}")
     with httpx2.Client(base_url=page.origin) as stranger:
         for header in (f"{name}={made}", f"{name}x={value}", f"{name}={value}x"):
-            headers = {"Cookie": header.encode()}
+            headers = {b"Cookie": header.encode()}
             assert stranger.get("/", headers=headers).status_code == 401
         assert stranger.get("/", headers={"Cookie": f"a=b; {name}={value}"}).status_code == 200
 
