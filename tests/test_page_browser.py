@@ -55,7 +55,7 @@ class World:
         self.result = home.value(of_sorter)
         with self.tab() as tab:
             tab.page.goto(home.link())
-            assert tab.page.url == f"{home.origin}/"
+            tab.page.wait_for_url(f"{home.origin}/")
             self._let_in = tab.page.context.storage_state()
 
     def pages(self) -> list[str]:
