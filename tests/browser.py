@@ -35,7 +35,7 @@ OPTIONS = (
 )
 DEADLINE_MS = 20_000  # for anything that a test waits for; far above what it takes
 # A line of Playwright's tree of what a screen reader meets: its role, and no name behind it.
-NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox|table)(:|$)")
+NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox)(:|$)")
 FAINT = (Path(__file__).parent / "faint.js").read_text()
 LOST = "net::ERR_"  # begins what the console says of a server that is away
 

@@ -202,13 +202,13 @@ def test_a_no_with_its_reason(world: World) -> None:
         page = tab.go("/")
         asks = card(page, session)
         asks.get_by_role("textbox").focus()
-        page.keyboard.type("not <b>that</b> folder")
+        page.keyboard.type("not that folder")
         page.keyboard.press("Enter")
         expect(asks).to_have_count(0)
     home.until(lambda: home.at_rest(session), "it goes on")
     assert not file.exists()
     read = [str(request.body["messages"]) for request in home.model.requests]
-    assert any("not <b>that</b> folder" in text for text in read)
+    assert any("a person said no: not that folder" in text for text in read)
 
 
 def test_a_question_is_answered(world: World) -> None:
@@ -278,7 +278,8 @@ def test_what_was_given_up_is_tried_again_or_dropped(world: World) -> None:
         expect(dead).to_contain_text("onerror='pwned = 1'>.txt")
         dead.get_by_role("button", name="Try again").click()
         expect(dead).to_have_count(0)
-        home.session(world.lost, "ended")
+        again = "SELECT id FROM outbox WHERE target = 'reader' AND event_type = 'file.named'"
+        home.session(home.until(lambda: home.value(again), "it goes again"), "ended")
         dead = page.locator(f"#dead-{second_id}")
         dead.get_by_role("button", name="Drop").click()
         expect(dead).to_have_count(0)
@@ -294,7 +295,7 @@ def test_a_label_is_corrected(world: World) -> None:
         expect(said(page)).to_contain_text("example")
     file = world.home.paths.agents_d.parent / "eval" / "sorter.toml"
     (case,) = tomllib.loads(file.read_text())["case"]
-    assert "buy milk" in case["payload"] and "idea" in case["result"]
+    assert case["payload"] == {"rows": [{"text": "buy milk"}]} and case["result"] == {"kind": "idea"}
 
 
 def test_results_are_found(world: World) -> None:

@@ -29,7 +29,8 @@ POLICY = (
 )
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
-    b"referrer-policy": b"no-referrer",
+    # Others learn of no address. With no-referrer a form's Origin would be null, and be refused.
+    b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
