@@ -9,6 +9,7 @@ from pathlib import Path
 from agentd.errors import ConfigError, StorageError
 
 HOME_VARIABLE = "AGENTD_HOME"
+FOLDER_HINT = f"make it writable, or set {HOME_VARIABLE} to a folder that is"
 ABSOLUTE_HINT = "write an absolute path, or one below ~/"
 HOME_HINT = f"set {HOME_VARIABLE} to a folder's absolute path"
 SOCKET_PATH_MAX = 104  # bytes of sun_path on macOS, its closing NUL included; Linux has 108
@@ -189,8 +190,7 @@ class Paths:
         """Create the folders, private (0700) whatever the umask: an agent's file says what runs.
 
         A person's own that are there stay as open as they were made; `agentd doctor` looks at them.
-        Sockets have no folder before the daemon makes it: it may lie elsewhere, and is the daemon's
-        to remove.
+        Sockets have none before the daemon makes it, which may lie elsewhere.
 
         Raises:
             StorageError: a folder cannot be created or written.
@@ -226,17 +226,11 @@ class Paths:
                 if folder in private:
                     folder.chmod(0o700)
             except OSError as error:
-                raise StorageError(
-                    f"cannot create this folder: {error.strerror}",
-                    where=str(folder),
-                    hint=f"make it writable, or set {HOME_VARIABLE} to a folder that is",
-                ) from error
+                what = f"cannot create this folder: {error.strerror}"
+                raise StorageError(what, where=str(folder), hint=FOLDER_HINT) from error
             if not os.access(folder, os.W_OK | os.X_OK):
-                raise StorageError(
-                    "this folder is not writable",
-                    where=str(folder),
-                    hint=f"make it writable, or set {HOME_VARIABLE} to a folder that is",
-                )
+                what = "this folder is not writable"
+                raise StorageError(what, where=str(folder), hint=FOLDER_HINT)
 
 
 def discover(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> Paths:

@@ -114,7 +114,11 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     life = Life(Rules.of(config[0].supervisor), clock, random.Random())
     base = HostParts(paths, lambda: config[0], Commands(), reaper, jobs, log, clock)
     records = Records(paths, clock, log, Opening(), jobs)
-    helpers = Helpers(base, records, dict, dict, lambda: life, changed.append)
+
+    async def nothing() -> dict[str, Any]:
+        return {}
+
+    helpers = Helpers(base, records, dict, nothing, lambda: life, changed.append)
     made = Hosting(helpers.mcp)
     made.changed = changed
 

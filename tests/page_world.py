@@ -1,6 +1,7 @@
 """The page's addresses over a real database, without a daemon; and what may be shown there."""
 
 from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,3 +98,32 @@ def asking(path: Path, agent: str, args: dict[str, Any], *, approval: bool = Tru
     sessions.closing.park(session, "may it?" if approval else str(args["question"]))
     bus.close()
     return session.id
+
+
+class Forms(HTMLParser):
+    """The forms of a page that stand for commands: each with its fields, and a field per button."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[dict[str, str]] = []
+        self._fields: dict[str, str] | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form" and given.get("action") == "/act":
+            self._fields = {}
+            self.found.append(self._fields)
+        elif self._fields is not None and tag in ("input", "textarea") and "name" in given:
+            self._fields[given["name"]] = given.get("value", "")
+        elif self._fields is not None and tag == "button" and "name" in given:
+            self._fields[f"{given['name']}={given['value']}"] = given.get("aria-pressed", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._fields = None
+
+
+def commands(reading: ReadHere) -> list[list[str]]:
+    """Return the commands that clicks stood for."""
+    return [list(asked["argv"]) for asked in reading.asked if asked["ask"] == "act"]

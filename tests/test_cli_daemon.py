@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentd.commands.status import BOUND
+from agentd.commands.status_text import BOUND
 from agentd.sandbox.level import reached
 from agentd.testing import FakeModelServer, wait_for
 from tests.commandline import DEADLINE_S, agentd, write_agent

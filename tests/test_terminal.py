@@ -16,8 +16,9 @@ from agentd import terminal
 from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
-from agentd.commands import status
+from agentd.commands.agent_text import print_agent
 from agentd.commands.output import ProgressLine
+from agentd.commands.status_text import print_status
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view
@@ -248,7 +249,9 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
             "asks": 1,
         },
         "last_session": {"id": 1, "state": EVIL, "started_at": EVIL, "ended_at": None},
-        "labels": EVIL,
+        **{"labels": EVIL, "held": {"reason": EVIL, "until": EVIL, "hint": EVIL}},
+        **{"waits_for": EVIL, "next_run": EVIL, "model_s": 1.0, "cpu_percent": 1.0},
+        **{"memory_bytes": 1, "last_result": {"id": 1, "title": EVIL, "created_at": EVIL}},
         "beat": {"state": EVIL, EVIL: EVIL},
         "triggers": {
             **NO_TRIGGERS,
@@ -266,8 +269,8 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         "deliver": {"state": EVIL, "reason": EVIL, "problem": agent["problem"], "beat": {}},
         "watcher": {"state": EVIL, "reason": EVIL, "problem": EVIL, "agents": [EVIL], "beat": {}},
     }
-    status._print(document)
-    status._print_agent(agent)
+    print_status(document)
+    print_agent(agent)
     assert not obeyed(capsys.readouterr().out)
 
 

@@ -50,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("id", nargs="?", type=whole, metavar="ID", help="the session that asks")
     parser.add_argument("words", nargs="*", metavar="yes|no|TEXT", help="`no` may have a reason")
-    parser.add_argument("--asked", metavar="DIGEST", help="answer what this names, nothing else")
+    parser.add_argument("--asked", metavar="DIGEST", help="`asked`, as --json showed it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 

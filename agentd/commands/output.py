@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from agentd.terminal import (
     rewrite,
     say,
     say_lines,
+    terminal_width,
 )
 
 __all__ = [  # all that commands print with
@@ -44,6 +46,7 @@ __all__ = [  # all that commands print with
     "shorten",
 ]
 
+ROOM_MIN = 20  # characters: in less, a text is left to the terminal to wrap
 CELL_MAX = 60  # characters; the last column of a table is never cut
 
 
@@ -81,7 +84,7 @@ def local(moment: datetime | str | None, now: datetime | None = None) -> str:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows in columns under a head line. None shows as `-`."""
-    cells = [tuple(_cell(value) for value in row) for row in rows]
+    cells = [tuple(cell_text(value) for value in row) for row in rows]
     cells = [(*(shorten(c, CELL_MAX) for c in row[:-1]), row[-1]) for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     say(colour(_line(head, widths), BOLD))
@@ -92,15 +95,22 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) -> None:
     """Print named values, one a line; nothing for None and an empty text.
 
-    The values stand behind the longest name, or behind `width` characters.
+    The values stand behind the longest name, or behind `width` characters; on a terminal their
+    further lines do as well.
     """
     width = width or max(map(len, facts))
+    room = (terminal_width() or 0) - indent - width - 2
     for name, value in facts.items():
-        if value not in (None, ""):
-            say(f"{'':{indent}}{name:{width}}  {plain(str(value))}")
+        if value in (None, ""):
+            continue
+        text = plain(str(value))
+        lines = textwrap.wrap(text, room, break_on_hyphens=False) if room >= ROOM_MIN else [text]
+        for number, line in enumerate(lines):
+            say(f"{'':{indent}}{'' if number else name:{width}}  {line}")
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """Return what a cell of a table shows."""
     return "-" if value is None or value == "" else plain(str(value))
 
 

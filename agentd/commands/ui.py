@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from agentd.clock import SystemClock
@@ -17,7 +18,10 @@ from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
 from agentd.supervisor.client import query
 from agentd.supervisor.one_time_link import ENTER, once, page_key
+from agentd.whole import write_whole
 
+FILE = "enter.html"  # in `run`, which is private
+WAY = '<!doctype html><meta http-equiv="refresh" content="0;url={}"><title>agentd</title>\n'
 DEADLINE_S = 20.0
 STEP_S = 0.05
 OPEN_S = 10.0  # for what opens a browser to return
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     say(url, flush=True)
     if not args.print and (opener := _opener()) is not None:
-        _open(opener, url)
+        _open(opener, url if sys.platform != "darwin" else _way(paths.run / FILE, url))
     return Exit.OK
 
 
@@ -99,6 +103,15 @@ def _opener() -> str | None:
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return shutil.which("xdg-open")
     return None
+
+
+def _way(file: Path, url: str) -> str:
+    """Return a file that leads to the link: a command line is read by every user of a Mac.
+
+    On Linux the page answers no other user, and some browsers there read no such file.
+    """
+    write_whole(file, WAY.format(url))
+    return str(file)
 
 
 def _open(opener: str, url: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from agentd.supervisor.deliver_host import DeliverHost
@@ -32,7 +32,7 @@ class Helpers:
         parts: HostParts,
         records: Records,
         versions: Callable[[], Mapping[str, str]],
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
         life: Callable[[], Life],
         tools_changed: Callable[[str], None],
     ) -> None:
@@ -51,6 +51,14 @@ class Helpers:
     def leave(self, asker: Asker) -> None:
         """End what only a worker that is gone has used. Returns at once."""
         self._hands.leave(asker)
+
+    def document(self) -> dict[str, Any]:
+        """Return what `status` says of those that are kept running."""
+        return {
+            "deliver": self.deliver.document(),
+            "watcher": self.watcher.document(),
+            "ui": self.ui.document(),
+        }
 
     def hands(self) -> dict[str, int]:
         """Return the processes of the agents' hands, by agent."""

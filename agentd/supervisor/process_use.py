@@ -14,7 +14,8 @@ def measured(document: Mapping[str, Any], hands: Mapping[str, int]) -> dict[str,
     As `processes`: {at, of: {pid: ...}}, where `at` is a time on the monotonic clock, and `hands`:
     those of each agent. In a thread: on a Mac a program tells.
     """
-    children = (document["model"], document["deliver"], document["watcher"], *document["agents"])
+    kept = [document[name] for name in ("model", "deliver", "watcher", "ui")]
+    children = (*kept, *document["agents"])
     pids = {child["pid"] for child in children if child} | {*hands.values()}
     found = usage(pids - {None} | {document["pid"]})
     processes = {"at": time.monotonic(), "of": {p: asdict(used) for p, used in found.items()}}

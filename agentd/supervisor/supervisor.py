@@ -94,9 +94,9 @@ class Supervisor:
             parts,
             self._records,
             lambda: self._agents.versions(),
-            self.document,
+            self._told,
             life,
-            self._on_tools_changed,
+            self._changed,
         )
         asked = {
             **self._helpers.handlers(),
@@ -120,16 +120,9 @@ class Supervisor:
             chance=chance,
         )
         self._agents = Agents(shared, rules)
-        self._control = Control(
-            self._records,
-            self._agents,
-            self._model,
-            self._on_reload,
-            self._helpers.ui.open,
-            self._stop,
-            log=logger,
-            clock=clock,
-        )
+        open_page = self._helpers.ui.open
+        obeyed = (self._agents, self._model, self._on_reload, open_page)
+        self._control = Control(self._records, *obeyed, self._stop, log=logger, clock=clock)
 
     async def run(self) -> None:
         """Start, wait for a signal, stop. Signals are heeded from here to the end.
@@ -254,7 +247,7 @@ class Supervisor:
         except StorageError as error:
             self._log.error("agent.not_recorded", what=error.what)
 
-    def _on_tools_changed(self, server: str) -> None:
+    def _changed(self, server: str) -> None:
         if (config := self._settings.config.mcp.get(server)) is not None:
             Pins(server, config, self._paths).forget_seen()
         self._agents.check_users_of(server)
@@ -315,10 +308,12 @@ class Supervisor:
         # A reader that never reads is dropped: the document fits the socket's buffer or waits.
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(5.0):
-                document = await in_thread(measured, self.document(), self._helpers.hands())
-                writer.write(json.dumps(document).encode())
+                writer.write(json.dumps(await self._told()).encode())
                 await writer.drain()
         writer.close()
+
+    async def _told(self) -> dict[str, Any]:
+        return await in_thread(measured, self.document(), self._helpers.hands())
 
     def document(self) -> dict[str, Any]:
         """Return everything that `agentd status` shows."""
@@ -333,9 +328,7 @@ class Supervisor:
             "refused_folder": self._folder_access.problem,
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
-            "deliver": self._helpers.deliver.document(),
-            "watcher": self._helpers.watcher.document(),
-            "ui": self._helpers.ui.document(),
+            **self._helpers.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": self._records.document(),

@@ -13,10 +13,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentd.bus.json_text import is_utf8
 from agentd.errors import AgentdError, ConfigError
 from agentd.paths import private_folder
 from agentd.process.child import Child
-from agentd.process.jobs import in_thread
+from agentd.process.jobs import fault, in_thread
 from agentd.sandbox.enter import put_into
 from agentd.states import WorkerState
 from agentd.supervisor.children import Managed
@@ -52,7 +53,7 @@ class UiHost:
         self,
         parts: HostParts,
         records: Records,
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
         life: Life,
     ) -> None:
         self._parts, self._records, self._status = parts, records, status
@@ -144,10 +145,7 @@ class UiHost:
         return {"key": (await in_thread(page_key, self._parts.paths)).hex()}, ()
 
     async def _tell_status(self, _: Asker, __: dict[str, Any]) -> Answer:
-        async def status() -> Mapping[str, Any]:
-            return self._status()
-
-        return {}, [self._apart(status())]
+        return {}, [self._apart(self._status())]
 
     async def _index(self, _: Asker, __: dict[str, Any]) -> Answer:
         await self._records.index()
@@ -163,8 +161,22 @@ class UiHost:
         """Return a socket's descriptor by which the answer comes: it may be long, and late."""
         theirs, ours = socket.socketpair()
         ours.setblocking(False)
-        self._parts.jobs.start(_send(ours, answer), NAME)
+        self._parts.jobs.start(self._send(ours, answer), NAME)
         return theirs.detach()
+
+    async def _send(
+        self, sock: socket.socket, answer: Coroutine[Any, Any, Mapping[str, Any]]
+    ) -> None:
+        """Send an answer to who may be gone, or read slowly."""
+        with sock:
+            try:
+                data = json.dumps(await answer).encode()
+            except Exception as error:  # the top of what a child can cause; its traceback is logged
+                self._parts.log.error("request.raised", agent=NAME, exc_info=error)
+                data = json.dumps({"failed": fault(error).document()}).encode()
+            with contextlib.suppress(OSError):  # a TimeoutError is one
+                async with asyncio.timeout(TAKE_S):
+                    await asyncio.get_running_loop().sock_sendall(sock, data)
 
     async def _done(self, argv: Sequence[str]) -> Mapping[str, Any]:
         self._waiting += 1
@@ -212,8 +224,10 @@ def _allowed(argv: object) -> list[str]:
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
         raise AgentdError("no command line")
     second = ACTS.get(argv[0], frozenset())
-    if "\0" in "".join(argv) or (second is not None and not second.intersection(argv[1:2])):
+    if second is not None and not second.intersection(argv[1:2]):
         raise AgentdError(f"the page may not do this: {' '.join(argv)[:80]!r}")
+    if any("\0" in word or not is_utf8(word) for word in argv):
+        raise AgentdError("a word of this command is no text", where=argv[0])
     return argv
 
 
@@ -224,12 +238,3 @@ def _document(told: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text or None
-
-
-async def _send(sock: socket.socket, answer: Coroutine[Any, Any, Mapping[str, Any]]) -> None:
-    """Send an answer to who may be gone, or read slowly."""
-    with sock:
-        data = json.dumps(await answer).encode()
-        with contextlib.suppress(OSError):  # a TimeoutError is one
-            async with asyncio.timeout(TAKE_S):
-                await asyncio.get_running_loop().sock_sendall(sock, data)

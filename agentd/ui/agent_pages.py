@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from agentd.bus import Bus
 from agentd.ui.page_parts import parts_of
 from agentd.ui.today import shown_question
 from agentd.views.agent_page import agent_page
@@ -26,21 +25,12 @@ async def _overview(request: Request) -> dict[str, Any]:
 async def _agent(request: Request) -> dict[str, Any]:
     """Return one agent's document. Raises HTTPException: there is none of this name."""
     reading, name = parts_of(request).reading, request.path_params["name"]
-    daemon = await reading.status()
-
-    def read(bus: Bus) -> dict[str, Any] | None:
-        overview = overview_of(daemon, reading.paths, bus)
-        add_use(overview, reading.earlier, daemon)
-        found = next((one for one in overview["agents"] if one["name"] == name), None)
-        if found is None:
-            return None
-        sandbox = sandbox_words(overview["sandbox"])
-        return {**agent_page(bus, reading.paths, found), "sandbox": sandbox}
-
-    found = await reading.call(read)
-    if found is None:
+    overview = await _overview(request)
+    agent = next((one for one in overview["agents"] if one["name"] == name), None)
+    if agent is None:
         raise HTTPException(404, "There is no agent of this name.")
-    return found
+    document = await reading.call(lambda bus: agent_page(bus, reading.paths, agent))
+    return {**document, "sandbox": sandbox_words(overview["sandbox"])}
 
 
 async def _agents(request: Request) -> Response:

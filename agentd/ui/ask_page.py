@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.bus import Bus
+from agentd.errors import UsageError
 from agentd.states import WorkerState
 from agentd.ui.page_parts import parts_of
 from agentd.views.question import ASSISTANT, AT_REST, questions, thread
@@ -34,7 +36,10 @@ async def _question(request: Request) -> Response:
 
 async def _thread(request: Request) -> list[dict[str, Any]]:
     number = request.path_params["id"]
-    return await parts_of(request).reading.call(lambda bus: thread(bus, number))
+    try:
+        return await parts_of(request).reading.call(lambda bus: thread(bus, number))
+    except UsageError as error:
+        raise HTTPException(404, error.what) from error
 
 
 async def _api_asked(request: Request) -> Response:

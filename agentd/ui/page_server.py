@@ -43,7 +43,7 @@ class PageServer:
         await reading.open()
         acting = Acting(reading)
         parts = PageParts(reading, Rendering(access, acting), acting, live)
-        app = Door(application(parts), access)
+        app = Door(application(parts), access, reading.version)
         http = http_server(app, knows=access.knows, stop_s=STOP_S)
 
         def stop() -> None:
