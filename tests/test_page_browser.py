@@ -54,8 +54,7 @@ class World:
         of_sorter = "SELECT id FROM outbox WHERE event_type = 'lines.sorted'"
         self.result = home.value(of_sorter)
         with self.tab() as tab:
-            tab.page.goto(home.link())
-            assert tab.page.url == f"{home.origin}/"
+            tab.enter(home.link())
             self._let_in = tab.page.context.storage_state()
 
     def pages(self) -> list[str]:
@@ -295,7 +294,9 @@ def test_a_label_is_corrected(world: World) -> None:
         expect(said(page)).to_contain_text("example")
     file = world.home.paths.agents_d.parent / "eval" / "sorter.toml"
     (case,) = tomllib.loads(file.read_text())["case"]
-    assert case["payload"] == {"rows": [{"text": "buy milk"}]} and case["result"] == {"kind": "idea"}
+    assert case["payload"] == {"rows": [{"text": "buy milk"}]} and case["result"] == {
+        "kind": "idea"
+    }
 
 
 def test_results_are_found(world: World) -> None:
@@ -335,8 +336,9 @@ def test_the_page_comes_back_after_a_restart(world: World) -> None:
         page = tab.go("/")
         home.stop()
         expect(page.locator("#away")).to_be_visible()
-        home.start()
+        home.launch()
         expect(page.locator("#away")).to_be_hidden(timeout=60_000)
         home.publish("lines.found", lines=["after"], **{"from": "the restart"})
-        expect(page.get_by_role("link", name="1 lines, 1 tasks: the restart")).to_be_visible()
+        new = page.get_by_role("link", name="1 lines, 1 tasks: the restart")
+        expect(new).to_be_visible(timeout=60_000)
         tab.forgive_lost_server()
