@@ -137,7 +137,7 @@ def _work(home: Paths) -> None:
 def _take(home: Paths) -> None:
     bus = Bus(home.database)
     (mail,) = bus.events.list(agent="mail_triage", limit=1)
-    ((session,),) = bus.db.read("SELECT id FROM sessions WHERE agent = 'mail_triage'")
+    ((session,),) = bus.db.run("SELECT id FROM sessions WHERE agent = 'mail_triage'")
     print(mail.id, session)
     bus.close()
     link = agentd(home.user, "ui", "--print").stdout.strip()

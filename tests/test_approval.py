@@ -794,7 +794,7 @@ def test_nobody_to_ask_at_the_very_start_means_nothing_was_begun(world: World) -
     assert world.agent.did == [] and world.state is SessionState.ENDED
     assert "WriteFile was not begun: the supervisor did not answer" in world.llm.asked[0][0]
     world.bus.publish("person", NewEvent("order.placed", {"n": 2}))
-    world.agent.planned = lambda _results: PlannedCall(*WRITE)  # type: ignore[method-assign]
+    world.agent.planned = lambda results: PlannedCall(*WRITE)  # type: ignore[method-assign]
     world.go()
     world.say("yes", 2)
     with pytest.raises(SessionFailed, match="was not begun"):

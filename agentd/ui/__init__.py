@@ -1,7 +1,8 @@
 """The page: a process of its own that shows in a browser what agents do, and hands on clicks.
 
 `__main__.py` starts it in its sandbox, `page_server.py` serves until a stop. `access.py` says who
-may look: a link that is used once, a cookie, one host, one origin. `routes.py` has every address,
+may look: a link that is used once, a cookie, one host, one origin; `other_users.py` whose a
+connection is. `routes.py` has every address,
 `rendering.py` makes HTML of templates. `page_reader.py` reads the database and asks the supervisor,
 `acting.py` turns a form into a command, `live_stream.py` tells open pages what is new, and
 `page_parts.py` holds these for each page.
