@@ -44,7 +44,8 @@ SHOWN, SEEN = "agentd.page", "agentd.seen"
 HOW = "Run `agentd ui` in a terminal: it prints a link that opens this page.\n"
 # The way on is the page's own: a cookie of this site alone is not sent where another site led to.
 ENTERED = """<!doctype html><html lang="en"><title>agentd</title>
-<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0;url=/"><p><a href="/">To the page</a></p></html>
+<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0;url=/">
+<p><a href="/">To the page</a></p></html>
 """
 
 
