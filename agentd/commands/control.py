@@ -8,7 +8,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import no_such_agent, open_bus
-from agentd.commands.output import say
+from agentd.commands.output import json_option, print_done
 from agentd.errors import AgentdError
 from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
@@ -24,7 +24,12 @@ EXAMPLES = """example:
   agentd resume repo_review    # also starts a PARKED agent again
   agentd reload                # reads the configuration again; parked agents get another try
 
-Each waits until the daemon has done it. Exits 3 when the daemon is not running."""
+Each waits until the daemon has done it. Exits 3 when the daemon is not running.
+
+--json prints {done: "paused", "resumed" or "reloaded", agent, state}; agent and state are null
+where all was read again."""
+
+DONE = {"pause": "paused", "resume": "resumed", "reload": "reloaded"}
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -36,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         nargs="?" if several else None,
         help="only this agent" if several else "the agent",
     )
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     event = NewEvent(f"agentd.{args.command}", payload, target=DAEMON)
     bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
     _wait(bus, paths, args.command, args.name)
-    if args.name is None:
-        say("reloaded")
-    else:
-        agent = _agents(query(paths)).get(args.name, {})
-        say(f"{args.name} {agent.get('state', 'is gone')}")
+    state = None
+    if args.name is not None:
+        state = _agents(query(paths)).get(args.name, {}).get("state")
+    line = "reloaded" if args.name is None else f"{args.name} {state or 'is gone'}"
+    print_done(args, DONE[args.command], line, agent=args.name, state=state)
     return Exit.OK
 
 

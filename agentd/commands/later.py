@@ -2,11 +2,12 @@
 
 import argparse
 
+from agentd.bus import Bus
 from agentd.bus.later import LaterEvent
 from agentd.clock import iso
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import local, print_json, print_table, say, whole
+from agentd.commands.output import local, print_done, print_json, print_table, say, whole
 from agentd.commands.row_filter import RowFilter
 from agentd.errors import UsageError
 from agentd.paths import discover
@@ -26,7 +27,7 @@ While the agent is paused, or agentd does not run, it waits; `missed` in the age
 then whether it still comes.
 Exits 2 for an unknown ID, 1 for an unknown agent.
 
---json prints a list: id, agent, due (UTC), what."""
+--json prints a list: id, agent, due (UTC), what; after drop {done: "dropped", ids}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -45,13 +46,9 @@ def run(args: argparse.Namespace) -> int:
         args.fail("list takes no ID" if args.ids else f"{args.action} needs an ID")
     paths = discover()
     bus = open_bus(paths, writes=args.action == "drop")
-    for later_id in args.ids:
-        with files_stay(bus):
-            if not bus.later.drop(later_id):
-                hint = "see `agentd later`; perhaps it has come"
-                raise UsageError("no such event to come", where=str(later_id), hint=hint)
-        say(f"dropped {later_id}")
-    if args.action == "list":
+    if args.action == "drop":
+        _drop(bus, args)
+    else:
         wanted = RowFilter.of(args)
         listed = (one for one in bus.later.list(args.agent) if wanted.at(iso(one.due)))
         found = list(wanted.first(listed, LaterEvent.document))
@@ -65,3 +62,19 @@ def run(args: argparse.Namespace) -> int:
             rows = ((one.id, local(one.document()["due"]), one.agent, one.what) for one in found)
             print_table(("ID", "DUE", "AGENT", "WHAT"), rows)
     return Exit.OK
+
+
+def _drop(bus: Bus, args: argparse.Namespace) -> None:
+    """Drop some, and say which; also those before one that is not there."""
+    dropped: list[int] = []
+    try:
+        for later_id in args.ids:
+            with files_stay(bus):
+                if not bus.later.drop(later_id):
+                    hint = "see `agentd later`; perhaps it has come"
+                    raise UsageError("no such event to come", where=str(later_id), hint=hint)
+            dropped.append(later_id)
+    finally:
+        if dropped:
+            lines = (f"dropped {later_id}" for later_id in dropped)
+            print_done(args, "dropped", *lines, ids=dropped)

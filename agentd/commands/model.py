@@ -4,7 +4,7 @@ import argparse
 import re
 
 from agentd.commands.home import open_bus
-from agentd.commands.output import print_facts, print_json, print_table, say
+from agentd.commands.output import print_done, print_facts, print_json, print_table
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.views.daemon_state import labels_by, with_external
@@ -28,7 +28,7 @@ object: name, url, external, state, pid, since, restarts, reason, problem, beat,
 labels are taken: see `agentd status --help`), and metrics (null where the server gives none) by
 name, such as prompt_tokens_total. Of an external server also
 models, the names that it lists (null: none), and its state: RUNNING, WAITING (down) or PARKED (a
-wrong key, URL ...)."""
+wrong key, URL ...). `pull` prints {done: "pulled", name, folder}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="pull: a bundled model or a Hugging Face name"
     )
-    parser.add_argument("--json", action="store_true", help="list, status: print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.fail("pull needs a NAME" if args.name is None else f"{args.action} takes no NAME")
     paths = discover()
     if args.action == "pull":
-        _pull(args.name, paths)
+        _pull(args, paths)
     elif args.action == "list":
         _list(paths, as_json=args.json)
     else:
@@ -61,16 +61,16 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _pull(name: str, paths: Paths) -> None:
+def _pull(args: argparse.Namespace, paths: Paths) -> None:
     from agentd.commands.output import ProgressLine
     from agentd.models import store
 
     progress = ProgressLine()
     try:
-        folder = store.pull(name, paths.models, progress)
+        folder = store.pull(args.name, paths.models, progress)
     finally:
         progress.done()
-    say(str(folder))
+    print_done(args, "pulled", str(folder), name=args.name, folder=str(folder))
 
 
 def _list(paths: Paths, *, as_json: bool) -> None:

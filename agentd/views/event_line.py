@@ -34,7 +34,7 @@ def event_line(event: Event) -> str:
     """
     try:
         words = _words(event)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         words = _fields(event.payload)
     line = plain(" ".join(words.split()))
     return line if len(line) <= LINE_MAX else f"{line[: LINE_MAX - 1]}…"
