@@ -254,11 +254,12 @@ def test_disable_and_enable(world: World) -> None:
     file = world.home.paths.agents_d / "asker.toml"
     with world.tab() as tab:
         page = tab.go("/agents/asker")
+        state = page.locator("#head .state")
         page.get_by_role("button", name="Disable").click()
-        expect(page.get_by_role("button", name="Enable")).to_be_visible()
+        expect(state).to_have_text("stopped")
         assert tomllib.loads(file.read_text())["enabled"] is False
         page.get_by_role("button", name="Enable").click()
-        expect(page.locator("#head .state")).to_have_text("running")
+        expect(state).to_have_text("running")
         assert tomllib.loads(file.read_text()).get("enabled", True) is True
 
 
