@@ -316,6 +316,63 @@ def test_results_are_found(world: World) -> None:
         expect(page.locator(f"#result-{world.result}")).to_be_visible()
 
 
+def test_a_question_and_one_that_follows_it(world: World) -> None:
+    """The answer comes by itself; what is asked on has the question before as its cause."""
+    home = world.home
+    with world.tab() as tab:
+        page = tab.go("/ask")
+        page.get_by_label("Your question").fill("Who is <b>there</b>?")
+        page.get_by_label("to", exact=True).select_option("hello")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_url("**/ask/*")
+        first = int(page.url.rpartition("/")[2])
+        asked = page.locator("article").filter(has=page.locator(f"#question-{first}"))
+        expect(asked).to_contain_text("Who is <b>there</b>?")
+        expect(asked.locator(".text")).to_contain_text("pwned = 1</script>")
+        page.get_by_label("Ask on").fill("And who else?")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_url(lambda url: not url.endswith(f"/{first}"))
+        second = int(page.url.rpartition("/")[2])
+        expect(page.locator(f"#question-{first}")).to_be_visible()
+        expect(page.locator("article .text")).to_have_count(2)
+    of_first = "SELECT cause_id FROM outbox WHERE id = "
+    answer = home.value(f"{of_first}{second}")
+    assert answer == first or home.value(f"{of_first}{answer}") == first
+
+
+def test_a_session_turn_by_turn(world: World) -> None:
+    """Its decisions with their exact prompts, its tree, and the command that runs it again."""
+    with world.tab(permissions=["clipboard-read", "clipboard-write"]) as tab:
+        page = tab.go(f"/sessions/{world.sorting}")
+        turns = page.locator("article.turn")
+        expect(turns.filter(has_text="Row")).to_have_count(len(LINES) + 1)
+        page.get_by_role("button", name="Copy").click()
+        expect(said(page)).to_have_text("Copied.")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == f"agentd replay {world.sorting}"
+        expect(page.locator("#causes")).to_contain_text("lines.sorted")
+        turns.filter(has_text="Row").first.get_by_role("link", name="prompt").click()
+        expect(page.locator("main")).to_contain_text("Sort the line.")
+        expect(page.locator("main")).to_contain_text("buy milk")
+
+
+def test_the_log_by_level_agent_and_session(world: World) -> None:
+    """A form: what does not match is not shown, and a line leads to its session."""
+    with world.tab() as tab:
+        page = tab.go("/log")
+        page.get_by_label("Level").select_option("error")
+        page.get_by_label("Of", exact=True).select_option("reader")
+        page.get_by_role("button", name="Show").click()
+        lines = page.locator("#lines article")
+        expect(lines.first).to_contain_text("event.dead")
+        assert set(lines.locator(".who").all_inner_texts()) == {"reader"}
+        assert set(lines.locator(".level").all_inner_texts()) == {"error"}
+        page.goto(f"{tab.origin}/log?session={world.greeting}")
+        assert set(lines.locator(".who").all_inner_texts()) == {"hello"}
+        lines.first.get_by_role("link").first.click()
+        expect(page.locator("h1")).to_be_visible()
+
+
 # --- what happens meanwhile
 
 
