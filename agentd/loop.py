@@ -51,7 +51,7 @@ class Loop:
     `idempotent` names the decisions whose handlers may run again after they were cut off; `policy`
     says which ones a person has to allow; `beat` promises the supervisor progress within so many
     seconds. `use` is told of a person's answer when what it allows begins, and says why that must
-    not be: it was used before, whatever the steps say.
+    not be: it was used before, whatever the steps say; or raises `ToolError`: nobody can say.
 
     Raises:
         PromptTooLong: instructions and tools leave no room for any event.
@@ -181,7 +181,16 @@ class Loop:
         if no is not None:
             return Result({**decision.args, "error": denial(no)}, effect=False)
         self.transcript.start(decision)
-        if (why := self.use(self.session.delivery)) is not None:
+        try:
+            why = self.use(self.session.delivery)
+        except ToolError as error:  # whether the yes counts nobody said: so nothing begins
+            told = f"{decision.name} was not begun: {error.what}"
+            result = Result({**decision.args, "error": told}, effect=False)
+            if decision.planned:  # there is nobody to be told, and to decide otherwise
+                self.append(decision, result)
+                raise SessionFailed(told) from error
+            return result
+        if why is not None:
             raise SessionFailed(
                 f"the yes to this {decision.name} {why}",
                 where=f"session {self.session.id}",

@@ -5,15 +5,20 @@ screen, marks of direction could show it in another order, a line break could fo
 these are shown, not obeyed. Only the colours that `colour` sets are real.
 """
 
+import io
 import os
+import shutil
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Self, TextIO
 
 DIM, BOLD, RED, YELLOW, GREEN = "2", "1", "31", "33", "32"
 # Stands for the escape character of our own colours until they are printed. Nobody can guess it.
 _MARK = f"\x1b{os.urandom(8).hex()}"
 _ERASE = "\r\x1b[K"  # back to the start of the line, and empty it
+
+_HOME, _ERASE_REST, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 
 
 def plain(text: str) -> str:
@@ -55,6 +60,11 @@ def _printable(char: str) -> bool:
     return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
+def terminal_width() -> int | None:
+    """Return how many characters fit a line, None where no terminal shows them."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def colour(text: str, code: str) -> str:
     """Colour a text where a person at a terminal reads it, and NO_COLOR does not forbid it."""
     wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -81,6 +91,32 @@ def note(text: str, *more: str) -> None:
 def rewrite(line: str, file: TextIO) -> None:
     """Put a line in the place of the terminal's current one, without a line break."""
     print(f"{_ERASE}{_shown(line)}", end="", file=file, flush=True)
+
+
+class Captured(io.StringIO):
+    """Takes what is printed inside its `with`, as the terminal would get it; for `redraw`."""
+
+    def __enter__(self) -> Self:
+        """Take the place of standard output."""
+        self._before, sys.stdout = sys.stdout, self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        sys.stdout = self._before
+
+    def isatty(self) -> bool:
+        """Whether colours are shown: as where it will be printed."""
+        return self._before.isatty()
+
+
+def redraw(screen: str) -> None:
+    """Put what was captured in the place of all that the terminal shows, as far as it fits."""
+    lines = screen.rstrip("\n").split("\n")[: max(1, shutil.get_terminal_size().lines - 1)]
+    shown = f"{_ERASE_REST}\n".join(lines)
+    # No line is wrapped meanwhile: it would push others off the screen.
+    sys.stdout.write(f"{_HOME}{_NO_WRAP}{shown}{_ERASE_REST}\n{_ERASE_BELOW}{_WRAP}")
+    sys.stdout.flush()
 
 
 def _shown(line: str) -> str:

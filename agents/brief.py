@@ -19,7 +19,7 @@ from agentd.paths import expanded
 from agentd.task_agent.written_result import inert
 from agentd.tools.calendar import APP
 
-OPEN = "- [ ]"  # an open task, in Markdown
+TASK = "task"  # of what is open in notes; the other kind are questions
 SOURCES_MAX = 4  # of a kind
 SENTENCE_CHARACTERS = 160
 LINES_MAX = {"calendar": 30, "tasks": 15, "results": 5}  # on the page; of results for each agent
@@ -39,7 +39,7 @@ class BriefParams(BaseModel):
     )
     days: int = Field(1, ge=1, le=14, description="Days of the calendar, today included.")
     notes: list[str] = Field(
-        [], max_length=SOURCES_MAX, description='Folders or files with open tasks, "- [ ]".'
+        [], max_length=SOURCES_MAX, description='Folders or files with open tasks: "- [ ]", TODO.'
     )
     results: list[Types] = Field(
         list(FOUND), max_length=16, description="Types of events; of other agents' results."
@@ -76,7 +76,7 @@ class Brief(Agent[BriefParams]):
         """Return what reads the sources that it has."""
         tools = {
             "ReadCalendar": params.calendar,
-            "SearchText": params.notes,
+            "ReadTasks": params.notes,
             "ReadResults": params.results,
         }
         return tuple(tool for tool, sources in tools.items() if sources)
@@ -126,7 +126,7 @@ class Brief(Agent[BriefParams]):
         for source in self.params.calendar:
             yield PlannedCall("ReadCalendar", {"source": source, "days": self.params.days})
         for path in self.params.notes:
-            yield PlannedCall("SearchText", {"path": path, "text": OPEN})
+            yield PlannedCall("ReadTasks", {"path": path})
         if self.params.results:
             yield PlannedCall("ReadResults", {"types": self.params.results})
 
@@ -136,7 +136,7 @@ class Brief(Agent[BriefParams]):
             if "error" in result:
                 found.failed.append(str(result["error"]))
             found.appointments += result.get("events", ())
-            found.tasks += result.get("found", ())
+            found.tasks += (one for one in result.get("tasks", ()) if one.get("kind") == TASK)
             found.results += result.get("results", ())
             if result.get("more"):
                 found.more.add(step.name)
@@ -148,7 +148,7 @@ class Findings:
 
     def __init__(self) -> None:
         self.appointments: list[Mapping[str, Any]] = []
-        self.tasks: list[str] = []
+        self.tasks: list[Mapping[str, Any]] = []
         self.results: list[Mapping[str, Any]] = []
         self.failed: list[str] = []  # why a source could not be read
         self.more: set[str] = set()  # the tools that had more to give
@@ -169,11 +169,11 @@ class Findings:
         ]
         counts = {
             "appointment": (len(self.appointments), "ReadCalendar"),
-            "open task": (len(self.tasks), "SearchText"),
+            "open task": (len(self.tasks), "ReadTasks"),
             "result": (len(self.results), "ReadResults"),
         }
         told = [
-            f"{count}{' or more' * (tool in self.more)} {what}{'' if count == 1 else 's'}"
+            f"{count}{' or more' * (tool in self.more)} {what}{'s' * (count != 1)}"
             for what, (count, tool) in counts.items()
             if count
         ]
@@ -208,11 +208,9 @@ def _title(result: Mapping[str, Any]) -> str:
     return inert(str(result.get("title", "")), LINE_CHARACTERS)
 
 
-def _task(line: str) -> str:
-    """Return `path:line: - [ ] text` as the text and where it stands."""
-    where, _, text = line.partition(OPEN)
-    path = where.strip().rstrip(":").rpartition(":")[0]
-    return f"{inert(text, LINE_CHARACTERS)} ({inert(path, 60)})" if path else inert(text)
+def _task(task: Mapping[str, Any]) -> str:
+    """Return a task's text and where it stands."""
+    return f"{inert(str(task.get('text', '')), LINE_CHARACTERS)} ({inert(str(task['file']), 60)})"
 
 
 def _section(heading: str, lines: Sequence[str], most: int) -> str:

@@ -18,7 +18,10 @@ from agentd.agent import Agent, Result
 from agentd.errors import ModelMisconfigured, ToolError
 from agentd.events import Event, NewEvent
 from agentd.llm.label_phrases import labelled
+from agentd.task_agent.written_result import inert
 from agentd.terminal import counted
+from agentd.tools.base import clean_line
+from agentd.tools.declared_tools import PATH_CHARACTERS
 from agentd.tools.git import Commit, FileChange
 
 FILES_MAX = 50  # put before the model in one session
@@ -372,11 +375,12 @@ def text(change: Changed, findings: Sequence[ReviewFinding], reasons: Sequence[s
     for item in findings[:ROWS_SHOWN]:
         facts = item.facts
         size = facts.status if facts.added is None else f"+{facts.added} -{facts.deleted}"
-        note = f": {item.note}" if item.note else ""
-        lines.append(f"* {item.kind} `{item.path.replace('`', '_')}` {size}{note}")
+        note = f": {inert(item.note)}" if item.note else ""
+        path = clean_line(item.path.replace("`", "_"), PATH_CHARACTERS)
+        lines.append(f"* {item.kind} `{path}` {size}{note}")
     if len(findings) > ROWS_SHOWN:
         lines.append(f"* and {counted(len(findings) - ROWS_SHOWN, 'file')} more")
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    return "\n".join(lines)
 
 
 def area(path: str) -> Literal["code", "test", "docs", "other"]:

@@ -4,6 +4,7 @@ Playwright drives Debian's Chromium, or the browser that the machine has; it fet
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ OPTIONS = (
     "--disable-sync",
 )
 DEADLINE_MS = 20_000  # for anything that a test waits for; far above what it takes
+# A line of Playwright's tree of what a screen reader meets: its role, and no name behind it.
+NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox)(:|$)")
+FAINT = (Path(__file__).parent / "faint.js").read_text()
 LOST = "net::ERR_"  # begins what the console says of a server that is away
 
 
@@ -71,7 +75,8 @@ class Tab:
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.problems.append(f"console, {message.type}: {message.text}")
+            said = f"{message.text} ({message.location['url']})"
+            self.problems.append(f"console, {message.type}: {said}")
 
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.origin}/", "data:")):
@@ -87,6 +92,11 @@ class Tab:
         assert answer is not None and answer.ok, f"{path}: {answer and answer.status}"
         return self.page
 
+    def enter(self, link: str) -> None:
+        """Come in by a link of `agentd ui`; return once the first page is there."""
+        self.page.goto(link)
+        self.page.wait_for_url(f"{self.origin}/")
+
     def forgive_lost_server(self) -> None:
         """Drop what the console says of requests while the server was away."""
         self.problems = [said for said in self.problems if LOST not in said]
@@ -94,11 +104,20 @@ class Tab:
     @property
     def overflow(self) -> int:
         """How many pixels the page is wider than its window: what must be scrolled sideways."""
-        return int(
-            self.page.evaluate(
-                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-        )
+        root = "document.documentElement"
+        return int(self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+
+    @property
+    def nameless(self) -> list[str]:
+        """What a screen reader would find on the page and could not name."""
+        tree = self.page.locator("body").aria_snapshot().splitlines()
+        return [line for line in tree if NAMELESS.match(line)]
+
+    @property
+    def faint(self) -> list[str]:
+        """Texts that are hard to read on their ground: below 4.5 to 1, WCAG 2.2's 1.4.3 (AA)."""
+        found: list[str] = self.page.evaluate(FAINT)
+        return found
 
 
 @contextmanager

@@ -9,9 +9,21 @@ from agentd.testing import Request
 from tests.commandline import agentd, write_agent
 from tests.livehome import Home
 
+# Written by others, it tries to be more than text: markup, a link, an image, a template, marks that
+# turn the direction of what follows, and what drives a terminal. `pwned` is what it would leave.
+HOSTILE = (
+    "Hi</textarea></pre></script><script>pwned = 1</script><img src=x onerror='pwned = 1'>"
+    "\"><svg onload='pwned = 1'></svg><style>body { display: none }</style>"
+    "<a href='javascript:pwned = 1'>a</a> [b](javascript:pwned=1) [c](data:text/html,pwned)"
+    " ![d](http://127.0.0.1:9/d.png) <http://127.0.0.1:9/e> {{ 7 * 191 }} {% raw %}"
+    " &lt;b&gt; \u202egnp.exe \x1b[2J\n# Head\n* item <iframe srcdoc='<script>pwned = 1</script>'>"
+)
+SHORT = HOSTILE[:200]  # of the model: a question may be that long
+QUOTED = json.dumps(HOSTILE.replace("\x1b", ""))  # as TOML has it
 AGENTS = {
-    "hello": """agent = "task"
-done = "A greeting was written."
+    "hello": f"""agent = "task"
+done = {QUOTED}
+description = {QUOTED}
 subscribe = ["note.added"]
 schedule = {{ every = "24h" }}
 missed = "skip"
@@ -26,10 +38,10 @@ subscribe = ["lines.found"]
 instructions = "Sort the line."
 each = "event.lines"
 publish = "lines.sorted"
-title = "{{count}} lines, {{kind=task}} tasks"
+title = "{count} lines, {kind=task} tasks: {event.from}"
 [result]
-line = {{ from = "name" }}
-kind = {{ labels = ["task", "idea"] }}
+line = { from = "name" }
+kind = { labels = ["task", "idea"] }
 """,
     "writer": """agent = "task"
 done = "The note is written down."
@@ -38,7 +50,7 @@ subscribe = ["note.written"]
 instructions = "Write the note into a.txt."
 tools = ["WriteFile"]
 [permissions]
-write = ["{folder}"]
+write = ["FOLDER"]
 """,
     "asker": """agent = "task"
 done = "The person said which."
@@ -53,27 +65,29 @@ done = "The file is read."
 subscribe = ["file.named"]
 [params]
 instructions = "Say what is in the file."
-first = [{{ ReadFile = "{{path}}" }}]
+first = [{ ReadFile = "{path}" }]
 each = "ReadFile.text"
 publish = "file.read"
-title = "{{count}} lines read"
+title = "{count} lines read"
 [result]
-line = {{ from = "name" }}
+line = { from = "name" }
+[limits]
+attempts = 1
 [permissions]
-read = ["{folder}"]
+read = ["FOLDER"]
 """,
 }
+DEADLINE_S = 60.0
 
 
 class PageHome(Home):
     """Five agents: hello greets, sorter labels, writer wants a yes, asker asks, reader can fail.
 
-    `text` is what the model says wherever it may say something.
+    The model says `HOSTILE`, or its beginning, wherever it may say something.
     """
 
-    def __init__(self, root: Path, text: str = "Hello!") -> None:
+    def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.text = text
         self.folder = root / "notes"
         self.folder.mkdir(parents=True)
         self.port = free_port()
@@ -81,7 +95,7 @@ class PageHome(Home):
 
     def drop(self) -> None:
         for name, text in AGENTS.items():
-            write_agent(self.root, name, text.format(folder=self.folder))
+            write_agent(self.root, name, text.replace("FOLDER", str(self.folder)))
 
     def configure(self) -> None:
         super().configure()
@@ -105,7 +119,7 @@ class PageHome(Home):
 
     def _answer(self, request: Request) -> Any:
         said = str(request.body["messages"])
-        assert self.gate.wait(60)
+        assert self.gate.wait(DEADLINE_S)
         schema = json.dumps(request.body.get("response_format", {}))
         if "Sort the line" in said:
             return {"tool": "row", "kind": "idea" if "game" in said else "task"}
@@ -114,20 +128,29 @@ class PageHome(Home):
             and '"write_file"' in schema
             and 'type="write_file"' not in said
         ):
-            return {"tool": "write_file", "path": "a.txt", "text": self.text}
+            return {"tool": "write_file", "path": "a.txt", "text": HOSTILE}
         if (
             "Ask the person" in said
             and '"ask_person"' in schema
             and 'type="ask_person"' not in said
         ):
-            return {"tool": "ask_person", "question": self.text}
-        return {"tool": "done", "result": self.text}
+            return {"tool": "ask_person", "question": SHORT}
+        return {"tool": "done", "result": SHORT}
 
     def publish(self, kind: str, **payload: Any) -> int:
         """Send an event as a person does; return its id."""
         done = agentd(self.root, "send", kind, json.dumps(payload))
         assert done.returncode == 0, done.stderr
         return int(done.stdout.split()[-1])
+
+    def session(self, event: int, *states: str) -> int:
+        """Wait until an event's session is in one of these states; return the session."""
+        among = ", ".join(f"'{state}'" for state in states)
+        query = f"SELECT id FROM sessions WHERE event_id = {event} AND state IN ({among})"
+        return int(self.until(lambda: self.value(query), f"the session of event {event}: {among}"))
+
+    def at_rest(self, session: int) -> bool:
+        return bool(self.value(f"SELECT state FROM sessions WHERE id = {session}") == "ended")
 
     def value(self, query: str) -> Any:
         """The one value that a query finds; None for no row."""

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, cast
+from unittest.mock import Mock
 
 import pytest
 import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from agentd.agent import Agent, Kit, NoParams, Result
+from agentd.agent import Agent, Kit, NoParams, PlannedCall, Result
 from agentd.approval.approval import Policy, policy_of
 from agentd.approval.kept import use
 from agentd.approval.payloads import without_text
@@ -24,11 +25,20 @@ from agentd.approval.signature import KEY, MAC, digest, forged, person_key, sign
 from agentd.approval.unanswered import expire, give, looked_up, unanswered
 from agentd.bus import Bus
 from agentd.config.agent import AgentConfig, Approve, Limits
-from agentd.errors import AgentdError, ConfigError, SessionFailed, StorageError, UsageError
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    SessionFailed,
+    Stopped,
+    StorageError,
+    ToolError,
+    UsageError,
+)
 from agentd.events import Event, Lane, NewEvent
 from agentd.llm.decision import Choice
 from agentd.loop import DENIED, Ending, Loop
 from agentd.paths import Paths, discover, private_folder
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import StepKind
@@ -36,8 +46,8 @@ from agentd.states import DeadReason, SessionState
 from agentd.testing import ManualClock, ScriptedLLM
 from agentd.tools.base import Grants
 from agentd.tools.declared_tools import REGISTRY
+from agentd.worker.persons_word import PersonsWord
 from agentd.worker.runner import settle
-from agentd.worker.worker import Worker as WorkerProcess
 
 LANE = Lane("worker", False, ("order.placed",))
 DIRECT = Lane("worker", True)
@@ -771,6 +781,30 @@ def test_nobody_to_ask_means_wait(world: World) -> None:
 # --- time
 
 
+def test_nobody_to_ask_at_the_very_start_means_nothing_was_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is told, or a plan fails as what may be tried again: nothing has happened."""
+
+    def away(answer: Event) -> str | None:
+        raise ToolError("the supervisor did not answer")
+
+    world.go(WRITE)
+    world.say("yes")
+    world.use = away  # type: ignore[method-assign]
+    world.go(DONE)
+    assert world.agent.did == [] and world.state is SessionState.ENDED
+    assert "WriteFile was not begun: the supervisor did not answer" in world.llm.asked[0][0]
+    world.bus.publish("person", NewEvent("order.placed", {"n": 2}))
+    monkeypatch.setattr(world.agent, "planned", lambda _results: PlannedCall(*WRITE))
+    world.go()
+    world.say("yes", 2)
+    with pytest.raises(SessionFailed, match="was not begun"):
+        world.go()
+    assert world.agent.did == []
+    assert isinstance(world.sessions.closing.fail(world.session, "as above"), Wait)
+
+
 def test_nobodys_answer_in_time_is_a_no(world: World) -> None:
     """Said by the supervisor on the direct lane, once, also where it was off meanwhile."""
     world.go(WRITE)
@@ -959,11 +993,21 @@ def test_a_row_that_was_changed_while_it_was_looked_at_is_not_believed(world: Wo
     def ask(document: Mapping[str, Any], **more: Any) -> tuple[dict[str, Any], list[int]]:
         return looked_up(world.bus, HOME_KEY, "worker", document["event"]), []
 
-    stop = SimpleNamespace(cancel=None)
-    stand_in = SimpleNamespace(_beat=lambda _s: None, link=SimpleNamespace(ask=ask), stop=stop)
-    worker = cast(WorkerProcess, stand_in)
-    assert WorkerProcess._forged(worker, event) is None
-    assert WorkerProcess._forged(worker, yes) == "was changed while it was looked at"
+    link = cast(SupervisorLink, SimpleNamespace(ask=ask))
+    person = PersonsWord(link, None, lambda _seconds: None)
+    assert person.forged(event) is None
+    assert person.forged(yes) == "was changed while it was looked at"
+
+
+def test_a_supervisor_that_is_gone_uses_nothing(world: World) -> None:
+    """It is told as what a tool says that did nothing; an orderly stop is none."""
+    world.go(WRITE)
+    event = world.bus.events.get(world.say("yes"))
+    assert event is not None
+    for error, told in ((AgentdError("is gone"), ToolError), (Stopped("now"), Stopped)):
+        link = SimpleNamespace(ask=Mock(side_effect=error))
+        with pytest.raises(told):
+            PersonsWord(cast(SupervisorLink, link), None, lambda _seconds: None).use(event)
 
 
 def test_events_of_persons_are_the_systems_own(world: World) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from agentd.config.daemon import load_daemon
+from agentd.errors import ConfigError
+from agentd.hands.mcp_discovery import tools_of
 from agentd.mcp import peer
 from agentd.mcp.host_policy import host_policy
 from agentd.mcp.over_http import over_http
@@ -22,6 +25,7 @@ from agentd.paths import Paths, discover
 from agentd.sandbox import level
 from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.seatbelt import Profile
+from agentd.tools import http
 from tests.fake_mcp_server import TOOLS
 from tests.mcp_hosting import agent, hosting, say
 from tests.test_net import certificate, needs_openssl, trusted
@@ -319,3 +323,15 @@ def test_on_a_mac_its_profile_has_one_way_out(paths: Paths) -> None:
     text = Profile(host_policy(paths, 4321), sys.executable).text
     assert way in text and text.count("network-outbound") == 1
     assert "network-outbound" not in Profile(host_policy(paths, None), sys.executable).text
+
+
+def test_a_host_that_agents_may_not_reach_is_told_when_its_tools_are_asked_for(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name, and not first by their calls, which go by the fetcher; an address is meant."""
+    monkeypatch.setattr(http, "look_up_in_time", lambda *_: ["10.0.0.7"])
+    paths.daemon_file.write_text("[mcp.fake]\nurl = 'http://tools.invalid/mcp'\n")
+    with pytest.raises(
+        ConfigError, match=r"tools\.invalid leads to 10\.0\.0\.7, which is not public"
+    ):
+        asyncio.run(tools_of("fake", load_daemon(paths.daemon_file), paths))

@@ -65,6 +65,21 @@ def test_older_lines_follow_without_a_gap(paths: Paths) -> None:
     assert seconds(older.lines) == [1]
 
 
+def test_lines_from_before_the_clock_was_set_back_are_not_lost(paths: Paths) -> None:
+    """Nor given twice: they follow those after it, and stay within bounds."""
+    write(paths.log("one"), *[line(3000 + n) for n in range(40)], *[line(n) for n in range(9)])
+    found, before = [], ""
+    while True:
+        some = newest(paths, limit=4, before=before)
+        found += seconds(some.lines)
+        if some.read_all:
+            break
+        assert len(some.lines) <= 20
+        before = some.oldest
+    assert found[:9] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert len(found) == len(set(found))
+
+
 def test_a_huge_log_is_read_from_its_end(paths: Paths) -> None:
     """A look costs the same at a megabyte and at a gigabyte; that more was there is told."""
     with paths_log(paths, "one").open("wb") as file:

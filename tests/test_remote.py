@@ -227,10 +227,11 @@ def test_a_call_ends_at_its_deadline(
         while True:
             channel.receive(SOON_S)
 
-    one, link = made(slow)
-    with pytest.raises(ToolError, match="Tool: took too long and was stopped"):
-        one.call("Tool", {}, 0.05, Cancel())
-    assert link.asked == ["hands", "kill_hands"]
+    one, link = made(slow, slow)
+    for idempotent, told in ((False, "stopped: it may have happened or not$"), (True, "stopped$")):
+        with pytest.raises(ToolError, match=f"^Tool: took too long and was {told}"):
+            one.call("Tool", {}, 0.05, Cancel(), idempotent=idempotent)
+    assert link.asked == ["hands", "kill_hands"] * 2
 
 
 def test_a_process_that_cannot_be_had_is_the_tools_error(

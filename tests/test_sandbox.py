@@ -111,7 +111,7 @@ def test_numbers_of_calls_are_the_systems(machine: str) -> None:
 @MACHINES
 def test_refused_calls_are_refused(machine: str) -> None:
     """Each of the list, on each machine, whatever its arguments."""
-    for sockets in ("none", "unix", "tcp", "any"):
+    for sockets in ("none", "unix", "serve", "tcp", "any"):
         asked = Filter(machine, sockets)
         for name in seccomp.REFUSED:
             if system_calls.number(name, machine) is not None:
@@ -212,6 +212,11 @@ def test_sockets_of_each_kind_of_policy(machine: str) -> None:
         assert asked("socketpair", UNIX, DGRAM) == errno.EPERM  # half of it can send anywhere
         assert {asked(name) for name in ("bind", "listen", "accept", "accept4")} == {errno.EPERM}
     assert none("connect") == errno.EPERM
+    serves = Filter(machine, "serve")  # by what it was handed, and nothing else
+    assert {serves(name) for name in ("listen", "accept", "accept4")} == {ALLOWED}
+    assert {serves(name) for name in ("bind", "connect")} == {errno.EPERM}
+    assert serves("socket", INET, STREAM) == serves("socket", UNIX, DGRAM) == errno.EPERM
+    assert serves("socketpair", UNIX, STREAM | FLAGS) == ALLOWED
     assert tcp("sendto", 3, 0, 0, FASTOPEN) == tcp("sendmsg", 3, 0, FASTOPEN) == errno.EPERM
     assert tcp("sendto", 3, 0, 0, 0x4000) == tcp("sendmsg", 3, 0, 0x4000) == ALLOWED
     anywhere = Filter(machine, "any")

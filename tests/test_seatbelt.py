@@ -214,6 +214,8 @@ def test_the_network_is_a_port_of_this_machine(home: Path) -> None:
     found = [line for line in text.splitlines() if "network" in line]
     assert found == ['(allow network-outbound (remote ip "localhost:4242"))']
     assert "network" not in Rules(SandboxPolicy(sockets="none", ports=(4242,))).text
+    text = Rules(SandboxPolicy(sockets="serve")).text
+    assert text.count("network") == 1 and 'network-inbound (local ip "localhost:*")' in text
     text = Rules(SandboxPolicy(sockets="any")).text
     assert "network*" not in text and '(remote ip "*:*")' in text  # and no socket at a path
     unix = Rules(SandboxPolicy(sockets="unix", read=(str(home / "read"),)))

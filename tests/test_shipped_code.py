@@ -67,6 +67,12 @@ class Evening:
         self.until(lambda: self.events(kind), kind)
         return self.events(kind)[0]
 
+    def answer(self, question: str) -> Any:
+        count = len(self.events("question.answered"))
+        self.command("ask", "--no-wait", question)
+        self.until(lambda: len(self.events("question.answered")) > count, question)
+        return self.events("question.answered")[-1]
+
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         try:
             return wait_for(condition, seconds=DEADLINE_S, what=what)
@@ -98,8 +104,11 @@ def contents(root: Path) -> dict[str, str]:
 
 @pytest.mark.timeout(4 * DEADLINE_S)
 def test_a_first_evening(evening: Evening) -> None:
-    """A file is sorted and moved after a yes, a repository reviewed, and a page sums it up."""
-    names = ("inbox", "brief", "repo_fetch", "repo_review")
+    """A file is moved after a yes, a repository reviewed, a page written, questions are answered.
+
+    What stands in the texts is nobody's order.
+    """
+    names = ("inbox", "brief", "repo_fetch", "repo_review", "assistant")
     for name in names:
         evening.turn_on(name)
     with running_daemon(evening.paths):
@@ -132,6 +141,14 @@ def test_a_first_evening(evening: Evening) -> None:
         assert sorted_file["title"].split(",")[0] in brief["text"].replace("\\", "")
         assert "* water the plants (today.md)" in brief["text"]
         assert brief["title"] in evening.command("results", "brief")
+
+        answer = evening.answer("Which plants need water?")
+        assert {"today.md:1", "brief"} <= {row["where"] for row in answer["rows"]}
+        assert "water the plants" in answer["text"].splitlines()[0]
+        answer = evening.answer("What kind of scan came in for the car?")
+        assert answer["rows"][0]["where"] == "inbox"
+        assert answer["rows"][0]["what"] == sorted_file["title"]
+        assert evening.answer("Who tuned the piano?")["rows"] == []
     after = contents(evening.root)
     del before["Downloads/scan.txt"], after[str(to.relative_to(evening.root))]
     assert after == before  # what was told in the texts had no effect

@@ -16,8 +16,9 @@ from agentd import terminal
 from agentd.agent import Result
 from agentd.bus import Bus
 from agentd.cli import COMMANDS, main
-from agentd.commands import status
+from agentd.commands.agent_text import print_agent
 from agentd.commands.output import ProgressLine
+from agentd.commands.status_text import print_status
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.logs import view
@@ -195,6 +196,10 @@ READS = (
         ("search", "no\x1b[2J"),
         ("search", "a"),
     ),
+    *(("completion", "bash"), ("completion", "words", "no\x1b"), ("completion", LINES)),
+    *(("events", "--full"), ("events", "--grep", "\x1b"), ("events", "--since", LINES)),
+    *(("enable", LINES), ("disable", "no\x1b"), ("remove", LINES), ("remove", "no\x1b", "--yes")),
+    *(("model", "rm", LINES), ("model", "rm", "no\x1b[2J"), ("enable", EVIL)),
     *(("correct", "1", "no\x1b", "a\x1b[2J"), ("send-file", "/no\x1b[2J"), ("send-file", LINES)),
 )
 
@@ -248,7 +253,9 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
             "asks": 1,
         },
         "last_session": {"id": 1, "state": EVIL, "started_at": EVIL, "ended_at": None},
-        "labels": EVIL,
+        **{"labels": EVIL, "held": {"reason": EVIL, "until": EVIL, "hint": EVIL}},
+        **{"waits_for": EVIL, "next_run": EVIL, "model_s": 1.0, "cpu_percent": 1.0},
+        **{"memory_bytes": 1, "last_result": {"id": 1, "title": EVIL, "created_at": EVIL}},
         "beat": {"state": EVIL, EVIL: EVIL},
         "triggers": {
             **NO_TRIGGERS,
@@ -266,8 +273,8 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         "deliver": {"state": EVIL, "reason": EVIL, "problem": agent["problem"], "beat": {}},
         "watcher": {"state": EVIL, "reason": EVIL, "problem": EVIL, "agents": [EVIL], "beat": {}},
     }
-    status._print(document)
-    status._print_agent(agent)
+    print_status(document)
+    print_agent(agent)
     assert not obeyed(capsys.readouterr().out)
 
 
@@ -321,7 +328,7 @@ def test_nothing_prints_past_the_one_place() -> None:
         (("evnts",), "events"),
         (("Status",), "status"),
         (("events", "--limt", "3"), "--limit"),
-        (("events", "--since", "3"), "--since-id"),
+        (("events", "--since-i", "3"), "--since-id"),
         (("sessions", "--stat", "parked"), "--state"),
         (("sessions", "--state", "parkd"), "parked"),
         (("dead", "lst"), "list"),

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from agentd.terminal import (
     rewrite,
     say,
     say_lines,
+    terminal_width,
 )
 
 __all__ = [  # all that commands print with
@@ -36,6 +38,7 @@ __all__ = [  # all that commands print with
     "local",
     "note",
     "plain",
+    "print_done",
     "print_facts",
     "print_json",
     "print_table",
@@ -44,6 +47,7 @@ __all__ = [  # all that commands print with
     "shorten",
 ]
 
+ROOM_MIN = 20  # characters: in less, a text is left to the terminal to wrap
 CELL_MAX = 60  # characters; the last column of a table is never cut
 
 
@@ -52,6 +56,23 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     # ASCII only, so that the bytes are the same in every locale. JSON lets DEL stand as it is.
     text = json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
     say_lines(text, flush=indent is None)
+
+
+def print_done(args: argparse.Namespace, done: str | None, *lines: str, **about: Any) -> None:
+    """Tell what a command did: in `lines`, or with --json as one object.
+
+    `done` is a word for it, None where nothing was changed. `about` says what it was done to.
+    """
+    if args.json:
+        print_json({"done": done, **about})
+    else:
+        for line in lines:
+            say(line)
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --json for a command that prints one object."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def compact(value: Any) -> str:
@@ -81,7 +102,7 @@ def local(moment: datetime | str | None, now: datetime | None = None) -> str:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows in columns under a head line. None shows as `-`."""
-    cells = [tuple(_cell(value) for value in row) for row in rows]
+    cells = [tuple(cell_text(value) for value in row) for row in rows]
     cells = [(*(shorten(c, CELL_MAX) for c in row[:-1]), row[-1]) for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     say(colour(_line(head, widths), BOLD))
@@ -92,15 +113,22 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) -> None:
     """Print named values, one a line; nothing for None and an empty text.
 
-    The values stand behind the longest name, or behind `width` characters.
+    The values stand behind the longest name, or behind `width` characters; on a terminal their
+    further lines do as well.
     """
     width = width or max(map(len, facts))
+    room = (terminal_width() or 0) - indent - width - 2
     for name, value in facts.items():
-        if value not in (None, ""):
-            say(f"{'':{indent}}{name:{width}}  {plain(str(value))}")
+        if value in (None, ""):
+            continue
+        text = plain(str(value))
+        lines = textwrap.wrap(text, room, break_on_hyphens=False) if room >= ROOM_MIN else [text]
+        for number, line in enumerate(lines):
+            say(f"{'':{indent}}{'' if number else name:{width}}  {line}")
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """Return what a cell of a table shows."""
     return "-" if value is None or value == "" else plain(str(value))
 
 

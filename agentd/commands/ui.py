@@ -5,19 +5,23 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from agentd.clock import SystemClock
 from agentd.commands.home import open_bus
 from agentd.commands.output import note, print_json, say
 from agentd.errors import AgentdError
-from agentd.events import DAEMON, PERSON, NewEvent
+from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
 from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
 from agentd.supervisor.client import query
 from agentd.supervisor.one_time_link import ENTER, once, page_key
+from agentd.whole import write_whole
 
+FILE = "enter.html"  # in `run`, which is private
+WAY = '<!doctype html><meta http-equiv="refresh" content="0;url={}"><title>agentd</title>\n'
 DEADLINE_S = 20.0
 STEP_S = 0.05
 OPEN_S = 10.0  # for what opens a browser to return
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     say(url, flush=True)
     if not args.print and (opener := _opener()) is not None:
-        _open(opener, url)
+        _open(opener, url if sys.platform != "darwin" else _way(paths.run / FILE, url))
     return Exit.OK
 
 
@@ -62,13 +66,14 @@ def _running(paths: Paths) -> dict[str, Any]:
         NotRunning: there is no daemon.
         AgentdError: the process does not start.
     """
-    if (page := _page(paths)) is None:
-        bus = open_bus(paths)
-        event = NewEvent("agentd.ui", {}, target=DAEMON)
-        bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
-        bus.close()
+    if (page := _page(paths)) is not None and page["kept"]:
+        return page
+    bus = open_bus(paths)  # also where it runs: it might end this moment
+    event = NewEvent("agentd.ui", {}, target=DAEMON)
+    bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
     for _ in until(DEADLINE_S, STEP_S):
-        if (page := _page(paths)) is not None:
+        taken = bus.lanes.waiting(Lane(DAEMON, direct=True)) == 0
+        if taken and (page := _page(paths)) is not None:
             return page
     raise AgentdError(
         f"the page has not started within {DEADLINE_S:.0f} s",
@@ -99,6 +104,15 @@ def _opener() -> str | None:
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return shutil.which("xdg-open")
     return None
+
+
+def _way(file: Path, url: str) -> str:
+    """Return a file that leads to the link: a command line is read by every user of a Mac.
+
+    On Linux the page answers no other user, and some browsers there read no such file.
+    """
+    write_whole(file, WAY.format(url))
+    return str(file)
 
 
 def _open(opener: str, url: str) -> None:

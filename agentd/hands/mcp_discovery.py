@@ -11,21 +11,27 @@ import os
 import sys
 from typing import Any
 
+from agentd.clock import SystemClock
 from agentd.config.daemon import DaemonConfig
 from agentd.config.last_good import effective_config
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConfigError, PermissionRefused
 from agentd.hands.mcp_program import program_of
 from agentd.mcp import peer
 from agentd.mcp.live_server import reason
 from agentd.mcp.over_http import over_http
 from agentd.mcp.pipes import Pipes
+from agentd.net.exchange import place_of
+from agentd.net.wait import Deadline, Waiter
 from agentd.paths import Paths, discover
 from agentd.process import guardian
+from agentd.process.stop import Cancel
 from agentd.secret_rules import hide
 from agentd.terminal import plain
+from agentd.tools.http import addresses, check_url
 
 WORDS_BYTES = 2_000  # in which a server's last words are looked for
 WORDS_S = 0.5  # for them to come
+LOOK_UP_S = 10.0  # of a server's host
 
 
 class _Started:
@@ -75,6 +81,7 @@ async def tools_of(name: str, daemon: DaemonConfig, paths: Paths) -> dict[str, d
     started = _Started()
     try:
         if (url := daemon.mcp[name].url) is not None:
+            await asyncio.to_thread(_check_public, name, url)
             streams = over_http(url)
         else:
             streams = (await started.start(name, daemon, paths)).streams()
@@ -85,6 +92,18 @@ async def tools_of(name: str, daemon: DaemonConfig, paths: Paths) -> dict[str, d
     except Exception as error:  # whatever the library makes of what the server sent
         said = await started.last_words()
         raise AgentdError(f"{reason(error)}: {said}" if said else reason(error)) from error
+
+
+def _check_public(name: str, url: str) -> None:
+    """Raise AgentdError where agents' calls will be refused, as they go by the fetcher."""
+    place = place_of(url)
+    target = check_url(url, [place])
+    try:
+        with Waiter.of(Deadline(SystemClock(), LOOK_UP_S), Cancel()) as waiter:
+            addresses(target, [place], waiter)
+    except PermissionRefused as error:
+        hint = "if you mean that server, write its address into `url` in the place of its name"
+        raise ConfigError(error.what, where=f"[mcp.{name}]: url", hint=hint) from error
 
 
 def main(argv: list[str]) -> int:

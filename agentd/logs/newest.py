@@ -1,6 +1,7 @@
 """The newest lines of the logs, read from the end of each file: logs may be of gigabytes."""
 
 import contextlib
+import hashlib
 import heapq
 import os
 import stat
@@ -15,6 +16,7 @@ from agentd.paths import Paths
 
 BLOCK_BYTES = 65_536
 TORN_BYTES_MAX = 1024 * 1024  # no process of ours writes a longer line
+SAME_MOMENT = 5  # times as many lines as were asked for, where the last ones have the same time
 READ_BYTES_MAX = 32 * 1024 * 1024  # of all files together: a second's work
 
 Entry = Mapping[str, Any]
@@ -22,9 +24,13 @@ Entry = Mapping[str, Any]
 
 @dataclass
 class Newest:
-    """Lines as they are in the files, the newest first. `read_all`: there are no older ones."""
+    """Lines as they are in the files, the newest first.
+
+    `oldest` is the `before` of those that come next; `read_all`: there are none.
+    """
 
     lines: list[str] = field(default_factory=list)
+    oldest: str = ""
     read_all: bool = True
 
 
@@ -40,8 +46,8 @@ def newest(
     """Return the last `limit` lines of which the object is `wanted`.
 
     `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
-    `before`: only lines with an earlier `ts`. Of the oldest moment all lines are given, so that
-    nothing falls between this answer and what was before.
+    `before`: only lines of an earlier time. Of the oldest moment all lines are given, so that
+    nothing falls between this answer and what was before; but no more than five times `limit`.
     """
     found = Newest()
     budget = ReadBudget(bytes_max)
@@ -50,18 +56,28 @@ def newest(
         for path in log_files(paths.logs)
         if not names or path.stem in (*names, DAEMON)
     )
-    last = ""
     for ts, line, entry in heapq.merge(*streams, key=lambda item: item[0], reverse=True):
         if before and ts >= before:
             continue
-        if len(found.lines) >= limit and ts != last:
+        number = len(found.lines)
+        if number >= limit and (ts != found.oldest or number >= limit * SAME_MOMENT):
             found.read_all = False
             break
         if wanted(entry):
             found.lines.append(line)
-            last = ts
+            found.oldest = ts
     found.read_all = found.read_all and not budget.spent
     return found
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """Return a word that is another one as soon as something was written to these logs."""
+    seen = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat(follow_symlinks=False)
+            seen.append((path.name, status.st_ino, status.st_size))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
 def entries_back(

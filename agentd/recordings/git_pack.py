@@ -4,7 +4,7 @@ Packed by git itself into a bundle of objects, without a working tree. History b
 in a shallow clone, so that a large repository makes a small fixture.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agentd.errors import RecordingError, ToolError
@@ -31,8 +31,9 @@ def capture(repo: Path, mentioned: Iterable[str], branches: Iterable[str]) -> Re
     nothing = Repository(head if head != "HEAD" else f"refs/heads/{HEADLESS}")
     if not tip:
         return nothing
-    commits, shallow = _history(repo, tip, known)
-    objects = {*commits, *_contents(repo, commits, known, tip)}
+    parents = _history(repo, tip, known)
+    shallow = [commit for commit, above in parents.items() if set(above) - parents.keys()]
+    objects = {*parents, *_contents(repo, parents, known, tip)}
     pack = _git(repo, "pack-objects", "--stdout", "-q", given=_lines(sorted(objects)))
     if not pack or len(pack) > PACK_BYTES_MAX:
         return nothing
@@ -109,15 +110,16 @@ def _newest(repo: Path, commits: Sequence[str]) -> str:
     return _word(repo, "rev-list", "--topo-order", "--max-count=1", *commits)
 
 
-def _history(repo: Path, tip: str, known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the tip's latest commits, and those of them whose parents are left out."""
+def _history(repo: Path, tip: str, known: Sequence[str]) -> dict[str, list[str]]:
+    """Return the latest commits, each with its parents, which may be left out themselves."""
     args = ("rev-list", "--topo-order", "--parents", f"--max-count={COMMITS_MAX}", tip, *known)
     rows = [line.split() for line in _git(repo, *args).decode().splitlines()]
-    commits = {row[0] for row in rows}
-    return [row[0] for row in rows], [row[0] for row in rows if set(row[1:]) - commits]
+    return {row[0]: row[1:] for row in rows}
 
 
-def _contents(repo: Path, commits: Sequence[str], known: Sequence[str], tip: str) -> set[str]:
+def _contents(
+    repo: Path, history: Mapping[str, Sequence[str]], known: Sequence[str], tip: str
+) -> set[str]:
     """Return what git reads to compare the tip with the commits that were looked at, and these.
 
     Between the tip and each of them files as well; between one and its parents the trees alone.
@@ -126,12 +128,14 @@ def _contents(repo: Path, commits: Sequence[str], known: Sequence[str], tip: str
     wanted: set[str] = set()
     bases = set(known)
     for commit in dict.fromkeys([tip, *known]):
-        parents = _word(repo, "rev-list", "--parents", "--max-count=1", commit).split()[1:]
+        parents = history.get(commit)
+        if parents is None:  # it is older than all that is kept
+            parents = _word(repo, "rev-list", "--parents", "--max-count=1", commit).split()[1:]
         if commit == tip or not parents:
             bases |= {*parents[:1]} or {empty}
         for base in parents or [empty]:
             wanted |= {name for name, is_tree in _differing(repo, base, commit) if is_tree}
-        trees = [name for name in (commit, *parents) if name in commits]
+        trees = [name for name in (commit, *parents) if name in history]
         wanted |= {_word(repo, "rev-parse", f"{name}^{{tree}}") for name in trees}
     for base in bases - {tip}:
         wanted |= {name for name, _ in _differing(repo, base, tip)}

@@ -13,10 +13,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentd.bus.json_text import is_utf8
 from agentd.errors import AgentdError, ConfigError
 from agentd.paths import private_folder
 from agentd.process.child import Child
-from agentd.process.jobs import in_thread
+from agentd.process.jobs import fault, in_thread
 from agentd.sandbox.enter import put_into
 from agentd.states import WorkerState
 from agentd.supervisor.children import Managed
@@ -58,6 +59,7 @@ class UiHost:
         self._parts, self._records, self._status = parts, records, status
         self._kept: int | None = None  # [ui] port
         self._port = 0  # the one in use, or used last: pages that are open find it again
+        self._wanted_at = parts.clock.monotonic()  # when somebody last asked for it
         self._acting = asyncio.Lock()
         self._waiting = 0
         self._closed = False
@@ -89,14 +91,20 @@ class UiHost:
         if port is None:
             self.managed.stop(WorkerState.STOPPED, "[ui] names no port", grace_s=STOP_S)
             return
-        self._port = port
-        self.managed.life.forgive()
-        self.managed.restart()
+        if port != self._port or self.managed.pid is None:
+            self._port = port
+            self.managed.life.forgive()
+            self.managed.restart()
 
     def open(self) -> None:
         """Somebody wants to look: see to it that there is a process. Returns at once."""
-        if not self._closed:
-            self.managed.life.forgive()
+        self._wanted_at = self._parts.clock.monotonic()
+        if self._closed:
+            return
+        self.managed.life.forgive()
+        if self.managed.life.stopping:  # nobody had looked for long
+            self.managed.restart()
+        else:
             self.managed.start()
 
     def poll(self) -> None:
@@ -104,7 +112,8 @@ class UiHost:
         life, beat = self.managed.life, self.managed.beat
         rested_s = (self._parts.clock.now() - life.since).total_seconds()
         if self._kept is None:
-            if beat.get("idle_s", 0.0) > IDLE_S and not life.stopping:
+            unasked_s = self._parts.clock.monotonic() - self._wanted_at
+            if min(beat.get("idle_s", 0.0), unasked_s) > IDLE_S and not life.stopping:
                 self.managed.stop(WorkerState.STOPPED, "nobody looks at it", grace_s=STOP_S)
         elif life.state is WorkerState.PARKED and rested_s > PARKED_S and not self._closed:
             life.try_once()
@@ -151,7 +160,7 @@ class UiHost:
         return {}, ()
 
     async def _act(self, _: Asker, document: dict[str, Any]) -> Answer:
-        argv = _allowed(document.get("argv"))
+        argv = allowed(document.get("argv"))
         if self._waiting >= WAITING_MAX:
             raise AgentdError("too much is being done at once", hint="try again in a moment")
         return {}, [self._apart(self._done(argv))]
@@ -160,8 +169,22 @@ class UiHost:
         """Return a socket's descriptor by which the answer comes: it may be long, and late."""
         theirs, ours = socket.socketpair()
         ours.setblocking(False)
-        self._parts.jobs.start(_send(ours, answer), NAME)
+        self._parts.jobs.start(self._send(ours, answer), NAME)
         return theirs.detach()
+
+    async def _send(
+        self, sock: socket.socket, answer: Coroutine[Any, Any, Mapping[str, Any]]
+    ) -> None:
+        """Send an answer to who may be gone, or read slowly."""
+        with sock:
+            try:
+                data = json.dumps(await answer).encode()
+            except Exception as error:  # the top of what a child can cause; its traceback is logged
+                self._parts.log.error("request.raised", agent=NAME, exc_info=error)
+                data = json.dumps({"failed": fault(error).document()}).encode()
+            with contextlib.suppress(OSError):  # a TimeoutError is one
+                async with asyncio.timeout(TAKE_S):
+                    await asyncio.get_running_loop().sock_sendall(sock, data)
 
     async def _done(self, argv: Sequence[str]) -> Mapping[str, Any]:
         self._waiting += 1
@@ -200,7 +223,7 @@ class UiHost:
         }
 
 
-def _allowed(argv: object) -> list[str]:
+def allowed(argv: object) -> list[str]:
     """Return a command line that a page may stand for.
 
     Raises:
@@ -209,8 +232,10 @@ def _allowed(argv: object) -> list[str]:
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
         raise AgentdError("no command line")
     second = ACTS.get(argv[0], frozenset())
-    if "\0" in "".join(argv) or (second is not None and not second.intersection(argv[1:2])):
+    if second is not None and not second.intersection(argv[1:2]):
         raise AgentdError(f"the page may not do this: {' '.join(argv)[:80]!r}")
+    if any("\0" in word or not is_utf8(word) for word in argv):
+        raise AgentdError("a word of this command is no text", where=argv[0])
     return argv
 
 
@@ -221,12 +246,3 @@ def _document(told: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text or None
-
-
-async def _send(sock: socket.socket, answer: Coroutine[Any, Any, Mapping[str, Any]]) -> None:
-    """Send an answer to who may be gone, or read slowly."""
-    with sock:
-        data = json.dumps(await answer).encode()
-        with contextlib.suppress(OSError):  # a TimeoutError is one
-            async with asyncio.timeout(TAKE_S):
-                await asyncio.get_running_loop().sock_sendall(sock, data)

@@ -9,7 +9,8 @@ Pydantic nor the configuration: hands and fetcher are small processes. The handl
 servers; `post.py` is no tool, but what the process that sends results has of the fetcher.
 
 `log_file.py` reads a log on from where it was left, and `log_errors.py` finds the errors in it.
-`open_tasks.py` finds what is open in notes.
+Notes are read by `note_files.py`: `open_tasks.py` finds what is open in them, `find_notes.py` what
+goes with a question.
 
 `mail.py` puts ReadMail together: `imap.py` fetches what a server has, `mailboxes.py` reads what
 lies here, `mail_message.py` reads one mail. `macos_apps.py` tells apps of a Mac what to do,

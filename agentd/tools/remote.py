@@ -18,7 +18,7 @@ from agentd.errors import (
     ToolError,
     ToolsChanged,
 )
-from agentd.events import INTERRUPTED, Result
+from agentd.events import INTERRUPTED, UNKNOWN, Result
 from agentd.process.channel import BYE, Channel, ChannelClosed, close_all
 from agentd.process.supervisor_link import SupervisorLink, channel_of
 
@@ -37,6 +37,10 @@ class _Died(Exception):
     def __init__(self, *, begun: bool) -> None:
         super().__init__(begun)
         self.begun = begun
+
+
+class _Late(Exception):
+    """A call was sent, and nobody answered in time."""
 
 
 class Remote:
@@ -73,6 +77,9 @@ class Remote:
             for again in (idempotent, False):
                 try:
                     return self._call(name, args, until, cancel)
+                except _Late:
+                    doubt = "" if idempotent else f": {UNKNOWN}"
+                    raise ToolError(f"{name}: {LATE}{doubt}") from None
                 except _Died:
                     if not again:
                         break
@@ -124,6 +131,8 @@ class Remote:
             raise _Died(begun=not _said_bye(channel)) from error
         except TimeoutError as error:
             self._end()
+            if sent:
+                raise _Late from error
             raise ToolError(f"{request['call']}: {LATE}") from error
         except Stopped:
             if not (sent and self._cancelled(channel, request["id"])):

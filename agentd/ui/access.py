@@ -2,25 +2,28 @@
 
 A link is taken once, within two minutes, and becomes a cookie. Each request must name this very
 host, and come from a page of ours or from nobody's: so neither a page of somebody else's in the
-same browser nor a name that was made to lead here can ask. Nothing here is kept over a restart but
-the key, so a cookie holds until it is too old.
+same browser nor a name that was made to lead here can ask. Another user of this machine gets no
+answer, whatever they found out. Nothing here is kept over a restart but the key, so a cookie holds
+until it is too old.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentd.clock import Clock
 from agentd.supervisor.loopback import HOST
 from agentd.supervisor.one_time_link import ENTER, LIFE_S, mac, made_at, same
+from agentd.ui.other_users import foreign
 
 COOKIE_S = 30 * 86_400.0
 NONCE_BYTES = 12
 USED_MAX = 1_000  # words of links that are remembered; each is a person's `agentd ui`
+ENTERS = f"/{ENTER}/"
 METHODS = frozenset({"GET", "HEAD", "POST"})
 OURS = frozenset({"none", "same-origin"})  # of Sec-Fetch-Site: typed or opened, or a page of ours
 POLICY = (
@@ -29,14 +32,21 @@ POLICY = (
 )
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
-    b"referrer-policy": b"no-referrer",
+    # Others learn of no address. With no-referrer a form's Origin would be null, and be refused.
+    b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
-SHOWN = "agentd.page"  # in a request's scope: its cookie, where it holds
+# In a request's scope: its cookie, where it holds; and which state of the database it comes before.
+SHOWN, SEEN = "agentd.page", "agentd.seen"
 HOW = "Run `agentd ui` in a terminal: it prints a link that opens this page.\n"
+# The way on is the page's own: a cookie of this site alone is not sent where another site led to.
+ENTERED = """<!doctype html><html lang="en"><title>agentd</title>
+<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0;url=/">
+<p><a href="/">To the page</a></p></html>
+"""
 
 
 class Access:
@@ -92,8 +102,11 @@ class Access:
         """Return what each form of a page holds, and no other site can know."""
         return mac(self._key, "form", cookie)
 
-    def refusal(self, method: str, headers: Headers) -> Response | None:
+    def refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the answer to what no browser of this page asks; None: it may."""
+        method = scope["method"]
+        if foreign(scope.get("client"), scope.get("server")):
+            return PlainTextResponse("This page is another user's.\n", 403)
         if method not in METHODS:
             return PlainTextResponse("Not a method of this page.\n", 405)
         if headers.getlist("host") != [self.host]:
@@ -102,16 +115,20 @@ class Access:
         posts = method == "POST"
         if (origins or posts) and origins != [self.origin]:
             return PlainTextResponse("Another page asked for this.\n", 403)
-        if headers.get("sec-fetch-site", "none") not in OURS:
+        enters = scope["path"].startswith(ENTERS)  # from a terminal in a browser, say
+        if headers.get("sec-fetch-site", "none") not in OURS and not enters:
             return PlainTextResponse("Another page asked for this.\n", 403)
         return None
 
 
 class Door:
-    """Lets requests in by the rules, and puts the headers of safety on every answer."""
+    """Lets requests in by the rules, and puts the headers of safety on every answer.
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    `version` gives a number that is another one once something was committed.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, version: Callable[[], int]) -> None:
+        self._app, self._access, self._version = app, access, version
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -131,15 +148,15 @@ class Door:
     def _answer(self, scope: Scope) -> Response | None:
         """Return the answer to a request that comes to no page."""
         headers = Headers(scope=scope)
-        if (refusal := self._access.refusal(scope["method"], headers)) is not None:
+        if (refusal := self._access.refusal(scope, headers)) is not None:
             return refusal
         path: str = scope["path"]
-        if path.startswith(f"/{ENTER}/"):
-            return self._enter(scope["method"], path.removeprefix(f"/{ENTER}/"))
+        if path.startswith(ENTERS):
+            return self._enter(scope["method"], path.removeprefix(ENTERS))
         cookie = self._access.cookie(headers)
         if cookie is None:
             return None if path.startswith("/static/") else PlainTextResponse(HOW, 401)
-        scope[SHOWN] = cookie
+        scope[SHOWN], scope[SEEN] = cookie, self._version()
         self._access.looked()
         return None
 
@@ -148,7 +165,7 @@ class Door:
         if cookie is None:
             return PlainTextResponse(f"This link was used, or is too old.\n{HOW}", 403)
         self._access.looked()
-        return RedirectResponse("/", 303, headers={"set-cookie": cookie})
+        return HTMLResponse(ENTERED, headers={"set-cookie": cookie})
 
 
 def shown_cookie(scope: Scope) -> str:

@@ -6,7 +6,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from agentd.logs.view import LEVELS
+from agentd.logs.newest import stamp
+from agentd.logs.view import LEVELS, log_files
+from agentd.paths import Paths
 from agentd.process.jobs import in_thread
 from agentd.ui.page_parts import parts_of
 from agentd.views.log_lines import log_lines
@@ -36,10 +38,19 @@ async def _document(request: Request) -> dict[str, Any]:
 
 
 async def _log(request: Request) -> Response:
+    """Return the page; where an open one asks again and nothing was logged, that alone."""
+    parts = parts_of(request)
+    tag = f'"{await in_thread(_stamp, parts.reading.paths)}"'
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304)
     told = await _document(request)
-    return parts_of(request).rendering.page(
-        request, "log.html", **told, asked=_asked(request), levels=LEVELS
-    )
+    page = parts.rendering.page(request, "log.html", **told, asked=_asked(request), levels=LEVELS)
+    page.headers["etag"] = tag
+    return page
+
+
+def _stamp(paths: Paths) -> str:
+    return stamp(log_files(paths.logs))
 
 
 async def _api_log(request: Request) -> Response:

@@ -1,15 +1,25 @@
 """The model: what is loaded and its memory, and how it was used, as small charts."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from agentd.logs.newest import stamp
+from agentd.paths import Paths
 from agentd.process.jobs import in_thread
 from agentd.ui.bar_chart import BarChart
 from agentd.ui.page_parts import parts_of
-from agentd.views.model_use import SPANS, Span, model_use
+from agentd.views.machine_use import MachineUse
+from agentd.views.model_use import MODEL, SPANS, Span, model_use
+
+# For how long a look at the log holds where nothing was logged since, and where something was.
+RESTS_S: dict[Span, float] = {"hour": 60.0, "day": 900.0}
+FRESH_S: dict[Span, float] = {"hour": 5.0, "day": 60.0}
+_recent: dict[tuple[Path, Span], tuple[float, str, dict[str, Any]]] = {}
 
 
 def _span(request: Request) -> Span:
@@ -20,9 +30,22 @@ async def _document(request: Request) -> dict[str, Any]:
     reading = parts_of(request).reading
     status = await reading.status()
     model = status["model"]
-    used = status.get("processes", {}).get("of", {}).get(str(model.get("pid")), {})
-    use = await in_thread(model_use, reading.paths, _span(request))
-    return {"model": {**model, "memory_bytes": used.get("memory_bytes")}, "use": use}
+    took = MachineUse(reading.earlier, status).of(model.get("pid"))
+    use = await in_thread(_use, reading.paths, _span(request))
+    return {"model": {**model, **took}, "use": use}
+
+
+def _use(paths: Paths, span: Span) -> dict[str, Any]:
+    """Return `model_use`, not read anew at each look of an open page: a day may be of megabytes."""
+    now, seen = time.monotonic(), stamp([paths.log(MODEL)])
+    kept = _recent.get((paths.logs, span))
+    if kept is not None:
+        at, before, use = kept
+        if now - at < (RESTS_S[span] if seen == before else FRESH_S[span]):
+            return use
+    use = model_use(paths, span)
+    _recent[paths.logs, span] = (now, seen, use)
+    return use
 
 
 async def _model(request: Request) -> Response:

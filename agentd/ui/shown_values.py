@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from markupsafe import Markup, escape
 
 from agentd.clock import parse_iso
-from agentd.terminal import plain
+from agentd.terminal import duration, plain
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -51,6 +51,11 @@ def clock(moment: str, *, seconds: bool = False) -> str:
     except ValueError:
         return moment
     return f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
+
+
+def took(seconds: float) -> str:
+    """Return how long a part of a session took: below a tenth of a second in milliseconds."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.1 else duration(seconds)
 
 
 def amount(count: float | None) -> str:

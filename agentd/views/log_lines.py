@@ -41,7 +41,7 @@ def log_lines(
     lines = [_line(parse(line)) for line in found.lines]
     return {
         "lines": lines,
-        "older": lines[-1]["ts"] if lines and not found.read_all else None,
+        "older": found.oldest if lines and not found.read_all else None,
         "read_all": found.read_all,
         "names": log_names(paths.logs),
     }

@@ -92,7 +92,7 @@ def prompt_of(history: History, turn: int) -> list[Message]:
     if not 1 <= turn <= len(decided):
         turns = len(decided)
         raise UsageError(f"it has turns 1 to {turns}" if turns else "it has no turns", where=where)
-    if not history.basis:
+    if "prompt" not in history.basis:
         raise UsageError("its prompt is not kept: it ran on an older agentd", where=where)
     if decided[turn - 1].planned:
         raise UsageError("it was planned by the agent: no model was asked", where=where)

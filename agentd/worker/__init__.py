@@ -2,5 +2,6 @@
 
 `head.py` is its sandbox. `worker.py` takes events off its lanes, `runner.py` runs a session for
 each, `schedule.py` fires what is due, `own_later.py` what the agent set for itself.
+`persons_word.py` asks whether a person wrote an answer.
 `first_imports.py` keeps an idle worker small: nothing is imported here.
 """

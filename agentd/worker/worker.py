@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd.admission.version import Accepted
-from agentd.approval.signature import digest
 from agentd.bus import Bus, Opening
 from agentd.bus.wake import Ear
 from agentd.clock import Clock, SystemClock, iso
@@ -38,13 +37,14 @@ from agentd.process import crash
 from agentd.process.failure import summary
 from agentd.process.heart import Heart
 from agentd.process.stop import Stop
-from agentd.process.supervisor_link import ASK_S, SupervisorLink
+from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Dead, Session, Wait
 from agentd.sessions.sessions import Sessions
 from agentd.states import DeadReason
 from agentd.storage.database_files import open_bus
 from agentd.storage.storage_retry import StorageRetry
 from agentd.worker.own_later import OwnLater
+from agentd.worker.persons_word import PersonsWord
 
 if TYPE_CHECKING:
     from agentd.worker.runner import Runner
@@ -84,7 +84,8 @@ class Worker:
         self.stop = Stop()
         self.retry = StorageRetry(heart, self.stop, log, IDLE_GRACE_S)
         self.bus = self.retry(self._open_bus)
-        self.sessions = Sessions(self.bus, verify=self._forged)
+        self.person = PersonsWord(self.link, self.stop.cancel, self._beat)
+        self.sessions = Sessions(self.bus, verify=self.person.forged)
         name = accepted.name
         reads = (self.config.subscribe, self.config.triggers["where"])
         self.lanes = (Lane(name, direct=True), Lane(name, False, *reads))
@@ -192,7 +193,7 @@ class Worker:
         self._beat(LOAD_PROMISE_S)
         try:
             runner = self._load()
-            ending = runner.run(session, self.sessions.journal, log, self._beat, self._use)
+            ending = runner.run(session, self.sessions.journal, log, self._beat, self.person.use)
             from agentd.worker.runner import settle  # loaded by now
 
             settle(self.sessions.closing, session, ending)
@@ -236,19 +237,6 @@ class Worker:
                 duration_ms=round((self.clock.monotonic() - started) * 1000, 1),
             )
         return 0
-
-    def _use(self, answer: Event) -> str | None:
-        """Say why what this answer allows must not be done. From now on because it was done."""
-        return self._forged(answer, use=True)
-
-    def _forged(self, event: Event, *, use: bool = False) -> str | None:
-        """Say why a person did not write this event. The supervisor knows: it has the key."""
-        self._beat(ASK_S)
-        asked = {"ask": "verify", "event": event.id, "use": use}
-        answer, _ = self.link.ask(asked, cancel=self.stop.cancel)
-        same = answer.get("digest") == digest(event.event_type, event.target, event.payload)
-        why = answer.get("forged", "is not known to the supervisor")
-        return why if why is not None or same else "was changed while it was looked at"
 
     def _refund(self, session: Session | None) -> None:
         """Take an attempt back; where the storage does not let us, before the next one begins."""
