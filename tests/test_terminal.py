@@ -196,6 +196,10 @@ READS = (
         ("search", "no\x1b[2J"),
         ("search", "a"),
     ),
+    *(("completion", "bash"), ("completion", "words", "no\x1b"), ("completion", LINES)),
+    *(("events", "--full"), ("events", "--grep", "\x1b"), ("events", "--since", LINES)),
+    *(("enable", LINES), ("disable", "no\x1b"), ("remove", LINES), ("remove", "no\x1b", "--yes")),
+    *(("model", "rm", LINES), ("model", "rm", "no\x1b[2J"), ("enable", EVIL)),
     *(("correct", "1", "no\x1b", "a\x1b[2J"), ("send-file", "/no\x1b[2J"), ("send-file", LINES)),
 )
 
@@ -324,7 +328,7 @@ def test_nothing_prints_past_the_one_place() -> None:
         (("evnts",), "events"),
         (("Status",), "status"),
         (("events", "--limt", "3"), "--limit"),
-        (("events", "--since", "3"), "--since-id"),
+        (("events", "--since-i", "3"), "--since-id"),
         (("sessions", "--stat", "parked"), "--state"),
         (("sessions", "--state", "parkd"), "parked"),
         (("dead", "lst"), "list"),
