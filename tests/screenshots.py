@@ -137,14 +137,14 @@ def _work(home: Paths) -> None:
 def _take(home: Paths) -> None:
     bus = Bus(home.database)
     (mail,) = bus.events.list(agent="mail_triage", limit=1)
-    ((session,),) = bus.db.read("SELECT id FROM sessions WHERE agent = 'mail_triage'")
+    ((session,),) = bus.db.run("SELECT id FROM sessions WHERE agent = 'mail_triage'")
     print(mail.id, session)
     bus.close()
     link = agentd(home.user, "ui", "--print").stdout.strip()
     origin = link.rpartition("/enter/")[0]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with a_browser() as browser, a_tab(browser, origin, viewport=SIZE) as tab:
-        tab.page.goto(link)
+        tab.enter(link)
         pictures = {"today": ("/", "light"), "agents": ("/agents", "dark")}
         for name, (path, scheme) in pictures.items():
             tab.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_every_answer_says_what_a_browser_may_do(page: PageClient) -> None:
         ]
     for answer in found:
         assert answer.headers["content-security-policy"] == POLICY, answer.url
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers
@@ -167,7 +167,7 @@ def test_a_made_up_cookie_is_none(page: PageClient, cookie: str) -> None:
     made = cookie.format(mac=mac, old=f"{int(until) + 1}.{nonce}.{mac}")
     with httpx2.Client(base_url=page.origin) as stranger:
         for header in (f"{name}={made}", f"{name}x={value}", f"{name}={value}x"):
-            headers = {"Cookie": header.encode()}
+            headers = {b"Cookie": header.encode()}
             assert stranger.get("/", headers=headers).status_code == 401
         assert stranger.get("/", headers={"Cookie": f"a=b; {name}={value}"}).status_code == 200
 

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         help="default: list",
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="pull, rm: a bundled model or a Hugging Face name"
+        "name", nargs="?", metavar="MODEL", help="pull, rm: a bundled model or a Hugging Face name"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
