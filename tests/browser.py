@@ -35,7 +35,7 @@ OPTIONS = (
 )
 DEADLINE_MS = 20_000  # for anything that a test waits for; far above what it takes
 # A line of Playwright's tree of what a screen reader meets: its role, and no name behind it.
-NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox|table)(:|$)")
+NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox)(:|$)")
 FAINT = (Path(__file__).parent / "faint.js").read_text()
 LOST = "net::ERR_"  # begins what the console says of a server that is away
 
@@ -75,7 +75,8 @@ class Tab:
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.problems.append(f"console, {message.type}: {message.text}")
+            said = f"{message.text} ({message.location['url']})"
+            self.problems.append(f"console, {message.type}: {said}")
 
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.origin}/", "data:")):
@@ -90,6 +91,11 @@ class Tab:
         answer = self.page.goto(f"{self.origin}{path}")
         assert answer is not None and answer.ok, f"{path}: {answer and answer.status}"
         return self.page
+
+    def enter(self, link: str) -> None:
+        """Come in by a link of `agentd ui`; return once the first page is there."""
+        self.page.goto(link)
+        self.page.wait_for_url(f"{self.origin}/")
 
     def forgive_lost_server(self) -> None:
         """Drop what the console says of requests while the server was away."""

@@ -144,7 +144,7 @@ def _take(home: Paths) -> None:
     origin = link.rpartition("/enter/")[0]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with a_browser() as browser, a_tab(browser, origin, viewport=SIZE) as tab:
-        tab.page.goto(link)
+        tab.enter(link)
         pictures = {"today": ("/", "light"), "agents": ("/agents", "dark")}
         for name, (path, scheme) in pictures.items():
             tab.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

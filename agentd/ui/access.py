@@ -8,7 +8,7 @@ until it is too old.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -32,17 +32,20 @@ POLICY = (
 )
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
-    b"referrer-policy": b"no-referrer",
+    # Others learn of no address. With no-referrer a form's Origin would be null, and be refused.
+    b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
-SHOWN = "agentd.page"  # in a request's scope: its cookie, where it holds
+# In a request's scope: its cookie, where it holds; and which state of the database it comes before.
+SHOWN, SEEN = "agentd.page", "agentd.seen"
 HOW = "Run `agentd ui` in a terminal: it prints a link that opens this page.\n"
 # The way on is the page's own: a cookie of this site alone is not sent where another site led to.
 ENTERED = """<!doctype html><html lang="en"><title>agentd</title>
-<meta http-equiv="refresh" content="0;url=/"><p><a href="/">To the page</a></p></html>
+<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0;url=/">
+<p><a href="/">To the page</a></p></html>
 """
 
 
@@ -119,10 +122,13 @@ class Access:
 
 
 class Door:
-    """Lets requests in by the rules, and puts the headers of safety on every answer."""
+    """Lets requests in by the rules, and puts the headers of safety on every answer.
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    `version` gives a number that is another one once something was committed.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, version: Callable[[], int]) -> None:
+        self._app, self._access, self._version = app, access, version
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -150,7 +156,7 @@ class Door:
         cookie = self._access.cookie(headers)
         if cookie is None:
             return None if path.startswith("/static/") else PlainTextResponse(HOW, 401)
-        scope[SHOWN] = cookie
+        scope[SHOWN], scope[SEEN] = cookie, self._version()
         self._access.looked()
         return None
 

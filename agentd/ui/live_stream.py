@@ -53,8 +53,10 @@ class LiveStream:
         for page in self._pages:
             _leave(page)
 
-    async def stream(self, after: int | None) -> AsyncIterator[str]:
+    async def stream(self, after: int | None, seen: int | None) -> AsyncIterator[str]:
         """Yield what is new after an event, or from now on, until the page is gone.
+
+        `seen`: the state of the database that the page shows. Of another one it is told `again`.
 
         Raises:
             TooManyPages: there are too many.
@@ -67,6 +69,8 @@ class LiveStream:
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look())
             yield "retry: 1000\n\n"
+            if seen is not None and seen != self._reading.version():
+                yield _message("again", {})
             if after is not None:
                 events = await self._reading.call(lambda bus: _events(bus, after))
                 for event in events:
@@ -100,8 +104,7 @@ class LiveStream:
         stale = True  # something was committed since the supervisor was asked
         while True:
             try:
-                version = await self._reading.call(lambda bus: bus.db.version())
-                if version != seen:
+                if (version := self._reading.version()) != seen:
                     await self._tell_committed()
                     seen, stale = version, True
                 if loop.time() - asked_at > (STATUS_S if stale else QUIET_S):

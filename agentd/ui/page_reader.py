@@ -3,12 +3,15 @@
 import json
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from agentd.bus import Bus, Opening
 from agentd.bus.bus_thread import BusThread
+from agentd.bus.database import Database
 from agentd.clock import SystemClock
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, StorageError
 from agentd.paths import Paths
 from agentd.process.channel import close_all
 from agentd.process.jobs import in_thread
@@ -32,14 +35,29 @@ class PageReader:
         self.earlier: dict[str, Any] | None = None  # what `status` gave the time before
         opening = Opening(create=False, busy_ms=BUSY_MS, read_only=True)
         self._bus = BusThread(paths, SystemClock(), opening)
+        # A look at a number in shared memory: a thread for it would cost 20 times as much.
+        self._look = replace(opening, busy_ms=0)
+        self._seen: Database | None = None
+        self._last = 0
 
     async def open(self) -> None:
         """Open the database. Raises StorageError."""
         await self._bus.open()
+        self._seen = Database(self.paths.database, self._look)
 
     def close(self) -> None:
         """Read no more."""
         self._bus.close()
+
+    def version(self) -> int:
+        """Return a number that is another one once something was committed.
+
+        While the database is busy it is the last one: what was committed meanwhile is seen then.
+        """
+        assert self._seen is not None
+        with suppress(StorageError):
+            self._last = self._seen.version()
+        return self._last
 
     async def call(self, function: Callable[[Bus], T]) -> T:
         """Return `function(bus)`. Raises what it raises, as a StorageError."""

@@ -17,7 +17,7 @@ from agentd.ui.page_reader import PageReader
 from agentd.ui.rendering import Rendering
 from agentd.ui.routes import application
 
-BEAT_S = 5.0
+BEAT_S = 2.0
 PROMISE_S = 30.0
 STOP_S = 2.0
 
@@ -43,7 +43,7 @@ class PageServer:
         await reading.open()
         acting = Acting(reading)
         parts = PageParts(reading, Rendering(access, acting), acting, live)
-        app = Door(application(parts), access)
+        app = Door(application(parts), access, reading.version)
         http = http_server(app, knows=access.knows, stop_s=STOP_S)
 
         def stop() -> None:

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 
 from agentd.errors import AgentdError
 from agentd.terminal import duration, plain_lines
-from agentd.ui.access import Access, shown_cookie
+from agentd.ui.access import SEEN, Access, shown_cookie
 from agentd.ui.acting import Acting
 from agentd.ui.markdown_text import markdown
 from agentd.ui.shown_values import amount, clock, coded, day, took, when
@@ -56,6 +56,7 @@ class Rendering:
         given = {
             "token": self._access.form_token(shown_cookie(request.scope)),
             "path": request.url.path,
+            "seen": request.scope[SEEN],
             "here": f"{request.url.path}?{urlencode(query)}" if query else request.url.path,
             "pages": PAGES,
             "said": self._acting.take(request.query_params.get("said", "")),

@@ -14,7 +14,7 @@ const message = document.getElementById("message");
 const away = document.getElementById("away");
 let stream = null;
 let awayTimer = 0;
-let opened = false; // the stream was open before: what it missed has to be fetched
+let seen = document.body.dataset.seen; // the state of the database that is shown
 let lastId = "";
 let wanted = new Set();
 let refreshing = false;
@@ -66,6 +66,7 @@ async function refresh() {
     if (answer.ok) {
       tag = answer.headers.get("ETag") ?? "";
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      seen = fresh.body.dataset.seen;
       for (const id of ids) {
         const [now, next] = [document.getElementById(id), fresh.getElementById(id)];
         if (!now || !next || now.outerHTML === next.outerHTML) continue;
@@ -91,14 +92,13 @@ function refreshAll(selector) {
 
 function listen() {
   if (stream || document.hidden) return;
-  stream = new EventSource(lastId ? `/live?after=${lastId}` : "/live");
+  stream = new EventSource(`/live?seen=${seen}&after=${lastId}`);
   stream.onopen = () => {
     clearTimeout(awayTimer);
     awayTimer = 0;
     away.hidden = true;
-    if (opened) refreshAll("[data-live]");
-    opened = true;
   };
+  stream.addEventListener("again", () => refreshAll("[data-live]"));
   stream.onerror = () => {
     if (!awayTimer) awayTimer = setTimeout(() => { away.hidden = false; }, AWAY_MS);
     if (stream.readyState === EventSource.CLOSED) { // refused: it does not try again by itself
