@@ -76,7 +76,7 @@ GROUPS = (
         Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
     ),
     (  # upkeep
-        Command("model", "model", "List models, fetch one, or show what the model server does."),
+        Command("model", "model", "List models, fetch or remove one, or show the model server."),
         Command("token", "token", "Show where the model server's token lies, or make another one."),
         Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
         Command("prune", "prune", "Remove what is too old, or too much, from the database now."),

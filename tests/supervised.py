@@ -40,7 +40,7 @@ from agentd.whole import write_whole
 
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
-IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher before it is stopped
+IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks at the page
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -233,7 +233,7 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 def _run() -> int:
     from agentd.sandbox import level
-    from agentd.supervisor import fetcher_host, housekeeping
+    from agentd.supervisor import fetcher_host, housekeeping, ui_host
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
@@ -243,7 +243,7 @@ def _run() -> int:
     if os.environ.get("TEST_NO_SANDBOX"):
         vars(level)["reached"] = lambda: level.Reached("checks", "switched off for a test")
     if idle_s := os.environ.get(IDLE_VARIABLE):
-        fetcher_host.IDLE_S = float(idle_s)
+        fetcher_host.IDLE_S = ui_host.IDLE_S = float(idle_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     here = [sys.executable, str(FILE)]

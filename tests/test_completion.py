@@ -50,6 +50,7 @@ def words(home: Path, *typed: str) -> list[str]:
         (["logs", "feed", "fe"], ["feed"]),
         (["events", "--agent", "f"], ["feed", "folder"]),
         (["results", "fo"], ["folder"]),
+        (["ask", "fo"], ["folder"]),
         (["send-file", "--to", "fo"], ["folder"]),
         (["send-file", ""], [":files"]),
         (["record", "7", "-o", ""], [":files"]),

@@ -122,6 +122,24 @@ def test_an_agent_is_turned_on_and_off(running: Path) -> None:
     assert "agentd enable hello" in waits
 
 
+def test_all_agents_are_paused_and_go_on(running: Path) -> None:
+    """One command before the machine is needed for something else, and one after."""
+    for name in ("hello", "third"):
+        assert "RUNNING" in agentd(running, "enable", name).stdout
+    told = json.loads(agentd(running, "pause", "--all", "--json").stdout)
+    assert told["done"] == "paused"
+    assert [(one["agent"], one["state"]) for one in told["agents"]] == [
+        ("hello", "PAUSED"),
+        ("third", "PAUSED"),
+    ]
+    assert agentd(running, "pause", "--all").stdout == "no agent to pause\n"
+    resumed = agentd(running, "resume", "--all")
+    assert resumed.returncode == 0 and resumed.stdout.count("\n") == 2
+    assert "PAUSED" not in resumed.stdout
+    both = agentd(running, "pause", "--all", "hello")
+    assert both.returncode == 2 and agentd(running, "pause").returncode == 2
+
+
 def test_an_agent_that_cannot_run_says_why(running: Path) -> None:
     """Exit 1: it is on, and that is not enough."""
     write_agent(running, "other", "enabled = false\nsubscribe = 3\n" + HELLO.replace("subs", "#"))

@@ -58,6 +58,7 @@ def line(kind: str, payload: Any) -> str:
             {"kind": "approval", "tool": "Move", "args": {"to": "/b"}, "question": "?"},
             "wants to do Move: to: /b",
         ),
+        ("question.asked", {"question": "When is it due?", "before": "x"}, "When is it due?"),
         ("person.asked", {"kind": "question", "question": "Which one?"}, "asks: Which one?"),
         ("person.answer", {"session": 7, "answer": "yes"}, "to session 7: yes"),
         ("person.answer", {"session": 7, "answer": "no", "why": "late"}, "to session 7: no, late"),

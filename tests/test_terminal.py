@@ -198,6 +198,8 @@ READS = (
     ),
     *(("completion", "bash"), ("completion", "words", "no\x1b"), ("completion", LINES)),
     *(("events", "--full"), ("events", "--grep", "\x1b"), ("events", "--since", LINES)),
+    *(("enable", LINES), ("disable", "no\x1b"), ("remove", LINES), ("remove", "no\x1b", "--yes")),
+    *(("model", "rm", LINES), ("model", "rm", "no\x1b[2J"), ("enable", EVIL)),
     *(("correct", "1", "no\x1b", "a\x1b[2J"), ("send-file", "/no\x1b[2J"), ("send-file", LINES)),
 )
 

@@ -650,6 +650,15 @@ SELECT event_id, attempts, next_at FROM deliveries JOIN cursors USING (consumer)
 WHERE consumer IN (?, ?) AND attempts >= ? AND event_id > last_seen_id
 """
 
+# The event at the head of an agent's lanes (?1, ?2) of which sessions failed: how many, when it is
+# tried again, and the error of the agent's (?3) last one.
+FAILING = """
+SELECT event_id, failures, next_at,
+  (SELECT error FROM sessions WHERE agent = ?3 AND state = 'failed' ORDER BY id DESC LIMIT 1)
+FROM deliveries JOIN cursors USING (consumer)
+WHERE consumer IN (?1, ?2) AND failures > 0 AND event_id > last_seen_id
+"""
+
 # An attempt recorded a step: count anew.
 RESET_ATTEMPTS = """
 UPDATE deliveries SET attempts = 0, crashes = 0, next_at = NULL WHERE consumer = ? AND event_id = ?

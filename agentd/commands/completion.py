@@ -16,7 +16,7 @@ from agentd.states import Exit
 SHELLS = ("bash", "zsh", "fish")
 FILES = ":files"  # says that a path may come, which the shell itself knows best
 NAMED = re.compile(r"[a-z][a-z0-9_]*")
-AGENT = "NAME"  # stands for an agent's name in every command's help
+AGENT = re.compile(r"\bNAME\b")  # stands for an agent's name in every command's help
 FIRST_SENTENCE = re.compile(r"[^.:;(]*")
 
 EXAMPLES = """example:
@@ -162,7 +162,7 @@ def _values(action: argparse.Action) -> Iterator[tuple[str, str]]:
         yield from ((str(choice), "") for choice in action.choices)
     elif action.type is Path or action.metavar in ("FILE", "DIR", "PATH"):
         yield FILES, ""
-    elif AGENT in str(action.metavar).split("|"):
+    elif AGENT.search(str(action.metavar)):
         names = (path.stem for path in discover().agents_d.glob("*.toml"))
         # The shell puts it into the line as it stands: no file's name may be more than a name.
         yield from ((name, "agent") for name in sorted(names) if NAMED.fullmatch(name))

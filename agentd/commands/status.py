@@ -41,8 +41,9 @@ last run ended, if it failed), storage {problem, database_bytes, wal_bytes, free
 sandbox {level, why, wanted} ("full", "partial" or "checks", which is none; why it is not full;
 [sandbox] level of agentd.toml), deliver (null: results are sent nowhere; else its process, with the
 ways in beat.ways: see `agentd deliver`), watcher (null where no agent watches a folder, else state,
-pid, problem, agents, and in beat: problems by agent, notices), last_event_id, dead_letters, asks
-(how much waits for your answer), and agents: name, state, pid, since, restarts, reason, problem
+pid, problem, agents, and in beat: problems by agent, notices), ui (null without the page's process,
+else url, kept (by [ui] port), state, pid, problem), last_event_id, dead_letters, asks (how much
+waits for your answer), and agents: name, state, pid, since, restarts, reason, problem
 (null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null
 or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until,
 hint}: why its events do not get on), waits_for (what holds it up, in words, or null), next_run,

@@ -34,6 +34,9 @@ def print_status(document: Mapping[str, Any]) -> None:
     if document["deliver"]:
         for line in way_lines(document["deliver"]):
             say(f"sends  {line}")
+    if (page := document["ui"]) and page["kept"]:
+        say(f"page   {page['url']}  {page['state']}: `agentd ui` opens it")
+        print_problem(page["problem"])
     if document["asks"]:
         say(colour(f"asks   {document['asks']} for your answer: `agentd answer`", YELLOW))
     if document["agents"]:

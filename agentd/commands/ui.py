@@ -12,7 +12,7 @@ from agentd.clock import SystemClock
 from agentd.commands.home import open_bus
 from agentd.commands.output import note, print_json, say
 from agentd.errors import AgentdError
-from agentd.events import DAEMON, PERSON, NewEvent
+from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
 from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
@@ -66,13 +66,14 @@ def _running(paths: Paths) -> dict[str, Any]:
         NotRunning: there is no daemon.
         AgentdError: the process does not start.
     """
-    if (page := _page(paths)) is None:
-        bus = open_bus(paths)
-        event = NewEvent("agentd.ui", {}, target=DAEMON)
-        bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
-        bus.close()
+    if (page := _page(paths)) is not None and page["kept"]:
+        return page
+    bus = open_bus(paths)  # also where it runs: it might end this moment
+    event = NewEvent("agentd.ui", {}, target=DAEMON)
+    bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
     for _ in until(DEADLINE_S, STEP_S):
-        if (page := _page(paths)) is not None:
+        taken = bus.lanes.waiting(Lane(DAEMON, direct=True)) == 0
+        if taken and (page := _page(paths)) is not None:
             return page
     raise AgentdError(
         f"the page has not started within {DEADLINE_S:.0f} s",

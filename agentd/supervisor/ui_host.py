@@ -59,6 +59,7 @@ class UiHost:
         self._parts, self._records, self._status = parts, records, status
         self._kept: int | None = None  # [ui] port
         self._port = 0  # the one in use, or used last: pages that are open find it again
+        self._wanted_at = parts.clock.monotonic()  # when somebody last asked for it
         self._acting = asyncio.Lock()
         self._waiting = 0
         self._closed = False
@@ -90,14 +91,20 @@ class UiHost:
         if port is None:
             self.managed.stop(WorkerState.STOPPED, "[ui] names no port", grace_s=STOP_S)
             return
-        self._port = port
-        self.managed.life.forgive()
-        self.managed.restart()
+        if port != self._port or self.managed.pid is None:
+            self._port = port
+            self.managed.life.forgive()
+            self.managed.restart()
 
     def open(self) -> None:
         """Somebody wants to look: see to it that there is a process. Returns at once."""
-        if not self._closed:
-            self.managed.life.forgive()
+        self._wanted_at = self._parts.clock.monotonic()
+        if self._closed:
+            return
+        self.managed.life.forgive()
+        if self.managed.life.stopping:  # nobody had looked for long
+            self.managed.restart()
+        else:
             self.managed.start()
 
     def poll(self) -> None:
@@ -105,7 +112,8 @@ class UiHost:
         life, beat = self.managed.life, self.managed.beat
         rested_s = (self._parts.clock.now() - life.since).total_seconds()
         if self._kept is None:
-            if beat.get("idle_s", 0.0) > IDLE_S and not life.stopping:
+            unasked_s = self._parts.clock.monotonic() - self._wanted_at
+            if min(beat.get("idle_s", 0.0), unasked_s) > IDLE_S and not life.stopping:
                 self.managed.stop(WorkerState.STOPPED, "nobody looks at it", grace_s=STOP_S)
         elif life.state is WorkerState.PARKED and rested_s > PARKED_S and not self._closed:
             life.try_once()
@@ -152,7 +160,7 @@ class UiHost:
         return {}, ()
 
     async def _act(self, _: Asker, document: dict[str, Any]) -> Answer:
-        argv = _allowed(document.get("argv"))
+        argv = allowed(document.get("argv"))
         if self._waiting >= WAITING_MAX:
             raise AgentdError("too much is being done at once", hint="try again in a moment")
         return {}, [self._apart(self._done(argv))]
@@ -215,7 +223,7 @@ class UiHost:
         }
 
 
-def _allowed(argv: object) -> list[str]:
+def allowed(argv: object) -> list[str]:
     """Return a command line that a page may stand for.
 
     Raises:

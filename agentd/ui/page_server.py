@@ -17,7 +17,7 @@ from agentd.ui.page_reader import PageReader
 from agentd.ui.rendering import Rendering
 from agentd.ui.routes import application
 
-BEAT_S = 5.0
+BEAT_S = 2.0
 PROMISE_S = 30.0
 STOP_S = 2.0
 

@@ -1,5 +1,6 @@
 """Every address of the page, and what stands around each: forms, streams, errors."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from agentd.ui.page_parts import PageParts, parts_of
 PAGES = (today, agent_pages, session_pages, model_page, log_page, ask_page)
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
+FORM_S = 10.0
 DIGITS_MAX = 18  # of a number in an address: SQLite has 64 bits
 PLACE = re.compile(r"(/[\w.%-]+)*/?")  # a path of ours: nothing that a browser takes for a host
 STATUS = {UsageError: 400, TooManyPages: 503}  # of our errors; of all others 500
@@ -68,10 +70,14 @@ async def _form(request: Request) -> Mapping[str, str]:
         UsageError: it is none, or too large.
     """
     body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > FORM_BYTES_MAX:
-            raise UsageError(f"a form may have {FORM_BYTES_MAX} bytes")
+    try:
+        async with asyncio.timeout(FORM_S):
+            async for data in request.stream():
+                body += data
+                if len(body) > FORM_BYTES_MAX:
+                    raise UsageError(f"a form may have {FORM_BYTES_MAX} bytes")
+    except TimeoutError as error:
+        raise UsageError(f"this form did not come within {FORM_S:g} s") from error
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
         raise UsageError("only a form of a page is taken", where=kind[:60])
