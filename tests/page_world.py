@@ -16,7 +16,7 @@ from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
-from agentd.ui.access import SHOWN, Access
+from agentd.ui.access import SEEN, SHOWN, Access
 from agentd.ui.acting import Acting
 from agentd.ui.live_stream import LiveStream
 from agentd.ui.page_parts import PageParts
@@ -62,7 +62,7 @@ def browser(reading: ReadHere) -> TestClient:
     app = application(PageParts(reading, rendering, acting, LiveStream(reading)))
 
     async def let_in(scope: Any, receive: Any, send: Any) -> None:
-        scope[SHOWN] = "cookie"
+        scope[SHOWN], scope[SEEN] = "cookie", 0
         await app(scope, receive, send)
 
     return TestClient(let_in, follow_redirects=False)
