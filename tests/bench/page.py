@@ -42,7 +42,13 @@ FETCHED = """async () => {
   new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
   return performance.now() - began;
 }"""
-PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+PAINTED = """() => new Promise((done) => {
+  const watch = new PerformanceObserver((list) => {
+    const [first] = list.getEntriesByName("first-contentful-paint");
+    if (first) done(first.startTime);
+  });
+  watch.observe({ type: "paint", buffered: true });
+})"""
 FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 INSERT INTO outbox (agent, event_type, payload)
@@ -178,6 +184,5 @@ def _paints(page: Page, url: str, quick: bool) -> float:
     found = []
     for _ in range(PAINTS_QUICK if quick else PAINTS):
         page.goto(url)
-        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
         found.append(float(page.evaluate(PAINTED)))
     return quantile(found, 0.5)
