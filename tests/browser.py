@@ -25,6 +25,7 @@ from playwright.sync_api import expect as expect
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), MAC if Path(MAC).exists() else None)
+NO_BROWSER = "no browser here: apt-get install chromium, or brew install google-chrome"
 OPTIONS = (
     "--disable-gpu",
     "--disable-quic",
@@ -44,7 +45,7 @@ LOST = "net::ERR_"  # begins what the console says of a server that is away
 def a_browser() -> Iterator[Browser]:
     """A browser that is gone when the block ends. Skips where this machine has none."""
     if PROGRAM is None:
-        pytest.skip("no browser here: apt-get install chromium, or brew install google-chrome")
+        pytest.skip(NO_BROWSER)
     as_root = ("--no-sandbox",) if os.geteuid() == 0 else ()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -329,7 +329,7 @@ def test_a_question_and_one_that_follows_it(world: World) -> None:
         asked = page.locator("article").filter(has=page.locator(f"#question-{first}"))
         expect(asked).to_contain_text("Who is <b>there</b>?")
         expect(asked.locator(".text")).to_contain_text("pwned = 1</script>")
-        page.get_by_label("Ask on").fill("And who else?")
+        page.get_by_role("textbox", name="Ask on").fill("And who else?")
         page.get_by_role("button", name="Ask").click()
         page.wait_for_url(lambda url: not url.endswith(f"/{first}"))
         second = int(page.url.rpartition("/")[2])
@@ -360,8 +360,8 @@ def test_the_log_by_level_agent_and_session(world: World) -> None:
     """A form: what does not match is not shown, and a line leads to its session."""
     with world.tab() as tab:
         page = tab.go("/log")
-        page.get_by_label("Level").select_option("error")
-        page.get_by_label("Of", exact=True).select_option("reader")
+        page.get_by_role("combobox", name="Level").select_option("error")
+        page.get_by_role("combobox", name="Of", exact=True).select_option("reader")
         page.get_by_role("button", name="Show").click()
         lines = page.locator("#lines article")
         expect(lines.first).to_contain_text("event.dead")

@@ -100,14 +100,17 @@ WITH RECURSIVE types (name) AS (
 SELECT name FROM types WHERE name IS NOT NULL
 """
 
-# How many events wait for an agent on its direct lane.
-WAITING_DIRECT = "SELECT count(*) FROM outbox WHERE target = ? AND id > ?"
+# How many events wait for an agent on its direct lane, up to so many.
+WAITING_DIRECT = """
+SELECT count(*) FROM (SELECT 1 FROM outbox WHERE target = ? AND id > ? LIMIT ?)
+"""
 
-# How many events of some types (a JSON array) wait for an agent, whose payload fits.
+# How many events of some types (a JSON array) wait for an agent, whose payload fits, up
+# to ?5.
 WAITING_TYPES = f"""
-SELECT count(*) FROM json_each(?1) AS wanted CROSS JOIN outbox
-  ON event_type = wanted.value
-WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FITS})
+SELECT count(*) FROM (
+  SELECT 1 FROM json_each(?1) AS wanted CROSS JOIN outbox ON event_type = wanted.value
+  WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FITS}) LIMIT ?5)
 """
 
 # One event.
