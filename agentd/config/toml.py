@@ -71,20 +71,6 @@ def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:
         raise ConfigError("nests too deeply", where=str(where), hint="flatten it") from error
 
 
-def line_of(key: str, data: bytes) -> int:
-    """Return the line on which a key of the top, or its table, begins in TOML that was read.
-
-    0: it is written in an unusual way.
-    """
-    text = data.decode("utf-8-sig")
-    for found in re.finditer(rf"^[ \t]*\[?[ \t]*{key}[ \t]*[.=\]]", text, re.MULTILINE):
-        before = text[: found.start()]
-        with suppress(tomllib.TOMLDecodeError):  # then it stands within a text, or a list
-            if key not in tomllib.loads(before):
-                return before.count("\n") + 1
-    return 0
-
-
 def as_text(data: bytes, path: Path | str) -> str:
     """Return a file's content as text: UTF-8, with a byte order mark or without.
 
