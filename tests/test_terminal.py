@@ -40,7 +40,7 @@ EVIL += f"\n{FORGED}"
 PROMPT = [{"role": "system", "content": EVIL.replace("\n", "")}, {"role": "user", "content": ""}]
 SOURCES = Path(agentd.__file__).parent
 # A worker's child speaks JSON to its parent over a pipe.
-NO_TERMINAL = {"admission/admit.py", "supervisor/mcp_discovery.py"}
+NO_TERMINAL = {"admission/admit.py", "mcp/discovery.py", "supervisor/mcp_discovery.py"}
 
 
 def obeyed(text: str) -> list[str]:
