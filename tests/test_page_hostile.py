@@ -1,5 +1,6 @@
 """The page's process against what would break it: odd addresses, long texts, broken reads."""
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +118,13 @@ def test_a_slow_page_keeps_nobody_waiting(paths: Paths, monkeypatch: pytest.Monk
     monkeypatch.setattr(ReadHere, "call", seen)
     assert "slow" in browser(ReadHere(paths)).get("/").text
     assert threads["slow"] != threads["loop"]
+
+
+def test_blank_titles_are_passed_over_by_the_database(paths: Paths) -> None:
+    """Where each page of them was read, 300,000 of one agent kept the page from everybody."""
+    bus = Bus(paths.database)
+    titles = ["true", *(chr(code) for code in range(sys.maxunicode) if chr(code).isspace()), ""]
+    for title in titles:
+        bus.publish("hello", NewEvent("note.added", {"title": title}))
+    assert [event.payload["title"] for event in bus.events.results(limit=1)] == ["true"]
+    bus.close()
