@@ -1,5 +1,6 @@
 """The page's process against what would break it: odd addresses, long texts, broken reads."""
 
+import asyncio
 import sys
 import threading
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from agentd.bus import Bus
+from agentd.errors import StorageError
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
 from agentd.ui import rendering
+from agentd.ui.live_stream import LiveStream
 from agentd.ui.markdown_text import CELLS_MAX, CHARACTERS_MAX, markdown
 from tests.page_client import TOKEN
 from tests.page_world import ReadHere, browser
@@ -128,3 +131,43 @@ def test_blank_titles_are_passed_over_by_the_database(paths: Paths) -> None:
         bus.publish("hello", NewEvent("note.added", {"title": title}))
     assert [event.payload["title"] for event in bus.events.results(limit=1)] == ["true"]
     bus.close()
+
+
+class Broken(ReadHere):
+    """Its reads fail, as long as there are errors."""
+
+    def __init__(self, paths: Paths, *errors: Exception) -> None:
+        super().__init__(paths)
+        self.errors = [*errors]
+        self.reads = 0
+
+    async def call(self, function: Callable[[Bus], Any]) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.reads += 1
+        return await super().call(function)
+
+    def version(self) -> int:
+        return self.reads  # each look finds that something was committed
+
+
+async def _told(reading: Broken, kind: str) -> str:
+    """Return the first message of a kind that a stream tells; "" where it ends before."""
+    live = LiveStream(reading)
+    async with asyncio.timeout(20):
+        async for text in live.stream(None, None):
+            if kind in text:
+                return text
+    return ""
+
+
+def test_a_stream_goes_on_once_the_database_can_be_read(paths: Paths) -> None:
+    """Also where the first look of all failed: every later page shared that look."""
+    reading = Broken(paths, StorageError("busy"), StorageError("busy"))
+    assert asyncio.run(_told(reading, "event: asks")) != ""
+    assert not reading.errors
+
+
+def test_a_fault_ends_the_streams(paths: Paths) -> None:
+    """A page comes again, and hears of what is new; it heard nothing, and was told nothing."""
+    assert asyncio.run(_told(Broken(paths, RuntimeError("a fault")), "event: asks")) == ""

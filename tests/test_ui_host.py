@@ -104,9 +104,15 @@ def test_the_sandbox_reads_what_is_shown_and_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "argv",
     [
-        *([], "reload", None, [1], ["run"], ["send", 1], ["backup", "x"], ["model", "pull"]),
+        *([], "reload", None, [1], ["run"], ["trigger", 1], ["backup", "x"], ["model", "pull"]),
         *(["dead"], ["dead", "list"], ["dead", "show", "retry"], ["token", "--show"], ["x\0"]),
-        *(["send", "a\0b"], ["send", "\ud800"], ["answer", "7", "\udcff"], ["remove", "hello"]),
+        *(
+            ["send", "note.added", "{}"],
+            ["trigger", "a\0b"],
+            ["trigger", "\ud800"],
+            ["answer", "7", "\udcff"],
+            ["remove", "hello"],
+        ),
     ],
 )
 def test_the_page_stands_for_few_commands(argv: object) -> None:

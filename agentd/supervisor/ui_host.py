@@ -40,7 +40,7 @@ WAITING_MAX = 8  # commands at a time
 TAKE_S = 10.0  # for the process to read an answer
 # The commands that a page's click can stand for; None: with any word behind it.
 ACTS: Mapping[str, frozenset[str] | None] = {
-    **dict.fromkeys(("answer", "ask", "send", "trigger", "pause", "resume", "correct"), None),
+    **dict.fromkeys(("answer", "ask", "trigger", "pause", "resume", "correct"), None),
     **dict.fromkeys(("reload", "enable", "disable"), None),
     "dead": frozenset({"retry", "drop"}),
 }

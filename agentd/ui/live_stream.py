@@ -38,7 +38,7 @@ class LiveStream:
         self._pages: set[asyncio.Queue[str | None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._ended = False
-        self._last_id = 0
+        self._last_id: int | None = None  # None: not known yet, what is new begins there
         self._asks: int | None = None
         self._states: dict[str, Any] = {}
 
@@ -68,6 +68,7 @@ class LiveStream:
         try:
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look())
+                self._looking.add_done_callback(self._looked)
             yield "retry: 1000\n\n"
             if seen is not None and seen != self._reading.version():
                 yield _message("again", {})
@@ -99,8 +100,8 @@ class LiveStream:
 
     async def _look(self) -> None:
         """Look until nobody watches; what cannot be read now is looked at again."""
-        self._last_id = await self._reading.call(lambda bus: bus.events.last_id())
         seen, asked_at, loop = -1, float("-inf"), asyncio.get_running_loop()
+        self._last_id = None
         stale = True  # something was committed since the supervisor was asked
         while True:
             try:
@@ -115,12 +116,22 @@ class LiveStream:
                 await asyncio.sleep(STATUS_S)  # ends by cancellation
             await asyncio.sleep(LOOK_S)  # ends by cancellation
 
+    def _looked(self, looking: "asyncio.Task[None]") -> None:
+        """Let all pages come again where a fault ended the looking: they would hear nothing."""
+        if not looking.cancelled():
+            self._looking = None
+            for page in self._pages:
+                _leave(page)
+            looking.result()  # raises, so that its traceback is logged
+
     async def _tell_committed(self) -> None:
-        last_id = self._last_id
+        if (last_id := self._last_id) is None:
+            last_id = await self._reading.call(lambda bus: bus.events.last_id())
+        self._last_id = last_id
         events = await self._reading.call(lambda bus: _events(bus, last_id))
         for event in events:
             self._tell(_told(event))
-            self._last_id = max(self._last_id, event.id)
+        self._last_id = max([last_id, *(event.id for event in events)])
         asks = await self._reading.call(lambda bus: sum(Archive(bus).parked().values()))
         if asks != self._asks:
             self._asks = asks

@@ -160,7 +160,7 @@ document.addEventListener("submit", async (sent) => {
       refreshAll("[data-live]");
     }
   } catch {
-    say("agentd is away: nothing was done.");
+    say("agentd went away. Whether this was done shows once it is back.");
     message.classList.add("bad");
   } finally {
     if (button) button.disabled = false;
