@@ -18,8 +18,10 @@ from agentd.paths import Paths, discover
 from agentd.ui import rendering
 from agentd.ui.live_stream import LiveStream
 from agentd.ui.markdown_text import CELLS_MAX, CHARACTERS_MAX, markdown
+from agentd.ui.today import LABELS_MAX
 from tests.page_client import TOKEN
 from tests.page_world import ReadHere, browser
+from tests.test_today import SORTER
 
 KIND = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -171,3 +173,22 @@ def test_a_stream_goes_on_once_the_database_can_be_read(paths: Paths) -> None:
 def test_a_fault_ends_the_streams(paths: Paths) -> None:
     """A page comes again, and hears of what is new; it heard nothing, and was told nothing."""
     assert asyncio.run(_told(Broken(paths, RuntimeError("a fault")), "event: asks")) == ""
+
+
+def test_a_result_of_many_rows_makes_no_large_page(paths: Paths, page: TestClient) -> None:
+    """60,000 rows in a megabyte made a page of 50 MB; the rest is corrected by the command."""
+    (paths.agents_d / "sorter.toml").parent.mkdir(parents=True, exist_ok=True)
+    (paths.agents_d / "sorter.toml").write_text(SORTER)
+    bus = Bus(paths.database)
+    rows = [{"kind": "work"}] * 2000
+    many, few = (
+        bus.publish("sorter", NewEvent("mail.sorted", {"title": "t", "rows": some}))
+        for some in (rows, rows[: LABELS_MAX - 1])
+    )
+    bus.close()
+    text = page.get(f"/results/{many}").text
+    assert text.count('name="row"') == LABELS_MAX
+    assert f"agentd correct {many} FIELD VALUE --row N" in text
+    text = page.get(f"/results/{few}").text
+    assert text.count('name="row"') == LABELS_MAX - 1 and "--row N" not in text
+    assert 'name="row"' not in page.get("/").text

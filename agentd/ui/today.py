@@ -18,6 +18,8 @@ from agentd.views.open_questions import exact, open_questions
 from agentd.views.result_list import result, results
 
 PAGE = 20  # results
+LABELS_MAX = 200  # rows of a result whose labels can be corrected by a click
+LISTED_LABELS = 6  # in the list: one more than `card` has there
 SHOWN_CHARACTERS = 1_500  # of a result's text in the list: a page has to be quick
 WORDS_MAX = 500  # characters
 
@@ -31,7 +33,7 @@ async def _today(request: Request) -> Response:
     def read(bus: Bus) -> dict[str, Any]:
         found = results(bus, **asked, limit=PAGE + 1)
         names = sorted({row.name for row in bus.agents.list()} | {one["agent"] for one in found})
-        labelled = [_labelled(one, paths) for one in found[:PAGE]]
+        labelled = [_labelled(one, paths, LISTED_LABELS) for one in found[:PAGE]]
         return {
             "questions": [shown_question(one) for one in open_questions(bus)],
             "results": [
@@ -52,12 +54,12 @@ async def _result(request: Request) -> Response:
 
     def read(bus: Bus) -> dict[str, Any] | None:
         found = result(bus, number)
-        return None if found is None else _labelled(found, paths)
+        return None if found is None else _labelled(found, paths, LABELS_MAX)
 
     found = await parts.reading.call(read)
     if found is None:
         raise HTTPException(404, "There is no such result, or not any more.")
-    return await parts.rendering.page(request, "result.html", one=found)
+    return await parts.rendering.page(request, "result.html", one=found, most=LABELS_MAX)
 
 
 async def _api_results(request: Request) -> Response:
@@ -87,13 +89,13 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _labelled(one: dict[str, Any], paths: Paths) -> dict[str, Any]:
-    """Return a result with the labels that a person may correct."""
+def _labelled(one: dict[str, Any], paths: Paths, most: int) -> dict[str, Any]:
+    """Return a result with the labels of its first rows that a person may correct."""
     _, config, _ = read_file(paths.agents_d / f"{one['agent']}.toml")
     if config is None:
         return {**one, "labels": []}
     examples = examples_in(examples_file(one["agent"], paths))
-    return {**one, "labels": corrections(config, one["id"], one["payload"], examples)}
+    return {**one, "labels": corrections(config, one["id"], one["payload"], examples, most=most)}
 
 
 def _short(text: str) -> dict[str, Any]:

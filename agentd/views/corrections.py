@@ -27,9 +27,14 @@ def examples_in(file: Path) -> Examples:
 
 
 def corrections(
-    config: AgentConfig, event_id: int, payload: Mapping[str, Any], examples: Examples
+    config: AgentConfig,
+    event_id: int,
+    payload: Mapping[str, Any],
+    examples: Examples,
+    *,
+    most: int,
 ) -> list[dict[str, Any]]:
-    """Return the rows of a result that have labels, each with its fields and their values.
+    """Return the first rows of a result that have labels, each with its fields and their values.
 
     `row` is its number, the first is 1; null where the result is one row itself. `about` tells a
     person which it is. Of a field `said` is what they corrected it to, or null. An agent in code
@@ -48,6 +53,8 @@ def corrections(
             texts = (v for k, v in row.items() if isinstance(v, str) and k not in values)
             about = next(texts, "") if number else ""
             found.append({"row": number, "about": about, "fields": fields})
+        if len(found) == most:
+            break
     return found
 
 
