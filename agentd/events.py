@@ -15,6 +15,7 @@ EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 FILE = "file.changed"  # {"path", "name", "size", "fingerprint", "folder"}: `agentd.watcher`
 BATCH = "events.batch"  # {"events": [...]}, several as one: `agentd.bus.batches`
 LATER = "later.due"  # {"what", "due"}: published to come back then: `agentd.bus.later`
+FIRED_FIELDS = ("schedule", "due", "late_s")  # of `schedule.fired`: `agentd.worker.schedule`
 # Refused from agents, but for LATER, which comes back to who publishes it.
 SYSTEM_TYPES = ("agentd.", "agent.", "schedule.", "person.", BATCH, LATER)
 ASKED = "person.asked"  # a session waits for a person: `agentd.sessions.asked`

@@ -1,6 +1,7 @@
 """An MCP server of the standard library alone, which can misbehave: `python fake_mcp_server.py`.
 
-Its tools stand in the JSON file of FAKE_TOOLS, where that is given. Each does what its name says.
+Its tools stand in the JSON file of FAKE_TOOLS, where that is given, or at
+FAKE_TOOLS_URL. Each does what its name says.
 """
 
 import json
@@ -8,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -180,6 +182,9 @@ def answer(document: dict[str, Any]) -> None:
 def main() -> None:
     if file := os.environ.get("FAKE_TOOLS"):
         TOOLS[:] = json.loads(Path(file).read_text())
+    if url := os.environ.get("FAKE_TOOLS_URL"):
+        with urllib.request.urlopen(url, timeout=10) as page:
+            TOOLS[:] = json.load(page)
     if os.environ.get("FAKE_HANG"):
         time.sleep(60)
     if os.environ.get("FAKE_DOWN"):

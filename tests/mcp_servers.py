@@ -32,12 +32,13 @@ from agentd.admission.admit import admit
 from agentd.admission.version import Accepted, import_version
 from agentd.config.daemon import load_daemon
 from agentd.errors import AgentdError
-from agentd.hands.mcp_discovery import tools_of
 from agentd.llm.baml import load_client
 from agentd.llm.union import Union
 from agentd.mcp.definitions import decision_of
 from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import Paths, discover
+from agentd.process.jobs import in_thread
+from agentd.supervisor.mcp_discovery import tools_of
 from agentd.testing.tiny_model import make_tiny
 from tests.commandline import write_agent
 from tests.mcp_hosting import Hosting, hosting, left, python_server
@@ -214,7 +215,7 @@ async def tried(paths: Paths, calls: Mapping[str, dict[str, Any]], root: Path, s
     agents: dict[str, Accepted] = {}
     async with hosting(paths) as host:
         for server in [name for name in daemon.mcp if name != "fake"]:
-            tools = sorted(await tools_of(server, daemon, paths))
+            tools = sorted(await in_thread(tools_of, server, daemon, paths))
             named = [f"{server}.{tool}" for tool in tools]
             write_agent(paths.user, server, AGENT.format(tools=json.dumps(named)))
             started = time.perf_counter()

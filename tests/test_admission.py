@@ -120,6 +120,44 @@ def test_what_asks_is_in_the_version_and_an_unsafe_file_is_refused(paths: Paths)
         admit("task_one", paths)
 
 
+SCHEDULED = """# The agent's schedule = "none" is below.
+agent = "task"
+done = '''
+schedule = "all is read"'''
+{wakes}
+watch = ["/tmp/*.txt"]
+[params]
+instructions = "Say what is in it."
+first = [{{ ReadFile = "{first}" }}]
+publish = "note.written"
+[permissions]
+read = ["/tmp"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("wakes", "key"),
+    [
+        ('schedule = { every = "1h" }', "schedule"),
+        ('schedule.every = "1h"', "schedule"),
+        ('at = "2030-01-01T09:00"', "at"),
+    ],
+)
+def test_a_schedule_beside_a_field_of_an_event_is_refused(
+    paths: Paths, wakes: str, key: str
+) -> None:
+    """Each run would be given up, for it has no file: told before the first one, with the line."""
+    file = paths.agents_d / "task_two.toml"
+    file.write_text(SCHEDULED.format(wakes=wakes, first="{path}"))
+    with pytest.raises(ConfigError, match=f"a run of `{key}` brings no {{path}}") as error:
+        admit("task_two", paths)
+    assert error.value.where == f"{file}:5: {key}"
+    assert error.value.hint.startswith(f"remove `{key}`, or give it to an agent of its own")
+    for other, first in (("", "{path}"), (wakes, "/tmp/a.txt"), (wakes, "/tmp/{due}.txt")):
+        file.write_text(SCHEDULED.format(wakes=other, first=first))
+        admit("task_two", paths)
+
+
 def versions(paths: Paths, name: str = "greeter") -> list[str]:
     return sorted(p.name for p in (paths.versions / name).iterdir() if p.is_dir())
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ import psutil
 import pytest
 
 from agentd.config.daemon import load_daemon
-from agentd.errors import ConfigError
-from agentd.hands.mcp_discovery import tools_of
+from agentd.errors import ConfigError, SandboxUnavailable
 from agentd.mcp import peer
 from agentd.mcp.host_policy import host_policy
 from agentd.mcp.over_http import over_http
@@ -25,9 +25,10 @@ from agentd.paths import Paths, discover
 from agentd.sandbox import level
 from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.seatbelt import Profile
+from agentd.supervisor.mcp_discovery import tools_of
 from agentd.tools import http
 from tests.fake_mcp_server import TOOLS
-from tests.mcp_hosting import agent, hosting, say
+from tests.mcp_hosting import agent, hosting, left, say
 from tests.test_net import certificate, needs_openssl, trusted
 
 __all__ = ["certificate", "trusted"]
@@ -39,6 +40,7 @@ class Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     elsewhere = ""
     seen: list[tuple[int, dict[str, str]]]  # of each request the server's port, and its fields
+    asking: dict[str, bool]  # our modules that run while it is asked, and whether in a sandbox
 
     def do_POST(self) -> None:
         assert isinstance(self.server, ThreadingHTTPServer)
@@ -54,6 +56,7 @@ class Server(BaseHTTPRequestHandler):
             told = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}
             self._answer(number, told)
         elif method == "tools/list":
+            self.asking.update(_sandboxed())
             self._answer(number, {"tools": TOOLS[:1]})
         elif method == "tools/call" and asked["params"]["arguments"]["text"] == "endless":
             self._endless("application/json", b"x" * 65_536)
@@ -99,9 +102,21 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
+def _sandboxed() -> dict[str, bool]:
+    """Our modules that run beside this process, and whether each is in a sandbox."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(OSError, ValueError, psutil.Error):
+            argv = process.cmdline()
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found[argv[argv.index("-m") + 1]] = "Seccomp:\t2" in status
+    return found
+
+
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     monkeypatch.setattr(Server, "seen", [], raising=False)
+    monkeypatch.setattr(Server, "asking", {}, raising=False)
     servers: list[ThreadingHTTPServer] = []
 
     def start() -> str:
@@ -208,6 +223,30 @@ def test_the_daemon_reaches_it_by_the_fetchers_proxy(
                     assert "Seccomp:\t2" in status, process.cmdline()
 
     asyncio.run(scenario())
+
+
+def test_its_tools_are_asked_for_as_they_are_called(paths: Paths, serve: Callable[[], str]) -> None:
+    """By a fetcher's proxy, and who reads what it says is in a sandbox; nothing is left of them."""
+    at(paths, f"{serve()}/mcp")
+    before = left()
+    assert list(tools_of("fake", load_daemon(paths.daemon_file), paths)) == ["echo"]
+    assert left()[1] == before[1]
+    assert Server.seen and all(fields["connection"] == "close" for _, fields in Server.seen)
+    assert not [fields for _, fields in Server.seen if "proxy-authorization" in fields]
+    if reached().name == "full" and sys.platform == "linux":
+        assert Server.asking == {"agentd.fetcher": True, "agentd.mcp.discovery": True}
+
+
+def test_without_a_sandbox_no_tools_are_asked_for(
+    paths: Paths, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one is required the check fails closed, says why and what to do."""
+    at(paths, f"{serve()}/mcp")
+    with monkeypatch.context() as patched:
+        patched.setattr(level, "reached", lambda: Reached("checks", "it was taken away"))
+        with pytest.raises(SandboxUnavailable, match="no sandbox: it was taken away") as raised:
+            tools_of("fake", load_daemon(paths.daemon_file), paths)
+    assert 'level = "checks"' in raised.value.hint and not Server.seen
 
 
 @needs_openssl
@@ -334,4 +373,4 @@ def test_a_host_that_agents_may_not_reach_is_told_when_its_tools_are_asked_for(
     with pytest.raises(
         ConfigError, match=r"tools\.invalid leads to 10\.0\.0\.7, which is not public"
     ):
-        asyncio.run(tools_of("fake", load_daemon(paths.daemon_file), paths))
+        tools_of("fake", load_daemon(paths.daemon_file), paths)

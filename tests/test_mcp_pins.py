@@ -3,6 +3,10 @@
 import json
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,14 @@ from agentd.admission.admit import admit
 from agentd.admission.version import import_version
 from agentd.commands.mcp_checks import server_advice, server_problem
 from agentd.config.daemon import load_daemon
-from agentd.errors import ConfigError, ToolsChanged
+from agentd.errors import AgentdError, ConfigError, ToolsChanged
 from agentd.mcp import pins as pins_module
 from agentd.mcp.definitions import pinned
 from agentd.mcp.pins import Pins, ServerDown
 from agentd.paths import Paths, discover
+from agentd.sandbox.level import reached
+from agentd.supervisor.mcp_discovery import tools_of
+from agentd.testing import wait_for
 from tests.commandline import write_agent
 from tests.fake_mcp_server import READS, TEXT, tool
 
@@ -217,6 +224,69 @@ def test_a_server_that_does_not_answer_is_ended(
         pins(paths).of(["echo"])
     write(paths, tmp_path)
     pins(paths).of(["echo"])
+
+
+def test_a_server_has_its_sandbox_when_it_is_asked(paths: Paths, tmp_path: Path) -> None:
+    """What its table does not list it cannot read, whoever asks."""
+    write(paths, tmp_path, FAKE_TOOLS=str(paths.daemon_file))
+    with pytest.raises(ServerDown, match="PermissionError"):
+        pins(paths).of(["echo"])
+
+
+def test_a_server_reaches_its_net_when_it_is_asked(paths: Paths, tmp_path: Path) -> None:
+    """By a proxy, as in service: one that needs the network to say what it has can say it."""
+    with serving(tmp_path) as url:
+        write(paths, tmp_path, FAKE_TOOLS_URL=f"{url}/tools")
+        with pytest.raises(ServerDown):
+            pins(paths).of(["echo"])
+        with paths.daemon_file.open("a") as file:
+            file.write(f"net = ['{url.removeprefix('http://')}']\n")
+        assert list(pins(paths).of(["echo"])) == ["echo"]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Yield the address of a server that has the files of a folder."""
+    web = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))
+    )
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{web.server_port}"
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
+def test_who_reads_what_a_program_says_is_in_a_sandbox(paths: Paths, tmp_path: Path) -> None:
+    """And its death is an error, not a wait."""
+    write(paths, tmp_path, FAKE_HANG="1")
+    errors: list[AgentdError] = []
+
+    def ask() -> None:
+        try:
+            tools_of("fake", load_daemon(paths.daemon_file), paths)
+        except AgentdError as error:
+            errors.append(error)
+
+    def reader() -> psutil.Process | None:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error, OSError):  # it has just ended
+                if "agentd.mcp.discovery" in process.cmdline() and confined(process):
+                    return process
+        return None
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(reader, seconds=20).kill()
+    asking.join(20)
+    assert "who asks it died" in errors[0].what
+
+
+def confined(process: psutil.Process) -> bool:
+    if reached().name != "full" or sys.platform != "linux":
+        return True
+    return "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
 
 
 def test_an_agent_in_code_names_them_too(paths: Paths) -> None:

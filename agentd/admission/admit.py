@@ -23,6 +23,7 @@ from agentd.admission.compile import BAML_VERSION, compile_client
 from agentd.admission.declared import check_declared, check_labels
 from agentd.admission.mcp_sources import mcp_sources
 from agentd.admission.precheck import Waiting
+from agentd.admission.scheduled import check_scheduled
 from agentd.admission.source_files import find_sources
 from agentd.admission.version import (
     CONFIG,
@@ -123,6 +124,7 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     version = make_version(draft, module, toml)
     check_declared(version.agent, version.publishes, str(module.origin))
     _check_permissions(version, toml, module.origin)
+    check_scheduled(version, sources[0])
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
     prompt = baml[f"{draft.config.agent}.baml"]

@@ -34,8 +34,8 @@ def server_advice(servers: Mapping[str, McpConfig]) -> Iterator[str]:
     for name, config in servers.items():
         if fetches(config):
             yield (
-                f"[mcp.{name}]: {config.command} fetches its program from the network, which it "
-                "has not when it is asked for its tools; install it, and name that program"
+                f"[mcp.{name}]: {config.command} fetches its program from the network, perhaps "
+                "another one each time, by hosts of `net`; install it, and name that program"
             )
 
 

@@ -14,7 +14,7 @@ from agentd.events import NewEvent
 from agentd.paths import discover
 from agentd.secret_rules import hide
 from agentd.states import Exit
-from agentd.task_agent.first_steps import FirstStep
+from agentd.task_agent.first_steps import FirstStep, fields_of
 
 TRIGGER = "agent.trigger"
 # Tools that give nothing the first time: the field that says of what, and how its fact begins.
@@ -61,7 +61,7 @@ def check_given(name: str, config: AgentConfig, payload: Mapping[str, Any]) -> N
     Raises:
         UsageError: it would become a dead letter.
     """
-    needed = {field for step in _first(config) for field in step.fields} - payload.keys()
+    needed = fields_of(_first(config)) - payload.keys()
     if config.watch and (needed or _only_watches(config)):
         raise UsageError(
             f"{name} works on a file",

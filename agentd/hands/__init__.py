@@ -4,6 +4,5 @@
 the supervisor. `hands.py` carries out calls, one at a time. The worker, which decides, calls by
 `agentd.tools.remote`.
 
-`mcp_program.py` makes the same of an MCP server's permissions, and says how its program is started;
-`mcp_discovery.py` starts one to ask which tools it has.
+`mcp_program.py` makes the same of an MCP server's permissions, and says how its program is started.
 """

@@ -1,4 +1,4 @@
-"""What the MCP host may touch: it reads what servers of others say, so it has next to nothing."""
+"""What who reads what servers of others say may touch, host and discovery: next to nothing."""
 
 import ssl
 

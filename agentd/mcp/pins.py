@@ -169,7 +169,7 @@ def _ask(name: str, paths: Paths) -> dict[str, Any]:
     lifeline, hold = os.pipe()
     try:
         with subprocess.Popen(
-            python("agentd.hands.mcp_discovery", name),
+            python("agentd.supervisor.mcp_discovery", name),
             stdin=lifeline,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

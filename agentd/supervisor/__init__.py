@@ -6,7 +6,8 @@
 that ends by itself, `at_need.py` one that is wanted at times, `restart.py` has the rules.
 `requests.py` answers what workers ask for. That may be a process of `helpers.py`: hands, which
 `hands_host.py` starts, the fetcher of `fetcher_host.py`, or the MCP host of `mcp_host.py`; what
-these hosts work with is in `host_parts.py`. `deliver_host.py` runs what sends results,
+these hosts work with is in `host_parts.py`. `mcp_discovery.py` has an MCP server asked which tools
+it has, for checks, without any of these. `deliver_host.py` runs what sends results,
 `watcher_host.py` what watches folders, `ui_host.py` the page's process, which may touch what
 `ui_policy.py` says and is entered by `one_time_link.py`. `loopback.py` takes ports;
 `process_use.py` measures all processes.

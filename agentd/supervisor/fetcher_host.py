@@ -2,16 +2,15 @@
 
 import asyncio
 import itertools
-import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from agentd.admission.version import CONFIG
 from agentd.config.agent import load_agent
 from agentd.errors import AgentdError
+from agentd.fetcher.proxy_place import ProxyPlace, new_place
 from agentd.fetcher.resolver import fetcher_policy
 from agentd.process.child import Child
 from agentd.process.jobs import in_thread
@@ -24,20 +23,9 @@ from agentd.supervisor.requests import Answer, Asker, Handler
 from agentd.supervisor.restart import Ended, Life
 
 NAME = "agentd.fetcher"  # no agent's name has a point
-BACKLOG = 32
-SECRET_BYTES = 24
 STOP_S = 1.0  # for it to tell agents that it ends
 IDLE_S = 60.0
 PARKED_S = 60.0  # from a crash loop to one more try
-
-
-@dataclass(frozen=True)
-class ProxyPlace:
-    """Where some hands' programs find their proxy. The URL holds its secret."""
-
-    number: int
-    port: int
-    url: str
 
 
 class FetcherHost:
@@ -76,17 +64,11 @@ class FetcherHost:
             AgentdError: the fetcher cannot be started, or there is no port for it.
         """
         await self._there()
-        number, secret = next(self._numbers), secrets.token_urlsafe(SECRET_BYTES)
-        try:
-            listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-        except OSError as error:  # no descriptor is left, or no port
-            raise AgentdError(f"programs can have no proxy: {error}") from error
-        document = {"proxy": number, "secret": secret, "net": list(net)}
-        self._proxies[number] = listening, document
+        place, listening, document = new_place(next(self._numbers), net)
+        self._proxies[place.number] = listening, document
         with suppress(AgentdError):  # it has just died: the next one gets them all
             self.managed.hand_over(document, listening)
-        port = listening.getsockname()[1]
-        return ProxyPlace(number, port, f"http://agentd:{secret}@127.0.0.1:{port}")
+        return place
 
     def end_proxy(self, number: int) -> None:
         """Let nobody through there any more, also not what was left running."""

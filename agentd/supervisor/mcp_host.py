@@ -17,6 +17,7 @@ from agentd.admission.version import MANIFEST
 from agentd.config.daemon import DaemonConfig
 from agentd.config.mcp_servers import McpConfig
 from agentd.errors import AgentdError, ToolError
+from agentd.fetcher.proxy_place import ProxyPlace
 from agentd.hands.mcp_program import program_of
 from agentd.mcp.host_policy import host_policy
 from agentd.net.exchange import place_of
@@ -26,7 +27,7 @@ from agentd.process.jobs import in_thread
 from agentd.sandbox.enter import put_into
 from agentd.sandbox.level import demand
 from agentd.supervisor.at_need import AtNeed
-from agentd.supervisor.fetcher_host import FetcherHost, ProxyPlace
+from agentd.supervisor.fetcher_host import FetcherHost
 from agentd.supervisor.host_parts import HostParts
 from agentd.supervisor.requests import Answer, Asker
 

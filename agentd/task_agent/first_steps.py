@@ -8,7 +8,7 @@ payload, and nothing else is ever replaced: what an event holds stays data.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ from agentd.tools.declared_tools import REGISTRY
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 ASKS = "AskPerson"  # what a person says is for a model to read
+
+
+def fields_of(steps: Iterable["FirstStep"]) -> set[str]:
+    """Return the fields of an event without which steps cannot be taken."""
+    return {field for step in steps for field in step.fields}
 
 
 @dataclass(frozen=True)

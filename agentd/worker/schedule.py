@@ -21,7 +21,7 @@ from agentd.clock import Clock, iso
 from agentd.config.agent import AgentConfig
 from agentd.config.timetable import ON_TIME, Due, Timetable, local_zone, wanted
 from agentd.errors import StorageError
-from agentd.events import NewEvent
+from agentd.events import FIRED_FIELDS, NewEvent
 from agentd.logs.logger import Logger
 
 # Python's monotonic clock stands still while a Mac sleeps (cpython#86273), so a long wait wakes
@@ -98,7 +98,7 @@ def reconcile(
         return 0.0
     if spread is not None and now - due.at > ON_TIME and (wait_s := spread.wait_s(due)) > 0:
         return wait_s
-    payload = {"schedule": timetable.name, "due": iso(due.at), "late_s": late_s}
+    payload = dict(zip(FIRED_FIELDS, (timetable.name, iso(due.at), late_s), strict=True))
     event = NewEvent("schedule.fired", payload, target=timetable.agent, dedup_key=due.key)
     event_id = bus.schedules.fire(timetable.agent, timetable.name, due.at, event)
     if event_id is not None:
