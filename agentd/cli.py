@@ -62,9 +62,12 @@ GROUPS = (
     (  # agents
         Command("new", "new", "Write a new agent's files from a template."),
         Command("check", "check", "Check the configuration and all agents, or one file."),
+        Command("enable", "enable", "Turn one agent on, in its file, and wait until it runs."),
+        Command("disable", "enable", "Turn one agent off, in its file."),
+        Command("remove", "remove", "Take an agent out of service, and say what it leaves."),
         Command("reload", "control", "Read the configuration again, and retry what was parked."),
-        Command("pause", "control", "Stop one agent until `resume`; its events wait."),
-        Command("resume", "control", "Start a paused or parked agent again."),
+        Command("pause", "control", "Stop one agent, or all, until `resume`; events wait."),
+        Command("resume", "control", "Start a paused or parked agent again, or all of them."),
     ),
     (  # recordings
         Command("record", "record", "Write a session as a file that can be replayed."),
@@ -73,7 +76,7 @@ GROUPS = (
         Command("eval", "eval", "Run agents on labelled cases, and count what a model gets right."),
     ),
     (  # upkeep
-        Command("model", "model", "List models, fetch one, or show what the model server does."),
+        Command("model", "model", "List models, fetch or remove one, or show the model server."),
         Command("token", "token", "Show where the model server's token lies, or make another one."),
         Command("backup", "backup", "Copy the database while it is in use, or restore a copy."),
         Command("prune", "prune", "Remove what is too old, or too much, from the database now."),
@@ -84,6 +87,7 @@ GROUPS = (
         ),
         Command("doctor", "doctor", "Look for what is wrong with this installation, or repair it."),
         Command("paths", "paths", "Show where configuration, data and logs live."),
+        Command("completion", "completion", "Print a script that lets your shell complete words."),
     ),
     (  # macOS
         Command("install", "service", "Start the daemon now and at each login (macOS)."),
@@ -169,12 +173,25 @@ def _dispatch(name: str, words: list[str]) -> int:
     if name == "run":
         # Its modules take a while, in which a stop would look like a crash to what started us.
         stop_at_once()
-    module = cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
-    args = command_parser(command, module).parse_args(words[1:])
+    module = _module(command)
+    parser = command_parser(command, module)
+    if name == "completion":
+        parser.set_defaults(summaries={c.name: c.summary for c in COMMANDS}, parser_of=parser_of)
+    args = parser.parse_args(words[1:])
     if name == "run":  # it stops in an order of its own
         return module.run(args)
     with stoppable():
         return module.run(args)
+
+
+def _module(command: Command) -> CommandModule:
+    return cast(CommandModule, import_module(f"agentd.commands.{command.module}"))
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return a command's parser by its name."""
+    command = next(command for command in COMMANDS if command.name == name)
+    return command_parser(command, _module(command))
 
 
 def overview() -> argparse.ArgumentParser:

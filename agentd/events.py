@@ -22,6 +22,7 @@ ASKED = "person.asked"  # a session waits for a person: `agentd.sessions.asked`
 ANSWER = "person.answer"  # {"session", "asked", "answer", "mac"}: resumes the session
 
 QUESTION = "question.asked"  # {"question", "before"}: a person's, by `agentd ask`
+QUESTION_CHARACTERS_MAX = 1_000
 
 DEPTH_MAX = 8  # a chain of causes longer than this is a loop among agents
 PAYLOAD_BYTES_MAX = 1_000_000  # of one event, as JSON

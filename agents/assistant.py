@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agentd.agent import Agent, PlannedCall, Question, Result
 from agentd.errors import ModelMisconfigured, PermissionRefused, ToolError
-from agentd.events import QUESTION, Event, NewEvent
+from agentd.events import QUESTION, QUESTION_CHARACTERS_MAX, Event, NewEvent
 from agentd.llm.decision import DONE
 from agentd.llm.ranking import ranked
 from agentd.paths import expanded
 from agentd.task_agent.written_result import inert
 from agentd.tools.recall import TYPES
 
-QUESTION_CHARACTERS, BEFORE_CHARACTERS = 1_000, 600
+BEFORE_CHARACTERS = 2_000  # of an answer that is followed up; `agentd ask` cuts it before
 ANSWER_CHARACTERS = 600
 NOTES_MAX = 4  # folders or files
 RANKED_MAX = 16  # passages that are scored
@@ -50,14 +50,14 @@ class AssistantParams(BaseModel):
 class Exchange(BaseModel):
     """A question of before, and its answer."""
 
-    question: str = Field(max_length=QUESTION_CHARACTERS)
+    question: str = Field(max_length=QUESTION_CHARACTERS_MAX)
     answer: str = Field("", max_length=BEFORE_CHARACTERS)
 
 
 class QuestionAsked(BaseModel):
     """What a person asks; `before` is what it follows up."""
 
-    question: str = Field(min_length=1, max_length=QUESTION_CHARACTERS)
+    question: str = Field(min_length=1, max_length=QUESTION_CHARACTERS_MAX)
     before: Exchange | None = None
 
 
@@ -167,6 +167,8 @@ class Assistant(Agent[AssistantParams]):
 
         The model's scores, where there are some, also decide about the order.
         """
+        if len(found) == 1 and found[0].share >= SHARE_MIN:
+            return [*found]  # there is nothing to decide
         some = found[:RANKED_MAX]
         try:
             ranks = ranked(

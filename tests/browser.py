@@ -25,6 +25,7 @@ from playwright.sync_api import expect as expect
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), MAC if Path(MAC).exists() else None)
+NO_BROWSER = "no browser here: apt-get install chromium, or brew install google-chrome"
 OPTIONS = (
     "--disable-gpu",
     "--disable-quic",
@@ -35,7 +36,7 @@ OPTIONS = (
 )
 DEADLINE_MS = 20_000  # for anything that a test waits for; far above what it takes
 # A line of Playwright's tree of what a screen reader meets: its role, and no name behind it.
-NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox|table)(:|$)")
+NAMELESS = re.compile(r" *- (button|checkbox|combobox|img|link|radio|searchbox|textbox)(:|$)")
 FAINT = (Path(__file__).parent / "faint.js").read_text()
 LOST = "net::ERR_"  # begins what the console says of a server that is away
 
@@ -44,7 +45,7 @@ LOST = "net::ERR_"  # begins what the console says of a server that is away
 def a_browser() -> Iterator[Browser]:
     """A browser that is gone when the block ends. Skips where this machine has none."""
     if PROGRAM is None:
-        pytest.skip("no browser here: apt-get install chromium, or brew install google-chrome")
+        pytest.skip(NO_BROWSER)
     as_root = ("--no-sandbox",) if os.geteuid() == 0 else ()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -75,7 +76,8 @@ class Tab:
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.problems.append(f"console, {message.type}: {message.text}")
+            said = f"{message.text} ({message.location['url']})"
+            self.problems.append(f"console, {message.type}: {said}")
 
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.origin}/", "data:")):
@@ -90,6 +92,11 @@ class Tab:
         answer = self.page.goto(f"{self.origin}{path}")
         assert answer is not None and answer.ok, f"{path}: {answer and answer.status}"
         return self.page
+
+    def enter(self, link: str) -> None:
+        """Come in by a link of `agentd ui`; return once the first page is there."""
+        self.page.goto(link)
+        self.page.wait_for_url(f"{self.origin}/")
 
     def forgive_lost_server(self) -> None:
         """Drop what the console says of requests while the server was away."""

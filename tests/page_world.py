@@ -1,6 +1,7 @@
 """The page's addresses over a real database, without a daemon; and what may be shown there."""
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,8 @@ from agentd.process.supervisor_link import SupervisorLink
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
-from agentd.ui.access import SHOWN, Access
+from agentd.supervisor.one_time_link import ENTER, once
+from agentd.ui.access import Access, Door
 from agentd.ui.acting import Acting
 from agentd.ui.live_stream import LiveStream
 from agentd.ui.page_parts import PageParts
@@ -25,6 +27,7 @@ from agentd.ui.rendering import Rendering
 from agentd.ui.routes import application
 
 T = TypeVar("T")
+KEY, PORT = b"k" * 32, 24364
 QUIET: dict[str, Any] = {  # what a supervisor says that has no agents
     **{"pid": 1, "since": "2026-01-01T00:00:00.000Z", "version": "1", "problem": None},
     **{"refused_folder": None, "storage": None, "model": None, "refused_unshown": 0},
@@ -56,16 +59,18 @@ class ReadHere(PageReader):
 
 
 def browser(reading: ReadHere) -> TestClient:
-    """Return a browser that was let in."""
-    access, acting = Access(b"k" * 32, 80, SystemClock()), Acting(reading)
-    rendering = Rendering(access, acting)
-    app = application(PageParts(reading, rendering, acting, LiveStream(reading)))
-
-    async def let_in(scope: Any, receive: Any, send: Any) -> None:
-        scope[SHOWN] = "cookie"
-        await app(scope, receive, send)
-
-    return TestClient(let_in, follow_redirects=False)
+    """Return a browser that was let in by a link."""
+    clock = SystemClock()
+    access, acting = Access(KEY, PORT, clock), Acting(reading)
+    app = application(PageParts(reading, Rendering(access, acting), acting, LiveStream(reading)))
+    door = Door(app, access, lambda: 0)
+    client = TestClient(
+        door, base_url=access.origin, follow_redirects=False, client=("127.0.0.1", 1)
+    )
+    soon = clock.now() + timedelta(milliseconds=1)  # no link holds from before a process began
+    assert client.get(f"/{ENTER}/{once(KEY, soon)}").status_code < 400
+    client.headers["Origin"] = access.origin
+    return client
 
 
 def running(name: str, **more: Any) -> dict[str, Any]:

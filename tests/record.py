@@ -15,6 +15,8 @@ from typing import Any
 
 import platformdirs
 
+from agentd.approval.signature import person_key
+from agentd.approval.unanswered import give, unanswered
 from agentd.bus import Bus
 from agentd.commands.demo.temporary import expecting, running_daemon, write_toml
 from agentd.events import PERSON, Lane, NewEvent
@@ -34,6 +36,14 @@ FOLDER = Path(__file__).parent / "recordings"
 SAMPLE = Path("/tmp/agentd-sample")  # stands in the recordings
 MODEL = "smollm2-135m"
 REPO = ("repo_fetch", "repo_review")
+DESK = ("inbox", "brief")
+DROP, SHELF, CALENDAR = SAMPLE / "drop", SAMPLE / "documents", SAMPLE / "calendar.ics"
+BILL = "Miller's garage, 4 March 2026\nNew tyres for the car. Amount to pay: 400 EUR\n"
+WEEKLY = (
+    "BEGIN:VCALENDAR\nBEGIN:VEVENT\nUID:1\nSUMMARY:Dentist\nLOCATION:Room 2\n"
+    "DTSTART:20260101T090000\nDTEND:20260101T100000\nRRULE:FREQ=DAILY\n"
+    "END:VEVENT\nEND:VCALENDAR\n"
+)
 START_S, WORK_S = 300.0, 900.0
 DATE = "2026-01-15T10:00:00Z"
 LONG = "".join(f"def step_{n}():\n    return {n}\n\n\n" for n in range(40))
@@ -84,6 +94,7 @@ def sample() -> Repository:
     notes = SAMPLE / "notes"
     notes.mkdir()
     (notes / "today.md").write_text("Water the plants.\nCall the plumber about the kitchen.\n")
+    (notes / "open.md").write_text("- [ ] water the plants\n- [x] call the plumber\n")
     (notes / "long.md").write_text("The garden in spring.\n" * 80)
     return repository
 
@@ -99,7 +110,27 @@ def _configure(home: Paths, world: ShippedWorld) -> None:
         if "batch" in config:
             config["batch"]["within"] = "20s"
         write_toml(home.agents_d / f"{name}.toml", config)
+    for name in DESK:
+        write_toml(home.agents_d / f"{name}.toml", _of_a_desk(name))
     write_toml(home.agents_d / "reader.toml", READER)
+
+
+def _of_a_desk(name: str) -> dict[str, Any]:
+    """Return inbox or brief, with a folder to sort into, a calendar and the notes."""
+    CALENDAR.write_text(WEEKLY)
+    DROP.mkdir(exist_ok=True)
+    for place in ("Car", "Health"):
+        (SHELF / place).mkdir(parents=True, exist_ok=True)
+    config = tomllib.loads((shipped() / "config" / "agents.d" / f"{name}.toml").read_text())
+    config["enabled"] = True
+    config.pop("schedule", None)
+    if name == "inbox":
+        config["params"] = {"targets": [str(SHELF)]}
+        both = [str(DROP), str(SHELF)]
+        return config | {"watch": [f"{DROP}/*"], "permissions": {"read": both, "write": both}}
+    notes = str(SAMPLE / "notes")
+    config["params"] = {"calendar": [str(CALENDAR)], "notes": [notes]}
+    return config | {"permissions": {"read": [str(CALENDAR), notes]}}
 
 
 def _shipped(path: Path, repository: Repository) -> dict[str, Any]:
@@ -118,7 +149,9 @@ def _work(home: Paths, world: ShippedWorld) -> None:
     bus = Bus(home.database, wake=home.wake)
     for _ in expecting(START_S, "the agents did not start"):
         states = {agent["name"]: agent["state"] for agent in query(home)["agents"]}
-        if all(states.get(name) == WorkerState.RUNNING for name in (*REPO, *NAMES, "reader")):
+        if all(
+            states.get(name) == WorkerState.RUNNING for name in (*REPO, *NAMES, *DESK, "reader")
+        ):
             break
     repository = Repository(SAMPLE / "project", init=False)
     _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
@@ -135,6 +168,16 @@ def _work(home: Paths, world: ShippedWorld) -> None:
     _look(bus)
     _settled(bus)
     _ask(bus, NewEvent("agent.trigger", {}, target="repo_fetch"))
+    _settled(bus)
+    (DROP / "scan.txt").write_text(BILL)
+    for _ in expecting(WORK_S, "the inbox asked nothing"):
+        if waiting := list(unanswered(bus, key := person_key(home))):
+            break
+    give(bus, key, waiting[0].asked.session, "yes")
+    for _ in expecting(WORK_S, "the file was not moved"):
+        if not (DROP / "scan.txt").exists():
+            break
+    _ask(bus, NewEvent("agent.trigger", {}, target="brief"))
     _settled(bus)
     bus.close()
 

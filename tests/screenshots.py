@@ -11,7 +11,7 @@ import tomllib
 from email.message import EmailMessage
 from mailbox import Maildir
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
@@ -21,7 +21,8 @@ from agentd.commands.demo.temporary import expecting, running_daemon, write_toml
 from agentd.events import PERSON, NewEvent
 from agentd.models import store
 from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
-from agentd.states import Priority, WorkerState
+from agentd.sessions.archive import Archive
+from agentd.states import Priority, SessionState, WorkerState
 from agentd.supervisor.client import query
 from tests.browser import a_browser, a_tab
 from tests.commandline import agentd
@@ -34,6 +35,7 @@ MODEL = "smollm2-135m"
 START_S, WORK_S = 300.0, 600.0
 SIZE = {"width": 1100, "height": 760}
 MAILS = (
+    ("The Baker", "An old mail", "This one was there before."),
     ("Stadtwerke", "Your invoice for November", "Please pay 42.10 EUR by the end of the month."),
     ("nas-1", "[ALERT] backup failed", "The backup of nas-1 failed. Look at it immediately."),
     ("Ada", "Dinner on Friday?", "The kids would love to see you. Shall we cook together?"),
@@ -64,7 +66,7 @@ def main() -> int:
         with site() as web:
             _write_agents(home, web)
             with running_daemon(home):
-                _work(home)
+                _work(home, web)
                 _take(home)
         return 0
     finally:
@@ -73,15 +75,7 @@ def main() -> int:
 
 
 def _write_agents(home: Paths, web: Site) -> None:
-    items = [ITEM.format(title=text, at=at) for at, text in enumerate(shipped_headlines().about)]
-    feed = web.url("/feed", "application/rss+xml", FEED.format(items="".join(items)))
-    mail = Maildir(SAMPLE / "mail")
-    for sender, subject, text in MAILS:
-        message = EmailMessage()
-        message["From"], message["Subject"] = f'"{sender}" <post@example.org>', subject
-        message["Message-ID"] = f"<{len(subject)}@example.org>"
-        message.set_content(text)
-        mail.add(message)
+    feed = _news(web, 1)
     for name, text in NOTES.items():
         (SAMPLE / "notes").mkdir(exist_ok=True)
         (SAMPLE / "notes" / name).write_text(text)
@@ -116,17 +110,36 @@ def _write_agents(home: Paths, web: Site) -> None:
         write_toml(home.agents_d / f"{name}.toml", config)
 
 
-def _work(home: Paths) -> None:
-    """Let every agent look once, and inbox come to its question."""
+def _news(web: Site, items: int) -> str:
+    """Put so many headlines into the feed, and as many mails, at most, into the mailbox."""
+    titles = list(enumerate(shipped_headlines().about))[:items]
+    mail = Maildir(SAMPLE / "mail")
+    mail.clear()
+    for sender, subject, text in MAILS[:items]:
+        message = EmailMessage()
+        message["From"], message["Subject"] = f'"{sender}" <post@example.org>', subject
+        message["Message-ID"] = f"<{len(subject)}@example.org>"
+        message.set_content(text)
+        mail.add(message)
+    shown = "".join(ITEM.format(title=text, at=at) for at, text in titles)
+    return web.url("/feed", "application/rss+xml", FEED.format(items=shown))
+
+
+def _work(home: Paths, web: Site) -> None:
+    """Let every agent look, and look again at what is new, and inbox come to its question."""
     for _ in expecting(START_S, "the agents did not start"):
         states = {agent["name"]: agent["state"] for agent in query(home)["agents"]}
         if all(states.get(name) == WorkerState.RUNNING for name in AGENTS):
             break
     (SAMPLE / "Downloads" / "scan.txt").write_text(BILL)
     bus = Bus(home.database, wake=home.wake)
-    for name in LOOKING:
-        event = NewEvent("agent.trigger", {}, target=name)
-        bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
+    _ask(bus, *LOOKING)
+    archive = Archive(bus)
+    for _ in expecting(WORK_S, "the agents did not look"):
+        if all(archive.list(agent=name, state=SessionState.ENDED) for name in LOOKING):
+            break
+    _news(web, len(MAILS) * 5)
+    _ask(bus, "feed", "mail_triage")
     kinds = {"feed.ranked", "mail.triaged", "notes.listed", "digest.written", "person.asked"}
     for _ in expecting(WORK_S, "the agents did not come to an end"):
         if kinds <= {event.event_type for event in bus.events.list(limit=100)}:
@@ -134,23 +147,28 @@ def _work(home: Paths) -> None:
     bus.close()
 
 
+def _ask(bus: Bus, *names: str) -> None:
+    for name in names:
+        event = NewEvent("agent.trigger", {}, target=name)
+        bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
+
+
 def _take(home: Paths) -> None:
     bus = Bus(home.database)
-    (mail,) = bus.events.list(agent="mail_triage", limit=1)
-    ((session,),) = bus.db.run("SELECT id FROM sessions WHERE agent = 'mail_triage'")
-    print(mail.id, session)
+    session = Archive(bus).list(agent="mail_triage", limit=1)[0]
     bus.close()
+    pictures: dict[str, tuple[str, Literal["light", "dark"]]] = {
+        "today": ("/", "light"),
+        "session": (f"/sessions/{session.id}", "dark"),
+    }
     link = agentd(home.user, "ui", "--print").stdout.strip()
-    origin = link.rpartition("/enter/")[0]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with a_browser() as browser, a_tab(browser, origin, viewport=SIZE) as tab:
-        tab.page.goto(link)
-        pictures = {"today": ("/", "light"), "agents": ("/agents", "dark")}
+    with a_browser() as browser, a_tab(browser, link.partition("/enter/")[0], viewport=SIZE) as tab:
+        tab.enter(link)
         for name, (path, scheme) in pictures.items():
-            tab.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            tab.go(path)
+            tab.page.emulate_media(color_scheme=scheme)
             file = FOLDER / f"{name}.png"
-            tab.page.screenshot(path=file)
+            tab.go(path).screenshot(path=file)
             print(f"{file.name}: {file.stat().st_size // 1000} kB")
 
 

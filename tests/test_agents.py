@@ -37,6 +37,7 @@ from tests.repository import Repository
 
 SHIPPED = shipped() / "config"
 NAMES = (
+    "assistant",
     "repo_fetch",
     "repo_review",
     "digest",

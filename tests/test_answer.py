@@ -187,7 +187,8 @@ def test_arguments_are_shown_exactly_and_safely(
     (shown,) = json.loads(capsys.readouterr().out)
     assert shown["args"] == args and shown["kind"] == "approval" and shown["answer"] is None
     assert main(["answer", "1", "YES", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"session": 1, "event": 3}
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"done": "answered", "session": 1, "event": 3}
     assert main(["answer", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["answer"] == "yes"
 

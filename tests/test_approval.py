@@ -781,7 +781,9 @@ def test_nobody_to_ask_means_wait(world: World) -> None:
 # --- time
 
 
-def test_nobody_to_ask_at_the_very_start_means_nothing_was_begun(world: World) -> None:
+def test_nobody_to_ask_at_the_very_start_means_nothing_was_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model is told, or a plan fails as what may be tried again: nothing has happened."""
 
     def away(answer: Event) -> str | None:
@@ -794,7 +796,7 @@ def test_nobody_to_ask_at_the_very_start_means_nothing_was_begun(world: World) -
     assert world.agent.did == [] and world.state is SessionState.ENDED
     assert "WriteFile was not begun: the supervisor did not answer" in world.llm.asked[0][0]
     world.bus.publish("person", NewEvent("order.placed", {"n": 2}))
-    world.agent.planned = lambda results: PlannedCall(*WRITE)  # type: ignore[method-assign]
+    monkeypatch.setattr(world.agent, "planned", lambda _results: PlannedCall(*WRITE))
     world.go()
     world.say("yes", 2)
     with pytest.raises(SessionFailed, match="was not begun"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agentd.events import QUESTION, NewEvent
+from agentd.terminal import cut
 from agentd.testing import run_agent
 from agentd.testing.scripted import ScoreScript
 
@@ -77,9 +78,22 @@ def test_what_others_wrote_is_data(notes: Path) -> None:
     assert run.facts == {} and len(run.published) == 1
 
 
+def test_a_single_passage_needs_no_model(notes: Path) -> None:
+    """Where its words are enough: the model would decide nothing, and take its time."""
+    run = ask(notes, "Is the fence done?", scores=lambda head, item: 1 / 0)
+    assert [row["what"] for row in answer(run)["rows"]] == ["paint the fence"]
+
+
+def test_without_scores_words_decide_alone(notes: Path) -> None:
+    """As with an external server."""
+    rows = answer(ask(notes, "Where is the mower?"))["rows"]
+    assert {row["where"] for row in rows} == {"home.md:2", "home.md:6"}
+    assert answer(ask(notes, "Which colour did we buy for the fence last summer?"))["rows"] == []
+
+
 def test_a_follow_up_is_searched_with_the_question_before(notes: Path) -> None:
     """Else "and the fence?" would be about nothing."""
-    before = {"question": "What is to do in the garden?", "answer": "mow"}
+    before = {"question": "What is to do in the garden?", "answer": cut("mow " * 900, 600)}
     run = ask(notes, "And in green?", scores=likes("fence"), before=before)
     assert answer(run)["rows"][0]["what"] == "paint the fence"
     assert dict(run.decisions)["FindNotes"]["words"] == f"And in green? {before['question']}"

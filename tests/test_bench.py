@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.bench.__main__ import MODULES
+from tests.browser import NO_BROWSER, PROGRAM
+
 ROOT = Path(__file__).parents[1]
 AIMED = {
     "bus: publish",
@@ -23,6 +28,14 @@ AIMED = {
     "turn: scripted model",
     "turn: BAML client",
 }
+OF_PAGE = {
+    "page: CPU while it is open and nothing happens",
+    "page: a new event shows, p50",
+    "page: a new event shows, p95",
+    "page: first paint of Agents",
+    "page: first paint of Log",
+    "page: first paint of Today",
+}
 EXPLAINED = {
     "bus: publish and wake",
     "idle: memory of a worker among others",
@@ -37,10 +50,15 @@ EXPLAINED = {
 }
 
 
-def test_quick_bench_measures_everything() -> None:
+@pytest.mark.parametrize("page", [False, True])
+def test_quick_bench_measures_everything(page: bool) -> None:
     """Every figure that has an aim is measured beside its baseline, on the real processes."""
+    if page and PROGRAM is None:
+        pytest.skip(NO_BROWSER)
+    names = ["page"] if page else [name for name in MODULES if name != "page"]
+    only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--quick", "--json"],
+        [sys.executable, "-m", "tests.bench", "--quick", "--json", *only],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -48,8 +66,8 @@ def test_quick_bench_measures_everything() -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["figures"]
-    assert {figure["name"] for figure in figures if figure["aim"]} == AIMED
-    assert {figure["name"] for figure in figures} >= AIMED | EXPLAINED
+    assert {figure["name"] for figure in figures if figure["aim"]} == (OF_PAGE if page else AIMED)
+    assert page or {figure["name"] for figure in figures} >= AIMED | EXPLAINED
     for figure in figures:
         assert figure["ours"] > 0, figure
         if figure["aim"]:

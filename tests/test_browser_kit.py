@@ -58,3 +58,18 @@ def test_what_is_right_is_no_problem(browser: Browser, there: Site) -> None:
         assert tab.go("/").title() == "x" and tab.overflow == 0
         tab.go("/wide")
         assert tab.overflow > 0
+
+
+def test_what_is_hard_to_read_is_noticed(browser: Browser, there: Site) -> None:
+    """A text that is faint on its ground, and a control that a screen reader cannot name."""
+    named = "<p>dark</p><label>Name <input></label><button>Go</button>"
+    there.url("/", HTML, f"<body style='background: #fff'>{named}")
+    there.url(
+        "/bad", HTML, "<div style='background: #888'><p style='color: #999'>x</p></div><input>"
+    )
+    with a_tab(browser, f"http://{there.host}") as tab:
+        tab.go("/")
+        assert tab.faint == [] and tab.nameless == []
+        tab.go("/bad")
+        assert [text.split()[1:] for text in tab.faint] == [["P", "x"]]
+        assert len(tab.nameless) == 1

@@ -14,7 +14,7 @@ import pytest
 from agentd.commands.status_text import BOUND
 from agentd.sandbox.level import reached
 from agentd.testing import FakeModelServer, wait_for
-from tests.commandline import DEADLINE_S, agentd, write_agent
+from tests.commandline import DEADLINE_S, HELLO, agentd, write_agent
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +170,35 @@ def test_model_status_of_an_external_server(running: Path) -> None:
     document = json.loads(agentd(running, "model", "status", "--json").stdout)
     assert document["external"] is True and document["metrics"] is None
     assert "http://127.0.0.1" in agentd(running, "model", "status").stdout
+
+
+def test_what_schedules_will_run(running: Path) -> None:
+    """`later --runs` shows the next run of each schedule, in the order of time, and when it was."""
+    schedule = 'schedule = { every = "1h" }\n[params]'
+    file = write_agent(running, "hourly", HELLO.replace("[params]", schedule))
+
+    def runs(*words: str) -> list[Any]:
+        found: list[Any] = json.loads(agentd(running, "later", "--runs", "--json", *words).stdout)
+        return found
+
+    try:
+        wait_for(runs, seconds=DEADLINE_S)
+        (run,) = runs("--until", "+2h", "--agent", "hourly")
+        assert (run["id"], run["agent"], run["what"]) == (None, "hourly", "every 1h")
+        assert run["due"] > run["last"], "it counts from when the agent came"
+        assert runs("--until", "+1m") == runs("--agent", "hello") == []
+        assert json.loads(agentd(running, "later", "--json").stdout) == []
+        table = agentd(running, "later", "--runs").stdout.splitlines()
+        assert table[0].split() == ["ID", "DUE", "IN", "AGENT", "LAST", "WHAT"]
+        assert table[1].startswith("-") and table[1].endswith("every 1h")
+    finally:
+        file.unlink()
+
+
+def test_commands_to_the_daemon_tell_programs(running: Path) -> None:
+    """With --json: what was done, to whom, and what state that left."""
+    for word, done in (("pause", "paused"), ("resume", "resumed")):
+        told = json.loads(agentd(running, word, "hello", "--json").stdout)
+        assert (told["done"], told["agent"]) == (done, "hello")
+        assert (told["state"] == "PAUSED") is (word == "pause")
+    assert json.loads(agentd(running, "reload", "--json").stdout)["done"] == "reloaded"

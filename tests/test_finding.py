@@ -38,7 +38,7 @@ Rent: 1,140
         ("When is the dentist's appointment?", ("appointme", "denti")),
         ("Wo ist die Müllabfuhr?", ("die", "ist", "mullabfu", "wo")),
         ("invoices, invoicing", ("invoic",)),  # one begins with the other
-        ("2026 or 27?", ("2026", "27")),
+        ("2026 or 27, TP5570?", ("2026", "27", "tp5570")),
         ("what is it", ("is", "it", "what")),  # there is nothing else
         ("?!", ()),
     ],

@@ -124,6 +124,9 @@ def test_an_agent_is_asked_and_answers(bus: Bus, tmp_path: Path) -> None:
             assert waits["state"] == "waiting"
             assert "works on a file" in await say(asked, "ask", agent="filer", payload={})
             assert "no agent" in (await say(asked, "ask", agent="helo", payload={})).lower()
+            for wrong in ({}, {"question": "x?", "payload": {}}):
+                assert "give a question, or a payload" in await say(asked, "ask", **wrong)
+            assert "not running" in await say(asked, "ask", question="Who?", agent="hello")
             forged = {"session": 1, "answer": "yes"}
             told = await say(asked, "ask", agent="hello", type="person.answer", payload=forged)
             assert "person's own word" in told

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentd.errors import ConfigError, StorageError
+from agentd.errors import ConfigError, StorageError, UsageError
 from agentd.model_server.engine import blas
 from agentd.model_server.language.language import ModelLanguage
 from agentd.models import huggingface, store
@@ -195,6 +195,23 @@ def test_folders_are_models_too(tmp_path: Path, tiny_model: Path) -> None:
     (pulled / huggingface.COMPLETE).touch()
     assert {model.name for model in store.available(tmp_path)} == {"org/name", NAME}
     assert store.resolve("org/name", tmp_path) == pulled
+
+
+def test_a_model_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its room on the disk is free again; what is not there, or a person's own, is told."""
+    tiny_bundle(monkeypatch)
+    folder = tmp_path / "models" / NAME
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    assert store.remove(NAME, tmp_path / "models") == (folder, 1000)
+    assert [*(tmp_path / "models").glob(NAME), *(tmp_path / "models").glob(".pull-*")] == []
+    with pytest.raises(UsageError, match="not here"):
+        store.remove(NAME, tmp_path / "models")
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(UsageError, match="yours"):
+        store.remove(str(own), tmp_path / "models")
+    assert own.is_dir()
 
 
 def test_the_hub_offline_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

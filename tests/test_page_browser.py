@@ -54,8 +54,7 @@ class World:
         of_sorter = "SELECT id FROM outbox WHERE event_type = 'lines.sorted'"
         self.result = home.value(of_sorter)
         with self.tab() as tab:
-            tab.page.goto(home.link())
-            tab.page.wait_for_url(f"{home.origin}/")
+            tab.enter(home.link())
             self._let_in = tab.page.context.storage_state()
 
     def pages(self) -> list[str]:
@@ -202,13 +201,13 @@ def test_a_no_with_its_reason(world: World) -> None:
         page = tab.go("/")
         asks = card(page, session)
         asks.get_by_role("textbox").focus()
-        page.keyboard.type("not <b>that</b> folder")
+        page.keyboard.type("not that folder")
         page.keyboard.press("Enter")
         expect(asks).to_have_count(0)
     home.until(lambda: home.at_rest(session), "it goes on")
     assert not file.exists()
     read = [str(request.body["messages"]) for request in home.model.requests]
-    assert any("not <b>that</b> folder" in text for text in read)
+    assert any("a person said no: not that folder" in text for text in read)
 
 
 def test_a_question_is_answered(world: World) -> None:
@@ -255,11 +254,12 @@ def test_disable_and_enable(world: World) -> None:
     file = world.home.paths.agents_d / "asker.toml"
     with world.tab() as tab:
         page = tab.go("/agents/asker")
+        state = page.locator("#head .state")
         page.get_by_role("button", name="Disable").click()
-        expect(page.get_by_role("button", name="Enable")).to_be_visible()
+        expect(state).to_have_text("stopped")
         assert tomllib.loads(file.read_text())["enabled"] is False
         page.get_by_role("button", name="Enable").click()
-        expect(page.locator("#head .state")).to_have_text("running")
+        expect(state).to_have_text("running")
         assert tomllib.loads(file.read_text()).get("enabled", True) is True
 
 
@@ -278,7 +278,8 @@ def test_what_was_given_up_is_tried_again_or_dropped(world: World) -> None:
         expect(dead).to_contain_text("onerror='pwned = 1'>.txt")
         dead.get_by_role("button", name="Try again").click()
         expect(dead).to_have_count(0)
-        home.session(world.lost, "ended")
+        again = "SELECT id FROM outbox WHERE target = 'reader' AND event_type = 'file.named'"
+        home.session(home.until(lambda: home.value(again), "it goes again"), "ended")
         dead = page.locator(f"#dead-{second_id}")
         dead.get_by_role("button", name="Drop").click()
         expect(dead).to_have_count(0)
@@ -294,7 +295,9 @@ def test_a_label_is_corrected(world: World) -> None:
         expect(said(page)).to_contain_text("example")
     file = world.home.paths.agents_d.parent / "eval" / "sorter.toml"
     (case,) = tomllib.loads(file.read_text())["case"]
-    assert "buy milk" in case["payload"] and "idea" in case["result"]
+    assert case["payload"] == {"rows": [{"text": "buy milk"}]} and case["result"] == {
+        "kind": "idea"
+    }
 
 
 def test_results_are_found(world: World) -> None:
@@ -311,6 +314,63 @@ def test_results_are_found(world: World) -> None:
         page.get_by_label("Of which agent").select_option("sorter")
         page.get_by_role("button", name="Find").click()
         expect(page.locator(f"#result-{world.result}")).to_be_visible()
+
+
+def test_a_question_and_one_that_follows_it(world: World) -> None:
+    """The answer comes by itself; what is asked on has the question before as its cause."""
+    home = world.home
+    with world.tab() as tab:
+        page = tab.go("/ask")
+        page.get_by_label("Your question").fill("Who is <b>there</b>?")
+        page.get_by_label("to", exact=True).select_option("hello")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_url("**/ask/*")
+        first = int(page.url.rpartition("/")[2])
+        asked = page.locator("article").filter(has=page.locator(f"#question-{first}"))
+        expect(asked).to_contain_text("Who is <b>there</b>?")
+        expect(asked.locator(".text")).to_contain_text("pwned = 1</script>")
+        page.get_by_role("textbox", name="Ask on").fill("And who else?")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_url(lambda url: not url.endswith(f"/{first}"))
+        second = int(page.url.rpartition("/")[2])
+        expect(page.locator(f"#question-{first}")).to_be_visible()
+        expect(page.locator("article .text")).to_have_count(2)
+    of_first = "SELECT cause_id FROM outbox WHERE id = "
+    answer = home.value(f"{of_first}{second}")
+    assert answer == first or home.value(f"{of_first}{answer}") == first
+
+
+def test_a_session_turn_by_turn(world: World) -> None:
+    """Its decisions with their exact prompts, its tree, and the command that runs it again."""
+    with world.tab(permissions=["clipboard-read", "clipboard-write"]) as tab:
+        page = tab.go(f"/sessions/{world.sorting}")
+        turns = page.locator("article.turn")
+        expect(turns.filter(has_text="Row")).to_have_count(len(LINES) + 1)
+        page.get_by_role("button", name="Copy").click()
+        expect(said(page)).to_have_text("Copied.")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == f"agentd replay {world.sorting}"
+        expect(page.locator("#causes")).to_contain_text("lines.sorted")
+        turns.filter(has_text="Row").first.get_by_role("link", name="prompt").click()
+        expect(page.locator("main")).to_contain_text("Sort the line.")
+        expect(page.locator("main")).to_contain_text("buy milk")
+
+
+def test_the_log_by_level_agent_and_session(world: World) -> None:
+    """A form: what does not match is not shown, and a line leads to its session."""
+    with world.tab() as tab:
+        page = tab.go("/log")
+        page.get_by_role("combobox", name="Level").select_option("error")
+        page.get_by_role("combobox", name="Of", exact=True).select_option("reader")
+        page.get_by_role("button", name="Show").click()
+        lines = page.locator("#lines article")
+        expect(lines.first).to_contain_text("event.dead")
+        assert set(lines.locator(".who").all_inner_texts()) == {"reader"}
+        assert set(lines.locator(".level").all_inner_texts()) == {"error"}
+        page.goto(f"{tab.origin}/log?session={world.greeting}")
+        assert set(lines.locator(".who").all_inner_texts()) == {"hello"}
+        lines.first.get_by_role("link").first.click()
+        expect(page.locator("h1")).to_be_visible()
 
 
 # --- what happens meanwhile
@@ -334,8 +394,9 @@ def test_the_page_comes_back_after_a_restart(world: World) -> None:
         page = tab.go("/")
         home.stop()
         expect(page.locator("#away")).to_be_visible()
-        home.start()
+        home.launch()
         expect(page.locator("#away")).to_be_hidden(timeout=60_000)
         home.publish("lines.found", lines=["after"], **{"from": "the restart"})
-        expect(page.get_by_role("link", name="1 lines, 1 tasks: the restart")).to_be_visible()
+        new = page.get_by_role("link", name="1 lines, 1 tasks: the restart")
+        expect(new).to_be_visible(timeout=60_000)
         tab.forgive_lost_server()

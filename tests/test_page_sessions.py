@@ -59,9 +59,15 @@ def text(client: TestClient, address: str) -> str:
     return shown
 
 
-def test_a_session_is_a_timeline(tmp_path: Path) -> None:
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_session_is_a_timeline(world: World) -> None:
     """Its turns with arguments and results, the way to each prompt, and the replay command."""
-    world = World(tmp_path)
     (world.notes / "a.txt").write_text(EVIL)
     world.write("reader", READ + PARAMS.format(notes=world.notes))
     world.publish("note.changed", {"path": EVIL})
@@ -82,7 +88,6 @@ def test_a_session_is_a_timeline(tmp_path: Path) -> None:
     assert "Exactly what the model was asked with" in prompt
     told = client.get(f"/api/sessions/{session}/turns/2").json()
     assert told["messages"] == asked
-    world.close()
 
 
 def test_a_long_session_stays_a_page_that_opens_at_once(paths: Paths, bus: Bus) -> None:

@@ -16,8 +16,12 @@ from agentd.commands import status
 from agentd.commands.agent_text import LOG_LINES
 from agentd.commands.fitted_table import FittedColumn, print_fitted
 from agentd.commands.output import print_facts
-from agentd.events import NewEvent
+from agentd.config.agent import Limits
+from agentd.events import Lane, NewEvent
 from agentd.paths import discover
+from agentd.sessions.session import Session
+from agentd.sessions.sessions import Sessions
+from agentd.sessions.trouble import trouble
 from agentd.testing import wait_for
 from agentd.views.overview import overview
 from agentd.views.waits_for import waits_for
@@ -121,6 +125,26 @@ def test_the_overview_knows_the_last_result_of_each(tmp_path: Path) -> None:
     agents = {one["name"]: one for one in overview(paths)["agents"]}
     titles = {name: (one["last_result"] or {}).get("title") for name, one in agents.items()}
     assert titles == {"hello": "The newest", "feed": "News", "silent": None}
+
+
+def test_an_event_that_fails_is_told_with_its_error(tmp_path: Path) -> None:
+    """HTTP 401 is read in the status before the event is a dead letter."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    paths.create()
+    bus = Bus(paths.database)
+    bus.accept("hello", "v1", subscribe=["note.*"], start="now")
+    bus.publish("person", NewEvent("note.added", {}))
+    lane, sessions = Lane("hello", False, ("note.*",)), Sessions(bus)
+    event = bus.next(lane)
+    assert event is not None
+    session = sessions.begin(lane, event, "v1", Limits())
+    assert isinstance(session, Session)
+    sessions.closing.fail(session, "HTTP 401 from feed.example")
+    held = trouble(bus.db, "hello")
+    assert held and held.reason.endswith("failed 1 time, the last: HTTP 401 from feed.example")
+    bus.close()
+    (found,) = overview(paths)["agents"]
+    assert found["held"]["reason"] == held.reason and found["held"]["until"]
 
 
 def test_status_of_an_agent_ends_with_the_last_of_its_log(tmp_path: Path) -> None:

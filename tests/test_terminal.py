@@ -40,7 +40,7 @@ EVIL += f"\n{FORGED}"
 PROMPT = [{"role": "system", "content": EVIL.replace("\n", "")}, {"role": "user", "content": ""}]
 SOURCES = Path(agentd.__file__).parent
 # A worker's child speaks JSON to its parent over a pipe.
-NO_TERMINAL = {"admission/admit.py", "hands/mcp_discovery.py"}
+NO_TERMINAL = {"admission/admit.py", "mcp/discovery.py", "supervisor/mcp_discovery.py"}
 
 
 def obeyed(text: str) -> list[str]:
@@ -196,6 +196,12 @@ READS = (
         ("search", "no\x1b[2J"),
         ("search", "a"),
     ),
+    *(("completion", "bash"), ("completion", "words", "no\x1b"), ("completion", LINES)),
+    *(("events", "--full"), ("events", "--grep", "\x1b"), ("events", "--since", LINES)),
+    *(("enable", LINES), ("disable", "no\x1b"), ("remove", LINES), ("remove", "no\x1b", "--yes")),
+    *(("model", "rm", LINES), ("model", "rm", "no\x1b[2J"), ("enable", EVIL)),
+    *(("ask", LINES), ("ask", LINES, EVIL), ("ask", "--show", "1"), ("ask", EVIL, "--wait", LINES)),
+    *(("ui", LINES), ("ui", "--print")),
     *(("correct", "1", "no\x1b", "a\x1b[2J"), ("send-file", "/no\x1b[2J"), ("send-file", LINES)),
 )
 
@@ -268,6 +274,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         "overlooked": [agent["problem"]],
         "deliver": {"state": EVIL, "reason": EVIL, "problem": agent["problem"], "beat": {}},
         "watcher": {"state": EVIL, "reason": EVIL, "problem": EVIL, "agents": [EVIL], "beat": {}},
+        "ui": {"url": EVIL, "kept": True, "state": EVIL, "pid": 1, "problem": agent["problem"]},
     }
     print_status(document)
     print_agent(agent)
@@ -324,7 +331,7 @@ def test_nothing_prints_past_the_one_place() -> None:
         (("evnts",), "events"),
         (("Status",), "status"),
         (("events", "--limt", "3"), "--limit"),
-        (("events", "--since", "3"), "--since-id"),
+        (("events", "--since-i", "3"), "--since-id"),
         (("sessions", "--stat", "parked"), "--state"),
         (("sessions", "--state", "parkd"), "parked"),
         (("dead", "lst"), "list"),

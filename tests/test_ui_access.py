@@ -66,7 +66,7 @@ def test_every_answer_says_what_a_browser_may_do(page: PageClient) -> None:
         ]
     for answer in found:
         assert answer.headers["content-security-policy"] == POLICY, answer.url
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers

@@ -4,11 +4,13 @@ import json
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from agentd import cli
 from agentd.bus import Bus
 from agentd.errors import AgentdError
 from agentd.events import NewEvent
@@ -18,6 +20,7 @@ from agentd.states import Exit
 from agentd.supervisor.one_time_link import page_key
 from agentd.supervisor.ui_host import allowed
 from agentd.supervisor.ui_policy import NAME
+from agentd.ui.acting import DOES, argv_of
 from tests.page_client import open_page
 from tests.supervised import IDLE_VARIABLE, Daemon, daemon, wait_for
 
@@ -116,6 +119,21 @@ def test_the_page_stands_for_these_commands() -> None:
     """What its buttons do."""
     for argv in (["dead", "retry", "1"], ["reload"], ["answer", "--asked", "x", "--", "7", "yes"]):
         assert allowed(argv) == argv
+
+
+FORM = {
+    **{"agent": "hello", "id": "7", "asked": "d" * 64, "words": "yes", "question": "what is new?"},
+    **{"thread": "3", "field": "category", "value": "-x", "row": "2"},
+}
+
+
+@pytest.mark.parametrize("do", DOES)
+def test_each_form_is_a_command_that_exists(do: str) -> None:
+    """A button whose command takes no such words would always answer with an error of usage."""
+    name, *words = allowed(argv_of({"do": do, **FORM}))
+    command = next(command for command in cli.COMMANDS if command.name == name)
+    module = cast(cli.CommandModule, import_module(f"agentd.commands.{command.module}"))
+    assert cli.command_parser(command, module).parse_args(["--json", *words]).json
 
 
 def test_it_ends_when_nobody_looks(tmp_path: Path) -> None:

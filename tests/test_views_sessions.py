@@ -200,6 +200,14 @@ def test_a_tree_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
             bus.publish("one", NewEvent("a.b"), cause=cause)
     told = causes(bus, first)
     assert len(told["event"]["effects"]) == causes_view.EFFECTS_MAX and told["event"]["more"]
+    with bus.transaction():
+        for effect in told["event"]["effects"]:
+            for _ in range(5):
+                bus.publish("one", NewEvent("a.b"), cause=bus.events.get(effect["id"]))
+    told = causes(bus, first)
+    assert json.dumps(told).count('"effects"') == 50
+    last = told["event"]["effects"][-1]
+    assert (last["effects"], last["more"]) == ([], True)
     bus.db.run("UPDATE outbox SET cause_id = id % 5 + 1")
     assert told != causes(bus, first)
     assert json.dumps(causes(bus, first)).count('"effects"') <= 50 + causes_view.CAUSES_MAX

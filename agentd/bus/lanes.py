@@ -21,6 +21,8 @@ from agentd.states import DeadReason
 STEP_OVER_EVENTS = 1000  # unwanted events after which a caught-up cursor is moved in the file, too
 STEP_OVER_S = 60.0  # the same after this time, so that pruning is not held back
 
+WAITING_MAX = 1_000  # events that are counted as waiting
+
 
 class Lanes(Watcher):
     """The lanes of one database, as this connection reads and steps them."""
@@ -154,12 +156,15 @@ class Lanes(Watcher):
             raise LostLane("somebody else stepped this lane", where=lane.consumer)
 
     def waiting(self, lane: Lane) -> int:
-        """Return how many events wait on the lane, the one being worked on included."""
+        """Return how many events wait on the lane, the one being worked on included.
+
+        Counted up to `WAITING_MAX`: who looks at a hundred agents does not count millions.
+        """
         cursor = self._cursor(lane) or 0
         if lane.direct:
-            return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor))[0][0])
+            return int(self.db.run(sql.WAITING_DIRECT, (lane.agent, cursor, WAITING_MAX))[0][0])
         types = compact(self._types(lane.subscribe))
-        given = (types, cursor, lane.agent, lane.where or "{}")
+        given = (types, cursor, lane.agent, lane.where or "{}", WAITING_MAX)
         return int(self.db.run(sql.WAITING_TYPES, given)[0][0])
 
     def slowest(self) -> list[tuple[Lane, int]]:

@@ -72,4 +72,6 @@ def share(found: Iterable[str], weights: Mapping[str, float]) -> float:
 
 
 def _stem(word: str) -> str:
-    return word if word.isdigit() else word[: max(STEM_MIN, len(word) - ENDING)]
+    if any(character.isdigit() for character in word):  # a number, a code: it has no ending
+        return word
+    return word[: max(STEM_MIN, len(word) - ENDING)]

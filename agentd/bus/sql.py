@@ -100,14 +100,17 @@ WITH RECURSIVE types (name) AS (
 SELECT name FROM types WHERE name IS NOT NULL
 """
 
-# How many events wait for an agent on its direct lane.
-WAITING_DIRECT = "SELECT count(*) FROM outbox WHERE target = ? AND id > ?"
+# How many events wait for an agent on its direct lane, up to so many.
+WAITING_DIRECT = """
+SELECT count(*) FROM (SELECT 1 FROM outbox WHERE target = ? AND id > ? LIMIT ?)
+"""
 
-# How many events of some types (a JSON array) wait for an agent, whose payload fits.
+# How many events of some types (a JSON array) wait for an agent, whose payload fits, up
+# to ?5.
 WAITING_TYPES = f"""
-SELECT count(*) FROM json_each(?1) AS wanted CROSS JOIN outbox
-  ON event_type = wanted.value
-WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FITS})
+SELECT count(*) FROM (
+  SELECT 1 FROM json_each(?1) AS wanted CROSS JOIN outbox ON event_type = wanted.value
+  WHERE outbox.id > ?2 AND target IS NULL AND agent <> ?3 AND (?4 = '{{}}' OR {_FITS}) LIMIT ?5)
 """
 
 # One event.
@@ -648,6 +651,15 @@ WHERE pid = ?2 AND consumer IN (?3, ?4)
 CUT_OFF = """
 SELECT event_id, attempts, next_at FROM deliveries JOIN cursors USING (consumer)
 WHERE consumer IN (?, ?) AND attempts >= ? AND event_id > last_seen_id
+"""
+
+# The event at the head of an agent's lanes (?1, ?2) of which sessions failed: how many, when it is
+# tried again, and the error of the agent's (?3) last one.
+FAILING = """
+SELECT event_id, failures, next_at,
+  (SELECT error FROM sessions WHERE agent = ?3 AND state = 'failed' ORDER BY id DESC LIMIT 1)
+FROM deliveries JOIN cursors USING (consumer)
+WHERE consumer IN (?1, ?2) AND failures > 0 AND event_id > last_seen_id
 """
 
 # An attempt recorded a step: count anew.

@@ -16,6 +16,7 @@ from agentd.commands.output import (
     local,
     note,
     plain,
+    print_done,
     print_json,
     say,
     whole,
@@ -40,8 +41,8 @@ has not shown yet what is asked now; 3 without a database.
 
 --json prints a list of {agent, session, asked (what an answer names), kind (approval, question),
 question, tool, args, since, expires (null: a question), answer (null, or what its agent has yet to
-read)}; after an answer, {session, event}. A program answers what it showed by its digest:
-agentd answer 7 --asked DIGEST yes"""
+read)}; after an answer, {done: "answered", session, event}. A program answers what it showed by its
+digest: agentd answer 7 --asked DIGEST yes"""
 
 INDENT = "  "
 
@@ -76,10 +77,7 @@ def run(args: argparse.Namespace) -> int:
     with files_stay(bus):
         shown = seen(paths) if args.asked is None else {args.asked}
         answered, event_id = give(bus, key, args.id, " ".join(args.words), shown, args.asked)
-    if args.json:
-        print_json({"session": args.id, "event": event_id})
-    else:
-        say(f"event {event_id}")
+    print_done(args, "answered", f"event {event_id}", session=args.id, event=event_id)
     note_idle(bus, paths, answered.agent)
     return Exit.OK
 

@@ -22,7 +22,7 @@ from agentd.commands.output import (
     whole,
 )
 from agentd.errors import AgentdError, NotRunning, UsageError
-from agentd.events import PERSON, QUESTION, Event, NewEvent
+from agentd.events import PERSON, QUESTION, QUESTION_CHARACTERS_MAX, Event, NewEvent
 from agentd.paths import Paths, discover
 from agentd.process.until import until
 from agentd.states import Exit, Priority, WorkerState
@@ -34,7 +34,7 @@ from agentd.views.question import ASSISTANT, AT_REST, FAILED, WAITING, question_
 
 WAIT = timedelta(minutes=10)
 LOOK_S, WHY_S = 0.2, 2.0  # between two looks, and after which it says what it waits for
-QUESTION_CHARACTERS, BEFORE_CHARACTERS = 1_000, 600
+BEFORE_CHARACTERS = 600  # of the answer that is followed up
 WORKS = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
 LACKS = (WorkerState.WAITING, WorkerState.PARKED, WorkerState.INVALID, WorkerState.STOPPED)
 ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")  # in Markdown; a terminal shows it as it is
@@ -120,8 +120,8 @@ def ask(bus: Bus, paths: Paths, name: str | None, question: str, thread: int | N
         AgentdError: the agent cannot answer now, and why.
     """
     question = question.strip()
-    if not question or len(question) > QUESTION_CHARACTERS:
-        what = f"has more than {QUESTION_CHARACTERS} characters" if question else "is empty"
+    if not question or len(question) > QUESTION_CHARACTERS_MAX:
+        what = f"has more than {QUESTION_CHARACTERS_MAX} characters" if question else "is empty"
         raise UsageError(f"the question {what}", hint='agentd ask "what is due today?"')
     payload: dict[str, Any] = {"question": question}
     cause: Event | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentd.clock import SystemClock
 from agentd.commands.home import home_alone
-from agentd.commands.output import count, print_json, say
+from agentd.commands.output import count, json_option, print_done
 from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover, private_folder
 from agentd.states import Exit
@@ -22,8 +22,8 @@ The copy is one snapshot, whatever the agents write meanwhile, and is checked be
 name. --restore needs the daemon stopped, and keeps what was there beside it. Copying agentd.db by
 hand misses what still is in its log, and leaves a log that does not belong to it.
 
---json prints one object: path, bytes, last_event_id; for --restore also kept (null: nothing was
-there)."""
+--json prints {done: "copied" or "restored", path, bytes, last_event_id}; for --restore also kept
+(null: nothing was there)."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--keep", type=count, metavar="N", help="without FILE: keep the newest N")
     parser.add_argument("--restore", type=Path, metavar="FILE", help="put this copy in its place")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    json_option(parser)
     parser.set_defaults(fail=parser.error)
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.restore is not None:
         if args.file is not None or args.force or args.keep is not None:
             args.fail("--restore takes no other option")
-        return _restore(args.restore, paths, as_json=args.json)
+        return _restore(args, paths)
     database_files.check(paths)
     if not paths.database.exists():
         raise NotRunning("there is no database yet", where=str(paths.database))
@@ -55,10 +55,8 @@ def run(args: argparse.Namespace) -> int:
     for old in _older(paths, args.keep) if args.keep else []:
         with contextlib.suppress(FileNotFoundError):
             old.unlink()
-    if args.json:
-        print_json({**vars(done), "path": str(done.path)})
-    else:
-        say(f"{done.path}: {done.bytes / 1e6:.1f} MB, up to event {done.last_event_id}")
+    line = f"{done.path}: {done.bytes / 1e6:.1f} MB, up to event {done.last_event_id}"
+    print_done(args, "copied", line, **{**vars(done), "path": str(done.path)})
     return Exit.OK
 
 
@@ -82,13 +80,11 @@ def _older(paths: Paths, keep: int) -> list[Path]:
     return sorted(paths.backups.glob("agentd-*.db"))[:-keep]
 
 
-def _restore(file: Path, paths: Paths, *, as_json: bool) -> int:
+def _restore(args: argparse.Namespace, paths: Paths) -> int:
     with home_alone(paths):
-        done, kept = copies.restore(file.absolute(), paths.database, SystemClock())
-    if as_json:
-        print_json({**vars(done), "path": str(done.path), "kept": kept and str(kept)})
-        return Exit.OK
-    say(f"{paths.database} is what {file} holds: up to event {done.last_event_id}")
-    if kept is not None:
-        say(f"what was there is kept as {kept}")
+        done, kept = copies.restore(args.restore.absolute(), paths.database, SystemClock())
+    lines = [f"{paths.database} is what {args.restore} holds: up to event {done.last_event_id}"]
+    lines += [f"what was there is kept as {kept}"] if kept is not None else []
+    about = {**vars(done), "path": str(done.path), "kept": kept and str(kept)}
+    print_done(args, "restored", *lines, **about)
     return Exit.OK

@@ -39,7 +39,8 @@ for a module or .baml that is not there.
 An agent's decisions that wait for your yes are named, with the reason: see `agentd answer`.
 
 --json prints one object: ok, checked [names], asks {name: {decision: why}}, problems [{name, where,
-what, hint, waiting, enabled}], warnings [{what, agents}]."""
+what, hint, waiting, enabled}], warnings [{what, agents}]; with --accept, which then asks nothing,
+{done: "accepted" or null, servers, differences {server: [lines]}}."""
 
 
 NAME_MAX = 48  # characters; a longer file name is no agent's, and makes no column
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.accept is not None:
         from agentd.commands.mcp_checks import accept
 
-        return accept(args.accept or None, paths)
+        return accept(args.accept or None, paths, as_json=args.json)
     warnings: list[tuple[str, list[str]]] = []
     if args.file is None:
         checked = [_daemon(paths.daemon_file, paths), *_agents(_names(paths), paths)]

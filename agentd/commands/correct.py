@@ -8,7 +8,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import open_bus
-from agentd.commands.output import count, print_json, say, whole
+from agentd.commands.output import count, print_done, whole
 from agentd.config.agent import TASK, load_agent
 from agentd.config.agent_files import examples_file
 from agentd.config.suggest import listed
@@ -36,7 +36,7 @@ What the agent read of that row becomes an example in eval/NAME.toml beside your
 changed the instructions. Nothing else changes: the result stays as it was published. The newest
 correction of a field counts. Exits 2 for a result, row, field or value that there is not.
 
---json prints {agent, file, case, payload, result}."""
+--json prints {done: "written", agent, file, case, payload, result}."""
 
 SESSIONS_MAX = 2_000  # of an agent that are looked through for the one that wrote a result
 
@@ -84,12 +84,15 @@ def run(args: argparse.Namespace) -> int:
     with storage_errors(file, "make it writable"):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(file, text)
-    if args.json:
-        about = {"agent": event.agent, "file": str(file), "case": name}
-        print_json({**about, "payload": payload, "result": {args.field: args.value}})
-    else:
-        say(f"wrote {file}: {counted(total, 'example')}")
-        say(f"how many does the model get right? agentd eval {event.agent}")
+    about = {"agent": event.agent, "file": str(file), "case": name, "payload": payload}
+    print_done(
+        args,
+        "written",
+        f"wrote {file}: {counted(total, 'example')}",
+        f"how many does the model get right? agentd eval {event.agent}",
+        **about,
+        result={args.field: args.value},
+    )
     return Exit.OK
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+from agentd.bus import Bus
 from agentd.bus.dead import DeadLetter
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import compact, local, print_json, print_table, say, whole
+from agentd.commands.output import compact, local, print_done, print_json, print_table, say, whole
 from agentd.commands.row_filter import RowFilter, paged
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
@@ -31,9 +33,10 @@ A dead letter is an event that was given up. Reasons:
   unanswered       its session asked a person, and nobody answered in time
 Exits 2 for an unknown ID, 1 for an unknown agent.
 
---json prints a list (list) or one object (show): id, agent (who gave it up), reason, error,
-session_id, dead_at (UTC), and the event: event_id (null: it was never written), producer,
-event_type, payload, created_at, target, priority, cause_id, depth."""
+--json prints a list (list, and show of several) or one object (show of one): id, agent (who gave it
+up), reason, error, session_id, dead_at (UTC), and the event: event_id (null: it was never written),
+producer, event_type, payload, created_at, target, priority, cause_id, depth. After retry
+{done: "retried", letters: [{id, event}]}, after drop {done: "dropped", letters: [{id}]}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -65,17 +68,10 @@ def run(args: argparse.Namespace) -> int:
             _list(letters)
         else:
             say("no such dead letters" if wanted.narrows else "no dead letters")
-    for letter_id in args.ids:
-        if args.action == "show":
-            _show(bus.dead.get(letter_id), as_json=args.json)
-        elif args.action == "retry":
-            with files_stay(bus):
-                event_id = bus.dead.retry(letter_id)
-            say(f"dead letter {letter_id} is event {event_id} now")
-        else:
-            with files_stay(bus):
-                bus.dead.drop(letter_id)
-            say(f"dropped {letter_id}")
+    elif args.action == "show":
+        _show([bus.dead.get(letter_id) for letter_id in args.ids], as_json=args.json)
+    else:
+        _change(bus, args)
     return Exit.OK
 
 
@@ -96,16 +92,38 @@ def _list(letters: Sequence[DeadLetter]) -> None:
     )
 
 
-def _show(letter: DeadLetter, *, as_json: bool) -> None:
+def _show(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     if as_json:
-        print_json(letter.document())
+        found = [letter.document() for letter in letters]
+        print_json(found[0] if len(found) == 1 else found)
         return
-    for key, value in letter.document().items():
-        if key == "dead_at" or key == "created_at":
-            text = local(value)
-        else:
-            text = compact(value) if isinstance(value, dict) else str(value)
-        first, *more = ("-" if value is None else text).split("\n")
-        say(f"{key:10}  {first}")
-        for line in more:
-            say(f"{'':10}  {line}")
+    for letter in letters:
+        for key, value in letter.document().items():
+            if key == "dead_at" or key == "created_at":
+                text = local(value)
+            else:
+                text = compact(value) if isinstance(value, dict) else str(value)
+            first, *more = ("-" if value is None else text).split("\n")
+            say(f"{key:10}  {first}")
+            for line in more:
+                say(f"{'':10}  {line}")
+
+
+def _change(bus: Bus, args: argparse.Namespace) -> None:
+    """Retry or drop some, and say which; also those before one that is not there."""
+    letters: list[dict[str, Any]] = []
+    try:
+        for letter_id in args.ids:
+            with files_stay(bus):
+                if args.action == "drop":
+                    bus.dead.drop(letter_id)
+                    letters.append({"id": letter_id})
+                else:
+                    letters.append({"id": letter_id, "event": bus.dead.retry(letter_id)})
+    finally:
+        if letters and args.action == "drop":
+            lines = [f"dropped {letter['id']}" for letter in letters]
+            print_done(args, "dropped", *lines, letters=letters)
+        elif letters:
+            lines = [f"dead letter {each['id']} is event {each['event']} now" for each in letters]
+            print_done(args, "retried", *lines, letters=letters)

@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("cases", nargs="*", metavar="CASES", help="TOML files, or shipped names")
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="in a server of its own"
+        "--model", action="append", default=[], metavar="MODEL", help="in a server of its own"
     )
     parser.add_argument(
         "--fill", type=_shares, default=(), metavar="20,40", help="also with so much of the window"

@@ -102,7 +102,7 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     if name in present:
         return present[name]
     file = paths.agents_d / f"{name}.toml"
-    if name in _files(paths):
+    if name in agent_files(paths):
         _raise_problem(name, paths, file)
     raise no_such_agent(name, present)
 
@@ -154,7 +154,10 @@ def check_known(name: str, paths: Paths, bus: Bus | None, *others: str) -> None:
     Raises:
         AgentdError: nobody is or was.
     """
-    agents = {*_files(paths), *(row.name for row in (bus.agents.list() if bus is not None else ()))}
+    agents = {
+        *agent_files(paths),
+        *(row.name for row in (bus.agents.list() if bus is not None else ())),
+    }
     if name not in agents and name not in others:
         raise no_such_agent(name, sorted(agents))
 
@@ -169,5 +172,6 @@ def subscribed_types(bus: Bus) -> set[str]:
     return {item for row in bus.agents.present().values() for item in row.subscribe}
 
 
-def _files(paths: Paths) -> list[str]:
+def agent_files(paths: Paths) -> list[str]:
+    """Return the names of the agents that have a file."""
     return [path.stem for path in paths.agents_d.glob("[!.]*.toml")]

@@ -1,11 +1,11 @@
 """What `agentd check` knows of MCP servers: wrong tables, and what changed in their tools."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agentd.commands.home import open_bus
-from agentd.commands.output import GREEN, RED, colour, plain, say
+from agentd.commands.output import GREEN, RED, colour, plain, print_json, say
 from agentd.config.daemon import load_daemon
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.suggest import did_you_mean, listed
@@ -39,7 +39,7 @@ def server_advice(servers: Mapping[str, McpConfig]) -> Iterator[str]:
             )
 
 
-def accept(name: str | None, paths: Paths) -> int:
+def accept(name: str | None, paths: Paths, *, as_json: bool) -> int:
     """Show how the tools of one server, or all, differ from what was accepted; accept them.
 
     Raises:
@@ -52,23 +52,34 @@ def accept(name: str | None, paths: Paths) -> int:
             f"there is no MCP server {name}{did_you_mean(name, servers)}",
             hint=f"agentd.toml has {listed(servers, none='none')}",
         )
-    changed = False
+    differences: dict[str, list[str]] = {}
+    accepted: list[str] = []
     for server in [name] if name is not None else sorted(servers):
         pins = Pins(server, servers[server], paths)
         lines, now = pins.difference()
-        if not lines:
-            say(f"{server}  {colour('nothing changed', GREEN)}")
-        for line in lines:
-            code = {"+": GREEN, "-": RED}.get(line[:1])
-            say(colour(plain(line), code) if code else plain(line))
-        if lines and _wanted(server):
+        differences[server] = list(lines)
+        if not as_json:
+            _print_difference(server, lines)
+        if lines and (as_json or _wanted(server)):
             pins.accept(now)
-            say(f"{server}  {colour('accepted', GREEN)}")
-            changed = True
-    if changed and daemon_state(paths) is not None:
+            accepted.append(server)
+            if not as_json:
+                say(f"{server}  {colour('accepted', GREEN)}")
+    if as_json:
+        done = "accepted" if accepted else None
+        print_json({"done": done, "servers": accepted, "differences": differences})
+    if accepted and daemon_state(paths) is not None:
         reload = NewEvent("agentd.reload", {}, target=DAEMON)
         open_bus(paths).publish(PERSON, reload, priority=Priority.PERSON, system=True)
     return Exit.OK
+
+
+def _print_difference(server: str, lines: Sequence[str]) -> None:
+    if not lines:
+        say(f"{server}  {colour('nothing changed', GREEN)}")
+    for line in lines:
+        code = {"+": GREEN, "-": RED}.get(line[:1])
+        say(colour(plain(line), code) if code else plain(line))
 
 
 def _wanted(server: str) -> bool:

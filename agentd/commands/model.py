@@ -4,10 +4,11 @@ import argparse
 import re
 
 from agentd.commands.home import open_bus
-from agentd.commands.output import print_facts, print_json, print_table, say
+from agentd.commands.output import print_done, print_facts, print_json, print_table
+from agentd.errors import AgentdError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
-from agentd.views.daemon_state import labels_by, with_external
+from agentd.views.daemon_state import daemon_state, labels_by, with_external
 
 ANSWER_S = 5.0  # for a living model server to answer
 PREFIX = "agentd_"  # of its metrics' names
@@ -18,6 +19,7 @@ EXAMPLES = """example:
   agentd model list
   agentd model pull smollm2-135m
   agentd model pull mlx-community/Qwen2.5-3B-Instruct-4bit
+  agentd model rm smollm2-135m
   agentd model status
 
 A pulled model is used offline from then on. Name it in agentd.toml: [model] name = "...".
@@ -28,7 +30,8 @@ object: name, url, external, state, pid, since, restarts, reason, problem, beat,
 labels are taken: see `agentd status --help`), and metrics (null where the server gives none) by
 name, such as prompt_tokens_total. Of an external server also
 models, the names that it lists (null: none), and its state: RUNNING, WAITING (down) or PARKED (a
-wrong key, URL ...)."""
+wrong key, URL ...). `pull` prints {done: "pulled", name, folder},
+`rm` {done: "removed", name, folder, bytes}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -36,24 +39,26 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("list", "pull", "status"),
+        choices=("list", "pull", "rm", "status"),
         default="list",
         help="default: list",
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="pull: a bundled model or a Hugging Face name"
+        "name", nargs="?", metavar="MODEL", help="pull, rm: a bundled model or a Hugging Face name"
     )
-    parser.add_argument("--json", action="store_true", help="list, status: print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(fail=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """List, pull, or show the server's state."""
-    if (args.name is None) == (args.action == "pull"):
-        args.fail("pull needs a NAME" if args.name is None else f"{args.action} takes no NAME")
+    if (args.name is None) == (args.action in ("pull", "rm")):
+        args.fail(f"{args.action} {'needs a' if args.name is None else 'takes no'} NAME")
     paths = discover()
     if args.action == "pull":
-        _pull(args.name, paths)
+        _pull(args, paths)
+    elif args.action == "rm":
+        _remove(args, paths)
     elif args.action == "list":
         _list(paths, as_json=args.json)
     else:
@@ -61,16 +66,31 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _pull(name: str, paths: Paths) -> None:
+def _pull(args: argparse.Namespace, paths: Paths) -> None:
     from agentd.commands.output import ProgressLine
     from agentd.models import store
 
     progress = ProgressLine()
     try:
-        folder = store.pull(name, paths.models, progress)
+        folder = store.pull(args.name, paths.models, progress)
     finally:
         progress.done()
-    say(str(folder))
+    print_done(args, "pulled", str(folder), name=args.name, folder=str(folder))
+
+
+def _remove(args: argparse.Namespace, paths: Paths) -> None:
+    from agentd.models import store
+
+    model = (daemon_state(paths) or {}).get("model") or {}
+    if model.get("name") == args.name and not model.get("external"):
+        raise AgentdError(
+            f"the running daemon uses {args.name}",
+            where="agentd.toml: [model] name",
+            hint="name another model there first",
+        )
+    folder, size = store.remove(args.name, paths.models)
+    line = f"{args.name} is removed: {size / 1e6:.0f} MB are free again"
+    print_done(args, "removed", line, name=args.name, folder=str(folder), bytes=size)
 
 
 def _list(paths: Paths, *, as_json: bool) -> None:

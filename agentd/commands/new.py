@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from agentd.commands.new_task import BY_ITSELF, DAILY, LOOKS, Draft, asked, listed_words, text_of
-from agentd.commands.output import say
+from agentd.commands.output import json_option, print_done
 from agentd.commands.seed import seed_schemas, write_private
 from agentd.config.agent import check_agent_name
 from agentd.errors import UsageError
@@ -22,7 +22,9 @@ EXAMPLES = """example:
 
 Writes files that are right as they stand. What was asked for runs at once. Without flags, and
 without a terminal, and with --code, it is a template, and disabled: edit it, set `enabled` to true,
-and save. A file that is there already is never overwritten; exit 2."""
+and save. A file that is there already is never overwritten; exit 2.
+
+--json prints {done: "written", agent, files}."""
 
 BY_CONFIGURATION = """\
 #:schema ../agent.schema.json
@@ -138,7 +140,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument(
         "name",
-        metavar="NAME",
+        metavar="NEW_NAME",
         help="lower-case letters, digits and _, a letter first, at most 48; "
         "not agentd, model, person",
     )
@@ -156,6 +158,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     out = parser.add_mutually_exclusive_group()
     out.add_argument("--labels", metavar="a,b", help="give each row one of these labels")
     out.add_argument("--rank", metavar="a,b", help="rank rows by these interests")
+    json_option(parser)
     parser.set_defaults(fail=parser.error)
 
 
@@ -169,21 +172,17 @@ def run(args: argparse.Namespace) -> int:
             f"agentd itself has {' or '.join(ours)}", hint="choose another name for yours"
         )
     draft = _draft(args)
+    written = write(args.name, paths, code=args.code, draft=draft)
+    lines = [*(f"wrote {path}" for path in written), f"check it: agentd check {written[-1]}"]
     if draft is not None:
-        (path,) = write(args.name, paths, code=False, draft=draft)
-        say(f"wrote {path}")
-        say(f"check it: agentd check {path}")
         kind = draft.where.replace("*", "new")  # of a prefix: one that it means
         event = f"""send {kind} '{{"text": "..."}}'"""
         how = {"events": event, "watch": "send-file PATH"}.get(draft.look, f"trigger {args.name}")
-        say(f"try it now: agentd {how}")
-        return Exit.OK
-    written = write(args.name, paths, code=args.code)
-    for path in written:
-        say(f"wrote {path}")
-    say(f"check it: agentd check {written[-1]}")
-    say("then set `enabled = true` in it, and try it:")
-    say(f"""  agentd send request.{args.name} '{{"text": "..."}}'""")
+        lines += [f"try it now: agentd {how}"]
+    else:
+        lines += ["then set `enabled = true` in it, and try it:"]
+        lines += [f"""  agentd send request.{args.name} '{{"text": "..."}}'"""]
+    print_done(args, "written", *lines, agent=args.name, files=list(map(str, written)))
     return Exit.OK
 
 

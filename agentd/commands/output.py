@@ -38,6 +38,7 @@ __all__ = [  # all that commands print with
     "local",
     "note",
     "plain",
+    "print_done",
     "print_facts",
     "print_json",
     "print_table",
@@ -55,6 +56,23 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     # ASCII only, so that the bytes are the same in every locale. JSON lets DEL stand as it is.
     text = json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
     say_lines(text, flush=indent is None)
+
+
+def print_done(args: argparse.Namespace, done: str | None, *lines: str, **about: Any) -> None:
+    """Tell what a command did: in `lines`, or with --json as one object.
+
+    `done` is a word for it, None where nothing was changed. `about` says what it was done to.
+    """
+    if args.json:
+        print_json({"done": done, **about})
+    else:
+        for line in lines:
+            say(line)
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --json for a command that prints one object."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def compact(value: Any) -> str:

@@ -29,7 +29,7 @@ NAMES = (
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this path alone")
+    parser.add_argument("name", nargs="?", metavar="WHICH", help="print this path alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(fail=parser.error)
 

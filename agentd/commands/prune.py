@@ -27,8 +27,9 @@ What [retention] says goes: by age, and the oldest beyond the size limit. Events
 yet to read become dead letters ("expired") first. The daemon does the same all the time, in small
 steps; by hand it is for a changed agentd.toml, or while no daemon runs. --dry-run prunes a copy.
 
---json prints one object: dry_run, removed {events, sessions, dead_letters, ...: how many},
-expired (dead letters that it made), bytes_before, bytes_after (of what the database holds)."""
+--json prints one object: done ("pruned"; null with --dry-run), dry_run, removed {events, sessions,
+dead_letters, ...: how many}, expired (dead letters that it made), bytes_before, bytes_after (of
+what the database holds)."""
 
 WORDS = {
     "events": "events that all have read",
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         removed = {what: done[what] for what in WORDS if what not in ("expired", "unanswered")}
         sizes = {"bytes_before": before, "bytes_after": after}
-        print_json({"dry_run": args.dry_run, "removed": removed, "expired": expired, **sizes})
+        told = {"done": None if args.dry_run else "pruned", "dry_run": args.dry_run}
+        print_json({**told, "removed": removed, "expired": expired, **sizes})
         return Exit.OK
     verb = "would go" if args.dry_run else "went"
     for what, words in WORDS.items():

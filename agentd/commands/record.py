@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from agentd.commands.home import open_bus
-from agentd.commands.output import note, say, whole
+from agentd.commands.output import json_option, note, print_done, whole
 from agentd.errors import UsageError
 from agentd.paths import discover
 from agentd.states import Exit
@@ -18,7 +18,9 @@ The file holds the event log exactly as the model saw it, the model's decisions,
 configuration, and what its reading tools read (files, a part of a git repository, pages), so that
 `agentd replay FILE` runs it anywhere, without a model and without a network. Secrets are left out
 by rules; read the file before you share it. It is replayed once while it is written; exits 1 when
-that replay was not identical."""
+that replay was not identical.
+
+--json prints {done: "written", file, redacted {rule: places}, identical}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -34,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--scrub", action="store_true", help="also take out user, host and e-mail names"
     )
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None and file.exists():
         raise UsageError("is there already", where=str(file), hint="name another one with -o FILE")
     text.save(recording, file)
-    say(str(file))
+    redacted, identical = dict(recording.head.redacted), outcome.difference is None
+    about = {"file": str(file), "redacted": redacted, "identical": identical}
+    print_done(args, "written", str(file), **about)
     for rule, places in recording.head.redacted.items():
         note(f"redacted: {rule}, {places} places")
     for step in recording.steps:

@@ -10,7 +10,7 @@ from agentd.approval.signature import person_key, signed
 from agentd.approval.unanswered import give
 from agentd.bus import Bus
 from agentd.commands.home import find_agent, known_types, open_bus, subscribed_types
-from agentd.commands.output import INTEGER_MAX, note, say
+from agentd.commands.output import INTEGER_MAX, json_option, note, print_done
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import UsageError
 from agentd.events import ANSWER, PERSON, NewEvent, matches
@@ -29,23 +29,26 @@ Prints the event's id. Warns on stderr if no agent reads the type, or if an answ
 `agentd answer` lists what waits for one, and is the shorter way.
 Follow it with `agentd events -f`; with `--json`, `cause_id` names the event that was answered.
 Works without a running daemon: the event waits in the database. Exits 2 when JSON is not an object,
-1 when the bus refuses the event or no agent is called NAME, 3 without a database."""
+1 when the bus refuses the event or no agent is called NAME, 3 without a database.
+
+--json prints {done: "sent", event}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("type", metavar="TYPE", help="dotted lower case, such as note.added")
-    parser.add_argument("json", metavar="JSON", help="the payload, a JSON object; - reads stdin")
+    parser.add_argument("payload", metavar="JSON", help="a JSON object; - reads stdin")
     parser.add_argument(
         "--to",
         metavar="NAME",
         help="for this agent alone (default: all that subscribe to TYPE; `person.answer` needs it)",
     )
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish the event with a person's priority."""
-    payload = _payload(sys.stdin.read() if args.json == "-" else args.json)
+    payload = _payload(sys.stdin.read() if args.payload == "-" else args.payload)
     paths = discover()
     bus = open_bus(paths, writes=True)
     if args.to is not None:
@@ -56,12 +59,12 @@ def run(args: argparse.Namespace) -> int:
         with files_stay(bus):
             saw = {payload["asked"]} if isinstance(payload.get("asked"), str) else seen(paths)
             _, event_id = give(bus, person_key(paths), payload["session"], payload["answer"], saw)
-        say(f"event {event_id}")
+        print_done(args, "sent", f"event {event_id}", event=event_id)
         note_idle(bus, paths, args.to)
     elif args.type.startswith(f"{PERSON}."):
-        publish(bus, paths, signed(event, person_key(paths)), system=True)
+        publish(args, bus, paths, signed(event, person_key(paths)), system=True)
     else:
-        publish(bus, paths, event)
+        publish(args, bus, paths, event)
     if doubt is not None:
         note(doubt)
     return Exit.OK
@@ -98,14 +101,15 @@ def _answers_nothing(bus: Bus, event: NewEvent) -> str | None:
     return f"this answers no question: {why}; `agentd answer` lists what is asked"
 
 
-def publish(bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False) -> int:
+def publish(
+    args: argparse.Namespace, bus: Bus, paths: Paths, event: NewEvent, *, system: bool = False
+) -> None:
     """Write a person's event, print its id, say on stderr if nobody will act on it now."""
     with files_stay(bus):
         event_id = bus.publish(PERSON, event, priority=Priority.PERSON, system=system)
     assert event_id is not None, "without a dedup_key and a cause an event is always written"
-    say(f"event {event_id}")
+    print_done(args, "sent", f"event {event_id}", event=event_id)
     note_idle(bus, paths, event.target)
-    return event_id
 
 
 def note_idle(bus: Bus, paths: Paths, target: str | None) -> None:

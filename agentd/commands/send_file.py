@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from agentd.commands.home import accepted_config, find_agent, open_bus
-from agentd.commands.output import note, plain, say
+from agentd.commands.output import json_option, note, plain, print_done
 from agentd.commands.send import note_idle
 from agentd.errors import AgentdError, shown
 from agentd.paths import discover
@@ -20,13 +20,16 @@ Writes an event file.changed for each file to each agent whose `watch` means it,
 NAME, and says to whom. A file goes to an agent also where it was told of its content before;
 but not while the agent is at it, or waits for your answer about it.
 Works without a running daemon: the events wait. Exits 2 for what is no file, 1 where no agent
-watches such files or NAME may not read it (nothing is sent then), 3 without a database."""
+watches such files or NAME may not read it (nothing is sent then), 3 without a database.
+
+--json prints {done: "sent", events: [{event, path, agent}]}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file")
     parser.add_argument("--to", metavar="NAME", help="for this agent, whatever it watches")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,13 +57,16 @@ def run(args: argparse.Namespace) -> int:
             if name in agents:
                 check_readable(name, Path(file.path), agents[name])
             sent.append((name, file, content))
+    events = []
     for name, file, content in sent:
         with files_stay(bus):
             event_id, new = give(bus, name, file, content)
         if new:
-            say(plain(f"event {event_id}: {shown(file.path)} to {name}"))
+            events.append({"event": event_id, "path": shown(file.path), "agent": name})
         else:
             note(f"{name} is not done yet with event {event_id} of {shown(file.path)}: not sent")
+    lines = (plain(f"event {e['event']}: {e['path']} to {e['agent']}") for e in events)
+    print_done(args, "sent" if events else None, *lines, events=events)
     for name in dict.fromkeys(name for name, _, _ in sent):
         note_idle(bus, paths, name)
     return Exit.OK

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from agentd.commands.output import note, say
+from agentd.commands.output import json_option, note, print_done
 from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.macos import launchd
 from agentd.macos.launchctl import Service
@@ -16,6 +16,10 @@ from agentd.supervisor.client import last_failure, query
 
 ANSWERS_S = 30.0  # for a started daemon to answer, a stopped one to be gone
 STEP_S = 0.1
+DONE = {
+    **{"install": "installed", "start": "started", "restart": "restarted"},
+    **{"stop": "stopped", "uninstall": "uninstalled"},
+}
 
 EXAMPLES = """example:
   agentd install      # starts it now and at each login; again after an update
@@ -25,11 +29,15 @@ EXAMPLES = """example:
 
 On macOS, by launchd. Each waits until it is done, and succeeds where there is nothing to do.
 Elsewhere it exits 1 and prints the `systemd-run` line to use; or take `agentd run`, in the
-foreground."""
+foreground.
+
+--json prints {done: "installed", "started", "restarted", "stopped" or "uninstalled", pid (of the
+daemon that runs now, or null)}; done is null where there was nothing to do."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Declare the options: none."""
+    """Declare the options."""
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,14 +54,16 @@ def run(args: argparse.Namespace) -> int:
             f"agentd runs already, started by hand (pid {before})",
             hint=f"stop it first: Ctrl-C there, or `kill -TERM {before}`",
         )
+    done: str | None = DONE[args.command]
+    lines: list[str] = []
     match args.command:
         case "install":
             _warn_if_guarded(paths)
             service.install()
-            say(f"installed {service.plist}")
+            lines += [f"installed {service.plist}"]
         case "start":
             if before is not None:
-                say(f"agentd runs already, pid {before}")
+                print_done(args, None, f"agentd runs already, pid {before}", pid=before)
                 return Exit.OK
             _warn_if_changed(service)
             service.start()
@@ -62,12 +72,18 @@ def run(args: argparse.Namespace) -> int:
             service.restart()
         case "stop":
             service.stop()
+            done = done if before is not None else None
         case _:
-            say("uninstalled" if service.uninstall() else "was not installed")
+            done = "uninstalled" if service.uninstall() else None
+            lines += [done or "was not installed"]
+    pid = None
     if args.command in ("stop", "uninstall"):
         _wait_stopped(paths, before)
+        lines += ["agentd is stopped" if before is not None else "agentd was not running"]
     else:
-        _wait_started(paths, None if args.command == "start" else before)
+        pid = _wait_started(paths, None if args.command == "start" else before)
+        lines += [f"agentd runs, pid {pid}"]
+    print_done(args, done, *lines, pid=pid)
     return Exit.OK
 
 
@@ -100,8 +116,8 @@ def _living(pid: int | None) -> int | None:
     return pid
 
 
-def _wait_started(paths: Paths, before: int | None) -> None:
-    """Wait until a daemon other than `before` answers.
+def _wait_started(paths: Paths, before: int | None) -> int:
+    """Wait until a daemon other than `before` answers, and return its pid.
 
     Raises:
         AgentdError: it gave up, and says why; or it does not answer in time.
@@ -110,8 +126,7 @@ def _wait_started(paths: Paths, before: int | None) -> None:
     for _ in until(ANSWERS_S, STEP_S):
         pid = _pid(paths)
         if pid is not None and pid != before:
-            say(f"agentd runs, pid {pid}")
-            return
+            return pid
         if failed.exists() and failed.stat().st_mtime >= began - 1 and (why := last_failure(paths)):
             raise AgentdError(**why)
     raise AgentdError(
@@ -130,7 +145,6 @@ def _wait_stopped(paths: Paths, before: int | None) -> None:
     """
     for _ in until(ANSWERS_S, STEP_S):
         if (pid := _pid(paths) or _living(before)) is None:
-            say("agentd is stopped" if before is not None else "agentd was not running")
             return
     raise AgentdError(
         f"agentd still runs, pid {pid}",

@@ -26,9 +26,10 @@ STATE of an agent:
     + "".join(f"  {state.value:8}  {state.meaning}\n" for state in WorkerState)
     + """  UNKNOWN   the daemon does not answer
 
-WAITING counts the events that wait for an agent: addressed to it + by subscription. WAITS FOR says
-why it does not get on. CPU is the share of one core now, MODEL the time that a model worked for it
-in the last hour. A terminal that is too narrow for all columns does without some.
+WAITING counts the events that wait for an agent, each kind up to 1,000: addressed to it + by
+subscription. WAITS FOR says why it does not get on. CPU is the share of one core now, MODEL the
+time that a model worked for it in the last hour. A terminal that is too narrow for all columns does
+without some.
 Exits 0 when the daemon runs, 3 when it does not (what the database knows is still shown), 1 when it
 does not answer and for an unknown NAME.
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from agentd.commands.output import say
+from agentd.commands.output import json_option, print_done
 from agentd.errors import NotRunning
 from agentd.paths import discover
 from agentd.states import Exit
@@ -14,13 +14,16 @@ EXAMPLES = """example:
 
 Prints where the token of the model server lies. Only programs that come by its port need it: agents
 and agentd's own commands have other ways in. A renewed one holds at once, and the one before is
-refused: let programs read the file again."""
+refused: let programs read the file again.
+
+--json prints {done ("renewed"; null without --renew), file}; with --show also token."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("--renew", action="store_true", help="make another one first")
     parser.add_argument("--show", action="store_true", help="print the token itself")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,5 +42,7 @@ def run(args: argparse.Namespace) -> int:
             where=str(paths.token),
             hint="`agentd run` writes one, and so does `agentd token --renew`",
         ) from error
-    say(token if args.show else str(paths.token))
+    about = {"file": str(paths.token)} | ({"token": token} if args.show else {})
+    done = "renewed" if args.renew else None
+    print_done(args, done, token if args.show else str(paths.token), **about)
     return Exit.OK

@@ -6,7 +6,7 @@ from typing import Any
 
 from agentd.bus import Bus
 from agentd.commands.home import accepted_config, find_agent, open_bus
-from agentd.commands.output import note
+from agentd.commands.output import json_option, note
 from agentd.commands.send import publish
 from agentd.config.agent import AgentConfig
 from agentd.errors import UsageError
@@ -31,12 +31,15 @@ Writes agent.trigger to the agent's direct lane, before what it subscribes to, a
 event's id. Follow what comes of it with `agentd events -f` or `agentd sessions --agent NAME`.
 Works without a running daemon: the event waits. Exits 2 for an agent that needs a file or a field
 of an event to work on, 1 for one that is unknown or whose file is wrong or disabled, 3 without a
-database."""
+database.
+
+--json prints {done: "sent", event}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
     parser.add_argument("name", metavar="NAME", help="the agent")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     config = accepted_config(paths, find_agent(bus, paths, args.name))
     if config is not None:
         check_given(args.name, config, {})
-    publish(bus, paths, NewEvent(TRIGGER, {}, target=args.name), system=True)
+    publish(args, bus, paths, NewEvent(TRIGGER, {}, target=args.name), system=True)
     for what in _first_reads(bus, args.name, config):
         note(f"{hide(what)} is read for the first time: what is there already is not new")
     return Exit.OK

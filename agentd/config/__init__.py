@@ -5,10 +5,10 @@
 `timetable.py` tells when a schedule is due; `columns.py` is an agent's table [result],
 `permissions.py` its [permissions]. `wording.py` and `suggest.py` say what is wrong and what may
 have been meant. `agent_files.py` tells which files make agents, `odd_files.py` what is odd about
-one, `last_good.py` keeps the last agentd.toml that was right. `mcp_servers.py` are its [mcp.NAME],
-`delivery.py` is its [deliver]. `secret_names.py` are secrets as they are written,
-`secret_values.py` finds them, `keychain.py` those of macOS. `mail_account.py` is an agent's
-[accounts.NAME], `mail_url.py` reads its URL.
+one, `key_lines.py` where in it a key stands, `last_good.py` keeps the last agentd.toml that was
+right. `mcp_servers.py` are its [mcp.NAME], `delivery.py` is its [deliver]. `secret_names.py` are
+secrets as they are written, `secret_values.py` finds them, `keychain.py` those of macOS.
+`mail_account.py` is an agent's [accounts.NAME], `mail_url.py` reads its URL.
 """
 
 from importlib import import_module

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agentd.config.key_lines import line_of
 from agentd.config.odd_files import no_file, toml_hint
 from agentd.config.suggest import did_you_mean, listed
 from agentd.config.wording import key_of, said
@@ -70,20 +71,6 @@ def parse_toml(data: bytes, where: Path | str) -> dict[str, Any]:
         raise ConfigError("nests too deeply", where=str(where), hint="flatten it") from error
 
 
-def line_of(key: str, data: bytes) -> int:
-    """Return the line on which a key of the top, or its table, begins in TOML that was read.
-
-    0: it is written in an unusual way.
-    """
-    text = data.decode("utf-8-sig")
-    for found in re.finditer(rf"^[ \t]*\[?[ \t]*{key}[ \t]*[.=\]]", text, re.MULTILINE):
-        before = text[: found.start()]
-        with suppress(tomllib.TOMLDecodeError):  # then it stands within a text, or a list
-            if key not in tomllib.loads(before):
-                return before.count("\n") + 1
-    return 0
-
-
 def as_text(data: bytes, path: Path | str) -> str:
     """Return a file's content as text: UTF-8, with a byte order mark or without.
 
@@ -138,13 +125,16 @@ def config_error(
     # Without their inputs: those may be as large as the file, and deeper than Python can print.
     found = error.errors(include_url=False, include_input=False)
     problems: dict[str, list[str]] = {}
+    text = _text_at(where)
     for item in found:
         key = (prefix + key_of(item)).rstrip(".")[:PROBLEM_CHARACTERS_MAX]
         unknown = item["type"] == "extra_forbidden"
         message = _unknown(model, item["loc"]) if unknown else said(item)
         problems.setdefault(key, []).append(message)
     lines = [
-        f"{key}: {' or '.join(messages)}"[: 2 * PROBLEM_CHARACTERS_MAX] if key else messages[0]
+        _placed(text, key) + f"{key}: {' or '.join(messages)}"[: 2 * PROBLEM_CHARACTERS_MAX]
+        if key
+        else messages[0]
         for key, messages in list(problems.items())[:PROBLEMS_TOLD]
     ]
     if len(problems) > PROBLEMS_TOLD:
@@ -155,6 +145,18 @@ def config_error(
         about = _description(model, found[0]["loc"])
         hint = f"{next(iter(problems))}: {about}" if about else "correct it"
     return ConfigError("; ".join(lines), where=str(where), hint=hint)
+
+
+def _text_at(where: Path | str) -> str:
+    """Return a file's text, to find lines in; "" for none: it may be another by now, or none."""
+    with suppress(ConfigError, ValueError):
+        return as_text(read_small(where), where) if isinstance(where, Path) else ""
+    return ""
+
+
+def _placed(text: str, key: str) -> str:
+    line = line_of(text, key.split("."))
+    return "" if line is None else f"line {line}: "
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -110,13 +110,23 @@ class ReadBudget:
 
 def _lines_back(path: Path, budget: ReadBudget) -> Iterator[str]:
     """Yield the lines of a log and of its rotated files from the last one to the first."""
-    read: set[int] = set()  # a file that is rotated meanwhile comes again under its next name
-    for file in rotations(path):
+    files = rotations(path)
+    while files:
+        file, *files = files
         with contextlib.suppress(OSError), _opened(file) as fd:
             status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_ino not in read:
-                read.add(status.st_ino)
+            if stat.S_ISREG(status.st_mode):
                 yield from _file_back(fd, status.st_size, budget)
+                files = _behind(rotations(path), status.st_ino)
+
+
+def _behind(files: Sequence[Path], inode: int) -> list[Path]:
+    """Return the files that are older than one, which may have been rotated since it was opened."""
+    for at, file in enumerate(files):
+        with contextlib.suppress(OSError):
+            if file.stat(follow_symlinks=False).st_ino == inode:
+                return list(files[at + 1 :])
+    return []  # it is deleted by now, and what was older before it
 
 
 def _file_back(fd: int, at: int, budget: ReadBudget) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Models on disk: resolve a name to a folder, pull one, list them.
+"""Models on disk: resolve a name to a folder, pull one, list them, delete one.
 
 A name is a bundled model, a Hugging Face name (`org/name`), or a local folder.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd.config.suggest import did_you_mean
-from agentd.errors import ConfigError, storage_errors
+from agentd.errors import ConfigError, UsageError, storage_errors
 from agentd.models import huggingface
 from agentd.models.huggingface import POLL_SECONDS, Progress, folder_bytes, need_disk
 from agentd.paths import expanded, private_folder
@@ -95,6 +95,29 @@ def available(models: Path) -> list[Model]:
     for name, bundled in BUNDLED.items():
         found.setdefault(name, Model(name, None, bundled.file_bytes, True))
     return list(found.values())
+
+
+def remove(name: str, models: Path) -> tuple[Path, int]:
+    """Delete a model that was pulled, also half of one; return its folder and how many bytes.
+
+    Raises:
+        UsageError: it is not there, or a person's own folder.
+        StorageError: it cannot be deleted.
+    """
+    if _local(name):
+        raise UsageError("a folder of yours is yours to remove", where=name)
+    folder = models / name if name in BUNDLED else huggingface.folder_of(name, models)
+    with _lock(models, lambda done, total, label: None):
+        if not folder.is_dir():
+            pulled = [model.name for model in available(models) if model.folder]
+            hint = "see `agentd model list`" + did_you_mean(name, pulled)
+            raise UsageError(f"the model {name} is not here", where=str(folder), hint=hint)
+        size = folder_bytes(folder)
+        with storage_errors(folder, "make it writable", "cannot be deleted"):
+            # What is left of a removal that is cut off is a pull's to clean up.
+            gone = folder.rename(models / f".pull-removed-{os.getpid()}")
+            shutil.rmtree(gone)
+    return folder, size
 
 
 def pull(name: str, models: Path, progress: Progress = lambda done, total, label: None) -> Path:

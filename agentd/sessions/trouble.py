@@ -1,4 +1,4 @@
-"""Why an agent that runs does not get on, for people: a tripped breaker, attempts cut off."""
+"""Why an agent that runs does not get on: a tripped breaker, attempts cut off, failed sessions."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +10,7 @@ from agentd.events import Lane
 from agentd.sessions import breaker
 from agentd.sessions.attempts import CUT_FREE
 from agentd.states import WorkerState
+from agentd.terminal import counted
 
 
 @dataclass(frozen=True)
@@ -39,5 +40,12 @@ def trouble(db: Database, agent: str) -> Trouble | None:
             "killed before it recorded anything",
             moment_or(next_at, EPOCH) if next_at else None,
             "something outside kills it: a person, a script, or the system for want of memory",
+        )
+    for event_id, failures, next_at, error in db.run(sql.FAILING, (*lanes, agent)):
+        return Trouble(
+            WorkerState.RUNNING,
+            f"event {event_id} failed {counted(failures, 'time')}, the last: {error}",
+            moment_or(next_at, EPOCH) if next_at else None,
+            "it is tried again; at last it is a dead letter",
         )
     return None

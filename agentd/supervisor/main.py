@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+from collections.abc import Callable
 
 from agentd.clock import Clock, SystemClock
 from agentd.config.daemon import DaemonConfig, load_daemon
@@ -23,8 +24,16 @@ from agentd.supervisor.supervisor import Supervisor
 from agentd.whole import remove, write_whole
 
 
-def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None = None) -> None:
+def run(
+    paths: Paths,
+    *,
+    commands: Commands | None = None,
+    clock: Clock | None = None,
+    starts: Callable[[DaemonConfig], None] = lambda config: None,
+) -> None:
     """Supervise this home until SIGTERM or SIGINT; returns when everything has stopped in order.
+
+    `starts` is called once the home is ours, with the configuration in force.
 
     Under launchd, where nobody sees an error, it goes on with the last agentd.toml that was right.
     One that trying again cannot mend is recorded and the call returns: launchd would try for ever.
@@ -52,7 +61,7 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
             )
         lock.record(os.getpid(), clock=clock)
         try:
-            _supervise(paths, commands or Commands(), clock, lock)
+            _supervise(paths, commands or Commands(), clock, lock, starts)
         except AgentdError:
             raise
         except Exception as error:  # the top of the process: its traceback belongs in the log
@@ -68,8 +77,15 @@ def run(paths: Paths, *, commands: Commands | None = None, clock: Clock | None =
         lock.close()
 
 
-def _supervise(paths: Paths, commands: Commands, clock: Clock, lock: LockFile) -> None:
+def _supervise(
+    paths: Paths,
+    commands: Commands,
+    clock: Clock,
+    lock: LockFile,
+    starts: Callable[[DaemonConfig], None],
+) -> None:
     config, problem = _configuration(paths)
+    starts(config)
     logger = log.configure(DAEMON, paths, config.logs, clock=clock)
     # What a supervisor that was killed may have left, before anything new starts.
     for path in sorted(paths.locks.glob("*.lock")):

@@ -32,7 +32,8 @@ POLICY = (
 )
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
-    b"referrer-policy": b"no-referrer",
+    # Others learn of no address. With no-referrer a form's Origin would be null, and be refused.
+    b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
@@ -43,7 +44,8 @@ SHOWN, SEEN = "agentd.page", "agentd.seen"
 HOW = "Run `agentd ui` in a terminal: it prints a link that opens this page.\n"
 # The way on is the page's own: a cookie of this site alone is not sent where another site led to.
 ENTERED = """<!doctype html><html lang="en"><title>agentd</title>
-<meta http-equiv="refresh" content="0;url=/"><p><a href="/">To the page</a></p></html>
+<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0;url=/">
+<p><a href="/">To the page</a></p></html>
 """
 
 

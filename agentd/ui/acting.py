@@ -64,10 +64,10 @@ def argv_of(form: Form) -> list[str]:
         UsageError: it stands for none, or lacks a field.
     """
     do = form.get("do", "")
-    if do not in _COMMANDS:
+    if do not in DOES:
         raise UsageError("this form stands for no command", where=do[:40])
     try:
-        words = _COMMANDS[do](form)
+        words = DOES[do](form)
     except KeyError as error:
         raise UsageError("a field of this form is missing", where=str(error)) from error
     if any(len(word) > WORDS_MAX for word in words):
@@ -97,7 +97,7 @@ def _of_agent(form: Form) -> list[str]:
 
 
 # By the field `do` of a form. Words of people stand behind `--`, so that none is an option.
-_COMMANDS: Mapping[str, Callable[[Form], list[str]]] = {
+DOES: Mapping[str, Callable[[Form], list[str]]] = {
     "answer": _answer,
     "ask": _ask,
     "correct": _correct,

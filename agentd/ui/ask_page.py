@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from agentd.bus import Bus
 from agentd.errors import UsageError
+from agentd.events import QUESTION_CHARACTERS_MAX
 from agentd.states import WorkerState
 from agentd.ui.page_parts import parts_of
 from agentd.views.question import ASSISTANT, AT_REST, questions, thread
@@ -24,14 +25,22 @@ async def _box(request: Request) -> Response:
     names = sorted((name for name, state in agents.items() if state in ANSWERS), key=_first)
     assistant = agents.get(ASSISTANT, "not there")
     return parts.rendering.page(
-        request, "ask.html", asked=asked, names=names, assistant=assistant, default=ASSISTANT
+        request,
+        "ask.html",
+        asked=asked,
+        names=names,
+        assistant=assistant,
+        default=ASSISTANT,
+        most=QUESTION_CHARACTERS_MAX,
     )
 
 
 async def _question(request: Request) -> Response:
     parts, told = parts_of(request), await _thread(request)
     over = told[-1]["state"] in AT_REST
-    return parts.rendering.page(request, "question.html", thread=told, over=over)
+    return parts.rendering.page(
+        request, "question.html", thread=told, over=over, most=QUESTION_CHARACTERS_MAX
+    )
 
 
 async def _thread(request: Request) -> list[dict[str, Any]]:

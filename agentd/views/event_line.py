@@ -11,6 +11,7 @@ from agentd.events import (
     BATCH,
     FILE,
     LATER,
+    QUESTION,
     TEST,
     Event,
     is_result,
@@ -34,7 +35,7 @@ def event_line(event: Event) -> str:
     """
     try:
         words = _words(event)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         words = _fields(event.payload)
     line = plain(" ".join(words.split()))
     return line if len(line) <= LINE_MAX else f"{line[: LINE_MAX - 1]}…"
@@ -113,6 +114,7 @@ WORDS: Mapping[str, Callable[[Payload], str]] = {
     "schedule.fired": _fired,
     FILE: _file,
     BATCH: _batch,
+    QUESTION: lambda p: _value(p["question"]),
     LATER: lambda p: _value(p["what"]),
     ASKED: _asked,
     ANSWER: _answer,

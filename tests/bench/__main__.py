@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from . import bus, hands, idle, latency, memory, reach, replay, start, turn
+from . import bus, hands, idle, latency, memory, page, reach, replay, start, turn
 from .home import ROOT, Home
 from .table import Figure, render
 
@@ -24,6 +24,7 @@ MODULES: dict[str, Callable[[bool, Home], Iterable[Figure]]] = {
     "start": start.measure,
     "hands": hands.measure,
     "reach": reach.measure,
+    "page": page.measure,
     "turn": turn.measure,
     "replay": replay.measure,
 }

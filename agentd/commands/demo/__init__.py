@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--model",
         default=None,
-        metavar="NAME",
+        metavar="MODEL",
         help="see `agentd model list` (default: smollm2-135m, the bundled one)",
     )
     parser.add_argument(
