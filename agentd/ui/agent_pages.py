@@ -35,13 +35,13 @@ async def _agent(request: Request) -> dict[str, Any]:
 
 async def _agents(request: Request) -> Response:
     overview = await _overview(request)
-    return parts_of(request).rendering.page(request, "agents.html", overview=overview)
+    return await parts_of(request).rendering.page(request, "agents.html", overview=overview)
 
 
 async def _agent_page(request: Request) -> Response:
     found = await _agent(request)
     questions = [shown_question(one) for one in found["questions"]]
-    return parts_of(request).rendering.page(
+    return await parts_of(request).rendering.page(
         request, "agent.html", agent={**found, "questions": questions}
     )
 

@@ -24,7 +24,7 @@ async def _box(request: Request) -> Response:
     agents = {one["name"]: one["state"] for one in (await parts.reading.status())["agents"]}
     names = sorted((name for name, state in agents.items() if state in ANSWERS), key=_first)
     assistant = agents.get(ASSISTANT, "not there")
-    return parts.rendering.page(
+    return await parts.rendering.page(
         request,
         "ask.html",
         asked=asked,
@@ -38,7 +38,7 @@ async def _box(request: Request) -> Response:
 async def _question(request: Request) -> Response:
     parts, told = parts_of(request), await _thread(request)
     over = told[-1]["state"] in AT_REST
-    return parts.rendering.page(
+    return await parts.rendering.page(
         request, "question.html", thread=told, over=over, most=QUESTION_CHARACTERS_MAX
     )
 
@@ -69,7 +69,7 @@ def _first(name: str) -> tuple[bool, str]:
 
 ROUTES: list[BaseRoute] = [
     Route("/ask", _box),
-    Route("/ask/{id:int}", _question),
+    Route("/ask/{id:id}", _question),
     Route("/api/ask", _api_asked),
-    Route("/api/ask/{id:int}", _api_question),
+    Route("/api/ask/{id:id}", _api_question),
 ]

@@ -44,7 +44,9 @@ async def _log(request: Request) -> Response:
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304)
     told = await _document(request)
-    page = parts.rendering.page(request, "log.html", **told, asked=_asked(request), levels=LEVELS)
+    page = await parts.rendering.page(
+        request, "log.html", **told, asked=_asked(request), levels=LEVELS
+    )
     page.headers["etag"] = tag
     return page
 

@@ -50,7 +50,7 @@ def _use(paths: Paths, span: Span) -> dict[str, Any]:
 
 async def _model(request: Request) -> Response:
     told = await _document(request)
-    return parts_of(request).rendering.page(
+    return await parts_of(request).rendering.page(
         request, "model.html", **told, charts=_charts(told["use"]), spans=list(SPANS)
     )
 

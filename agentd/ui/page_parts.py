@@ -2,12 +2,24 @@
 
 from dataclasses import dataclass
 
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import Request
 
 from agentd.ui.acting import Acting
 from agentd.ui.live_stream import LiveStream
 from agentd.ui.page_reader import PageReader
 from agentd.ui.rendering import Rendering
+
+DIGITS_MAX = 18  # of a number in an address: SQLite has 64 bits
+
+
+class IdConvertor(IntegerConvertor):
+    """Of an address: a number that may be an id. What has more digits is no address of ours."""
+
+    regex = f"[0-9]{{1,{DIGITS_MAX}}}"
+
+
+register_url_convertor("id", IdConvertor())
 
 
 @dataclass(frozen=True)

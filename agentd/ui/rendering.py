@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from agentd.errors import AgentdError
+from agentd.process.jobs import in_thread
 from agentd.terminal import duration, plain_lines
 from agentd.ui.access import SEEN, Access, shown_cookie
 from agentd.ui.acting import Acting
@@ -48,7 +49,7 @@ class Rendering:
             **{"lasting": duration, "markdown": markdown, "coded": coded},
         )
 
-    def page(
+    async def page(
         self, request: Request, template: str, status: int = 200, **values: Any
     ) -> HTMLResponse:
         """Return a page of a template, which finds `values`, `token`, `path` and `here`."""
@@ -61,16 +62,20 @@ class Rendering:
             "pages": PAGES,
             "said": self._acting.take(request.query_params.get("said", "")),
         }
-        text = self._environment.get_template(template).render(values, **given)
-        return HTMLResponse(text, status)
+
+        def rendered() -> str:
+            return self._environment.get_template(template).render(values, **given)
+
+        # In a thread: however long that takes, the process is alive, and answers others.
+        return HTMLResponse(await in_thread(rendered), status)
 
     def holds(self, request: Request, form: Mapping[str, str]) -> bool:
         """Whether a form is one of ours."""
         return form.get("token") == self._access.form_token(shown_cookie(request.scope))
 
-    def error(self, request: Request, error: AgentdError, status: int) -> HTMLResponse:
+    async def error(self, request: Request, error: AgentdError, status: int) -> HTMLResponse:
         """Return the page of an error."""
-        return self.page(request, "error.html", status, error=error.document())
+        return await self.page(request, "error.html", status, error=error.document())
 
 
 def _clean(value: Any) -> Any:

@@ -4,11 +4,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -18,14 +18,14 @@ from agentd.process.jobs import fault
 from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
 from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
-from agentd.ui.page_parts import PageParts, parts_of
+from agentd.ui.page_parts import DIGITS_MAX, PageParts, parts_of
 
 PAGES = (today, agent_pages, session_pages, model_page, log_page, ask_page)
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 50
 FORM_S = 10.0
-DIGITS_MAX = 18  # of a number in an address: SQLite has 64 bits
-PLACE = re.compile(r"(/[\w.%-]+)*/?")  # a path of ours: nothing that a browser takes for a host
+# A path of ours, with what it asks for: nothing that a browser takes for a host.
+PLACE = re.compile(r"((?:/[\w.%-]+)+/?|/)(?:\?(.*))?")
 STATUS = {UsageError: 400, TooManyPages: 503}  # of our errors; of all others 500
 
 
@@ -56,10 +56,10 @@ async def _act(request: Request) -> Response:
         return JSONResponse({**body, "go": goes_to(done, form)})
     if (place := goes_to(done, form)) is not None:
         return RedirectResponse(place, 303)
-    back = urlsplit(form.get("back", "/"))
-    query = {key: value for key, value in parse_qsl(back.query) if key != "said"}
-    query["said"] = parts.acting.keep(message)
-    path = back.path if PLACE.fullmatch(back.path) else "/"
+    found = PLACE.fullmatch(form.get("back", ""))
+    path, asked = found.groups("") if found else ("/", "")
+    query = [(key, value) for key, value in parse_qsl(asked) if key != "said"]
+    query.append(("said", parts.acting.keep(message)))
     return RedirectResponse(f"{path}?{urlencode(query)}", 303)
 
 
@@ -78,6 +78,8 @@ async def _form(request: Request) -> Mapping[str, str]:
                     raise UsageError(f"a form may have {FORM_BYTES_MAX} bytes")
     except TimeoutError as error:
         raise UsageError(f"this form did not come within {FORM_S:g} s") from error
+    except ClientDisconnect as error:
+        raise UsageError("this form broke off") from error
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
         raise UsageError("only a form of a page is taken", where=kind[:60])
@@ -109,17 +111,19 @@ def _number(text: str | None) -> int | None:
 async def _ours(request: Request, error: Exception) -> Response:
     ours = error if isinstance(error, AgentdError) else fault(error)
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    return _error(request, ours, status)
+    return await _error(request, ours, status)
 
 
 async def _none(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(request, AgentdError(error.detail, where=request.url.path), error.status_code)
+    return await _error(
+        request, AgentdError(error.detail, where=request.url.path), error.status_code
+    )
 
 
-def _error(request: Request, error: AgentdError, status: int) -> Response:
+async def _error(request: Request, error: AgentdError, status: int) -> Response:
     wants = request.headers.get("accept", "")
     if request.url.path.startswith("/api/") or wants == "application/json":
         document = {"ok": False, "message": str(error), "error": error.document()}
         return JSONResponse(document, status)
-    return parts_of(request).rendering.error(request, error, status)
+    return await parts_of(request).rendering.error(request, error, status)

@@ -15,13 +15,12 @@ from agentd.ui.page_parts import parts_of
 from agentd.views.causes import event_document
 from agentd.views.session_turns import session_document, turn_document
 
-INTEGER_MAX = 2**63 - 1  # SQLite's
 PAYLOAD_CHARACTERS_MAX = 100_000  # of an event
 SHORT_CHARACTERS = 400  # of a payload that is shown at once; a longer one is opened
 
 
 async def _session_document(request: Request) -> dict[str, Any]:
-    number, first = _id(request, "id"), request.query_params.get("from", "")
+    number, first = request.path_params["id"], request.query_params.get("from", "")
     begin = int(first) if first.isdecimal() and len(first) < 10 else 1
     reading = parts_of(request).reading
     return await reading.call(lambda bus: session_document(bus, number, first=begin))
@@ -32,7 +31,7 @@ async def _session(request: Request) -> Response:
     steps = told["steps"]
     begin_s = steps[0]["begin_s"] if steps else 0.0
     span_s = steps[-1]["end_s"] - begin_s if steps else 0.0  # of the waterfall
-    return parts_of(request).rendering.page(
+    return await parts_of(request).rendering.page(
         request,
         "session.html",
         one=told,
@@ -55,17 +54,17 @@ def _turns(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def _turn_document(request: Request) -> dict[str, Any]:
-    session, turn = _id(request, "id"), _id(request, "turn")
+    session, turn = request.path_params["id"], request.path_params["turn"]
     return await parts_of(request).reading.call(lambda bus: turn_document(bus, session, turn))
 
 
 async def _prompt(request: Request) -> Response:
     told = await _turn_document(request)
-    return parts_of(request).rendering.page(request, "prompt.html", one=told)
+    return await parts_of(request).rendering.page(request, "prompt.html", one=told)
 
 
 async def _event_document(request: Request) -> dict[str, Any]:
-    number = _id(request, "id")
+    number = request.path_params["id"]
 
     def read(bus: Bus) -> dict[str, Any] | None:
         return event_document(bus, number)
@@ -81,7 +80,7 @@ async def _event(request: Request) -> Response:
     event = found["event"]
     text = json.dumps(event["payload"], ensure_ascii=False, indent=2) if event else ""
     payload = cut(text, PAYLOAD_CHARACTERS_MAX)
-    return parts_of(request).rendering.page(request, "event.html", **found, payload=payload)
+    return await parts_of(request).rendering.page(request, "event.html", **found, payload=payload)
 
 
 async def _api_session(request: Request) -> Response:
@@ -96,18 +95,11 @@ async def _api_event(request: Request) -> Response:
     return JSONResponse(await _event_document(request))
 
 
-def _id(request: Request, name: str) -> int:
-    number: int = request.path_params[name]
-    if number > INTEGER_MAX:
-        raise HTTPException(404, "There is nothing of this number.")
-    return number
-
-
 ROUTES: list[BaseRoute] = [
-    Route("/sessions/{id:int}", _session),
-    Route("/sessions/{id:int}/turns/{turn:int}/prompt", _prompt),
-    Route("/events/{id:int}", _event),
-    Route("/api/sessions/{id:int}", _api_session),
-    Route("/api/sessions/{id:int}/turns/{turn:int}", _api_turn),
-    Route("/api/events/{id:int}", _api_event),
+    Route("/sessions/{id:id}", _session),
+    Route("/sessions/{id:id}/turns/{turn:id}/prompt", _prompt),
+    Route("/events/{id:id}", _event),
+    Route("/api/sessions/{id:id}", _api_session),
+    Route("/api/sessions/{id:id}/turns/{turn:id}", _api_turn),
+    Route("/api/events/{id:id}", _api_event),
 ]

@@ -43,7 +43,7 @@ async def _today(request: Request) -> Response:
         }
 
     values = await parts.reading.call(read)
-    return parts.rendering.page(request, "today.html", asked=asked, **values)
+    return await parts.rendering.page(request, "today.html", asked=asked, **values)
 
 
 async def _result(request: Request) -> Response:
@@ -57,7 +57,7 @@ async def _result(request: Request) -> Response:
     found = await parts.reading.call(read)
     if found is None:
         raise HTTPException(404, "There is no such result, or not any more.")
-    return parts.rendering.page(request, "result.html", one=found)
+    return await parts.rendering.page(request, "result.html", one=found)
 
 
 async def _api_results(request: Request) -> Response:
@@ -106,7 +106,7 @@ def _short(text: str) -> dict[str, Any]:
 
 ROUTES: list[BaseRoute] = [
     Route("/", _today),
-    Route("/results/{id:int}", _result),
+    Route("/results/{id:id}", _result),
     Route("/api/results", _api_results),
     Route("/api/questions", _api_questions),
 ]
