@@ -35,6 +35,7 @@ from agentd.process.supervisor_link import SupervisorLink
 from agentd.supervisor.client import query
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.remote import remotes_of
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import write_whole
 
@@ -404,7 +405,7 @@ def _call(name: str, version: str, heart: Heart, stop: threading.Event) -> int:
             try:
                 tool = REGISTRY.get(call["name"])
                 if tool is not None and tool.place == "head":
-                    tools.memory = call["args"].pop("memory", {})
+                    tools.session = SessionView(memory=call["args"].pop("memory", {}))
                     result = tools.call(call["name"], call["args"])
                 else:
                     remote = remotes[tool.place if tool else "hands"]

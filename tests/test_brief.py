@@ -17,6 +17,7 @@ from agentd.paths import discover
 from agentd.testing import run_agent
 from agentd.testing.waiting import ManualClock
 from agentd.tools.recall import RESULTS
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 
 DAILY = (
@@ -98,7 +99,7 @@ def bus(tmp_path: Path) -> Iterator[Bus]:
 
 def reader(bus: Bus, memory: Any = None) -> Toolbox:
     tools = Toolbox(Permissions(), clock=bus.clock)
-    tools.news, tools.memory = partial(bus.events.news, "brief"), memory or {}
+    tools.session = SessionView(news=partial(bus.events.news, "brief"), memory=memory or {})
     return tools
 
 

@@ -63,6 +63,7 @@ def test_a_line_that_only_looks_like_the_key_is_left() -> None:
         (("server", 1, "port"), 5),
         (("a", "b", "c"), 7),
         (("a", "x y"), 8),
+        (("a", "b"), 7),
         (("a", "read", 0), 9),
     ],
 )

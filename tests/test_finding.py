@@ -14,6 +14,7 @@ from agentd.events import NewEvent
 from agentd.testing import ManualClock
 from agentd.tools import find_notes, recall
 from agentd.tools.find_notes import passages_in
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 
 NOTE = """# Garden
@@ -126,7 +127,7 @@ def bus(tmp_path: Path) -> Bus:
 
 def finder(bus: Bus) -> Toolbox:
     tools = Toolbox(Permissions())
-    tools.passages = partial(bus.search.passages, "assistant")
+    tools.session = SessionView(passages=partial(bus.search.passages, "assistant"))
     return tools
 
 

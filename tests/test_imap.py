@@ -13,6 +13,7 @@ from agentd.config.mail_account import Account
 from agentd.errors import PermissionRefused, Stopped, ToolError
 from agentd.testing import wait_for
 from agentd.tools import imap, mail
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from tests.imap_server import PASSWORD, Conversation, ImapServer
 from tests.test_fetcher import Fetching, fetching
@@ -50,7 +51,7 @@ class Asking:
 
     def __call__(self, **more: Any) -> Mapping[str, Any]:
         self.tools = self.made()
-        self.tools.memory = self.memory
+        self.tools.session = SessionView(memory=self.memory)
         result = self.tools.call("ReadMail", {"source": "ada", **more})
         assert not result.trusted and PASSWORD not in str(result)
         self.memory = {**self.memory, **result.remember}

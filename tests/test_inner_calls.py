@@ -15,6 +15,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.testing import ScriptedLLM
 from agentd.tools.base import ToolCall
 from agentd.tools.declared_tools import Args, Tool
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from tests.test_fetcher import Fetching, fetching
 from tests.test_loop import DONE, NAMES, Reader, begin, bus, loop
@@ -31,7 +32,7 @@ class ReadNews(Args):
 
 
 def read_news(call: ToolCall, url: str) -> Result:
-    known = call.memory.get("news", {})
+    known = call.session.memory.get("news", {})
     found = call.inner("fetcher", "Fetch", {"url": url, "limit": 5, **known}).value
     tags = {key: found[key] for key in ("etag", "modified")}
     return Result(found, trusted=False, remember={"news": tags} if found["data"] else {})
@@ -48,7 +49,7 @@ def ask(request: pytest.FixtureRequest, fetching: Fetching, server: str) -> Iter
     def call(page: str, memory: dict[str, Any] | None = None, listed: str = server) -> Result:
         remotes = {"fetcher": fetching.remote("one", listed)} if request.param != "here" else {}
         tools = Toolbox(Permissions(net=(listed,)), tools=TOOLS, remotes=remotes)
-        tools.memory = memory or {}
+        tools.session = SessionView(memory=memory or {})
         return tools.call("ReadNews", {"url": f"http://{server}/{page}"})
 
     yield call

@@ -134,7 +134,7 @@ def test_a_wrong_configuration_is_one_clear_error(tmp_path: Path) -> None:
         run_agent("task", EVENT, [], config={**config(tmp_path), "limits": {"turns": 0}})
     file = tmp_path / "task.toml"
     file.write_text('turn = 1\ndone = "It is so."\n')
-    with pytest.raises(ConfigError, match=r"task\.toml: turn: unknown key"):
+    with pytest.raises(ConfigError, match=r"task\.toml: line 1: turn: unknown key"):
         run_agent("task", EVENT, [], config=str(file))
 
 

@@ -15,6 +15,7 @@ from agentd.config.agent import Permissions
 from agentd.errors import PermissionRefused, ToolError
 from agentd.sandbox.level import reached
 from agentd.tools import mail, mailboxes
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from tests.recorded import World, done, reader
 from tests.test_hands import Hand, home, start
@@ -32,7 +33,7 @@ class Reading:
         self.tools = Toolbox(Permissions(read=(str(folder),)))
 
     def __call__(self, source: str, **more: Any) -> Mapping[str, Any]:
-        self.tools.memory = self.memory
+        self.tools.session = SessionView(memory=self.memory)
         result = self.tools.call("ReadMail", {"source": source, **more})
         assert not result.trusted and not result.publish
         self.memory = {**self.memory, **result.remember}

@@ -17,6 +17,7 @@ from agentd.events import Result
 from agentd.testing import ManualClock
 from agentd.tools import calendar, feed, page, pdf
 from agentd.tools.base import TEXT_CHARACTERS, ToolCall
+from agentd.tools.session_view import SessionView
 from agentd.tools.time_limit import TooSlow, time_limit
 from agentd.tools.toolbox import Toolbox
 from tests.pdf_files import pdf as pdf_of
@@ -40,7 +41,7 @@ def call(web: Site, tmp_path: Path) -> Callable[..., Result]:
     def made(name: str, memory: dict[str, Any] | None = None, **args: Any) -> Result:
         permissions = Permissions(net=(web.host,), read=(str(tmp_path),))
         tools = Toolbox(permissions, clock=ManualClock(SOON))
-        tools.memory = memory or {}
+        tools.session = SessionView(memory=memory or {})
         result = tools.call(name, args)
         assert not result.trusted
         return result

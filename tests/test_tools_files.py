@@ -329,6 +329,7 @@ def test_nothing_is_allowed_unless_listed(folder: Path) -> None:
         "ReadMail": {"source": "ada"},
         "ReadLog": {"path": "/etc/a.log"},
         "ReadTasks": {"path": "/"},
+        "FindNotes": {"path": "/", "words": "rent"},
         "RunCommand": {"program": "true", "args": []},
         "RunShortcut": {"name": "a"},
         "AddReminder": {"title": "a"},

@@ -14,6 +14,7 @@ from agentd.errors import PermissionRefused, ToolError
 from agentd.tools import log_file
 from agentd.tools.base import TEXT_CHARACTERS
 from agentd.tools.log_errors import OTHERS, code_of, error_in, grouped
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 
 LINE = "2026-11-29 10:00:{n:02} ERROR db: connection {n} to 10.0.0.5:5432 refused\n"
@@ -34,7 +35,7 @@ class Reader:
     def new(self, *, kept: bool = True) -> dict[str, Any]:
         """Return what is new; `kept`: the session comes to its end."""
         tools = Toolbox(Permissions(read=self.read))
-        tools.memory = self.memory
+        tools.session = SessionView(memory=self.memory)
         result = tools.call("ReadLog", {"path": str(self.log)})
         assert not result.trusted
         if kept:

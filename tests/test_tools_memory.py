@@ -15,6 +15,7 @@ from agentd.errors import ToolError
 from agentd.events import NewEvent, Result
 from agentd.testing import ManualClock, Performance, run_agent
 from agentd.tools import recall as recalling
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 
 EVENT = NewEvent("note.changed", {"path": "a.txt"})
@@ -40,7 +41,7 @@ def fact(text: str, at: int, *, trusted: bool = True) -> dict[str, Any]:
 
 def recall(facts: Mapping[str, Any], words: str | None = None) -> Result:
     tools = Toolbox(Permissions())
-    tools.memory = dict(facts)
+    tools.session = SessionView(memory=dict(facts))
     return tools.call("Recall", {"words": words})
 
 
@@ -165,7 +166,7 @@ def test_an_agent_finds_what_it_may_read(tmp_path: Path) -> None:
     tools = Toolbox(Permissions())
     with pytest.raises(ToolError, match="no events here"):
         tools.call("SearchEvents", {"words": "invoice"})
-    tools.events = bus.search.finder(Readable("me", ("note.*",)))
+    tools.session = SessionView(events=bus.search.finder(Readable("me", ("note.*",))))
     result = tools.call("SearchEvents", {"words": "invoice paid"})
     assert not result.trusted
     found: Sequence[Any] = result.value["found"]
@@ -182,6 +183,20 @@ def test_an_agent_finds_what_it_may_read(tmp_path: Path) -> None:
     assert len(many) == recalling.EVENTS and len(str(many)) < 5_000
 
 
+def test_a_session_leaves_its_tools_nothing() -> None:
+    """What the next one is given is all that they know: no fact and no trust of the last one."""
+    tools = Toolbox(Permissions())
+
+    def known() -> tuple[bool, bool]:
+        (own,) = tools.call("Remember", {"key": "b", "value": "2"}).remember.values()
+        return bool(tools.call("Recall", {}).value["found"]), own["trusted"]
+
+    tools.session = SessionView(memory={"remembered:a": fact("1", 1)}, trusted=lambda: True)
+    assert known() == (True, True)
+    tools.session = SessionView()
+    assert known() == (False, False)
+
+
 def test_a_search_keeps_to_its_time(tmp_path: Path) -> None:
     """An index that lacks a year of events is taken up over several calls."""
     clock = ManualClock()
@@ -196,8 +211,8 @@ def test_a_search_keeps_to_its_time(tmp_path: Path) -> None:
         clock.advance(timedelta(seconds=40).total_seconds())
         return found(words, limit, check)
 
-    tools.events = slowly
+    tools.session = SessionView(events=slowly)
     with pytest.raises(ToolError, match="took longer"):
         tools.call("SearchEvents", {"words": "word7"})
-    tools.events = found
+    tools.session = SessionView(events=found)
     assert len(tools.call("SearchEvents", {"words": "word7"}).value["found"]) == recalling.EVENTS

@@ -26,7 +26,8 @@ def line_of(text: str, wanted: Sequence[int | str]) -> int | None:
     names = tuple(str(part) for part in wanted)
     best, line = 0, None
     for number, path in _keys(text):
-        common = len(path) if path == names[: len(path)] else 0
+        common = min(len(path), len(names))  # `a.b = 1` begins `a`, too
+        common = common if path[:common] == names[:common] else 0
         if common > best:
             best, line = common, number
     return line

@@ -20,10 +20,12 @@ from agentd.sessions.journal import Journal
 from agentd.sessions.session import Session
 from agentd.tools.base import Grants
 from agentd.tools.outside_tools import all_tools
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import Facts, calibration_of, repeatable
 
 CALL_DEADLINE_S = 30.0  # promised to nobody here
+NOTHING = SessionView()
 
 
 class Quiet:
@@ -81,10 +83,21 @@ class LoadedAgent:
         )
         return cls(version, client, union, tools, folders, messages)
 
-    def agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
-        """Return an instance of the agent's class that remembers `facts`."""
+    def agent(
+        self,
+        facts: Mapping[str, Any],
+        score: Score = no_score,
+        session: Session | None = None,
+        view: SessionView = NOTHING,
+    ) -> Agent[Any]:
+        """Return an instance of the agent's class that remembers `facts`, for a session.
+
+        `view`: what its tools know besides.
+        """
         name, config = self.version.accepted.name, self.version.accepted.config
-        self.tools.memory = memory = Facts(facts)
+        memory = Facts(facts)
+        trusted = view.trusted if session is None else lambda: session.trusted
+        self.tools.session = replace(view, memory=memory, trusted=trusted)
         kit = Kit(name, config.done, self.tools, memory, self.client.types, score, config.labels)
         return self.version.agent(self.version.params, kit)
 
@@ -118,7 +131,6 @@ class LoadedAgent:
 
         `policy`: another than the configuration's.
         """
-        self.tools.trusted = lambda: session.trusted
         return Loop(
             session,
             agent,

@@ -272,7 +272,7 @@ class Replay:
         facts = self._facts(self.playback.attempt)
         score = scoring(self.llm, session, CALL_DEADLINE_S)
         agent = ReplayedAgent.of(
-            lambda: self.loaded.agent(facts, score),
+            lambda: self.loaded.agent(facts, score, session),
             self.folders,
             handle=self._handle,
             check=self.playback.check_cut,

@@ -23,6 +23,7 @@ from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import Priority, SessionState
 from agentd.tools.git import held_to
+from agentd.tools.session_view import SessionView
 from agentd.worker.runner import scoring, settle
 
 # A person who is asked to allow a decision, by its class and arguments: True, or False or why not.
@@ -86,10 +87,12 @@ def run_event(
         for producer, earlier in before:
             bus.publish(producer, earlier)
         bus.publish(PERSON, event, system=True)
-        loaded.tools.events = bus.search.finder(Readable(name, [event.event_type]))
-        loaded.tools.passages = partial(bus.search.passages, name)
-        loaded.tools.news = partial(bus.events.news, name)
-        run = _Run(loaded, bus, llm)
+        view = SessionView(
+            events=bus.search.finder(Readable(name, [event.event_type])),
+            passages=partial(bus.search.passages, name),
+            news=partial(bus.events.news, name),
+        )
+        run = _Run(loaded, bus, llm, view)
         lane = Lane(name, direct=event.target == name, subscribe=(event.event_type,))
         waiting = list(answers)
         while True:
@@ -137,6 +140,7 @@ class _Run:
     loaded: LoadedAgent
     bus: Bus
     llm: LLM
+    view: SessionView  # but for what is one session's
     log: str = ""
 
     def __post_init__(self) -> None:
@@ -155,7 +159,9 @@ class _Run:
         facts = self.bus.facts.of(lane.agent)
         error: str | None = None
         score = scoring(self.llm, session, CALL_DEADLINE_S)
-        agent = MappedAgent.of(lambda: loaded.agent(facts, score), loaded.folders)
+        agent = MappedAgent.of(
+            lambda: loaded.agent(facts, score, session, self.view), loaded.folders
+        )
         try:
             loop = loaded.loop(session, self.sessions.journal, agent, self.llm)
             try:

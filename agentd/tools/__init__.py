@@ -2,11 +2,12 @@
 
 `declared_tools.py` says which there are, `toolbox.py` is one agent's, `remote.py` calls those that
 another process carries out, which finds them in `handlers.py`, as it does the parts of tools that
-the worker composes (`ToolCall.inner`). `base.py` says what a handler is given. It imports neither
-Pydantic nor the configuration: hands and fetcher are small processes. The handlers stand in
-`files.py`, `move.py`, `http.py`, `page.py`, `feed.py`, `calendar.py`, `pdf.py`, `query.py`,
-`shell.py`, `recall.py`, `later_tool.py` and `person.py`. `outside_tools.py` are tools of MCP
-servers; `post.py` is no tool, but what the process that sends results has of the fetcher.
+the worker composes (`ToolCall.inner`). `base.py` says what a handler is given, `session_view.py`
+what of the session that calls. Neither imports Pydantic or the configuration: hands and fetcher are
+small processes. The handlers stand in `files.py`, `move.py`, `http.py`, `page.py`, `feed.py`,
+`calendar.py`, `pdf.py`, `query.py`, `shell.py`, `recall.py`, `later_tool.py` and `person.py`.
+`outside_tools.py` are tools of MCP servers; `post.py` is no tool, but what the process that sends
+results has of the fetcher.
 
 `log_file.py` reads a log on from where it was left, and `log_errors.py` finds the errors in it.
 Notes are read by `note_files.py`: `open_tasks.py` finds what is open in them, `find_notes.py` what

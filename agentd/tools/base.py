@@ -12,11 +12,9 @@ from agentd.events import Result
 from agentd.process.stop import Cancel
 from agentd.terminal import cut
 from agentd.tools.closed import Closed, KnownClosed
+from agentd.tools.session_view import SessionView
 
 if TYPE_CHECKING:
-    from agentd.agent import Memory
-    from agentd.bus.event_rows import NewResults, NewsReader
-    from agentd.bus.search import Finder, FoundEvent, Passage, PassageFinder
     from agentd.net.exchange import Stream
 
 TEXT_CHARACTERS = 16_000  # of one result's text; the loop cuts further, by tokens
@@ -55,23 +53,6 @@ class Output:
     dropped: int
 
 
-def no_events(words: str, limit: int, check: Callable[[], None]) -> "Sequence[FoundEvent]":
-    """Stand for `ToolCall.events` outside of the worker."""
-    raise ToolError("there are no events here")
-
-
-def no_passages(
-    question: str, types: Sequence[str], limit: int, check: Callable[[], None]
-) -> "Sequence[Passage]":
-    """Stand for `ToolCall.passages` outside of the worker."""
-    raise ToolError("there are no events here")
-
-
-def no_news(types: Sequence[str], after: int, since: str, limit: int) -> "NewResults":
-    """Stand for `ToolCall.news` outside of the worker."""
-    raise ToolError("there are no results here")
-
-
 def nowhere(place: str, name: str, args: Mapping[str, Any]) -> Result:
     """Stand for `ToolCall.inner` outside of the worker: who carries out a part has no others."""
     raise ToolError(f"{name} is called by the worker alone")
@@ -93,18 +74,7 @@ class ToolCall:
     deadline_s: float = DEADLINE_S
     # What opens a connection for a URL in the network's place, as a replay does.
     connect: "Callable[[str], AbstractContextManager[Stream]] | None" = None
-    # What the agent remembers, as of the start of its session. Only in the worker.
-    memory: "Memory" = field(default_factory=dict[str, Any])
-    # Whether nobody else's words stand in what the session has read so far.
-    trusted: bool = False
-    # events(words, limit, check): the newest events with these words that the agent may read. Only
-    # in the worker. Raises what `check` does.
-    events: "Finder" = no_events
-    # passages(question, types, limit, check): what goes best with a question in others' events.
-    # Only in the worker. Raises what `check` does.
-    passages: "PassageFinder" = no_passages
-    # news(types, after, since, limit): the newest results of other agents. Only in the worker.
-    news: "NewsReader" = no_news
+    session: SessionView = field(default_factory=SessionView)  # only in the worker
     # inner(place, name, args): carries out a part of this call in hands or fetcher, within what is
     # left of its time. Only in the worker. Raises ToolError, Stopped.
     inner: "Callable[[str, str, Mapping[str, Any]], Result]" = nowhere
@@ -118,8 +88,6 @@ class ToolCall:
     # What a program does before it is executed, such as to enter its sandbox.
     before: Callable[[], None] | None = None
     left_running: bool = False  # a program of this call left others
-    # How many events of its own the agent has set, those of this session included.
-    open_later: Callable[[], int] = lambda: 0
     clock: Clock = field(default_factory=SystemClock)
     _started: float = field(init=False)
 

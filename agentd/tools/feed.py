@@ -39,7 +39,7 @@ def read_feed(call: ToolCall, url: str) -> Result:
     What finds no room is not remembered, so it comes the next time.
     """
     key, shown = f"feed:{url}", hide(url)  # an address may hold a key
-    known = call.memory.get(key) or {}
+    known = call.session.memory.get(key) or {}
     tags = {name: known.get(name) for name in ("etag", "modified")}
     found = call.inner("fetcher", "Fetch", {"url": url, "limit": FEED_BYTES, **tags}).value
     if found["status"] == 304:

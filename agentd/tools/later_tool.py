@@ -17,7 +17,7 @@ def later(call: ToolCall, what: str, in_minutes: int | None, at: str | None) -> 
     due = now + timedelta(minutes=in_minutes or 0) if at is None else _moment(at)
     if not now < due <= now + AHEAD_MAX:
         raise ToolError(f"{at} is not within the next 90 days")  # minutes always are
-    if call.open_later() >= OPEN_MAX:
+    if call.session.open_later() >= OPEN_MAX:
         raise ToolError(f"{OPEN_MAX} are to come already: no more")
     event = NewEvent(LATER, {"what": what, "due": iso(due)})
     return Result({"due": f"{due.astimezone():%Y-%m-%dT%H:%M}"}, publish=(event,))

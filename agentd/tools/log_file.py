@@ -37,7 +37,7 @@ def read_log(call: ToolCall, path: str) -> Result:
     and what was rotated away after it.
     """
     key = f"log:{path}"
-    args = {"path": path, "before": call.memory.get(key)}
+    args = {"path": path, "before": call.session.memory.get(key)}
     value = dict(call.inner("hands", "ReadLogLines", args).value)
     return Result(value, trusted=False, remember={key: value.pop("position")})
 

@@ -26,7 +26,7 @@ def read_mail(call: ToolCall, source: str, most: int | None) -> Result:
     `source`: an account of the agent's file, or the path of a mailbox.
     """
     fact = f"mail:{source}"
-    before = call.memory.get(fact) or {}
+    before = call.session.memory.get(fact) or {}
     if source in call.accounts:
         found = _on_server(call, source, most or MOST, before)
     elif call.permissions.read:

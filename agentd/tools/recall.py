@@ -40,7 +40,7 @@ def remember(call: ToolCall, key: str, value: str) -> Result:
     facts: dict[str, Any] = {REMEMBERED + key: None}
     if value:
         at = iso(call.clock.now())
-        facts[REMEMBERED + key] = {"text": value, "trusted": call.trusted, "at": at}
+        facts[REMEMBERED + key] = {"text": value, "trusted": call.session.trusted(), "at": at}
         others = [(at, other) for other, _, _, at in _entries(call) if other != key]
         for _, oldest in sorted(others)[: max(0, len(others) + 1 - KEYS)]:
             facts[REMEMBERED + oldest] = None
@@ -70,8 +70,8 @@ def recall(call: ToolCall, words: str | None) -> Result:
 def _entries(call: ToolCall) -> list[tuple[str, str, bool, str]]:
     """Return what is remembered: key, text, whether it is trusted, when."""
     found = []
-    for key in call.memory:
-        fact = call.memory.get(key)
+    for key in call.session.memory:
+        fact = call.session.memory.get(key)
         if key.startswith(REMEMBERED) and isinstance(fact, dict):
             text, at = str(fact.get("text", "")), str(fact.get("at", ""))
             found.append((key.removeprefix(REMEMBERED), text, fact.get("trusted") is True, at))
@@ -81,7 +81,7 @@ def _entries(call: ToolCall) -> list[tuple[str, str, bool, str]]:
 def search_events(call: ToolCall, words: str) -> Result:
     """Give the newest events that hold all the words, of those that the agent may read."""
     found = []
-    for one in call.events(words, EVENTS, call.check):
+    for one in call.session.events(words, EVENTS, call.check):
         event, title = one.event, one.event.payload.get("title")
         item = {"id": event.id, "type": event.event_type, "at": iso(event.created_at)[:MINUTE]}
         if isinstance(title, str):
@@ -94,7 +94,7 @@ def find_events(call: ToolCall, words: str, types: list[str]) -> Result:
     """Give the passages that go best with a question, of what others published of these types."""
     found = [
         {**_told(one.event), "text": one.text, "share": one.share}
-        for one in call.passages(words, types, EVENTS, call.check)
+        for one in call.session.passages(words, types, EVENTS, call.check)
     ]
     return Result({"found": found}, trusted=False)
 
@@ -105,10 +105,10 @@ def read_results(call: ToolCall, types: list[str]) -> Result:
     The first time it is what they found in the last day.
     """
     key = f"{NEWS}:{','.join(sorted(types))}"
-    known = call.memory.get(key)
+    known = call.session.memory.get(key)
     seen = isinstance(known, int)
     since = iso(EPOCH if seen else call.clock.now() - FIRST_TIME)
-    found = call.news(types, known if seen else 0, since, RESULTS)
+    found = call.session.news(types, known if seen else 0, since, RESULTS)
     value: dict[str, Any] = {"results": [_told(event) for event in found.events]}
     if found.more:
         value["more"] = found.more

@@ -8,9 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agentd.agent import Memory
-from agentd.bus.event_rows import NewsReader
-from agentd.bus.search import Finder, PassageFinder
 from agentd.clock import Clock, SystemClock
 from agentd.config.agent import Permissions
 from agentd.config.mail_account import Account
@@ -24,9 +21,6 @@ from agentd.tools.base import (
     Output,
     ToolCall,
     answered,
-    no_events,
-    no_news,
-    no_passages,
     no_password,
 )
 from agentd.tools.closed import Closed
@@ -34,6 +28,7 @@ from agentd.tools.declared_tools import REGISTRY, Tool
 from agentd.tools.handlers import handler
 from agentd.tools.place import locate
 from agentd.tools.remote import Remote
+from agentd.tools.session_view import SessionView
 
 
 class Toolbox:
@@ -72,13 +67,8 @@ class Toolbox:
         self._tools = tools
         self._accounts, self._secret = accounts or {}, secret
         self._clock = clock or SystemClock()
-        self.open_later: Callable[[], int] = lambda: 0  # see ToolCall
         self.cancel = Cancel()
-        self.memory: Memory = {}  # what the agent remembers at the start of its session
-        self.trusted: Callable[[], bool] = lambda: False  # see `ToolCall`
-        self.events: Finder = no_events  # see `ToolCall`
-        self.passages: PassageFinder = no_passages  # see `ToolCall`
-        self.news: NewsReader = no_news  # see `ToolCall`
+        self.session = SessionView()  # of the session that runs: who runs it gives it
 
     def call(self, name: str, args: Mapping[str, Any]) -> Result:
         """Run the tool behind the decision class `name`.
@@ -110,14 +100,9 @@ class Toolbox:
             programs=self._programs,
             cancel=self.cancel,
             clock=self._clock,
-            memory=self.memory,
+            session=self.session,
             accounts={name: account.url for name, account in self._accounts.items()},
             password=self._password,
-            open_later=self.open_later,
-            trusted=self.trusted(),
-            events=self.events,
-            passages=self.passages,
-            news=self.news,
         )
         call.inner = partial(self._inner, call)
         return answered(name, tool.run, call, checked)

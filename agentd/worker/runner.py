@@ -4,13 +4,14 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentd import __version__, secret_rules
 from agentd.admission.version import Accepted, Version, import_version
-from agentd.agent import Agent, Kit, Score, Scores, no_score
+from agentd.agent import Agent, Kit, Memory, Score, Scores, no_score
 from agentd.approval.approval import policy_of
 from agentd.bus import Bus
 from agentd.bus.search import Readable
@@ -41,6 +42,7 @@ from agentd.tools.declared_tools import Tool
 from agentd.tools.git import carried_out_by, held_to
 from agentd.tools.outside_tools import all_tools
 from agentd.tools.remote import remotes_of
+from agentd.tools.session_view import SessionView
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import remove
 
@@ -101,9 +103,11 @@ class Runner:
             secret=self._secret,
             clock=clock,
         )
-        self._tools.events = bus.search.finder(Readable(accepted.name, accepted.config.subscribe))
-        self._tools.passages = partial(bus.search.passages, accepted.name)
-        self._tools.news = partial(bus.events.news, accepted.name)
+        self._view = SessionView(
+            events=bus.search.finder(Readable(accepted.name, accepted.config.subscribe)),
+            passages=partial(bus.search.passages, accepted.name),
+            news=partial(bus.events.news, accepted.name),
+        )
         self._idempotent = repeatable(version, tools)
         self._endpoint = Endpoint.discover(paths, daemon.model, clock, link)
         union = Union(client, version.function, version.members, version.arguments, version.mcp)
@@ -135,7 +139,12 @@ class Runner:
         """Run one session; see `Loop` for `use`, and `Loop.run` for what it raises."""
         beat(self._call_deadline_s)  # counting tokens may already wait for the model server
         facts = self._bus.facts.of(self._name)
-        self._tools.open_later = lambda: self._bus.later.count(self._name) + session.sets_later
+        self._tools.session = view = replace(
+            self._view,
+            memory=Facts(facts),
+            trusted=lambda: session.trusted,
+            open_later=lambda: self._bus.later.count(self._name) + session.sets_later,
+        )
         self._note_basis(session, journal, facts)
         if self._calibration.fields:
             self._resume_labels(session)
@@ -144,7 +153,7 @@ class Runner:
         )
         loop = Loop(
             session,
-            self._agent(facts, scoring(self._llm, session, call_deadline_s, beat)),
+            self._agent(view.memory, scoring(self._llm, session, call_deadline_s, beat)),
             self._llm,
             journal,
             idempotent=self._idempotent,
@@ -154,7 +163,6 @@ class Runner:
             beat=beat,
             use=use,
         )
-        self._tools.trusted = lambda: session.trusted
         hands = self._remotes.get("hands")
         with carried_out_by(hands) if hands else held_to(self._tools.check_readable):
             return loop.run()
@@ -194,9 +202,8 @@ class Runner:
             session.basis["facts"].append([session.attempt, facts])
             journal.note_basis(session, session.basis)
 
-    def _agent(self, facts: Mapping[str, Any], score: Score = no_score) -> Agent[Any]:
+    def _agent(self, memory: Memory, score: Score = no_score) -> Agent[Any]:
         config = self._config
-        self._tools.memory = memory = Facts(facts)
         kit = Kit(
             self._name,
             config.done,
@@ -210,7 +217,7 @@ class Runner:
         return self._version.agent(self._version.params, kit)
 
     def _prompt_arguments(self) -> Mapping[str, Any]:
-        arguments: dict[str, Any] = without_known(dict(self._agent({}).prompt_arguments()))
+        arguments: dict[str, Any] = without_known(dict(self._agent(Facts({})).prompt_arguments()))
         return arguments
 
     def _secret(self, name: str) -> str:

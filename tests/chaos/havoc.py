@@ -42,13 +42,22 @@ MARKS = {
     "agentd.model_server": "model",
     "agentd.admission": "admission",
     "agentd.watcher": "watcher",
+    "agentd.ui": "page",
     "agentd.mcp": "MCP host",
     "agentd.mcp.launch": "MCP server",
 }
 # What is hit, by weight; what is not there at the moment is drawn again.
 TARGETS = {
     **{"worker": 50, "hands": 16, "supervisor": 9, "model": 7, "child": 9, "admission": 5},
-    **{"fetcher": 10, "deliver": 10, "watcher": 10, "all": 4, "MCP host": 20, "MCP server": 24},
+    **{
+        "fetcher": 10,
+        "deliver": 10,
+        "watcher": 10,
+        "page": 6,
+        "all": 4,
+        "MCP host": 20,
+        "MCP server": 24,
+    },
 }
 SIGNALS = {"SIGKILL": 70, "SIGTERM": 14, "SIGSTOP": 16}
 # Rows of progress to wait for before the next kill: 0 is a burst.
@@ -438,6 +447,7 @@ def _victim(process: psutil.Process) -> Victim:
                 "fetcher": "agentd.fetcher",
                 "deliver": "agentd.deliver",
                 "watcher": "agentd.watcher",
+                "page": "agentd.ui",
                 "MCP host": "mcp.host",
                 # Of the supervisor; one that an admission asks for its tools may be there as well.
                 "MCP server": "mcp.shelf" if _leads(process.pid) else "",

@@ -10,6 +10,7 @@ from typing import Any
 
 from agentd.paths import Paths, discover
 from agentd.testing.tiny_model import make_tiny
+from tests.page_home import free_port
 
 HERE = Path(__file__).parent
 JOURNAL = "journal.jsonl"
@@ -36,6 +37,8 @@ backoff_first = "50ms"
 backoff_max = "500ms"
 [bus]
 poll = "1s"
+[ui]
+port = {port}
 [deliver.file]
 folder = "{days}"
 [mcp.shelf]
@@ -145,6 +148,7 @@ class Home:
         self.paths.daemon_file.write_text(
             DAEMON.format(
                 model=model,
+                port=free_port(),
                 days=self.days,
                 python=sys.executable,
                 server=server,
