@@ -65,6 +65,9 @@ def test_facts_wrap_under_their_values(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 2 and all(len(line) <= 40 for line in lines)
     assert lines[1].startswith(" " * 10 + "word") and lines[-1] == "  hint    x"
+    path = "/a/long/path" * 8
+    print_facts({"where": path}, indent=2, width=6)
+    assert path in capsys.readouterr().out, "it can be copied"
 
 
 def agent(**more: Any) -> dict[str, Any]:
@@ -178,6 +181,7 @@ def test_a_screen_is_drawn_again_in_its_place(
     terminal.redraw(screen.getvalue())
     out = capsys.readouterr().out
     assert out.startswith("\x1b[H") and out.count("\n") == 3 and "four" not in out
+    assert "... and 3 lines more" in out, "what is cut off may be what is wrong"
     assert "two \\x1b[2J\x1b[K\n" in out
 
 
