@@ -16,6 +16,7 @@ from agentd.commands import status
 from agentd.commands.agent_text import LOG_LINES
 from agentd.commands.fitted_table import FittedColumn, print_fitted
 from agentd.commands.output import print_facts
+from agentd.commands.status_text import print_status
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover
@@ -23,7 +24,8 @@ from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.trouble import trouble
 from agentd.testing import wait_for
-from agentd.views.overview import overview
+from agentd.views.agent_triggers import NO_TRIGGERS
+from agentd.views.overview import UNKNOWN, overview
 from agentd.views.waits_for import waits_for
 from tests.commandline import agentd
 
@@ -210,3 +212,17 @@ def test_status_says_no_problem_twice(tmp_path: Path) -> None:
     """A home that nobody has used shows one line of what to do."""
     done = agentd(tmp_path / "home", "status")
     assert "agentd new" in done.stdout
+
+
+def test_what_is_off_comes_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small terminal cuts the table off below: what runs, or is wrong, is above."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    document = overview(paths)
+    known = {**UNKNOWN, "triggers": NO_TRIGGERS, "held": None, "pid": None, "since": None}
+    known |= {"restarts": 0, "reason": "", "problem": None, "next_run": None, "waits_for": None}
+    known |= {"cpu_percent": None, "memory_bytes": None}
+    for name, state in (("a", "STOPPED"), ("b", "INVALID"), ("c", "STOPPED"), ("d", "RUNNING")):
+        document["agents"].append({**known, "name": name, "state": state})
+    print_status(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in lines[-4:]] == ["b", "d", "a", "c"]

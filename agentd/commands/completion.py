@@ -163,6 +163,10 @@ def _values(action: argparse.Action) -> Iterator[tuple[str, str]]:
         yield from ((str(choice), "") for choice in action.choices if choice != WORDS)
     elif action.type is Path or action.metavar in ("FILE", "DIR", "PATH"):
         yield FILES, ""
+    elif action.metavar == "MODEL":
+        from agentd.models.store import available  # which no other word needs
+
+        yield from ((model.name, "model") for model in available(discover().models))
     elif AGENT.search(str(action.metavar)):
         names = (path.stem for path in discover().agents_d.glob("*.toml"))
         # The shell puts it into the line as it stands: no file's name may be more than a name.
