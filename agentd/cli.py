@@ -205,7 +205,10 @@ def overview() -> argparse.ArgumentParser:
         usage="agentd COMMAND [ARGUMENTS]",
         description="Many small private agents on one local model.\n\ncommands:\n" + listing,
         epilog="`agentd COMMAND --help` tells more. AGENTD_HOME=/some/folder moves everything.\n"
-        "Exit codes: 0 well, 1 failed, 2 usage, 3 no daemon, or no database yet.",
+        "Exit codes: 0 well, 1 failed, 2 usage, 3 no daemon, or no database yet.\n"
+        "--json prints one object; lists as one JSON list; events, results, what `search` finds, "
+        "logs\nand what --watch shows as one object a line. Times are UTC; errors are words on "
+        "stderr.",
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     names = [command.name for command in COMMANDS]

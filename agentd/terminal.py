@@ -7,8 +7,10 @@ these are shown, not obeyed. Only the colours that `colour` sets are real.
 
 import io
 import os
+import select
 import shutil
 import sys
+import threading
 import unicodedata
 from typing import Self, TextIO
 
@@ -67,7 +69,7 @@ def terminal_width() -> int | None:
 
 def colour(text: str, code: str) -> str:
     """Colour a text where a person at a terminal reads it, and NO_COLOR does not forbid it."""
-    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org: "" is none
     return f"{_MARK}{code}m{text}{_MARK}0m" if wanted else text
 
 
@@ -93,26 +95,48 @@ def rewrite(line: str, file: TextIO) -> None:
     print(f"{_ERASE}{_shown(line)}", end="", file=file, flush=True)
 
 
+def pause(seconds: float) -> None:
+    """Wait before the next look at what is followed.
+
+    Raises:
+        BrokenPipeError: nobody reads any more (`| head -1`, `| grep -m1`); a write would say so,
+            but there may be nothing to write for long.
+    """
+    threading.Event().wait(seconds)
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # a test's, that is no file
+        return
+    look = select.poll()
+    # Asked for something that never comes: with nothing, macOS tells no hang-up (as GNU tail does).
+    look.register(output, select.POLLRDBAND)
+    if any(said & (select.POLLERR | select.POLLHUP) for _, said in look.poll(0)):
+        raise BrokenPipeError
+
+
 class Captured(io.StringIO):
     """Takes what is printed inside its `with`, as the terminal would get it; for `redraw`."""
 
     def __enter__(self) -> Self:
-        """Take the place of standard output."""
-        self._before, sys.stdout = sys.stdout, self
+        """Take the place of standard output, and of the notes on stderr, which it would wipe."""
+        self._before = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        sys.stdout = self._before
+        """Give them back."""
+        sys.stdout, sys.stderr = self._before
 
     def isatty(self) -> bool:
         """Whether colours are shown: as where it will be printed."""
-        return self._before.isatty()
+        return self._before[0].isatty()
 
 
 def redraw(screen: str) -> None:
     """Put what was captured in the place of all that the terminal shows, as far as it fits."""
-    lines = screen.rstrip("\n").split("\n")[: max(1, shutil.get_terminal_size().lines - 1)]
+    lines, room = screen.rstrip("\n").split("\n"), max(2, shutil.get_terminal_size().lines - 1)
+    if len(lines) > room:
+        lines[room - 1 :] = [f"... and {counted(len(lines) - room + 1, 'line')} more"]
     shown = f"{_ERASE_REST}\n".join(lines)
     # No line is wrapped meanwhile: it would push others off the screen.
     sys.stdout.write(f"{_HOME}{_NO_WRAP}{shown}{_ERASE_REST}\n{_ERASE_BELOW}{_WRAP}")

@@ -55,6 +55,8 @@ def words(home: Path, *typed: str) -> list[str]:
         (["send-file", ""], [":files"]),
         (["record", "7", "-o", ""], [":files"]),
         (["new", "f"], []),
+        (["model", "rm", ""], ["smollm2-135m"]),
+        (["completion", "w"], []),
         (["unknown", ""], []),
         (["events", "--", ""], []),
     ],
@@ -62,6 +64,12 @@ def words(home: Path, *typed: str) -> list[str]:
 def test_what_may_come(home: Path, typed: list[str], found: list[str]) -> None:
     """Commands, options not used yet, choices, agents, or a path: what the command line wants."""
     assert sorted(words(home, *typed)) == sorted(found)
+
+
+def test_an_option_is_told_by_its_own_words(home: Path) -> None:
+    """And not by the word of which action it is."""
+    told = agentd(home, "completion", "words", "--", "sessions", "--state").stdout
+    assert told == "--state\tonly those in this state\n"
 
 
 def test_all_commands_and_their_options(home: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -139,6 +141,47 @@ def test_all_agents_are_paused_and_go_on(running: Path) -> None:
     assert "PAUSED" not in resumed.stdout
     both = agentd(running, "pause", "--all", "hello")
     assert both.returncode == 2 and agentd(running, "pause").returncode == 2
+
+
+def test_pausing_what_has_nothing_to_run_is_undone_by_resume(running: Path) -> None:
+    """A wrong file keeps its state and reason; resume once waited for it in vain, and failed."""
+    write_agent(running, "other", f"subscribe = 3\n{HELLO.replace('subs', '#')}")
+    assert agentd(running, "enable", "other").returncode == 1
+    told = json.loads(agentd(running, "pause", "--all", "--json").stdout)
+    assert {"agent": "other", "state": "INVALID"} in told["agents"]
+    shown = json.loads(agentd(running, "status", "other", "--json").stdout)
+    assert shown["paused"] is True and shown["state"] == "INVALID" and shown["problem"]
+    resumed = agentd(running, "resume", "--all")
+    assert resumed.returncode == 0 and "other INVALID" in resumed.stdout, resumed.stderr
+    assert agentd(running, "disable", "other").returncode == 0
+    assert agentd(running, "pause", "other").stdout == "other STOPPED\n"
+    assert agentd(running, "resume", "other").stdout == "other STOPPED\n"
+
+
+def test_a_daemon_that_hangs_hides_nothing_that_was_done(running: Path) -> None:
+    """Whoever is told only that it failed does it again: an event twice, a file in vain."""
+    write_agent(running, "fourth", f"enabled = false\n{HELLO}")
+    daemon = json.loads(agentd(running, "status", "--json").stdout)["pid"]
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        sent = agentd(running, "send", "note.added", "{}")
+        on, removed = agentd(running, "enable", "fourth"), agentd(running, "remove", "fourth", "-y")
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert sent.returncode == 0 and "the event waits" in sent.stderr
+    assert on.returncode == removed.returncode == 1
+    assert "`enabled = true` is written in" in on.stderr and "did not answer" in on.stderr
+    assert "is put aside as fourth.toml.old" in removed.stderr
+
+
+def test_every_key_of_status_is_documented(running: Path) -> None:
+    """What a program may use stands in the help."""
+    help_text = agentd(running, "status", "--help").stdout
+    help_text += agentd(running, "model", "--help").stdout
+    document = json.loads(agentd(running, "status", "--json").stdout)
+    keys = {*document, *(key for agent in document["agents"] for key in agent)}
+    missing = {k for k in {*keys, *document["model"]} if not re.search(rf"\b{k}\b", help_text)}
+    assert document["agents"] and missing == set()
 
 
 def test_an_agent_that_cannot_run_says_why(running: Path) -> None:

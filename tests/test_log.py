@@ -321,34 +321,32 @@ def test_lines_of_several_processes_come_by_time(paths: Paths) -> None:
 
 def test_following_loses_nothing_across_rotations(paths: Paths) -> None:
     """`agentd logs -f` while a file rotates several times between two looks: each line once."""
-    stop = threading.Event()
+    more = [True]
     logger = log.configure("one", paths, config(file_bytes=10_000, files=50))
     logger.info("a.b", number=0)
-    follower = view.read(paths, follow=True, stop=stop)
+    follower = view.read(paths, wait=lambda: more[0])
     seen = [json.loads(next(follower))["number"]]
     for number in range(1, 1001):
         logger.info("a.b", number=number)
     while seen[-1] < 1000:
         seen.append(json.loads(next(follower))["number"])
-    stop.set()
+    more[0] = False
     assert seen == list(range(1001))
     assert list(follower) == []
 
 
 def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     """Half a line is not shown; a new process's file is noticed."""
-    stop = threading.Event()
     path = paths.log("one")
     path.parent.mkdir()
     path.write_text('{"event": "a"}\n{"event"')
-    follower = view.read(paths, follow=True, stop=stop)
+    follower = view.read(paths, wait=lambda: True)
     assert next(follower) == '{"event": "a"}'
     with path.open("a") as file:
         file.write(': "b"}\n')
     paths.log("two").parent.mkdir()
     paths.log("two").write_text('{"event": "c"}\n')
     assert sorted((next(follower), next(follower))) == ['{"event": "b"}', '{"event": "c"}']
-    stop.set()
 
 
 def test_rendering_is_aligned_and_harmless() -> None:

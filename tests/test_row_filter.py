@@ -180,6 +180,14 @@ def test_a_wrong_option_is_an_error_of_use(
     assert f"argument {options[0]}" in capsys.readouterr().err
 
 
+def test_a_span_that_ends_before_it_begins_is_told(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever wrote the two ages the wrong way round is not told that nothing happened."""
+    assert main(["events", "--since", "1h", "--until", "2h"]) == 2
+    assert "--until is before --since" in capsys.readouterr().err
+
+
 def document(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     main([*words, "--json"])
     return json.loads(capsys.readouterr().out)

@@ -16,6 +16,7 @@ from agentd.commands import status
 from agentd.commands.agent_text import LOG_LINES
 from agentd.commands.fitted_table import FittedColumn, print_fitted
 from agentd.commands.output import print_facts
+from agentd.commands.status_text import print_status
 from agentd.config.agent import Limits
 from agentd.events import Lane, NewEvent
 from agentd.paths import discover
@@ -23,7 +24,8 @@ from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.trouble import trouble
 from agentd.testing import wait_for
-from agentd.views.overview import overview
+from agentd.views.agent_triggers import NO_TRIGGERS
+from agentd.views.overview import UNKNOWN, overview
 from agentd.views.waits_for import waits_for
 from tests.commandline import agentd
 
@@ -65,6 +67,9 @@ def test_facts_wrap_under_their_values(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 2 and all(len(line) <= 40 for line in lines)
     assert lines[1].startswith(" " * 10 + "word") and lines[-1] == "  hint    x"
+    path = "/a/long/path" * 8
+    print_facts({"where": path}, indent=2, width=6)
+    assert path in capsys.readouterr().out, "it can be copied"
 
 
 def agent(**more: Any) -> dict[str, Any]:
@@ -178,6 +183,7 @@ def test_a_screen_is_drawn_again_in_its_place(
     terminal.redraw(screen.getvalue())
     out = capsys.readouterr().out
     assert out.startswith("\x1b[H") and out.count("\n") == 3 and "four" not in out
+    assert "... and 3 lines more" in out, "what is cut off may be what is wrong"
     assert "two \\x1b[2J\x1b[K\n" in out
 
 
@@ -206,3 +212,17 @@ def test_status_says_no_problem_twice(tmp_path: Path) -> None:
     """A home that nobody has used shows one line of what to do."""
     done = agentd(tmp_path / "home", "status")
     assert "agentd new" in done.stdout
+
+
+def test_what_is_off_comes_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small terminal cuts the table off below: what runs, or is wrong, is above."""
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    document = overview(paths)
+    known = {**UNKNOWN, "triggers": NO_TRIGGERS, "held": None, "pid": None, "since": None}
+    known |= {"restarts": 0, "reason": "", "problem": None, "next_run": None, "waits_for": None}
+    known |= {"cpu_percent": None, "memory_bytes": None}
+    for name, state in (("a", "STOPPED"), ("b", "INVALID"), ("c", "STOPPED"), ("d", "RUNNING")):
+        document["agents"].append({**known, "name": name, "state": state})
+    print_status(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in lines[-4:]] == ["b", "d", "a", "c"]

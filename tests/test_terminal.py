@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import agentd
 from agentd import terminal
 from agentd.agent import Result
 from agentd.bus import Bus
-from agentd.cli import COMMANDS, main
+from agentd.cli import COMMANDS, PIPE_CLOSED, main
 from agentd.commands.agent_text import print_agent
 from agentd.commands.output import ProgressLine
 from agentd.commands.status_text import print_status
@@ -485,3 +486,50 @@ def test_dead_show_prints_an_errors_lines(paths: Paths, capsys: pytest.CaptureFi
     assert main(["dead", "show", "1"]) == 0
     out = capsys.readouterr().out
     assert r"\n" not in out and re.search(r"^error +what happened\n +hint: do this$", out, re.M)
+
+
+@pytest.mark.parametrize("words", [("events", "-f"), ("results", "-f"), ("logs", "-f")])
+def test_following_ends_when_nobody_reads_any_more(words: tuple[str, ...], paths: Paths) -> None:
+    """`agentd events -f | grep -m1 x` goes on at once, and not at the event after it."""
+    bus = Bus(paths.database)
+    bus.publish("person", NewEvent("note.added", {"title": "one"}))
+    paths.log("agentd").parent.mkdir(parents=True)
+    paths.log("agentd").write_text('{"event": "one"}\n')
+    argv = [sys.executable, "-m", "agentd", *words]
+    environment = {**os.environ, "AGENTD_HOME": str(paths.user)}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and b"one" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == PIPE_CLOSED
+
+
+def test_an_empty_no_color_forbids_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As no-color.org has it."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = []
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        shown.append(terminal.colour("x", terminal.RED))
+    assert shown[0] != "x" and shown[1] == "x"
+
+
+def test_an_agent_that_has_only_a_file_is_named_among_those_there_are(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever mistypes one that is off is not told that there is none."""
+    Bus(paths.database)
+    write_agent(paths.user, "hello", f"enabled = false\n{HELLO}")
+    assert main(["trigger", "helo"]) == 1
+    assert 'there are: hello; did you mean "hello"?' in capsys.readouterr().err
+
+
+def test_a_model_that_was_not_pulled_is_no_folder_of_yours(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt name is told, and a look for it writes nothing."""
+    assert main(["model", "rm", "smollm2-135n"]) == 2
+    assert "the model smollm2-135n is not here" in capsys.readouterr().err
+    assert main(["model", "rm", "smollm2-135m"]) == 2
+    assert not any(paths.models.glob(".*"))
+    assert main(["model", "rm", str(paths.user)]) == 2
+    assert "yours to remove" in capsys.readouterr().err

@@ -14,10 +14,11 @@ from agentd.paths import discover
 from agentd.states import Exit
 
 SHELLS = ("bash", "zsh", "fish")
+WORDS = "words"  # by which these ask
 FILES = ":files"  # says that a path may come, which the shell itself knows best
 NAMED = re.compile(r"[a-z][a-z0-9_]*")
 AGENT = re.compile(r"\bNAME\b")  # stands for an agent's name in every command's help
-FIRST_SENTENCE = re.compile(r"[^.:;(]*")
+FIRST_SENTENCE = re.compile(r"(?:[\w, -]+: )?([^.:;(]*)")  # without "list: "
 
 EXAMPLES = """example:
   agentd completion bash > ~/.local/share/bash-completion/completions/agentd
@@ -90,7 +91,7 @@ Parsers = Callable[[str], argparse.ArgumentParser]
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
-    parser.add_argument("shell", choices=(*SHELLS, "words"), metavar="|".join(SHELLS), help="yours")
+    parser.add_argument("shell", choices=(*SHELLS, WORDS), metavar="|".join(SHELLS), help="yours")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
@@ -159,9 +160,13 @@ def _of_parser(
 def _values(action: argparse.Action) -> Iterator[tuple[str, str]]:
     """Yield what an option or argument may be, as far as that is known."""
     if action.choices is not None:
-        yield from ((str(choice), "") for choice in action.choices)
+        yield from ((str(choice), "") for choice in action.choices if choice != WORDS)
     elif action.type is Path or action.metavar in ("FILE", "DIR", "PATH"):
         yield FILES, ""
+    elif action.metavar == "MODEL":
+        from agentd.models.store import available  # which no other word needs
+
+        yield from ((model.name, "model") for model in available(discover().models))
     elif AGENT.search(str(action.metavar)):
         names = (path.stem for path in discover().agents_d.glob("*.toml"))
         # The shell puts it into the line as it stands: no file's name may be more than a name.
@@ -171,4 +176,4 @@ def _values(action: argparse.Action) -> Iterator[tuple[str, str]]:
 def _about(action: argparse.Action) -> str:
     """Return the beginning of an option's help."""
     found = FIRST_SENTENCE.match(action.help or "")
-    return found[0].strip() if found else ""
+    return found[1].strip() if found else ""

@@ -19,6 +19,7 @@ from agentd.supervisor.client import query
 
 DEADLINE_S = 15.0  # above a child's stop grace
 STEP_S = 0.05
+WORKING = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
 
 EXAMPLES = """example:
   agentd pause repo_review     # its events wait; `agentd status` shows PAUSED
@@ -72,14 +73,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _concerned(command: str, agents: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the agents that `--all` means: those that would be in another state."""
-    resting = (WorkerState.PAUSED, WorkerState.PARKED)
-    return [
-        name
-        for name, agent in agents.items()
-        if agent["enabled"]
-        and (agent["state"] in resting if command == "resume" else not agent["paused"])
-    ]
+    """Return the agents that `--all` means: those of which something would change."""
+    if command == "pause":
+        return [name for name, agent in agents.items() if agent["enabled"] and not agent["paused"]]
+    parked = WorkerState.PARKED
+    return [name for name, a in agents.items() if a["paused"] or a["state"] == parked]
 
 
 def _wait(bus: Bus, paths: Paths, command: str, names: Sequence[str]) -> None:
@@ -96,10 +94,11 @@ def _wait(bus: Bus, paths: Paths, command: str, names: Sequence[str]) -> None:
 
 
 def _done(command: str, agent: dict[str, Any] | None) -> bool:
-    state = agent and agent["state"]
+    if command == "reload" or agent is None:  # one that is gone needs nothing
+        return True
     if command == "pause":
-        return state == WorkerState.PAUSED
-    return command == "reload" or state not in (WorkerState.PAUSED, WorkerState.PARKED)
+        return agent["paused"] and agent["state"] not in WORKING
+    return not agent["paused"] and agent["state"] not in (WorkerState.PAUSED, WorkerState.PARKED)
 
 
 def _agents(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     paths, on = discover(), args.command == "enable"
     file = agent_file(paths, args.name)
     _write(file, on)
-    agent = taken_up(paths, args.name, lambda agent: _followed(agent, on)) or {}
+    what = f"`enabled = {str(on).lower()}` is written in {file}"
+    agent = taken_up(paths, args.name, what, lambda agent: _followed(agent, on)) or {}
     state, problem = agent.get("state"), agent.get("problem") if on else None
     told = colour(state, state_colour(state) or BOLD) if state else "no daemon runs"
     line = f"{args.name} is {'on' if on else 'off'}: {told}"

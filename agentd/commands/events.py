@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 import sys
-import threading
 from collections.abc import Iterable
 from textwrap import indent
 
@@ -28,6 +27,7 @@ from agentd.config.suggest import did_you_mean
 from agentd.events import DAEMON, PERSON, Event
 from agentd.paths import discover
 from agentd.states import Exit
+from agentd.terminal import pause
 from agentd.views.event_line import event_line
 
 FOLLOW_S = 0.2  # between two looks at the outbox; a look costs microseconds
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         _print((event for event in new if rows.fits(event.document())), args)
         after = max([after, *(event.id for event in new), *told])
         if not new:
-            pause()
+            pause(FOLLOW_S)
     return Exit.OK
 
 
@@ -128,11 +128,6 @@ def _print(found: Iterable[Event], args: argparse.Namespace) -> int:
             payload = json.dumps(dict(event.payload), indent=2, ensure_ascii=False)
             say_lines(indent(payload, INDENT), flush=True)
     return last
-
-
-def pause() -> None:
-    """Wait until the next look at the outbox."""
-    threading.Event().wait(FOLLOW_S)
 
 
 def _nothing(bus: Bus, args: argparse.Namespace, rows: RowFilter) -> str:

@@ -104,7 +104,7 @@ def find_agent(bus: Bus, paths: Paths, name: str) -> AgentRow:
     file = paths.agents_d / f"{name}.toml"
     if name in agent_files(paths):
         _raise_problem(name, paths, file)
-    raise no_such_agent(name, present)
+    raise no_such_agent(name, sorted({*present, *agent_files(paths)}))
 
 
 def accepted_config(paths: Paths, row: AgentRow) -> "AgentConfig | None":

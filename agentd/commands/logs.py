@@ -11,9 +11,10 @@ from agentd.commands.row_filter import RowFilter
 from agentd.config.suggest import listed
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
-from agentd.logs.view import LEVELS, log_names, parse, rank, read, render
+from agentd.logs.view import LEVELS, POLL_S, log_names, parse, rank, read, render
 from agentd.paths import Paths, discover
 from agentd.states import Exit
+from agentd.terminal import pause
 
 MODEL = "model"  # what the model server is called in the logs
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         where = f" of {listed(args.names)}" if args.names else ""
         note(f"no{' such' if count else ''} lines{where} in {paths.logs}")
     # Following reads from the start again: what was counted above is skipped.
-    more = itertools.islice(read(paths, args.names, follow=True), count, None)
+    more = itertools.islice(read(paths, args.names, wait=_wait), count, None)
     for line in itertools.chain(last, filter(wanted, more) if args.follow else ()):
         if not args.json:
             say_lines(render(line), flush=args.follow)
@@ -74,6 +75,11 @@ def run(args: argparse.Namespace) -> int:
             else:  # the same object, without what a terminal would obey
                 print_json(entry, indent=None)
     return Exit.OK
+
+
+def _wait() -> bool:
+    pause(POLL_S)
+    return True
 
 
 def _fits(line: str, rows: RowFilter, level: str | None) -> bool:

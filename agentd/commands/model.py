@@ -2,9 +2,10 @@
 
 import argparse
 import re
+from typing import Any
 
 from agentd.commands.home import open_bus
-from agentd.commands.output import print_done, print_facts, print_json, print_table
+from agentd.commands.output import local, print_done, print_facts, print_json, print_table
 from agentd.errors import AgentdError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -26,12 +27,12 @@ A pulled model is used offline from then on. Name it in agentd.toml: [model] nam
 Exits 1 when a model cannot be fetched, 3 when `status` finds no running daemon.
 
 --json: `list` prints a list of {name, folder (null: not pulled), bytes, bundled}; `status` one
-object: name, url, external, state, pid, since, restarts, reason, problem, beat, labels (how agents'
-labels are taken: see `agentd status --help`), and metrics (null where the server gives none) by
-name, such as prompt_tokens_total. Of an external server also
+object: name, url, external, state, stopping, pid, since, restarts, crashes (in a row), reason,
+problem, beat, labels (how agents' labels are taken: see `agentd status --help`), and metrics (null
+where the server gives none) by name, such as prompt_tokens_total. Of an external server also
 models, the names that it lists (null: none), and its state: RUNNING, WAITING (down) or PARKED (a
-wrong key, URL ...). `pull` prints {done: "pulled", name, folder},
-`rm` {done: "removed", name, folder, bytes}."""
+wrong key, URL ...). `pull` prints {done: "pulled", name, folder}, `rm` {done: "removed", name,
+folder, bytes}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -53,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, pull, or show the server's state."""
     if (args.name is None) == (args.action in ("pull", "rm")):
-        args.fail(f"{args.action} {'needs a' if args.name is None else 'takes no'} NAME")
+        args.fail(f"{args.action} {'needs a' if args.name is None else 'takes no'} MODEL")
     paths = discover()
     if args.action == "pull":
         _pull(args, paths)
@@ -124,8 +125,12 @@ def _status(paths: Paths, *, as_json: bool) -> None:
     metrics = {name: _number(value) for name, value in (model["metrics"] or {}).items()}
     flat = {**model, **(model["problem"] or {}), **metrics, **model["beat"]}
     flat["models"] = ", ".join(model.get("models") or ())
-    texts = {k: v for k, v in flat.items() if v not in (None, "") and not isinstance(v, dict)}
-    print_facts(texts)
+    flat["since"] = local(model["since"])
+    print_facts({k: _word(v) for k, v in flat.items() if not isinstance(v, dict)})
+
+
+def _word(value: Any) -> Any:
+    return "yes" if value is True else None if value is False else value
 
 
 def _number(value: float) -> str:

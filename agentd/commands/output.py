@@ -122,9 +122,14 @@ def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) ->
         if value in (None, ""):
             continue
         text = plain(str(value))
-        lines = textwrap.wrap(text, room, break_on_hyphens=False) if room >= ROOM_MIN else [text]
+        lines = wrapped(text, room) if room >= ROOM_MIN else [text]
         for number, line in enumerate(lines):
             say(f"{'':{indent}}{'' if number else name:{width}}  {line}")
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    """Return a text as lines; a path or link stays whole, so that it can be copied."""
+    return textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
 
 
 def cell_text(value: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from agentd.bus import Bus
 from agentd.commands import row_filter
-from agentd.commands.events import pause
+from agentd.commands.events import FOLLOW_S
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import (
     BOLD,
@@ -23,7 +23,7 @@ from agentd.errors import UsageError
 from agentd.events import Event, is_result, result_of
 from agentd.paths import discover
 from agentd.states import Exit
-from agentd.terminal import plain_lines
+from agentd.terminal import pause, plain_lines
 from agentd.views.result_list import document
 
 EXAMPLES = """example:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if not (found or args.follow or args.json):
         _say_nothing(bus, narrowed=args.what is not None or rows.narrows)
     while args.follow:
-        pause()
+        pause(FOLLOW_S)
         new = bus.events.results(after=after, agent=args.what)
         after = max([after, *(event.id for event in new)])
         _print((one for one in new if is_result(one) and rows.fits(document(one))), args.json)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from agentd.clock import YEAR_MAX, YEAR_MIN, iso
 from agentd.commands.output import INTEGER_MAX, count
+from agentd.errors import UsageError
 
 PAGE = 500  # rows that are read at once
 CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?")
@@ -93,7 +94,13 @@ class RowFilter:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "RowFilter":
-        """Return it as the command line says it."""
+        """Return it as the command line says it.
+
+        Raises:
+            UsageError: nothing can lie in between.
+        """
+        if args.since and args.until and args.until <= args.since:
+            raise UsageError("--until is before --since", hint="--since 2h --until 1h")
         usual = args.usual if args.since is None else INTEGER_MAX
         return cls(
             args.since and iso(args.since),

@@ -12,7 +12,7 @@ from agentd.bus import Bus
 from agentd.commands.home import find_agent, known_types, open_bus, subscribed_types
 from agentd.commands.output import INTEGER_MAX, json_option, note, print_done
 from agentd.config.suggest import did_you_mean, listed
-from agentd.errors import UsageError
+from agentd.errors import StorageError, UsageError
 from agentd.events import ANSWER, PERSON, NewEvent, matches
 from agentd.paths import Paths, discover
 from agentd.sessions.archive import Archive
@@ -114,7 +114,12 @@ def publish(
 
 def note_idle(bus: Bus, paths: Paths, target: str | None) -> None:
     """Say on stderr if nobody acts now on what was sent, to one agent or to all."""
-    if daemon_state(paths) is None:
+    try:
+        daemon = daemon_state(paths)
+    except StorageError as error:  # what was sent is safe: who sends it again sends it twice
+        note(f"the event waits: {error.what}", f"  hint: {error.hint}")
+        return
+    if daemon is None:
         note("the daemon is not running: the event waits; start it with `agentd run`")
     elif target is not None and (row := bus.agents.present().get(target)) and row.paused:
         note(f"{target} is paused: the event waits for `agentd resume {target}`")

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import threading
 
 from agentd.commands.agent_text import print_agent, print_log
 from agentd.commands.home import no_such_agent
@@ -11,7 +10,7 @@ from agentd.commands.status_text import print_status
 from agentd.errors import AgentdError
 from agentd.paths import Paths, discover
 from agentd.states import Exit, WorkerState
-from agentd.terminal import Captured, redraw
+from agentd.terminal import Captured, pause, redraw
 from agentd.views.overview import overview
 
 EXAMPLES = (
@@ -38,21 +37,21 @@ since, version, silence (why a daemon that is there does not answer), problem (o
 agents.d itself), refused_folder (a problem where macOS keeps agentd out of one), failure (why the
 last run ended, if it failed), storage {problem, database_bytes, wal_bytes, free_bytes}, overlooked
 (files in your folders that are not read for their name or place: [{where, what, hint}]), model
-{name, url, state, reason, problem, labels, ...}, refused_unshown (wrong files beyond those listed),
-sandbox {level, why, wanted} ("full", "partial" or "checks", which is none; why it is not full;
-[sandbox] level of agentd.toml), deliver (null: results are sent nowhere; else its process, with the
-ways in beat.ways: see `agentd deliver`), watcher (null where no agent watches a folder, else state,
-pid, problem, agents, and in beat: problems by agent, notices), ui (null without the page's process,
-else url, kept (by [ui] port), state, pid, problem), last_event_id, dead_letters, asks (how much
-waits for your answer), and agents: name, state, pid, since, restarts, reason, problem
-(null or {what, where, hint}), paused, subscribe, waiting {direct, subscribed}, last_session (null
-or {id, state, started_at, ended_at}), labels, dead_letters, asks, held (null or {reason, until,
-hint}: why its events do not get on), waits_for (what holds it up, in words, or null), next_run,
-last_result (null or {id, title, created_at}; of the newest 20,000 events), model_s (seconds that a
-model worked for it in the last hour), cpu_percent (of one core, now), memory_bytes, triggers
-{schedule, next (run, UTC), at [{at, over}], watch, watch_problem, where, batch {within, most},
-missed, later [{id, agent, due, what}]}, and while the daemon runs also version, enabled, beat and
-more. Times are UTC.
+{name, url, state, reason, problem, labels, ...: see `agentd model --help`}, refused_unshown (wrong
+files beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "checks", which is
+none; why it is not full; [sandbox] level of agentd.toml), deliver (null: results are sent nowhere;
+else its process, with the ways in beat.ways: see `agentd deliver`), watcher (null where no agent
+watches a folder, else state, pid, problem, agents, and in beat: problems by agent, notices), ui
+(null without the page's process, else url, kept (by [ui] port), state, pid, problem),
+last_event_id, dead_letters, asks (how much waits for your answer), and agents: name, state, pid,
+since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct,
+subscribed}, last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, asks,
+held (null or {reason, until, hint}: why its events do not get on), waits_for (what holds it up, in
+words, or null), next_run, last_result (null or {id, title, created_at}; of the newest 20,000
+events), model_s (seconds that a model worked for it in the last hour), cpu_percent (of one core,
+now), memory_bytes, triggers {schedule, next (run, UTC), at [{at, over}], watch, watch_problem,
+where, batch {within, most}, missed, later [{id, agent, due, what}]}, and while the daemon runs also
+version, module, enabled, checking (its file), stopping, crashes (in a row), beat. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             with Captured() as screen:
                 _show(args, paths)
             redraw(screen.getvalue())
-        threading.Event().wait(WATCH_S)
+        pause(WATCH_S)
     return _show(args, paths)
 
 

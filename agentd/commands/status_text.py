@@ -67,7 +67,9 @@ def _print_daemon(document: Mapping[str, Any]) -> None:
 
 def _print_agents(document: Mapping[str, Any]) -> None:
     say()
-    print_fitted(_columns(document["agents"]), terminal_width())
+    # What is off comes last: of a table that is cut off below, it is missed least.
+    shown = sorted(document["agents"], key=lambda agent: agent["state"] == WorkerState.STOPPED)
+    print_fitted(_columns(shown), terminal_width())
     if document["refused_unshown"]:
         more = f"and {document['refused_unshown']} more files that are refused: `agentd check`"
         say(colour(more, YELLOW))

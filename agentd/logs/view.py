@@ -7,8 +7,7 @@ import contextlib
 import heapq
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,23 @@ def read(
     paths: Paths,
     names: Sequence[str] = (),
     *,
-    follow: bool = False,
-    stop: threading.Event | None = None,
+    wait: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """Yield log lines without their newlines, oldest first; with `follow` until `stop` is set.
+    """Yield log lines without their newlines, oldest first.
+
+    `wait` is called after the newest, before the next look; None, and what it says by False: no
+    further look.
 
     `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
     """
     tails: dict[Path, _Tail] = {}
-    stop = stop or threading.Event()
     while True:
         for path in log_files(paths.logs):
             if not names or path.stem in (*names, DAEMON):
                 tails.setdefault(path, _Tail(path))
         streams = (_wanted(tail, names) for tail in tails.values())
         yield from (line for _, line in heapq.merge(*streams, key=lambda item: item[0]))
-        if not follow or stop.wait(POLL_S):
+        if wait is None or not wait():
             return
 
 

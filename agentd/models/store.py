@@ -104,14 +104,14 @@ def remove(name: str, models: Path) -> tuple[Path, int]:
         UsageError: it is not there, or a person's own folder.
         StorageError: it cannot be deleted.
     """
-    if _local(name):
+    if _local(name) and expanded(name).is_dir():
         raise UsageError("a folder of yours is yours to remove", where=name)
     folder = models / name if name in BUNDLED else huggingface.folder_of(name, models)
+    if _local(name) or not folder.is_dir():
+        pulled = [model.name for model in available(models) if model.folder]
+        hint = "see `agentd model list`" + did_you_mean(name, pulled)
+        raise UsageError(f"the model {name} is not here", where=str(models), hint=hint)
     with _lock(models, lambda done, total, label: None):
-        if not folder.is_dir():
-            pulled = [model.name for model in available(models) if model.folder]
-            hint = "see `agentd model list`" + did_you_mean(name, pulled)
-            raise UsageError(f"the model {name} is not here", where=str(folder), hint=hint)
         size = folder_bytes(folder)
         with storage_errors(folder, "make it writable", "cannot be deleted"):
             # What is left of a removal that is cut off is a pull's to clean up.

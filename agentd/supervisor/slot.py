@@ -115,11 +115,14 @@ class Slot:
     async def pause(self) -> None:
         """Stop the worker until `resume`, also beyond a restart of the supervisor.
 
+        One that has nothing to run keeps its state, and the reason; it rests once it has.
+
         Raises:
             StorageError: it is paused, but the pause could not be written down.
         """
         self._paused = True
-        self._rest_paused()
+        if self.version:
+            self._rest_paused()
         await self._shared.records.set_paused(self.name, True)
 
     async def resume(self) -> None:

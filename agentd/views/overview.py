@@ -130,7 +130,9 @@ def _add_facts(document: dict[str, Any], bus: Bus) -> None:
     for agent in document["agents"]:
         name = agent["name"]
         agent["triggers"] = triggers(agent, document["watcher"], bus)
-        agent.update(_facts(bus, name, rows.get(name)), dead_letters=letters.get(name, 0))
+        said = {"paused": agent["paused"]} if "paused" in agent else {}  # also of one without a row
+        agent.update({**_facts(bus, name, rows.get(name)), **said})
+        agent["dead_letters"] = letters.get(name, 0)
         agent["asks"] = asks.get(name, 0)
         agent["last_result"] = results.get(name)
         agent["model_s"] = model_s.get(name, 0.0)
