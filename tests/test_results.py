@@ -77,6 +77,15 @@ def test_what_others_wrote_drives_no_terminal(
         assert not any(line.startswith("    9  ") for line in out.split("\n"))
 
 
+def test_a_terminal_shows_no_marks_before_characters(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are Markdown's, for a page: "[ ]" is a box and no link."""
+    publish(paths.database, NewEvent("a.b", {"title": "a", "text": "* \\[ \\] pay \\*now\\*"}))
+    for words in ([], ["1"]):
+        assert "* [ ] pay *now*\n" in printed(capsys, *words)
+
+
 def test_no_results_say_what_to_do(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     assert "`agentd new` makes one" in printed(capsys)
     bus = Bus(paths.database)
@@ -105,7 +114,7 @@ def test_following_goes_on_with_new_ones(
     publish(paths.database, result("before"))
     looked = []
 
-    def look() -> None:
+    def look(_: float) -> None:
         looked.append(1)
         if len(looked) == 3:
             raise KeyboardInterrupt

@@ -1,7 +1,6 @@
 """`agentd ask`: a question to an agent, its progress turn by turn, and the answer."""
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -19,6 +18,7 @@ from agentd.commands.output import (
     print_json,
     say,
     say_lines,
+    unescaped,
     whole,
 )
 from agentd.errors import AgentdError, NotRunning, UsageError
@@ -37,7 +37,6 @@ LOOK_S, WHY_S = 0.2, 2.0  # between two looks, and after which it says what it w
 BEFORE_CHARACTERS = 600  # of the answer that is followed up
 WORKS = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
 LACKS = (WorkerState.WAITING, WorkerState.PARKED, WorkerState.INVALID, WorkerState.STOPPED)
-ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")  # in Markdown; a terminal shows it as it is
 
 EXAMPLES = """example:
   agentd ask "when does the chimney sweep come?"
@@ -228,7 +227,7 @@ def _print(document: Mapping[str, Any]) -> None:
     if answer is not None:
         if answer["title"]:
             say(colour(plain(answer["title"]), BOLD))
-        say_lines(ESCAPED.sub(r"\1", answer["text"]))
+        say_lines(unescaped(answer["text"]))
         say(colour(f'agentd ask --thread {document["id"]} "..." asks on', DIM), file=sys.stderr)
     elif document["state"] == FAILED:
         note(f"{name} failed: {document['problem']}", f"question {document['id']}: `agentd dead`")

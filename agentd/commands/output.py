@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -45,10 +46,18 @@ __all__ = [  # all that commands print with
     "say",
     "say_lines",
     "shorten",
+    "unescaped",
 ]
+
+ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")  # in Markdown, where a character means only itself
 
 ROOM_MIN = 20  # characters: in less, a text is left to the terminal to wrap
 CELL_MAX = 60  # characters; the last column of a table is never cut
+
+
+def unescaped(markdown: str) -> str:
+    """Return a Markdown text as a terminal shows it: without the marks before characters."""
+    return ESCAPED.sub(r"\1", markdown)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

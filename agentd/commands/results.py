@@ -17,6 +17,7 @@ from agentd.commands.output import (
     print_json,
     say,
     say_lines,
+    unescaped,
 )
 from agentd.commands.row_filter import RowFilter, paged
 from agentd.errors import UsageError
@@ -95,7 +96,7 @@ def _print(found: Iterable[Event], as_json: bool, *, whole: bool = False) -> Non
             f"{colour(head_line, DIM)}{plain(event.agent)}: {colour(plain(title), BOLD)}",
             flush=True,
         )
-        lines = plain_lines(text).rstrip("\n").split("\n") if text.strip() else []
+        lines = plain_lines(unescaped(text)).rstrip("\n").split("\n") if text.strip() else []
         shown = lines if whole else lines[:LINES_SHOWN]
         for line in shown:
             say(f"{INDENT}{line}".rstrip(), flush=True)

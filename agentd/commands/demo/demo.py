@@ -60,8 +60,9 @@ NEXT = """\
 * `uv tool install .` in the clone puts `agentd` on your PATH. `agentd run` starts the daemon.
 * Agents that come with it wait as files where `agentd paths agents_d` says: `feed` ranks the news
   by your interests, `notes` lists the open tasks in a folder of notes, `repo_fetch` and
-  `repo_review` look at a repository. In the file say which, and set `enabled` to true.
-* `agentd new NAME` writes an agent of your own, such as the one of ten lines."""
+  `repo_review` look at a repository. In the file say which, then `agentd enable NAME`.
+* `agentd new NAME` writes an agent of your own, such as the one of ten lines.
+* `agentd ui` shows in your browser what they come to, and what they ask you."""
 
 
 def demo(
