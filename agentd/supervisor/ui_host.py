@@ -38,6 +38,7 @@ JOB = "agentd.act"  # the name of the process that carries a command out
 ACT_S = 30.0  # for one, and for those before it
 WAITING_MAX = 8  # commands at a time
 TAKE_S = 10.0  # for the process to read an answer
+ANSWERS_MAX = 64  # that are being given: each takes a descriptor of ours
 # The commands that a page's click can stand for; None: with any word behind it.
 ACTS: Mapping[str, frozenset[str] | None] = {
     **dict.fromkeys(("answer", "ask", "trigger", "pause", "resume", "correct"), None),
@@ -61,7 +62,7 @@ class UiHost:
         self._port = 0  # the one in use, or used last: pages that are open find it again
         self._wanted_at = parts.clock.monotonic()  # when somebody last asked for it
         self._acting = asyncio.Lock()
-        self._waiting = 0
+        self._waiting = self._answers = 0
         self._closed = False
         handlers: Mapping[str, Handler] = {
             "page_key": self._key,
@@ -166,11 +167,22 @@ class UiHost:
         return {}, [self._apart(self._done(argv))]
 
     def _apart(self, answer: Coroutine[Any, Any, Mapping[str, Any]]) -> int:
-        """Return a socket's descriptor by which the answer comes: it may be long, and late."""
+        """Return a socket's descriptor by which the answer comes: it may be long, and late.
+
+        Raises:
+            AgentdError: too many are being given.
+        """
+        if self._answers >= ANSWERS_MAX:
+            answer.close()
+            raise AgentdError("too much is asked at once", hint="try again in a moment")
         theirs, ours = socket.socketpair()
         ours.setblocking(False)
-        self._parts.jobs.start(self._send(ours, answer), NAME)
+        self._answers += 1
+        self._parts.jobs.start(self._send(ours, answer), NAME).add_done_callback(self._answered)
         return theirs.detach()
+
+    def _answered(self, _: object) -> None:
+        self._answers -= 1
 
     async def _send(
         self, sock: socket.socket, answer: Coroutine[Any, Any, Mapping[str, Any]]
