@@ -213,7 +213,7 @@ def test_a_kill_leaves_the_index_right(tmp_path: Path) -> None:
             os.kill(worker.pid, signal.SIGKILL)
             worker.join()
     last = bus.events.last_id()
-    assert found(bus, "word", limit=10_000) == list(range(last, 0, -1))
+    assert found(bus, "word", limit=last) == list(range(last, 0, -1))
     bus.db.run("INSERT INTO outbox_words (outbox_words) VALUES ('integrity-check')")
     assert health.wrongs(path) == []
 
