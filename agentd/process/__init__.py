@@ -3,6 +3,7 @@
 `child.py` starts a child that cannot outlive its parent, with `guardian.py` beside it; `heart.py`
 is its pulse, `lock.py` proves that it lives, `stop.py` interrupts it, `crash.py` tells the next one
 how it ended, `failure.py` says an exception in one line, `until.py` looks until something is so.
+`confined_process.py` is the frame of helpers that are kept running, in their sandbox.
 `supervisor_link.py` lets a child ask its supervisor, over a `channel.py`, which carries documents
 and descriptors between any two of our processes. `environment.py` is what a child sees of ours,
 `usage.py` what any of them takes of the machine, `deferred.py` keeps small what runs many times,
