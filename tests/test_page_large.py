@@ -76,7 +76,8 @@ def test_older_results_are_led_to(tab: Tab) -> None:
     page, seen = tab.go("/"), list[str]()
     for _ in range(3):
         seen += page.locator("#results article").evaluate_all("all => all.map((one) => one.id)")
-        page.get_by_role("link", name="Older").click()
+        with page.expect_navigation():
+            page.get_by_role("link", name="Older").click()
     assert len(set(seen)) == len(seen) >= 30
     titles = page.locator("#results h3").all_inner_texts()
     numbers = [int(title.removeprefix("Result ")) for title in titles]

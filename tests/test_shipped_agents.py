@@ -127,7 +127,7 @@ def test_notes_tells_what_is_open(evening: Evening) -> None:
     assert rows[0] == ("task", "paint the fence", "home", 2)
     assert rows[1] == ("task", "prepare the meeting with the client", "work", 2)
     assert rows[3][:2] == ("question", "Do we need a new spade?")
-    assert result["title"] == "4 open: 3 tasks, 1 questions"
+    assert result["title"] == "4 open: 3 tasks, 1 question"
 
 
 def test_log_watch_groups_new_errors(evening: Evening) -> None:

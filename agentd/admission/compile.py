@@ -39,6 +39,7 @@ def compile_client(folder: Path, origins: Mapping[str, Path]) -> None:
             errors="replace",
             timeout=COMPILE_S,
             stdin=subprocess.DEVNULL,
+            umask=0o077,  # it may be ended in the middle, and what lies there then
         )
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
