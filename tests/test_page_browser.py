@@ -363,6 +363,7 @@ def test_the_log_by_level_agent_and_session(world: World) -> None:
         page.get_by_role("combobox", name="Level").select_option("error")
         page.get_by_role("combobox", name="Of", exact=True).select_option("reader")
         page.get_by_role("button", name="Show").click()
+        page.wait_for_url("**level=error**")
         lines = page.locator("#lines article")
         expect(lines.first).to_contain_text("event.dead")
         assert set(lines.locator(".who").all_inner_texts()) == {"reader"}
