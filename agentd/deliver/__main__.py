@@ -15,7 +15,7 @@ from agentd.sandbox.enter import enter
 
 def main() -> int:
     """Deliver until the supervisor stops it; returns the exit code."""
-    ours = ConfinedProcess(DELIVER, "deliver")
+    ours = ConfinedProcess(DELIVER, ("deliver.started", "deliver.ended", "deliver.raised"))
 
     def confine(paths: Paths, config: DaemonConfig) -> None:
         Bell(paths.wake)  # by a socket that cannot be made in there

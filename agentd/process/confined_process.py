@@ -22,7 +22,7 @@ ENDS_S = 5.0  # from its last beat
 class ConfinedProcess:
     """What a helper that is kept running has: config, log, heart, and a link to the supervisor.
 
-    `name` is the log's. `word` begins the names of its log lines, as "ui" does "ui.started".
+    `name` is the log's. `events` names its log lines: that it began, ended with an error, crashed.
     """
 
     paths: Paths
@@ -30,8 +30,9 @@ class ConfinedProcess:
     link: SupervisorLink
     heart: Heart
 
-    def __init__(self, name: str, word: str) -> None:
-        self._name, self._word = name, word
+    def __init__(self, name: str, events: tuple[str, str, str]) -> None:
+        self._name = name
+        self._started, self._ended, self._crashed = events
         self.log: Logger = logs.get_logger()
 
     def run(
@@ -51,7 +52,7 @@ class ConfinedProcess:
                 self.paths = discover()
                 self.config = effective_config(self.paths)
                 self.log = logs.configure(self._name, self.paths, self.config.logs)
-                self.log.info(f"{self._word}.started", pid=os.getpid(), **about(self.config))
+                self.log.info(self._started, pid=os.getpid(), **about(self.config))
                 enter(self.paths, self.config)
             except Exception as error:  # raised once there is a heart to tell it by
                 wrong.append(error)
@@ -67,7 +68,7 @@ class ConfinedProcess:
             return Exit.OK
         except AgentdError as error:
             self.heart.problem(error)
-            self.log.error(f"{self._word}.ended", error=str(error), exit=int(error.exit_code))
+            self.log.error(self._ended, error=str(error), exit=int(error.exit_code))
             lasting = error.exit_code == Exit.CONFIG or isinstance(error, SandboxUnavailable)
             return Exit.CONFIG if lasting else Exit.TEMPORARY
         except Exception as error:  # the top of the process: its traceback belongs in the log
@@ -78,4 +79,4 @@ class ConfinedProcess:
 
     def _raised(self, error: BaseException) -> None:
         self.heart.problem(AgentdError(f"{type(error).__name__}: {error}"))
-        self.log.error(f"{self._word}.raised", exc_info=error)
+        self.log.error(self._crashed, exc_info=error)

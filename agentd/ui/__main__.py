@@ -14,7 +14,7 @@ from agentd.supervisor.ui_policy import NAME, ui_policy
 
 def main() -> int:
     """Serve until the supervisor stops it; returns the exit code."""
-    ours = ConfinedProcess(NAME, "ui")
+    ours = ConfinedProcess(NAME, ("ui.started", "ui.ended", "ui.raised"))
 
     def confine(paths: Paths, config: DaemonConfig) -> None:
         enter(ui_policy(paths), require=config.sandbox.required)
