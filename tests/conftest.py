@@ -7,6 +7,7 @@ import hypothesis
 import platformdirs
 import pytest
 
+from agentd import secret_rules
 from agentd.models import store
 from agentd.paths import discover
 from agentd.testing.tiny_model import make_tiny
@@ -32,6 +33,14 @@ def signals_as_before() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def secrets_as_before() -> Iterator[None]:
+    """A secret that a test makes known to its process is none in what later tests write."""
+    before = list(secret_rules._known)
+    yield
+    secret_rules._known[:] = before
 
 
 @pytest.fixture(autouse=True, scope="session")
