@@ -1,6 +1,7 @@
 """Today and the agents' pages: what stands there, and which command each click is."""
 
 import json
+import os
 import re
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -324,6 +325,16 @@ def test_an_agents_page_says_all_of_it(paths: Paths) -> None:
         assert words in text, words
     assert page.get("/api/agents/sorter").json()["module"] == "task"
     assert page.get("/agents/nobody").status_code == 404
+
+
+def test_a_pipe_in_the_place_of_a_log_holds_no_page(paths: Paths) -> None:
+    """An agent writes in that folder: what it puts there is neither waited for nor followed."""
+    sorter(paths)
+    log = paths.log("sorter")
+    log.parent.mkdir(parents=True)
+    os.mkfifo(log)
+    page = browser(ReadHere(paths, {**QUIET, "agents": [running("sorter")]}))
+    assert page.get("/api/agents/sorter").json()["skipped"] == []
 
 
 def test_buttons_of_an_agent_are_commands(paths: Paths) -> None:

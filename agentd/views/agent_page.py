@@ -1,8 +1,7 @@
 """One agent as a page shows it: what it did, what went wrong, what it may do, its file."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from agentd.clock import iso
 from agentd.config.agent import AgentConfig, validate_agent
 from agentd.config.toml import parse_toml, read_small
 from agentd.errors import ConfigError
+from agentd.logs.newest import ReadBudget, entries_back
 from agentd.paths import Paths
 from agentd.sessions.archive import Archive, SessionRow
 from agentd.states import SessionState
@@ -43,7 +43,7 @@ def agent_page(bus: Bus, paths: Paths, agent: Mapping[str, Any]) -> dict[str, An
         "sessions": sessions,
         "letters": letters,
         "last_error": _last_error(bus, name, letters),
-        "skipped": [*_skipped(paths.log(name))][-SKIPPED_MAX:][::-1],
+        "skipped": [*islice(_skipped(paths.log(name)), SKIPPED_MAX)],
         "file": {"path": str(file), "text": text, "problem": problem},
         "module": config and config.agent,
         "description": config.description if config else "",
@@ -94,20 +94,8 @@ def _ended(row: SessionRow) -> str:
 
 
 def _skipped(log: Path) -> Iterator[dict[str, Any]]:
-    """Yield the runs that were left out: what for, when each was due, when that was found."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
-            lines = file.read(LOG_BYTES).splitlines()
-    except OSError:
-        return
-    for line in lines:
-        if b".skipped" not in line:
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the first is cut, and a crash may have torn one
-            continue
-        if isinstance(entry, dict) and entry.get("event") in SKIPPED:
+    """Yield the runs that were left out, newest first: what for, when due, when that was found."""
+    for _, _, entry in entries_back(log, ReadBudget(LOG_BYTES)):
+        if entry.get("event") in SKIPPED:
             what = entry.get("schedule") or SKIPPED[entry["event"]]
             yield {"what": str(what), "due": entry.get("due"), "at": entry.get("ts")}
