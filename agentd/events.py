@@ -9,7 +9,7 @@ from typing import Any
 from agentd.clock import iso
 from agentd.errors import EventRefused
 from agentd.states import Priority
-from agentd.terminal import cut
+from agentd.terminal import cut, shorten
 
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 FILE = "file.changed"  # {"path", "name", "size", "fingerprint", "folder"}: `agentd.watcher`
@@ -151,9 +151,7 @@ def result_of(event: Event) -> tuple[str, str]:
     They may hold anything that can be printed or not: `agentd.terminal` cleans them.
     """
     title, text = event.payload["title"], event.payload.get("text")
-    title = " ".join(title[: 10 * TITLE_CHARACTERS_MAX].split())
-    if len(title) > TITLE_CHARACTERS_MAX:
-        title = f"{title[: TITLE_CHARACTERS_MAX - 1]}…"
+    title = shorten(" ".join(title[: 10 * TITLE_CHARACTERS_MAX].split()), TITLE_CHARACTERS_MAX)
     return title, cut(text, RESULT_CHARACTERS_MAX) if isinstance(text, str) else ""
 
 

@@ -37,6 +37,11 @@ def cut(text: str, limit: int) -> str:
     return f"{text[:limit]}...[cut {len(text) - limit} characters]"
 
 
+def shorten(text: str, length: int) -> str:
+    """Cut a text to `length` characters, visibly."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def counted(number: int, what: str, plural: str = "s") -> str:
     """Return a number of things in words, as "1 file" or "2 files"."""
     return f"{number} {what}{'' if number == 1 else plural}"

@@ -24,6 +24,7 @@ from agentd.terminal import (
     rewrite,
     say,
     say_lines,
+    shorten,
     terminal_width,
 )
 
@@ -87,11 +88,6 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 def compact(value: Any) -> str:
     """Return a value as one line of JSON, readable and safe to print."""
     return plain(json.dumps(value, ensure_ascii=False, separators=(", ", ": "), default=str))
-
-
-def shorten(text: str, length: int) -> str:
-    """Cut a text to `length` characters, visibly."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def local(moment: datetime | str | None, now: datetime | None = None) -> str:

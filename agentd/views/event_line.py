@@ -17,7 +17,7 @@ from agentd.events import (
     is_result,
     result_of,
 )
-from agentd.terminal import counted, plain
+from agentd.terminal import counted, plain, shorten
 
 LINE_MAX = 300  # characters
 VALUE_MAX = 120  # characters of one value in it
@@ -38,7 +38,7 @@ def event_line(event: Event) -> str:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         words = _fields(event.payload)
     line = plain(" ".join(words.split()))
-    return line if len(line) <= LINE_MAX else f"{line[: LINE_MAX - 1]}…"
+    return shorten(line, LINE_MAX)
 
 
 def _words(event: Event) -> str:
@@ -139,10 +139,6 @@ def _value(value: Any) -> str:
         return counted(len(value), "field") if value else ""
     if isinstance(value, list):
         if len(value) <= FIELDS_MAX and not any(isinstance(one, list | dict) for one in value):
-            return _cut(", ".join(map(_value, value)))
+            return shorten(", ".join(map(_value, value)), VALUE_MAX)
         return counted(len(value), "item")
-    return _cut(str(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= VALUE_MAX else f"{text[: VALUE_MAX - 1]}…"
+    return shorten(str(value), VALUE_MAX)

@@ -16,7 +16,7 @@ from agentd.llm.decision import DONE
 from agentd.sessions.archive import Archive, SessionRow
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import SessionState
-from agentd.terminal import cut
+from agentd.terminal import cut, shorten
 
 ASSISTANT = "assistant"  # whom a question without a name is for
 WAITING, WORKING, ASKS, ANSWERED, FAILED = "waiting", "working", "asks", "answered", "failed"
@@ -156,5 +156,4 @@ def _came_to(value: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    line = " ".join(text.split())
-    return line if len(line) <= ARGUMENT_CHARACTERS else f"{line[: ARGUMENT_CHARACTERS - 1]}…"
+    return shorten(" ".join(text.split()), ARGUMENT_CHARACTERS)
