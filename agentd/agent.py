@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentd.config.agent import Labels, Permissions
-from agentd.errors import ToolError
+from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Event
 from agentd.events import Result as Result
 from agentd.process.stop import Cancel
@@ -147,6 +147,20 @@ Score = Callable[[Sequence[str], Sequence[str]], Scores]
 def no_score(heads: Sequence[str], items: Sequence[str]) -> Scores:
     """Stand for `Kit.score` where no model can be asked."""
     raise ToolError("there is no model here that could score")
+
+
+def or_error(read: Callable[[], Result]) -> Result:
+    """Return what `read` gives; its ToolError as a result, where one source of several may fail.
+
+    Raises:
+        PermissionRefused: that is for a person to change.
+    """
+    try:
+        return read()
+    except PermissionRefused:
+        raise
+    except ToolError as error:
+        return Result({"error": error.what}, trusted=False)
 
 
 def hidden_secret(name: str) -> str:

@@ -6,13 +6,14 @@ sources. With `words` the model words an answer from the best of what was found.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agentd.agent import Agent, PlannedCall, Question, Result
-from agentd.errors import ModelMisconfigured, PermissionRefused, ToolError
+from agentd.agent import Agent, PlannedCall, Question, Result, or_error
+from agentd.errors import ModelMisconfigured
 from agentd.events import QUESTION, QUESTION_CHARACTERS_MAX, Event, NewEvent
 from agentd.llm.decision import DONE
 from agentd.llm.ranking import ranked
@@ -129,12 +130,7 @@ class Assistant(Agent[AssistantParams]):
 
     def dispatch(self, decision: Any) -> Result:
         """Search a source. One that cannot be read is named in the answer."""
-        try:
-            return super().dispatch(decision)
-        except PermissionRefused:
-            raise
-        except ToolError as error:
-            return Result({"error": error.what}, trusted=False)
+        return or_error(partial(super().dispatch, decision))
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Publish the answer; where nothing was found, it says so."""

@@ -5,14 +5,14 @@ Code reads all of it and writes the page. No model is asked, unless `words` want
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agentd.agent import Agent, PlannedCall, Result
+from agentd.agent import Agent, PlannedCall, Result, or_error
 from agentd.config.agent import SUBSCRIPTION
-from agentd.errors import PermissionRefused, ToolError
 from agentd.events import Event, NewEvent
 from agentd.llm.decision import DONE
 from agentd.paths import expanded
@@ -105,12 +105,7 @@ class Brief(Agent[BriefParams]):
 
     def dispatch(self, decision: Any) -> Result:
         """Read a source. One that cannot be read is named on the page."""
-        try:
-            return super().dispatch(decision)
-        except PermissionRefused:
-            raise
-        except ToolError as error:
-            return Result({"error": error.what}, trusted=False)
+        return or_error(partial(super().dispatch, decision))
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """Publish the page; nothing where there is nothing at all."""
