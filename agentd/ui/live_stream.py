@@ -16,9 +16,7 @@ from agentd.sessions.archive import Archive
 from agentd.ui.page_reader import PageReader
 
 LOOK_S = 0.15  # between looks whether anything was committed
-STATUS_S = (
-    1.0  # from a look at the supervisor's own view to the next, where something was committed
-)
+STATUS_S = 1.0  # between looks at the supervisor's own view, where something was committed
 QUIET_S = 5.0  # and where nothing was
 COMMENT_S = 15.0  # a stream says at least this often that it is alive
 EVENTS_MAX = 200  # at a time; the newest

@@ -10,7 +10,7 @@ from agentd.logs.newest import stamp
 from agentd.logs.view import LEVELS, log_files
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
-from agentd.ui.page_parts import parts_of
+from agentd.ui.page_parts import number, parts_of
 from agentd.views.log_lines import log_lines
 
 WORD_MAX = 100  # characters of a name or time in an address
@@ -18,12 +18,11 @@ WORD_MAX = 100  # characters of a name or time in an address
 
 def _asked(request: Request) -> dict[str, Any]:
     given = request.query_params
-    session = given.get("session", "")
     level = given.get("level")
     return {
         "agent": given.get("agent", "")[:WORD_MAX] or None,
         "level": level if level in LEVELS else None,
-        "session": int(session) if session.isdecimal() and len(session) < 19 else None,
+        "session": number(given.get("session")),
         "before": given.get("before", "")[:WORD_MAX],
     }
 

@@ -37,3 +37,8 @@ def parts_of(request: Request) -> PageParts:
     found = request.app.state.parts
     assert isinstance(found, PageParts)
     return found
+
+
+def number(text: str | None, digits: int = DIGITS_MAX) -> int | None:
+    """Return a number that an address or a header gives, None where it is none of these digits."""
+    return int(text) if text and text.isdecimal() and len(text) <= digits else None

@@ -18,7 +18,7 @@ from agentd.process.jobs import fault
 from agentd.ui import agent_pages, ask_page, log_page, model_page, session_pages, today
 from agentd.ui.acting import argv_of, goes_to, said
 from agentd.ui.live_stream import TooManyPages
-from agentd.ui.page_parts import DIGITS_MAX, PageParts, parts_of
+from agentd.ui.page_parts import PageParts, number, parts_of
 
 PAGES = (today, agent_pages, session_pages, model_page, log_page, ask_page)
 FORM_BYTES_MAX = 65_536
@@ -91,8 +91,8 @@ async def _form(request: Request) -> Mapping[str, str]:
 
 async def _live(request: Request) -> Response:
     given = request.query_params
-    after = _number(request.headers.get("last-event-id")) or _number(given.get("after"))
-    stream = parts_of(request).live.stream(after, _number(given.get("seen")))
+    after = number(request.headers.get("last-event-id")) or number(given.get("after"))
+    stream = parts_of(request).live.stream(after, number(given.get("seen")))
     first = await anext(stream)  # or why there is none
 
     async def whole() -> AsyncIterator[str]:
@@ -101,11 +101,6 @@ async def _live(request: Request) -> Response:
             yield text
 
     return StreamingResponse(whole(), media_type="text/event-stream")
-
-
-def _number(text: str | None) -> int | None:
-    fits = text is not None and text.isdecimal() and len(text) <= DIGITS_MAX
-    return int(text) if fits and text is not None else None
 
 
 async def _ours(request: Request, error: Exception) -> Response:

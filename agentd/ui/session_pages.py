@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from agentd.bus import Bus
 from agentd.terminal import cut
-from agentd.ui.page_parts import parts_of
+from agentd.ui.page_parts import number, parts_of
 from agentd.views.causes import event_document
 from agentd.views.session_turns import session_document, turn_document
 
@@ -20,10 +19,9 @@ SHORT_CHARACTERS = 400  # of a payload that is shown at once; a longer one is op
 
 
 async def _session_document(request: Request) -> dict[str, Any]:
-    number, first = request.path_params["id"], request.query_params.get("from", "")
-    begin = int(first) if first.isdecimal() and len(first) < 10 else 1
+    session, first = request.path_params["id"], number(request.query_params.get("from"), 9) or 1
     reading = parts_of(request).reading
-    return await reading.call(lambda bus: session_document(bus, number, first=begin))
+    return await reading.call(lambda bus: session_document(bus, session, first=first))
 
 
 async def _session(request: Request) -> Response:
@@ -64,12 +62,8 @@ async def _prompt(request: Request) -> Response:
 
 
 async def _event_document(request: Request) -> dict[str, Any]:
-    number = request.path_params["id"]
-
-    def read(bus: Bus) -> dict[str, Any] | None:
-        return event_document(bus, number)
-
-    found = await parts_of(request).reading.call(read)
+    event_id = request.path_params["id"]
+    found = await parts_of(request).reading.call(lambda bus: event_document(bus, event_id))
     if found is None:
         raise HTTPException(404, "There is no such event, or not any more.")
     return found

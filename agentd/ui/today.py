@@ -1,5 +1,6 @@
 """Today: what waits for an answer, and what agents came to; and one result by itself."""
 
+from functools import cache, partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -8,12 +9,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.bus import Bus
+from agentd.config.agent import AgentConfig
 from agentd.config.agent_files import examples_file
 from agentd.paths import Paths
-from agentd.ui.page_parts import parts_of
+from agentd.ui.page_parts import number, parts_of
 from agentd.ui.shown_values import day
 from agentd.views.agent_page import read_file
-from agentd.views.corrections import corrections, examples_in
+from agentd.views.corrections import Examples, corrections, examples_in
 from agentd.views.open_questions import exact, open_questions
 from agentd.views.result_list import result, results
 
@@ -33,7 +35,8 @@ async def _today(request: Request) -> Response:
     def read(bus: Bus) -> dict[str, Any]:
         found = results(bus, **asked, limit=PAGE + 1)
         names = sorted({row.name for row in bus.agents.list()} | {one["agent"] for one in found})
-        labelled = [_labelled(one, paths, LISTED_LABELS) for one in found[:PAGE]]
+        files = cache(partial(_files, paths))  # many results are of few agents
+        labelled = [_labelled(one, *files(one["agent"]), LISTED_LABELS) for one in found[:PAGE]]
         return {
             "questions": [shown_question(one) for one in open_questions(bus)],
             "results": [
@@ -54,7 +57,7 @@ async def _result(request: Request) -> Response:
 
     def read(bus: Bus) -> dict[str, Any] | None:
         found = result(bus, number)
-        return None if found is None else _labelled(found, paths, LABELS_MAX)
+        return found and _labelled(found, *_files(paths, found["agent"]), LABELS_MAX)
 
     found = await parts.reading.call(read)
     if found is None:
@@ -81,20 +84,25 @@ def shown_question(one: dict[str, Any]) -> dict[str, Any]:
 def _asked(request: Request) -> dict[str, Any]:
     """Return which results a request asks for."""
     given = request.query_params
-    before = given.get("before", "")
     return {
         "words": given.get("words", "").strip()[:WORDS_MAX],
         "agent": given.get("agent") or None,
-        "before": int(before) if before.isdecimal() and len(before) < 19 else None,
+        "before": number(given.get("before")),
     }
 
 
-def _labelled(one: dict[str, Any], paths: Paths, most: int) -> dict[str, Any]:
+def _files(paths: Paths, agent: str) -> tuple[AgentConfig | None, Examples]:
+    """Return what an agent's file says, and what its person corrected before."""
+    _, config, _ = read_file(paths.agents_d / f"{agent}.toml")
+    return config, {} if config is None else examples_in(examples_file(agent, paths))
+
+
+def _labelled(
+    one: dict[str, Any], config: AgentConfig | None, examples: Examples, most: int
+) -> dict[str, Any]:
     """Return a result with the labels of its first rows that a person may correct."""
-    _, config, _ = read_file(paths.agents_d / f"{one['agent']}.toml")
     if config is None:
         return {**one, "labels": []}
-    examples = examples_in(examples_file(one["agent"], paths))
     return {**one, "labels": corrections(config, one["id"], one["payload"], examples, most=most)}
 
 
