@@ -118,6 +118,8 @@ def test_a_renewed_token_is_the_one_in_force(home: LinkedHome) -> None:
     assert fetch(Address(url, "", new), "/ready", 5.0) is not None
     home.send()
     home.until(home.answered, "the agent's call needs none")
+    home.paths.model_address.unlink()
+    home.until(home.paths.model_address.exists, "the supervisor has looked since, and knows it")
     home.paths.token.unlink()
     home.until(home.paths.token.exists, "it is written again")
     assert home.paths.token.read_text() == new
