@@ -290,10 +290,10 @@ def test_a_broken_step_spoils_no_answer(tiny: tuple[Path, ModelLanguage], pipeli
     failures = iter([True, False, False, True])
     run = Run(engine)
     found = calls(run)
-    run.until(lambda: len(engine._batch) == 5)
-    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
-    run.until(lambda: not len(engine._batch))
-    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(lambda: len(engine._decoding.batch) == 5)
+    engine._decoding.batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(lambda: not len(engine._decoding.batch))
+    engine._decoding.batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
     run.until(run.over(*found))
     assert not run.errors
     assert next(failures, None) is None
@@ -310,10 +310,10 @@ def test_the_call_that_breaks_steps_is_found_and_given_up(
     bad = run.admit(call_of(**chat(language, "poison"), max_tokens=12))
 
     def poisoned(tokens: Any) -> bool:
-        return any(row.call is bad for row in engine._batch.rows)
+        return any(row.call is bad for row in engine._decoding.batch.rows)
 
     for _ in range(200):
-        engine._batch._model = Breaks(engine._model, poisoned)
+        engine._decoding.batch._model = Breaks(engine._model, poisoned)
         run.step()
         if run.over(*good, bad)():
             break
@@ -387,10 +387,10 @@ def test_admission_counts_rows_times_the_longest(
     with pytest.raises(Refused) as refused:
         engine.fits(call_of(short, max_tokens=4000))
     assert refused.value.code == "context_length_exceeded"
-    engine.remove(engine._batch.rows[0].call)
+    engine.remove(engine._decoding.batch.rows[0].call)
     assert engine.fits(long)
     run.admit(long)
-    engine.remove(engine._batch.rows[0].call)
+    engine.remove(engine._decoding.batch.rows[0].call)
     assert engine.fits(call_of(short, max_tokens=8))  # four rows of 512
     run.admit(call_of(short, max_tokens=8))
     assert not engine.fits(call_of(short, max_tokens=8))  # the short fifth would take 512 as well
@@ -402,7 +402,7 @@ def test_slots_bound_the_rows(tiny: tuple[Path, ModelLanguage]) -> None:
     run = Run(engine)
     first = run.admit(call_of([5, 6, 7], max_tokens=30))
     run.admit(call_of([5, 6, 8], max_tokens=30))
-    run.until(lambda: len(engine._batch) == 2)
+    run.until(lambda: len(engine._decoding.batch) == 2)
     assert not engine.fits(call_of([5]))
     engine.remove(first)
     assert engine.fits(call_of([5]))
@@ -422,7 +422,7 @@ def test_a_person_finds_a_slot_and_a_place_in_prefill(
     assert engine.fits(person)
     for _ in range(3):
         run.admit(call_of([5, 6, 7], max_tokens=200))
-    run.until(lambda: len(engine._batch) == 5)
+    run.until(lambda: len(engine._decoding.batch) == 5)
     assert not engine.fits(event)  # the sixth slot is kept
     assert engine.fits(person)
 

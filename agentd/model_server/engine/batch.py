@@ -18,6 +18,7 @@ from mlx import nn
 
 from agentd.model_server.calls import Call
 from agentd.model_server.engine.prompt_cache import Layers, States
+from agentd.model_server.engine.rows_cache import RowsCache, merged
 from agentd.model_server.engine.sampling import Sampler
 
 LENGTHS_TRIED = 4
@@ -62,23 +63,30 @@ class Batch:
     def join(self, row: Row) -> None:
         """Take in a row whose prompt is prefilled."""
         assert row.layers is not None
-        own, row.layers = row.layers, None
+        layers, row.layers = row.layers, None
+        self.take_in([row], layers)
+
+    def take_in(self, rows: Sequence[Row], layers: Layers) -> None:
+        """Take in rows whose prompts are prefilled; `layers`, given away, hold them in this order.
+
+        Those of one row are its own, those of several are merged.
+        """
         if not self.rows:
-            self._layers = own
-        for at, (layer, other) in enumerate(zip(self._layers, own, strict=True)):
+            self._layers = layers
+        for at, other in enumerate(layers if self.rows else ()):
             if len(self.rows) == 1:
-                self._layers[at] = _merged([layer, other])
-            elif self.rows:
-                layer.extend(_merged([other]))
-            own[at] = self._layers[at]  # not the row's any more: no second copy of it lives on
+                self._layers[at] = merged([self._layers[at]])
+            joins_as_it_is = len(rows) > 1 or isinstance(self._layers[at], RowsCache)
+            self._layers[at].extend(other if joins_as_it_is else merged([other]))
+            layers[at] = self._layers[at]  # no second copy of them lives on
             mx.eval(self._layers[at].state)  # layer by layer: a copy of one at a time, not of all
-        self.rows.append(row)
+        self.rows += rows
 
     def leave(self, leaving: Sequence[Row]) -> None:
         """Let rows go; those with an answer that a prompt may continue take their caches along."""
         if not leaving:
             return
-        keep = [at for at, row in enumerate(self.rows) if row not in leaving]
+        keep = kept_places([row not in leaving for row in self.rows])
         for at, row in enumerate(self.rows):
             if row in leaving and row.call.continues:
                 row.layers = self._extracted(at)
@@ -163,5 +171,8 @@ def _copy(row: Row) -> Layers:
     return copy.deepcopy(row.layers)
 
 
-def _merged(layers: list[Any]) -> Any:
-    return type(layers[0]).merge(layers)
+def kept_places(stays: Sequence[bool]) -> list[int]:
+    """Return the places of the rows that stay, in their new order: the last ones fill the gaps."""
+    keep = [at for at, here in enumerate(stays) if here]
+    late = iter([at for at in reversed(keep) if at >= len(keep)])
+    return [at if stays[at] else next(late) for at in range(len(keep))]

@@ -16,13 +16,14 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from agentd.model_server.calls import RANK, Advance, Call, Refused
 from agentd.model_server.engine import memory, prompt_cache_file
-from agentd.model_server.engine.batch import Batch, Row, batches_rightly
+from agentd.model_server.engine.batch import Row, batches_rightly
+from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
-from agentd.model_server.engine.next_tokens import Chosen, NextTokens, forced_logprobs
+from agentd.model_server.engine.next_tokens import forced_logprobs
 from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
-from agentd.model_server.engine.sampling import Sampler, choose
+from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
 from agentd.model_server.engine.weights import load_weights
 from agentd.model_server.protocols import Language
@@ -37,7 +38,6 @@ FEW_SLOTS = 4
 PREFILLING_MAX = 2
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 TRIAL_TOKENS = 24
-GOOD_STEPS = 8  # after which a row is no suspect any more
 MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of its last events
 
 
@@ -64,7 +64,6 @@ class MlxEngine:
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:
-        self._pipelined = pipelined
         if mx.default_device() == mx.cpu:
             # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
             # files in the temporary folder, for nothing that can be measured in a step.
@@ -72,15 +71,20 @@ class MlxEngine:
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)
-        self._batch = Batch(self._model)
-        # The rows' next tokens, being computed; see _look_ahead.
-        self._ahead: mx.array | None = None
         self._lost: list[Advance] = []  # to be told with the next step's
         self._counts = dict.fromkeys(ENGINE_COUNTERS, 0.0)
-        self._next = NextTokens(language, self._counts)
         first = (language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
         self._row_bytes, rate = warm_up(self._model, self._layers, first)
         self._prefill = Prefill(self._model, rate, self._counts)
+        self._decoding = Decoding(
+            self._model,
+            language,
+            self._prefill,
+            self._counts,
+            self._keep,
+            self.recover,
+            pipelined=pipelined,
+        )
         self.budget = memory.share_out(total, cache_bytes)
         trial = (language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
@@ -114,7 +118,7 @@ class MlxEngine:
                 code="context_length_exceeded",
                 param="messages",
             )
-        rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
+        rows = [row.call for row in (*self._decoding.rows, *self._prefill.rows)]
         longest = max([length, *(other.length for other in rows)])
         alike = [r.call for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
         before = sum(other.rank <= call.rank for other in alike)
@@ -140,15 +144,17 @@ class MlxEngine:
     def step(self) -> list[Advance]:
         """Decode one token of each row, then prefill a piece of one prompt, or of short ones."""
         advances, self._lost = self._lost, []
-        advances += self._decode() if self._batch.rows else []
+        advances += self._decoding.step()
         began, share = time.perf_counter(), 1.0
-        while (row := self._prefill.next(self._batch.rows)) is not None:
+        while (row := self._prefill.next(self._decoding.rows)) is not None:
             advances += self._feed(row, share)
-            left_s = self._prefill.piece_s(bool(self._batch.rows)) - (time.perf_counter() - began)
+            left_s = self._prefill.piece_s(bool(self._decoding.rows)) - (
+                time.perf_counter() - began
+            )
             # A few tokens more would take the others as much time as a step.
             if row in self._prefill.rows or left_s < self._prefill.step_s:
                 break
-            share = left_s / self._prefill.piece_s(bool(self._batch.rows))
+            share = left_s / self._prefill.piece_s(bool(self._decoding.rows))
         return advances
 
     def remove(self, call: Call) -> None:
@@ -158,16 +164,15 @@ class MlxEngine:
                 self._prefill.rows.remove(row)
                 self._keep(row)
                 return
-        self._lost += self._leave([row for row in self._batch.rows if row.call is call])
+        self._lost += self._decoding.leave([row for row in self._decoding.rows if row.call is call])
 
     def recover(self, error: Exception) -> list[Advance]:
         """Begin again from the rows' tokens, after `step` raised: a half-done step spoils them all.
 
         A call that was in too many failed steps is given up with `error`.
         """
-        rows, self._batch, self._ahead = self._batch.rows, Batch(self._model), None
         lost = []
-        for row in rows:
+        for row in self._decoding.empty():
             row.recoveries += 1
             row.layers, row.fed, row.states, row.good_steps = None, 0, {}, 0
             row.prefill_since = time.monotonic()
@@ -190,7 +195,7 @@ class MlxEngine:
             "cache_tokens": self._caches.tokens,
             "cache_limit_bytes": self.budget.caches,
             "batch_limit_bytes": self.budget.batch,
-            "decoding": len(self._batch),
+            "decoding": len(self._decoding.rows),
             "prefilling": len(self._prefill.rows),
             "active_memory_bytes": mx.get_active_memory(),
             "peak_memory_bytes": mx.get_peak_memory(),
@@ -204,69 +209,10 @@ class MlxEngine:
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""
         self._caches.clear()
-        del self._model, self._batch, self._prefill, self._scorer, self._caches
+        del self._model, self._decoding, self._prefill, self._scorer, self._caches
         gc.unfreeze()
         gc.collect()  # model and caches refer to each other
         mx.clear_cache()
-
-    # -- decoding -------------------------------------------------------------------------------
-
-    def _decode(self) -> list[Advance]:
-        started = time.perf_counter()
-        rows = list(self._batch.rows)
-        if self._ahead is not None:
-            chosen = Chosen(self._ahead)
-        else:
-            logits = self._batch.feed()
-            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # masks are computed meanwhile
-            ready = [at for at, row in enumerate(rows) if not row.pending]
-            if len(ready) < len(rows):
-                rows, logits = [rows[at] for at in ready], logits[mx.array(ready)]
-            chosen = self._next.choose(rows, logits)
-        self._ahead = self._look_ahead(rows, chosen.tokens)
-        advances = self._next.accept(rows, chosen)
-        took = time.perf_counter() - started
-        self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
-        self._counts["decode_steps_total"] += 1
-        self._counts["decode_seconds_total"] += took
-        self._counts["decode_rows_total"] += len(self._batch)
-        for row in rows if len(self._batch) > 1 else ():
-            row.good_steps += 1
-            if row.good_steps >= GOOD_STEPS:
-                row.recoveries = 0
-        ended = {advance.call.number for advance in advances if advance.last}
-        return advances + self._leave([r for r in self._batch.rows if r.call.number in ended])
-
-    def _look_ahead(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
-        """Start the next step before this one's tokens are read, so that MLX never waits for us.
-
-        A mask or a penalty needs to know the tokens, a row that joins needs all others to stand
-        still, and what is told of a token is read off its own step.
-        """
-        last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
-        calls = [row.call for row in self._batch.rows]
-        alone = any(c.mask or c.top_logprobs is not None or c.repeats_less for c in calls)
-        if not self._pipelined or last or alone or self._prefill.rows:
-            return None
-        logits = self._batch.feed(tokens)
-        positions = [row.call.completion_tokens + 1 for row in rows]
-        ahead = choose(logits, [row.sampler for row in rows], positions)
-        mx.async_eval(ahead)  # type: ignore[no-untyped-call]
-        return ahead
-
-    def _leave(self, rows: Sequence[Row]) -> list[Advance]:
-        try:
-            if self._ahead is not None and rows:
-                keep = [at for at, row in enumerate(self._batch.rows) if row not in rows]
-                self._ahead = self._ahead[mx.array(keep)] if keep else None
-            self._batch.leave(rows)
-        except Exception as error:  # their last tokens are chosen, and will be delivered
-            self._batch.rows = [row for row in self._batch.rows if row not in rows]
-            return self.recover(error)
-        for row in rows:
-            if row.call.continues:
-                self._keep(row)
-        return []
 
     # -- prefill --------------------------------------------------------------------------------
 
@@ -279,7 +225,7 @@ class MlxEngine:
                 told = forced_logprobs(call, row.unsent)
                 advance = Advance(call, tuple(row.unsent), "stop", logprobs=told)
             elif isinstance(row, ScoredRow):
-                advance = self._scorer.advance(row, share, bool(self._batch.rows))
+                advance = self._scorer.advance(row, share, bool(self._decoding.rows))
             elif row.layers is None and self._begin(row):
                 return self._join(row, Advance(call))
             else:
@@ -295,9 +241,9 @@ class MlxEngine:
     def _join(self, row: Row, advance: Advance) -> list[Advance]:
         self._prefill.rows.remove(row)
         try:
-            self._batch.join(row)
+            self._decoding.batch.join(row)
         except Exception as error:  # its first token is chosen, and will be delivered
-            self._batch.rows.append(row)
+            self._decoding.rows.append(row)
             return [advance, *self.recover(error)]
         return [advance]
 
@@ -311,17 +257,17 @@ class MlxEngine:
         if not row.recoveries:
             row.call.cached_tokens = min(row.fed, len(row.call.prompt))
         row.marks = [mark for mark in row.marks if mark > row.fed]
-        joins = bool(self._batch.rows) and row.fed > 0 and row.pending == 1 and not row.marks
+        joins = bool(self._decoding.rows) and row.fed > 0 and row.pending == 1 and not row.marks
         self._counts["prefill_tokens_total"] += joins
         return joins
 
     def _piece(self, row: Row, share: float) -> Advance:
-        busy = bool(self._batch.rows)
+        busy = bool(self._decoding.rows)
         logits = self._prefill.piece(row, share, busy, self._caches.checkpoint)
         if logits is None:
             return Advance(row.call)
         self._keep(row)
-        return self._next.accept([row], self._next.choose([row], logits))[0]
+        return self._decoding.next.accept([row], self._decoding.next.choose([row], logits))[0]
 
     def _keep(self, row: Row) -> None:
         if row.layers is None or not row.fed:
