@@ -4,6 +4,7 @@
 `agents.py` holds a slot for each file, `slot.py` what becomes of it: `checks.py` has it checked,
 `children.py` runs its process (`argv.py`, and `child_output.py` what it prints), `one_job.py` one
 that ends by itself, `at_need.py` one that is wanted at times, `restart.py` has the rules.
+`worker_forks.py` starts workers, by a process that forks them.
 `requests.py` answers what workers ask for. That may be a process of `helpers.py`: hands, which
 `hands_host.py` starts, the fetcher of `fetcher_host.py`, or the MCP host of `mcp_host.py`; what
 these hosts work with is in `host_parts.py`. `mcp_discovery.py` has an MCP server asked which tools

@@ -42,6 +42,7 @@ from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
 from agentd.supervisor.sockets import Sockets
+from agentd.supervisor.worker_forks import WorkerForks
 
 GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
@@ -90,6 +91,7 @@ class Supervisor:
         parts = HostParts(
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
+        self._workers = WorkerForks(parts, life())
         self._helpers = Helpers(
             parts,
             self._records,
@@ -108,7 +110,7 @@ class Supervisor:
         }
         shared = Shared(
             paths,
-            commands,
+            self._workers,
             self._records,
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
@@ -202,6 +204,7 @@ class Supervisor:
             self._log.warning("supervisor.killing")
             self._agents.kill()
             self._helpers.kill()
+            self._workers.managed.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -212,7 +215,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
-        await self._helpers.stop()
+        await asyncio.gather(self._helpers.stop(), self._workers.stop())
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -329,6 +332,7 @@ class Supervisor:
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
             **self._helpers.document(),
+            "workers": self._workers.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": self._records.document(),
