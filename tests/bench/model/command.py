@@ -2,18 +2,16 @@
 
 import argparse
 import asyncio
-import json
-import os
-import signal
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench.table import Figure, render
+from tests.bench import runs
+from tests.bench.runs import Run
+from tests.bench.table import Figure
 
 from . import cold, decisions, decoding, hangup, memory, recovery, scoring
 from .bench import Bench, NoAnswer
@@ -37,7 +35,7 @@ STOCK_IS = (
 
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for; exit code 0 whatever the figures say, 1 if agentd's server failed."""
-    options = _options(argv)
+    options = _options(argv[1:])
     shape = QUICK if options.quick else SHAPES[options.model]
     if options.agents:
         shape = replace(shape, agents=options.agents)
@@ -45,45 +43,29 @@ def main(argv: Sequence[str]) -> int:
         shape = replace(shape, turns=options.turns)
     if options.deadline:
         shape = replace(shape, deadline_s=options.deadline)
-    began, load = time.monotonic(), os.getloadavg()[0]
-    run = _Run()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no server behind either
+    phases = options.only or [*PHASES, "recovery"]
+    return runs.carry_out(lambda: _measured(shape, phases), argv, options)
+
+
+def _measured(shape: Shape, phases: Sequence[str]) -> Run:
+    work = _Phases()
     try:
-        asyncio.run(run.all(shape, options.only or [*PHASES, "recovery"]))
+        asyncio.run(work.all(shape, phases))
     except ServerDied as error:
-        run.failed.append(f"given up: {error}")
+        work.failed.append(f"given up: {error}")
     except KeyboardInterrupt:
-        run.failed.append("interrupted")
-    seconds = time.monotonic() - began
-    notes = [
-        STOCK_IS.format(version=version("mlx-lm")),
-        f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end",
-        ", ".join(f"{name} {spent:.0f} s" for name, spent in run.seconds.items()),
-        *run.notes,
-        *run.failed,
-    ]
-    figures = run.figures
-    name = "quick" if options.quick else options.model
-    if options.json:
-        rows = [figure.document() for figure in figures]
-        document = {"model": name, "seconds": seconds, "figures": rows, "notes": notes}
-        document["incidents"] = [*run.notes, *run.failed]
-        print(json.dumps(document))
-    else:
-        short = [figure.name for figure in figures if figure.verdict == "short"]
-        print(render(figures), "", *notes, sep="\n")
-        print(f"{name}: {seconds:.0f} s; short: {', '.join(short) or 'none'}")
-    return 1 if run.failed else 0
+        work.failed.append("interrupted")
+    stock_is = STOCK_IS.format(version=version("mlx-lm"))
+    return Run(work.figures, [stock_is], [*work.notes, *work.failed], bool(work.failed))
 
 
-class _Run:
+class _Phases:
     """What came so far: a phase that fails takes nothing from the others."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
         self.notes: list[str] = []
         self.failed: list[str] = []
-        self.seconds: dict[str, float] = {}
 
     async def all(self, shape: Shape, phases: Sequence[str]) -> None:
         """Run the phases. Raises ServerDied: a server cannot be started."""
@@ -107,13 +89,11 @@ class _Run:
     async def _take(self, name: str, found: AsyncIterator[Figure]) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[Kmeasuring {name} ...", end="", file=sys.stderr, flush=True)
-        began = time.monotonic()
         try:
             async for figure in found:
                 self.figures.append(figure)
         except NoAnswer as error:
             self.failed.append(f"agentd answered nothing: {error}")
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
@@ -128,7 +108,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=[*PHASES, "recovery"], action="append")
     parser.add_argument("--quick", action="store_true", help="rough figures, in 40 s")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    runs.arguments(parser)
     return parser.parse_args(argv)
 
 
