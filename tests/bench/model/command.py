@@ -4,18 +4,20 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 from tests.bench import runs
+from tests.bench.environments import NotHere
 from tests.bench.runs import Run
 from tests.bench.table import Figure
 
 from . import cold, decisions, decoding, hangup, memory, recovery, scoring
 from .bench import Bench, NoAnswer
-from .servers import ServerDied
+from .rivals import PROGRAMS, Rival
+from .servers import Server, ServerDied, Stock
 from .shape import QUICK, SHAPES, Shape
 
 PHASES = {
@@ -26,11 +28,9 @@ PHASES = {
     "hangup": hangup.measure,
     "scoring": scoring.measure,
 }
-STOCK_IS = (
-    "stock is mlx_lm.server {version} with its defaults (decoding 32 and prefilling 8 at a time in "
-    "steps of 2,048 tokens, 10 caches) on the same float32 weights and BLAS, mx.compile off as in "
-    "agentd; all at temperature 0"
-)
+BESIDE_RIVAL = ("decisions", "decoding", "cold", "hangup")  # the rest asks what stock alone tells
+EQUAL = "the same float32 weights and BLAS for both, no mx.compile on a CPU; all at temperature 0"
+FREE = "all answers are free text, of as many tokens as may be"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,20 +43,28 @@ def main(argv: Sequence[str]) -> int:
         shape = replace(shape, turns=options.turns)
     if options.deadline:
         shape = replace(shape, deadline_s=options.deadline)
-    phases = options.only or [*PHASES, "recovery"]
-    return runs.carry_out(lambda: _measured(shape, phases), argv, options)
+    phases = options.only or (BESIDE_RIVAL if options.rival else [*PHASES, "recovery"])
+
+    other: Callable[[Path], Server] = Stock
+    if options.rival:
+        other = partial(Rival, name=options.rival)
+    return runs.carry_out(lambda: _measured(shape, phases, other, options.free), argv, options)
 
 
-def _measured(shape: Shape, phases: Sequence[str]) -> Run:
+def _measured(
+    shape: Shape, phases: Sequence[str], other: Callable[[Path], Server], free: bool
+) -> Run:
     work = _Phases()
     try:
-        asyncio.run(work.all(shape, phases))
+        asyncio.run(work.all(shape, phases, other, free))
     except ServerDied as error:
         work.failed.append(f"given up: {error}")
+    except NotHere as error:
+        work.failed.append(f"it cannot be installed here: {error}")
     except KeyboardInterrupt:
         work.failed.append("interrupted")
-    stock_is = STOCK_IS.format(version=version("mlx-lm"))
-    return Run(work.figures, [stock_is], [*work.notes, *work.failed], bool(work.failed))
+    notes = [*work.about, EQUAL, *([FREE] if free else [])]
+    return Run(work.figures, notes, [*work.incidents, *work.failed], bool(work.failed))
 
 
 class _Phases:
@@ -64,14 +72,24 @@ class _Phases:
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
-        self.notes: list[str] = []
+        self.about: list[str] = []
+        self.incidents: list[str] = []
         self.failed: list[str] = []
 
-    async def all(self, shape: Shape, phases: Sequence[str]) -> None:
-        """Run the phases. Raises ServerDied: a server cannot be started."""
+    async def all(
+        self, shape: Shape, phases: Sequence[str], other: Callable[[Path], Server], free: bool
+    ) -> None:
+        """Run the phases.
+
+        Raises:
+            ServerDied: a server cannot be started.
+            NotHere: the other one cannot be installed.
+        """
         with tempfile.TemporaryDirectory(prefix="agentd-bench-") as place:
             folder = shape.folder(Path(place) / "model")
-            bench = Bench(shape, folder)
+            bench = Bench(shape, folder, other)
+            bench.agentd.masks = not free
+            self.about.append(bench.other.about)
             try:
                 await bench.start()
                 for name, measure in PHASES.items():
@@ -80,7 +98,7 @@ class _Phases:
                 await self._take("memory", memory.at_the_end(bench))
             finally:
                 bench.close()
-                self.notes += bench.notes
+                self.incidents += bench.notes
             if "recovery" in phases:
                 await self._take("recovery", recovery.measure(bench))
         if bench.agentd.restarts:
@@ -107,6 +125,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--deadline", type=float, metavar="S", help="of a phase on one server: on a busy machine"
     )
     parser.add_argument("--only", choices=[*PHASES, "recovery"], action="append")
+    parser.add_argument("--rival", choices=PROGRAMS, help="beside this one, not stock; installs it")
+    parser.add_argument("--free", action="store_true", help="free text from agentd as well")
     parser.add_argument("--quick", action="store_true", help="rough figures, in 40 s")
     runs.arguments(parser)
     return parser.parse_args(argv)
