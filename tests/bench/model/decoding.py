@@ -9,7 +9,7 @@ from tests.bench.table import Figure
 
 from . import client
 from .bare import Bare
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .client import Answer
 from .servers import Server
 from .workload import STREAM, response_format
@@ -33,16 +33,16 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
     finally:
         bare.close()
     after = await bench.agentd.metrics()
-    note = bench.note(PHASE)
+    note, other = bench.note(PHASE), bench.other
 
     def pace(name: str, ours: str, base: str, against: str, least: float) -> Figure:
         mine, theirs = _medians(paces, ours, base)
         return Figure(name, mine, "/s", theirs, against, ratio_at_least=least, note=note)
 
     yield pace("one free stream: tokens", "agentd 1", "bare", BARE, 0.95)
-    yield pace("one free stream: tokens", "agentd 1", "stock 1", STOCK, 1.0)
+    yield pace("one free stream: tokens", "agentd 1", f"{other.label} 1", other.title, 1.0)
     name = f"{BATCH} free streams together: tokens"
-    yield pace(name, f"agentd {BATCH}", f"stock {BATCH}", STOCK, 1.0)
+    yield pace(name, f"agentd {BATCH}", f"{other.label} {BATCH}", other.title, 1.0)
     for count in (1, BATCH):
         masked, free = _medians(steps, f"masked {count}", f"free {count}")
         against = "the same server's step without a mask"
