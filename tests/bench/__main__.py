@@ -2,6 +2,7 @@
 
 uv run python -m tests.bench [--quick] [--only NAME] [--json]
 uv run python -m tests.bench model ...   the model server beside stock mlx_lm.server
+uv run python -m tests.bench growth ...  which figures grow with agents, events, turns, tools
 """
 
 import argparse
@@ -36,6 +37,10 @@ def main() -> int:
         from .model.command import main as measure_model
 
         return measure_model(sys.argv[2:])
+    if sys.argv[1:2] == ["growth"]:
+        from .growth.command import main as measure_growth
+
+        return measure_growth(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", choices=MODULES, action="append", help="these figures alone")
     parser.add_argument("--quick", action="store_true", help="rough figures, in 20 s")
