@@ -14,8 +14,8 @@ SESSION_EVERY = 20  # a session for so many events, with four steps
 LETTERS_MOST = 100  # dead letters: how many there are says nothing of how many events there were
 RESULT_EVERY = 50  # a result among so many events
 NEEDLES = 10  # events with one rare word, however many there are
-# An event each second, so that the last hour holds the same whatever lies before it. One in ten has
-# a target, one in four answers the one before.
+SPACING_S = 15  # between two events: the last hours hold the same, whatever lies before them
+# One in ten has a target, one in four answers the one before.
 EVENTS = f"""
 WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)
 INSERT INTO outbox (id, agent, event_type, payload, created_at, target, cause_id, depth)
@@ -25,7 +25,7 @@ SELECT i, 'agent' || (i % {AGENTS}), 'thing.' || iif(i % {RESULT_EVERY}, 'seen',
     json_object('n', i, 'text', 'word' || (i * 7919 % 5003) || ' common'),
     json_object('title', 'Result ' || i, 'text', '* a line of word' || (i * 7919 % 5003)
       || iif(i % max(:all / {NEEDLES}, {RESULT_EVERY}), '', ' needle'))),
-  strftime('%Y-%m-%dT%H:%M:%fZ', :end + i - :all, 'unixepoch'),
+  strftime('%Y-%m-%dT%H:%M:%fZ', :end + {SPACING_S} * (i - :all), 'unixepoch'),
   iif(i % 10, NULL, 'agent' || (i % {AGENTS})), iif(i % 4, NULL, i - 1), iif(i % 4, 0, 1)
 FROM n
 """

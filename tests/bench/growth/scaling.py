@@ -12,6 +12,7 @@ FLAT, LINEAR = "flat", "at most linear"
 # By aim, the exponent that a fit may have. Twice a size takes 7 % more at 0.1: what a deeper tree
 # of pages costs.
 MOST = {FLAT: 0.1, LINEAR: 1.1}
+MOST_RUNS = 200  # of what is measured by the shortest of several runs
 LAST_SLACK = 0.1  # more, for the exponent between the last two sizes: these are two points
 
 
@@ -91,10 +92,10 @@ class Measured:
         ]
 
 
-def least(work: Callable[[], object], *, seconds: float = 0.5, most: int = 200) -> float:
-    """Return the shortest time in seconds of several runs; at least three, in about `seconds`."""
+def least(work: Callable[[], object], *, seconds: float = 0.5, runs: int = 3) -> float:
+    """Return the shortest time in seconds of at least so many runs, which take about `seconds`."""
     until, found = time.perf_counter() + seconds, list[float]()
-    while len(found) < 3 or (len(found) < most and time.perf_counter() < until):
+    while len(found) < runs or (len(found) < MOST_RUNS and time.perf_counter() < until):
         began = time.perf_counter()
         work()
         found.append(time.perf_counter() - began)
