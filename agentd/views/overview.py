@@ -120,7 +120,7 @@ def add_use(
 def _add_facts(document: dict[str, Any], bus: Bus) -> None:
     rows, letters = bus.agents.present(), bus.dead.counts()
     asks = Archive(bus).parked()
-    results, model_s = _results(bus), Archive(bus).model_seconds(bus.clock.now() - LOOK_BACK)
+    model_s = Archive(bus).model_seconds(bus.clock.now() - LOOK_BACK)
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
@@ -134,7 +134,7 @@ def _add_facts(document: dict[str, Any], bus: Bus) -> None:
         agent.update({**_facts(bus, name, rows.get(name)), **said})
         agent["dead_letters"] = letters.get(name, 0)
         agent["asks"] = asks.get(name, 0)
-        agent["last_result"] = results.get(name)
+        agent["last_result"] = _result(bus, name)
         agent["model_s"] = model_s.get(name, 0.0)
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
@@ -179,15 +179,15 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
     }
 
 
-def _results(bus: Bus) -> dict[str, dict[str, Any]]:
-    """Return the newest result of each agent that has one among the newest events."""
+def _result(bus: Bus, agent: str) -> dict[str, Any] | None:
+    """Return the newest result of an agent, if it is among the newest events."""
+    event = bus.events.newest_result(agent, RECENT_EVENTS)
+    if event is None:
+        return None
     return {
-        event.agent: {
-            "id": event.id,
-            "title": result_of(event)[0],
-            "created_at": iso(event.created_at),
-        }
-        for event in bus.events.newest_results(RECENT_EVENTS)
+        "id": event.id,
+        "title": result_of(event)[0],
+        "created_at": iso(event.created_at),
     }
 
 
