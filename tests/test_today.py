@@ -284,13 +284,15 @@ def test_agents_stand_with_what_they_wait_for(paths: Paths) -> None:
         running("feed", state="PAUSED", paused=True),
     ]
     takes = {"at": 1.0, "of": {"7": {"memory_bytes": 48_000_000}}}
-    page = browser(ReadHere(paths, {**QUIET, "agents": agents, "processes": takes}))
+    reading = ReadHere(paths, {**QUIET, "agents": agents, "processes": takes})
+    page = browser(reading)
     text = page.get("/agents").text
     rows = dict(re.findall(r'<tr>\n<td><a href="/agents/(\w+)">(.*?)</tr>', text, re.S))
     assert sorted(rows) == ["feed", "mail_triage", "notes"]
     assert all(word in rows["mail_triage"] for word in ("running", "3 new mails", "2030", "48 MB"))
     assert "asks you" in rows["notes"] and "paused" in rows["feed"]
     assert len(page.get("/api/overview").json()["agents"]) == 3
+    assert {one["use"] for one in reading.asked} == {True}, "CPU is told between two answers"
 
 
 def test_an_agents_page_says_all_of_it(paths: Paths) -> None:

@@ -16,9 +16,9 @@ from agentd.views.permission_words import sandbox_words
 
 async def _overview(request: Request) -> dict[str, Any]:
     reading = parts_of(request).reading
-    daemon = await reading.status()
+    daemon = await reading.status(use=True)
     document = await reading.call(lambda bus: overview_of(daemon, reading.paths, bus))
-    add_use(document, reading.earlier, daemon)
+    add_use(document, daemon, await reading.status(use=True))
     return document
 
 

@@ -49,7 +49,7 @@ def overview(paths: Paths) -> dict[str, Any]:
     """
     silence = None
     try:
-        daemon = daemon_state(paths)
+        daemon = daemon_state(paths, use=True)
     except StorageError as error:
         daemon, silence = None, error.document()
     if daemon and daemon["model"]:
@@ -57,7 +57,7 @@ def overview(paths: Paths) -> dict[str, Any]:
     document, after = overview_of(daemon, paths, silence=silence), None
     if daemon is not None:
         with suppress(StorageError):  # it has just begun to hang
-            after = daemon_state(paths)
+            after = daemon_state(paths, use=True)
     add_use(document, daemon, after)
     return document
 
