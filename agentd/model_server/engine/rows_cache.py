@@ -51,7 +51,7 @@ class RowsCache:
         self._set([self.lengths[at] for at in keep])
         wide = self.keys.shape[2] > WASTE_MAX * max(self.lengths) + self.step
         if wide or self.keys.shape[0] >= len(keep) + 2 * ROWS_STEP:
-            self._make_room(len(keep), max(self.lengths))
+            self._move(len(keep), max(self.lengths))
 
     def extract(self, at: int) -> KVCache:
         """Return a copy of a row, as it is alone."""
@@ -74,8 +74,7 @@ class RowsCache:
         """Add columns behind each row's end; return all of the rows up to the longest one's end."""
         rows, count = len(self.lengths), keys.shape[2]
         longest = max(self.lengths) + count
-        if longest > self.keys.shape[2]:
-            self._make_room(rows, longest)
+        self._make_room(rows, longest, keys, values)
         at = self.offset[:, None] + mx.arange(count)
         place = mx.arange(rows)[:, None]
         self.keys[place, :, at] = keys.transpose(0, 2, 1, 3)
@@ -112,26 +111,30 @@ class RowsCache:
         return False
 
     def _take_in(self, others: Sequence[Any]) -> None:
-        lengths = list(self.lengths)
         rows = []
         for other in others:
             own = other.lengths if isinstance(other, RowsCache) else [other.offset]
             rows += [(other, at, length) for at, length in enumerate(own)]
         first, lengths = len(self.lengths), [*self.lengths, *(length for _, _, length in rows)]
-        if self.keys is None:
-            self.keys, self.values = others[0].keys[:0], others[0].values[:0]
-        if len(lengths) > self.keys.shape[0] or max(lengths) > self.keys.shape[2]:
-            self._make_room(len(lengths), max(lengths))
+        if known := next((other for other, _, length in rows if length), None):
+            self._make_room(len(lengths), max(lengths), known.keys, known.values)
         for place, (other, at, length) in enumerate(rows, first):
-            self.keys[place, :, :length] = other.keys[at, :, :length]
-            self.values[place, :, :length] = other.values[at, :, :length]
+            if length:
+                self.keys[place, :, :length] = other.keys[at, :, :length]
+                self.values[place, :, :length] = other.values[at, :, :length]
         self._set(lengths)
 
     def _set(self, lengths: list[int]) -> None:
         self.lengths, self.offset = lengths, mx.array(lengths)
 
-    def _make_room(self, rows: int, columns: int) -> None:
-        """Move to larger arrays, or to smaller ones."""
+    def _make_room(self, rows: int, columns: int, keys: mx.array, values: mx.array) -> None:
+        """Move to larger arrays where these are too small; `keys` and `values` are alike."""
+        if self.keys is None:
+            self.keys, self.values = keys[:0, :, :0], values[:0, :, :0]
+        if rows > self.keys.shape[0] or columns > self.keys.shape[2]:
+            self._move(rows, columns)
+
+    def _move(self, rows: int, columns: int) -> None:
         rows, columns = -(-rows // ROWS_STEP) * ROWS_STEP, -(-columns // self.step) * self.step
         self.keys, self.values = (_moved(part, rows, columns) for part in (self.keys, self.values))
 
