@@ -80,13 +80,15 @@ class Decoding:
             if self._ahead is not None and rows:
                 keep = kept_places([row not in rows for row in self.batch.rows])
                 self._ahead = self._ahead[mx.array(keep)] if keep else None
+            for at, row in enumerate(self.batch.rows):
+                if row in rows and row.call.continues:
+                    row.layers = self.batch.own(at)
+                    self._keep(row)
+                    row.layers = None
             self.batch.leave(rows)
         except Exception as error:  # their last tokens are chosen, and will be delivered
             self.batch.rows = [row for row in self.batch.rows if row not in rows]
             return self._recover(error)
-        for row in rows:
-            if row.call.continues:
-                self._keep(row)
         return []
 
     def empty(self) -> list[Row]:
