@@ -37,6 +37,7 @@ class Row:
     fed: int = 0  # tokens that the caches hold
     marks: list[int] = field(default_factory=list)  # where checkpoints are due, the next one first
     states: dict[int, States] = field(default_factory=dict)  # the checkpoints taken
+    unforced: int = 0  # tokens in a row that were sampled with nothing forced behind them
     quanta: int = 0  # of prefill that it had; see Prefill.next
     quantum_s: float = 0.0
     recoveries: int = 0  # steps that failed with it in them, and no good ones since
