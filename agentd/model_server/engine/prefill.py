@@ -158,7 +158,8 @@ class Prefill:
         took = time.perf_counter() - begun.began
         self.timed(rows[0], sum(counts), took, begun.busy, width=len(rows) * max(counts))
         for at, row in enumerate(rows):
-            row.layers = begun.batch.own(at)
+            goes_on = len(rows) > 1 and row.pending > 1
+            row.layers = begun.batch.extract(at) if goes_on else begun.batch.own(at)
             if row.marks and row.fed == row.marks[0]:
                 row.states[row.marks.pop(0)] = self._caches.checkpoint(row.layers)
 
