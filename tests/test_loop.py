@@ -234,7 +234,7 @@ def test_no_transaction_is_held_while_the_model_server_counts(bus: Bus) -> None:
     """A slow tokenizer must not keep every other process from writing, refusals included."""
 
     class Counting(ScriptedLLM):
-        def count(self, text: str) -> int:
+        def count(self, text: str, within: int = 0) -> int:
             assert not bus.db.in_transaction
             return super().count(text)
 
@@ -344,7 +344,7 @@ def test_what_was_done_is_recorded_without_a_tokenizer(bus: Bus, error: type[Age
     """A model server that goes away while a tool works costs no result, and no second run."""
 
     class Away(ScriptedLLM):
-        def count(self, text: str) -> int:
+        def count(self, text: str, within: int = 0) -> int:
             if agent.calls:
                 raise error("gone")
             return super().count(text)

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -92,8 +93,17 @@ class BamlLLM:
             self._fixed_tokens = tokens
         return self._fixed_tokens
 
-    def count(self, text: str) -> int:
-        """Return the tokens of a piece of the log."""
+    def count(self, text: str, within: int = 0) -> int:
+        """Return the tokens of a piece of the log. See `LLM.count`.
+
+        Our own server is not asked for what is surely short: its next answer tells. A token is
+        never shorter than a byte of what the tokenizer has made of the text, and it may make more
+        bytes only of what has another form in Unicode (NFKC).
+        """
+        if self._endpoint.own and len(text) <= within:
+            size = len(text.encode())
+            if size <= within and unicodedata.is_normalized("NFKC", text):
+                return size
         body: dict[str, Any] = {"content": text}
         if not self._endpoint.own:  # llama.cpp reads `content`, vLLM `prompt`
             body |= {"prompt": text, "add_special_tokens": False}
@@ -153,7 +163,11 @@ class BamlLLM:
                 messages = [*messages, *_again(text, f"{error}{cut}", names)]
                 continue
             duration_ms = (self._clock.monotonic() - started) * 1000
-            return replace(decision, usage=replace(answer.usage, duration_ms=duration_ms))
+            return replace(
+                decision,
+                usage=replace(answer.usage, duration_ms=duration_ms),
+                context_tokens=(answer.usage.prompt_tokens or None) if self._endpoint.own else None,
+            )
 
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Score items after heads. See `LLM.score`."""

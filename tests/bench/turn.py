@@ -107,7 +107,7 @@ class Canned(wire.Wire):
             cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
         )
         response.begin()
-        return wire.HttpReply(Response(response), lambda: None)
+        return wire.HttpReply(Response(response), lambda _well: None)
 
 
 class _Bytes:
