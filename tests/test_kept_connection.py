@@ -13,7 +13,7 @@ from agentd.llm import wire
 from agentd.llm.address import Address
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.wire import Wire
-from agentd.net import kept
+from agentd.net import kept_connection
 from agentd.net.wait import Deadline, Passed
 from agentd.testing import FakeModelServer, Reply, wait_for
 from agentd.testing.tiny_model import ScriptedEngine
@@ -181,7 +181,7 @@ def test_a_body_that_nobody_read_ends_a_connection(
 
 def test_an_old_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers close one that rests: nothing is sent into one that may be closing."""
-    monkeypatch.setattr(kept, "IDLE_S", -1.0)
+    monkeypatch.setattr(kept_connection, "IDLE_S", -1.0)
     with FakeModelServer(["a"]) as server:
         one = endpoint(server)
         assert chat(one) == chat(one) == "a"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError
+from agentd.llm.answer_schema import AnswerSchema, AnswerSchemas
 from agentd.llm.calibration import Calibration, blanked, likeliest
 from agentd.llm.decision import DONE, Ask, Decision, Message, Terms, with_log
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
@@ -51,6 +52,7 @@ class BamlLLM:
     ) -> None:
         self.calibration = calibration or Calibration({})
         self._union = union
+        self._schemas = AnswerSchemas(union.schema)
         self._messages = messages
         self._endpoint = endpoint
         self._agent = agent
@@ -124,18 +126,24 @@ class BamlLLM:
         return self._ask(ask, names)
 
     def _ask(self, ask: Ask, names: frozenset[str]) -> Decision:
-        from agentd.llm.faults import LogprobsRefused, MaskRefused
+        from agentd.llm.faults import LogprobsRefused, MaskRefused, SchemaUnknown
         from agentd.llm.thoughts import spoken
 
         messages = self.prompt(ask.log)
+        schema = self._schemas.of(names, ask.candidates)
         started = self._clock.monotonic()
         asked_again = False
         while True:
-            body = self._body(messages, names, ask)
+            body = self._body(messages, names, ask, schema)
             try:
                 answer = self._endpoint.chat(
                     body, self._headers(ask), deadline_s=ask.deadline_s, progress=ask.progress
                 )
+            except SchemaUnknown:  # another process serves by now, or it has forgotten it
+                if not schema.told:
+                    raise
+                schema.told = False
+                continue
             except MaskRefused:
                 self._endpoint.masks = False
                 continue
@@ -144,6 +152,7 @@ class BamlLLM:
                     raise
                 self._endpoint.logprobs = False
                 continue
+            schema.told = True
             if "logprobs" in body and not answer.tokens:  # it leaves them out without a word
                 self._endpoint.logprobs = False
             cut_off = answer.finish_reason == "length"
@@ -261,7 +270,9 @@ class BamlLLM:
             "X-Agentd-Weight": str(self._weight),
         }
 
-    def _body(self, messages: list[Message], names: frozenset[str], ask: Ask) -> dict[str, Any]:
+    def _body(
+        self, messages: list[Message], names: frozenset[str], ask: Ask, schema: AnswerSchema
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": 0,
@@ -269,9 +280,7 @@ class BamlLLM:
             "max_tokens": ask.max_tokens,
         }
         if self._endpoint.masks:
-            of = self._union.schema(names, ask.candidates)
-            schema = {"name": "decision", "strict": True, "schema": of}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body["response_format"] = schema.response_format(own=self._endpoint.own)
         fields = self.calibration.among(names)
         if fields and not self._endpoint.own and self._endpoint.logprobs:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from agentd.errors import ModelError, ModelMisconfigured, Stopped
 from agentd.net.connection import ClientConnection, connected, look_up
 from agentd.net.exchange import BROKEN, PORTS, HTTPException, Response, authority
-from agentd.net.kept import KeptConnection
+from agentd.net.kept_connection import KeptConnection
 from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.process.stop import Cancel
 
@@ -107,7 +107,7 @@ def _encrypt(connection: ClientConnection, host: str) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a connection leads: to a URL's host, or wherever `connect` leads."""
 
     scheme: str
@@ -117,9 +117,9 @@ class Place:
 
 
 class Wire:
-    """Makes exchanges, one at a time; `cut` ends the running one and refuses further ones.
+    """Makes exchanges; `cut` ends the running ones and refuses further ones.
 
-    With `keep` the connection is kept for the next one, which is then for the same place or closes
+    With `keep` a connection is kept for the next one, which is then for the same place or closes
     it. A server that closes it without a word is connected to anew each time from then on.
     """
 
@@ -127,8 +127,8 @@ class Wire:
         self.cancel = Cancel()  # stopped by `cut`
         self._keep = keep
         self._lock = Lock()  # of what is kept
-        self._kept: tuple[Place, KeptConnection] | None = None
-        self._unkept: Place | None = None
+        self._kept: tuple[Destination, KeptConnection] | None = None
+        self._unkept: Destination | None = None
 
     def __del__(self) -> None:
         self._let_go()
@@ -163,7 +163,7 @@ class Wire:
                 hint="use the doubles of agentd.testing, or mark the test agentd_online",
             )
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        place = Place(parts.scheme, host, port, connect)
+        place = Destination(parts.scheme, host, port, connect)
         name = authority(parts.scheme, host, port)
         fields = {"Connection": "keep-alive" if self._keeps(place) else "close", **(headers or {})}
         with ExitStack() as undone:
@@ -179,10 +179,10 @@ class Wire:
             undone.pop_all()
             return HttpReply(response, partial(self._left, place, connection))
 
-    def _keeps(self, place: Place) -> bool:
+    def _keeps(self, place: Destination) -> bool:
         return self._keep and place != self._unkept
 
-    def _connected(self, place: Place, deadline: Deadline) -> KeptConnection:
+    def _connected(self, place: Destination, deadline: Deadline) -> KeptConnection:
         """Return a new connection. Raises as `send`."""
         with ExitStack() as opened:
             waiter = opened.enter_context(Waiter.of(deadline, self.cancel))
@@ -197,7 +197,7 @@ class Wire:
                 _encrypt(connection, place.host)
             return KeptConnection(connection, waiter, opened.pop_all().close)
 
-    def _resumed(self, place: Place, deadline: Deadline) -> KeptConnection | None:
+    def _resumed(self, place: Destination, deadline: Deadline) -> KeptConnection | None:
         """Return the connection that was kept, if it leads there and goes on."""
         with self._lock:
             kept, self._kept = self._kept, None
@@ -210,12 +210,12 @@ class Wire:
                 return kept[1]
         return None
 
-    def _left(self, place: Place, connection: KeptConnection, well: bool) -> None:
+    def _left(self, place: Destination, connection: KeptConnection, well: bool) -> None:
         """Keep a connection that an exchange has left, or close it."""
         if well and self._keeps(place):
             connection.leave()
             with self._lock:
-                if not self.cancel.stopped:
+                if not self.cancel.stopped and self._kept is None:
                     self._kept = place, connection
                     return
         connection.close()

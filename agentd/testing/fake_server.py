@@ -84,6 +84,8 @@ class FakeModelServer:
         self.loading = loading  # /tokenize says that the model is not there yet
         self.requests: list[Request] = []  # chat calls only
         self.tokenized: list[Request] = []
+        # By digest, as callers sent them; clear it, and it is as if the server was started anew.
+        self.schemas: dict[str | None, Mapping[str, Any]] = {}
         self.closing = threading.Event()
         self.hanging = threading.Semaphore(0)  # released once per call that hangs
         self.gone = threading.Semaphore(0)  # released once per hanging caller that went away
@@ -110,6 +112,14 @@ class FakeModelServer:
     def connections(self) -> int:
         """How many connections were made to it."""
         return self._server.accepted
+
+    def schema_of(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the schema that a call asks for, {} for none; None: its digest is not known."""
+        form = (body.get("response_format") or {}).get("json_schema") or {}
+        digest, schema = form.get("agentd_sha256"), form.get("schema")
+        if digest is None or schema is not None:
+            self.schemas[digest] = schema or {}
+        return self.schemas.get(digest)
 
     def answer(self, request: Request) -> Reply:
         """Return what to do with a chat call, and record it."""
@@ -199,6 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(503, {"error": {"message": "loading"}}, {"Retry-After": "1"})
             return self._tokenize(body)
         if self.path == "/v1/chat/completions":
+            if (schema := fake.schema_of(body)) is None:
+                told = {"message": "no schema of this digest", "code": "unknown_schema"}
+                return self._send(400, {"error": told})
+            if schema:
+                body["response_format"]["json_schema"]["schema"] = schema
             return self._chat(request, fake.answer(request))
         if self.path == "/v1/score" and fake.scores is not None:
             heads, items, score = body["heads"], body["items"], fake.scores
@@ -218,10 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(404, {"error": {"message": "no such path"}})
 
     def _tokenize(self, body: Mapping[str, Any]) -> None:
-        if "messages" in body:
-            count = _prompt_tokens(body)
-        else:
-            count = _count(body["content"])
+        count = _prompt_tokens(body) if "messages" in body else _count(body["content"])
         self._send(200, {"count": count, "max_model_len": self.server.fake.window})
 
     def _chat(self, request: Request, reply: Reply) -> None:

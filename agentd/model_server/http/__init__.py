@@ -4,5 +4,6 @@
 `callers.py` tells agents from other programs. `app.py` has the paths. `requests.py` checks what is
 asked, by way of `conversation.py` and `body.py`; `answers.py` sends what is said, and
 `text_answers.py` where that goes on from a text; `logprobs.py` tells how likely it was.
-`scores.py` is an endpoint of its own.
+`known_schemas.py` has the schemas that are named by their digest. `scores.py` is an endpoint of its
+own.
 """
