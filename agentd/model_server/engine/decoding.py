@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx import nn
 
 from agentd.model_server.calls import Advance
-from agentd.model_server.engine.batch import Batch, Row
+from agentd.model_server.engine.batch import Batch, Row, kept_places
 from agentd.model_server.engine.next_tokens import Chosen, NextTokens
 from agentd.model_server.engine.prefill import Prefill
 from agentd.model_server.engine.sampling import choose
@@ -78,7 +78,7 @@ class Decoding:
         """Let rows go; return what there is to say of others, if that broke the batch."""
         try:
             if self._ahead is not None and rows:
-                keep = [at for at, row in enumerate(self.batch.rows) if row not in rows]
+                keep = kept_places([row not in rows for row in self.batch.rows])
                 self._ahead = self._ahead[mx.array(keep)] if keep else None
             self.batch.leave(rows)
         except Exception as error:  # their last tokens are chosen, and will be delivered
