@@ -3,6 +3,7 @@
 uv run python -m tests.bench [--quick] [--only NAME] [--runs N] [--json | --markdown]
 uv run python -m tests.bench peers ...   a turn beside other libraries' (installs them for itself)
 uv run python -m tests.bench model ...   the model server beside stock mlx_lm.server
+uv run python -m tests.bench growth ...  which figures grow with agents, events, turns, tools
 """
 
 import argparse
@@ -41,6 +42,10 @@ def main() -> int:
         from .model.command import main as measure_model
 
         return measure_model(argv)
+    if argv[:1] == ["growth"]:
+        from .growth.command import main as measure_growth
+
+        return measure_growth(argv[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="?", choices=ASKED_FOR, help="this, in the place of all")
     parser.add_argument("--only", choices=MODULES, action="append", help="these figures alone")
