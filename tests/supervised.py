@@ -6,6 +6,7 @@ admission are fakes as well; supervisor, processes, signals, bus and files are t
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
 from agentd.paths import Paths, discover
 from agentd.process import crash
 from agentd.process.child import child_side
+from agentd.process.fork_server import serve_forks
 from agentd.process.heart import STOPPING, Heart
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
@@ -42,6 +44,7 @@ from agentd.whole import write_whole
 FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
 IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks at the page
+FORKS_VARIABLE = "TEST_FORKS"  # workers are forked, by a server that also imports this, if not ""
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -247,10 +250,11 @@ def _run() -> int:
         fetcher_host.IDLE_S = ui_host.IDLE_S = float(idle_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
-    here = [sys.executable, str(FILE)]
+    here, module = [sys.executable, str(FILE)], os.environ.get(FORKS_VARIABLE)
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],
         model_server=lambda fd, config: [*here, "model", str(fd)],
+        forks=(lambda: [*here, "forks", module]) if module is not None else None,
         admission=lambda name: [*here, "admission", name],
         precheck=_precheck,
     )
@@ -433,6 +437,14 @@ def _model(fd: str) -> int:
     return 0
 
 
+def _forks(module: str, _room: str) -> int:
+    if module:
+        importlib.import_module(module)
+    argv = serve_forks()
+    return 0 if argv is None else _worker(*argv[3:])
+
+
 if __name__ == "__main__":
     roles = {"run": _run, "worker": _worker, "model": _model, "admission": _admission}
+    roles |= {"forks": _forks}
     sys.exit(roles[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]

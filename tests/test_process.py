@@ -9,15 +9,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agentd.clock import SystemClock
 from agentd.errors import AlreadyRunning, ConfigError
-from agentd.process.child import Child, child_side, kill_group, take_over
+from agentd.process import environment
+from agentd.process.channel import Channel
+from agentd.process.child import Child, child_side
+from agentd.process.fork_orders import ForkOrders
 from agentd.process.heart import BEAT_BYTES_MAX, Heart
 from agentd.process.lock import LockFile
+from agentd.process.process_title import ROOM
+from agentd.process.takeover import kill_group, take_over
 from tests.supervised import DEADLINE_S, alive, state, suspend, wait_for
 
 CHILD = """
@@ -30,9 +36,37 @@ heart.beat(5, "idle", started=True)
 FOR_EVER = CHILD + "threading.Event().wait()\n"
 
 
+SERVER = """
+from agentd.process.fork_server import serve_forks
+if (argv := serve_forks()) is not None:
+    exec(argv[2], {"__name__": "__main__"})
+"""
+
+
+class Server:
+    """Starts the children of these tests: a fork server, or none."""
+
+    orders: ForkOrders | None = None
+
+
+@contextlib.contextmanager
+def fork_server(locks: Path) -> Iterator[tuple[Child, ForkOrders]]:
+    locks.mkdir()
+    argv = [sys.executable, "-c", SERVER, ROOM]
+    child = Child.spawn("server", argv, locks, control=True)
+    wait_beat(child)
+    assert child.control is not None
+    yield child, ForkOrders(Channel(child.control))
+    end(child)
+
+
 def spawn(locks: Path, code: str = FOR_EVER, name: str = "one") -> Child:
     locks.mkdir(exist_ok=True)
-    return Child.spawn(name, [sys.executable, "-c", code], locks)
+    argv = [sys.executable, "-c", code]
+    if Server.orders is None:
+        return Child.spawn(name, argv, locks)
+    fork = partial(Server.orders.fork, argv, environment.for_child(), Path.cwd())
+    return Child.begin(name, locks, fork)
 
 
 def wait_beat(child: Child) -> dict[str, object]:
@@ -42,9 +76,15 @@ def wait_beat(child: Child) -> dict[str, object]:
     return beats[0]
 
 
-@pytest.fixture
-def locks(tmp_path: Path) -> Path:
-    return tmp_path / "locks"
+@pytest.fixture(params=["spawned", "forked"])
+def locks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Where the locks are. What holds for a child does so for both ways in which one starts."""
+    if request.param == "spawned":
+        yield tmp_path / "locks"
+        return
+    with fork_server(tmp_path / "server") as (_, Server.orders):
+        yield tmp_path / "locks"
+        Server.orders = None
 
 
 @pytest.fixture
@@ -215,7 +255,7 @@ def test_a_held_lock_without_a_record_is_an_error(
 ) -> None:
     """Whom to kill is never guessed; the error names the file."""
     locks.mkdir()
-    monkeypatch.setattr("agentd.process.child.TAKEOVER_S", 0.1)
+    monkeypatch.setattr("agentd.process.takeover.TAKEOVER_S", 0.1)
     fd = os.open(locks / "one.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(AlreadyRunning) as caught:
@@ -254,7 +294,7 @@ def test_a_stopped_child_is_told_from_a_hanging_one(child: Child) -> None:
     assert child.suspended()
     os.kill(child.pid, signal.SIGKILL)
     wait_for(lambda: not child.suspended(), "it is dead")
-    assert child.poll() == -signal.SIGKILL
+    assert wait_for(lambda: child.poll() == -signal.SIGKILL)
     assert not child.suspended()
 
 

@@ -1,5 +1,6 @@
 """The daemon's own configuration: config/agentd.toml. Every key has a default."""
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -135,6 +136,16 @@ class SupervisorConfig(Strict):
     stop_grace: Duration = Field(
         timedelta(seconds=5), description="From SIGTERM to SIGKILL of a child's process group."
     )
+    workers: Literal["fork", "spawn"] | None = Field(
+        None,
+        description='How the agents\' processes start: "fork" from one that has imported what they '
+        'need, or "spawn", each by itself, with 15 MB more. Default: "fork" on Linux.',
+    )
+
+    @property
+    def forks(self) -> bool:
+        """Whether workers are forked. On macOS only if a person says so: see process/fork_rules."""
+        return (self.workers or ("fork" if sys.platform == "linux" else "spawn")) == "fork"
 
 
 class BusConfig(Strict):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FRAME_BYTES_MAX = 16_000_000
 HEAD_BYTES = 4
-FDS_MAX = 4  # with one frame
+FDS_MAX = 5  # with one frame: as many as a child gets
 READ_BYTES = 65_536
 SEND_S = 30.0  # for the other end to read what it is sent
 BYE = "bye"  # in the last frame of a process that ends by itself: what comes after is not begun

@@ -23,20 +23,17 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from agentd.clock import Clock, SystemClock
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError
 from agentd.process import environment, guardian
 from agentd.process.heart import BEAT_BYTES_MAX, Heart
-from agentd.process.lock import LockFile
-
-if TYPE_CHECKING:
-    import subprocess
+from agentd.process.started import Ends, Spawned, Started
+from agentd.process.takeover import kill_group, take_over
 
 LIFELINE_VARIABLE = "AGENTD_LIFELINE_FD"
 HEART_VARIABLE = "AGENTD_HEART_FD"
@@ -46,8 +43,6 @@ VARIABLES = (LIFELINE_VARIABLE, HEART_VARIABLE, LOCK_VARIABLE, CONTROL_VARIABLE)
 
 READ_BYTES = 65_536
 PAIR_BYTES = 200_000  # that a control socket holds for its child
-TAKEOVER_S = 5.0  # for a killed group to release its lock
-TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
 
 
 # --- the child's side ----------------------------------------------------------------------------
@@ -65,19 +60,25 @@ def child_side(
     `before_threads` is called while there is one thread yet, and a guardian already: a sandbox
     holds for a thread and what that starts.
     """
+    heart, lifeline = side_of_one_thread(environ)
+    before_threads()
+    if lifeline is not None:
+        watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
+        watch.start()
+    return heart
+
+
+def side_of_one_thread(environ: "os._Environ[str]" = os.environ) -> tuple[Heart, int | None]:
+    """Do as `child_side` without a thread: at the lifeline's end the caller calls `end_group`."""
     lifeline, heart, _lock = (inherited(environ, name) for name in VARIABLES[:3])
     if lifeline is not None:
         if os.getpgrp() != os.getpid():
             raise AgentdError("a child must lead its own process group", hint="start it by Child")
         _inherit_no_further()
         guardian.watch(lifeline)
-    before_threads()
-    if lifeline is not None:
-        watch = threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True)
-        watch.start()
     if heart is not None:
         os.set_blocking(heart, False)
-    return Heart(heart)
+    return Heart(heart), lifeline
 
 
 def inherited(environ: "os._Environ[str]", name: str) -> int | None:
@@ -111,49 +112,6 @@ def end_group() -> NoReturn:
     os._exit(1)  # never reached
 
 
-# --- never two copies ----------------------------------------------------------------------------
-
-
-def take_over(path: Path) -> tuple[LockFile, int | None]:
-    """Take a child's lock, killing the process group that still holds it.
-
-    Returns the lock and the pid that was killed, if any. Blocks for a few milliseconds while a
-    killed group dies.
-
-    Raises:
-        AlreadyRunning: the holder recorded no group, or did not die, within `TAKEOVER_S`.
-    """
-    lock = LockFile(path)
-    killed: int | None = None
-    deadline = time.monotonic() + TAKEOVER_S
-    wake = threading.Event()
-    while not lock.acquire():
-        pgid = lock.holder().get("pgid")
-        if isinstance(pgid, int) and pgid > 1 and pgid != os.getpgrp():
-            killed = pgid
-            kill_group(pgid)
-        if time.monotonic() > deadline:
-            raise AlreadyRunning(
-                f"another copy of this process will not die (process group {pgid})",
-                where=str(path),
-                hint="end that process by hand",
-            )
-        wake.wait(TAKEOVER_STEP_S)
-    return lock, killed
-
-
-def kill_group(pgid: int) -> bool:
-    """Kill a process group. False: nobody is left in it."""
-    try:
-        os.killpg(pgid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # macOS says this of a group in which only zombies are left.
-        return False
-    return True
-
-
 # --- the parent's side ---------------------------------------------------------------------------
 
 
@@ -171,11 +129,10 @@ class Child:
     heart_fd: int
     output_fd: int
     took_over: int | None  # an earlier copy that had to be killed first
-    _process: "subprocess.Popen[bytes]"
+    _process: Started
     _lifeline: int
     control: "socket.socket | None" = None  # our end of its control socket
     _buffer: bytearray = field(default_factory=bytearray)
-    _stopped: bool = False  # as last reported
 
     @classmethod
     def spawn(
@@ -202,6 +159,36 @@ class Child:
         """
         import subprocess  # the parent's alone; a child imports this module as well
 
+        def start(ends: Ends) -> Started:
+            process = subprocess.Popen(
+                argv,
+                stdin=stdio[0] if stdio else subprocess.DEVNULL,
+                stdout=stdio[1] if stdio else ends.output,
+                stderr=ends.output,
+                env={**(environment.for_child() if env is None else env), **ends.variables()},
+                cwd=cwd,
+                pass_fds=(*ends.numbers.values(), *pass_fds),
+                start_new_session=True,
+            )
+            return Spawned(process)
+
+        return cls.begin(name, locks, start, control=control, clock=clock)
+
+    @classmethod
+    def begin(
+        cls,
+        name: str,
+        locks: Path,
+        start: Callable[[Ends], Started],
+        *,
+        control: bool = False,
+        clock: Clock | None = None,
+    ) -> "Child":
+        """Take the lock of `name`, make the pipes, and call `start` for a process that has them.
+
+        Raises:
+            OSError, AlreadyRunning: as `spawn`, and whatever `start` raises.
+        """
         clock = clock or SystemClock()
         lock, took_over = take_over(locks / f"{name}.lock")
         fds: list[int] = []
@@ -213,17 +200,8 @@ class Child:
             ours, theirs = _pair(fds) if control else (-1, -1)
             if control:
                 numbers.append(theirs)
-            variables = {key: str(number) for key, number in zip(VARIABLES, numbers, strict=False)}
-            process = subprocess.Popen(
-                argv,
-                stdin=stdio[0] if stdio else subprocess.DEVNULL,
-                stdout=stdio[1] if stdio else output_write,
-                stderr=output_write,
-                env={**(environment.for_child() if env is None else env), **variables},
-                cwd=cwd,
-                pass_fds=(*numbers, *pass_fds),
-                start_new_session=True,
-            )
+            ends = Ends(dict(zip(VARIABLES, numbers, strict=False)), output_write, lock)
+            process = start(ends)
         except BaseException:
             lock.close()
             for fd in fds:
@@ -278,22 +256,13 @@ class Child:
         """
         code = self._process.poll()
         if code is not None and self._lifeline >= 0:
-            kill_group(self.pid)
             os.close(self._lifeline)
             self._lifeline = -1
         return code
 
     def suspended(self) -> bool:
         """Say whether it is stopped by a signal (SIGSTOP)."""
-        if self.poll() is not None:
-            return False
-        # Each report comes once: a stop when all threads have stopped, then that it goes on.
-        while (report := os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED))[0]:
-            self._stopped = os.WIFSTOPPED(report[1])
-            if not self._stopped and not os.WIFCONTINUED(report[1]):  # it died this moment
-                self._process.returncode = os.waitstatus_to_exitcode(report[1])
-                return False
-        return self._stopped
+        return self._process.stopped()
 
     def terminate(self) -> None:
         """Ask it to stop in order: SIGTERM to the child alone, and SIGCONT in case it is stopped.

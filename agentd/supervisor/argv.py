@@ -16,6 +16,10 @@ def _worker(name: str, version: str) -> list[str]:
     return python("agentd.worker", name, "--version", version)
 
 
+def _forks() -> list[str]:
+    return python("agentd.worker.forks")
+
+
 def _model_server(fd: int, config: DaemonConfig) -> list[str]:
     model = config.model
     options = ["--fd", str(fd), "--model", model.name, "--log-level", config.logs.level]
@@ -68,6 +72,7 @@ class Commands:
     """How each kind of child is started."""
 
     worker: Callable[[str, str], list[str]] = _worker  # agent's name, version's hash
+    forks: Callable[[], list[str]] | None = _forks  # a server that forks what `worker` would start
     # The listening socket's descriptor, and what agentd.toml says.
     model_server: Callable[[int, DaemonConfig], list[str]] = _model_server
     fetcher: Callable[[bool], list[str]] = _fetcher  # whether its sandbox has to be whole

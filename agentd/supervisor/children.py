@@ -5,7 +5,7 @@ import errno
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from agentd.clock import Clock, iso
 from agentd.errors import AgentdError, Problem, StorageError
@@ -16,7 +16,6 @@ from agentd.process.crash import Crash
 from agentd.process.heart import STOPPING
 from agentd.states import WorkerState
 from agentd.supervisor.child_output import ChildOutput
-from agentd.supervisor.requests import Hearing
 from agentd.supervisor.restart import DueAction, Ended, Life
 
 BEAT_DEPTH = 3  # of what a beat tells: ways by name, each with its problem
@@ -63,11 +62,18 @@ class Reaper:
         self._watchers.discard(watcher)
 
 
+class ControlReader(Protocol):
+    """Who hears what a process says by its control socket."""
+
+    def end(self) -> None:
+        """The process is gone; closes the socket."""
+
+
 class Managed:
     """One child that is kept running: spawned, watched, restarted, stopped.
 
     Every change of state is logged, and `changed` is called with what an exit came to, if it was
-    one. `hear` begins to answer what a new process asks by its control socket.
+    one. `hear` begins to hear what a new process says by its control socket.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class Managed:
         reaper: Reaper,
         changed: Callable[[Ended | None], None] = lambda ended: None,
         *,
-        hear: Callable[[Child], Hearing] | None = None,
+        hear: Callable[[Child], ControlReader] | None = None,
         log: Logger,
         clock: Clock,
     ) -> None:
@@ -94,7 +100,7 @@ class Managed:
         self._reaper = reaper
         self._on_change = changed
         self._hear = hear
-        self._hearing: Hearing | None = None
+        self.hearing: ControlReader | None = None
         self._log = log
         self._clock = clock
         self._output = ChildOutput(name, log, clock)
@@ -146,7 +152,7 @@ class Managed:
         loop = asyncio.get_running_loop()
         loop.add_reader(child.heart_fd, self._on_beat)
         loop.add_reader(child.output_fd, self._on_output)
-        self._hearing = self._hear(child) if self._hear is not None else None
+        self.hearing = self._hear(child) if self._hear is not None else None
         self._reaper.add(self.reap)
         self.life.spawned()
         self._arm()
@@ -202,8 +208,8 @@ class Managed:
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.heart_fd)
         loop.remove_reader(child.output_fd)
-        if self._hearing is not None:
-            self._hearing.end()
+        if self.hearing is not None:
+            self.hearing.end()
         for _ in range(DRAIN_READS):
             if not self._read_beats(child):
                 break

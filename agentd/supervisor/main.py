@@ -14,10 +14,10 @@ from agentd.events import DAEMON
 from agentd.logs import logger as log
 from agentd.macos import launchd
 from agentd.paths import Paths
-from agentd.process.child import take_over
 from agentd.process.jobs import fault
 from agentd.process.lock import LockFile
 from agentd.process.stop import stop_at_once
+from agentd.process.takeover import take_over
 from agentd.storage.own_folder import move_in
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.supervisor import Supervisor

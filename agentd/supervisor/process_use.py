@@ -14,7 +14,7 @@ def measured(document: Mapping[str, Any], hands: Mapping[str, int]) -> dict[str,
     As `processes`: {at, of: {pid: ...}}, where `at` is a time on the monotonic clock, and `hands`:
     those of each agent. In a thread: on a Mac a program tells.
     """
-    kept = [document[name] for name in ("model", "deliver", "watcher", "ui")]
+    kept = [document[name] for name in ("model", "deliver", "watcher", "ui", "workers")]
     children = (*kept, *document["agents"])
     pids = {child["pid"] for child in children if child} | {*hands.values()}
     found = usage(pids - {None} | {document["pid"]})

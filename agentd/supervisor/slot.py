@@ -12,17 +12,15 @@ from agentd.clock import Clock
 from agentd.errors import DamagedDatabase, Problem, StorageError, shown
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
-from agentd.process import environment
 from agentd.process.child import Child
 from agentd.process.jobs import Jobs, in_thread
 from agentd.states import WorkerState
-from agentd.supervisor.argv import Commands
 from agentd.supervisor.checks import CheckResult, Checks
 from agentd.supervisor.children import Managed, Reaper
 from agentd.supervisor.records import Records
 from agentd.supervisor.requests import Asker, Hearing, Requests
 from agentd.supervisor.restart import Ended, Life, Rules
-from agentd.worker.head import head_command
+from agentd.supervisor.worker_forks import WorkerForks
 
 RETRY_S = 5.0  # until a check that failed for a passing reason is made again; doubled each time
 RETRY_MAX_S = 120.0
@@ -34,7 +32,7 @@ class Shared:
     """What the slots of one supervisor work with. `checked` is called after each check."""
 
     paths: Paths
-    commands: Commands
+    workers: WorkerForks
     records: Records
     checks: Checks
     reaper: Reaper
@@ -208,6 +206,8 @@ class Slot:
             return True  # overtaken by another change, which is checked next
         finally:
             self._checking = None
+        if found.enabled:
+            await self._shared.workers.settled()
         if self._unchecked:
             return True
         self.module, self.folders = found.module or self.module, found.folders
@@ -321,19 +321,7 @@ class Slot:
     def _spawn(self) -> Child:
         crash, shared = self.managed.crash, self._shared
         shared.paths.create_for(self.name)
-        return Child.spawn(
-            self.name,
-            head_command(
-                shared.commands.worker(self.name, self.version),
-                shared.paths.versions / self.name / self.version,
-                shared.paths,
-            ),
-            shared.paths.locks,
-            env=environment.for_child() | (crash.environment() if crash else {}),
-            cwd=shared.paths.data,
-            control=True,
-            clock=shared.clock,
-        )
+        return shared.workers.start(self.name, self.version, crash.environment() if crash else {})
 
     def _hear(self, worker: Child) -> Hearing:
         assert worker.control is not None

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -42,6 +41,7 @@ from agentd.supervisor.restart import Life, Rules
 from agentd.supervisor.settings import Settings
 from agentd.supervisor.slot import Shared
 from agentd.supervisor.sockets import Sockets
+from agentd.supervisor.worker_forks import WorkerForks
 
 GUARD_S = 1.0  # between looks whether this home is still ours
 MODEL_POLL_S = 2.0  # between looks for a model that is not pulled yet
@@ -80,7 +80,7 @@ class Supervisor:
             paths, config, self._records.announce, log=logger, clock=clock
         )
         self._files = HomeFiles(paths, lock, clock, logger)
-        self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
+        self._sockets = Sockets(paths, self._told, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
@@ -90,6 +90,7 @@ class Supervisor:
         parts = HostParts(
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
+        self._workers = WorkerForks(parts, life())
         self._helpers = Helpers(
             parts,
             self._records,
@@ -108,7 +109,7 @@ class Supervisor:
         }
         shared = Shared(
             paths,
-            commands,
+            self._workers,
             self._records,
             Checks(paths, commands, self._reaper, clock),
             self._reaper,
@@ -202,6 +203,7 @@ class Supervisor:
             self._log.warning("supervisor.killing")
             self._agents.kill()
             self._helpers.kill()
+            self._workers.managed.kill()
             self._model.managed.kill()
 
     async def _stop_children(self) -> None:
@@ -212,7 +214,7 @@ class Supervisor:
                 await self._agents.stop(min(grace_s, WORKERS_STOP_S))
         except TimeoutError:
             self._agents.kill()  # what even SIGKILL does not end (disk wait) is left behind
-        await self._helpers.stop()
+        await asyncio.gather(self._helpers.stop(), self._workers.stop())
         managed = self._model.managed
         managed.stop(
             WorkerState.STOPPED, "the supervisor stops", grace_s=min(grace_s, MODEL_STOP_S)
@@ -304,16 +306,9 @@ class Supervisor:
 
     # --- status
 
-    async def _answer_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A reader that never reads is dropped: the document fits the socket's buffer or waits.
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(5.0):
-                writer.write(json.dumps(await self._told()).encode())
-                await writer.drain()
-        writer.close()
-
-    async def _told(self) -> dict[str, Any]:
-        return await in_thread(measured, self.document(), self._helpers.hands())
+    async def _told(self, use: bool) -> dict[str, Any]:
+        document = self.document()
+        return await in_thread(measured, document, self._helpers.hands()) if use else document
 
     def document(self) -> dict[str, Any]:
         """Return everything that `agentd status` shows."""
@@ -329,6 +324,7 @@ class Supervisor:
             "sandbox": self._settings.sandbox(),
             "model": self._model.document(),
             **self._helpers.document(),
+            "workers": self._workers.document(),
             "agents": agents,
             "refused_unshown": unshown,
             "events": self._records.document(),

@@ -15,6 +15,7 @@ from agentd.hands.permitted import orders_for
 from agentd.process.channel import Channel
 from agentd.process.child import Child, python
 from agentd.process.supervisor_link import SupervisorLink
+from agentd.testing import wait_for
 from agentd.tools.closed import Closed
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
@@ -56,8 +57,7 @@ class Hands:
     def end(self) -> None:
         """Kill them, and return when they are gone."""
         self.child.kill()
-        self.child._process.wait()
-        self.child.poll()
+        wait_for(lambda: self.child.poll() is not None)
         self.child.close()
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from agentd.bus import Bus
 from agentd.paths import Paths, discover
 from agentd.process import environment
 from agentd.process.child import Child, python
+from agentd.testing import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -108,8 +110,7 @@ class Home:
         for worker in workers:
             worker.kill()
         for worker in workers:
-            worker._process.wait()
-            worker.poll()
+            wait_for(partial(_dead, worker), seconds=DEADLINE_S)
             worker.close()
             self.workers.remove(worker)
 
@@ -118,6 +119,10 @@ class Home:
         self.stop(list(self.workers))
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.rmtree(self.paths.sockets, ignore_errors=True)
+
+
+def _dead(worker: Child) -> bool:
+    return worker.poll() is not None
 
 
 def wait_idle(worker: Child) -> None:

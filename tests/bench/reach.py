@@ -13,6 +13,7 @@ from agentd.llm.endpoint import Endpoint
 from agentd.process.channel import Channel
 from agentd.process.child import Child, python
 from agentd.process.supervisor_link import SupervisorLink
+from agentd.testing import wait_for
 from agentd.testing.tiny_model import ScriptedEngine
 from agentd.tools.remote import Remote
 from agentd.tools.toolbox import Toolbox
@@ -75,8 +76,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         direct = _ms(calls, lambda: here.call("HttpGet", page))
         memory = memory_mb(child.pid)
         child.kill()
-        child._process.wait()
-        child.poll()
+        wait_for(lambda: child.poll() is not None)
         child.close()
         served.shutdown()
     yield Figure(

@@ -69,14 +69,11 @@ class PromptCaches:
 
         They are the caller's own. One token at least is left over: the model goes on from it.
         """
-        path, size = self._walk(np.asarray(prompt, np.int32)[:-1])
-        if not self.whole:
-            while path and (path[-1][0].states is None or path[-1][1] < len(path[-1][0].tokens)):
-                size -= path.pop()[1]
+        path, size = self._known(prompt, used=True)
         layers = self.empty_layers()
         if path:
             path[-1][0].used = self._uses
-        if size < WORTH_REUSING:
+        if not size:
             return layers, 0
         for at, layer in enumerate(layers):
             if self._cuttable[at]:
@@ -90,6 +87,10 @@ class PromptCaches:
                 assert states is not None
                 layers[at] = copy.deepcopy(states[at])
         return layers, size
+
+    def known(self, prompt: Sequence[int]) -> int:
+        """Return the length of the beginning that `take` would give."""
+        return self._known(prompt, used=False)[1]
 
     def put(
         self,
@@ -156,17 +157,29 @@ class PromptCaches:
         self._attach(node)
         return node
 
-    def _walk(self, wanted: Tokens) -> tuple[list[tuple[Node, int]], int]:
-        """Return the nodes that `wanted` begins with, how much of each, and the sum of that."""
-        self._uses += 1
+    def _known(self, prompt: Sequence[int], used: bool) -> tuple[list[tuple[Node, int]], int]:
+        """Return the nodes that `prompt` can go on from, how much of each, and the sum of that."""
+        path, size = self._walk(np.asarray(prompt, np.int32)[:-1], used)
+        if not self.whole:
+            while path and (path[-1][0].states is None or path[-1][1] < len(path[-1][0].tokens)):
+                size -= path.pop()[1]
+        return path, size if size >= WORTH_REUSING else 0
+
+    def _walk(self, wanted: Tokens, used: bool = True) -> tuple[list[tuple[Node, int]], int]:
+        """Return the nodes that `wanted` begins with, how much of each, and the sum of that.
+
+        `used`: whether they count as used by this.
+        """
+        self._uses += used
         node, size, path = self._root, 0, []
         while size < len(wanted) and (child := node.children.get(int(wanted[size]))) is not None:
-            count = _common(child.tokens, wanted[size:])
+            count = common(child.tokens, wanted[size:])
             path.append((child, count))
             size += count
             if count < len(child.tokens):
                 break
-            child.used = self._uses
+            if used:
+                child.used = self._uses
             node = child
         return path, size
 
@@ -248,10 +261,10 @@ class PromptCaches:
                 heapq.heappush(heaps[parent.guest], (parent.used, id(parent), parent))
 
 
-def _common(left: Tokens, right: Tokens) -> int:
+def common(left: Sequence[int] | Tokens, right: Sequence[int] | Tokens) -> int:
     """Return how many tokens two runs have in common at their beginning."""
     size = min(len(left), len(right))
-    different = np.flatnonzero(left[:size] != right[:size])
+    different = np.flatnonzero(np.asarray(left[:size]) != np.asarray(right[:size]))
     return int(different[0]) if len(different) else size
 
 

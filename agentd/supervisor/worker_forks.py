@@ -1,0 +1,171 @@
+"""How agents' workers are started: forked by a process that has their imports, or spawned.
+
+The fork server is started with the first agent. Where there is none, it refuses, or it does not
+answer, a worker is spawned: it is the same one, and takes three times the memory.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from agentd.process import environment
+from agentd.process.channel import Channel
+from agentd.process.child import Child
+from agentd.process.fork_orders import ForkOrders, NotForked
+from agentd.process.process_title import ROOM
+from agentd.states import WorkerState
+from agentd.supervisor.children import Managed, Reaper
+from agentd.supervisor.host_parts import HostParts
+from agentd.supervisor.restart import Ended, Life
+from agentd.worker.head import head_command
+
+NAME = "agentd.workers"  # no agent's name has a point
+READY_S = 5.0  # for it to have imported all, before workers are spawned in its place
+STOP_S = 1.0
+PARKED_S = 60.0  # from a crash loop to one more try
+ORPHANS_S = 0.2  # between looks at children whose server is gone
+
+
+class WorkerForks:
+    """Starts workers. In the event loop."""
+
+    def __init__(self, parts: HostParts, life: Life) -> None:
+        self._parts = parts
+        self._orders: ForkOrders | None = None
+        self._settled = asyncio.Event()
+        self._closed = False
+        self.managed = Managed(
+            NAME,
+            self._spawn,
+            life,
+            parts.reaper,
+            self._on_change,
+            hear=self._hear,
+            log=parts.log,
+            clock=parts.clock,
+        )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether workers are to be forked."""
+        return self._parts.config().supervisor.forks and self._parts.commands.forks is not None
+
+    def document(self) -> dict[str, Any] | None:
+        """Return what `status` says; None where workers are spawned."""
+        if self.managed.life.state is WorkerState.STOPPED:
+            return None
+        return {**self.managed.document(), "problem": self.managed.problem}
+
+    async def settled(self) -> None:
+        """Return when workers can be started: by a server, or without one."""
+        if self._closed or not self.wanted:
+            return
+        life = self.managed.life
+        if life.state is WorkerState.PARKED and self._parked_s > PARKED_S:
+            life.try_once()
+            self.managed.start()
+        elif life.state is WorkerState.STOPPED and not life.stopping:
+            self.managed.start()
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._settled.wait()
+        except TimeoutError:
+            self._settled.set()  # nobody else waits: the next ones get whatever there is by then
+
+    def start(self, name: str, version: str, more: Mapping[str, str]) -> Child:
+        """Start the worker of an agent's version; `more` of its environment.
+
+        Raises:
+            OSError, AlreadyRunning: as `Child.spawn`.
+        """
+        paths, clock = self._parts.paths, self._parts.clock
+        argv = self._parts.commands.worker(name, version)
+        env = {**environment.for_child(), **more}
+        if self._orders is not None and self.wanted:
+            fork = partial(self._orders.fork, argv, env, paths.data)
+            try:
+                return Child.begin(name, paths.locks, fork, control=True, clock=clock)
+            except NotForked as error:
+                self._parts.log.warning("worker.not_forked", agent=name, why=error.what)
+                self._begin_anew(error)
+        return Child.spawn(
+            name,
+            head_command(argv, paths.versions / name / version, paths),
+            paths.locks,
+            env=env,
+            cwd=paths.data,
+            control=True,
+            clock=clock,
+        )
+
+    async def stop(self) -> None:
+        """Stop the server for good, and return when it is gone."""
+        self._closed = True
+        self.managed.stop(WorkerState.STOPPED, "the supervisor stops", grace_s=STOP_S)
+        await self.managed.gone()
+
+    @property
+    def _parked_s(self) -> float:
+        return (self._parts.clock.now() - self.managed.life.since).total_seconds()
+
+    def _begin_anew(self, error: NotForked) -> None:
+        """End a server that hangs, or that is out of date; its children live on."""
+        self._orders = None
+        if error.lost:
+            self.managed.kill()
+        else:
+            self.managed.restart()
+
+    def _spawn(self) -> Child:
+        assert self._parts.commands.forks is not None
+        return self._parts.spawn(NAME, [*self._parts.commands.forks(), ROOM])
+
+    def _hear(self, server: Child) -> "Reports":
+        assert server.control is not None
+        return Reports(ForkOrders(Channel(server.control)), self._parts.reaper, self._orphaned)
+
+    def _on_change(self, _: Ended | None) -> None:
+        state, reports = self.managed.life.state, self.managed.hearing
+        self._orders = None
+        if state is WorkerState.RUNNING and isinstance(reports, Reports):
+            self._orders = reports.orders
+        if state is WorkerState.STARTING:
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    def _orphaned(self, orders: ForkOrders) -> None:
+        if orders.living:
+            self._parts.jobs.start(self._watch_orphans(orders), "orphans of a fork server")
+
+    async def _watch_orphans(self, orders: ForkOrders) -> None:
+        """See that somebody looks whether they are dead: no signal tells."""
+        while orders.living:
+            await asyncio.sleep(ORPHANS_S)  # ends by cancellation
+            self._parts.reaper.reap()
+
+
+class Reports:
+    """Hears one server; in the event loop."""
+
+    def __init__(
+        self, orders: ForkOrders, reaper: Reaper, gone: Callable[[ForkOrders], None]
+    ) -> None:
+        self.orders = orders
+        self._reaper, self._gone = reaper, gone
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(orders.fileno(), self._read)
+
+    def end(self) -> None:
+        """The server is gone."""
+        self._loop.remove_reader(self.orders.fileno())
+        self.orders.close()
+        self._reaper.reap()
+        self._gone(self.orders)
+
+    def _read(self) -> None:
+        self.orders.hear()
+        if self.orders.lost:
+            self._loop.remove_reader(self.orders.fileno())
+        self._reaper.reap()
