@@ -51,7 +51,7 @@ class Endpoint:
         self.context_window = context_window
         self._clock = clock or SystemClock()
         self.queue_wait_s = queue_wait_s
-        self._wire = http or Wire()
+        self._wire = http or Wire(keep=True)
         self._retries = Retries(find, doubt, self._wire, self._clock, own=own)
         self._strikes: dict[str, Strikes] = {}  # by path, of the last call; it may come again
 
@@ -67,7 +67,7 @@ class Endpoint:
 
         A worker asks its supervisor, by `link`, for a way there; others read run/model.json.
         """
-        http = Wire()
+        http = Wire(keep=True)
         if config.url is None:
             find = partial(own_address, paths)
             if link is not None and link.there:

@@ -5,6 +5,7 @@ library beside it: httpx costs a worker 25 MB.
 """
 
 import http.client
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ HTTPException = http.client.HTTPException
 BROKEN = (OSError, HTTPException)  # refused, reset, cut off, not HTTP
 PORTS = {"http": 80, "https": 443, "imap": 143, "imaps": 993}
 PIECE_BYTES = 65_536
+TAIL_PIECES = 8  # that are read of a body that nobody wanted to its end
 
 
 class Stream(Protocol):
@@ -68,6 +70,16 @@ class Response:
         lines = self._response.headers.get_all(field, ())
         words = (word.strip().lower() for line in lines for word in str(line).split(","))
         return [word for word in words if word not in ("", "identity")]
+
+    def ends_well(self) -> bool:
+        """Whether the server keeps the connection, once what little is left of the body is read.
+
+        Raises: see `pieces`.
+        """
+        if self._response.will_close:
+            return False
+        rest = sum(map(len, itertools.islice(self.pieces(), TAIL_PIECES)))
+        return rest <= PIECE_BYTES and (self._response.isclosed() or self.missing == 0)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes. One that is cut off ends early: something is `missing`.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from . import bus, hands, idle, latency, memory, page, reach, replay, runs, start, turn
 from .home import ROOT, Home
+from .peers import beside
 from .runs import Run
 from .table import Figure
 
@@ -31,7 +32,7 @@ MODULES: Modules = {
     "turn": turn.measure,
     "replay": replay.measure,
 }
-ASKED_FOR: Modules = {}  # measured only where it is named
+ASKED_FOR: Modules = {"peers": beside.measure}  # measured only where it is named
 
 
 def main() -> int:

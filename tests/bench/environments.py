@@ -23,6 +23,8 @@ def python_with(*requirements: str) -> Path:
     Raises:
         NotHere: there is no uv, or it cannot install them; with the last line that it said.
     """
+    if not requirements:
+        return Path(sys.executable)
     default = platformdirs.user_cache_dir("agentd-tests", appauthor=False)
     text = "\n".join((sys.version, AS_OF, *requirements))
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

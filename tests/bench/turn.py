@@ -35,6 +35,7 @@ from agentd.logs import logger as logs
 from agentd.loop import Loop
 from agentd.net.exchange import Response
 from agentd.net.wait import Deadline
+from agentd.paths import Paths
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.task_agent.configured import TaskResult
@@ -107,7 +108,7 @@ class Canned(wire.Wire):
             cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
         )
         response.begin()
-        return wire.HttpReply(Response(response), lambda: None)
+        return wire.HttpReply(Response(response), lambda _well: None)
 
 
 class _Bytes:
@@ -139,11 +140,11 @@ def baml(client: Path, endpoint: Endpoint) -> LLM:
 class Bench:
     """A bus with a log beside it, on which sessions run."""
 
-    def __init__(self, home: Home) -> None:
-        self.bus = Bus(home.paths.database, wake=home.paths.wake)
+    def __init__(self, paths: Paths) -> None:
+        self.bus = Bus(paths.database, wake=paths.wake)
         self.sessions = Sessions(self.bus)
         self.bus.accept("reader", "v", subscribe=LANE.subscribe)
-        self.log = logs.configure("reader", home.paths, LogConfig())
+        self.log = logs.configure("reader", paths, LogConfig())
 
     def session(self, llm: LLM) -> float:
         """Run one session and return its milliseconds per turn."""
@@ -176,7 +177,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     count = SESSIONS_QUICK if quick else SESSIONS
     home.admit(["plain"])
     client = home.paths.versions / "plain" / home.hashes["plain"] / "baml_client"
-    bench = Bench(home)
+    bench = Bench(home.paths)
     db = raw.connect(home.root / "raw.db")
     db.execute("CREATE TABLE steps (seq INTEGER PRIMARY KEY, payload TEXT)")
     llm = scripted()

@@ -14,7 +14,7 @@ from tests.bench.environments import NotHere
 from tests.bench.runs import Run
 from tests.bench.table import Figure
 
-from . import cold, decisions, decoding, hangup, memory, recovery, scoring
+from . import cold, decisions, decoding, hangup, limit, memory, recovery, scoring
 from .bench import Bench, NoAnswer
 from .rivals import PROGRAMS, Rival
 from .servers import Server, ServerDied, Stock
@@ -24,6 +24,7 @@ PHASES = {
     "memory": memory.measure,  # first: the caches are empty
     "decisions": decisions.measure,
     "decoding": decoding.measure,
+    "limit": limit.measure,
     "cold": cold.measure,
     "hangup": hangup.measure,
     "scoring": scoring.measure,
