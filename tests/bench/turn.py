@@ -48,6 +48,7 @@ from .table import Figure
 TURNS = 8
 SESSIONS, SESSIONS_QUICK = 120, 25
 LANE = Lane("reader", False, ("bench.asked",))
+TURNS_MAX = 200  # of any session
 LIMITS = Limits(turns=TURNS + 2, context_share=1.0, sessions_per_hour=10**6)
 WINDOW = 32_768
 TEXT = "def main() -> None:\n    print('hello')\n" * 12  # about 500 characters
@@ -67,22 +68,23 @@ class Reader(Agent[Any]):
         return Result({"path": decision.args["path"], "text": TEXT}, trusted=False)
 
 
-def next_answer(log: str) -> dict[str, Any]:
-    """Decide by the log, as a model does: another file, or Done after seven."""
+def next_answer(log: str, turns: int = TURNS) -> dict[str, Any]:
+    """Decide by the log, as a model does: another file, or Done in the last turn."""
     turn = log.count('<event type="read_file"')
-    if turn >= TURNS - 1:
+    if turn >= turns - 1:
         return {"tool": "done", "result": "all read"}
     return {"tool": "read_file", "path": f"src/file{turn}.py", "start": 1}
 
 
-def scripted() -> LLM:
-    """A model at the loop's edge."""
+def scripted(turns: int = TURNS) -> LLM:
+    """A model at the loop's edge, with a window for so many turns."""
 
     def decide(log: str) -> tuple[str, dict[str, Any]]:
-        args = next_answer(log)
+        args = next_answer(log, turns)
         return ("Done" if args.pop("tool") == "done" else "ReadFile"), args
 
-    return ScriptedLLM(decide, names=("ReadFile", "Done"), window=WINDOW)
+    window = WINDOW * -(-turns // TURNS)
+    return ScriptedLLM(decide, names=("ReadFile", "Done"), window=window)
 
 
 class Canned(wire.Wire):
@@ -146,15 +148,30 @@ class Bench:
         self.bus.accept("reader", "v", subscribe=LANE.subscribe)
         self.log = logs.configure("reader", paths, LogConfig())
 
-    def session(self, llm: LLM) -> float:
+    def session(self, llm: LLM, turns: int = TURNS) -> float:
         """Run one session and return its milliseconds per turn."""
         self.bus.publish("bench", NewEvent("bench.asked", {"folder": "src"}))
         started = time.perf_counter()
+        session = self.begin(turns)
+        loop = self.loop(session, llm)
+        ending = loop.run()
+        self.sessions.closing.close(session, outcome=ending.result.value)
+        passed = time.perf_counter() - started
+        assert loop.guards.turns == turns, loop.guards.turns
+        return passed * 1000 / turns
+
+    def begin(self, turns: int = TURNS) -> Session:
+        """Open the session of the next event, or resume it."""
         event = self.bus.next(LANE)
         assert event is not None
-        session = self.sessions.begin(LANE, event, "v", LIMITS)
+        limits = LIMITS.model_copy(update={"turns": min(turns + 2, TURNS_MAX)})
+        session = self.sessions.begin(LANE, event, "v", limits)
         assert isinstance(session, Session)
-        loop = Loop(
+        return session
+
+    def loop(self, session: Session, llm: LLM) -> Loop:
+        """Return the loop of one run of a session."""
+        return Loop(
             session,
             Reader(),
             llm,
@@ -162,14 +179,9 @@ class Bench:
             idempotent=frozenset({"ReadFile"}),
             policy=Policy(),
             call_deadline_s=60,
-            log=self.log.bind(session_id=session.id, event_id=event.id),
+            log=self.log.bind(session_id=session.id, event_id=session.event.id),
             beat=lambda promise_s: None,
         )
-        ending = loop.run()
-        self.sessions.closing.close(session, outcome=ending.result.value)
-        passed = time.perf_counter() - started
-        assert loop.guards.turns == TURNS, loop.guards.turns
-        return passed * 1000 / TURNS
 
 
 def measure(quick: bool, home: Home) -> Iterator[Figure]:
