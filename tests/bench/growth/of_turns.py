@@ -50,7 +50,7 @@ def measure(quick: bool) -> Iterator[Growth]:
 
 
 def _at(size: int, home: Home, found: Measured) -> None:
-    bench, model = Bench(home), scripted(size)
+    bench, model = Bench(home.paths), scripted(size)
     took = least(lambda: bench.session(model, size), runs=SESSIONS, seconds=0)
     found.add(size, "a turn, its durable writes included", "ms", took * 1000 / size)
     with at_home(home.root):

@@ -57,7 +57,9 @@ def _context(size: int, count: object) -> Context:
 
 
 def _filled(size: int, log: list[LogEvent]) -> str:
-    context = Context(len, fixed=0, window=10 * size * len(LINE), share=1.0, reserve=0)
+    context = Context(
+        lambda text, _within: len(text), fixed=0, window=10 * size * len(LINE), share=1.0, reserve=0
+    )
     for event in log:
         context.add(event, 1)
     return context.text
