@@ -79,13 +79,15 @@ class Decoding:
     def leave(self, rows: Sequence[Row]) -> list[Advance]:
         """Let rows go; return what there is to say of others, if that broke the batch."""
         try:
+            for at, row in enumerate(self.batch.rows):
+                if row in rows and row.call.continues:
+                    row.layers = self.batch.own(at)
+                    self._keep(row)
+                    row.layers = None
             self.batch.leave(rows)
         except Exception as error:  # their last tokens are chosen, and will be delivered
             self.batch.rows = [row for row in self.batch.rows if row not in rows]
             return self._recover(error)
-        for row in rows:
-            if row.call.continues:
-                self._keep(row)
         return []
 
     def empty(self) -> list[Row]:

@@ -22,7 +22,7 @@ from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
 from agentd.model_server.engine.next_tokens import forced_logprobs
 from agentd.model_server.engine.output_layer import OutputPositions
-from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Pass, Prefill, warm_up
+from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, PrefillPass, Prefill, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
@@ -258,7 +258,7 @@ class MlxEngine:
         except Exception as error:  # in their own caches: no other row is touched
             return partial(self._broken, rows, error)
 
-    def _finish(self, begun: Pass) -> list[Advance]:
+    def _finish(self, begun: PrefillPass) -> list[Advance]:
         """End a piece; rows that are ready join the batch."""
         rows = begun.rows
         try:
