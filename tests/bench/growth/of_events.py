@@ -99,7 +99,7 @@ def _read_and_written(found: Measured, size: int, home: Home) -> None:
     for name, times in named.items():
         found.add(size, name, "us", min(times) * 1e6, FLAT)
     bus.close()
-    bench = Bench(home)
+    bench = Bench(home.paths)
     model = scripted()
     turn = min(bench.session(model) for _ in range(SESSIONS))
     bench.bus.close()
