@@ -117,8 +117,24 @@ def exchange(
         Stopped, Passed, OSError: see `ClientConnection`.
     """
     connection = http.client.HTTPConnection(host)
-    connection.sock = stream
+    connection.sock = request = _WholeRequest(stream)
     connection.auto_open = 0
     fields = {"Host": host, "Accept-Encoding": "identity", "Connection": "close", **headers}
     connection.request(method, target, body, fields)
+    request.send()
     return Response(connection.getresponse())
+
+
+class _WholeRequest:
+    """A request on its way to its stream: http.client would send head and body apart."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+        self.makefile, self.close = stream.makefile, stream.close
+
+    def sendall(self, data: bytes, /) -> None:
+        self._parts.append(data)
+
+    def send(self) -> None:
+        self._stream.sendall(b"".join(self._parts))
