@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from agentd.errors import Problem
 from agentd.process import environment
 from agentd.process.channel import Channel
 from agentd.process.child import Child
@@ -24,6 +25,7 @@ NAME = "agentd.workers"  # no agent's name has a point
 READY_S = 5.0  # for it to have imported all, before workers are spawned in its place
 STOP_S = 1.0
 PARKED_S = 60.0  # from a crash loop to one more try
+HINT = "workers run without it, and each takes three times the memory"
 ORPHANS_S = 0.2  # between looks at children whose server is gone
 
 
@@ -52,10 +54,14 @@ class WorkerForks:
         return self._parts.config().supervisor.forks and self._parts.commands.forks is not None
 
     def document(self) -> dict[str, Any] | None:
-        """Return what `status` says; None where workers are spawned."""
-        if self.managed.life.state is WorkerState.STOPPED:
+        """Return what `status` says of the server; None where there is none, as workers go."""
+        life = self.managed.life
+        if life.state is WorkerState.STOPPED:
             return None
-        return {**self.managed.document(), "problem": self.managed.problem}
+        what = f"workers are not forked: {life.reason}"
+        problem: Problem = {"what": what, "where": NAME, "hint": HINT}
+        parked = life.state is WorkerState.PARKED
+        return {**self.managed.document(), "problem": problem if parked else None}
 
     async def settled(self) -> None:
         """Return when workers can be started: by a server, or without one."""

@@ -52,7 +52,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
 
 def _forked(home: Home, count: int) -> Iterator[Figure]:
     """Workers as the supervisor starts them where it can: what they have in common is shared."""
-    names = [f"agent{number}" for number in range(count)]
+    names = [f"forked{number}" for number in range(count)]  # of events nobody else is to answer
     home.admit(names)
     with home.fork_server() as (server, orders):
         workers = home.start(names, orders)
