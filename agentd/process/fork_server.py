@@ -27,8 +27,8 @@ from agentd.process.heart import STOPPING, Heart
 from agentd.process.takeover import kill_group
 from agentd.states import Exit
 
-BEAT_S = 30.0
-PROMISE_S = 60.0
+BEAT_S = 5.0
+PROMISE_S = 10.0  # who hangs tells of no end; so that is to be noticed soon
 ENDS_S = 5.0  # from its last beat
 # What a person's shell, a terminal and we ourselves send. A child has its own handlers for them.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)

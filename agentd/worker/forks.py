@@ -1,4 +1,4 @@
-"""`python -m agentd.worker.forks`: forks the workers of all agents, from what they have in common.
+"""`python -m agentd.worker.forks`: forks workers and checks of agents, which have much in common.
 
 Started by the supervisor. It imports what they need except BAML and agents' modules, which have
 threads, or may: see `fork_rules`.
@@ -12,11 +12,12 @@ from agentd.worker.__main__ import main as worker
 # isort: split
 import agentd.worker.runner  # what an event needs, too: 5 MB that all share
 import agentd.worker.schedule  # noqa: F401
+from agentd.admission.admit import main as admission
 from agentd.config.agent import load_agent
 from agentd.config.last_good import effective_config
 from agentd.errors import AgentdError
 from agentd.paths import discover, shipped
-from agentd.process.child import python
+from agentd.process.child import child_side
 from agentd.process.fork_server import serve_forks
 from agentd.sandbox.level import reached
 from agentd.states import Exit
@@ -26,12 +27,15 @@ ROUNDS = 10  # after eight calls Python rewrites a function for the types that i
 
 
 def main() -> int:
-    """Fork workers until a stop, or be one of them; returns the exit code."""
+    """Fork until a stop, or be one that was forked; returns the exit code."""
     rehearse()
     argv = serve_forks()
     if argv is None:
         return Exit.OK
-    return worker(argv[len(python("agentd.worker")) :], forked=True)
+    module, *arguments = argv[argv.index("-m") + 1 :]
+    if module == "agentd.admission":
+        return admission(arguments, child_side())
+    return worker(arguments, forked=True)
 
 
 def rehearse() -> None:
