@@ -22,7 +22,7 @@ from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
 from agentd.model_server.engine.next_tokens import forced_logprobs
 from agentd.model_server.engine.output_layer import OutputPositions
-from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, PrefillPass, Prefill, warm_up
+from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Prefill, PrefillPass, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
