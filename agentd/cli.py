@@ -62,8 +62,10 @@ GROUPS = (
     (  # agents
         Command("new", "new", "Write a new agent's files from a template."),
         Command("check", "check", "Check the configuration and all agents, or one file."),
-        Command("enable", "enable", "Turn one agent on, in its file, and wait until it runs."),
-        Command("disable", "enable", "Turn one agent off, in its file."),
+        Command(
+            "enable", "enable", "Turn one agent on, or all, in their files; wait until they run."
+        ),
+        Command("disable", "enable", "Turn one agent off, or all, in their files."),
         Command("remove", "remove", "Take an agent out of service, and say what it leaves."),
         Command("reload", "control", "Read the configuration again, and retry what was parked."),
         Command("pause", "control", "Stop one agent, or all, until `resume`; events wait."),
@@ -93,7 +95,7 @@ GROUPS = (
         Command("install", "service", "Start the daemon now and at each login (macOS)."),
         Command("start", "service", "Start the installed daemon (macOS)."),
         Command("stop", "service", "Stop the installed daemon until `start` or a login (macOS)."),
-        Command("restart", "service", "Stop the installed daemon and start it again (macOS)."),
+        Command("restart", "service", "Start one agent anew, or the installed daemon (macOS)."),
         Command("uninstall", "service", "Stop the daemon and start it no more at login (macOS)."),
         Command("plist", "plist", "Print a LaunchAgent that starts `agentd run` at login (macOS)."),
     ),

@@ -115,7 +115,7 @@ async def hosting(paths: Paths) -> AsyncIterator[Hosting]:
     base = HostParts(paths, lambda: config[0], Commands(), reaper, jobs, log, clock)
     records = Records(paths, clock, log, Opening(), jobs)
 
-    async def nothing() -> dict[str, Any]:
+    async def nothing(_: bool) -> dict[str, Any]:
         return {}
 
     helpers = Helpers(base, records, dict, nothing, lambda: life, changed.append)

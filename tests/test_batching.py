@@ -229,13 +229,77 @@ def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
     assert again.cached_tokens == len(again.prompt) - 1
 
 
-def test_short_prompts_share_a_step(tiny: tuple[Path, ModelLanguage], engine: MlxEngine) -> None:
-    """Prompts that end before the time of a piece is over are prefilled in one step."""
+class Watched:
+    """Stands before a model that prefills: keeps the shapes of its passes, [rows, tokens]."""
+
+    def __init__(self, engine: MlxEngine) -> None:
+        self.model = engine._model
+        self.layers = engine._model.layers
+        self.shapes: list[tuple[int, int]] = []
+        engine._prefill._model = self
+
+    def __call__(self, tokens: Any, cache: Any) -> Any:
+        self.shapes.append(tokens.shape)
+        return self.model(tokens, cache=cache)
+
+
+def test_short_prompts_share_a_pass(tiny: tuple[Path, ModelLanguage], engine: MlxEngine) -> None:
+    """Prompts that fit into a piece together are read in one pass, and answered in the next."""
     language = tiny[1]
-    run = Run(engine)
-    calls = [run.admit(call_of(language.encode(text), max_tokens=9)) for text in ("a b", "b c")]
+    run, watched = Run(engine), Watched(engine)
+    texts = ("a b", "b c d e", "c d")
+    calls = [run.admit(call_of(language.encode(text), max_tokens=9)) for text in texts]
+    run.step()
     run.step()
     assert all(len(run.tokens[call.number]) == 1 for call in calls)
+    assert watched.shapes == [(3, len(language.encode("b c d e")) - 1)]
+
+
+def test_the_same_answers_when_prompts_are_read_together(folder: Path) -> None:
+    """Short prompts of different lengths, each behind another beginning, some known, some not."""
+    language, choose = ModelLanguage(folder), random.Random(5)
+    alone = MlxEngine(folder, language, fast_blas=True, cache_bytes=1, slots=1)
+    together = Run(MlxEngine(folder, language, fast_blas=True))
+    together.engine._prefill.best_rate = 10**6  # a place in prefill for all of them
+    watched = Watched(together.engine)
+    logs = ["" for _ in range(6)]
+    for turn in range(4):
+        calls = []
+        for number, fixed in enumerate(f"You are agent {n}. " * (n + 1) for n in range(6)):
+            if turn == 0 and number == 5:
+                continue  # comes later, cold
+            logs[number] += f"event {choose.randrange(10**6)} " * choose.randrange(1, 4)
+            logs[number] += "</event>\n"
+            mask = language.mask(SCHEMA) if number % 2 else None
+            given = {**chat(language, fixed, logs[number]), "max_tokens": 9}
+            calls.append((given, together.admit(call_of(**given, mask=mask))))
+        together.engine._prefill.piece_tokens = {True: 10**4, False: 10**4}
+        together.until(together.over(*(call for _given, call in calls)))
+        for given, call in calls:
+            own = Run(alone)
+            mask = language.mask(SCHEMA) if call.mask else None
+            again = own.admit(call_of(**given, mask=mask))
+            own.until(own.over(again))
+            assert own.tokens[again.number] == together.tokens[call.number]
+    assert not together.errors and not together.failed_steps
+    assert max(rows for rows, _tokens in watched.shapes) > 4
+    assert sum(call.cached_tokens for _given, call in calls) > 300
+
+
+def test_a_common_beginning_is_read_once(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Prompts that begin alike do not share the first pass: it fills the caches for the others."""
+    language = tiny[1]
+    run, watched = Run(engine), Watched(engine)
+    engine._prefill.piece_tokens = {True: 10**4, False: 10**4}
+    fixed = "These are the instructions for all. " * 6
+    calls = [run.admit(call_of(**chat(language, fixed, f"{n} " * (n + 3)))) for n in range(4)]
+    run.until(lambda: not engine._prefill.rows)
+    first, *others = calls
+    assert first.cached_tokens == 0
+    assert all(call.cached_tokens >= len(language.encode(fixed)) for call in others)
+    assert [rows for rows, _tokens in watched.shapes] == [1, 3]
 
 
 def test_a_person_is_prefilled_before_a_schedule(
@@ -290,10 +354,10 @@ def test_a_broken_step_spoils_no_answer(tiny: tuple[Path, ModelLanguage], pipeli
     failures = iter([True, False, False, True])
     run = Run(engine)
     found = calls(run)
-    run.until(lambda: len(engine._batch) == 5)
-    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
-    run.until(lambda: not len(engine._batch))
-    engine._batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(lambda: len(engine._decoding.batch) == 5)
+    engine._decoding.batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
+    run.until(lambda: not len(engine._decoding.batch))
+    engine._decoding.batch._model = Breaks(engine._model, lambda tokens: next(failures, False))
     run.until(run.over(*found))
     assert not run.errors
     assert next(failures, None) is None
@@ -310,10 +374,10 @@ def test_the_call_that_breaks_steps_is_found_and_given_up(
     bad = run.admit(call_of(**chat(language, "poison"), max_tokens=12))
 
     def poisoned(tokens: Any) -> bool:
-        return any(row.call is bad for row in engine._batch.rows)
+        return any(row.call is bad for row in engine._decoding.batch.rows)
 
     for _ in range(200):
-        engine._batch._model = Breaks(engine._model, poisoned)
+        engine._decoding.batch._model = Breaks(engine._model, poisoned)
         run.step()
         if run.over(*good, bad)():
             break
@@ -368,6 +432,53 @@ def test_a_prompt_that_breaks_breaks_its_own_call(
     assert len(run.tokens[good.number]) == 40 or run.ends[good.number] == "stop"
 
 
+def test_a_prompt_that_breaks_a_shared_pass_breaks_its_own_call(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """The others of that pass begin again, alone, and answer as if nothing had been."""
+    folder, language = tiny
+    given = [{**chat(language, f"row {n} " * (n + 1)), "max_tokens": 9} for n in range(4)]
+    calm, run = Run(MlxEngine(folder, language, fast_blas=True)), Run(engine)
+    wanted = [calm.admit(call_of(**one)) for one in given]
+    calm.until(calm.over(*wanted))
+    found = [run.admit(call_of(**one)) for one in given]
+    poison = language.encode("poison")
+    bad = run.admit(call_of(poison))
+    engine._prefill._model = Breaks(
+        engine._model,
+        lambda tokens: any(row[: len(poison) - 1] == poison[:-1] for row in tokens.tolist()),
+    )
+    run.step()
+    assert engine.counters()["prefill_failures_total"] == 1
+    run.until(run.over(*found, bad))
+    assert list(run.errors) == [bad.number] and not run.failed_steps
+    assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
+
+
+def test_what_is_read_beside_a_broken_step_stands(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """A step that raises while a piece of a prompt is computed beside it: none of both is lost."""
+    folder, language = tiny
+    given = [
+        {**chat(language, "a story"), "max_tokens": 60},
+        {"prompt": language.encode("A long story. " * 20), "max_tokens": 9},
+    ]
+    calm, run = Run(MlxEngine(folder, language, fast_blas=True)), Run(engine)
+    wanted = [calm.admit(call_of(**one)) for one in given]
+    calm.until(calm.over(*wanted))
+    found = [run.admit(call_of(**given[0]))]
+    run.until(lambda: bool(run.tokens[found[0].number]))
+    found.append(run.admit(call_of(**given[1])))
+    engine._prefill.piece_tokens[True] = 10**4
+    engine._decoding.batch._model = Breaks(engine._model, lambda tokens: True)
+    run.step()
+    assert run.failed_steps == 1
+    run.until(run.over(*found))
+    assert not run.errors
+    assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
+
+
 def test_admission_counts_rows_times_the_longest(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine
 ) -> None:
@@ -387,10 +498,10 @@ def test_admission_counts_rows_times_the_longest(
     with pytest.raises(Refused) as refused:
         engine.fits(call_of(short, max_tokens=4000))
     assert refused.value.code == "context_length_exceeded"
-    engine.remove(engine._batch.rows[0].call)
+    engine.remove(engine._decoding.batch.rows[0].call)
     assert engine.fits(long)
     run.admit(long)
-    engine.remove(engine._batch.rows[0].call)
+    engine.remove(engine._decoding.batch.rows[0].call)
     assert engine.fits(call_of(short, max_tokens=8))  # four rows of 512
     run.admit(call_of(short, max_tokens=8))
     assert not engine.fits(call_of(short, max_tokens=8))  # the short fifth would take 512 as well
@@ -402,7 +513,7 @@ def test_slots_bound_the_rows(tiny: tuple[Path, ModelLanguage]) -> None:
     run = Run(engine)
     first = run.admit(call_of([5, 6, 7], max_tokens=30))
     run.admit(call_of([5, 6, 8], max_tokens=30))
-    run.until(lambda: len(engine._batch) == 2)
+    run.until(lambda: len(engine._decoding.batch) == 2)
     assert not engine.fits(call_of([5]))
     engine.remove(first)
     assert engine.fits(call_of([5]))
@@ -411,18 +522,26 @@ def test_slots_bound_the_rows(tiny: tuple[Path, ModelLanguage]) -> None:
 def test_a_person_finds_a_slot_and_a_place_in_prefill(
     tiny: tuple[Path, ModelLanguage],
 ) -> None:
-    """Events wait in the fair queue behind two prompts in prefill; a person's call does not."""
+    """Events wait in the fair queue behind two long prompts in prefill; a person's does not."""
     engine = MlxEngine(*tiny, fast_blas=True, slots=6)
-    engine._prefill.best_rate = 10**6
+    engine._prefill.best_rate = 50  # tokens a second
     run = Run(engine)
     event, person = call_of([5, 6, 7]), call_of([5, 6, 7], priority=Priority.PERSON)
+    run.admit(call_of([5] * 30))
+    run.admit(call_of([6] * 17))
+    assert engine.fits(event)  # all three are read within a second
+    engine.remove(engine._prefill.rows[1].call)
+    run.admit(call_of([6] * 18))
+    assert not engine.fits(event)
+    assert engine.fits(person)
+    engine._prefill.rows.clear()
+    engine._prefill.best_rate = 10**6
     for _ in range(2):
         run.admit(call_of([5, 6, 7], max_tokens=200))
-    assert not engine.fits(event)
     assert engine.fits(person)
     for _ in range(3):
         run.admit(call_of([5, 6, 7], max_tokens=200))
-    run.until(lambda: len(engine._batch) == 5)
+    run.until(lambda: len(engine._decoding.batch) == 5)
     assert not engine.fits(event)  # the sixth slot is kept
     assert engine.fits(person)
 

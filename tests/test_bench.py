@@ -27,6 +27,7 @@ AIMED = {
     "replay: 100 recordings",
     "turn: scripted model",
     "turn: BAML client",
+    "turn: BAML client over HTTP",
 }
 OF_PAGE = {
     "page: CPU while it is open and nothing happens",
@@ -88,7 +89,7 @@ def test_table_says_what_falls_short() -> None:
         timeout=60,
     )
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:5] == ["figure", "ours", "baseline", "ratio", "aim"]
+    assert lines[0].split()[:5] == ["figure", "agentd", "baseline", "ratio", "aim"]
     assert sum(line.startswith("bus: ") for line in lines) == 5
     short = any(" short " in line for line in lines[2:-2])
     assert lines[-1].endswith("short: none") is not short

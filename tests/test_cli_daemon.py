@@ -125,6 +125,24 @@ def test_pause_and_resume(running: Path) -> None:
     assert unknown.returncode == 1 and "nobody" in unknown.stderr
 
 
+def test_one_agent_is_started_anew(running: Path) -> None:
+    """`restart NAME` returns when another process runs; what rests is not woken by it."""
+
+    def pid() -> int:
+        return int(json.loads(agentd(running, "status", "hello", "--json").stdout)["pid"])
+
+    before = pid()
+    told = json.loads(agentd(running, "restart", "hello", "--json").stdout)
+    assert told == {"done": "restarted", "agent": "hello", "state": "RUNNING"}
+    assert pid() != before
+    assert agentd(running, "pause", "hello").returncode == 0
+    paused = agentd(running, "restart", "hello")
+    assert paused.returncode == 1 and "agentd resume hello" in paused.stderr
+    assert state_of(running, "hello") == "PAUSED"
+    assert agentd(running, "resume", "hello").returncode == 0
+    assert agentd(running, "restart", "nobody").returncode == 1
+
+
 def test_reload_and_a_second_daemon(running: Path) -> None:
     """`reload` is carried out by the daemon; a second `run` in this home is refused, exit 1."""
     done = agentd(running, "reload")

@@ -192,6 +192,22 @@ def test_an_agent_that_cannot_run_says_why(running: Path) -> None:
     assert "line 2: subscribe: must be a list" in done.stdout
 
 
+def test_all_agents_are_turned_on_and_off(running: Path) -> None:
+    """One wrong file holds no other up, and is told of."""
+    write_agent(running, "other", f"enabled = false\n{HELLO}")
+    write_agent(running, "wrong", "enabled = \n")
+    on = agentd(running, "enable", "--all", "--json")
+    told = {one["agent"]: one for one in json.loads(on.stdout)["agents"]}
+    assert on.returncode == 1 and told.keys() >= {"hello", "other", "third", "wrong"}
+    assert {told[name]["state"] for name in ("hello", "other", "third")} == {"RUNNING"}
+    assert "wrong.toml" in told["wrong"]["problem"]["where"]
+    (running / "config" / "agents.d" / "wrong.toml").unlink()
+    off = agentd(running, "disable", "--all")
+    assert off.returncode == 0 and "other is off: STOPPED\n" in off.stdout
+    assert "RUNNING" not in agentd(running, "status").stdout
+    assert agentd(running, "enable", "--all", "hello").returncode == 2
+
+
 def test_a_removed_agent_leaves_what_is_said(running: Path) -> None:
     """Its file is put aside, not lost; what else stays is named; nothing is overwritten."""
     refused = agentd(running, "remove", "third")

@@ -36,6 +36,8 @@ def line(kind: str, payload: Any) -> str:
         ("agentd.resume", {"agent": "hello"}, "resume hello"),
         ("agentd.restart", {"agent": "hello"}, "restart hello"),
         ("agentd.reload", {}, "reload all"),
+        ("agentd.token", {}, "the model server's token is another one"),
+        ("agentd.ui", {}, "open the page"),
         ("schedule.fired", {"schedule": "every 1h", "due": "x", "late_s": 0.2}, "every 1h"),
         (
             "schedule.fired",

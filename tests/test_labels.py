@@ -306,7 +306,7 @@ def test_the_same_choice_alone_among_others_and_after_a_failed_step(
     calls += [run.admit(call_of(**chat(language, word), max_tokens=60)) for word in WORDS[:3]]
     if breaks:
         steps = iter(range(10**6))
-        engine._batch._model = Breaks(engine._model, lambda tokens: next(steps) in (3, 9))
+        engine._decoding.batch._model = Breaks(engine._model, lambda tokens: next(steps) in (3, 9))
     run.until(run.over(*calls))
     assert (run.failed_steps > 0) is breaks
     for call, each in zip(calls, given, strict=False):

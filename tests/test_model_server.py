@@ -16,12 +16,12 @@ from agentd.model_server.calls import Call, EngineBroken, Full, Piece, Refused
 from agentd.model_server.engine.queue import FairQueue
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.engine.watchdog import Progress, Watchdog
-from agentd.model_server.http.answers import Pieces
+from agentd.model_server.http.pieces import Deliveries
 from agentd.model_server.language.text_stream import TextStream
 from agentd.states import Priority
 from agentd.testing import ManualClock
 from agentd.testing.tiny_model import ScriptedEngine, ScriptedLanguage
-from tests.serving import NAME, ListLog, Serving, chat_body, serving, wait_for
+from tests.serving import DEADLINE_S, NAME, ListLog, Serving, chat_body, serving, wait_for
 
 
 class Gate:
@@ -747,7 +747,7 @@ def test_what_a_slow_reader_has_not_fetched_is_one_piece() -> None:
     """Pieces that wait are joined: order and end are kept, and memory is that of the text."""
 
     async def run() -> list[Piece]:
-        pieces = Pieces()
+        pieces = Deliveries().pieces()
 
         def emit() -> None:
             pieces.emit(Piece(admitted=True))
@@ -765,6 +765,37 @@ def test_what_a_slow_reader_has_not_fetched_is_one_piece() -> None:
     assert "".join(piece.text for piece in found) == "".join(f"{n} " for n in range(1000)) + "end"
     assert found[0].admitted and found[-1].finish == "stop"
     assert len(found) < 10
+
+
+def test_pieces_of_a_step_come_with_one_wake_up() -> None:
+    """However many rows a step has: each wake-up costs the engine's thread Python's lock."""
+
+    async def run() -> tuple[list[Piece], int]:
+        deliveries, loop, woken = Deliveries(), asyncio.get_running_loop(), 0
+        rows = [deliveries.pieces() for _ in range(20)]
+        wake = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any, **more: Any) -> asyncio.Handle:
+            nonlocal woken
+            woken += arguments[0] == deliveries._arrive
+            return wake(*arguments, **more)
+
+        def step() -> None:
+            with deliveries.together():
+                for number, pieces in enumerate(rows):
+                    pieces.emit(Piece(str(number)))
+
+        vars(loop)["call_soon_threadsafe"] = counted
+        await asyncio.to_thread(step)
+        found = [await pieces.get(DEADLINE_S) for pieces in rows]
+        with pytest.raises(TimeoutError):
+            await rows[0].get(0.01)
+        rows[0].emit(Piece("alone"))
+        return [*found, await rows[0].get(DEADLINE_S)], woken
+
+    found, woken = asyncio.run(run())
+    assert [piece.text for piece in found] == [*map(str, range(20)), "alone"]
+    assert woken == 2
 
 
 def test_a_piece_knows_whether_it_is_the_last() -> None:

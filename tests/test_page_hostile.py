@@ -168,6 +168,7 @@ def test_a_stream_goes_on_once_the_database_can_be_read(paths: Paths) -> None:
     reading = Broken(paths, StorageError("busy"), StorageError("busy"))
     assert asyncio.run(_told(reading, "event: asks")) != ""
     assert not reading.errors
+    assert {one["use"] for one in reading.asked} == {False}, "nothing is measured for it"
 
 
 def test_a_fault_ends_the_streams(paths: Paths) -> None:

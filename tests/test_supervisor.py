@@ -675,6 +675,27 @@ def test_a_supervisor_can_be_a_child_itself(supervisor: Daemon) -> None:
     wait_for(lambda: not alive(pid), "its worker is gone")
 
 
+def test_what_processes_take_is_measured_for_who_asks(supervisor: Daemon) -> None:
+    """A command that waits asks 20 times a second, and on a Mac a program measures each time."""
+    supervisor.drop("one")
+    supervisor.start()
+    worker = supervisor.wait_state("one", "RUNNING")["pid"]
+    assert "processes" not in query(supervisor.paths)
+    assert str(worker) in query(supervisor.paths, use=True)["processes"]["of"]
+
+
+def test_who_asks_nothing_in_particular_is_answered(supervisor: Daemon) -> None:
+    """A program of before an update connects and reads, and never says that it has no question."""
+    supervisor.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(20)
+        client.connect(str(supervisor.paths.status_socket))
+        answer = bytearray()
+        while data := client.recv(65_536):
+            answer += data
+    assert json.loads(answer)["pid"] == supervisor.pid
+
+
 def test_a_second_supervisor_is_refused_by_pid(supervisor: Daemon) -> None:
     """One supervisor per home; the second says who is there and exits 1, and the first goes on."""
     supervisor.start()

@@ -19,6 +19,7 @@ from agentd.states import DeadReason
 from agentd.ui.markdown_text import markdown
 from agentd.ui.shown_values import amount, coded, when
 from agentd.views.open_questions import open_questions
+from agentd.views.overview import overview_of
 from agentd.views.result_list import results
 from tests.messengers import publish, result
 from tests.page_world import QUIET, Forms, ReadHere, asking, browser, commands, running
@@ -284,13 +285,15 @@ def test_agents_stand_with_what_they_wait_for(paths: Paths) -> None:
         running("feed", state="PAUSED", paused=True),
     ]
     takes = {"at": 1.0, "of": {"7": {"memory_bytes": 48_000_000}}}
-    page = browser(ReadHere(paths, {**QUIET, "agents": agents, "processes": takes}))
+    reading = ReadHere(paths, {**QUIET, "agents": agents, "processes": takes})
+    page = browser(reading)
     text = page.get("/agents").text
     rows = dict(re.findall(r'<tr>\n<td><a href="/agents/(\w+)">(.*?)</tr>', text, re.S))
     assert sorted(rows) == ["feed", "mail_triage", "notes"]
     assert all(word in rows["mail_triage"] for word in ("running", "3 new mails", "2030", "48 MB"))
     assert "asks you" in rows["notes"] and "paused" in rows["feed"]
     assert len(page.get("/api/overview").json()["agents"]) == 3
+    assert {one["use"] for one in reading.asked} == {True}, "CPU is told between two answers"
 
 
 def test_an_agents_page_says_all_of_it(paths: Paths) -> None:
@@ -325,6 +328,16 @@ def test_an_agents_page_says_all_of_it(paths: Paths) -> None:
         assert words in text, words
     assert page.get("/api/agents/sorter").json()["module"] == "task"
     assert page.get("/agents/nobody").status_code == 404
+
+
+def test_an_agents_page_looks_nothing_up_for_others(paths: Paths) -> None:
+    """Of 200 agents it took four times as long: `status` is for all, a page of one for one."""
+    agents = [running("sorter"), {"name": "other"}]  # of which nothing could be told
+    reading = ReadHere(paths, {**QUIET, "agents": agents})
+    page = browser(reading)
+    assert page.get("/api/agents/sorter").json()["waits_for"] is None
+    whole = overview_of({**QUIET, "agents": agents[:1]}, paths)["agents"]
+    assert overview_of(reading.said, paths, only="sorter")["agents"] == whole
 
 
 def test_a_pipe_in_the_place_of_a_log_holds_no_page(paths: Paths) -> None:

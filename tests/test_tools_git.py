@@ -293,7 +293,7 @@ def test_a_stop_ends_a_running_git(
     cancel = Cancel()
 
     def stop() -> None:
-        wait_for(started.exists, what="git runs")
+        wait_for(lambda: started.exists() and started.read_text(), what="git runs")
         cancel.stop()
 
     thread = threading.Thread(target=stop)

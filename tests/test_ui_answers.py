@@ -34,7 +34,7 @@ def test_answers_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
             paths, lambda: config, Commands(), Reaper(clock), jobs, cast(Logger, log), clock
         )
 
-        async def status() -> dict[str, Any]:
+        async def status(_: bool) -> dict[str, Any]:
             return LONG
 
         life = Life(Rules.of(config.supervisor), clock, random.Random())

@@ -116,10 +116,10 @@ class EventRows:
     ) -> Sequence[Event]:
         """Return events that have a title, in id order: the first after `after`, or the newest.
 
-        `before`: only ids below it. `since`: when the oldest may have been created, `until`: before
-        when the newest. `agentd.events.is_result` has the last word.
+        `before`: of the newest, only ids below it. `since`: when the oldest may have been created,
+        `until`: before when the newest. `agentd.events.is_result` has the last word.
         """
-        statement = sql.NEWEST_RESULTS if after is None else sql.NEXT_RESULTS
+        statement = sql.results(agent=agent is not None, newest=after is None)
         given: dict[str, Any] = {"agent": agent, "since": since, "until": until}
         given |= {"after": after or 0, "before": before or sql.ID_END, "limit": limit}
         rows = self.db.read(statement, given, sql.EVENT_COLUMNS)
@@ -129,15 +129,14 @@ class EventRows:
                 events.append(self.read(row))
         return events
 
-    def newest_results(self, among: int) -> Sequence[Event]:
-        """Return the newest result of each agent that has one among so many newest events."""
-        given = (self.last_id() - among, compact(SYSTEM_TYPES))
-        rows = self.db.read(sql.LAST_RESULTS, given, sql.EVENT_COLUMNS)
-        events = []
-        for row in rows:
+    def newest_result(self, agent: str, among: int) -> Event | None:
+        """Return an agent's newest result, if it is among so many newest events."""
+        given = (agent, self.last_id() - among, compact(SYSTEM_TYPES))
+        for row in self.db.read(sql.LAST_RESULT, given, sql.EVENT_COLUMNS):
             with suppress(*UNREADABLE):
-                events.append(self.read(row))
-        return [*filter(is_result, events)]
+                event = self.read(row)
+                return event if is_result(event) else None
+        return None
 
     def news(
         self, reader: str, types: Sequence[str], after: int, since: str, limit: int

@@ -258,6 +258,17 @@ CREATE INDEX sessions_event ON sessions (event_id);
 """)
 
 
+def _results(db: apsw.Connection) -> None:
+    """Results, of all and of each agent; and the dead letters of each. Few events are results."""
+    db.execute("""
+CREATE INDEX outbox_results ON outbox (json_type(payload, '$.title'))
+  WHERE json_type(payload, '$.title') = 'text';
+CREATE INDEX outbox_results_of ON outbox (agent, json_type(payload, '$.title'))
+  WHERE json_type(payload, '$.title') = 'text';
+CREATE INDEX dead_letters_of ON dead_letters (agent, event_id);
+""")
+
+
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _bus,
     _sessions,
@@ -273,4 +284,5 @@ MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (
     _triggers,
     _words,
     _causes,
+    _results,
 )

@@ -6,7 +6,8 @@ EVENT_COLUMNS = (
 _EVENT = EVENT_COLUMNS
 ID_END = 2**63 - 1  # above every event's
 # Whether a row may be a result; `events.is_result` has the last word. A blank title is none: where
-# only that was left to it, a list of results read a page for every 20 of them, for 18 s.
+# only that was left to it, a list of results read a page for every 20 of them, for 18 s. The first
+# line is that of the indexes of results, to the letter.
 _BLANK = ", ".join(str(code) for code in range(0x3001) if chr(code).isspace())
 _TITLED = (
     "(json_type(payload, '$.title') = 'text'"
@@ -219,22 +220,28 @@ AND EXISTS (SELECT 1 FROM json_each(:types) AS wanted WHERE event_type GLOB want
 
 # --- results, and where they are sent
 
-# The newest results before an id, of one agent and of a time; or those after an id, in order.
-_RESULTS = f"""
-SELECT {_EVENT} FROM outbox
-WHERE id > :after AND id < :before AND (:agent IS NULL OR agent = :agent) AND {_TITLED}
-  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
-"""
-NEWEST_RESULTS = f"{_RESULTS} ORDER BY id DESC LIMIT :limit"
-NEXT_RESULTS = f"{_RESULTS} ORDER BY id LIMIT :limit"
 
-# The newest result of each agent among the events after an id, without types that begin as
-# one of a JSON array does: the system's own.
-LAST_RESULTS = f"""
-SELECT {_EVENT} FROM outbox WHERE id IN (
-  SELECT max(id) FROM outbox WHERE id > ?1 AND {_TITLED} AND NOT EXISTS (
-    SELECT 1 FROM json_each(?2) AS own WHERE substr(event_type, 1, length(own.value)) = own.value)
-  GROUP BY agent)
+def results(*, agent: bool, newest: bool) -> str:
+    """Select results of a time, of one agent or of all, by an index of each; see `EventRows`.
+
+    Parameters: before where the `newest` are wanted, else after; agent, since, until, limit. By one
+    statement for all, with "any agent, or this one", SQLite reads the whole table.
+    """
+    whose = "agent = :agent AND " if agent else ""
+    return f"""
+SELECT {_EVENT} FROM outbox
+WHERE {whose}{"id < :before" if newest else "id > :after"} AND {_TITLED}
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY id {"DESC" if newest else "ASC"} LIMIT :limit
+"""
+
+
+# The newest result of an agent after an id, without types that begin as one of a JSON array does:
+# the system's own.
+LAST_RESULT = f"""
+SELECT {_EVENT} FROM outbox WHERE agent = ?1 AND id > ?2 AND {_TITLED} AND NOT EXISTS (
+  SELECT 1 FROM json_each(?3) AS own WHERE substr(event_type, 1, length(own.value)) = own.value)
+ORDER BY id DESC LIMIT 1
 """
 
 # The newest results of others, of these types, that an agent may read; and how many there are.
@@ -312,8 +319,8 @@ AGENTS = f"SELECT {AGENT_COLUMNS} FROM agents ORDER BY name"
 LABELS = """
 SELECT labels FROM (
   SELECT t.session_id, t.seq, json_extract(t.basis, '$.labels.' || ?) AS labels FROM (
-    SELECT id FROM sessions WHERE agent = ? AND version = ? ORDER BY id DESC LIMIT 100
-  ) s JOIN steps t ON t.session_id = s.id
+    SELECT id, version FROM sessions WHERE agent = ? ORDER BY id DESC LIMIT 100
+  ) s JOIN steps t ON t.session_id = s.id AND s.version = ?
   WHERE t.kind = 'decision' AND t.type = ? AND json_valid(t.basis)
 ) WHERE json_extract(labels, '$.model') = ? ORDER BY session_id DESC, seq DESC LIMIT ?
 """
@@ -324,7 +331,7 @@ _NEWEST_LABELS = """
 SELECT json_extract(label.value, '$.by') FROM steps,
   json_each(CASE WHEN json_valid(basis) THEN basis END, '$.labels') AS label
 WHERE session_id IN (
-  SELECT id FROM sessions {whose} ORDER BY id DESC LIMIT 100
+  SELECT id FROM sessions {whose} ORDER BY id DESC LIMIT 20
 ) AND kind = 'decision' AND json_extract(label.value, '$.by') <> 'closed'
 ORDER BY session_id DESC, seq DESC LIMIT 1
 """
@@ -406,13 +413,16 @@ SEEN = f"SELECT {SEEN_COLUMNS} FROM seen_files WHERE agent = ?"
 WAS_SEEN = "SELECT 1 FROM seen_files WHERE agent = ? AND fingerprint = ?"
 
 # The newest event that told an agent of this content at this path, if it is not done with it: it
-# has yet to read it, is at it, or waits for a person.
+# has yet to read it, is at it, or waits for a person. By these and not by all of its events: the
+# "+" keeps the index over agents out, by which all of its sessions would be looked at.
 OPEN_FILE = """
-SELECT max(id) FROM outbox WHERE target = ?1 AND event_type = ?2
+SELECT max(id) FROM outbox WHERE id IN (
+  SELECT id FROM outbox
+  WHERE target = ?1 AND id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5)
+  UNION ALL SELECT event_id FROM sessions WHERE state = 'running' AND +agent = ?1
+  UNION ALL SELECT event_id FROM sessions WHERE state = 'parked' AND +agent = ?1)
+AND +target = ?1 AND +event_type = ?2
 AND json_extract(payload, '$.path') = ?3 AND json_extract(payload, '$.fingerprint') = ?4
-AND (id > (SELECT last_seen_id FROM cursors WHERE consumer = ?5) OR EXISTS (
-  SELECT 1 FROM sessions
-  WHERE agent = ?1 AND event_id = outbox.id AND state IN ('running', 'parked')))
 """
 
 # Note a content, and where it lies now.
@@ -581,15 +591,17 @@ ORDER BY ended_at, id
 """
 
 # For how many milliseconds a model worked for each agent's decisions since a moment (?2), in
-# sessions that began after another one (?1).
+# sessions that began after another one (?1): one seek for each agent.
 MODEL_MS = """
-SELECT agent, sum(duration_ms) FROM sessions JOIN steps ON session_id = id
-WHERE started_at >= ?1 AND kind = 'decision' AND ts >= ?2 AND duration_ms IS NOT NULL
-GROUP BY agent
+SELECT agent, sum(duration_ms) FROM agents
+CROSS JOIN sessions ON agent = name AND started_at >= ?1
+CROSS JOIN steps ON session_id = id AND kind = 'decision' AND ts >= ?2
+WHERE duration_ms IS NOT NULL GROUP BY name
 """
 
 # How much waits for a person, by agent.
-PARKED_COUNTS = "SELECT agent, count(*) FROM sessions WHERE state = 'parked' GROUP BY agent"
+# The "+" keeps the index over agents out, by which all sessions would be looked at.
+PARKED_COUNTS = "SELECT agent, count(*) FROM sessions WHERE state = 'parked' GROUP BY +agent"
 
 # The answers that an agent has yet to read.
 ANSWERS = f"""
@@ -604,20 +616,29 @@ SELECT started_at FROM sessions WHERE agent = ? AND started_at <= ?
 ORDER BY started_at DESC LIMIT 1 OFFSET ?
 """
 
-# Sessions for people, newest first, with their turns and tokens.
-SESSIONS = """
+
+def sessions(*, agent: bool, state: str | None, one: bool) -> str:
+    """Select sessions for people, newest first, with their turns and tokens; the flags say which.
+
+    Parameters: agent, id, before, since, until, limit. What runs or waits is found by its own small
+    index: its state stands in the statement, and the "+" keeps the other indexes out.
+    """
+    out = "+" if state in ("running", "parked") else ""
+    where = ["id = :id"] if one else [f"{out}id < :before"]
+    where += [f"{out}agent = :agent"] if agent else []
+    where += [f"state = '{state}'"] if state else []
+    return f"""
 SELECT id, agent, event_id, event_type, version, state, attempt, started_at, ended_at, question,
   outcome, error,
   (SELECT count(*) FROM steps WHERE session_id = sessions.id AND kind = 'decision'),
   (SELECT coalesce(sum(prompt_tokens), 0) FROM steps WHERE session_id = sessions.id),
   (SELECT coalesce(sum(completion_tokens), 0) FROM steps WHERE session_id = sessions.id),
   forced
-FROM sessions
-WHERE (:agent IS NULL OR agent = :agent) AND (:state IS NULL OR state = :state)
-  AND (:id IS NULL OR id = :id) AND id < :before
+FROM sessions WHERE {" AND ".join(where)}
   AND (:since IS NULL OR started_at >= :since) AND (:until IS NULL OR started_at < :until)
-ORDER BY id DESC LIMIT :limit
+ORDER BY {out}id DESC LIMIT :limit
 """
+
 
 # An agent's last session over an event.
 SESSION_OF_EVENT = (

@@ -1,19 +1,21 @@
 """An agent's own file as commands change it, and the daemon that takes the change up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
+from agentd.commands.daemon_commands import (
+    FOLLOWS_S,
+    Agent,
+    Document,
+    agents_of,
+    followed,
+    too_late,
+)
 from agentd.commands.home import agent_files, no_such_agent
 from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.paths import Paths
-from agentd.process.until import until
-from agentd.supervisor.client import query
 
-DEADLINE_S = 20.0  # for the daemon to notice a file, check it, and start or stop a worker
-STEP_S = 0.1
-
-Agent = dict[str, Any]
+EACH_S = 2.0  # more for each further agent: two are checked at a time
 
 
 def agent_file(paths: Paths, name: str) -> Path:
@@ -29,26 +31,29 @@ def agent_file(paths: Paths, name: str) -> Path:
 
 
 def taken_up(
-    paths: Paths, name: str, what: str, done: Callable[[Agent | None], bool]
-) -> Agent | None:
-    """Wait until the daemon has followed; return its word of the agent. None: gone, or no daemon.
+    paths: Paths, names: Collection[str], what: str, done: Callable[[Agent | None], bool]
+) -> dict[str, Agent]:
+    """Wait until the daemon has followed; return its word of each agent that it knows.
 
-    `what` was changed already, in words. `done` is asked what the daemon says of the agent, None
-    where it knows none of this name.
+    `what` was changed already, in words. `done` is asked what the daemon says of each of these
+    agents, None where it knows none of this name. Returns {} where no daemon runs.
 
     Raises:
         AgentdError: it does not follow; says what was changed all the same.
     """
-    for _ in until(DEADLINE_S, STEP_S):
-        try:
-            agents = {agent["name"]: agent for agent in query(paths)["agents"]}
-        except NotRunning:
-            return None
-        except StorageError as error:
-            raise AgentdError(f"{what}, but {error.what}", hint=error.hint) from error
-        if done(agent := agents.get(name)):
-            return agent
-    raise AgentdError(
-        f"{what}, but the daemon has not followed within {DEADLINE_S:.0f} s",
-        hint=f"see `agentd status {name}` and `agentd logs agentd`",
+    seconds = FOLLOWS_S + EACH_S * (len(names) - 1)
+    look = f"`agentd status{f' {next(iter(names))}' if len(names) == 1 else ''}`"
+    late = too_late(
+        f"{what}, but the daemon has not followed", f"{look} and `agentd logs agentd`", seconds
     )
+
+    def all_done(state: Document) -> bool:
+        agents = agents_of(state)
+        return all(done(agents.get(name)) for name in names)
+
+    try:
+        return agents_of(followed(paths, all_done, late, seconds))
+    except NotRunning:
+        return {}
+    except StorageError as error:
+        raise AgentdError(f"{what}, but {error.what}", hint=error.hint) from error

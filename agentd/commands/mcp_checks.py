@@ -4,17 +4,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from agentd.commands.home import open_bus
+from agentd.commands.daemon_commands import send_commands
 from agentd.commands.output import GREEN, RED, colour, plain, print_json, say
 from agentd.config.daemon import load_daemon
 from agentd.config.mcp_servers import McpConfig
 from agentd.config.suggest import did_you_mean, listed
 from agentd.errors import ConfigError, UsageError
-from agentd.events import DAEMON, PERSON, NewEvent
 from agentd.hands.mcp_program import fetches, find
 from agentd.mcp.pins import Pins
 from agentd.paths import Paths
-from agentd.states import Exit, Priority
+from agentd.states import Exit
 from agentd.views.daemon_state import daemon_state
 
 
@@ -69,8 +68,7 @@ def accept(name: str | None, paths: Paths, *, as_json: bool) -> int:
         done = "accepted" if accepted else None
         print_json({"done": done, "servers": accepted, "differences": differences})
     if accepted and daemon_state(paths) is not None:
-        reload = NewEvent("agentd.reload", {}, target=DAEMON)
-        open_bus(paths).publish(PERSON, reload, priority=Priority.PERSON, system=True)
+        send_commands(paths, "reload", {}).close()
     return Exit.OK
 
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return Exit.FAILED
     with storage_errors(file, "make its folder writable", "cannot be put aside"):
         file.rename(aside)
-    taken_up(paths, name, f"{file} is put aside as {aside.name}", lambda agent: agent is None)
+    taken_up(paths, [name], f"{file} is put aside as {aside.name}", lambda agent: agent is None)
     left = [{"what": what, "where": where} for what, where in _leaves(name, aside, paths)]
     lines = (f"  {plain(one['what'])}: {plain(one['where'])}" for one in left)
     print_done(args, "removed", f"{name} is removed. It leaves:", *lines, agent=name, leaves=left)

@@ -1,10 +1,14 @@
-"""`agentd install`, `start`, `stop`, `restart`, `uninstall`: the LaunchAgent (macOS)."""
+"""`agentd install`, `start`, `stop`, `restart`, `uninstall`: the LaunchAgent (macOS).
+
+`agentd restart NAME` starts one agent anew, everywhere.
+"""
 
 import argparse
 import os
 import time
 from pathlib import Path
 
+from agentd.commands import control
 from agentd.commands.output import json_option, note, print_done
 from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.macos import launchd
@@ -24,6 +28,7 @@ DONE = {
 EXAMPLES = """example:
   agentd install      # starts it now and at each login; again after an update
   agentd restart
+  agentd restart repo_review   # this agent alone, on every system
   agentd stop         # until `agentd start`, or the next login
   agentd uninstall    # stops it and removes it; your files and the database stay
 
@@ -32,16 +37,21 @@ Elsewhere it exits 1 and prints the `systemd-run` line to use; or take `agentd r
 foreground.
 
 --json prints {done: "installed", "started", "restarted", "stopped" or "uninstalled", pid (of the
-daemon that runs now, or null)}; done is null where there was nothing to do."""
+daemon that runs now, or null)}; done is null where there was nothing to do. Of one agent {done:
+"restarted", agent, state}."""
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options."""
+    if command == "restart":
+        parser.add_argument("name", metavar="NAME", nargs="?", help="start this agent anew, alone")
     json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Drive launchd, wait until the daemon is as it should be, and say so."""
+    if getattr(args, "name", None) is not None:
+        return control.run(args)
     paths = discover()
     service = Service(
         Path.home(),

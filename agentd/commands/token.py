@@ -1,7 +1,9 @@
 """`agentd token`: what other programs show to the model server at its port."""
 
 import argparse
+from contextlib import suppress
 
+from agentd.commands.daemon_commands import obeyed
 from agentd.commands.output import json_option, print_done
 from agentd.errors import NotRunning
 from agentd.paths import discover
@@ -34,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
         paths.create()
         renew_token(paths.token)
+        with suppress(NotRunning):
+            obeyed(paths, "token", {})  # if its file goes, it is this one that is written again
     try:
         token = paths.token.read_text().strip()
     except FileNotFoundError as error:

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from agentd.clock import SystemClock
-from agentd.commands.home import open_bus
+from agentd.commands.daemon_commands import Document, obeyed, too_late
 from agentd.commands.output import note, print_json, say
 from agentd.errors import AgentdError
-from agentd.events import DAEMON, PERSON, Lane, NewEvent
 from agentd.paths import Paths, discover
-from agentd.process.until import until
-from agentd.states import Exit, Priority, WorkerState
+from agentd.states import Exit, WorkerState
 from agentd.supervisor.client import query
 from agentd.supervisor.one_time_link import ENTER, once, page_key
 from agentd.whole import write_whole
 
 FILE = "enter.html"  # in `run`, which is private
 WAY = '<!doctype html><meta http-equiv="refresh" content="0;url={}"><title>agentd</title>\n'
-DEADLINE_S = 20.0
-STEP_S = 0.05
 OPEN_S = 10.0  # for what opens a browser to return
 
 EXAMPLES = """example:
@@ -66,28 +62,23 @@ def _running(paths: Paths) -> dict[str, Any]:
         NotRunning: there is no daemon.
         AgentdError: the process does not start.
     """
-    if (page := _page(paths)) is not None and page["kept"]:
+    if (page := _page(query(paths))) is not None and page["kept"]:
         return page
-    bus = open_bus(paths)  # also where it runs: it might end this moment
-    event = NewEvent("agentd.ui", {}, target=DAEMON)
-    bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
-    for _ in until(DEADLINE_S, STEP_S):
-        taken = bus.lanes.waiting(Lane(DAEMON, direct=True)) == 0
-        if taken and (page := _page(paths)) is not None:
-            return page
-    raise AgentdError(
-        f"the page has not started within {DEADLINE_S:.0f} s",
-        hint="see `agentd status` and `agentd logs agentd.ui`",
-    )
+    # Also where it runs: it might end this moment.
+    late = too_late("the page has not started", "`agentd status` and `agentd logs agentd.ui`")
+    state = obeyed(paths, "ui", {}, done=lambda state: _page(state) is not None, late=late)
+    page = _page(state)
+    assert page is not None
+    return page
 
 
-def _page(paths: Paths) -> dict[str, Any] | None:
+def _page(state: Document) -> dict[str, Any] | None:
     """Return what is said of the page's process where it runs, None where it does not yet.
 
     Raises:
         AgentdError: it cannot run, and says why.
     """
-    page: dict[str, Any] | None = query(paths).get("ui")
+    page: dict[str, Any] | None = state.get("ui")
     if page is None or page["state"] != WorkerState.PARKED:
         running = page is not None and page["state"] == WorkerState.RUNNING
         return page if running and page is not None and not page["stopping"] else None

@@ -97,13 +97,15 @@ class Archive:
 
         `since` and `until`: those that began then, and before.
         """
-        named = {"agent": agent, "state": None if state is None else state.value}
-        return self._rows(**named, before=before, since=since, until=until, limit=limit)
+        given = {"agent": agent, "before": before, "since": since, "until": until, "limit": limit}
+        return self._rows(state, given)
 
-    def _rows(self, **given: Any) -> Sequence[SessionRow]:
-        anything = dict.fromkeys(("agent", "state", "id", "since", "until"))
-        given = {**anything, "before": sql.ID_END, "limit": 1, **given}
-        return [_session_row(row) for row in self._db.run(sql.SESSIONS, given)]
+    def _rows(self, state: SessionState | None, given: Mapping[str, Any]) -> Sequence[SessionRow]:
+        named = state and state.value
+        one, of = given.get("id") is not None, given.get("agent") is not None
+        statement = sql.sessions(agent=of, state=named, one=one)
+        anything = {**dict.fromkeys(("since", "until")), "limit": 1}
+        return [_session_row(row) for row in self._db.run(statement, {**anything, **given})]
 
     def parked(self) -> dict[str, int]:
         """Return how many sessions of each agent wait for a person."""
@@ -116,7 +118,7 @@ class Archive:
 
     def find(self, session_id: int) -> SessionRow | None:
         """Return one session, or None."""
-        rows = self._rows(id=session_id)
+        rows = self._rows(None, {"id": session_id})
         return rows[0] if rows else None
 
     def get(self, session_id: int) -> SessionRow:

@@ -11,7 +11,7 @@ these hosts work with is in `host_parts.py`. `mcp_discovery.py` has an MCP serve
 it has, for checks, without any of these. `deliver_host.py` runs what sends results,
 `watcher_host.py` what watches folders, `ui_host.py` the page's process, which may touch what
 `ui_policy.py` says and is entered by `one_time_link.py`. `loopback.py` takes ports;
-`process_use.py` measures all processes.
+`process_use.py` measures all processes for who asks for that.
 `model.py` is the model server, `records.py` the bus, `control.py` people's commands, `settings.py`
 agentd.toml. `file_changes.py` notices changed files; `home_files.py`, `sockets.py` and
 `housekeeping.py` watch over the home; `external_model.py`, `secret_answers.py` and `bytecode.py` do

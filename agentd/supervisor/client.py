@@ -13,10 +13,14 @@ from agentd.process.lock import LockFile
 
 ANSWER_S = 5.0  # a supervisor that does not answer for so long is stopped or broken
 READ_BYTES = 65_536
+USE = b"use"  # asks also for what the processes take
 
 
-def query(paths: Paths) -> dict[str, Any]:
+def query(paths: Paths, *, use: bool = False) -> dict[str, Any]:
     """Return the supervisor's state: pid, since, version, home, model, agents, events.
+
+    `use`: also what its processes take, see `process_use`. To measure that costs more than all else
+    of the answer.
 
     Raises:
         NotRunning: no supervisor answers in this home; says why the last one gave up, if it did.
@@ -26,6 +30,8 @@ def query(paths: Paths) -> dict[str, Any]:
         client.settimeout(ANSWER_S)
         try:
             client.connect(str(paths.status_socket))
+            client.sendall(USE if use else b"")
+            client.shutdown(socket.SHUT_WR)
             answer = bytearray()
             while data := client.recv(READ_BYTES):
                 answer += data

@@ -1,6 +1,6 @@
-"""Commands from the bus (`agentd reload`, `pause`, `resume`, `ui`): taken in order, obeyed.
+"""Commands from the bus, taken in order and obeyed.
 
-So is the event `agentd.restart`, which no command of ours sends.
+`agentd reload`, `pause`, `resume`, `restart NAME`, `ui` and `token --renew` send them.
 """
 
 import asyncio
@@ -66,6 +66,8 @@ class Control:
             self._reload(name)
         elif event.event_type == "agentd.ui":
             self._open_page()
+        elif event.event_type == "agentd.token":
+            self._model.read_token()
         elif name == MODEL and event.event_type in ("agentd.resume", "agentd.restart"):
             self._model.retry()
             if event.event_type == "agentd.restart":

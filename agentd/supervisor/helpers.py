@@ -23,8 +23,8 @@ class Helpers:
     """All of them.
 
     `life` makes one for each that is kept running, `versions` gives the accepted agents with their
-    versions, `status` what the supervisor says of itself. `tools_changed` is called with an MCP
-    server whose tools are not what was accepted.
+    versions, `status` what the supervisor says of itself, by True with what its processes take.
+    `tools_changed` is called with an MCP server whose tools are not what was accepted.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Helpers:
         parts: HostParts,
         records: Records,
         versions: Callable[[], Mapping[str, str]],
-        status: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
+        status: Callable[[bool], Coroutine[Any, Any, Mapping[str, Any]]],
         life: Callable[[], Life],
         tools_changed: Callable[[str], None],
     ) -> None:

@@ -96,8 +96,7 @@ class ModelHost:
         Raises:
             AgentdError: one cannot be made.
         """
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            self._token = self._paths.token.read_text() or self._token  # `token --renew` writes it
+        self.read_token()
         wanted = {self._paths.token: self._token, self._paths.model_address: self._address}
         missing = [path for path, text in wanted.items() if text and not path.exists()]
         for path in missing:
@@ -106,6 +105,11 @@ class ModelHost:
             self._open_socket()
             missing.append(self._paths.model_socket)
         return missing
+
+    def read_token(self) -> None:
+        """Take the token in force from its file, which `agentd token --renew` writes."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            self._token = self._paths.token.read_text() or self._token
 
     def start(self) -> None:
         """Start the server, or wait for its model, or point to the external one.

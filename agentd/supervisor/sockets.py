@@ -5,8 +5,9 @@ Programs that clean folders for temporary files do that, to sockets that nobody 
 
 import asyncio
 import contextlib
+import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,24 @@ from agentd.errors import StorageError
 from agentd.events import DAEMON
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
+from agentd.supervisor.client import USE
 from agentd.supervisor.requests import Answer, Asker
 
-AnswerStatus = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ANSWER_S = 5.0  # for all of an answer: a reader that never reads is dropped
+QUESTION_S = 1.0  # a client that asks nothing in particular, and does not say so, waits so long
+QUESTION_BYTES = 64
+
+Told = Callable[[bool], Awaitable[Mapping[str, Any]]]
 
 
 class Sockets:
-    """The status socket and the supervisor's own wake-up socket."""
+    """The status socket and the supervisor's own wake-up socket.
 
-    def __init__(
-        self, paths: Paths, answer: AnswerStatus, woken: Callable[[], None], log: Logger
-    ) -> None:
-        self._paths, self._answer, self._woken, self._log = paths, answer, woken, log
+    `told` gives what the supervisor says of itself; by True also what its processes take.
+    """
+
+    def __init__(self, paths: Paths, told: Told, woken: Callable[[], None], log: Logger) -> None:
+        self._paths, self._told, self._woken, self._log = paths, told, woken, log
         self._server: asyncio.Server | None = None
         self._made = False  # the folder is there, and ours
         self._inode = 0  # the status socket's, once it is known
@@ -107,6 +114,17 @@ class Sockets:
                 where=str(path),
                 hint="make its folder writable, and its path shorter than 104 bytes",
             ) from error
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        question = b""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(QUESTION_S):
+                        question = await reader.read(QUESTION_BYTES)
+                writer.write(json.dumps(await self._told(question == USE)).encode())
+                await writer.drain()
+        writer.close()
 
     def _listen(self) -> None:
         ear = Ear(self._paths.wake, DAEMON)

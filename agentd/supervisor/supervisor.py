@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -81,7 +80,7 @@ class Supervisor:
             paths, config, self._records.announce, log=logger, clock=clock
         )
         self._files = HomeFiles(paths, lock, clock, logger)
-        self._sockets = Sockets(paths, self._answer_status, self._on_wake, logger)
+        self._sockets = Sockets(paths, self._told, self._on_wake, logger)
         rules, chance = Rules.of(config.supervisor), random.Random()
         life = partial(Life, rules, clock, chance)
         self._folder_access = FolderAccess(lambda: self._agents.folders(), logger)
@@ -307,16 +306,9 @@ class Supervisor:
 
     # --- status
 
-    async def _answer_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A reader that never reads is dropped: the document fits the socket's buffer or waits.
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(5.0):
-                writer.write(json.dumps(await self._told()).encode())
-                await writer.drain()
-        writer.close()
-
-    async def _told(self) -> dict[str, Any]:
-        return await in_thread(measured, self.document(), self._helpers.hands())
+    async def _told(self, use: bool) -> dict[str, Any]:
+        document = self.document()
+        return await in_thread(measured, document, self._helpers.hands()) if use else document
 
     def document(self) -> dict[str, Any]:
         """Return everything that `agentd status` shows."""

@@ -48,13 +48,16 @@ ACTS: Mapping[str, frozenset[str] | None] = {
 
 
 class UiHost:
-    """Runs it. In the event loop. `status` gives what the supervisor says of itself."""
+    """Runs it. In the event loop.
+
+    `status` gives what the supervisor says of itself, by True with what its processes take.
+    """
 
     def __init__(
         self,
         parts: HostParts,
         records: Records,
-        status: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
+        status: Callable[[bool], Coroutine[Any, Any, Mapping[str, Any]]],
         life: Life,
     ) -> None:
         self._parts, self._records, self._status = parts, records, status
@@ -153,8 +156,8 @@ class UiHost:
     async def _key(self, _: Asker, __: dict[str, Any]) -> Answer:
         return {"key": (await in_thread(page_key, self._parts.paths)).hex()}, ()
 
-    async def _tell_status(self, _: Asker, __: dict[str, Any]) -> Answer:
-        return {}, [self._apart(self._status())]
+    async def _tell_status(self, _: Asker, document: dict[str, Any]) -> Answer:
+        return {}, [self._apart(self._status(document.get("use") is True))]
 
     async def _index(self, _: Asker, __: dict[str, Any]) -> Answer:
         await self._records.index()

@@ -14,21 +14,22 @@ from agentd.views.overview import add_use, overview_of
 from agentd.views.permission_words import sandbox_words
 
 
-async def _overview(request: Request) -> dict[str, Any]:
+async def _overview(request: Request, only: str | None = None) -> dict[str, Any]:
+    """Return the overview of all agents, or of `only` this one."""
     reading = parts_of(request).reading
-    daemon = await reading.status()
-    document = await reading.call(lambda bus: overview_of(daemon, reading.paths, bus))
-    add_use(document, reading.earlier, daemon)
+    daemon = await reading.status(use=True)
+    document = await reading.call(lambda bus: overview_of(daemon, reading.paths, bus, only=only))
+    add_use(document, daemon, await reading.status(use=True))
     return document
 
 
 async def _agent(request: Request) -> dict[str, Any]:
     """Return one agent's document. Raises HTTPException: there is none of this name."""
     reading, name = parts_of(request).reading, request.path_params["name"]
-    overview = await _overview(request)
-    agent = next((one for one in overview["agents"] if one["name"] == name), None)
-    if agent is None:
+    overview = await _overview(request, only=name)
+    if not overview["agents"]:
         raise HTTPException(404, "There is no agent of this name.")
+    (agent,) = overview["agents"]
     document = await reading.call(lambda bus: agent_page(bus, reading.paths, agent))
     return {**document, "sandbox": sandbox_words(overview["sandbox"])}
 

@@ -28,11 +28,11 @@ def _span(request: Request) -> Span:
 
 async def _document(request: Request) -> dict[str, Any]:
     reading = parts_of(request).reading
-    status = await reading.status()
-    model = status["model"]
-    took = MachineUse(reading.earlier, status).of(model.get("pid"))
+    before = await reading.status(use=True)
     use = await in_thread(_use, reading.paths, _span(request))
-    return {"model": {**model, **took}, "use": use}
+    status = await reading.status(use=True)
+    model = status["model"]
+    return {"model": {**model, **MachineUse(before, status).of(model.get("pid"))}, "use": use}
 
 
 def _use(paths: Paths, span: Span) -> dict[str, Any]:

@@ -31,8 +31,6 @@ class PageReader:
     def __init__(self, paths: Paths, link: SupervisorLink) -> None:
         self.paths = paths
         self._link = link
-        self._latest: dict[str, Any] | None = None
-        self.earlier: dict[str, Any] | None = None  # what `status` gave the time before
         opening = Opening(create=False, busy_ms=BUSY_MS, read_only=True)
         self._bus = BusThread(paths, SystemClock(), opening)
         # A look at a number in shared memory: a thread for it would cost 20 times as much.
@@ -63,10 +61,13 @@ class PageReader:
         """Return `function(bus)`. Raises what it raises, as a StorageError."""
         return await self._bus.call(function)
 
-    async def status(self) -> dict[str, Any]:
-        """Return what the supervisor says of itself. Raises AgentdError."""
-        self.earlier, self._latest = self._latest, await self.answer({"ask": "status"})
-        return self._latest
+    async def status(self, *, use: bool = False) -> dict[str, Any]:
+        """Return what the supervisor says of itself; by `use` also what its processes take.
+
+        Raises:
+            AgentdError: it does not answer.
+        """
+        return await self.answer({"ask": "status", "use": use})
 
     async def key(self) -> bytes:
         """Return the key of links and cookies. Raises AgentdError."""

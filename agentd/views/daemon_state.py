@@ -11,14 +11,16 @@ from agentd.states import OFFSETS
 from agentd.supervisor.client import query
 
 
-def daemon_state(paths: Paths) -> dict[str, Any] | None:
+def daemon_state(paths: Paths, *, use: bool = False) -> dict[str, Any] | None:
     """Return the running supervisor's own state, or None where none runs.
+
+    `use`: with what its processes take.
 
     Raises:
         StorageError: one runs and does not answer.
     """
     try:
-        return query(paths)
+        return query(paths, use=use)
     except NotRunning:
         return None
 

@@ -111,6 +111,8 @@ WORDS: Mapping[str, Callable[[Payload], str]] = {
     "agentd.resume": _command("resume"),
     "agentd.reload": _command("reload"),
     "agentd.restart": _command("restart"),
+    "agentd.token": lambda _: "the model server's token is another one",
+    "agentd.ui": lambda _: "open the page",
     "schedule.fired": _fired,
     FILE: _file,
     BATCH: _batch,

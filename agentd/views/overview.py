@@ -49,7 +49,7 @@ def overview(paths: Paths) -> dict[str, Any]:
     """
     silence = None
     try:
-        daemon = daemon_state(paths)
+        daemon = daemon_state(paths, use=True)
     except StorageError as error:
         daemon, silence = None, error.document()
     if daemon and daemon["model"]:
@@ -57,7 +57,7 @@ def overview(paths: Paths) -> dict[str, Any]:
     document, after = overview_of(daemon, paths, silence=silence), None
     if daemon is not None:
         with suppress(StorageError):  # it has just begun to hang
-            after = daemon_state(paths)
+            after = daemon_state(paths, use=True)
     add_use(document, daemon, after)
     return document
 
@@ -67,12 +67,15 @@ def overview_of(
     paths: Paths,
     bus: Bus | None = None,
     silence: Mapping[str, Any] | None = None,
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Return the overview by what the supervisor said (None: it did not, see `silence`).
 
-    `bus`: a database that is open already; else it is opened for this.
+    `bus`: a database that is open already; else it is opened for this. `only`: of the agents this
+    one alone, and nothing is looked up for others.
     """
     silent = silence is not None
+    said = daemon["agents"] if daemon else ()
     document: dict[str, Any] = {
         "running": daemon is not None or silent,
         "answers": daemon is not None,
@@ -80,18 +83,18 @@ def overview_of(
         **{key: daemon and daemon.get(key) for key in DAEMON_KEYS},
         "silence": silence,
         "failure": None if daemon or silent else last_failure(paths),
-        "overlooked": [item.document() for item in overlooked(paths)],
+        "overlooked": [] if only else [item.document() for item in overlooked(paths)],
         "last_event_id": 0,
         "dead_letters": 0,
         "asks": 0,
-        "agents": [dict(agent) for agent in daemon["agents"]] if daemon else [],
+        "agents": [dict(agent) for agent in said if only in (None, agent["name"])],
     }
     try:
         if bus is not None:
-            _add_facts(document, bus)
+            _add_facts(document, bus, only)
         elif paths.database.exists():
             bus = open_bus(paths, Opening(create=False, busy_ms=BUSY_MS))
-            _add_facts(document, bus)
+            _add_facts(document, bus, only)
             bus.close()
     except StorageError as error:  # the supervisor's own view is worth showing all the same
         seen = error.document()
@@ -117,16 +120,17 @@ def add_use(
         agent.update(took.of(agent["pid"], took.hands.get(agent["name"])))
 
 
-def _add_facts(document: dict[str, Any], bus: Bus) -> None:
+def _add_facts(document: dict[str, Any], bus: Bus, only: str | None) -> None:
     rows, letters = bus.agents.present(), bus.dead.counts()
     asks = Archive(bus).parked()
-    results, model_s = _results(bus), Archive(bus).model_seconds(bus.clock.now() - LOOK_BACK)
+    model_s = Archive(bus).model_seconds(bus.clock.now() - LOOK_BACK)
     known = {agent["name"] for agent in document["agents"]}
     if not document["answers"]:
         resting = "UNKNOWN" if document["running"] else WorkerState.STOPPED.value
         stopped = {"state": resting, "pid": None, "since": None}
         more = {"restarts": 0, "reason": "", "problem": None}
-        document["agents"] += [{"name": n, **stopped, **more} for n in rows if n not in known]
+        missing = [name for name in rows if name not in known and only in (None, name)]
+        document["agents"] += [{"name": name, **stopped, **more} for name in missing]
     for agent in document["agents"]:
         name = agent["name"]
         agent["triggers"] = triggers(agent, document["watcher"], bus)
@@ -134,7 +138,7 @@ def _add_facts(document: dict[str, Any], bus: Bus) -> None:
         agent.update({**_facts(bus, name, rows.get(name)), **said})
         agent["dead_letters"] = letters.get(name, 0)
         agent["asks"] = asks.get(name, 0)
-        agent["last_result"] = results.get(name)
+        agent["last_result"] = _result(bus, name)
         agent["model_s"] = model_s.get(name, 0.0)
         _add_trouble(agent, bus)
     document["agents"].sort(key=lambda agent: agent["name"])
@@ -179,15 +183,15 @@ def _facts(bus: Bus, name: str, row: AgentRow | None) -> dict[str, Any]:
     }
 
 
-def _results(bus: Bus) -> dict[str, dict[str, Any]]:
-    """Return the newest result of each agent that has one among the newest events."""
+def _result(bus: Bus, agent: str) -> dict[str, Any] | None:
+    """Return the newest result of an agent, if it is among the newest events."""
+    event = bus.events.newest_result(agent, RECENT_EVENTS)
+    if event is None:
+        return None
     return {
-        event.agent: {
-            "id": event.id,
-            "title": result_of(event)[0],
-            "created_at": iso(event.created_at),
-        }
-        for event in bus.events.newest_results(RECENT_EVENTS)
+        "id": event.id,
+        "title": result_of(event)[0],
+        "created_at": iso(event.created_at),
     }
 
 

@@ -18,6 +18,7 @@ from mlx import nn
 
 from agentd.model_server.calls import Call
 from agentd.model_server.engine.prompt_cache import Layers, States
+from agentd.model_server.engine.rows_cache import RowsCache, merged
 from agentd.model_server.engine.sampling import Sampler
 
 LENGTHS_TRIED = 4
@@ -36,6 +37,7 @@ class Row:
     fed: int = 0  # tokens that the caches hold
     marks: list[int] = field(default_factory=list)  # where checkpoints are due, the next one first
     states: dict[int, States] = field(default_factory=dict)  # the checkpoints taken
+    unforced: int = 0  # tokens in a row that were sampled with nothing forced behind them
     quanta: int = 0  # of prefill that it had; see Prefill.next
     quantum_s: float = 0.0
     recoveries: int = 0  # steps that failed with it in them, and no good ones since
@@ -46,6 +48,11 @@ class Row:
     def pending(self) -> int:
         """Return how many tokens are still to be fed."""
         return len(self.tokens) - self.fed
+
+    def begin_again(self) -> None:
+        """Forget what was computed, after a pass that failed with it."""
+        self.recoveries += 1
+        self.layers, self.fed, self.states, self.good_steps = None, 0, {}, 0
 
 
 class Batch:
@@ -59,31 +66,48 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def join(self, row: Row) -> None:
-        """Take in a row whose prompt is prefilled."""
-        assert row.layers is not None
-        own, row.layers = row.layers, None
+    @classmethod
+    def of(cls, model: nn.Module, rows: Sequence[Row]) -> "Batch":
+        """Return a batch of these rows; several keep their own caches as they are, for a while."""
+        batch = cls(model)
+        batch.rows = list(rows)
+        own = [row.layers or [] for row in rows]
+        layers = zip(*own, strict=True)
+        batch._layers = own[0] if len(own) == 1 else [merged(each) for each in layers]
+        return batch
+
+    def take_in(self, other: "Batch") -> None:
+        """Take in another batch's rows, whose prompts are prefilled. Nothing is left of it."""
+        layers, other._layers = other._layers, []
+        for row in other.rows:
+            row.layers = None
         if not self.rows:
-            self._layers = own
-        for at, (layer, other) in enumerate(zip(self._layers, own, strict=True)):
+            self._layers = layers
+        for at, joining in enumerate(layers if self.rows else ()):
             if len(self.rows) == 1:
-                self._layers[at] = _merged([layer, other])
-            elif self.rows:
-                layer.extend(_merged([other]))
-            own[at] = self._layers[at]  # not the row's any more: no second copy of it lives on
+                self._layers[at] = merged([self._layers[at]])
+            as_it_is = len(other) > 1 or isinstance(self._layers[at], RowsCache)
+            self._layers[at].extend(joining if as_it_is else merged([joining]))
+            layers[at] = self._layers[at]  # no second copy of them lives on
             mx.eval(self._layers[at].state)  # layer by layer: a copy of one at a time, not of all
-        self.rows.append(row)
+        self.rows += other.rows
+
+    def own(self, at: int) -> Layers:
+        """Return what caches hold of a row: to be read at once, as long as no other one is fed."""
+        if len(self.rows) == 1:
+            return self._layers
+        return [
+            layer.view(at) if isinstance(layer, RowsCache) else layer.extract(at)
+            for layer in self._layers
+        ]
 
     def leave(self, leaving: Sequence[Row]) -> None:
-        """Let rows go; those with an answer that a prompt may continue take their caches along."""
+        """Let rows go."""
         if not leaving:
             return
-        keep = [at for at, row in enumerate(self.rows) if row not in leaving]
-        for at, row in enumerate(self.rows):
-            if row in leaving and row.call.continues:
-                row.layers = self._extracted(at)
+        keep = kept_places([row not in leaving for row in self.rows])
         if len(keep) == 1 and len(self.rows) > 1:
-            self._layers = self._extracted(keep[0])
+            self._layers = self.extract(keep[0])
         elif not keep:
             self._layers = []
         elif len(keep) < len(self.rows):
@@ -109,20 +133,41 @@ class Batch:
             row.fed += width
         return logits
 
-    def _extracted(self, at: int) -> Layers:
-        if len(self.rows) == 1:
-            return self._layers
+    def fill(self, counts: Sequence[int]) -> mx.array:
+        """Feed every row so many of its tokens, padded at the end; return logits [rows, V].
+
+        They are of the last column: a row that has fewer tokens than others gets none.
+        """
+        padding = [max(counts) - count for count in counts]
+        pairs = zip(self.rows, counts, padding, strict=True)
+        tokens = [row.tokens[row.fed : row.fed + n] + [0] * empty for row, n, empty in pairs]
+        for layer in self._layers if any(padding) else ():
+            layer.prepare(lengths=list(counts), right_padding=padding)
+        logits: mx.array = self._model(mx.array(tokens), cache=self._layers)[:, -1]
+        for layer in self._layers if any(padding) else ():
+            layer.finalize()
+        for row, count in zip(self.rows, counts, strict=True):
+            row.fed += count
+        return logits
+
+    @property
+    def state(self) -> list[Any]:
+        """Return what is to be computed of its caches."""
+        return [layer.state for layer in self._layers]
+
+    def extract(self, at: int) -> Layers:
+        """Return copies of a row's caches, which can go on without the others."""
         found = []
         for layer in self._layers:
             found.append(layer.extract(at))
-            mx.eval(found[-1].state)
+            mx.eval(found[-1].state)  # one at a time
         return found
 
 
 def batches_rightly(
     model: nn.Module, make_layers: Callable[[], Layers], tokens: Sequence[int]
 ) -> bool:
-    """Whether rows of different lengths get the logits together that each gets alone.
+    """Whether rows of different lengths, padded, get the logits together that each gets alone.
 
     mlx_lm has models that do not: with Gemma 2 the padding's mask meets the wrong dimension, and
     where there are as many rows as key-value heads nothing is raised (ml-explore/mlx-lm#1903). So
@@ -130,7 +175,7 @@ def batches_rightly(
     """
     try:
         rows = [_prefilled(model, make_layers(), tokens, at) for at in range(LENGTHS_TRIED)]
-        alone = [model(mx.array([row.tokens[-1:]]), cache=_copy(row))[0, -1] for row in rows]
+        alone = [model(mx.array([row.tokens[row.fed :]]), cache=_copy(row))[0, -1] for row in rows]
         tries = ([0, 3], [0, 1, 2, 3], [0, 1, 2, 3] * 2)
         return all(
             _same(model, [rows[n] for n in t], mx.stack([alone[n] for n in t])) for t in tries
@@ -140,18 +185,17 @@ def batches_rightly(
 
 
 def _prefilled(model: nn.Module, layers: Layers, tokens: Sequence[int], at: int) -> Row:
-    """Return a row that has one token left to feed; the `at`-th is longer than those before."""
+    """Return a row with some tokens left to feed; the `at`-th has more of all than the others."""
     call = Call(tokens, lambda piece: None)
     prompt = list(tokens[: 2 + at * (len(tokens) - 3) // (LENGTHS_TRIED - 1)])
     model(mx.array([prompt]), cache=layers)
     mx.eval([layer.state for layer in layers])
-    return Row(call, Sampler(call), [*prompt, tokens[-1]], [], layers, len(prompt))
+    return Row(call, Sampler(call), [*prompt, *tokens[-2 - at :]], [], layers, len(prompt))
 
 
 def _same(model: nn.Module, rows: Sequence[Row], alone: mx.array) -> bool:
-    batch = Batch(model)
-    for row in rows:
-        batch.join(replace(row, layers=_copy(row)))
+    batch = Batch.of(model, [replace(row, layers=_copy(row)) for row in rows])
+    batch.fill([row.pending - 1 for row in batch.rows])
     wanted = alone.astype(mx.float32)
     far = mx.abs(batch.feed().astype(mx.float32) - wanted).max(axis=-1) / mx.std(wanted, axis=-1)
     furthest: Any = far.max().item()
@@ -163,5 +207,8 @@ def _copy(row: Row) -> Layers:
     return copy.deepcopy(row.layers)
 
 
-def _merged(layers: list[Any]) -> Any:
-    return type(layers[0]).merge(layers)
+def kept_places(stays: Sequence[bool]) -> list[int]:
+    """Return the places of the rows that stay, in their new order: the last ones fill the gaps."""
+    keep = [at for at, here in enumerate(stays) if here]
+    late = iter([at for at in reversed(keep) if at >= len(keep)])
+    return [at if stays[at] else next(late) for at in range(len(keep))]

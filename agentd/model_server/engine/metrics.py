@@ -15,6 +15,7 @@ ENGINE_COUNTERS = (
     "decode_rows_total",
     "prefill_tokens_total",
     "prefill_seconds_total",
+    "prefill_failures_total",  # of passes with several prompts, which are then read alone
     "mask_total",
     "mask_seconds_total",
     "cache_failures_total",

@@ -1,13 +1,14 @@
 """The real engine: one model on MLX that decodes all admitted calls together.
 
-A step is one forward pass for all decoding rows, then one piece of one row's prefill. Rows are
-prefilled one at a time, in their own caches, so that nothing is padded and a prompt that breaks
+A step is one forward pass for all decoding rows, and a piece of prefill: of one row's prompt, or of
+several short ones at once. Rows are prefilled in caches of their own, so that a prompt that breaks
 breaks its own call. Then they join the batch.
 """
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,14 +16,15 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from agentd.model_server.calls import RANK, Advance, Call, Refused
-from agentd.model_server.engine import memory, prompt_cache_file
+from agentd.model_server.engine import cpu_attention, memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
+from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
-from agentd.model_server.engine.next_tokens import Chosen, NextTokens, forced_logprobs
+from agentd.model_server.engine.next_tokens import forced_logprobs
 from agentd.model_server.engine.output_layer import OutputPositions
-from agentd.model_server.engine.prefill import WARM_UP_TOKENS, Prefill, warm_up
+from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Prefill, PrefillPass, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
-from agentd.model_server.engine.sampling import Sampler, choose
+from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
 from agentd.model_server.engine.weights import load_weights
 from agentd.model_server.protocols import Language
@@ -32,12 +34,13 @@ SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes 
 STEP_S = 0.25  # a decoding step of all rows; a machine that needs longer for them has fewer slots
 KEPT_FOR_PERSONS = 1  # slots, where there are more than a few
 FEW_SLOTS = 4
-# Prompts in prefill: a long one and one that overtakes it. More wait in the fair queue, where a
-# person still goes first and no deadline runs. So many calls may score besides, for minutes.
+# Prompts in prefill: a long one and one that overtakes it, or as many as are read in so many
+# seconds. More wait in the fair queue, where a person still goes first and no deadline runs. Two
+# calls may score besides, for minutes.
 PREFILLING_MAX = 2
+SHORT_S = 1.0
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 TRIAL_TOKENS = 24
-GOOD_STEPS = 8  # after which a row is no suspect any more
 MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of its last events
 
 
@@ -64,29 +67,34 @@ class MlxEngine:
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:
-        self._pipelined = pipelined
         if mx.default_device() == mx.cpu:
             # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
             # files in the temporary folder, for nothing that can be measured in a step.
             mx.disable_compile()
+            cpu_attention.speed_up()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)
-        self._batch = Batch(self._model)
-        # The rows' next tokens, being computed; see _look_ahead.
-        self._ahead: mx.array | None = None
         self._lost: list[Advance] = []  # to be told with the next step's
         self._counts = dict.fromkeys(ENGINE_COUNTERS, 0.0)
-        self._next = NextTokens(language, self._counts)
         first = (language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
         self._row_bytes, rate = warm_up(self._model, self._layers, first)
-        self._prefill = Prefill(self._model, rate, self._counts)
         self.budget = memory.share_out(total, cache_bytes)
+        self._caches = PromptCaches(self.budget.caches, self._layers)
         trial = (language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
         self._slots_max = slots if together else 1
-        self._caches = PromptCaches(self.budget.caches, self._layers)
-        kept = Kept(self._take, self._keep, self._caches.checkpoint)
+        self._prefill = Prefill(self._model, rate, self._caches, self._counts, several=together)
+        self._decoding = Decoding(
+            self._model,
+            language,
+            self._prefill,
+            self._counts,
+            self._keep,
+            self.recover,
+            pipelined=pipelined,
+        )
+        kept = Kept(self._take, self._keep)
         self._scorer = Scorer(self._model, positions, self._prefill, kept, several=together)
         self._saved, self._saved_bytes = saved, saved_bytes
         self._identity = prompt_cache_file.identity(folder)
@@ -114,14 +122,21 @@ class MlxEngine:
                 code="context_length_exceeded",
                 param="messages",
             )
-        rows = [row.call for row in (*self._batch.rows, *self._prefill.rows)]
+        rows = [row.call for row in (*self._decoding.rows, *self._prefill.rows)]
         longest = max([length, *(other.length for other in rows)])
-        alike = [r.call for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
-        before = sum(other.rank <= call.rank for other in alike)
         kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
         slots = self.slots - (0 if call.rank == RANK[Priority.PERSON] else kept)
         wanted = (len(rows) + 1) * self._row_bytes(longest)
-        return len(rows) < slots and before < PREFILLING_MAX and wanted <= self.budget.batch
+        return len(rows) < slots and wanted <= self.budget.batch and self._soon_read(call)
+
+    def _soon_read(self, call: Call) -> bool:
+        """Whether there is a place in prefill."""
+        alike = [r for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
+        before = [row for row in alike if row.call.rank <= call.rank]
+        if len(before) < PREFILLING_MAX or call.scoring:
+            return len(before) < PREFILLING_MAX
+        tokens = self._prefill.unknown(call.prompt) + sum(map(self._prefill.pending, alike))
+        return tokens <= self._prefill.best_rate * SHORT_S
 
     def admit(self, call: Call) -> None:
         """Give the call a slot."""
@@ -138,18 +153,29 @@ class MlxEngine:
         self._prefill.rows.append(row)
 
     def step(self) -> list[Advance]:
-        """Decode one token of each row, then prefill a piece of one prompt, or of short ones."""
+        """Decode one token of each row, and prefill a piece of one prompt, or short ones together.
+
+        On a CPU the piece is computed beside the step, else after it, and then more of them.
+        """
         advances, self._lost = self._lost, []
-        advances += self._decode() if self._batch.rows else []
-        began, share = time.perf_counter(), 1.0
-        while (row := self._prefill.next(self._batch.rows)) is not None:
-            advances += self._feed(row, share)
-            left_s = self._prefill.piece_s(bool(self._batch.rows)) - (time.perf_counter() - began)
+        busy = bool(self._decoding.rows)
+        finish = self._start(1.0)
+        try:
+            advances += self._decoding.step()
+        except Exception:
+            self._lost += finish()  # what was prefilled stands
+            raise
+        began = time.perf_counter()
+        while True:
+            waiting = len(self._prefill.rows)
+            advances += finish()
+            piece_s = self._prefill.piece_s(bool(self._decoding.rows))
+            left_s = piece_s - (time.perf_counter() - began)
+            ended = len(self._prefill.rows) < waiting
             # A few tokens more would take the others as much time as a step.
-            if row in self._prefill.rows or left_s < self._prefill.step_s:
-                break
-            share = left_s / self._prefill.piece_s(bool(self._batch.rows))
-        return advances
+            if not ended or left_s < self._prefill.step_s or (busy and BESIDE is not None):
+                return advances
+            finish = self._start(left_s / piece_s)
 
     def remove(self, call: Call) -> None:
         """Free the slot; what was prefilled is kept for the session."""
@@ -158,18 +184,16 @@ class MlxEngine:
                 self._prefill.rows.remove(row)
                 self._keep(row)
                 return
-        self._lost += self._leave([row for row in self._batch.rows if row.call is call])
+        self._lost += self._decoding.leave([row for row in self._decoding.rows if row.call is call])
 
     def recover(self, error: Exception) -> list[Advance]:
         """Begin again from the rows' tokens, after `step` raised: a half-done step spoils them all.
 
         A call that was in too many failed steps is given up with `error`.
         """
-        rows, self._batch, self._ahead = self._batch.rows, Batch(self._model), None
         lost = []
-        for row in rows:
-            row.recoveries += 1
-            row.layers, row.fed, row.states, row.good_steps = None, 0, {}, 0
+        for row in self._decoding.empty():
+            row.begin_again()
             row.prefill_since = time.monotonic()
             if row.recoveries > RECOVERIES_MAX:
                 lost.append(Advance(row.call, error=error))
@@ -190,7 +214,7 @@ class MlxEngine:
             "cache_tokens": self._caches.tokens,
             "cache_limit_bytes": self.budget.caches,
             "batch_limit_bytes": self.budget.batch,
-            "decoding": len(self._batch),
+            "decoding": len(self._decoding.rows),
             "prefilling": len(self._prefill.rows),
             "active_memory_bytes": mx.get_active_memory(),
             "peak_memory_bytes": mx.get_peak_memory(),
@@ -204,124 +228,100 @@ class MlxEngine:
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""
         self._caches.clear()
-        del self._model, self._batch, self._prefill, self._scorer, self._caches
+        del self._model, self._decoding, self._prefill, self._scorer, self._caches
         gc.unfreeze()
         gc.collect()  # model and caches refer to each other
         mx.clear_cache()
 
-    # -- decoding -------------------------------------------------------------------------------
-
-    def _decode(self) -> list[Advance]:
-        started = time.perf_counter()
-        rows = list(self._batch.rows)
-        if self._ahead is not None:
-            chosen = Chosen(self._ahead)
-        else:
-            logits = self._batch.feed()
-            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # masks are computed meanwhile
-            ready = [at for at, row in enumerate(rows) if not row.pending]
-            if len(ready) < len(rows):
-                rows, logits = [rows[at] for at in ready], logits[mx.array(ready)]
-            chosen = self._next.choose(rows, logits)
-        self._ahead = self._look_ahead(rows, chosen.tokens)
-        advances = self._next.accept(rows, chosen)
-        took = time.perf_counter() - started
-        self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
-        self._counts["decode_steps_total"] += 1
-        self._counts["decode_seconds_total"] += took
-        self._counts["decode_rows_total"] += len(self._batch)
-        for row in rows if len(self._batch) > 1 else ():
-            row.good_steps += 1
-            if row.good_steps >= GOOD_STEPS:
-                row.recoveries = 0
-        ended = {advance.call.number for advance in advances if advance.last}
-        return advances + self._leave([r for r in self._batch.rows if r.call.number in ended])
-
-    def _look_ahead(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
-        """Start the next step before this one's tokens are read, so that MLX never waits for us.
-
-        A mask or a penalty needs to know the tokens, a row that joins needs all others to stand
-        still, and what is told of a token is read off its own step.
-        """
-        last = any(row.call.completion_tokens + 2 > row.call.max_tokens for row in rows)
-        calls = [row.call for row in self._batch.rows]
-        alone = any(c.mask or c.top_logprobs is not None or c.repeats_less for c in calls)
-        if not self._pipelined or last or alone or self._prefill.rows:
-            return None
-        logits = self._batch.feed(tokens)
-        positions = [row.call.completion_tokens + 1 for row in rows]
-        ahead = choose(logits, [row.sampler for row in rows], positions)
-        mx.async_eval(ahead)  # type: ignore[no-untyped-call]
-        return ahead
-
-    def _leave(self, rows: Sequence[Row]) -> list[Advance]:
-        try:
-            if self._ahead is not None and rows:
-                keep = [at for at, row in enumerate(self._batch.rows) if row not in rows]
-                self._ahead = self._ahead[mx.array(keep)] if keep else None
-            self._batch.leave(rows)
-        except Exception as error:  # their last tokens are chosen, and will be delivered
-            self._batch.rows = [row for row in self._batch.rows if row not in rows]
-            return self.recover(error)
-        for row in rows:
-            if row.call.continues:
-                self._keep(row)
-        return []
-
     # -- prefill --------------------------------------------------------------------------------
 
-    def _feed(self, row: Row, share: float) -> list[Advance]:
-        """Prefill a piece, or a `share` of one; a row that is ready joins the batch."""
-        call = row.call
+    def _start(self, share: float) -> Callable[[], list[Advance]]:
+        """Begin a piece of prefill, or a `share` of one; return what ends it."""
+        busy = bool(self._decoding.rows)
+        rows = self._prefill.next(self._decoding.rows, share)
+        if not rows:
+            return list
+        row, call = rows[0], rows[0].call
+        if call.mask is not None and call.mask.finished and row.unsent:  # one legal answer only
+            return partial(self._ended, row, self._only_answer(row))
+        if isinstance(row, ScoredRow):
+            return partial(self._score, row, share)
         try:
-            if call.mask is not None and call.mask.finished and row.unsent:  # one legal answer only
-                call.completion_tokens += len(row.unsent)
-                told = forced_logprobs(call, row.unsent)
-                advance = Advance(call, tuple(row.unsent), "stop", logprobs=told)
-            elif isinstance(row, ScoredRow):
-                advance = self._scorer.advance(row, share, bool(self._batch.rows))
-            elif row.layers is None and self._begin(row):
-                return self._join(row, Advance(call))
+            for row in rows:
+                if row.layers is None:
+                    self._take_known(row)
+            if busy and len(rows) == 1 and row.fed and row.pending == 1 and not row.marks:
+                # Its own pass for one token would cost the others as much as a step.
+                self._counts["prefill_tokens_total"] += 1
+                return partial(self._join, Batch.of(self._model, rows), [Advance(call)])
+            return partial(self._finish, self._prefill.begin(rows, share, busy))
+        except Exception as error:  # in their own caches: no other row is touched
+            return partial(self._broken, rows, error)
+
+    def _finish(self, begun: PrefillPass) -> list[Advance]:
+        """End a piece; rows that are ready join the batch."""
+        rows = begun.rows
+        try:
+            self._prefill.end(begun)
+            if len(rows) > 1:
+                advances = [Advance(row.call) for row in rows]
+            elif begun.logits is None:
+                return [Advance(rows[0].call)]
             else:
-                advance = self._piece(row, share)
-        except Exception as error:  # in its own caches: no other row is touched
-            advance = Advance(call, error=error)
-        if advance.last:
-            self._prefill.rows.remove(row)
-        elif advance.tokens:
-            return self._join(row, advance)
-        return [advance]
+                self._keep(rows[0])
+                chosen = self._decoding.next.choose(rows, begun.logits)
+                advances = self._decoding.next.accept(rows, chosen)
+        except Exception as error:
+            return self._broken(rows, error)
+        if advances[0].last:
+            return self._ended(rows[0], advances[0])
+        ready = [row for row in rows if row.pending <= 1 or len(rows) == 1]
+        for row in ready if len(rows) > 1 else ():
+            self._keep(row)
+        joining = begun.batch if len(ready) == len(rows) else Batch.of(self._model, ready)
+        return self._join(joining, advances) if ready else advances
 
-    def _join(self, row: Row, advance: Advance) -> list[Advance]:
-        self._prefill.rows.remove(row)
+    def _join(self, batch: Batch, advances: list[Advance]) -> list[Advance]:
+        rows = list(batch.rows)
+        self._prefill.rows = [row for row in self._prefill.rows if row not in rows]
         try:
-            self._batch.join(row)
-        except Exception as error:  # its first token is chosen, and will be delivered
-            self._batch.rows.append(row)
-            return [advance, *self.recover(error)]
+            self._decoding.batch.take_in(batch)
+        except Exception as error:  # a first token is chosen, and will be delivered
+            self._decoding.rows.extend(rows)
+            return [*advances, *self.recover(error)]
+        return advances
+
+    def _broken(self, rows: Sequence[Row], error: Exception) -> list[Advance]:
+        """End the call whose prompt breaks; of several in one pass each begins again, alone."""
+        if len(rows) == 1:
+            return self._ended(rows[0], Advance(rows[0].call, error=error))
+        self._counts["prefill_failures_total"] += 1
+        for row in rows:
+            row.begin_again()
+        return [Advance(row.call) for row in rows]
+
+    def _ended(self, row: Row, advance: Advance) -> list[Advance]:
+        self._prefill.rows.remove(row)
         return [advance]
 
-    def _begin(self, row: Row) -> bool:
-        """Take what is known of the prompt; return whether the row can join the batch at once.
+    def _only_answer(self, row: Row) -> Advance:
+        row.call.completion_tokens += len(row.unsent)
+        told = forced_logprobs(row.call, row.unsent)
+        return Advance(row.call, tuple(row.unsent), "stop", logprobs=told)
 
-        That is where others decode and one token is left: its own pass for that would cost the
-        others as much as a step.
-        """
+    def _score(self, row: ScoredRow, share: float) -> list[Advance]:
+        try:
+            advance = self._scorer.advance(row, share, bool(self._decoding.rows))
+        except Exception as error:
+            return self._broken([row], error)
+        return self._ended(row, advance) if advance.last else [advance]
+
+    def _take_known(self, row: Row) -> None:
+        """Take what is known of the prompt."""
         row.layers, row.fed = self._take(row.tokens)
         if not row.recoveries:
             row.call.cached_tokens = min(row.fed, len(row.call.prompt))
         row.marks = [mark for mark in row.marks if mark > row.fed]
-        joins = bool(self._batch.rows) and row.fed > 0 and row.pending == 1 and not row.marks
-        self._counts["prefill_tokens_total"] += joins
-        return joins
-
-    def _piece(self, row: Row, share: float) -> Advance:
-        busy = bool(self._batch.rows)
-        logits = self._prefill.piece(row, share, busy, self._caches.checkpoint)
-        if logits is None:
-            return Advance(row.call)
-        self._keep(row)
-        return self._next.accept([row], self._next.choose([row], logits))[0]
 
     def _keep(self, row: Row) -> None:
         if row.layers is None or not row.fed:

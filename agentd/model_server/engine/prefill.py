@@ -1,17 +1,21 @@
 """Prefill: whose prompt has its turn, and how long a piece of it takes the machine.
 
-Each prompt is prefilled in its own caches, a piece at a time, so that others decode in between.
+A prompt is prefilled in its own caches, a piece at a time, so that others decode in between. Short
+ones that wait together are read in one pass, each behind its own beginning.
 """
 
 import time
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from agentd.model_server.engine.batch import Row
+from agentd.model_server.engine.batch import Batch, Row
 from agentd.model_server.engine.memory import RowBytes
-from agentd.model_server.engine.prompt_cache import Layers, States
+from agentd.model_server.engine.prompt_cache import WORTH_REUSING, Layers, PromptCaches, common
 
 # A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
 # itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
@@ -25,13 +29,51 @@ PIECE_TOKENS_MAX = 2048
 QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
 ALONE_AFTER = 2  # failed steps, after which rows decode alone
 WARM_UP_TOKENS = 8
+WORTH_WAITING = 0.2  # of a prompt, which another one's pass leaves in the caches
 PATIENCE_S = 10.0  # of a prompt in prefill; for each of these it counts as one class higher
 
 
-class Prefill:
-    """The prompts in prefill. `rate` is what `warm_up` measured; `counts` are of /metrics."""
+# Where a CPU computes, pieces have a thread of their own beside the steps. There is no other use
+# for a second core: of a pass only the products of matrices take two.
+BESIDE = mx.new_thread_local_stream(mx.cpu) if mx.default_device() == mx.cpu else None
 
-    def __init__(self, model: nn.Module, rate: float, counts: MutableMapping[str, float]) -> None:
+
+@dataclass
+class PrefillPass:
+    """Prompts that are taken further by some tokens each, in one forward pass."""
+
+    batch: Batch
+    counts: Sequence[int]
+    busy: bool  # others decode
+    began: float = field(default_factory=time.perf_counter)
+    logits: mx.array | None = None  # behind a single prompt that ends with this pass
+
+    @property
+    def rows(self) -> list[Row]:
+        """Return the prompts."""
+        return self.batch.rows
+
+    @property
+    def computed(self) -> list[Any]:
+        """Return what is to be computed: the output layer of a piece in the middle is not."""
+        return [self.batch.state, *([] if self.logits is None else [self.logits])]
+
+
+class Prefill:
+    """The prompts in prefill. `rate` is what `warm_up` measured; `counts` are of /metrics.
+
+    `several`: whether this model may read several prompts in one pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rate: float,
+        caches: PromptCaches,
+        counts: MutableMapping[str, float],
+        *,
+        several: bool,
+    ) -> None:
         self.rows: list[Row] = []
         self.best_rate = rate  # tokens a second that this machine can prefill
         self.step_s = 0.0  # of a decoding step, smoothed
@@ -39,19 +81,20 @@ class Prefill:
             busy: max(1, min(round(rate * seconds), 4 * WARM_UP_TOKENS))
             for busy, seconds in ((True, PIECE_S), (False, PIECE_ALONE_S))
         }
-        self._model, self._counts = model, counts
+        self._model, self._caches, self._counts = model, caches, counts
+        self._several = several
 
-    def next(self, decoding: Sequence[Row]) -> Row | None:
-        """Return the prompt whose turn it is: by class, then by turns had, then the oldest.
+    def next(self, decoding: Sequence[Row], share: float) -> list[Row]:
+        """Return the prompt whose turn it is, and those after it that end with it in one pass.
 
-        A prompt that had its quantum waits for those that had fewer, so that one of 8,000 tokens
-        holds up short ones for a second and not for a minute. None starves: its deadline runs.
+        Their order: by class, then by turns had, then the oldest. A prompt that had its quantum
+        waits for those that had fewer, so that one of 8,000 tokens holds up short ones for a second
+        and not for a minute. None starves: its deadline runs.
         """
         if not self.rows:
-            return None
-        both = (*decoding, *self.rows)
-        if decoding and any(row.recoveries >= ALONE_AFTER for row in both):
-            return None  # which of them is it that breaks the step? One row at a time shows it
+            return []
+        if decoding and any(row.recoveries >= ALONE_AFTER for row in (*decoding, *self.rows)):
+            return []  # which of them is it that breaks the step? One row at a time shows it
         now = time.monotonic()
 
         def order(row: Row) -> tuple[int, int, int, int]:
@@ -60,7 +103,25 @@ class Prefill:
             weight = 0 if patience else row.call.weight
             return rank, row.quanta, weight, row.call.number
 
-        return min(self.rows, key=order)
+        waiting = sorted(self.rows, key=order)
+        found: list[Row] = []
+        most, longest = self.tokens(share, bool(decoding)), 0
+        for row in waiting if self._several else ():
+            pending = self.pending(row)
+            longest = max(longest, pending)
+            fits = pending > 1 and (len(found) + 1) * longest <= most
+            if not fits or not _may_share(row) or any(_waits(row, pending, one) for one in found):
+                break
+            found.append(row)
+        return found or waiting[:1]
+
+    def pending(self, row: Row) -> int:
+        """Return how many tokens of a prompt are to be read, those known before left out."""
+        return row.pending if row.layers is not None else self.unknown(row.tokens)
+
+    def unknown(self, tokens: Sequence[int]) -> int:
+        """Return how many of a prompt's tokens are not in the caches."""
+        return len(tokens) - self._caches.known(tokens)
 
     def piece_s(self, busy: bool) -> float:
         """Return how long a step may prefill; `busy`: while others decode."""
@@ -70,32 +131,45 @@ class Prefill:
         """Return how many tokens a piece, or a `share` of one, has."""
         return max(1, int(self.piece_tokens[busy] * share))
 
-    def piece(
-        self, row: Row, share: float, busy: bool, checkpoint: Callable[[Layers], States]
-    ) -> mx.array | None:
-        """Prefill a piece of a prompt, or a `share` of one; after its last one, return the logits.
+    def begin(self, rows: Sequence[Row], share: float, busy: bool) -> PrefillPass:
+        """Have a piece of a prompt computed, or all but the last token of each of several.
 
-        `checkpoint` is asked for the state of the caches where one is due.
+        That one goes with the others' next step. Where a checkpoint is due a prompt stops before.
         """
-        count = min(self.tokens(share, busy), row.pending)
-        if row.marks:
-            count = min(count, row.marks[0] - row.fed)
-        started = time.perf_counter()
-        piece = row.tokens[row.fed : row.fed + count]
-        logits = self._model(mx.array([piece]), cache=row.layers)[:, -1]
-        last = count == row.pending
-        # The output layer of a piece in the middle is never computed.
-        mx.eval([layer.state for layer in row.layers or ()], logits if last else [])
-        row.fed += count
-        self.timed(row, count, time.perf_counter() - started, busy)
-        if row.marks and row.fed == row.marks[0]:
-            row.states[row.marks.pop(0)] = checkpoint(row.layers or [])
-        return logits if last else None
+        several = len(rows) > 1
+        most = self.tokens(share, busy)
+        counts = [row.pending - 1 if several else min(most, row.pending) for row in rows]
+        for at, row in enumerate(rows):
+            if row.marks:
+                counts[at] = min(counts[at], row.marks[0] - row.fed)
+        with mx.stream(BESIDE) if busy and BESIDE is not None else nullcontext():
+            begun = PrefillPass(Batch.of(self._model, rows), counts, busy)
+            logits = begun.batch.fill(counts)
+            if not several and not rows[0].pending:
+                begun.logits = logits
+            if busy and BESIDE is not None:
+                mx.async_eval(begun.computed)  # type: ignore[no-untyped-call]
+        return begun
 
-    def timed(self, row: Row, count: int, took: float, busy: bool) -> None:
-        """Count a piece, and choose the next one's length."""
+    def end(self, begun: PrefillPass) -> None:
+        """Wait for what was begun. The prompts have their own caches again."""
+        rows, counts = begun.rows, begun.counts
+        mx.eval(begun.computed)
+        took = time.perf_counter() - begun.began
+        self.timed(rows[0], sum(counts), took, begun.busy, width=len(rows) * max(counts))
+        for at, row in enumerate(rows):
+            goes_on = len(rows) > 1 and row.pending > 1
+            row.layers = begun.batch.extract(at) if goes_on else begun.batch.own(at)
+            if row.marks and row.fed == row.marks[0]:
+                row.states[row.marks.pop(0)] = self._caches.checkpoint(row.layers)
+
+    def timed(
+        self, row: Row, count: int, took: float, busy: bool, *, width: int | None = None
+    ) -> None:
+        """Count a piece, and choose the next one's length. `width`: of it, padding included."""
         self._counts["prefill_tokens_total"] += count
         self._counts["prefill_seconds_total"] += took
+        count = width or count
         self.best_rate = max(self.best_rate, count / took)
         row.quantum_s += took
         if row.quantum_s >= QUANTUM_S:
@@ -107,6 +181,20 @@ class Prefill:
             round(count / took * self.piece_s(busy)), 2 * max(count, self.piece_tokens[busy])
         )
         self.piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
+
+
+def _may_share(row: Row) -> bool:
+    """Whether a prompt may be read with others: it is to be answered, and has broken no step."""
+    call = row.call
+    answered = call.mask is not None and call.mask.finished and row.unsent
+    to_the_end = row.marks and row.marks[-1] >= len(row.tokens)
+    return not (call.scoring or row.recoveries or answered or to_the_end)
+
+
+def _waits(row: Row, pending: int, other: Row) -> bool:
+    """Whether `other` is better read first: it begins alike, for longer than is known yet."""
+    new = common(row.tokens, other.tokens) - (len(row.tokens) - pending)
+    return new >= max(WORTH_REUSING, pending * WORTH_WAITING)
 
 
 def warm_up(

@@ -21,6 +21,8 @@ import numpy as np
 from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
+from agentd.model_server.engine.rows_cache import room_for
+
 Layers = list[Any]  # one mlx_lm cache object per layer, of one row
 Tokens = NDArray[np.int32]
 Slices = list[tuple[mx.array, mx.array] | None]  # per layer: keys and values of a node's tokens
@@ -69,20 +71,18 @@ class PromptCaches:
 
         They are the caller's own. One token at least is left over: the model goes on from it.
         """
-        path, size = self._walk(np.asarray(prompt, np.int32)[:-1])
-        if not self.whole:
-            while path and (path[-1][0].states is None or path[-1][1] < len(path[-1][0].tokens)):
-                size -= path.pop()[1]
+        path, size = self._known(prompt, used=True)
         layers = self.empty_layers()
         if path:
             path[-1][0].used = self._uses
-        if size < WORTH_REUSING:
+        if not size:
             return layers, 0
         for at, layer in enumerate(layers):
             if self._cuttable[at]:
                 parts = [_head(node.slices[at], count) for node, count in path]
                 layer.keys, layer.values = (
-                    _joined([part[side] for part in parts]) for side in (0, 1)
+                    _joined([part[side] for part in parts], room_for(len(prompt)))
+                    for side in (0, 1)
                 )
                 layer.offset = size
             else:
@@ -90,6 +90,10 @@ class PromptCaches:
                 assert states is not None
                 layers[at] = copy.deepcopy(states[at])
         return layers, size
+
+    def known(self, prompt: Sequence[int]) -> int:
+        """Return the length of the beginning that `take` would give."""
+        return self._known(prompt, used=False)[1]
 
     def put(
         self,
@@ -156,17 +160,29 @@ class PromptCaches:
         self._attach(node)
         return node
 
-    def _walk(self, wanted: Tokens) -> tuple[list[tuple[Node, int]], int]:
-        """Return the nodes that `wanted` begins with, how much of each, and the sum of that."""
-        self._uses += 1
+    def _known(self, prompt: Sequence[int], used: bool) -> tuple[list[tuple[Node, int]], int]:
+        """Return the nodes that `prompt` can go on from, how much of each, and the sum of that."""
+        path, size = self._walk(np.asarray(prompt, np.int32)[:-1], used)
+        if not self.whole:
+            while path and (path[-1][0].states is None or path[-1][1] < len(path[-1][0].tokens)):
+                size -= path.pop()[1]
+        return path, size if size >= WORTH_REUSING else 0
+
+    def _walk(self, wanted: Tokens, used: bool = True) -> tuple[list[tuple[Node, int]], int]:
+        """Return the nodes that `wanted` begins with, how much of each, and the sum of that.
+
+        `used`: whether they count as used by this.
+        """
+        self._uses += used
         node, size, path = self._root, 0, []
         while size < len(wanted) and (child := node.children.get(int(wanted[size]))) is not None:
-            count = _common(child.tokens, wanted[size:])
+            count = common(child.tokens, wanted[size:])
             path.append((child, count))
             size += count
             if count < len(child.tokens):
                 break
-            child.used = self._uses
+            if used:
+                child.used = self._uses
             node = child
         return path, size
 
@@ -248,10 +264,10 @@ class PromptCaches:
                 heapq.heappush(heaps[parent.guest], (parent.used, id(parent), parent))
 
 
-def _common(left: Tokens, right: Tokens) -> int:
+def common(left: Sequence[int] | Tokens, right: Sequence[int] | Tokens) -> int:
     """Return how many tokens two runs have in common at their beginning."""
     size = min(len(left), len(right))
-    different = np.flatnonzero(left[:size] != right[:size])
+    different = np.flatnonzero(np.asarray(left[:size]) != np.asarray(right[:size]))
     return int(different[0]) if len(different) else size
 
 
@@ -265,8 +281,11 @@ def _head(pair: tuple[mx.array, mx.array] | None, count: int) -> tuple[mx.array,
     return pair[0][..., :count, :], pair[1][..., :count, :]
 
 
-def _joined(parts: list[mx.array]) -> mx.array:
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+def _joined(parts: list[mx.array], columns: int) -> mx.array:
+    """Return parts one behind the other, with room for more: so they are copied once."""
+    known = sum(part.shape[2] for part in parts)
+    shape = (*parts[0].shape[:2], columns - known, parts[0].shape[3])
+    return mx.concatenate([*parts, mx.zeros(shape, parts[0].dtype)], axis=2)
 
 
 def _bytes(node: Node) -> int:

@@ -20,7 +20,7 @@ from agentd.model_server.calls import Advance, Call, Scoring
 from agentd.model_server.engine.batch import Row
 from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prefill import Prefill
-from agentd.model_server.engine.prompt_cache import Layers, States
+from agentd.model_server.engine.prompt_cache import Layers
 from agentd.model_server.engine.sampling import Sampler
 
 LOGITS_MAX = 2**24  # values that a pass may give: positions times vocabulary
@@ -84,7 +84,6 @@ class Kept:
 
     take: Callable[[Sequence[int]], tuple[Layers, int]]
     keep: Callable[[Row], None]
-    checkpoint: Callable[[Layers], States]
 
 
 class Scorer:
@@ -110,7 +109,7 @@ class Scorer:
             row.layers, row.fed = self._kept.take(row.tokens)
             row.call.cached_tokens += row.fed
         if row.pending > 1:
-            self._prefill.piece(row, share, busy, self._kept.checkpoint)
+            self._prefill.end(self._prefill.begin([row], share, busy))
             if row.pending == 1:
                 self._kept.keep(row)
             return Advance(row.call)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from agentd.clock import Clock, SystemClock
 from agentd.errors import AgentdError
@@ -40,6 +41,8 @@ class EngineThread:
         self._load_engine = load_engine
         self.language: Language | None = None  # None until the tokenizer is read
         self.progress = Progress()
+        # Around the deliveries of a step, so that their receiver may take them as one.
+        self.together: Callable[[], AbstractContextManager[None]] = nullcontext
         self.agents_here = False  # one has come: guests then get half of the slots
         self._metrics = Metrics()
         self._unload_after_s = unload_after_s
@@ -244,8 +247,9 @@ class EngineThread:
             advances = engine.recover(error)
         else:
             self.progress.step()
-        for advance in advances:
-            self._deliver(engine, advance)
+        with self.together():
+            for advance in advances:
+                self._deliver(engine, advance)
 
     def _deliver(self, engine: Engine, advance: Advance) -> None:
         call = advance.call

@@ -6,7 +6,6 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -18,47 +17,14 @@ from agentd.model_server.calls import Call, Piece, Refused, TokenLogprob
 from agentd.model_server.engine.thread import EngineThread
 from agentd.model_server.http import requests
 from agentd.model_server.http.logprobs import shown
+from agentd.model_server.http.pieces import Pieces
 from agentd.model_server.tool_calls import AnswerPart, CallReader, Form
 
 T = TypeVar("T")
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps makes one for each text
+
 COMMENT_S = 2.0  # a stream says at least this often that it is alive
-
-
-class Pieces:
-    """A call's progress on its way from the engine's thread to the event loop.
-
-    What nobody has fetched yet is joined into one piece, so that a slow reader costs no more
-    memory than its answer's text.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._some = asyncio.Event()
-        self._text: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._admitted = False
-        self._last: Piece | None = None
-
-    def emit(self, piece: Piece) -> None:
-        """Add a piece; from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
-            self._loop.call_soon_threadsafe(self._add, piece)
-
-    async def get(self) -> Piece:
-        """Wait for what is new."""
-        await self._some.wait()
-        self._some.clear()
-        text, admitted, logprobs = "".join(self._text), self._admitted, tuple(self._logprobs)
-        self._text, self._admitted, self._logprobs = [], False, []
-        return replace(self._last or Piece(), text=text, admitted=admitted, logprobs=logprobs)
-
-    def _add(self, piece: Piece) -> None:
-        self._text.append(piece.text)
-        self._logprobs += piece.logprobs
-        self._admitted = self._admitted or piece.admitted
-        self._last = piece if piece.last else self._last
-        self._some.set()
 
 
 async def while_there(
@@ -130,12 +96,13 @@ class AnswerWriter:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield server-sent events, comments while the call waits, and [DONE]."""
+        before, after = self._around_text()
         for delta in self._first():
             yield self._chunk(delta)
         admitted = False
         while True:
             try:
-                piece = await asyncio.wait_for(self._pieces.get(), COMMENT_S)
+                piece = await self._pieces.get(COMMENT_S)
             except TimeoutError:
                 yield b": working\n\n" if admitted else b": queued\n\n"
                 continue
@@ -148,8 +115,11 @@ class AnswerWriter:
             if piece.admitted:
                 yield b": admitted\n\n"
             part = self._part(piece)
-            for delta in self._deltas(part):
-                yield self._chunk(delta)
+            if part.content and part.name is None and not part.arguments and not self._logprobs:
+                yield before + _json(part.content) + after  # what nearly all chunks are
+            else:
+                for delta in self._deltas(part):
+                    yield self._chunk(delta)
             if piece.finish:
                 yield self._chunk(self._LAST, self._reason(piece.finish))
                 break
@@ -230,6 +200,12 @@ class AnswerWriter:
         choice = {"index": 0, **delta, **self._ending(finish)}
         return _event({**self._head(chunk=True), "choices": [choice]})
 
+    def _around_text(self) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the text of a chunk that brings nothing else."""
+        [delta] = self._deltas(AnswerPart(self._call_id))  # nothing else in it is this
+        before, after = self._chunk(delta).split(_json(self._call_id))
+        return before, after
+
     def _usage(self) -> dict[str, Any]:
         call = self.call
         return {
@@ -268,7 +244,11 @@ class EventStream(Response):
 
 
 def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + _json(data) + b"\n\n"
+
+
+def _json(data: Any) -> bytes:
+    return _ENCODER.encode(data).encode()
 
 
 def error_response(error: Refused, headers: Mapping[str, str] | None = None) -> Response:

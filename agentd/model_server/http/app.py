@@ -21,12 +21,13 @@ from agentd.model_server.http import conversation, requests, scores
 from agentd.model_server.http.answers import (
     AnswerWriter,
     EventStream,
-    Pieces,
     error_response,
     while_there,
 )
 from agentd.model_server.http.body import ForModel
 from agentd.model_server.http.callers import Authenticated, caller, peer
+from agentd.model_server.http.known_schemas import KnownSchemas
+from agentd.model_server.http.pieces import Deliveries, Pieces
 from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.protocols import Language, Prompt
 from agentd.model_server.tool_calls import OfferedTool, ToolChoice
@@ -63,11 +64,14 @@ class Server:
     ) -> None:
         self._quiet_s = quiet_s
         self._runner = runner
+        self._deliveries = Deliveries()
+        runner.together = self._deliveries.together
         self._name = name
         self._token = token
         self._call_deadline_s = call_deadline_s
         self._body_bytes_max = body_bytes_max
         self._started = int(time.time())
+        self._schemas = KnownSchemas()
         # Threads of their own: who waits for a compilation must not keep prompts from being read.
         self._reading = {kind: ThreadPoolExecutor(READING_MAX, "read") for kind in KINDS}
         self._compiling = {kind: ThreadPoolExecutor(COMPILING_MAX, "masks") for kind in KINDS}
@@ -157,12 +161,13 @@ class Server:
 
     async def _chat(self, request: Request) -> Response:
         asked, body = await self._posted(request, requests.Chat)
+        body = await self._read(request, body.with_schema, self._schemas)
         language = self._language()
         tools = conversation.plain_tools(body.tools or [])
         choice = conversation.choice(body.tool_choice, tools)
         prompt = await self._read(request, _prompt, body, tools, language)
         mask = await self._mask(request, body, tools, choice, language)
-        pieces = Pieces()
+        pieces = self._deliveries.pieces()
         call = self._call(body, prompt, pieces, asked, language)
         call.mask, call.top_logprobs = mask, body.logprobs_wanted()
         call.continues = body.answer_schema() is None  # a log holds results, not decisions
@@ -174,7 +179,7 @@ class Server:
         asked, body = await self._posted(request, requests.Completions)
         language = self._language()
         prompt = await self._read(request, _text_prompt, body.prompt, language)
-        pieces = Pieces()
+        pieces = self._deliveries.pieces()
         call = self._call(body, prompt, pieces, asked, language)
         answer = TextWriter(self._runner, call, pieces, body, self._name, request)
         return await self._answered(answer, body)
@@ -207,7 +212,7 @@ class Server:
     async def _score(self, request: Request) -> Response:
         asked, body = await self._posted(request, scores.ScoreRequest)
         scoring = await self._read(request, scores.scoring, body, self._language())
-        pieces = Pieces()
+        pieces = self._deliveries.pieces()
         call = Call((), pieces.emit, **asked, scoring=scoring)
         self._runner.submit(call)
         await while_there(request, self._runner, call, scores.finished(pieces))

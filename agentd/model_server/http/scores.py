@@ -7,8 +7,8 @@ from pydantic import Field, StringConstraints
 from starlette.requests import ClientDisconnect
 
 from agentd.model_server.calls import Call, Refused, Scoring
-from agentd.model_server.http.answers import Pieces
 from agentd.model_server.http.body import ForModel
+from agentd.model_server.http.pieces import Pieces
 from agentd.model_server.protocols import Language
 
 HEADS_MAX, ITEMS_MAX, PAIRS_MAX = 32, 256, 1024

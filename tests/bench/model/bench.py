@@ -1,11 +1,10 @@
 """What all phases share: the two running servers, the sizes, and what went wrong on the way."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from .servers import Agentd, Server, ServerDied, Stock
+from .servers import Agentd, Server, ServerDied
 from .shape import Shape
-
-STOCK = "stock mlx_lm.server"
 
 
 class NoAnswer(Exception):
@@ -13,14 +12,14 @@ class NoAnswer(Exception):
 
 
 class Bench:
-    """Both servers on one model folder."""
+    """Both servers on one model folder: ours, and the one that it stands beside."""
 
-    def __init__(self, shape: Shape, folder: Path) -> None:
+    def __init__(self, shape: Shape, folder: Path, other: Callable[[Path], Server]) -> None:
         self.shape = shape
         self.folder = folder
+        self.other = other(folder)
         self.agentd = Agentd(folder)
-        self.stock = Stock(folder)
-        self.servers: tuple[Server, Server] = (self.agentd, self.stock)
+        self.servers: tuple[Server, Server] = (self.agentd, self.other)
         self.notes: list[str] = []
         self._by_phase: dict[str, list[str]] = {}
 

@@ -97,7 +97,8 @@ async def post(
     watch: Watch = lambda answer: False,
 ) -> Answer:
     """Post any bytes. Never raises: see `Answer.error`."""
-    head = [f"POST {path} HTTP/1.0", "Host: 127.0.0.1", f"Content-Length: {len(data)}"]
+    head = [f"POST {path} HTTP/1.0", "Host: 127.0.0.1", "Content-Type: application/json"]
+    head.append(f"Content-Length: {len(data)}")
     head += [f"{name}: {value}" for name, value in {**target.headers, **(headers or {})}.items()]
     request = "\r\n".join([*head, "", ""]).encode() + data
     return await raw(target, request, deadline_s=deadline_s, watch=watch)

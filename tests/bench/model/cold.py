@@ -10,7 +10,7 @@ from itertools import pairwise
 from tests.bench.table import Figure
 
 from . import client
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .client import Answer
 from .servers import Agentd, Server
 from .workload import STREAM
@@ -40,25 +40,27 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
     for server in bench.servers:
         found[server.label] = arrival = await _arrive(bench, server, text)
         await bench.after(server, PHASE, int(bool(arrival and arrival.answered)), 1)
-    ours, stock = found["agentd"], found["stock"]
+    other = bench.other
+    ours, theirs = found["agentd"], found[other.label]
     if ours is None:
         raise NoAnswer(f"{PHASE}: no stream was decoding")
     name = f"a cold prompt of {bench.shape.cold_tokens:,} tokens"
     notes = [f"{ours.decoding} streams were decoding"]
-    notes += [f"stock: {stock.decoding}"] if stock and stock.decoding != ours.decoding else []
+    if theirs and theirs.decoding != ours.decoding:
+        notes.append(f"{other.label}: {theirs.decoding}")
     notes += [bench.note(PHASE)] if bench.note(PHASE) else []
     yield Figure(
         f"{name}: longest decode gap of the others",
         ours.gap,
         "ms",
-        stock.gap if stock else None,
-        STOCK,
+        theirs.gap if theirs else None,
+        other.title,
         at_most=round(CHUNK_MS + 2 * ours.undisturbed),
         note="; ".join([*notes, "aim: a chunk of 100 ms and two steps"]),
     )
     late = "" if ours.answered else "none within the deadline"
-    first = stock.first if stock and stock.answered else None
-    yield Figure(f"{name}: its own first token", ours.first, "ms", first, STOCK, note=late)
+    first = theirs.first if theirs and theirs.answered else None
+    yield Figure(f"{name}: its own first token", ours.first, "ms", first, other.title, note=late)
 
 
 async def _arrive(bench: Bench, server: Server, text: str) -> Arrival | None:

@@ -2,42 +2,41 @@
 
 import argparse
 import asyncio
-import json
-import os
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
-from tests.bench.table import Figure, render
+from tests.bench import runs
+from tests.bench.environments import NotHere
+from tests.bench.runs import Run
+from tests.bench.table import Figure
 
-from . import cold, decisions, decoding, hangup, memory, recovery, scoring
+from . import cold, decisions, decoding, hangup, limit, memory, recovery, scoring
 from .bench import Bench, NoAnswer
-from .servers import ServerDied
+from .rivals import PROGRAMS, Rival
+from .servers import Server, ServerDied, Stock
 from .shape import QUICK, SHAPES, Shape
 
 PHASES = {
     "memory": memory.measure,  # first: the caches are empty
     "decisions": decisions.measure,
     "decoding": decoding.measure,
+    "limit": limit.measure,
     "cold": cold.measure,
     "hangup": hangup.measure,
     "scoring": scoring.measure,
 }
-STOCK_IS = (
-    "stock is mlx_lm.server {version} with its defaults (decoding 32 and prefilling 8 at a time in "
-    "steps of 2,048 tokens, 10 caches) on the same float32 weights and BLAS, mx.compile off as in "
-    "agentd; all at temperature 0"
-)
+BESIDE_RIVAL = ("decisions", "decoding", "cold", "hangup")  # the rest asks what stock alone tells
+EQUAL = "the same float32 weights and BLAS for both, no mx.compile on a CPU; all at temperature 0"
+FREE = "all answers are free text, of as many tokens as may be"
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for; exit code 0 whatever the figures say, 1 if agentd's server failed."""
-    options = _options(argv)
+    options = _options(argv[1:])
     shape = QUICK if options.quick else SHAPES[options.model]
     if options.agents:
         shape = replace(shape, agents=options.agents)
@@ -45,51 +44,53 @@ def main(argv: Sequence[str]) -> int:
         shape = replace(shape, turns=options.turns)
     if options.deadline:
         shape = replace(shape, deadline_s=options.deadline)
-    began, load = time.monotonic(), os.getloadavg()[0]
-    run = _Run()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no server behind either
+    phases = options.only or (BESIDE_RIVAL if options.rival else [*PHASES, "recovery"])
+
+    other: Callable[[Path], Server] = Stock
+    if options.rival:
+        other = partial(Rival, name=options.rival)
+    return runs.carry_out(lambda: _measured(shape, phases, other, options.free), argv, options)
+
+
+def _measured(
+    shape: Shape, phases: Sequence[str], other: Callable[[Path], Server], free: bool
+) -> Run:
+    work = _Phases()
     try:
-        asyncio.run(run.all(shape, options.only or [*PHASES, "recovery"]))
+        asyncio.run(work.all(shape, phases, other, free))
     except ServerDied as error:
-        run.failed.append(f"given up: {error}")
+        work.failed.append(f"given up: {error}")
+    except NotHere as error:
+        work.failed.append(f"it cannot be installed here: {error}")
     except KeyboardInterrupt:
-        run.failed.append("interrupted")
-    seconds = time.monotonic() - began
-    notes = [
-        STOCK_IS.format(version=version("mlx-lm")),
-        f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end",
-        ", ".join(f"{name} {spent:.0f} s" for name, spent in run.seconds.items()),
-        *run.notes,
-        *run.failed,
-    ]
-    figures = run.figures
-    name = "quick" if options.quick else options.model
-    if options.json:
-        rows = [figure.document() for figure in figures]
-        document = {"model": name, "seconds": seconds, "figures": rows, "notes": notes}
-        document["incidents"] = [*run.notes, *run.failed]
-        print(json.dumps(document))
-    else:
-        short = [figure.name for figure in figures if figure.verdict == "short"]
-        print(render(figures), "", *notes, sep="\n")
-        print(f"{name}: {seconds:.0f} s; short: {', '.join(short) or 'none'}")
-    return 1 if run.failed else 0
+        work.failed.append("interrupted")
+    notes = [*work.about, EQUAL, *([FREE] if free else [])]
+    return Run(work.figures, notes, [*work.incidents, *work.failed], bool(work.failed))
 
 
-class _Run:
+class _Phases:
     """What came so far: a phase that fails takes nothing from the others."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
-        self.notes: list[str] = []
+        self.about: list[str] = []
+        self.incidents: list[str] = []
         self.failed: list[str] = []
-        self.seconds: dict[str, float] = {}
 
-    async def all(self, shape: Shape, phases: Sequence[str]) -> None:
-        """Run the phases. Raises ServerDied: a server cannot be started."""
+    async def all(
+        self, shape: Shape, phases: Sequence[str], other: Callable[[Path], Server], free: bool
+    ) -> None:
+        """Run the phases.
+
+        Raises:
+            ServerDied: a server cannot be started.
+            NotHere: the other one cannot be installed.
+        """
         with tempfile.TemporaryDirectory(prefix="agentd-bench-") as place:
             folder = shape.folder(Path(place) / "model")
-            bench = Bench(shape, folder)
+            bench = Bench(shape, folder, other)
+            bench.agentd.masks = not free
+            self.about.append(bench.other.about)
             try:
                 await bench.start()
                 for name, measure in PHASES.items():
@@ -98,7 +99,7 @@ class _Run:
                 await self._take("memory", memory.at_the_end(bench))
             finally:
                 bench.close()
-                self.notes += bench.notes
+                self.incidents += bench.notes
             if "recovery" in phases:
                 await self._take("recovery", recovery.measure(bench))
         if bench.agentd.restarts:
@@ -107,13 +108,11 @@ class _Run:
     async def _take(self, name: str, found: AsyncIterator[Figure]) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[Kmeasuring {name} ...", end="", file=sys.stderr, flush=True)
-        began = time.monotonic()
         try:
             async for figure in found:
                 self.figures.append(figure)
         except NoAnswer as error:
             self.failed.append(f"agentd answered nothing: {error}")
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
@@ -127,8 +126,10 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--deadline", type=float, metavar="S", help="of a phase on one server: on a busy machine"
     )
     parser.add_argument("--only", choices=[*PHASES, "recovery"], action="append")
+    parser.add_argument("--rival", choices=PROGRAMS, help="beside this one, not stock; installs it")
+    parser.add_argument("--free", action="store_true", help="free text from agentd as well")
     parser.add_argument("--quick", action="store_true", help="rough figures, in 40 s")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    runs.arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from tests.bench.table import Figure, quantile
 
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .workload import Round, count_new, legal, plan, play
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -17,14 +17,13 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
         # Other names for each number: no prompt is known from an earlier phase.
         plans = [plan(f"agent{count}.{number}", bench.shape.turns) for number in range(count)]
         await count_new(plans, bench.agentd)
-        rounds = {}
+        rounds = []
         for server in bench.servers:
-            rounds[server.label] = await play(
-                server, plans, bench.shape.answer_tokens, bench.shape.deadline_s
-            )
-            played = rounds[server.label]
+            shape = bench.shape
+            played = await play(server, plans, shape.answer_tokens, shape.deadline_s)
+            rounds.append(played)
             await bench.after(server, _name(count), len(played.good), played.asked)
-        for figure in _figures(count, rounds["agentd"], rounds["stock"], bench):
+        for figure in _figures(count, rounds, bench):
             yield figure
 
 
@@ -32,17 +31,18 @@ def _name(count: int) -> str:
     return f"{count} agent{'s' if count > 1 else ''}"
 
 
-def _figures(count: int, ours: Round, stock: Round, bench: Bench) -> list[Figure]:
+def _figures(count: int, both: Sequence[Round], bench: Bench) -> list[Figure]:
     name = _name(count)
-    both = [ours, stock]
+    ours, _theirs = both
     if not ours.good:
         raise NoAnswer(f"{name}: {ours.answers[0][-1].error}")
     note = bench.note(name)
 
     def row(what: str, unit: str, values: Sequence[float | None], **more: object) -> Figure:
-        mine, theirs = values
+        mine, beside = values
         assert mine is not None
-        return Figure(f"{name}: {what}", mine, unit, theirs, STOCK, note=note, **more)  # type: ignore[arg-type]
+        against = bench.other.title
+        return Figure(f"{name}: {what}", mine, unit, beside, against, note=note, **more)  # type: ignore[arg-type]
 
     tokens = [_rate(r, r.new_tokens + _generated(r)) for r in both]
     length = [_generated(r) / len(r.good) if r.good else None for r in both]
@@ -59,12 +59,14 @@ def _figures(count: int, ours: Round, stock: Round, bench: Bench) -> list[Figure
     rows.append(row("total tokens a second", "/s", tokens, ratio_at_least=1.0))
     if count > 1:
         rows.append(row("Jain's fairness index", "", [_jain(r) for r in both], at_least=0.95))
-    rows.append(row("valid decisions", "%", [_valid(r) for r in both], at_least=100.0))
+    if bench.agentd.masks:
+        rows.append(row("valid decisions", "%", [_valid(r) for r in both], at_least=100.0))
     return rows
 
 
 def _prefilled(played: Round) -> float | None:
-    if not played.new_tokens:
+    told = any("prompt_tokens_details" in answer.usage for answer in played.good)
+    if not played.new_tokens or not told:
         return None
     return sum(a.prompt_tokens - a.cached_tokens for a in played.good) / played.new_tokens
 

@@ -9,7 +9,7 @@ from tests.bench.table import Figure
 
 from . import client
 from .bare import Bare
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .client import Answer
 from .servers import Server
 from .workload import STREAM, response_format
@@ -33,16 +33,16 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
     finally:
         bare.close()
     after = await bench.agentd.metrics()
-    note = bench.note(PHASE)
+    note, other = bench.note(PHASE), bench.other
 
     def pace(name: str, ours: str, base: str, against: str, least: float) -> Figure:
         mine, theirs = _medians(paces, ours, base)
         return Figure(name, mine, "/s", theirs, against, ratio_at_least=least, note=note)
 
     yield pace("one free stream: tokens", "agentd 1", "bare", BARE, 0.95)
-    yield pace("one free stream: tokens", "agentd 1", "stock 1", STOCK, 1.0)
+    yield pace("one free stream: tokens", "agentd 1", f"{other.label} 1", other.title, 1.0)
     name = f"{BATCH} free streams together: tokens"
-    yield pace(name, f"agentd {BATCH}", f"stock {BATCH}", STOCK, 1.0)
+    yield pace(name, f"agentd {BATCH}", f"{other.label} {BATCH}", other.title, 1.0)
     for count in (1, BATCH):
         masked, free = _medians(steps, f"masked {count}", f"free {count}")
         against = "the same server's step without a mask"
@@ -64,20 +64,20 @@ async def _rounds(bench: Bench, bare: Bare) -> tuple[Sides, Sides]:
     shape = bench.shape
     paces: Sides = {}
     steps: Sides = {}
-    prompt = await bench.agentd.tokenize(_body(0, 1, masked=False)["messages"])
+    prompt = await bench.agentd.tokenize(stream_body(0, 1, masked=False)["messages"])
     bare.pace(prompt, 4)  # slow the first time
     sizes = ((1, shape.stream_tokens), (BATCH, shape.batch_tokens))
     for server in bench.servers:
-        await _streams(bench, server, BATCH, 4)  # from here on all prompts are cached
+        await streams(bench, server, BATCH, 4)  # from here on all prompts are cached
     for _ in range(shape.rounds):
         paces.setdefault("bare", []).append(bare.pace(prompt, shape.stream_tokens))
         for count, tokens in sizes:
             for server in bench.servers:
-                answers = await _streams(bench, server, count, tokens)
-                paces.setdefault(f"{server.label} {count}", []).append(_pace(answers))
+                answers = await streams(bench, server, count, tokens)
+                paces.setdefault(f"{server.label} {count}", []).append(tokens_a_second(answers))
                 if server is bench.agentd:
                     steps.setdefault(f"free {count}", []).append(_step_ms(answers))
-            answers = await _streams(bench, bench.agentd, count, tokens, masked=True)
+            answers = await streams(bench, bench.agentd, count, tokens, masked=True)
             steps.setdefault(f"masked {count}", []).append(_step_ms(answers))
     return paces, steps
 
@@ -85,13 +85,13 @@ async def _rounds(bench: Bench, bare: Bare) -> tuple[Sides, Sides]:
 async def _equal_percent(bench: Bench) -> float:
     """Ask for answers alone, then together; return how many of them are the same text."""
     tokens = bench.shape.batch_tokens
-    alone = [await _streams(bench, bench.agentd, 1, tokens, first=n) for n in range(BATCH)]
-    together = await _streams(bench, bench.agentd, BATCH, tokens)
+    alone = [await streams(bench, bench.agentd, 1, tokens, first=n) for n in range(BATCH)]
+    together = await streams(bench, bench.agentd, BATCH, tokens)
     pairs = list(zip((answers[0] for answers in alone if answers), together, strict=False))
     return 100 * sum(one.text == other.text for one, other in pairs) / BATCH
 
 
-async def _streams(
+async def streams(
     bench: Bench,
     server: Server,
     count: int,
@@ -105,7 +105,7 @@ async def _streams(
         *(
             client.chat(
                 server,
-                _body(number, tokens, masked=masked),
+                stream_body(number, tokens, masked=masked),
                 headers={"X-Agentd-Agent": f"stream{number}", "X-Agentd-Session": "1"},
                 deadline_s=bench.shape.deadline_s,
             )
@@ -118,14 +118,14 @@ async def _streams(
     return good
 
 
-def _body(number: int, tokens: int, *, masked: bool) -> dict[str, Any]:
+def stream_body(number: int, tokens: int, *, masked: bool) -> dict[str, Any]:
     content = f"Story {number}: tell of a lighthouse keeper, and go on without an end."
     form = {"response_format": response_format(ENDLESS)} if masked else {}
     messages = [{"role": "user", "content": content}]
     return {"messages": messages, "max_tokens": tokens, "temperature": 0, **form, **STREAM}
 
 
-def _pace(answers: Sequence[Answer]) -> float | None:
+def tokens_a_second(answers: Sequence[Answer]) -> float | None:
     """Return tokens a second of all streams together, from the first piece to the last."""
     if not answers:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from tests.bench.table import Figure
 
 from . import client
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .servers import Server, ServerDied
 from .workload import STREAM
 
@@ -35,9 +35,9 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
         if ours is None:
             raise NoAnswer(PHASE)
         said = "; ".join(part for part in (note, bench.note(PHASE)) if part)
-        yield Figure(
-            f"{name}: tokens for nobody", ours, "", values["stock"], STOCK, at_most=2, note=said
-        )
+        theirs, against = values[bench.other.label], bench.other.title
+        name = f"{name}: tokens for nobody"
+        yield Figure(name, ours, "", theirs, against, at_most=2, note=said)
 
 
 def _limit(bench: Bench) -> int:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from tests.bench.table import Figure
 
-from .bench import STOCK, Bench, NoAnswer
+from .bench import Bench, NoAnswer
 from .workload import plan, play
 
 SESSIONS = 4  # fewer than the ten that stock keeps
@@ -42,18 +42,19 @@ async def measure(bench: Bench) -> AsyncIterator[Figure]:
         "memory of a cached token",
         ours,
         "bytes",
-        found["stock"],
-        STOCK,
+        found[bench.other.label],
+        bench.other.title,
         note="; ".join(part for part in (note, bench.note(PHASE)) if part),
     )
 
 
 async def at_the_end(bench: Bench) -> AsyncIterator[Figure]:
     """Yield the processes' memory after all phases."""
-    ours, stock = (server.memory_mb() for server in bench.servers)
-    anew = bench.stock.restarts
-    note = f"stock was started anew {anew} times" if anew else ""
-    yield Figure("memory of the process at the end", ours, "MB", stock, STOCK, note=note)
+    ours, theirs = (server.memory_mb() for server in bench.servers)
+    anew = bench.other.restarts
+    note = f"{bench.other.label} was started anew {anew} times" if anew else ""
+    name = "memory of the process at the end"
+    yield Figure(name, ours, "MB", theirs, bench.other.title, note=note)
 
 
 def _plain_bytes(bench: Bench) -> int:

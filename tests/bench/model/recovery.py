@@ -38,10 +38,10 @@ class _Found:
 async def measure(bench: Bench) -> AsyncIterator[Figure]:
     """Yield the seconds from the kill to the next answer. After the servers have ended."""
     seconds = await _killed(bench.folder)
-    against = "stock's start, as if somebody did it at once"
+    against = f"the start of {bench.other.title}, as if somebody did it at once"
     note = "the supervisor's first wait of about 1 s included"
     yield Figure(
-        "kill -9 to the next answer", seconds, "s", bench.stock.start_s, against, note=note
+        "kill -9 to the next answer", seconds, "s", bench.other.start_s, against, note=note
     )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,9 @@ class Server:
     """One server. Its class says what it is; `client.Target` is what clients need of it."""
 
     label = ""
+    title = ""  # the label at length, as a baseline is called
+    about = ""  # what is to be known of it, as a baseline
+    masks = True  # whether it is asked for decisions by their schema; else it answers freely
     prefix = ""  # of its metrics' names
     model = ""
     command: Sequence[str] = ()
@@ -158,12 +162,14 @@ class Server:
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
-    def _popen(self, command: Sequence[str], **more: Any) -> "subprocess.Popen[bytes]":
+    def _popen(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None, **more: Any
+    ) -> "subprocess.Popen[bytes]":
         with self._output.open("ab") as output:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=self._home.environment,
+                env={**self._home.environment, **(environment or {})},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 **more,
@@ -199,15 +205,25 @@ class Stock(Server):
     """mlx_lm.server with its defaults; see `tests.bench.stock`."""
 
     label = "stock"
+    title = "stock mlx_lm.server"
+    about = (
+        f"stock is mlx_lm.server {version('mlx-lm')} with its defaults (decoding 32 and prefilling "
+        "8 at a time in steps of 2,048 tokens, 10 caches)"
+    )
     prefix = "stock_"
     model = "default_model"
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         command = [sys.executable, "-m", "tests.bench.stock", "--model", str(self.folder)]
         return self._popen([*command, "--port", str(self.port), "--log-level", "WARNING"])
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _hello() -> dict[str, Any]:

@@ -91,13 +91,13 @@ class Plan:
     prompts: list[list[dict[str, str]]]
     new_tokens: list[int] = field(default_factory=list)  # of each turn: not in the turn before
 
-    def body(self, turn: int, answer_tokens: int) -> dict[str, Any]:
-        """Return a turn's request."""
+    def body(self, turn: int, answer_tokens: int, *, masked: bool = True) -> dict[str, Any]:
+        """Return a turn's request, for a decision or for any text."""
         return {
             "messages": self.prompts[turn],
             "max_tokens": answer_tokens,
             "temperature": 0,
-            "response_format": response_format(SCHEMA),
+            **({"response_format": response_format(SCHEMA)} if masked else {}),
             **STREAM,
         }
 
@@ -207,11 +207,10 @@ async def decide(
 ) -> Answer:
     """Ask for a turn's decision; a full queue is asked again when it says so, as a worker does."""
     began = time.monotonic()
+    body = one.body(turn, answer_tokens, masked=server.masks)
     while True:
         left = began + deadline_s - time.monotonic()
-        answer = await client.chat(
-            server, one.body(turn, answer_tokens), headers=one.headers(), deadline_s=max(0.0, left)
-        )
+        answer = await client.chat(server, body, headers=one.headers(), deadline_s=max(0.0, left))
         answer.sent = began  # the wait belongs to the decision
         if answer.status != 503 or left < answer.retry_after_s:
             return answer
