@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
 
+from agentd.config.daemon import SupervisorConfig
 from agentd.errors import SandboxUnavailable
 from agentd.process import environment, fork_rules, process_title
 from agentd.process.child import Child
@@ -74,6 +75,21 @@ def test_on_macos_a_thread_that_is_gone_counts(
     library = SimpleNamespace(pthread_is_threaded_np=lambda: ever)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     assert bool(why_not()) is refused
+
+
+@pytest.mark.parametrize(
+    ("system", "said", "forks"),
+    [
+        *(("linux", None, True), ("linux", "spawn", False)),
+        *(("darwin", None, False), ("darwin", "fork", True)),
+    ],
+)
+def test_macos_forks_only_where_a_person_says_so(
+    system: str, said: Literal["fork", "spawn"] | None, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CPython's `multiprocessing`: Apple's libraries have rules of their own."""
+    monkeypatch.setattr(sys, "platform", system)
+    assert SupervisorConfig(workers=said).forks is forks
 
 
 def test_forked_ones_share_no_chance(tmp_path: Path) -> None:

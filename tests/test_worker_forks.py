@@ -121,7 +121,7 @@ def test_an_orphan_that_is_stopped_is_told_from_a_hanging_one(supervisor: Daemon
 
 
 def test_a_server_that_hangs_is_replaced(supervisor: Daemon) -> None:
-    """A start waits two seconds for it at most, and what was to be forked is spawned."""
+    """A start waits some seconds for it, and what was to be forked is spawned."""
     supervisor.drop("one")
     supervisor.start()
     pid = supervisor.wait_state("one", "RUNNING")["pid"]

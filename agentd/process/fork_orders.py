@@ -21,7 +21,7 @@ from agentd.process.lock import LockFile
 from agentd.process.started import Ends
 from agentd.process.takeover import kill_group
 
-ANSWER_S = 2.0  # for a server to fork: it takes 5 ms
+ANSWER_S = 5.0  # for a server to fork: it takes 5 ms, where the machine has nothing else to do
 PS_S = 2.0
 UNSEEN = -signal.SIGKILL  # the exit code where nobody saw one
 

@@ -55,7 +55,7 @@ class _ForkServer:
         self._control, self._heart, self._lifeline = control, heart, lifeline
         self._children: set[int] = set()
         self._asked_to_stop = False
-        self._code = code_stamps()
+        self._code = _code_files()
 
     def serve(self) -> list[str] | None:
         process_title.write(process_title.own())
@@ -137,9 +137,9 @@ class _ForkServer:
 
     def _outdated(self) -> str:
         """Say whether what was imported is no more what is installed: it was updated meanwhile."""
-        if code_stamps(self._code) == self._code:
-            return ""
-        return "the installed code has changed since it was imported"
+        if any(_stamp(file) != known for file, known in self._code):
+            return "the installed code has changed since it was imported"
+        return ""
 
 
 def _become(order: Mapping[str, Any], fds: Sequence[int]) -> None:
@@ -188,14 +188,10 @@ def _fail(error: BaseException) -> NoReturn:
     os._exit(Exit.FAILED)
 
 
-def code_stamps(known: Mapping[str, object] | None = None) -> dict[str, object]:
-    """Return what tells whether the files of the loaded modules, or of `known`, are the same."""
-    files = known or {
-        file
-        for module in tuple(sys.modules.values())
-        if (file := getattr(module, "__file__", None))
-    }
-    return {file: _stamp(Path(file)) for file in files}
+def _code_files() -> list[tuple[Path, object]]:
+    """Return the files of the loaded modules, and what tells whether each is still the same."""
+    loaded = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
+    return [(file, _stamp(file)) for file in map(Path, sorted({name for name in loaded if name}))]
 
 
 def _stamp(path: Path) -> object:

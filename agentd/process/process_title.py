@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOM = "." * 400  # the last word of its command line
+SIZE_MAX = 65_536
 _ARG_START, _ARG_END = 45, 46  # of /proc/PID/stat, counted from behind the name (proc(5): 48, 49)
 
 
@@ -23,7 +24,7 @@ def own() -> list[str]:
 def write(argv: Sequence[str]) -> None:
     """Show this command line, as much of it as there is room for."""
     start, size = _place()
-    if size <= 0:
+    if not 0 < size <= SIZE_MAX:  # not the place that it was taken for
         return
     text = b"\0".join(word.encode(errors="surrogateescape") for word in argv)[: size - 1]
     ctypes.memmove(start, text + bytes(size - len(text)), size)

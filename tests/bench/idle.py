@@ -23,13 +23,14 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     bus = home.bus()
     bus.accept("reader", "v", subscribe=(ASKED,))
     bus.close()
-    with home.fork_server() as (_, orders), consumer(home, "poll") as polling:
+    with home.fork_server() as (server, orders), consumer(home, "poll") as polling:
         workers = home.start(names, orders)
         pids = [worker.pid for worker in workers]
         never.wait(SETTLE_S)
-        before, began = [cpu_s(pid) for pid in (*pids, polling.pid)], time.monotonic()
+        measured = (*pids, server.pid, polling.pid)
+        before, began = [cpu_s(pid) for pid in measured], time.monotonic()
         never.wait(WINDOW_QUICK_S if quick else WINDOW_S)
-        after, seconds = [cpu_s(pid) for pid in (*pids, polling.pid)], time.monotonic() - began
+        after, seconds = [cpu_s(pid) for pid in measured], time.monotonic() - began
         memory = statistics.median(memory_mb(pid) for pid in pids)
         home.stop(workers)
     shares = [100 * (b - a) / seconds for a, b in zip(before, after, strict=True)]
@@ -41,7 +42,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         shares[-1] * WORKERS,
         "20 times one consumer polling every 100 ms",
         at_most=0.3,
-        note="" if scale == 1 else f"measured with {count}",
+        note="forked, with who forked them" if scale == 1 else f"measured with {count}",
     )
     note = f"one of {count} that share their pages"
     yield Figure("idle: memory of a worker among others", memory, "MB", note=note)
