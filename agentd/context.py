@@ -90,7 +90,13 @@ class Context:
     """
 
     def __init__(
-        self, count: Callable[[str], int], *, fixed: int, window: int, share: float, reserve: int
+        self,
+        count: Callable[[str, int], int],
+        *,
+        fixed: int,
+        window: int,
+        share: float,
+        reserve: int,
     ) -> None:
         self._count = count
         self._parts: list[str] = []
@@ -120,9 +126,13 @@ class Context:
         """Tokens left for events, the reserve not counted."""
         return self.budget - self._reserve - self.tokens
 
-    def measure(self, event: LogEvent) -> int:
-        """Return the event's tokens."""
-        return self._count(render(event))
+    def measure(self, event: LogEvent, within: int = 0) -> int:
+        """Return the event's tokens; `within` is told to the tokenizer: see `LLM.count`."""
+        return self._count(render(event), within)
+
+    def settle(self, tokens: int) -> None:
+        """Take over how many tokens the prompt has, log included, from who has read it."""
+        self.tokens = tokens
 
     def add(self, event: LogEvent, tokens: int | None = None) -> None:
         """Append the event; `tokens` is what `measure` said, where it was asked.
@@ -131,7 +141,7 @@ class Context:
             SessionFailed: not even the reserve holds it.
         """
         text = render(event)
-        self.tokens += self._count(text) if tokens is None else tokens
+        self.tokens += self._count(text, 0) if tokens is None else tokens
         if self.tokens > self.budget:
             raise SessionFailed(
                 f"the prompt would take {self.tokens} tokens; {self.budget} are allowed",
@@ -140,12 +150,13 @@ class Context:
             )
         self._parts.append(text)
 
-    def cut(self, event: LogEvent, limit: int) -> tuple[LogEvent, int]:
+    def cut(self, event: LogEvent, limit: int, within: int = 0) -> tuple[LogEvent, int]:
         """Return the event, shortened with visible markers to `limit` tokens, and its tokens.
 
-        What cannot be made that short is returned as short as it gets.
+        What cannot be made that short is returned as short as it gets. `within`, no more than
+        `limit`: see `measure`.
         """
-        size = self.measure(event)
+        size = self.measure(event, within)
         if size <= limit:
             return event, size
         shorter, characters = event, len(render(event))

@@ -311,6 +311,8 @@ class Loop:
             progress=lambda: self.beat(self.call_deadline_s),
         )
         decision = self.llm.decide(ask)
+        if log is None and decision.context_tokens is not None:
+            self.transcript.context.settle(decision.context_tokens)
         usage = replace(decision.usage, duration_ms=round(decision.usage.duration_ms, 1))
         self.log.info(
             "turn.decided",

@@ -8,6 +8,7 @@ rule looks at before it matches is bounded, and what it then takes is never look
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -175,6 +176,7 @@ def remember(secret: str) -> None:
     lines = [line for line in secret.splitlines() if len(line) >= LINE_LEAST]
     texts = {text for text in (secret, secret.strip(), *lines) if len(text) >= LEAST}
     _known[:] = sorted({*_known, *texts}, key=len, reverse=True)
+    hidden_word.cache_clear()
 
 
 def any_known() -> bool:
@@ -241,6 +243,12 @@ def hide(text: str) -> str:
             continue
         text = pattern.sub(_hidden_setting if rule == SETTING else _hidden, text)
     return text
+
+
+@lru_cache(256)
+def hidden_word(word: str) -> str:
+    """Return a short text as `hide` does, for such as come again and again: in each log line."""
+    return hide(word)
 
 
 def put(match: re.Match[str], instead: str) -> str:

@@ -172,25 +172,27 @@ class Transcript:
     def _within_room(self, decision: Decision, result: Result) -> Shown:
         """Return the result as the log will show it; where there is no room, a word in its place.
 
-        It asks the tokenizer, over HTTP as a rule: never inside a transaction.
+        It may ask the tokenizer, over HTTP as a rule: never inside a transaction.
         """
         kind, limit = snake_case(decision.name), self._session.limits.result_tokens
         if decision.planned:  # its code reads all of it: it never fills what the model needs
-            limit = min(limit, self.context.room // 2)
-        event, tokens = self._fit(kind, result, limit)
+            limit, within = min(limit, self.context.room // 2), 0
+        else:  # the model is asked next, which tells the tokens of what is short
+            within = min(limit, self.context.room // 2)
+        event, tokens = self._fit(kind, result, limit, within)
         if tokens <= self.context.room:
             return event, tokens
         self.full = not decision.planned
         return self._fit(kind, Result(NO_ROOM, result.trusted), limit)
 
-    def _fit(self, kind: str, result: Result, limit: int) -> Shown:
+    def _fit(self, kind: str, result: Result, limit: int, within: int = 0) -> Shown:
         """Return the result as an event of at most `limit` tokens."""
         event = LogEvent(kind, self._journal.clock.now(), result.value, result.trusted)
-        return self.context.cut(event, limit)
+        return self.context.cut(event, limit, within)
 
-    def _count(self, text: str) -> int:
+    def _count(self, text: str, within: int) -> int:
         """Ask the tokenizer, and keep what it said: a replay has none."""
-        tokens = self._tokens(text)
+        tokens = self._tokens(text, within)
         self._session.counted.append(tokens)
         return tokens
 
@@ -205,5 +207,5 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: str, within: int = 0) -> int:
     return len(text.encode())

@@ -42,6 +42,7 @@ title = "{count} lines, {kind=task} tasks: {event.from}"
 [result]
 line = { from = "name" }
 kind = { labels = ["task", "idea"] }
+colour = { labels = ["red", "blue", "green", "pink", "grey", "black", "white", "brown", "gold"] }
 """,
     "writer": """agent = "task"
 done = "The note is written down."
@@ -122,7 +123,7 @@ class PageHome(Home):
         assert self.gate.wait(DEADLINE_S)
         schema = json.dumps(request.body.get("response_format", {}))
         if "Sort the line" in said:
-            return {"tool": "row", "kind": "idea" if "game" in said else "task"}
+            return {"tool": "row", "kind": "idea" if "game" in said else "task", "colour": "red"}
         if (
             "Write the note" in said
             and '"write_file"' in schema

@@ -155,11 +155,12 @@ def reader(
     host: str = "localhost:1",
     turns: int = 8,
     tools: Sequence[str] = TOOLS,
+    window: int = 8192,
 ) -> int:
     """Run a task agent that reads notes; return its session."""
     world.write("reader", reader_toml(world.notes, host=host, turns=turns, tools=tools))
     world.publish("note.changed", {"path": "a.txt"}, target="reader")
-    return world.run("reader", answers)
+    return world.run("reader", answers, window=window)
 
 
 def finding(note: str) -> dict[str, str]:

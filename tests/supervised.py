@@ -441,10 +441,13 @@ def _forks(module: str, _room: str) -> int:
     if module:
         importlib.import_module(module)
     argv = serve_forks()
-    return 0 if argv is None else _worker(*argv[3:])
+    return 0 if argv is None else int(ROLES[argv[2]](*argv[3:]))
 
+
+ROLES: dict[str, Callable[..., int]] = {
+    **{"run": _run, "worker": _worker, "model": _model, "admission": _admission},
+    "forks": _forks,
+}
 
 if __name__ == "__main__":
-    roles = {"run": _run, "worker": _worker, "model": _model, "admission": _admission}
-    roles |= {"forks": _forks}
-    sys.exit(roles[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]
+    sys.exit(ROLES[sys.argv[1]](*sys.argv[2:]))

@@ -27,6 +27,7 @@ AIMED = {
     "replay: 100 recordings",
     "turn: scripted model",
     "turn: BAML client",
+    "turn: BAML client over HTTP",
 }
 OF_PAGE = {
     "page: CPU while it is open and nothing happens",

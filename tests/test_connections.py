@@ -6,13 +6,15 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from agentd.model_server.calls import Advance, Call
 from agentd.model_server.http import connection_limits
+from agentd.model_server.http import server as http_server
 from agentd.testing.tiny_model import ScriptedEngine
 from tests.raw_http import ask, connected, one_reply, status, to_end
 from tests.serving import TOKEN, Serving, chat_body, serving, wait_for
@@ -33,6 +35,27 @@ def server() -> Iterator[Serving]:
 
 def alive(server: Serving) -> bool:
     return server.get("/health")[0] == 200 and server.chat()[0] == 200
+
+
+def test_an_idle_server_does_not_look_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten looks a second were most of what an idle page took. A stop waits for no look."""
+    monkeypatch.setattr(http_server, "TICK_S", 1000.0)
+    ticks: list[int] = []
+    monkeypatch.setattr(http_server.HttpServer, "on_tick", counting(ticks))
+    with serving(lambda _language: ScriptedEngine()) as server:
+        began = time.monotonic()
+        wait_for(lambda: alive(server) and time.monotonic() - began > 0.5)
+    assert len(ticks) == 2, "as it begins and as it ends"
+
+
+def counting(ticks: list[int]) -> Callable[..., Awaitable[bool]]:
+    tick = http_server.HttpServer.on_tick
+
+    async def counted(self: http_server.HttpServer, counter: int) -> bool:
+        ticks.append(counter)
+        return await tick(self, counter)
+
+    return counted
 
 
 ODD: dict[str, tuple[bytes, int]] = {

@@ -26,7 +26,7 @@ JSON = st.recursive(
 )
 
 
-def words(text: str) -> int:
+def words(text: str, within: int = 0) -> int:
     """A tokenizer for tests: four characters a token, rounded up."""
     return -(-len(text) // 4)
 

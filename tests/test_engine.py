@@ -13,12 +13,18 @@ import pytest
 from mlx import nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from agentd.clock import EPOCH
+from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
-from agentd.model_server.calls import Call
+from agentd.json_schema.schema_digest import compact, digest_of
+from agentd.llm.decision import with_log
+from agentd.model_server.calls import Call, Refused
 from agentd.model_server.engine import weights
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.output_layer import OutputPositions
 from agentd.model_server.engine.prompt_cache import PromptCaches
+from agentd.model_server.http import known_schemas
+from agentd.model_server.http.known_schemas import KnownSchemas
 from agentd.model_server.language.language import ModelLanguage
 from tests.serving import Serving, serving
 
@@ -405,6 +411,58 @@ def test_an_impossible_schema_over_http(tiny: Serving) -> None:
     assert answer["error"]["message"].startswith("/maxContains")
 
 
+def test_a_schema_is_named_by_its_digest(tiny: Serving) -> None:
+    """Sent once with it, it masks each later call that names it; an unknown one is told as such."""
+    schema = {**SCHEMA, "title": "named by its digest"}
+    name = {"name": "d", "agentd_sha256": digest_of(compact(schema))}
+
+    def chat(**form: Any) -> tuple[int, Any]:
+        asked = {"type": "json_schema", "json_schema": {**name, **form}}
+        return tiny.chat(response_format=asked, max_tokens=40, temperature=0)
+
+    status, answer = chat()
+    assert (status, answer["error"]["code"]) == (400, "unknown_schema")
+    status, whole = chat(schema=schema)
+    assert status == 200
+    again = chat()[1]
+    assert again["choices"][0]["message"] == whole["choices"][0]["message"]
+    assert json.loads(again["choices"][0]["message"]["content"])["tool"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({"agentd_sha256": "0" * 64, "schema": SCHEMA}, "is not the digest of the schema"),
+        ({"agentd_sha256": "0" * 64}, "send it with its schema"),
+        ({"agentd_sha256": "x"}, "must be"),
+        ({"agentd_sha256": None}, "must be"),
+        ({}, "must be"),
+    ],
+)
+def test_a_digest_that_names_nothing_is_refused(
+    tiny: Serving, form: dict[str, Any], why: str
+) -> None:
+    """Nobody can put another schema in the place of a digest's own."""
+    asked = {"type": "json_schema", "json_schema": {"name": "d", **form}}
+    status, answer = tiny.chat(response_format=asked)
+    assert status == 400 and why in answer["error"]["message"]
+
+
+def test_known_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were used last stay; another one is to be sent again."""
+    monkeypatch.setattr(known_schemas, "BYTES_MAX", 100)
+    known = KnownSchemas()
+    schemas = [{"const": str(n) * 30} for n in range(3)]
+    first, second, third = digests = [digest_of(compact(schema)) for schema in schemas]
+    for digest, schema in zip(digests[:2], schemas[:2], strict=True):
+        assert known.schema(digest, schema) == schema
+    assert known.schema(first, None) == schemas[0]
+    known.schema(third, schemas[2])
+    with pytest.raises(Refused):
+        known.schema(second, None)
+    assert known.schema(first, None) == schemas[0] and known.schema(third, None) == schemas[2]
+
+
 def test_a_prompt_beyond_the_window_over_http(tiny: Serving) -> None:
     """What does not fit the window is refused before it costs anything."""
     status, answer = tiny.chat(content="word " * 3000)
@@ -417,6 +475,20 @@ def test_tokenize_agrees_with_usage(tiny: Serving) -> None:
     _status, counted = tiny.post("/tokenize", {"messages": messages})
     _status, answer = tiny.chat(messages=messages, max_tokens=1)
     assert answer["usage"]["prompt_tokens"] == counted["count"]
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words", "\u6c34 \U0001f600 \u00e9\u0301", '<|im_end|> "x" 12']
+)
+def test_a_log_has_the_tokens_of_its_events(tiny: Serving, text: str) -> None:
+    """What is counted event by event is what a call is charged for, and never more than bytes."""
+    frame = [{"role": "system", "content": "be short"}, {"role": "user", "content": "Read:\n"}]
+    events = [render(LogEvent(f"a.b{n}", EPOCH, {"text": text * n}, False)) for n in range(4)]
+    counts = [tiny.post("/tokenize", {"content": event})[1]["count"] for event in events]
+    fixed = tiny.post("/tokenize", {"messages": frame})[1]["count"]
+    _status, answer = tiny.chat(messages=with_log(frame, "".join(events)), max_tokens=1)
+    assert answer["usage"]["prompt_tokens"] == fixed + sum(counts)
+    assert all(count <= len(event.encode()) for count, event in zip(counts, events, strict=True))
 
 
 def test_make_prompt_cache_is_what_the_engine_expects(engine: MlxEngine) -> None:

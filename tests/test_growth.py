@@ -2,17 +2,26 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agentd.agent import Agent, Kit, Result
 from agentd.bus import Bus
 from agentd.bus.seen import SeenFile
 from agentd.cli import main
 from agentd.events import FILE, Lane, NewEvent
+from agentd.llm.decision import Choice
+from agentd.llm.mcp_tools import described
+from agentd.mcp.definitions import McpTool, pinned
 from agentd.paths import HOME_VARIABLE, Paths, discover
+from agentd.recordings.recording import Root
+from agentd.replay.agent_proxy import MappedAgent
+from agentd.replay.folder_map import FolderMap
 from agentd.sessions.archive import Archive
 from tests.bench.growth.filled import fill
 from tests.bench.growth.scaling import FLAT, LINEAR, Growth, render
@@ -168,3 +177,64 @@ def test_the_table_says_how_a_figure_grows() -> None:
     assert square.verdict == "worse"
     lines = render([linear, late, square]).splitlines()
     assert lines[0].startswith("| events | 10 | 100 | 1,000 | 10,000 |") and len(lines) == 5
+
+
+def test_a_replay_maps_each_result_once(tmp_path: Path) -> None:
+    """What an agent that plans is given in each turn are the results so far: all of them grow."""
+    mapped: list[object] = []
+
+    class Counting(FolderMap):
+        def as_here(self, value: Any) -> Any:
+            mapped.append(value)
+            return super().as_here(value)
+
+    class Planning(Agent[Any]):
+        def __init__(self) -> None:
+            nothing: Any = None
+            super().__init__(nothing, Kit("a", "b", nothing, nothing, nothing))
+
+        def dispatch(self, decision: Choice) -> Result:
+            return Result()
+
+        def planned(self, results: Sequence[Mapping[str, Any]]) -> None:
+            assert list(results) == [{"path": f"{tmp_path}/0/{n}"} for n in range(len(results))]
+
+    agent = MappedAgent(Planning, Counting([Root(path="/repo")], tmp_path))
+    results = [{"path": f"/repo/{n}"} for n in range(50)]
+    for turn in range(51):
+        assert agent.planned(results[:turn]) is None
+    assert len(mapped) == 50
+    changed = [results[0], {"path": "/repo/1"}, *results[2:]]
+    assert agent.planned(changed[:3]) is None and len(mapped) == 50  # equal is the same
+
+
+def test_a_tool_is_described_without_a_look_at_the_texts_of_all() -> None:
+    """Four times as many tools of MCP servers take four times as many steps of Python."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": "of a"}}}
+
+    def tools(count: int) -> list[McpTool]:
+        told = [{"description": f"d{n}", "inputSchema": schema} for n in range(count)]
+        return [McpTool("s", f"t{n}", pinned(one), 200) for n, one in enumerate(told)]
+
+    found = described(tools(40))
+    assert [tool.about for tool in found] == [{"": f"d{n}", "a": "of a"} for n in range(40)]
+    few, many = (_lines(lambda n=n: described(tools(n))) for n in (50, 200))  # type: ignore[misc]
+    assert many < 4.4 * few, (few, many)
+
+
+def _lines(work: Callable[[], object]) -> int:
+    """Return how many lines of Python run for it."""
+    ran = 0
+
+    def trace(_frame: object, event: str, _arg: object) -> Any:
+        nonlocal ran
+        ran += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return ran

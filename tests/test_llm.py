@@ -14,8 +14,9 @@ from agentd.admission.compile import compile_client
 from agentd.config.daemon import ModelConfig
 from agentd.errors import CallDeadline, ConfigError, ModelError, ModelUnavailable, Stopped
 from agentd.llm.address import Address
+from agentd.llm.answer_schema import KEPT_MAX, AnswerSchemas
 from agentd.llm.baml import BamlLLM, load_client
-from agentd.llm.decision import Ask, Choice, Decision, Terms
+from agentd.llm.decision import Ask, Candidates, Choice, Decision, Terms
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed, Union
 from agentd.net.wait import Deadline, Passed
@@ -238,6 +239,84 @@ def test_tokens_are_counted_by_the_server(
         ["model", "content"],
         ["model", "messages"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "asks"),
+    [
+        ("x" * 40, True, False),
+        ("\u00e4" * 20, True, False),
+        ("x" * 41, True, True),
+        ("\ufdfa" * 2, True, True),  # 6 bytes, of which NFKC makes 66
+        ("x" * 40, False, True),
+    ],
+)
+def test_what_is_surely_short_is_not_asked_for(
+    client: Path, serve: Callable[..., FakeModelServer], text: str, own: bool, asks: bool
+) -> None:
+    """Our own server's next answer tells; bytes bound what no tokenizer makes more bytes of."""
+    server = serve()
+    counted = review(client, server, own=own, context_window=512).count(text, 40)
+    assert counted == (-(-len(text.encode()) // 4) if asks else 40)
+    assert len(server.tokenized) == asks
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_our_own_servers_answer_tells_the_prompts_tokens(
+    client: Path, serve: Callable[..., FakeModelServer], own: bool
+) -> None:
+    """The whole prompt's, log included. What another server calls so may be anything."""
+    llm = review(client, serve(), own=own)
+    told = ask(llm, "x" * 400).context_tokens
+    assert told == (llm.fixed_tokens() + 100 if own else None)
+
+
+def test_a_schema_is_sent_once_and_then_named(
+    client: Path, serve: Callable[..., FakeModelServer]
+) -> None:
+    """By its digest. A server that does not know it, as it was started anew, is sent it again."""
+    server = serve()
+    llm = review(client, server)
+    lengths = []
+    for forgets in (False, False, True, False):
+        if forgets:
+            server.schemas.clear()
+        assert ask(llm).name == "Done"
+        lengths.append(int(server.requests[-1].headers["content-length"]))
+    schemas = [
+        request.body["response_format"]["json_schema"]["schema"] for request in server.requests
+    ]
+    assert len(schemas) == 4 and all(schema == schemas[0] for schema in schemas)
+    assert lengths[0] == lengths[2] > lengths[1] == lengths[3]
+    ask(llm, allowed=frozenset({"Done", "Finding"}))
+    assert len(server.requests[-1].body["response_format"]["json_schema"]["schema"]["anyOf"]) == 2
+
+
+def test_another_server_gets_each_schema_whole(
+    client: Path, serve: Callable[..., FakeModelServer]
+) -> None:
+    """It knows nothing of digests."""
+    server = serve()
+    llm = review(client, server, own=False)
+    ask(llm)
+    ask(llm)
+    forms = [request.body["response_format"]["json_schema"] for request in server.requests]
+    assert forms[0] == forms[1] and sorted(forms[0]) == ["name", "schema", "strict"]
+
+
+def test_schemas_of_many_sessions_do_not_pile_up() -> None:
+    """Candidates differ from session to session: the newest are kept, the others made again."""
+    made: list[int] = []
+
+    def make(names: frozenset[str], candidates: Candidates) -> dict[str, Any]:
+        made.append(len(candidates["A.b"]))
+        return {"enum": list(candidates["A.b"])}
+
+    schemas = AnswerSchemas(make)
+    for number in [*range(1, 100), 99, 1]:
+        schemas.of(frozenset({"A"}), {"A.b": tuple(map(str, range(number)))})
+    assert made == [*range(1, 100), 1]
+    assert len(schemas._kept) == KEPT_MAX
 
 
 def test_a_loading_server_is_not_waited_for_in_silence(

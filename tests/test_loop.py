@@ -1,6 +1,7 @@
 """The loop: what it decides, dispatches, records, and how it goes on after a cut."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,13 +25,14 @@ from agentd.errors import (
     ToolError,
 )
 from agentd.events import Event, Lane, NewEvent
-from agentd.llm.decision import Choice, Decision
+from agentd.llm.decision import Ask, Choice, Decision
 from agentd.loop import Ending, Loop
 from agentd.sessions.session import Dead, Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.steps import Step, StepKind
 from agentd.states import DeadReason
 from agentd.testing import ManualClock, ScriptedLLM
+from agentd.testing.scripted import count
 from agentd.transcript import snake_case
 
 LANE = Lane("reader", False, ("file.changed",))
@@ -230,11 +232,37 @@ def test_closed_off_answer_is_never_dispatched(bus: Bus) -> None:
     assert "cut off" in context.parse(llm.asked[1][0])[-1].payload["error"]
 
 
+def test_the_next_answer_corrects_what_was_only_bounded(bus: Bus) -> None:
+    """A short result is counted by its bytes until the model has read it; steps say what it was."""
+
+    class Telling(ScriptedLLM):
+        def count(self, text: str, within: int = 0) -> int:
+            exact, size = super().count(text), len(text.encode())
+            asked.append(not size <= within)
+            return exact if asked[-1] else size
+
+        def decide(self, ask: Ask) -> Decision:
+            tokens = self.fixed_tokens() + super().count(ask.log)
+            return replace(super().decide(ask), context_tokens=tokens)
+
+    asked: list[bool] = []
+    llm = Telling([read("a"), read("b"), DONE], names=NAMES)
+    session = begin(bus)
+    running = loop(bus, session, Reader(), llm)
+    running.run()
+    assert asked == [True, False, False], "the opening may be followed by what the agent plans"
+    told = [step.context_tokens for step in session.steps if step.kind is StepKind.DECISION]
+    exact = [llm.fixed_tokens() + count(log) for log, _ in llm.asked]
+    assert told == exact and running.transcript.context.tokens == exact[-1]
+    sizes = [step.counts for step in session.steps if step.kind is StepKind.RESULT]
+    assert all(size[0] > exact[1] - exact[0] - 1 for size in sizes)
+
+
 def test_no_transaction_is_held_while_the_model_server_counts(bus: Bus) -> None:
     """A slow tokenizer must not keep every other process from writing, refusals included."""
 
     class Counting(ScriptedLLM):
-        def count(self, text: str) -> int:
+        def count(self, text: str, within: int = 0) -> int:
             assert not bus.db.in_transaction
             return super().count(text)
 
@@ -344,7 +372,7 @@ def test_what_was_done_is_recorded_without_a_tokenizer(bus: Bus, error: type[Age
     """A model server that goes away while a tool works costs no result, and no second run."""
 
     class Away(ScriptedLLM):
-        def count(self, text: str) -> int:
+        def count(self, text: str, within: int = 0) -> int:
             if agent.calls:
                 raise error("gone")
             return super().count(text)

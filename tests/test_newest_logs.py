@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from agentd.cli import main
 from agentd.clock import iso
-from agentd.logs.newest import ReadBudget, entries_back, newest
+from agentd.logs.newest import ReadBudget, all_back, entries_back, newest
+from agentd.logs.view import Place, read
 from agentd.paths import Paths, discover
 from agentd.testing import ManualClock
 from agentd.views.log_lines import log_lines
@@ -94,6 +96,41 @@ def test_a_huge_log_is_read_from_its_end(paths: Paths) -> None:
 def paths_log(paths: Paths, name: str) -> Path:
     paths.log(name).parent.mkdir(parents=True)
     return paths.log(name)
+
+
+def test_the_last_lines_of_a_huge_log_are_printed_at_once(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`agentd logs -n` read all of it, from its beginning."""
+    monkeypatch.setenv("AGENTD_HOME", str(paths.user))
+    with paths_log(paths, "one").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: an hour's reading
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + b"".join(json.dumps(line(n)).encode() + b"\n" for n in (1, 2, 9)))
+    assert main(["logs", "-n", "2", "--json"]) == 0
+    assert seconds(capsys.readouterr().out.splitlines()) == [2, 9]
+    since = ["--since", "2026-01-15T10:00:02+00:00", "--until", "2026-01-15T10:00:05+00:00"]
+    assert main(["logs", *since, "--json"]) == 0
+    assert seconds(capsys.readouterr().out.splitlines()) == [2]
+
+
+def test_who_follows_goes_on_where_the_last_lines_end(paths: Paths) -> None:
+    """Each line once: also one that was being written, and where the log is rotated meanwhile."""
+    log = paths.log("one")
+    write(log, line(1), line(2))
+    os.mkfifo(paths.log("one").with_name("pipe.jsonl"))
+    half = json.dumps(line(3))
+    with log.open("a") as file:
+        file.write(half[:20])
+    ends: dict[Path, Place] = {}
+    found = [entry["n"] for _, _, entry in all_back(paths, ReadBudget(1 << 20), ends=ends)]
+    assert found == [2, 1]
+    with log.open("a") as file:
+        file.write(half[20:] + "\n")
+    log.rename(log.with_name("one.jsonl.1"))
+    write(log, line(4))
+    write(paths.log("two"), line(5, "two"))
+    assert seconds([*read(paths, begin=ends)]) == [3, 4, 5]
 
 
 def test_a_log_that_is_rotated_meanwhile_is_given_once(paths: Paths) -> None:

@@ -300,6 +300,33 @@ def test_a_label_is_corrected(world: World) -> None:
     }
 
 
+def test_a_label_of_many_values_is_corrected(world: World) -> None:
+    """It is chosen from a list; what a person said stands there afterwards."""
+    with world.tab() as tab:
+        page = tab.go(f"/results/{world.result}")
+        row = page.get_by_role("group", name="Row 2")
+        choice = row.get_by_label("colour", exact=True)
+        expect(choice).to_have_value("red")
+        choice.select_option("black")
+        row.get_by_role("button", name="Correct it").click()
+        expect(said(page)).to_contain_text("example")
+        expect(row.get_by_label("colour, by you")).to_have_value("black")
+    file = world.home.paths.agents_d.parent / "eval" / "sorter.toml"
+    cases = {case["name"]: case["result"] for case in tomllib.loads(file.read_text())["case"]}
+    assert cases[f"event {world.result}, row 2: colour"] == {"colour": "black"}
+
+
+def test_the_files_are_read_again(world: World) -> None:
+    """By a button above the agents, as by `agentd reload`."""
+    reloads = "SELECT count(*) FROM outbox WHERE event_type = 'agentd.reload'"
+    before = world.home.value(reloads)
+    with world.tab() as tab:
+        page = tab.go("/agents")
+        page.get_by_role("button", name="Read the files again").click()
+        expect(said(page)).to_have_text("The configuration was read again.")
+    assert world.home.value(reloads) == before + 1
+
+
 def test_results_are_found(world: World) -> None:
     """By their words and by their agent, without a script too: it is a form."""
     with world.tab(java_script_enabled=False) as tab:
@@ -386,6 +413,35 @@ def test_what_is_new_comes_by_itself(world: World) -> None:
         event = home.publish("lines.found", lines=["quite new"], **{"from": "now"})
         expect(today.page.get_by_role("link", name="1 lines, 1 tasks: now")).to_be_visible()
         expect(log.page.locator("#lines")).to_contain_text(f"event {event}")
+
+
+# Each answer seems to take `takes` milliseconds.
+SLOWED = """() => {
+  window.pauses = [];
+  window.takes = 1;
+  const [fetched, timed] = [fetch, setTimeout];
+  let clock = 0;
+  performance.now = () => clock;
+  window.fetch = async (...what) => {
+    const answer = await fetched(...what);
+    clock += window.takes;
+    return answer;
+  };
+  window.setTimeout = (act, ms, ...more) => {
+    pauses.push(ms);
+    return timed(act, ms, ...more);
+  };
+}"""
+
+
+def test_a_page_that_is_slow_is_asked_for_less_often(world: World) -> None:
+    """A quick one soon shows the second of two events as well: it once waited 0.4 s for that."""
+    with world.tab() as tab:
+        page = tab.go("/")
+        page.evaluate(SLOWED)
+        for takes, pause in ((5, 150), (300, 1200), (60_000, 2000)):
+            page.evaluate("(ms) => { takes = ms; refreshAll('[data-live]'); }", takes)
+            page.wait_for_function("(ms) => pauses.includes(ms)", arg=pause)
 
 
 def test_the_page_comes_back_after_a_restart(world: World) -> None:

@@ -30,9 +30,10 @@ def columns(rows: list[list[float]]) -> tuple[mx.array, mx.array]:
 
 def held(row: KVCache) -> list[float]:
     """Return what `filled` was given."""
-    assert mx.array_equal(row.keys, -row.values)
-    assert (mx.max(row.keys, axis=(1, 3)) == mx.min(row.keys, axis=(1, 3))).all()
-    numbers: list[float] = row.keys[0, 0, :, 0].tolist()
+    keys, values = row.keys_and_values()
+    assert mx.array_equal(keys, -values)
+    assert (mx.max(keys, axis=(1, 3)) == mx.min(keys, axis=(1, 3))).all()
+    numbers: list[float] = keys[0, 0, :, 0].tolist()
     return numbers
 
 
@@ -76,6 +77,7 @@ def test_rows_hold_their_own_whatever_joins_and_leaves() -> None:
             cache.update_and_fetch(*columns(fed))
             wanted = [row + new for row, new in zip(wanted, fed, strict=True)]
         assert [held(cache.extract(at)) for at in range(len(wanted))] == wanted
+        assert [held(cache.view(at)) for at in range(len(wanted))] == wanted
         assert cache.offset.tolist() == cache.lengths == [len(row) for row in wanted]
         room = cache.keys.shape[0] * cache.keys.shape[2]
         assert room <= (len(wanted) + 8) * (1.5 * cache.size() + 512), "room is given back"

@@ -249,6 +249,8 @@ def test_an_older_database_gets_the_index(tmp_path: Path) -> None:
     add(Bus(path), "word of old")
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("DROP TABLE outbox_words; DROP INDEX outbox_cause; DROP INDEX sessions_event")
+        for index in ("outbox_results", "outbox_results_of", "dead_letters_of"):
+            db.execute(f"DROP INDEX {index}")
         db.pragma("user_version", schema.MIGRATIONS.index(words_migration()))
     assert found(Bus(path), "old") == [1]
 

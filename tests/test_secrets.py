@@ -136,7 +136,9 @@ def test_no_tool_reads_them(paths: Paths) -> None:
 
 def test_a_known_secret_is_hidden_as_a_text() -> None:
     """No rule knows what it looks like; one of several lines is also hidden by the line."""
+    assert secret_rules.hidden_word(f"key {VALUE}") == f"key {VALUE}"
     secret_rules.remember(VALUE)
+    assert VALUE not in secret_rules.hidden_word(f"key {VALUE}"), "what was seen before, too"
     secret_rules.remember("first line of it\nx\nsecond line of it")
     hide = secret_rules.hide
     assert hide(f"sent {VALUE}!") == "sent [redacted]!"

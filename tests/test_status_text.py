@@ -12,7 +12,8 @@ import pytest
 
 from agentd import terminal
 from agentd.bus import Bus
-from agentd.commands import status
+from agentd.cli import main
+from agentd.commands import fitted_table, status
 from agentd.commands.agent_text import LOG_LINES
 from agentd.commands.fitted_table import FittedColumn, print_fitted
 from agentd.commands.output import print_facts
@@ -23,6 +24,7 @@ from agentd.paths import discover
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.sessions.trouble import trouble
+from agentd.states import DeadReason
 from agentd.testing import wait_for
 from agentd.views.agent_triggers import NO_TRIGGERS
 from agentd.views.overview import UNKNOWN, overview
@@ -50,6 +52,43 @@ def test_a_table_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     head, first, _ = shown(60, capsys)
     assert head.split() == ["AGENT", "PID", "STATE", "WAITS", "FOR"] and first.endswith("…")
     assert shown(32, capsys)[0].split() == ["AGENT", "STATE", "WAITS", "FOR"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("sessions",), "ID STATE OUTCOME"),
+        (("dead", "list"), "ID AGENT ERROR"),
+        (("later",), "DUE AGENT WHAT"),
+    ],
+)
+def test_lists_fit_the_terminal(
+    words: tuple[str, ...],
+    kept: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `status` does, with the longest names that there may be; a program gets all of it."""
+    monkeypatch.setenv("AGENTD_HOME", str(tmp_path))
+    paths = discover({"AGENTD_HOME": str(tmp_path)})
+    paths.create()
+    name, bus = "n" * 32, Bus(paths.database)
+    bus.accept(name, "v")
+    bus.publish("person", NewEvent(f"{'long' * 8}.{'type' * 8}", {}, target=name))
+    lane = Lane(name, direct=True)
+    event = bus.next(lane)
+    assert event is not None
+    Sessions(bus).begin(lane, event, "v", Limits())
+    bus.dead.add(name, DeadReason.FAILED, "it failed " * 20, event)
+    bus.later.add(name, json.dumps({"what": "a look " * 20}), bus.clock.now(), None)
+    bus.close()
+    for width in (60, 80, 100, None):
+        monkeypatch.setattr(fitted_table, "terminal_width", lambda width=width: width)
+        assert main([*words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 1 and set(kept.split()) <= set(lines[0].split())
+        assert width is None or max(map(len, lines)) <= width
 
 
 def test_a_table_for_a_program_is_whole(capsys: pytest.CaptureFixture[str]) -> None:

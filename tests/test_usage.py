@@ -50,7 +50,7 @@ def test_ps_of_this_machine_knows_us() -> None:
 def test_an_agent_is_its_worker_and_its_hands() -> None:
     """What its tools take is the agent's as well; what is not known is null, not nought."""
     here = {"pid": os.getpid(), "model": {"pid": None}, "agents": [{"pid": os.getppid()}]}
-    document = {**here, "deliver": None, "watcher": None, "ui": None}
+    document = {**here, "deliver": None, "watcher": None, "ui": None, "workers": None}
     first = measured(document, {"hello": os.getpid()})
     took = MachineUse(first, measured(document, {"hello": os.getpid()}))
     alone = took.of(os.getppid())["memory_bytes"]

@@ -31,6 +31,14 @@ def forks(supervisor: Daemon) -> int:
     return int(wait_for(running, "the fork server runs"))
 
 
+def importing(tmp_path: Path, module: str, text: str) -> dict[str, str]:
+    """Return the environment in which the server imports this module as well."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(text)
+    return {"PYTHONPATH": str(folder), FORKS_VARIABLE: module}
+
+
 def parent(pid: int) -> int:
     return psutil.Process(pid).ppid()
 
@@ -112,36 +120,59 @@ def test_an_orphan_that_is_stopped_is_told_from_a_hanging_one(supervisor: Daemon
     wait_for(lambda: supervisor.agent("one")["restarts"] == 1, "it is replaced")
 
 
-def test_a_server_that_hangs_is_replaced_and_the_worker_spawned(supervisor: Daemon) -> None:
-    """A start waits two seconds for it at most; nobody's life depends on it."""
+def test_a_server_that_hangs_is_replaced(supervisor: Daemon) -> None:
+    """A start waits two seconds for it at most, and what was to be forked is spawned."""
     supervisor.drop("one")
     supervisor.start()
-    supervisor.wait_state("one", "RUNNING")
+    pid = supervisor.wait_state("one", "RUNNING")["pid"]
     first = forks(supervisor)
     suspend(first)
     supervisor.drop("two")
-    second = supervisor.wait_state("two", "RUNNING")["pid"]
-    assert parent(second) == supervisor.pid
-    assert [line["agent"] for line in supervisor.log("worker.not_forked")] == ["two"]
+    supervisor.wait_state("two", "RUNNING")
+    assert [line["agent"] for line in supervisor.log("worker.not_forked")] == ["two.admission"]
     wait_for(lambda: forks(supervisor) != first, "there is another one")
+    assert supervisor.agent("one")["pid"] == pid
     supervisor.drop("three")
     assert parent(supervisor.wait_state("three", "RUNNING")["pid"]) == forks(supervisor)
 
 
+def test_an_end_that_a_hanging_server_does_not_tell_is_noticed(
+    supervisor: Daemon, tmp_path: Path
+) -> None:
+    """Its promise breaks, and then the locks tell which of its children are dead."""
+    quick = "from agentd.process import fork_server as it\nit.BEAT_S, it.PROMISE_S = 0.1, 0.2\n"
+    supervisor.environment |= importing(tmp_path, "quick", quick)
+    supervisor.drop("one")
+    supervisor.start()
+    pid = supervisor.wait_state("one", "RUNNING")["pid"]
+    suspend(forks(supervisor))
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: supervisor.agent("one")["pid"] not in (None, pid), "a new process")
+    assert (agent := supervisor.wait_state("one", "RUNNING"))["restarts"] == 1, agent
+
+
+@pytest.mark.parametrize("how", [signal.SIGCONT, signal.SIGSTOP])
+def test_a_server_does_not_outlive_its_supervisor(supervisor: Daemon, how: signal.Signals) -> None:
+    """Nor where it is stopped: a guardian stands beside it."""
+    supervisor.drop("one")
+    supervisor.start()
+    pids = [supervisor.wait_state("one", "RUNNING")["pid"], forks(supervisor)]
+    if how == signal.SIGSTOP:
+        suspend(pids[1])
+    supervisor.end()
+    wait_for(lambda: not any(map(alive, pids)), "all are gone")
+
+
 def test_code_that_was_updated_is_not_forked(supervisor: Daemon, tmp_path: Path) -> None:
     """An update under a running daemon: half of a worker must not be of the version before."""
-    folder = tmp_path / "code"
-    folder.mkdir()
-    module = folder / "updated.py"
-    module.write_text("# before\n")
-    supervisor.environment |= {"PYTHONPATH": str(folder), FORKS_VARIABLE: "updated"}
+    supervisor.environment |= importing(tmp_path, "updated", "# before\n")
     supervisor.drop("one")
     supervisor.start()
     supervisor.wait_state("one", "RUNNING")
     first = forks(supervisor)
-    module.write_text("# after, and longer\n")
+    (tmp_path / "code" / "updated.py").write_text("# after, and longer\n")
     supervisor.drop("two")
-    assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == supervisor.pid
+    supervisor.wait_state("two", "RUNNING")
     wait_for(lambda: forks(supervisor) != first, "there is another one")
     why = supervisor.log("worker.not_forked")[0]["why"]
     assert why == "the installed code has changed since it was imported"
@@ -174,15 +205,13 @@ def test_a_server_that_must_not_fork_keeps_nobody_from_running(
     supervisor: Daemon, tmp_path: Path, module: str, text: str, why: str
 ) -> None:
     """Where a rule of `fork_rules` is broken, or it cannot be imported: workers are spawned."""
-    folder = tmp_path / "code"
-    folder.mkdir()
-    (folder / f"{module}.py").write_text(text)
-    supervisor.environment |= {"PYTHONPATH": str(folder), FORKS_VARIABLE: module}
+    supervisor.environment |= importing(tmp_path, module, text)
     supervisor.drop("one")
     supervisor.start()
     assert parent(supervisor.wait_state("one", "RUNNING")["pid"]) == supervisor.pid
     parked = wait_for(lambda: _parked(supervisor), "it is given up")
     assert why in parked["reason"]
+    assert parked["problem"]["what"] == f"workers are not forked: {parked['reason']}"
     supervisor.drop("two")
     assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == supervisor.pid
 

@@ -7,8 +7,9 @@ from typing import Any
 from agentd.bus import Bus
 from agentd.bus.dead import DeadLetter
 from agentd.commands import row_filter
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import compact, local, print_done, print_json, print_table, say, whole
+from agentd.commands.output import compact, local, print_done, print_json, say, whole
 from agentd.commands.row_filter import RowFilter, paged
 from agentd.events import DAEMON, PERSON
 from agentd.paths import discover
@@ -89,6 +90,8 @@ def _list(letters: Sequence[DeadLetter]) -> None:
             )
             for letter in letters
         ),
+        leave={"DIED": 1, "REASON": 2},
+        least={"AGENT": 12, "EVENT": 16, "ERROR": 24},
     )
 
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import live_model
-from agentd.commands.output import ProgressLine, note, print_json, print_table
+from agentd.commands.output import ProgressLine, note, print_json
 from agentd.errors import NotRunning, UsageError
 from agentd.paths import Paths, discover
 from agentd.states import Exit
@@ -177,6 +178,8 @@ def _print(rows: "Sequence[EvalRow]") -> None:
             )
             for row in rows
         ),
+        leave={"MASK": 1, "SECONDS": 2, "TOKENS": 3, "TURNS": 4},
+        least={"MODEL": 16, "AGENT": 12},
     )
 
 
@@ -202,6 +205,8 @@ def _print_labels(rows: "Sequence[LabelRow]") -> None:
             )
             for row in rows
         ),
+        leave={"SCORED": 1, "RULE": 2, "SAME": 3, "MAJORITY": 4},
+        least={"MODEL": 16, "SET": 12},
     )
 
 

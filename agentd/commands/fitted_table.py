@@ -1,12 +1,15 @@
 """A table that fits the terminal: what matters least is left out, long texts are shortened."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.commands.output import BOLD, CELL_MAX, cell_text, colour, say, shorten
+from agentd.commands.output import BOLD, cell_text, colour, say, shorten
+from agentd.terminal import terminal_width
 
 GAP = 2  # spaces between columns
+CELL_MAX = 60  # characters, where no terminal shows them; the last column is not cut there
+NONE: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,25 @@ class FittedColumn:
     # Where there is no room for all, the columns with the highest are left out first; 0: never.
     leave: int = 0
     least: int = 0  # to so many characters its texts may be shortened; 0: not at all
+
+
+def print_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    leave: Mapping[str, int] = NONE,
+    least: Mapping[str, int] = NONE,
+) -> None:
+    """Print rows in columns under their heads, within the terminal. None shows as `-`.
+
+    `leave` and `least` are a `FittedColumn`'s, by its head.
+    """
+    values = [*zip(*rows, strict=True)] or [()] * len(heads)
+    columns = [
+        FittedColumn(head, column, (), leave.get(head, 0), least.get(head, 0))
+        for head, column in zip(heads, values, strict=True)
+    ]
+    print_fitted(columns, terminal_width())
 
 
 def print_fitted(columns: Sequence[FittedColumn], width: int | None) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from agentd.bus import Bus
 from agentd.clock import iso, moment_or
 from agentd.commands import row_filter
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import duration, local, print_done, print_json, print_table, say, whole
+from agentd.commands.output import duration, local, print_done, print_json, say, whole
 from agentd.commands.row_filter import RowFilter
 from agentd.errors import UsageError
 from agentd.paths import Paths, discover
@@ -104,6 +105,8 @@ def _print(found: Sequence[dict[str, Any]], now: datetime, *, runs: bool) -> Non
             )
             for row in found
         ),
+        leave={"IN": 1, "LAST": 2},
+        least={"AGENT": 12, "WHAT": 16},
     )
 
 

@@ -2,16 +2,17 @@
 
 import argparse
 import itertools
-from collections import deque
+from pathlib import Path
 
 from agentd.commands import row_filter
 from agentd.commands.home import check_known, open_bus
-from agentd.commands.output import note, print_json, say, say_lines
+from agentd.commands.output import INTEGER_MAX, note, print_json, say, say_lines
 from agentd.commands.row_filter import RowFilter
 from agentd.config.suggest import listed
 from agentd.errors import NotRunning, StorageError
 from agentd.events import DAEMON
-from agentd.logs.view import LEVELS, POLL_S, log_names, parse, rank, read, render
+from agentd.logs.newest import ReadBudget, all_back
+from agentd.logs.view import LEVELS, POLL_S, Place, log_names, parse, rank, read, render
 from agentd.paths import Paths, discover
 from agentd.states import Exit
 from agentd.terminal import pause
@@ -55,18 +56,19 @@ def run(args: argparse.Namespace) -> int:
     def wanted(line: str) -> bool:
         return _fits(line, rows, args.level)
 
-    last: deque[str] = deque(maxlen=rows.limit)
-    count = 0
-    for line in read(paths, args.names):
-        if wanted(line):
+    last: list[str] = []
+    any_at_all, ends = False, dict[Path, Place]()
+    for ts, line, _ in all_back(paths, ReadBudget(INTEGER_MAX), args.names, ends):
+        any_at_all, in_time = True, ts >= (rows.since or "")
+        if rows.limit and in_time and wanted(line):
             last.append(line)
-        count += 1
+        if len(last) == rows.limit or not in_time:
+            break
     if not last and rows.limit and not args.follow:
         where = f" of {listed(args.names)}" if args.names else ""
-        note(f"no{' such' if count else ''} lines{where} in {paths.logs}")
-    # Following reads from the start again: what was counted above is skipped.
-    more = itertools.islice(read(paths, args.names, wait=_wait), count, None)
-    for line in itertools.chain(last, filter(wanted, more) if args.follow else ()):
+        note(f"no{' such' if any_at_all else ''} lines{where} in {paths.logs}")
+    more = read(paths, args.names, wait=_wait, begin=ends) if args.follow else ()
+    for line in itertools.chain(reversed(last), filter(wanted, more)):
         if not args.json:
             say_lines(render(line), flush=args.follow)
         elif entry := parse(line):  # a line torn by a crash is no JSON

@@ -4,8 +4,9 @@ import argparse
 import re
 from typing import Any
 
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import open_bus
-from agentd.commands.output import local, print_done, print_facts, print_json, print_table
+from agentd.commands.output import local, print_done, print_facts, print_json
 from agentd.errors import AgentdError
 from agentd.paths import Paths, discover
 from agentd.states import Exit

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -43,7 +43,6 @@ __all__ = [  # all that commands print with
     "print_done",
     "print_facts",
     "print_json",
-    "print_table",
     "say",
     "say_lines",
     "shorten",
@@ -53,7 +52,6 @@ __all__ = [  # all that commands print with
 ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")  # in Markdown, where a character means only itself
 
 ROOM_MIN = 20  # characters: in less, a text is left to the terminal to wrap
-CELL_MAX = 60  # characters; the last column of a table is never cut
 
 
 def unescaped(markdown: str) -> str:
@@ -105,16 +103,6 @@ def local(moment: datetime | str | None, now: datetime | None = None) -> str:
     return when.strftime("%H:%M:%S" if when.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows in columns under a head line. None shows as `-`."""
-    cells = [tuple(cell_text(value) for value in row) for row in rows]
-    cells = [(*(shorten(c, CELL_MAX) for c in row[:-1]), row[-1]) for row in cells]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    say(colour(_line(head, widths), BOLD))
-    for row in cells:
-        say(_line(row, widths))
-
-
 def print_facts(facts: Mapping[str, Any], *, indent: int = 0, width: int = 0) -> None:
     """Print named values, one a line; nothing for None and an empty text.
 
@@ -140,10 +128,6 @@ def wrapped(text: str, room: int) -> list[str]:
 def cell_text(value: Any) -> str:
     """Return what a cell of a table shows."""
     return "-" if value is None or value == "" else plain(str(value))
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
 
 
 INTEGER_MAX = 2**63 - 1  # SQLite's, and Python's for lengths

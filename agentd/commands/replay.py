@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import live_model, open_bus
 from agentd.commands.output import (
     BOLD,
@@ -21,7 +22,6 @@ from agentd.commands.output import (
     duration,
     plain,
     print_json,
-    print_table,
     say,
     whole,
 )
@@ -248,6 +248,8 @@ def print_table_of(verdicts: Sequence[Verdict]) -> None:
             (v.name, v.agent, v.word, v.outcome.turns if v.outcome else None, v.where)
             for v in verdicts
         ),
+        leave={"TURNS": 2, "AGENT": 1},
+        least={"RECORDING": 16, "AGENT": 12, "WHERE": 16},
     )
     words = [verdict.word for verdict in verdicts]
     counts = [f"{words.count(word)} {word}" for word in COLOURS if word in words]

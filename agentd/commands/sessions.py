@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentd.commands import row_filter
+from agentd.commands.fitted_table import print_table
 from agentd.commands.home import check_known, open_bus
 from agentd.commands.output import (
     BOLD,
@@ -16,7 +17,6 @@ from agentd.commands.output import (
     local,
     plain,
     print_json,
-    print_table,
     say,
     say_lines,
     whole,
@@ -130,6 +130,8 @@ def _list(rows: Sequence[SessionRow]) -> None:
             )
             for row in rows
         ),
+        leave={"STARTED": 1, "TOOK": 2, "TURNS": 3, "TOKENS": 4},
+        least={"AGENT": 12, "EVENT": 16, "OUTCOME": 16},
     )
 
 

@@ -42,7 +42,8 @@ files beyond those listed), sandbox {level, why, wanted} ("full", "partial" or "
 none; why it is not full; [sandbox] level of agentd.toml), deliver (null: results are sent nowhere;
 else its process, with the ways in beat.ways: see `agentd deliver`), watcher (null where no agent
 watches a folder, else state, pid, problem, agents, and in beat: problems by agent, notices), ui
-(null without the page's process, else url, kept (by [ui] port), state, pid, problem),
+(null without the page's process, else url, kept (by [ui] port), state, pid, problem), workers
+(null where none is forked, else of the process that forks them: state, pid, problem),
 last_event_id, dead_letters, asks (how much waits for your answer), and agents: name, state, pid,
 since, restarts, reason, problem (null or {what, where, hint}), paused, subscribe, waiting {direct,
 subscribed}, last_session (null or {id, state, started_at, ended_at}), labels, dead_letters, asks,

@@ -29,6 +29,8 @@ def print_status(document: Mapping[str, Any]) -> None:
         whole = sandbox["level"] == "full"
         text = plain(f"{sandbox['level']}: {sandbox['why']}")
         say(f"sandbox  {f'full: {BOUND}' if whole else colour(text, YELLOW)}")
+    if document["workers"]:
+        print_problem(document["workers"]["problem"])
     say(f"bus    {_bus(document)}")
     print_problem((document["storage"] or {}).get("problem"))
     if document["deliver"]:

@@ -111,6 +111,8 @@ def daemon(paths: Paths) -> Iterator[Finding]:
     ):
         if found:
             yield problem(name, f"{found['where']}: {found['what']}", found["hint"])
+    if found := (document.get("workers") or {}).get("problem"):
+        yield warning("workers", found["what"], found["hint"])
     running = [agent["name"] for agent in document["agents"] if agent["state"] == "RUNNING"]
     sockets = {name: socket_path(paths.wake, name) for name in (DAEMON, *running)}
     if deaf := [name for name, path in sockets.items() if not path.is_socket()]:

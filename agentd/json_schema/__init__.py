@@ -5,5 +5,6 @@ schema's parts and what references mean; `reading.py` makes shapes (`shapes.py`)
 of the keywords of types. `fitting.py` says whether a value fits, `proof.py` whether two schemas
 have nothing in common. `writing.py` closes and bounds: `numbers.py`, `patterns.py`, `finite.py`
 (values that are named) and `properties.py` (objects). `canonical.py` writes a value in one form,
-for digests. Nothing but the standard library is imported: workers read it too.
+for digests, and `schema_digest.py` makes the one by which a schema is named. Nothing but the
+standard library is imported: workers read it too.
 """

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from agentd.agent import Scores
 from agentd.clock import Clock, SystemClock
 from agentd.errors import ConfigError, ModelError
+from agentd.llm.answer_schema import AnswerSchema, AnswerSchemas
 from agentd.llm.calibration import Calibration, blanked, likeliest
 from agentd.llm.decision import DONE, Ask, Decision, Message, Terms, with_log
 from agentd.llm.label_tokens import TOP_LOGPROBS, label_logprobs, with_label
@@ -50,6 +52,7 @@ class BamlLLM:
     ) -> None:
         self.calibration = calibration or Calibration({})
         self._union = union
+        self._schemas = AnswerSchemas(union.schema)
         self._messages = messages
         self._endpoint = endpoint
         self._agent = agent
@@ -92,8 +95,17 @@ class BamlLLM:
             self._fixed_tokens = tokens
         return self._fixed_tokens
 
-    def count(self, text: str) -> int:
-        """Return the tokens of a piece of the log."""
+    def count(self, text: str, within: int = 0) -> int:
+        """Return the tokens of a piece of the log. See `LLM.count`.
+
+        Our own server is not asked for what is surely short: its next answer tells. A token is
+        never shorter than a byte of what the tokenizer has made of the text, and it may make more
+        bytes only of what has another form in Unicode (NFKC).
+        """
+        if self._endpoint.own and len(text) <= within:
+            size = len(text.encode())
+            if size <= within and unicodedata.is_normalized("NFKC", text):
+                return size
         body: dict[str, Any] = {"content": text}
         if not self._endpoint.own:  # llama.cpp reads `content`, vLLM `prompt`
             body |= {"prompt": text, "add_special_tokens": False}
@@ -114,18 +126,24 @@ class BamlLLM:
         return self._ask(ask, names)
 
     def _ask(self, ask: Ask, names: frozenset[str]) -> Decision:
-        from agentd.llm.faults import LogprobsRefused, MaskRefused
+        from agentd.llm.faults import LogprobsRefused, MaskRefused, SchemaUnknown
         from agentd.llm.thoughts import spoken
 
         messages = self.prompt(ask.log)
+        schema = self._schemas.of(names, ask.candidates)
         started = self._clock.monotonic()
         asked_again = False
         while True:
-            body = self._body(messages, names, ask)
+            body = self._body(messages, names, ask, schema)
             try:
                 answer = self._endpoint.chat(
                     body, self._headers(ask), deadline_s=ask.deadline_s, progress=ask.progress
                 )
+            except SchemaUnknown:  # another process serves by now, or it has forgotten it
+                if not schema.told:
+                    raise
+                schema.told = False
+                continue
             except MaskRefused:
                 self._endpoint.masks = False
                 continue
@@ -134,6 +152,7 @@ class BamlLLM:
                     raise
                 self._endpoint.logprobs = False
                 continue
+            schema.told = True
             if "logprobs" in body and not answer.tokens:  # it leaves them out without a word
                 self._endpoint.logprobs = False
             cut_off = answer.finish_reason == "length"
@@ -153,7 +172,11 @@ class BamlLLM:
                 messages = [*messages, *_again(text, f"{error}{cut}", names)]
                 continue
             duration_ms = (self._clock.monotonic() - started) * 1000
-            return replace(decision, usage=replace(answer.usage, duration_ms=duration_ms))
+            return replace(
+                decision,
+                usage=replace(answer.usage, duration_ms=duration_ms),
+                context_tokens=(answer.usage.prompt_tokens or None) if self._endpoint.own else None,
+            )
 
     def score(self, heads: Sequence[str], items: Sequence[str], terms: Terms) -> Scores:
         """Score items after heads. See `LLM.score`."""
@@ -247,7 +270,9 @@ class BamlLLM:
             "X-Agentd-Weight": str(self._weight),
         }
 
-    def _body(self, messages: list[Message], names: frozenset[str], ask: Ask) -> dict[str, Any]:
+    def _body(
+        self, messages: list[Message], names: frozenset[str], ask: Ask, schema: AnswerSchema
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": 0,
@@ -255,9 +280,7 @@ class BamlLLM:
             "max_tokens": ask.max_tokens,
         }
         if self._endpoint.masks:
-            of = self._union.schema(names, ask.candidates)
-            schema = {"name": "decision", "strict": True, "schema": of}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body["response_format"] = schema.response_format(own=self._endpoint.own)
         fields = self.calibration.among(names)
         if fields and not self._endpoint.own and self._endpoint.logprobs:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}

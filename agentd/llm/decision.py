@@ -48,6 +48,8 @@ class Decision:
     usage: Usage = Usage()
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `calibration`
     planned: bool = False  # by the agent itself; no model was asked
+    # Of the whole prompt, log included, where the model server's own count can be relied on.
+    context_tokens: int | None = None
 
     @classmethod
     def plan(cls, name: str, args: Mapping[str, Any]) -> "Decision":
@@ -97,8 +99,12 @@ class LLM(Protocol):
         """Return the tokens of the prompt without the log, chat template included."""
         ...
 
-    def count(self, text: str) -> int:
-        """Return the tokens of a piece of the log."""
+    def count(self, text: str, within: int = 0) -> int:
+        """Return the tokens of a piece of the log.
+
+        Where they are surely no more than `within`, this may be more than they are, up to that, for
+        as long as no decision has told the prompt's `context_tokens`.
+        """
         ...
 
     def prompt(self, log: str) -> list[Message]:

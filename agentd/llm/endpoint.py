@@ -51,7 +51,7 @@ class Endpoint:
         self.context_window = context_window
         self._clock = clock or SystemClock()
         self.queue_wait_s = queue_wait_s
-        self._wire = http or Wire()
+        self._wire = http or Wire(keep=True)
         self._retries = Retries(find, doubt, self._wire, self._clock, own=own)
         self._strikes: dict[str, Strikes] = {}  # by path, of the last call; it may come again
 
@@ -67,7 +67,7 @@ class Endpoint:
 
         A worker asks its supervisor, by `link`, for a way there; others read run/model.json.
         """
-        http = Wire()
+        http = Wire(keep=True)
         if config.url is None:
             find = partial(own_address, paths)
             if link is not None and link.there:
@@ -241,8 +241,11 @@ class Endpoint:
         return self._retries(within, wait_s, wait_s, lambda: None, self._against(path, body))
 
     def _against(self, path: str, body: Mapping[str, Any]) -> Strikes:
-        """Return what speaks against a call so far: it may be made again after a cut."""
-        call = hash(json.dumps(body, sort_keys=True))
+        """Return what speaks against a call so far: it may be made again after a cut.
+
+        However its schema is named, it is the same call.
+        """
+        call = hash(_json({key: value for key, value in body.items() if key != "response_format"}))
         if path not in self._strikes or self._strikes[path].call != call:
             self._strikes[path] = Strikes(call)
         return self._strikes[path]
@@ -269,7 +272,11 @@ class Endpoint:
         sent = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
         if address.key:
             sent["Authorization"] = f"Bearer {address.key}"
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        data = _json(body).encode()
         return self._wire.send(
             "POST", url, deadline, body=data, headers=sent, connect=address.connect
         )
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -14,6 +14,7 @@ RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
 # Full, loading, or a gateway without its server behind it: Cloudflare's 52x, Anthropic's 529.
 BUSY = frozenset({408, 425, 429, 502, 503, 504, *range(520, 528), 529})
 STOPPING = "stopping"  # the code with which our own server ends its calls when it stops
+UNKNOWN_SCHEMA = "unknown_schema"  # its code for a schema's digest that it does not know
 MESSAGE_MAX = 300  # characters of a server's message in our error
 # Statuses with which servers refuse a schema; 0: an error inside of a stream.
 FORMAT_STATUSES = frozenset({0, 400, 404, 415, 422, 500, 501})
@@ -47,6 +48,10 @@ DEADLINE = "deadline"  # our own server's code for a call that took too long sin
 
 class MaskRefused(ModelError):
     """The server does not take a response_format with a schema."""
+
+
+class SchemaUnknown(ModelError):
+    """Our own server was asked by the digest of a schema that it does not have: send it whole."""
 
 
 class LogprobsRefused(ModelError):
@@ -145,6 +150,8 @@ def refuse(fault: Fault, own: bool, asked: Container[str]) -> NoReturn:
     if own:
         if status in (401, 403, 404):  # token or model are others by now: look them up anew
             raise BadAnswer(f"the model server refused the call{how}: {message}")
+        if UNKNOWN_SCHEMA in fault.code.split():
+            raise SchemaUnknown(message)
     elif may_mean_form and "logprobs" in asked and ABOUT_LOGPROBS.search(said):
         raise LogprobsRefused(f"the model server refused the call{how}: {message}")
     elif may_mean_form and "response_format" in asked and ABOUT_FORMAT.search(said):

@@ -189,10 +189,11 @@ def described(tools: Sequence[McpTool]) -> list[McpTool]:
     shown = _shared(own, ABOUT_BYTES)
     left = ABOUT_BYTES - sum(len(text.encode()) for text in shown.values())
     shown |= _shared(arguments, left)
-    return [
-        replace(tool, about={key: text for (of, key), text in shown.items() if of == n and text})
-        for n, tool in enumerate(tools)
-    ]
+    about: list[dict[str, str]] = [{} for _ in tools]
+    for (n, key), text in shown.items():
+        if text:
+            about[n][key] = text
+    return [replace(tool, about=of) for tool, of in zip(tools, about, strict=True)]
 
 
 def _properties(tool: McpTool) -> list[tuple[str, Schema]]:

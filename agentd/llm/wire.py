@@ -1,4 +1,4 @@
-"""Requests to a model server, which another thread can end at once."""
+"""Requests to a model server by one connection, which another thread can end at once."""
 
 import re
 import socket
@@ -6,15 +6,18 @@ import ssl
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from http.client import IncompleteRead
-from threading import Event
+from threading import Event, Lock
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from agentd.errors import ModelError, ModelMisconfigured, Stopped
 from agentd.net.connection import ClientConnection, connected, look_up
-from agentd.net.exchange import PORTS, HTTPException, Response, authority, exchange
-from agentd.net.wait import Deadline, Waiter
+from agentd.net.exchange import BROKEN, PORTS, HTTPException, Response, authority
+from agentd.net.kept_connection import KeptConnection
+from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.process.stop import Cancel
 
 CONNECT_S = 5.0  # a loopback server answers at once
@@ -31,9 +34,9 @@ only: Container[tuple[str, int]] | None = None
 class HttpReply:
     """A response whose body is still to be read. Close it, or use it as a context manager."""
 
-    def __init__(self, response: Response, close: Callable[[], None]) -> None:
+    def __init__(self, response: Response, close: Callable[[bool], None]) -> None:
         self._response = response
-        self._close = close
+        self._close = close  # is told whether all went well
         self.status = response.status
         self.header = response.header
 
@@ -83,9 +86,9 @@ class HttpReply:
         return self
 
     def __exit__(
-        self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None
+        self, _t: type[BaseException] | None, e: BaseException | None, _b: TracebackType | None
     ) -> None:
-        self._close()
+        self._close(e is None)
 
 
 def _encrypt(connection: ClientConnection, host: str) -> None:
@@ -103,11 +106,32 @@ def _encrypt(connection: ClientConnection, host: str) -> None:
         ) from error
 
 
-class Wire:
-    """Makes exchanges, one at a time; `cut` ends the running one and refuses further ones."""
+@dataclass(frozen=True)
+class Destination:
+    """Where a connection leads: to a URL's host, or wherever `connect` leads."""
 
-    def __init__(self) -> None:
+    scheme: str
+    host: str
+    port: int
+    connect: Connect | None
+
+
+class Wire:
+    """Makes exchanges; `cut` ends the running ones and refuses further ones.
+
+    With `keep` a connection is kept for the next one, which is then for the same place or closes
+    it. A server that closes it without a word is connected to anew each time from then on.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
         self.cancel = Cancel()  # stopped by `cut`
+        self._keep = keep
+        self._lock = Lock()  # of what is kept
+        self._kept: tuple[Destination, KeptConnection] | None = None
+        self._unkept: Destination | None = None
+
+    def __del__(self) -> None:
+        self._let_go()
 
     def send(
         self,
@@ -139,18 +163,69 @@ class Wire:
                 hint="use the doubles of agentd.testing, or mark the test agentd_online",
             )
         target = parts.path + (f"?{parts.query}" if parts.query else "")
+        place = Destination(parts.scheme, host, port, connect)
         name = authority(parts.scheme, host, port)
+        fields = {"Connection": "keep-alive" if self._keeps(place) else "close", **(headers or {})}
+        with ExitStack() as undone:
+            kept = self._resumed(place, deadline)
+            connection = kept or self._connected(place, deadline)
+            undone.callback(connection.close)
+            try:
+                response = connection.exchange(method, name, target, fields, body)
+            except BROKEN as error:
+                if kept and not isinstance(error, Passed):
+                    self._unkept = place
+                raise
+            undone.pop_all()
+            return HttpReply(response, partial(self._left, place, connection))
+
+    def _keeps(self, place: Destination) -> bool:
+        return self._keep and place != self._unkept
+
+    def _connected(self, place: Destination, deadline: Deadline) -> KeptConnection:
+        """Return a new connection. Raises as `send`."""
         with ExitStack() as opened:
             waiter = opened.enter_context(Waiter.of(deadline, self.cancel))
-            if connect is not None:
-                connection = ClientConnection(opened.enter_context(connect(waiter)), waiter)
+            if place.connect is not None:
+                connection = ClientConnection(place.connect(waiter), waiter)
+                opened.callback(lambda: connection.sock.close())  # under TLS it is another one
             else:
-                found = look_up(host, port)  # in this thread: replay/offline.py may let it through
-                connection = opened.enter_context(connected(found, port, waiter, CONNECT_S))
-            if parts.scheme == "https":
-                _encrypt(connection, host)
-            response = exchange(connection, method, name, target, headers or {}, body)
-            return HttpReply(response, opened.pop_all().close)
+                # In this thread: replay/offline.py may let it through.
+                found = look_up(place.host, place.port)
+                connection = opened.enter_context(connected(found, place.port, waiter, CONNECT_S))
+            if place.scheme == "https":
+                _encrypt(connection, place.host)
+            return KeptConnection(connection, waiter, opened.pop_all().close)
+
+    def _resumed(self, place: Destination, deadline: Deadline) -> KeptConnection | None:
+        """Return the connection that was kept, if it leads there and goes on."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is None:
+            return None
+        with ExitStack() as undone:
+            undone.callback(kept[1].close)
+            if kept[0] == place and kept[1].resume(deadline):
+                undone.pop_all()
+                return kept[1]
+        return None
+
+    def _left(self, place: Destination, connection: KeptConnection, well: bool) -> None:
+        """Keep a connection that an exchange has left, or close it."""
+        if well and self._keeps(place):
+            connection.leave()
+            with self._lock:
+                if not self.cancel.stopped and self._kept is None:
+                    self._kept = place, connection
+                    return
+        connection.close()
+
+    def _let_go(self) -> None:
+        """Close the connection that is kept."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            kept[1].close()
 
     def check(self) -> None:
         """Raise Stopped if `cut` was called."""
@@ -167,3 +242,4 @@ class Wire:
     def cut(self) -> None:
         """End the running exchange and refuse further ones. Safe from any thread."""
         self.cancel.stop()
+        self._let_go()

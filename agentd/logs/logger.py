@@ -22,13 +22,14 @@ from agentd.clock import Clock, SystemClock, iso
 from agentd.config.daemon import LogConfig
 from agentd.logs.file import BoundedFile
 from agentd.paths import Paths
-from agentd.secret_rules import REDACTED, hide, secret_places
+from agentd.secret_rules import REDACTED, hidden_word, hide, secret_places
 
 Logger = structlog.typing.FilteringBoundLogger
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 TEXT_MAX = 4_000  # characters of one value; the middle of a longer one is cut
 LOOKED_AT = 60_000  # characters at either end of a value that are searched for secrets
+WORD_MAX = 60  # characters of a text that may well come again, such as a key
 LINE_BYTES_MAX = 64_000  # a longer line keeps its first keys only
 REPEATED_AFTER_S = 60.0  # a line that goes on repeating is counted at least this often
 UNCOUNTED = frozenset({"ts", "duration_ms"})  # keys that may differ between identical lines
@@ -261,6 +262,8 @@ def _text(text: str) -> str:
 
     Cut only afterwards: half a private key is a secret without a rule that would know it.
     """
+    if len(text) <= WORD_MAX:
+        return hidden_word(text)
     unseen = max(0, len(text) - 2 * LOOKED_AT)
     if unseen:
         text = text[:LOOKED_AT] + text[-LOOKED_AT:]

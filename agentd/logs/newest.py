@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from agentd.events import DAEMON
-from agentd.logs.view import log_files, parse, rotations
+from agentd.logs.view import Place, log_files, opened, parse, rotations
 from agentd.paths import Paths
 
 BLOCK_BYTES = 65_536
+END_BYTES = 4_096  # read at once, to find where the last whole line ends
 TORN_BYTES_MAX = 1024 * 1024  # no process of ours writes a longer line
 SAME_MOMENT = 5  # times as many lines as were asked for, where the last ones have the same time
 READ_BYTES_MAX = 32 * 1024 * 1024  # of all files together: a second's work
@@ -51,12 +52,7 @@ def newest(
     """
     found = Newest()
     budget = ReadBudget(bytes_max)
-    streams = (
-        entries_back(path, budget, names)
-        for path in log_files(paths.logs)
-        if not names or path.stem in (*names, DAEMON)
-    )
-    for ts, line, entry in heapq.merge(*streams, key=lambda item: item[0], reverse=True):
+    for ts, line, entry in all_back(paths, budget, names):
         if before and ts >= before:
             continue
         number = len(found.lines)
@@ -70,6 +66,26 @@ def newest(
     return found
 
 
+def all_back(
+    paths: Paths,
+    budget: "ReadBudget",
+    names: Sequence[str] = (),
+    ends: dict[Path, Place] | None = None,
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the lines of all logs, as `entries_back` does of one, merged by their times.
+
+    `ends` is filled before the first one comes: how far each log is given, so that `view.read` can
+    go on there.
+    """
+    streams = [
+        entries_back(path, budget, names, ends)
+        for path in log_files(paths.logs)
+        if not names or path.stem in (*names, DAEMON)
+    ]
+    streams.reverse()  # of the same moment, read from the end: as `view.read` has them
+    return heapq.merge(*streams, key=lambda item: item[0], reverse=True)
+
+
 def stamp(paths: Sequence[Path]) -> str:
     """Return a word that is another one as soon as something was written to these logs."""
     seen = []
@@ -81,15 +97,19 @@ def stamp(paths: Sequence[Path]) -> str:
 
 
 def entries_back(
-    path: Path, budget: "ReadBudget", names: Sequence[str] = ()
+    path: Path,
+    budget: "ReadBudget",
+    names: Sequence[str] = (),
+    ends: dict[Path, Place] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield a log's lines with their times and objects, the newest first.
 
-    With `names` those that are of one of these, or speak of one.
+    With `names` those that are of one of these, or speak of one. A line that is being written is
+    left out. `ends`: see `all_back`.
     """
     whole = not names or path.stem in names
     last = "~"  # behind any time
-    for line in _lines_back(path, budget):
+    for line in _lines_back(path, budget, {} if ends is None else ends):
         entry = parse(line)
         ts = entry.get("ts")
         if isinstance(ts, str) and ts[:1].isdigit():
@@ -108,15 +128,17 @@ class ReadBudget:
     spent: bool = False
 
 
-def _lines_back(path: Path, budget: ReadBudget) -> Iterator[str]:
+def _lines_back(path: Path, budget: ReadBudget, ends: dict[Path, Place]) -> Iterator[str]:
     """Yield the lines of a log and of its rotated files from the last one to the first."""
     files = rotations(path)
     while files:
         file, *files = files
-        with contextlib.suppress(OSError), _opened(file) as fd:
+        with contextlib.suppress(OSError), opened(file) as fd:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
-                yield from _file_back(fd, status.st_size, budget)
+                end = _end_of_lines(fd, status.st_size)
+                ends.setdefault(path, (status.st_ino, end))
+                yield from _file_back(fd, end, budget)
                 files = _behind(rotations(path), status.st_ino)
 
 
@@ -127,6 +149,17 @@ def _behind(files: Sequence[Path], inode: int) -> list[Path]:
             if file.stat(follow_symlinks=False).st_ino == inode:
                 return list(files[at + 1 :])
     return []  # it is deleted by now, and what was older before it
+
+
+def _end_of_lines(fd: int, size: int) -> int:
+    """Return where the last whole line ends: what stands behind it is being written."""
+    at = size
+    while at > max(0, size - TORN_BYTES_MAX):
+        begin = max(0, at - END_BYTES)
+        if (newline := os.pread(fd, at - begin, begin).rfind(b"\n")) >= 0:
+            return begin + newline + 1
+        at = begin
+    return at
 
 
 def _file_back(fd: int, at: int, budget: ReadBudget) -> Iterator[str]:
@@ -144,13 +177,3 @@ def _file_back(fd: int, at: int, budget: ReadBudget) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace") for line in reversed(lines) if line)
     if rest:
         yield rest.decode("utf-8", "replace")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a log. Agents write in that folder: no link is followed, no pipe is waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

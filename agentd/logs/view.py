@@ -7,6 +7,7 @@ import contextlib
 import heapq
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ LEVEL_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31
 NAME_WIDTH, EVENT_WIDTH = 14, 20
 HEAD = ("ts", "level", "event", "agent")
 
+Place = tuple[int, int]  # an inode, and an offset in its file
+
 
 def read(
     paths: Paths,
     names: Sequence[str] = (),
     *,
     wait: Callable[[], bool] | None = None,
+    begin: Mapping[Path, Place] | None = None,
 ) -> Iterator[str]:
     """Yield log lines without their newlines, oldest first.
 
@@ -37,12 +41,14 @@ def read(
     further look.
 
     `names`: only these agents (or `agentd`, `model`), with what the supervisor says about them.
+    `begin`: how far each log was given before, see `newest.all_back`; others from their start.
     """
+    begin = begin or {}
     tails: dict[Path, _Tail] = {}
     while True:
         for path in log_files(paths.logs):
             if not names or path.stem in (*names, DAEMON):
-                tails.setdefault(path, _Tail(path))
+                tails.setdefault(path, _Tail(path, *begin.get(path, (None, 0))))
         streams = (_wanted(tail, names) for tail in tails.values())
         yield from (line for _, line in heapq.merge(*streams, key=lambda item: item[0]))
         if wait is None or not wait():
@@ -81,23 +87,23 @@ def _wanted(tail: "_Tail", names: Sequence[str]) -> Iterator[tuple[str, str]]:
 class _Tail:
     """One process's log as a stream of lines, over all its files."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inode: int | None, offset: int) -> None:
         self.name = path.name.removesuffix(SUFFIX)
-        self._path = path
-        self._inode: int | None = None
-        self._offset = 0
+        self._path, self._inode, self._offset = path, inode, offset
 
     def lines(self) -> Iterator[str]:
         """Yield what is new since the last call: complete lines only."""
         for path in self._unread():
             try:
-                with path.open("rb") as file:
-                    status = os.fstat(file.fileno())
+                with opened(path) as fd:
+                    status = os.fstat(fd)
+                    if not stat.S_ISREG(status.st_mode):
+                        continue
                     # An inode is used again after its file was deleted: then it is shorter.
                     if status.st_ino != self._inode or status.st_size < self._offset:
                         self._inode, self._offset = status.st_ino, 0
-                    yield from self._from(file.fileno())
-            except FileNotFoundError:
+                    yield from self._from(fd)
+            except OSError:
                 continue  # rotated away in between: found by its inode next time
 
     def _from(self, fd: int) -> Iterator[str]:
@@ -118,6 +124,16 @@ class _Tail:
                 if path.stat().st_ino == self._inode:
                     break
         return found[::-1]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a log. Agents write in that folder: no link is followed, no pipe is waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def rotations(path: Path) -> list[Path]:

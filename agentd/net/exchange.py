@@ -5,6 +5,7 @@ library beside it: httpx costs a worker 25 MB.
 """
 
 import http.client
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ HTTPException = http.client.HTTPException
 BROKEN = (OSError, HTTPException)  # refused, reset, cut off, not HTTP
 PORTS = {"http": 80, "https": 443, "imap": 143, "imaps": 993}
 PIECE_BYTES = 65_536
+TAIL_PIECES = 8  # that are read of a body that nobody wanted to its end
 
 
 class Stream(Protocol):
@@ -69,6 +71,16 @@ class Response:
         words = (word.strip().lower() for line in lines for word in str(line).split(","))
         return [word for word in words if word not in ("", "identity")]
 
+    def ends_well(self) -> bool:
+        """Whether the server keeps the connection, once what little is left of the body is read.
+
+        Raises: see `pieces`.
+        """
+        if self._response.will_close:
+            return False
+        rest = sum(map(len, itertools.islice(self.pieces(), TAIL_PIECES)))
+        return rest <= PIECE_BYTES and (self._response.isclosed() or self.missing == 0)
+
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes. One that is cut off ends early: something is `missing`.
 
@@ -105,8 +117,24 @@ def exchange(
         Stopped, Passed, OSError: see `ClientConnection`.
     """
     connection = http.client.HTTPConnection(host)
-    connection.sock = stream
+    connection.sock = request = _WholeRequest(stream)
     connection.auto_open = 0
     fields = {"Host": host, "Accept-Encoding": "identity", "Connection": "close", **headers}
     connection.request(method, target, body, fields)
+    request.send()
     return Response(connection.getresponse())
+
+
+class _WholeRequest:
+    """A request on its way to its stream: http.client would send head and body apart."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+        self.makefile, self.close = stream.makefile, stream.close
+
+    def sendall(self, data: bytes, /) -> None:
+        self._parts.append(data)
+
+    def send(self) -> None:
+        self._stream.sendall(b"".join(self._parts))

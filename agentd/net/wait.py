@@ -65,6 +65,10 @@ class Waiter:
         with cancel.bell() as bell:
             yield cls(deadline, cancel, bell)
 
+    def within(self, deadline: Deadline) -> "Waiter":
+        """Return one for another exchange, with the same bell."""
+        return Waiter(deadline, self._cancel, self._bell)
+
     def left(self) -> float:
         """Return the seconds left for a wait that begins now.
 

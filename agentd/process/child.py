@@ -93,10 +93,11 @@ def _inherit_no_further() -> None:
     A guardian once held the model server's socket for a moment after the server had died: callers
     were let in whom nobody would answer, and the next server found its port in use.
     """
-    for entry in Path("/dev/fd").iterdir():  # on macOS a real folder, on Linux a link into /proc
+    # On macOS a real folder, on Linux a link into /proc.
+    for entry in os.listdir("/dev/fd"):  # noqa: PTH208 - paths would write to 300 KB
         with contextlib.suppress(OSError):  # the listing's own
-            if int(entry.name) > 2:  # its output may be shared
-                os.set_inheritable(int(entry.name), False)
+            if int(entry) > 2:  # its output may be shared
+                os.set_inheritable(int(entry), False)
 
 
 def _watch(lifeline: int) -> None:

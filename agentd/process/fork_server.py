@@ -27,8 +27,8 @@ from agentd.process.heart import STOPPING, Heart
 from agentd.process.takeover import kill_group
 from agentd.states import Exit
 
-BEAT_S = 30.0
-PROMISE_S = 60.0
+BEAT_S = 5.0
+PROMISE_S = 10.0  # who hangs tells of no end; so that is to be noticed soon
 ENDS_S = 5.0  # from its last beat
 # What a person's shell, a terminal and we ourselves send. A child has its own handlers for them.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -157,19 +157,26 @@ def _become(order: Mapping[str, Any], fds: Sequence[int]) -> None:
     os.dup2(fds[-1], 2)
     _close_all_but({0, 1, 2, *fds[:-1]})
     os.chdir(order["cwd"])
-    os.environ.clear()
-    os.environ.update(order["env"])
-    os.environ.update(zip(order["names"], map(str, fds), strict=False))
+    _set_environment({**order["env"], **dict(zip(order["names"], map(str, fds), strict=False))})
     sys.argv = list(order["argv"])
     process_title.write(order["argv"])
 
 
+def _set_environment(wanted: Mapping[str, str]) -> None:
+    """Change what differs: the server has most of it, and what is written is shared no more."""
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 def _close_all_but(kept: set[int]) -> None:
     """Close what is the server's: to order children, and to hear their ends, is not theirs."""
-    for entry in list(Path("/dev/fd").iterdir()):
-        if int(entry.name) not in kept:
+    for entry in os.listdir("/dev/fd"):  # noqa: PTH208 - paths would write to 300 KB
+        if int(entry) not in kept:
             with suppress(OSError):  # the listing's own
-                os.close(int(entry.name))
+                os.close(int(entry))
 
 
 def _fail(error: BaseException) -> NoReturn:

@@ -6,6 +6,7 @@ they had at the start, so a server that forks is started with `ROOM` for longer 
 """
 
 import ctypes
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,16 @@ def own() -> list[str]:
 
 def write(argv: Sequence[str]) -> None:
     """Show this command line, as much of it as there is room for."""
-    start, size = _linux() if sys.platform == "linux" else _macos()
+    start, size = _place()
     if size <= 0:
         return
     text = b"\0".join(word.encode(errors="surrogateescape") for word in argv)[: size - 1]
     ctypes.memmove(start, text + bytes(size - len(text)), size)
+
+
+@functools.cache  # it does not change with a fork
+def _place() -> tuple[int, int]:
+    return _linux() if sys.platform == "linux" else _macos()
 
 
 def _linux() -> tuple[int, int]:

@@ -23,6 +23,7 @@ class MappedAgent(Agent[Any]):
 
     def __init__(self, make: Callable[[], Agent[Any]], folders: FolderMap) -> None:
         self._map = folders
+        self._mapped: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []  # results, and as here
         self.inner = make()
         self.params, self.kit = self.inner.params, self.inner.kit
 
@@ -43,7 +44,7 @@ class MappedAgent(Agent[Any]):
 
     def begin(self, event: Event, results: Sequence[Mapping[str, Any]]) -> None:
         """See `Agent.begin`."""
-        self.inner.begin(self._event(event), self._map.as_here(list(results)))
+        self.inner.begin(self._event(event), self._as_here(results))
 
     def opening(self, event: Event) -> Result:
         """See `Agent.opening`."""
@@ -51,7 +52,7 @@ class MappedAgent(Agent[Any]):
 
     def planned(self, results: Sequence[Mapping[str, Any]]) -> PlannedCall | Question | None:
         """See `Agent.planned`."""
-        plan = self.inner.planned(self._map.as_here(list(results)))
+        plan = self.inner.planned(self._as_here(results))
         if isinstance(plan, PlannedCall):
             return PlannedCall(plan.name, self._map.as_recorded(dict(plan.args)))
         if isinstance(plan, Question):
@@ -76,9 +77,18 @@ class MappedAgent(Agent[Any]):
 
     def finish(self, done: Any, event: Event, results: Sequence[Mapping[str, Any]]) -> Result:
         """See `Agent.finish`."""
-        inner, here = self.inner, self._map.as_here(list(results))
+        inner, here = self.inner, self._as_here(results)
         inner.forced, inner.labelled = self.forced, self.labelled
         return self._result(lambda: inner.finish(self._decision(done), self._event(event), here))
+
+    def _as_here(self, results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return results with the paths of here; each is mapped once, and not in every turn."""
+        pairs = zip(self._mapped, results, strict=False)
+        same = next((at for at, (pair, one) in enumerate(pairs) if pair[0] != one), None)
+        del self._mapped[len(results) if same is None else same :]
+        for one in results[len(self._mapped) :]:
+            self._mapped.append((one, self._map.as_here(one)))
+        return [here for _, here in self._mapped]
 
     def _event(self, event: Event) -> Event:
         payload = self._map.as_here(event.payload)

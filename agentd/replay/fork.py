@@ -155,12 +155,12 @@ class _ForkedLLM(RecordedLLM):
         super().__init__(playback, loaded)
         self._fork, self._model = playback, model
 
-    def count(self, text: str) -> int:
+    def count(self, text: str, within: int = 0) -> int:
         """Return the recorded tokens, and beyond the fork the model's own."""
         if not self._fork.left:
-            return super().count(text)
+            return super().count(text, within)
         with online():
-            return self._model.count(text)
+            return self._model.count(text, within)
 
     def decide(self, ask: Ask) -> Decision:
         """Return the recorded decision, or the model's."""

@@ -49,7 +49,7 @@ class RecordedLLM:
             kept = 2 if step.payload == NO_ROOM else 1
             self._counts, self._counts_of = list(step.counts[-kept:]), self.playback.done
 
-    def count(self, text: str) -> int:
+    def count(self, text: str, within: int = 0) -> int:
         """Return what the model's tokenizer said at this place; an estimate where it said nothing.
 
         The estimate only serves what has left the recording already.
@@ -136,7 +136,10 @@ class RecordedLLM:
             step.cached_tokens or 0,
             step.completion_tokens or 0,
         )
-        return Decision(name, args, value, raw, step.finish_reason, usage, step.labels)
+        told = step.context_tokens
+        return Decision(
+            name, args, value, raw, step.finish_reason, usage, step.labels, context_tokens=told
+        )
 
     def _parse(
         self, raw: str, names: frozenset[str], candidates: Candidates | None = None

@@ -64,6 +64,6 @@ class _ComparedJournal(Journal):
         self._playback.check_cut()
         words = self._playback.own_words(step.kind, step.payload)
         step = super().record(session, replace(step, payload=words), later=later)
-        names = [step.type for step in session.steps if step.kind is StepKind.DECISION]
-        self._playback.compare(step, names[-1] if names else "nothing")
+        decisions = (s.type for s in reversed(session.steps) if s.kind is StepKind.DECISION)
+        self._playback.compare(step, next(decisions, "nothing"))
         return step

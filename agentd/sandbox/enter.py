@@ -27,12 +27,14 @@ CAPABILITIES = 64  # as many as the kernel's sets have room for
 UMASK = 0o077  # of programs
 
 
-def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False) -> tuple[str, ...]:
+def enter(
+    policy: SandboxPolicy, *, require: bool = True, program: bool = False, forked: bool = False
+) -> tuple[str, ...]:
     """Restrict this process, of one thread, for good; return the policy's paths that are not there.
 
     All capabilities go, also root's. Modes cannot be changed afterwards, not even those of its own
     files: a file gets its mode as it is made, exactly that where the process set its umask to 0.
-    On macOS nothing is done: it was started with what `put_into` made.
+    On macOS nothing is done: it was started with what `put_into` made, unless it was `forked`.
 
     `require`: fail where this system cannot do all of it; else do what it can. `program`: this
     process is about to become a program that is not ours: bound and private as by `nested`.
@@ -40,8 +42,13 @@ def enter(policy: SandboxPolicy, *, require: bool = True, program: bool = False)
     Raises:
         SandboxUnavailable: it cannot, or this process has threads.
     """
+    if sys.platform == "darwin" and not forked:
+        return ()  # nothing to find out, either: a program is started for that, in here in vain
     level = demand(require)
-    if sys.platform != "linux" or level.name == "checks":
+    if level.name == "checks":
+        return ()
+    if sys.platform == "darwin":
+        seatbelt.confine(policy)
         return ()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise SandboxUnavailable("a process with threads cannot enter a sandbox")

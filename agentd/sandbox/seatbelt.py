@@ -5,6 +5,7 @@ it; this one keeps to words that its own profiles, Chromium's and Codex's use. P
 parameters, never as text of the profile. They are compared without links: `/tmp` is `/private/tmp`.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,8 @@ from agentd.errors import SandboxUnavailable
 from agentd.sandbox.policy import SandboxPolicy, on_the_way
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
+SYSTEM = "/usr/lib/libSystem.B.dylib"
+SPAWN_HINT = 'workers = "spawn" under [supervisor] of agentd.toml starts each in its sandbox'
 TRIAL_S = 20.0
 # Characters that end a string of a profile, or begin a rule: were a parameter ever taken for text.
 UNFIT = frozenset('"()[]{}\\\n\r\0')
@@ -94,6 +97,26 @@ def wrapped(argv: Sequence[str], policy: SandboxPolicy) -> list[str]:
     profile = Profile(policy, argv[0])
     told = [word for path, name in profile.names.items() for word in ("-D", f"{name}={path}")]
     return [SANDBOX_EXEC, *told, "-p", profile.text, *argv]
+
+
+def confine(policy: SandboxPolicy) -> None:
+    """Put this process into a sandbox with this policy; all that it starts has it, too.
+
+    For one that was forked: no program is started that `wrapped` could wrap. By the call that
+    Chromium's processes (sandbox/mac/seatbelt.cc) and, in a forked child, Nix's builds make.
+
+    Raises:
+        SandboxUnavailable: macOS refuses, or a path of the policy cannot be told.
+    """
+    profile = Profile(policy, sys.executable)
+    words = [word for path, name in profile.names.items() for word in (name, path)]
+    parameters = (ctypes.c_char_p * (len(words) + 1))(*map(os.fsencode, words), None)
+    call = ctypes.CDLL(SYSTEM).sandbox_init_with_parameters
+    call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p]
+    wrong = ctypes.c_char_p()
+    if call(profile.text.encode(), 0, parameters, ctypes.byref(wrong)):
+        why = (wrong.value or b"").decode(errors="replace")
+        raise SandboxUnavailable(f"macOS refused a sandbox: {why}", hint=SPAWN_HINT)
 
 
 class Profile:

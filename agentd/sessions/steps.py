@@ -60,10 +60,11 @@ class Step:
     raw: str | None = None
     active_s: float = 0.0  # the session's active time when it was recorded
     attempt: int = 1
-    # What the model's tokenizer said since the step before, in the order it was asked.
+    # What the model's tokenizer said since the step before, in the order it was asked; of what was
+    # surely short, its bytes.
     counts: tuple[int, ...] = ()
     # Of a decision: what the turn allowed (None: every class of the union), how the answer ended,
-    # and the tokens of the prompt by the loop's own count.
+    # and the tokens of the prompt: by the server's count where it told, else by the loop's own.
     allowed: tuple[str, ...] | None = None
     finish_reason: str = "stop"
     context_tokens: int | None = None

@@ -17,6 +17,7 @@ from agentd.states import Exit
 from agentd.supervisor.argv import Commands
 from agentd.supervisor.children import Reaper
 from agentd.supervisor.one_job import Ran, run_to_end
+from agentd.supervisor.worker_forks import WorkerForks
 
 DEADLINE_S = 30.0  # for one check; a module that imports for longer is as good as hanging
 AT_ONCE = 2  # checks: they are CPU-bound, and the machine has other work
@@ -91,8 +92,16 @@ class Gate:
 class Checks:
     """Runs checks, `AT_ONCE` at a time."""
 
-    def __init__(self, paths: Paths, commands: Commands, reaper: Reaper, clock: Clock) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        commands: Commands,
+        reaper: Reaper,
+        clock: Clock,
+        forks: WorkerForks | None = None,
+    ) -> None:
         self._paths, self._commands, self._reaper, self._clock = paths, commands, reaper, clock
+        self._forks = forks
         self._gate = Gate(AT_ONCE)
 
     async def check(self, name: str, *, first: bool) -> CheckResult:
@@ -100,6 +109,8 @@ class Checks:
 
         `first`: it goes before all that are not: an agent that runs before one that never did.
         """
+        if self._forks is not None:
+            await self._forks.settled()
         await self._gate.enter(first=first)
         loop = asyncio.get_running_loop()
         slow = loop.call_later(SLOT_S, self._gate.leave)
@@ -119,14 +130,7 @@ class Checks:
     async def _admit(self, name: str) -> CheckResult:
         try:
             private_folder(self._paths.data)  # where it runs, also before the first daemon
-            child = Child.spawn(
-                f"{name}.admission",
-                self._commands.admission(name),
-                self._paths.locks,
-                cwd=self._paths.data,
-                clock=self._clock,
-            )
-            ran = await run_to_end(child, self._reaper, DEADLINE_S)
+            ran = await run_to_end(self._start(name), self._reaper, DEADLINE_S)
         except (OSError, AgentdError) as error:
             return refused(f"cannot be checked: {error}", again=True)
         finally:
@@ -140,6 +144,12 @@ class Checks:
             )
             return refused(f"its check took longer than {DEADLINE_S:g} s", where, hint)
         return _verdict(ran, ran.code, where)
+
+    def _start(self, name: str) -> Child:
+        job, argv = f"{name}.admission", self._commands.admission(name)
+        if self._forks is not None:
+            return self._forks.admission(job, argv)
+        return Child.spawn(job, argv, self._paths.locks, cwd=self._paths.data, clock=self._clock)
 
 
 def _verdict(ran: Ran, code: int, where: str) -> CheckResult:

@@ -1,12 +1,13 @@
 """What the hosts of helper processes work with, the same for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.logs.logger import Logger
 from agentd.paths import Paths
+from agentd.process import environment
 from agentd.process.child import Child
 from agentd.process.jobs import Jobs
 from agentd.supervisor.argv import Commands
@@ -38,8 +39,11 @@ class HostParts:
         control: bool = True,
         pass_fds: Sequence[int] = (),
         stdio: tuple[int, int] | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Child:
         """Start a helper, with a control socket unless it asks and is told nothing.
+
+        `more`: of its environment.
 
         Raises:
             OSError, AlreadyRunning: as `Child.spawn`.
@@ -53,5 +57,6 @@ class HostParts:
             control=control,
             pass_fds=pass_fds,
             stdio=stdio,
+            env={**environment.for_child(), **(more or {})},
             clock=self.clock,
         )

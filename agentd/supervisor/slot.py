@@ -206,8 +206,6 @@ class Slot:
             return True  # overtaken by another change, which is checked next
         finally:
             self._checking = None
-        if found.enabled:
-            await self._shared.workers.settled()
         if self._unchecked:
             return True
         self.module, self.folders = found.module or self.module, found.folders
@@ -321,7 +319,7 @@ class Slot:
     def _spawn(self) -> Child:
         crash, shared = self.managed.crash, self._shared
         shared.paths.create_for(self.name)
-        return shared.workers.start(self.name, self.version, crash.environment() if crash else {})
+        return shared.workers.worker(self.name, self.version, crash.environment() if crash else {})
 
     def _hear(self, worker: Child) -> Hearing:
         assert worker.control is not None

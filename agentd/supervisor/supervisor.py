@@ -111,7 +111,7 @@ class Supervisor:
             paths,
             self._workers,
             self._records,
-            Checks(paths, commands, self._reaper, clock),
+            Checks(paths, commands, self._reaper, clock, self._workers),
             self._reaper,
             self._jobs,
             Requests(asked, self._helpers.leave, logger),

@@ -1,14 +1,15 @@
-"""How agents' workers are started: forked by a process that has their imports, or spawned.
+"""How workers and checks of agents start: forked by a process that has their imports, or spawned.
 
-The fork server is started with the first agent. Where there is none, it refuses, or it does not
-answer, a worker is spawned: it is the same one, and takes three times the memory.
+The fork server is started with the first check. Where there is none, it refuses, or it does not
+answer, they are spawned: they do the same, and a worker takes three times the memory.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from agentd.errors import Problem
 from agentd.process import environment
 from agentd.process.channel import Channel
 from agentd.process.child import Child
@@ -24,11 +25,12 @@ NAME = "agentd.workers"  # no agent's name has a point
 READY_S = 5.0  # for it to have imported all, before workers are spawned in its place
 STOP_S = 1.0
 PARKED_S = 60.0  # from a crash loop to one more try
+HINT = "workers run without it, and each takes three times the memory"
 ORPHANS_S = 0.2  # between looks at children whose server is gone
 
 
 class WorkerForks:
-    """Starts workers. In the event loop."""
+    """Starts children that are forked where that goes. In the event loop."""
 
     def __init__(self, parts: HostParts, life: Life) -> None:
         self._parts = parts
@@ -52,13 +54,17 @@ class WorkerForks:
         return self._parts.config().supervisor.forks and self._parts.commands.forks is not None
 
     def document(self) -> dict[str, Any] | None:
-        """Return what `status` says; None where workers are spawned."""
-        if self.managed.life.state is WorkerState.STOPPED:
+        """Return what `status` says of the server; None where there is none, as workers go."""
+        life = self.managed.life
+        if life.state is WorkerState.STOPPED:
             return None
-        return {**self.managed.document(), "problem": self.managed.problem}
+        what = f"workers are not forked: {life.reason}"
+        problem: Problem = {"what": what, "where": NAME, "hint": HINT}
+        parked = life.state is WorkerState.PARKED
+        return {**self.managed.document(), "problem": problem if parked else None}
 
     async def settled(self) -> None:
-        """Return when workers can be started: by a server, or without one."""
+        """Return when children can be started: by a server, or without one."""
         if self._closed or not self.wanted:
             return
         life = self.managed.life
@@ -73,31 +79,42 @@ class WorkerForks:
         except TimeoutError:
             self._settled.set()  # nobody else waits: the next ones get whatever there is by then
 
-    def start(self, name: str, version: str, more: Mapping[str, str]) -> Child:
+    def worker(self, name: str, version: str, more: Mapping[str, str]) -> Child:
         """Start the worker of an agent's version; `more` of its environment.
 
         Raises:
             OSError, AlreadyRunning: as `Child.spawn`.
         """
-        paths, clock = self._parts.paths, self._parts.clock
+        paths = self._parts.paths
         argv = self._parts.commands.worker(name, version)
-        env = {**environment.for_child(), **more}
-        if self._orders is not None and self.wanted:
-            fork = partial(self._orders.fork, argv, env, paths.data)
-            try:
-                return Child.begin(name, paths.locks, fork, control=True, clock=clock)
-            except NotForked as error:
-                self._parts.log.warning("worker.not_forked", agent=name, why=error.what)
-                self._begin_anew(error)
-        return Child.spawn(
-            name,
-            head_command(argv, paths.versions / name / version, paths),
-            paths.locks,
-            env=env,
-            cwd=paths.data,
-            control=True,
-            clock=clock,
-        )
+        if (child := self._fork(name, argv, more, control=True)) is not None:
+            return child
+        argv = head_command(argv, paths.versions / name / version, paths)
+        return self._parts.spawn(name, argv, more=more)
+
+    def admission(self, name: str, argv: Sequence[str]) -> Child:
+        """Start a check of an agent.
+
+        Raises:
+            OSError, AlreadyRunning: as `Child.spawn`.
+        """
+        child = self._fork(name, argv, {}, control=False)
+        return child or self._parts.spawn(name, argv, control=False)
+
+    def _fork(
+        self, name: str, argv: Sequence[str], more: Mapping[str, str], *, control: bool
+    ) -> Child | None:
+        """Return a forked child; None where that does not go."""
+        if self._orders is None or not self.wanted:
+            return None
+        paths, env = self._parts.paths, {**environment.for_child(), **more}
+        fork = partial(self._orders.fork, argv, env, paths.data)
+        try:
+            return Child.begin(name, paths.locks, fork, control=control, clock=self._parts.clock)
+        except NotForked as error:
+            self._parts.log.warning("worker.not_forked", agent=name, why=error.what)
+            self._begin_anew(error)
+            return None
 
     async def stop(self) -> None:
         """Stop the server for good, and return when it is gone."""

@@ -1,9 +1,11 @@
 """A fake model server: real HTTP on loopback, scripted answers, and every fault of a real one."""
 
 import json
+import socket
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +84,8 @@ class FakeModelServer:
         self.loading = loading  # /tokenize says that the model is not there yet
         self.requests: list[Request] = []  # chat calls only
         self.tokenized: list[Request] = []
+        # By digest, as callers sent them; clear it, and it is as if the server was started anew.
+        self.schemas: dict[str | None, Mapping[str, Any]] = {}
         self.closing = threading.Event()
         self.hanging = threading.Semaphore(0)  # released once per call that hangs
         self.gone = threading.Semaphore(0)  # released once per hanging caller that went away
@@ -103,6 +107,19 @@ class FakeModelServer:
         run.mkdir(parents=True, exist_ok=True)
         (run / "model.token").write_text(self.token)
         (run / "model.json").write_text(json.dumps({"url": self.url, "model": self.model}))
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made to it."""
+        return self._server.accepted
+
+    def schema_of(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the schema that a call asks for, {} for none; None: its digest is not known."""
+        form = (body.get("response_format") or {}).get("json_schema") or {}
+        digest, schema = form.get("agentd_sha256"), form.get("schema")
+        if digest is None or schema is not None:
+            self.schemas[digest] = schema or {}
+        return self.schemas.get(digest)
 
     def answer(self, request: Request) -> Reply:
         """Return what to do with a chat call, and record it."""
@@ -127,6 +144,7 @@ class FakeModelServer:
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
+        self._server.end_connections()
         self._thread.join(WAIT_S)
 
     def __enter__(self) -> "FakeModelServer":
@@ -142,14 +160,35 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     fake: FakeModelServer
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: set[socket.socket] = set()  # connections, also such as wait for a request
+        self.accepted = 0  # connections so far
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.accepted += 1
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def end_connections(self) -> None:
+        for request in list(self._open):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of callers that went away: the tests do that on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Listener
     _packer: Any = None  # of a reply that is packed
+    _chunked = False  # whether the reply's body is sent in chunks, and the connection goes on
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -170,6 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(503, {"error": {"message": "loading"}}, {"Retry-After": "1"})
             return self._tokenize(body)
         if self.path == "/v1/chat/completions":
+            if (schema := fake.schema_of(body)) is None:
+                told = {"message": "no schema of this digest", "code": "unknown_schema"}
+                return self._send(400, {"error": told})
+            if schema:
+                body["response_format"]["json_schema"]["schema"] = schema
             return self._chat(request, fake.answer(request))
         if self.path == "/v1/score" and fake.scores is not None:
             heads, items, score = body["heads"], body["items"], fake.scores
@@ -189,17 +233,14 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(404, {"error": {"message": "no such path"}})
 
     def _tokenize(self, body: Mapping[str, Any]) -> None:
-        if "messages" in body:
-            count = sum(_count(m["content"]) + 4 for m in body["messages"])
-        else:
-            count = _count(body["content"])
+        count = _prompt_tokens(body) if "messages" in body else _count(body["content"])
         self._send(200, {"count": count, "max_model_len": self.server.fake.window})
 
     def _chat(self, request: Request, reply: Reply) -> None:
         if reply.status != 200:
             message = {"error": {"message": reply.text or f"status {reply.status}"}}
             return self._send(reply.status, message, reply.headers)
-        prompt = sum(_count(m["content"]) for m in request.body["messages"])
+        prompt = _prompt_tokens(request.body)
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": _count(reply.text),
@@ -216,8 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.gzip:
             self.send_header("Content-Encoding", "gzip")
             self._packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
-        self.send_header("Connection", "close")
-        self.close_connection = True
+        else:
+            self._packer = None
+        self._chunked = not (reply.cut or reply.hang or reply.garbage is not None)
+        if self._chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         if reply.garbage is not None:
             self._write(reply.garbage)
@@ -229,6 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = max(1, -(-len(reply.text) // max(1, reply.pieces)))
         for start in range(0, len(reply.text), size):
             if self.server.fake.closing.wait(reply.pause_s):
+                self.close_connection = True
                 return None
             self._event({"choices": [{"delta": {"content": reply.text[start : start + size]}}]})
             if reply.cut:
@@ -241,6 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._event({"choices": [last]})
         self._event({"choices": [], "usage": usage})
         self._write(b"data: [DONE]\n\n")
+        if self._chunked:
+            self.wfile.write(b"0\r\n\r\n")
         return None
 
     def _hang(self) -> None:
@@ -263,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, data: bytes) -> None:
         if self._packer is not None:
             data = self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
-        self.wfile.write(data)
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _send(
         self, status: int, data: Mapping[str, Any], headers: Mapping[str, str] | None = None
@@ -276,6 +326,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Return what messages have together with a template's words around each of them."""
+    return sum(_count(m["content"]) + 4 for m in body["messages"])
 
 
 def _count(text: str) -> int:

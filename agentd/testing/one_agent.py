@@ -209,7 +209,7 @@ class UnionLLM:
         """Return the pretended tokens of the instructions."""
         return sum(count(message["content"]) for message in self._loaded.messages)
 
-    def count(self, text: str) -> int:
+    def count(self, text: str, within: int = 0) -> int:
         """Return a quarter of the bytes."""
         return count(text)
 

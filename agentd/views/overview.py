@@ -23,7 +23,7 @@ from agentd.views.waits_for import waits_for
 
 DAEMON_KEYS = (
     *("pid", "since", "version", "problem", "refused_folder", "storage", "model"),
-    *("refused_unshown", "sandbox", "deliver", "watcher", "ui"),
+    *("refused_unshown", "sandbox", "deliver", "watcher", "ui", "workers"),
 )
 LOOK_BACK = timedelta(hours=1)  # for how long a model worked for an agent
 RECENT_EVENTS = 20_000  # the newest ones, among which an agent's last result is looked for

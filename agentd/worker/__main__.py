@@ -32,8 +32,8 @@ class Preparation:
     `error` is what went wrong, raised once there is a heart to tell it by.
     """
 
-    def __init__(self, name: str, version: str, link: SupervisorLink) -> None:
-        self._name, self._version, self._link = name, version, link
+    def __init__(self, name: str, version: str, link: SupervisorLink, *, forked: bool) -> None:
+        self._name, self._version, self._link, self._forked = name, version, link, forked
         self.error: Exception | None = None
         self.log: Logger | None = None
 
@@ -46,13 +46,17 @@ class Preparation:
             self.accepted = read_version(paths.versions / self._name / self._version)
             self.log.info("worker.started", version=self.accepted.hash, pid=os.getpid())
             if self._link.there:
-                enter_head(self.accepted, paths, require=daemon.sandbox.required)
+                required = daemon.sandbox.required
+                enter_head(self.accepted, paths, require=required, forked=self._forked)
         except Exception as error:
             self.error = error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one agent's worker; returns the exit code (see `agentd.states.Exit`)."""
+def main(argv: list[str] | None = None, *, forked: bool = False) -> int:
+    """Run one agent's worker; returns the exit code (see `agentd.states.Exit`).
+
+    `forked`: by `worker/forks.py`, so it is in no sandbox yet on any system.
+    """
     match sys.argv[1:] if argv is None else argv:
         case [name, "--version", version]:
             pass
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             say("usage: python -m agentd.worker NAME --version HASH", file=sys.stderr)
             return Exit.USAGE
     link = SupervisorLink.of_environment()
-    ready = Preparation(name, version, link)
+    ready = Preparation(name, version, link, forked=forked)
     heart = child_side(before_threads=ready)
     log = ready.log
     try:

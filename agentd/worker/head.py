@@ -18,16 +18,17 @@ from agentd.sandbox.level import reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, libraries
 
 
-def enter_head(accepted: Accepted, paths: Paths, *, require: bool) -> None:
+def enter_head(accepted: Accepted, paths: Paths, *, require: bool, forked: bool) -> None:
     """Put this worker, of one thread, into its sandbox. `require`: one that is whole.
 
-    On macOS it was started in it.
+    On macOS it was started in it, unless it was `forked`.
 
     Raises:
         SandboxUnavailable: there is none here.
     """
     Bell(paths.wake)  # by a socket that cannot be made in there
-    enter(policy_for(accepted.folder, accepted.config, paths), require=require)
+    policy = policy_for(accepted.folder, accepted.config, paths)
+    enter(policy, require=require, forked=forked)
 
 
 def head_command(argv: list[str], folder: Path, paths: Paths) -> list[str]:

@@ -6,16 +6,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import psutil
 
 from agentd.bus import Bus
+from agentd.bus.wake import listening
 from agentd.paths import Paths, discover
 from agentd.process import environment
+from agentd.process.channel import Channel
 from agentd.process.child import Child, python
+from agentd.process.fork_orders import ForkOrders
+from agentd.process.process_title import ROOM
 from agentd.testing import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +43,7 @@ ADMIT = """
 import sys
 from agentd.admission.admit import admit
 from agentd.bus import Bus
+from agentd.bus.wake import listening
 from agentd.paths import discover
 paths = discover()
 bus = Bus(paths.database)
@@ -86,24 +92,57 @@ class Home:
         """Return a connection of this process."""
         return Bus(self.paths.database, wake=self.paths.wake)
 
-    def start(self, names: Sequence[str]) -> list[Child]:
-        """Start workers all at once and return when each waits on its lanes."""
-        started = [self.spawn(name) for name in names]
+    def start(
+        self, names: Sequence[str], server: ForkOrders | None = None, *, linked: bool = True
+    ) -> list[Child]:
+        """Start workers all at once, as the supervisor does; return when each waits on its lanes.
+
+        `linked`: each has a supervisor to ask, and so its sandbox.
+        """
+        started = [self._start_one(name, server, linked) for name in names]
         for worker in started:
-            wait_idle(worker)
+            self._wait_idle(worker)
         return started
 
-    def spawn(self, name: str) -> Child:
-        """Start one worker as the supervisor does."""
-        worker = Child.spawn(
-            name,
-            python("agentd.worker", name, "--version", self.hashes[name]),
-            self.paths.locks,
-            env=self.environment,
-            cwd=ROOT,
-        )
+    def _start_one(self, name: str, server: ForkOrders | None, linked: bool) -> Child:
+        argv = python("agentd.worker", name, "--version", self.hashes[name])
+        locks, env = self.paths.locks, self.environment
+        if server is None:
+            worker = Child.spawn(name, argv, locks, env=env, cwd=ROOT, control=linked)
+        else:
+            fork = partial(server.fork, argv, env, ROOT)
+            worker = Child.begin(name, locks, fork, control=linked)
         self.workers.append(worker)
         return worker
+
+    @contextmanager
+    def fork_server(self) -> Iterator[tuple[Child, ForkOrders]]:
+        """Have workers forked, by one that is gone afterwards."""
+        argv = python("agentd.worker.forks", ROOM)
+        server = Child.spawn(
+            "agentd.workers", argv, self.paths.locks, env=self.environment, cwd=ROOT, control=True
+        )
+        self.workers.append(server)
+        assert server.control is not None
+        wait_for(partial(_said, server, "idle"), seconds=DEADLINE_S)
+        yield server, ForkOrders(Channel(server.control))
+        self.stop([server])
+
+    def _wait_idle(self, worker: Child) -> None:
+        """Wait for the beat that a worker sends right before it looks at its lanes.
+
+        It asks for the socket on which it is woken, and is given it.
+        """
+        link = None if worker.control is None else Channel(worker.control)
+        deadline = time.monotonic() + DEADLINE_S
+        while not _said(worker, "idle"):
+            told = [worker.heart_fd] if link is None else [worker.heart_fd, link.fileno()]
+            select.select(told, [], [], 0.1)
+            if link and (asked := link.receive_now()):
+                with listening(self.paths.wake, worker.name) as sock:
+                    link.send({"ok": True, "id": asked[0]["id"]}, [sock.fileno()])
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{worker.name} did not start")
 
     def stop(self, workers: Sequence[Child]) -> None:
         """Kill workers, and return when they are gone."""
@@ -125,17 +164,17 @@ def _dead(worker: Child) -> bool:
     return worker.poll() is not None
 
 
-def wait_idle(worker: Child) -> None:
-    """Wait for the beat that a worker sends right before it looks at its lanes."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        beats = worker.beats()
-        if beats and any(beat.get("state") == "idle" for beat in beats):
-            return
-        if beats is None or time.monotonic() > deadline:
-            said = Child.read(worker.output_fd) or b""
-            raise RuntimeError(f"{worker.name} did not start: {said.decode(errors='replace')}")
-        select.select([worker.heart_fd], [], [], 0.1)
+def _said(worker: Child, state: str) -> bool:
+    """Whether it has beaten in this state since the last look.
+
+    Raises:
+        RuntimeError: it is dead.
+    """
+    beats = worker.beats()
+    if beats is None:
+        said = Child.read(worker.output_fd) or b""
+        raise RuntimeError(f"{worker.name} did not start: {said.decode(errors='replace')}")
+    return any(beat.get("state") == state for beat in beats)
 
 
 def memory_mb(pid: int) -> float:

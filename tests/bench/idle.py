@@ -23,15 +23,15 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     bus = home.bus()
     bus.accept("reader", "v", subscribe=(ASKED,))
     bus.close()
-    workers = home.start(names)
-    with consumer(home, "poll") as polling:
+    with home.fork_server() as (_, orders), consumer(home, "poll") as polling:
+        workers = home.start(names, orders)
         pids = [worker.pid for worker in workers]
         never.wait(SETTLE_S)
         before, began = [cpu_s(pid) for pid in (*pids, polling.pid)], time.monotonic()
         never.wait(WINDOW_QUICK_S if quick else WINDOW_S)
         after, seconds = [cpu_s(pid) for pid in (*pids, polling.pid)], time.monotonic() - began
-    memory = statistics.median(memory_mb(pid) for pid in pids)
-    home.stop(workers)
+        memory = statistics.median(memory_mb(pid) for pid in pids)
+        home.stop(workers)
     shares = [100 * (b - a) / seconds for a, b in zip(before, after, strict=True)]
     scale = WORKERS / count
     yield Figure(

@@ -6,16 +6,18 @@ One process at a time, in turns: pages shared with a neighbour would flatter bot
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agentd.events import NewEvent
+from agentd.process.fork_orders import ForkOrders
 from agentd.testing import FakeModelServer, Request, wait_for
 
-from .home import AGENT, ANSWERED, ASKED, ROOT, SCHEDULE, Home, memory_mb
+from .home import AGENT, ANSWERED, ASKED, DEADLINE_S, ROOT, SCHEDULE, Home, memory_mb
 from .table import Figure
 
 ROUNDS, ROUNDS_QUICK = 3, 1
+FORKED, FORKED_QUICK, SPAWNED, USED = 50, 5, 5, 5
 PLAIN = "import apsw, pydantic, structlog"
 SCHEDULED = f"{PLAIN}, apscheduler.schedulers.background"
 BAML = f"{PLAIN}\nimport sys\nsys.path.insert(0, sys.argv[1])\nimport baml_client"
@@ -27,6 +29,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     home.admit(["plain"])
     home.admit(["scheduled"], AGENT.replace("[params]", f"{SCHEDULE}[params]", 1))
     client = str(home.paths.versions / "plain" / home.hashes["plain"])
+    yield from _forked(home, FORKED_QUICK if quick else FORKED)
     rows: list[tuple[str, Callable[[], float], str, float | None, str]] = [
         ("idle worker", lambda: _idle(home, "plain"), PLAIN, 27.0, ""),
         ("idle worker with a schedule", lambda: _idle(home, "scheduled"), SCHEDULED, None, ""),
@@ -47,6 +50,31 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         )
 
 
+def _forked(home: Home, count: int) -> Iterator[Figure]:
+    """Workers as the supervisor starts them where it can: what they have in common is shared."""
+    names = [f"forked{number}" for number in range(count)]  # of events nobody else is to answer
+    home.admit(names)
+    with home.fork_server() as (server, orders):
+        workers = home.start(names, orders)
+        each = statistics.median(memory_mb(worker.pid) for worker in workers)
+        share = memory_mb(server.pid)
+        home.stop(workers)
+        used = used_worker(home, names[:USED], orders)
+    spawned = home.start(names[:SPAWNED])
+    base = statistics.median(memory_mb(worker.pid) for worker in spawned)
+    home.stop(spawned)
+    yield Figure(
+        f"memory: idle worker, one of {count} forked",
+        each,
+        "MB",
+        base,
+        f"one of {SPAWNED} spawned",
+        at_most=10.0 if count == FORKED else None,
+        note=f"{KIND}; the process that forks them: {share:.1f} MB",
+    )
+    yield Figure(f"memory: one of {USED} forked after their first event", used, "MB", note=KIND)
+
+
 def _idle(home: Home, name: str) -> float:
     workers = home.start([name])
     memory = memory_mb(workers[0].pid)
@@ -54,9 +82,11 @@ def _idle(home: Home, name: str) -> float:
     return memory
 
 
-def used_worker(home: Home) -> float:
-    """Return the memory of a worker that has answered an event."""
-    home.admit(["plain"])
+def used_worker(
+    home: Home, names: Sequence[str] = ("plain",), server: ForkOrders | None = None
+) -> float:
+    """Return the memory of a worker that has answered an event; the middle one of several."""
+    home.admit(names)
     bus = home.bus()
 
     def answer(request: Request) -> dict[str, object]:
@@ -64,13 +94,17 @@ def used_worker(home: Home) -> float:
             return {"tool": "done", "result": "read"}
         return {"tool": "read_file", "path": "/tmp/none", "start": 1}
 
-    with FakeModelServer(answer) as server:
-        server.write_address(home.paths.run)
-        workers = home.start(["plain"])
+    with FakeModelServer(answer) as model:
+        model.write_address(home.paths.run)
+        workers = home.start(names, server, linked=False)
         before = bus.events.last_id()
         bus.publish("bench", NewEvent(ASKED, {"note": "none"}))
-        wait_for(lambda: bus.events.list(after=before, event_type=ANSWERED), seconds=30)
-        memory = memory_mb(workers[0].pid)
+
+        def answered() -> bool:
+            return len(bus.events.list(after=before, event_type=ANSWERED)) == len(names)
+
+        wait_for(answered, seconds=DEADLINE_S)
+        memory = statistics.median(memory_mb(worker.pid) for worker in workers)
         home.stop(workers)
     bus.close()
     return memory

@@ -14,7 +14,7 @@ from agentd.supervisor.client import query
 from .home import DEADLINE_S, ROOT, Home
 from .table import Figure
 
-AGENTS = 10
+AGENTS, FORKED = 10, 50
 NAMES = [f"agent{number}" for number in range(AGENTS)]
 ROUNDS, ROUNDS_QUICK = 3, 1
 LIBRARIES = "import apsw, pydantic, structlog"
@@ -31,7 +31,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         workers = home.start(NAMES)
         ours.append(time.monotonic() - started)
         home.stop(workers)
-        base.append(_interpreters())
+        base.append(_interpreters(AGENTS))
     yield Figure(
         "start: 10 workers wait on their lanes",
         statistics.median(ours),
@@ -39,17 +39,38 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         statistics.median(base),
         f"10 interpreters: {LIBRARIES}",
     )
+    yield from _forked(home, AGENTS if quick else FORKED)
     yield from _daemon(quick)
 
 
-def _interpreters() -> float:
+def _forked(home: Home, count: int) -> Iterator[Figure]:
+    """Workers forked, with the start of the process that forks them."""
+    names = [f"agent{number}" for number in range(count)]
+    home.admit(names)
+    started = time.monotonic()
+    with home.fork_server() as (_, orders):
+        workers = home.start(names, orders)
+        ours = time.monotonic() - started
+        home.stop(workers)
+    yield Figure(
+        f"start: {count} forked workers wait on their lanes",
+        ours,
+        "s",
+        _interpreters(count),
+        f"{count} interpreters: {LIBRARIES}",
+        at_most=2.0 if count == FORKED else None,
+        note="with the start of the process that forks them",
+    )
+
+
+def _interpreters(count: int) -> float:
     """Start as many interpreters with the libraries alone; return the seconds."""
     code = f"{LIBRARIES}\nprint(flush=True)\ninput()"
     started = time.monotonic()
     command = [sys.executable, "-P", "-c", code]
     processes = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(AGENTS)
+        for _ in range(count)
     ]
     for process in processes:
         assert process.stdout is not None

@@ -9,11 +9,15 @@ import io
 import json
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -26,7 +30,7 @@ from agentd.config.agent import Limits
 from agentd.config.daemon import LogConfig
 from agentd.events import Lane, NewEvent
 from agentd.llm import wire
-from agentd.llm.address import Address
+from agentd.llm.address import Address, fetch
 from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import LLM, Choice
 from agentd.llm.endpoint import Endpoint
@@ -39,17 +43,20 @@ from agentd.paths import Paths
 from agentd.sessions.session import Session
 from agentd.sessions.sessions import Sessions
 from agentd.task_agent.configured import TaskResult
-from agentd.testing import FakeModelServer, Request, ScriptedLLM
+from agentd.testing import ScriptedLLM
 
 from . import raw
-from .home import Home
-from .table import Figure
+from .home import ROOT, Home
+from .table import Figure, Turns
 
 TURNS = 8
 SESSIONS, SESSIONS_QUICK = 120, 25
 LANE = Lane("reader", False, ("bench.asked",))
+TURNS_MAX = 200  # of any session
 LIMITS = Limits(turns=TURNS + 2, context_share=1.0, sessions_per_hour=10**6)
 WINDOW = 32_768
+BARE = "bare loop, two raw commits a turn"
+SPENT_S = 10.0  # for the fake server to say what it took itself
 TEXT = "def main() -> None:\n    print('hello')\n" * 12  # about 500 characters
 CLOCK = SystemClock()
 
@@ -67,22 +74,23 @@ class Reader(Agent[Any]):
         return Result({"path": decision.args["path"], "text": TEXT}, trusted=False)
 
 
-def next_answer(log: str) -> dict[str, Any]:
-    """Decide by the log, as a model does: another file, or Done after seven."""
+def next_answer(log: str, turns: int = TURNS) -> dict[str, Any]:
+    """Decide by the log, as a model does: another file, or Done in the last turn."""
     turn = log.count('<event type="read_file"')
-    if turn >= TURNS - 1:
+    if turn >= turns - 1:
         return {"tool": "done", "result": "all read"}
     return {"tool": "read_file", "path": f"src/file{turn}.py", "start": 1}
 
 
-def scripted() -> LLM:
-    """A model at the loop's edge."""
+def scripted(turns: int = TURNS) -> LLM:
+    """A model at the loop's edge, with a window for so many turns."""
 
     def decide(log: str) -> tuple[str, dict[str, Any]]:
-        args = next_answer(log)
+        args = next_answer(log, turns)
         return ("Done" if args.pop("tool") == "done" else "ReadFile"), args
 
-    return ScriptedLLM(decide, names=("ReadFile", "Done"), window=WINDOW)
+    window = WINDOW * -(-turns // TURNS)
+    return ScriptedLLM(decide, names=("ReadFile", "Done"), window=window)
 
 
 class Canned(wire.Wire):
@@ -108,7 +116,7 @@ class Canned(wire.Wire):
             cast(socket.socket, _Bytes(head % (kind, len(data)) + data))
         )
         response.begin()
-        return wire.HttpReply(Response(response), lambda: None)
+        return wire.HttpReply(Response(response), lambda _well: None)
 
 
 class _Bytes:
@@ -146,15 +154,30 @@ class Bench:
         self.bus.accept("reader", "v", subscribe=LANE.subscribe)
         self.log = logs.configure("reader", paths, LogConfig())
 
-    def session(self, llm: LLM) -> float:
+    def session(self, llm: LLM, turns: int = TURNS) -> float:
         """Run one session and return its milliseconds per turn."""
         self.bus.publish("bench", NewEvent("bench.asked", {"folder": "src"}))
         started = time.perf_counter()
+        session = self.begin(turns)
+        loop = self.loop(session, llm)
+        ending = loop.run()
+        self.sessions.closing.close(session, outcome=ending.result.value)
+        passed = time.perf_counter() - started
+        assert loop.guards.turns == turns, loop.guards.turns
+        return passed * 1000 / turns
+
+    def begin(self, turns: int = TURNS) -> Session:
+        """Open the session of the next event, or resume it."""
         event = self.bus.next(LANE)
         assert event is not None
-        session = self.sessions.begin(LANE, event, "v", LIMITS)
+        limits = LIMITS.model_copy(update={"turns": min(turns + 2, TURNS_MAX)})
+        session = self.sessions.begin(LANE, event, "v", limits)
         assert isinstance(session, Session)
-        loop = Loop(
+        return session
+
+    def loop(self, session: Session, llm: LLM) -> Loop:
+        """Return the loop of one run of a session."""
+        return Loop(
             session,
             Reader(),
             llm,
@@ -162,14 +185,9 @@ class Bench:
             idempotent=frozenset({"ReadFile"}),
             policy=Policy(),
             call_deadline_s=60,
-            log=self.log.bind(session_id=session.id, event_id=event.id),
+            log=self.log.bind(session_id=session.id, event_id=session.event.id),
             beat=lambda promise_s: None,
         )
-        ending = loop.run()
-        self.sessions.closing.close(session, outcome=ending.result.value)
-        passed = time.perf_counter() - started
-        assert loop.guards.turns == TURNS, loop.guards.turns
-        return passed * 1000 / TURNS
 
 
 def measure(quick: bool, home: Home) -> Iterator[Figure]:
@@ -189,7 +207,7 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
         statistics.median(times),
         "ms",
         bare,
-        "bare loop, two raw commits a turn",
+        BARE,
         at_most=1.5,
     )
     for part, milliseconds in _parts(bench, llm, count).items():
@@ -201,31 +219,73 @@ def measure(quick: bool, home: Home) -> Iterator[Figure]:
     note = "request, stream and decision parsed; the network left out"
     ours = statistics.median(times)
     yield Figure("turn: BAML client", ours, "ms", bare, at_most=1.5, note=note)
-    yield _over_http(bench, client, count)
+    yield _over_http(bench, client, count, db)
     bench.bus.close()
     logs.close()
 
 
-def _over_http(bench: Bench, client: Path, count: int) -> Figure:
-    def answer(request: Request) -> dict[str, Any]:
-        return next_answer(request.body["messages"][-1]["content"])
-
-    with FakeModelServer(answer, window=WINDOW) as server:
-        address = Address(server.url, server.model, server.token)
+def _over_http(bench: Bench, client: Path, count: int, db: Any) -> Figure:
+    """Measure a turn over HTTP, and a bare loop's, without what the server itself takes."""
+    sides = Turns()
+    with _serving() as address:
         llm = baml(client, Endpoint(lambda: address, own=True))
-        bench.session(llm)
-        times = [bench.session(llm) for _ in range(max(5, count // 4))]
-    note = "chat and /tokenize over loopback, the fake server's own time included"
-    return Figure("turn: BAML client over HTTP", statistics.median(times), "ms", note=note)
+        ask = _asking(address)
+        sessions: dict[str, Callable[[], float]] = {
+            "agentd": lambda: bench.session(llm),
+            BARE: lambda: _bare(db, ask),
+        }
+        for number in range(count + 1):
+            for side, session in sessions.items():
+                whole, own = session(), _spent_ms(address)
+                if number:  # the first one of each connects
+                    sides.add(side, whole - own)
+                    sides.add("server", own)
+    own = statistics.median(sides.values["server"])
+    note = f"each less the fake server's own {own:.2f} ms"
+    return sides.figure("turn: BAML client over HTTP", "ms", "agentd", BARE, at_most=1.6, note=note)
 
 
-def _bare(db: Any) -> float:
+def _asking(address: Address) -> Callable[[str], str]:
+    """Return what asks for an answer to a log, by one kept connection and no library."""
+    place = urlsplit(address.url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+
+    def ask(log: str) -> str:
+        body = {"model": address.model, "messages": [{"role": "user", "content": log}]}
+        connection.request("POST", f"{place.path}/chat/completions", json.dumps(body))
+        lines = connection.getresponse().read().split(b"\n\n")
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        return "".join(delta.get("content", "") for delta in deltas)
+
+    return ask
+
+
+@contextmanager
+def _serving() -> Iterator[Address]:
+    """Run the fake model server in a process of its own; it says what it took itself."""
+    command = [sys.executable, "-m", "tests.bench.peers.chat_server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield Address(server.stdout.readline().strip(), "fake")
+        finally:
+            server.kill()
+
+
+def _spent_ms(address: Address) -> float:
+    """Return the server's own milliseconds a turn since this was last asked."""
+    spent = json.loads(fetch(address, "/spent", SPENT_S) or b"{}")
+    return float(spent["seconds"]) * 1000 / TURNS
+
+
+def _bare(db: Any, ask: Callable[[str], str] = lambda log: json.dumps(next_answer(log))) -> float:
     """Run the same turns with nothing around them; return milliseconds per turn."""
     agent, log = Reader(), ['<event type="bench.asked">\n{"folder":"src"}\n</event>\n']
     insert = "INSERT INTO steps (payload) VALUES (?)"
     started = time.perf_counter()
     for _ in range(TURNS):
-        raw_text = json.dumps(next_answer("".join(log)))
+        raw_text = ask("".join(log))
         args = json.loads(raw_text)
         db.execute(insert, (raw_text,))
         if args["tool"] == "done":

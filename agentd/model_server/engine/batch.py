@@ -37,6 +37,7 @@ class Row:
     fed: int = 0  # tokens that the caches hold
     marks: list[int] = field(default_factory=list)  # where checkpoints are due, the next one first
     states: dict[int, States] = field(default_factory=dict)  # the checkpoints taken
+    unforced: int = 0  # tokens in a row that were sampled with nothing forced behind them
     quanta: int = 0  # of prefill that it had; see Prefill.next
     quantum_s: float = 0.0
     recoveries: int = 0  # steps that failed with it in them, and no good ones since
@@ -92,21 +93,21 @@ class Batch:
         self.rows += other.rows
 
     def own(self, at: int) -> Layers:
-        """Return a row's own caches, copies if there are others, not yet computed."""
+        """Return what caches hold of a row: to be read at once, as long as no other one is fed."""
         if len(self.rows) == 1:
             return self._layers
-        return [layer.extract(at) for layer in self._layers]
+        return [
+            layer.view(at) if isinstance(layer, RowsCache) else layer.extract(at)
+            for layer in self._layers
+        ]
 
     def leave(self, leaving: Sequence[Row]) -> None:
-        """Let rows go; those with an answer that a prompt may continue take their caches along."""
+        """Let rows go."""
         if not leaving:
             return
         keep = kept_places([row not in leaving for row in self.rows])
-        for at, row in enumerate(self.rows):
-            if row in leaving and row.call.continues:
-                row.layers = self._extracted(at)
         if len(keep) == 1 and len(self.rows) > 1:
-            self._layers = self._extracted(keep[0])
+            self._layers = self.extract(keep[0])
         elif not keep:
             self._layers = []
         elif len(keep) < len(self.rows):
@@ -154,10 +155,12 @@ class Batch:
         """Return what is to be computed of its caches."""
         return [layer.state for layer in self._layers]
 
-    def _extracted(self, at: int) -> Layers:
-        found = self.own(at)
-        for layer in found:
-            mx.eval(layer.state)  # one at a time
+    def extract(self, at: int) -> Layers:
+        """Return copies of a row's caches, which can go on without the others."""
+        found = []
+        for layer in self._layers:
+            found.append(layer.extract(at))
+            mx.eval(found[-1].state)  # one at a time
         return found
 
 

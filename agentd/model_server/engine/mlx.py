@@ -16,13 +16,13 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from agentd.model_server.calls import RANK, Advance, Call, Refused
-from agentd.model_server.engine import memory, prompt_cache_file
+from agentd.model_server.engine import cpu_attention, memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
 from agentd.model_server.engine.next_tokens import forced_logprobs
 from agentd.model_server.engine.output_layer import OutputPositions
-from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Pass, Prefill, warm_up
+from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Prefill, PrefillPass, warm_up
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
@@ -71,6 +71,7 @@ class MlxEngine:
             # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
             # files in the temporary folder, for nothing that can be measured in a step.
             mx.disable_compile()
+            cpu_attention.speed_up()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)
@@ -257,7 +258,7 @@ class MlxEngine:
         except Exception as error:  # in their own caches: no other row is touched
             return partial(self._broken, rows, error)
 
-    def _finish(self, begun: Pass) -> list[Advance]:
+    def _finish(self, begun: PrefillPass) -> list[Advance]:
         """End a piece; rows that are ready join the batch."""
         rows = begun.rows
         try:

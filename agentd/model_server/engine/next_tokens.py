@@ -76,6 +76,7 @@ class NextTokens:
                 _note_labels(row.call, chosen.labels.get(at))
                 advances.append(self._sampled(row, token, chosen.readings.get(at)))
             except Exception as error:
+                row.tokens += [token] * (row.fed - len(row.tokens))  # if its caches hold it already
                 advances.append(Advance(row.call, error=error))
         return advances
 
@@ -106,6 +107,7 @@ class NextTokens:
             mask.accept(token)
             new += mask.forced()
             self._count(0, started)
+        row.unforced = row.unforced + 1 if len(new) == 1 else 0
         call.completion_tokens += len(new)
         row.tokens += new
         reason: FinishReason | None = None

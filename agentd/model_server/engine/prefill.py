@@ -39,7 +39,7 @@ BESIDE = mx.new_thread_local_stream(mx.cpu) if mx.default_device() == mx.cpu els
 
 
 @dataclass
-class Pass:
+class PrefillPass:
     """Prompts that are taken further by some tokens each, in one forward pass."""
 
     batch: Batch
@@ -131,7 +131,7 @@ class Prefill:
         """Return how many tokens a piece, or a `share` of one, has."""
         return max(1, int(self.piece_tokens[busy] * share))
 
-    def begin(self, rows: Sequence[Row], share: float, busy: bool) -> Pass:
+    def begin(self, rows: Sequence[Row], share: float, busy: bool) -> PrefillPass:
         """Have a piece of a prompt computed, or all but the last token of each of several.
 
         That one goes with the others' next step. Where a checkpoint is due a prompt stops before.
@@ -143,7 +143,7 @@ class Prefill:
             if row.marks:
                 counts[at] = min(counts[at], row.marks[0] - row.fed)
         with mx.stream(BESIDE) if busy and BESIDE is not None else nullcontext():
-            begun = Pass(Batch.of(self._model, rows), counts, busy)
+            begun = PrefillPass(Batch.of(self._model, rows), counts, busy)
             logits = begun.batch.fill(counts)
             if not several and not rows[0].pending:
                 begun.logits = logits
@@ -151,14 +151,15 @@ class Prefill:
                 mx.async_eval(begun.computed)  # type: ignore[no-untyped-call]
         return begun
 
-    def end(self, begun: Pass) -> None:
+    def end(self, begun: PrefillPass) -> None:
         """Wait for what was begun. The prompts have their own caches again."""
         rows, counts = begun.rows, begun.counts
         mx.eval(begun.computed)
         took = time.perf_counter() - begun.began
         self.timed(rows[0], sum(counts), took, begun.busy, width=len(rows) * max(counts))
         for at, row in enumerate(rows):
-            row.layers = begun.batch.own(at)
+            goes_on = len(rows) > 1 and row.pending > 1
+            row.layers = begun.batch.extract(at) if goes_on else begun.batch.own(at)
             if row.marks and row.fed == row.marks[0]:
                 row.states[row.marks.pop(0)] = self._caches.checkpoint(row.layers)
 

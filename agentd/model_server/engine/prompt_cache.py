@@ -21,6 +21,8 @@ import numpy as np
 from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
+from agentd.model_server.engine.rows_cache import room_for
+
 Layers = list[Any]  # one mlx_lm cache object per layer, of one row
 Tokens = NDArray[np.int32]
 Slices = list[tuple[mx.array, mx.array] | None]  # per layer: keys and values of a node's tokens
@@ -79,7 +81,8 @@ class PromptCaches:
             if self._cuttable[at]:
                 parts = [_head(node.slices[at], count) for node, count in path]
                 layer.keys, layer.values = (
-                    _joined([part[side] for part in parts]) for side in (0, 1)
+                    _joined([part[side] for part in parts], room_for(len(prompt)))
+                    for side in (0, 1)
                 )
                 layer.offset = size
             else:
@@ -278,8 +281,11 @@ def _head(pair: tuple[mx.array, mx.array] | None, count: int) -> tuple[mx.array,
     return pair[0][..., :count, :], pair[1][..., :count, :]
 
 
-def _joined(parts: list[mx.array]) -> mx.array:
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+def _joined(parts: list[mx.array], columns: int) -> mx.array:
+    """Return parts one behind the other, with room for more: so they are copied once."""
+    known = sum(part.shape[2] for part in parts)
+    shape = (*parts[0].shape[:2], columns - known, parts[0].shape[3])
+    return mx.concatenate([*parts, mx.zeros(shape, parts[0].dtype)], axis=2)
 
 
 def _bytes(node: Node) -> int:

@@ -23,8 +23,6 @@ class RowsCache:
     spoil it if they were no numbers.
     """
 
-    step = KVCache.step  # columns are made so many at a time
-
     def __init__(self, others: Sequence[Any]) -> None:
         self.keys: Any = None
         self.values: Any = None
@@ -49,16 +47,24 @@ class RowsCache:
                 each[at] = row
             each[len(keep) : rows] = mx.zeros(1, each.dtype)
         self._set([self.lengths[at] for at in keep])
-        wide = self.keys.shape[2] > WASTE_MAX * max(self.lengths) + self.step
+        wide = self.keys.shape[2] > WASTE_MAX * room_for(max(self.lengths))
         if wide or self.keys.shape[0] >= len(keep) + 2 * ROWS_STEP:
             self._move(len(keep), max(self.lengths))
 
     def extract(self, at: int) -> KVCache:
-        """Return a copy of a row, as it is alone."""
+        """Return a copy of a row, as it is alone, with room to go on."""
+        row = self.view(at)
+        columns = room_for(row.offset + 1)
+        row.keys, row.values = (
+            mx.contiguous(part[:, :, :columns]) for part in (row.keys, row.values)
+        )
+        return row
+
+    def view(self, at: int) -> KVCache:
+        """Return a row, not to be written to, and to be let go of before others are."""
         row = KVCache()
         row.offset = self.lengths[at]
-        row.keys = mx.contiguous(self.keys[at : at + 1, :, : row.offset])
-        row.values = mx.contiguous(self.values[at : at + 1, :, : row.offset])
+        row.keys, row.values = self.keys[at : at + 1], self.values[at : at + 1]
         return row
 
     def prepare(self, *, lengths: Sequence[int], right_padding: Sequence[int]) -> None:
@@ -135,8 +141,14 @@ class RowsCache:
             self._move(rows, columns)
 
     def _move(self, rows: int, columns: int) -> None:
-        rows, columns = -(-rows // ROWS_STEP) * ROWS_STEP, -(-columns // self.step) * self.step
+        rows, columns = -(-rows // ROWS_STEP) * ROWS_STEP, room_for(columns)
         self.keys, self.values = (_moved(part, rows, columns) for part in (self.keys, self.values))
+
+
+def room_for(columns: int) -> int:
+    """Return how many columns are made for so many: MLX reuses what is of the same size."""
+    step: int = KVCache.step
+    return -(-columns // step) * step
 
 
 def merged(caches: Sequence[Any]) -> Any:

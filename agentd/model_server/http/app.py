@@ -26,6 +26,7 @@ from agentd.model_server.http.answers import (
 )
 from agentd.model_server.http.body import ForModel
 from agentd.model_server.http.callers import Authenticated, caller, peer
+from agentd.model_server.http.known_schemas import KnownSchemas
 from agentd.model_server.http.pieces import Deliveries, Pieces
 from agentd.model_server.http.text_answers import TextWriter
 from agentd.model_server.protocols import Language, Prompt
@@ -70,6 +71,7 @@ class Server:
         self._call_deadline_s = call_deadline_s
         self._body_bytes_max = body_bytes_max
         self._started = int(time.time())
+        self._schemas = KnownSchemas()
         # Threads of their own: who waits for a compilation must not keep prompts from being read.
         self._reading = {kind: ThreadPoolExecutor(READING_MAX, "read") for kind in KINDS}
         self._compiling = {kind: ThreadPoolExecutor(COMPILING_MAX, "masks") for kind in KINDS}
@@ -159,6 +161,7 @@ class Server:
 
     async def _chat(self, request: Request) -> Response:
         asked, body = await self._posted(request, requests.Chat)
+        body = await self._read(request, body.with_schema, self._schemas)
         language = self._language()
         tools = conversation.plain_tools(body.tools or [])
         choice = conversation.choice(body.tool_choice, tools)

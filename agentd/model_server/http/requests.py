@@ -1,7 +1,7 @@
 """Requests as OpenAI's clients send them, checked. What would be ignored silently is refused."""
 
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -9,12 +9,14 @@ from pydantic import (
     StrictBool,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from agentd.model_server.calls import Refused, Sampling
 from agentd.model_server.http.body import Body, ForModel, refusal, strict_json
 from agentd.model_server.http.conversation import TOOLS_MAX, ChatMessage, ToolParam
+from agentd.model_server.http.known_schemas import KnownSchemas
 
 DEFAULT_MAX_TOKENS = 512
 MESSAGES_MAX = 2000
@@ -28,7 +30,15 @@ class _JsonSchema(Body):
     name: str = "answer"
     description: str | None = None
     strict: bool | None = None
-    schema_: dict[str, Any] | StrictBool = Field(alias="schema")
+    schema_: dict[str, Any] | StrictBool | None = Field(None, alias="schema")
+    # Of the schema beside it; or of one that was sent before, in its place.
+    agentd_sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> Self:
+        if self.schema_ is None and self.agentd_sha256 is None:
+            raise PydanticCustomError("missing", "a schema is needed")
+        return self
 
 
 class _JsonSchemaFormat(Body):
@@ -158,6 +168,18 @@ class Chat(Generating):
             raise Refused("top_logprobs: needs logprobs: true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    def with_schema(self, known: KnownSchemas) -> Self:
+        """Find a schema that is named by its digest, and keep one that is given with it.
+
+        Raises:
+            Refused: it is not known, or the digest is another one's.
+        """
+        if isinstance(self.response_format, _JsonSchemaFormat):
+            form = self.response_format.json_schema
+            if form.agentd_sha256 is not None:
+                form.schema_ = known.schema(form.agentd_sha256, form.schema_)
+        return self
+
     def answer_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema that the answer must fit, if one is asked for."""
         form = self.response_format
@@ -166,6 +188,7 @@ class Chat(Generating):
         if not isinstance(form, _JsonSchemaFormat):
             return None
         schema = form.json_schema.schema_
+        assert schema is not None  # `with_schema` saw to it
         if isinstance(schema, bool):  # JSON Schema's short words for all and for nothing
             return {} if schema else {"not": {}}
         return schema

@@ -19,7 +19,7 @@ HEAD_BYTES_MAX = 32_768  # of a request line and headers, as h11 gives them
 DRAIN_S = 1.0
 DRAIN_BYTES_MAX = 64_000_000
 IDLE_S = 30  # between two requests; longer than HTTP clients keep an idle connection for reuse
-TICKS_PER_SWEEP = 10  # uvicorn ticks every 0.1 s
+TICK_S = 1.0  # between two sweeps; uvicorn itself would look ten times a second whether to end
 BACKLOG = 128  # asyncio accepts so many at a go, before it reads from any of them
 
 
@@ -82,7 +82,13 @@ def _odd(scope: Scope, headers: dict[bytes, bytes]) -> Refused | None:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers, which end the process by the signal once more."""
+    """uvicorn without its signal handlers, which end the process by the signal once more.
+
+    It ends as soon as `should_exit` is set, from any thread.
+    """
+
+    _ends = False
+    _wake: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
@@ -121,13 +127,33 @@ class HttpServer(uvicorn.Server):
         """Leave signals alone."""
         yield
 
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is to end."""
+        return self._ends
+
+    @should_exit.setter
+    def should_exit(self, ends: bool) -> None:
+        self._ends = ends
+        if ends:
+            self._wake()
+
+    async def main_loop(self) -> None:
+        """Look after the connections until it is to end."""
+        ending, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(ending.set)
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await ending.wait()
+        self._wake = lambda: None
+
     async def on_tick(self, counter: int) -> bool:
         """Give up the connections that are held open for too long; True: the server must end."""
-        if counter % TICKS_PER_SWEEP == 0:
-            now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
-                    connection.sweep(now)
+        now = time.monotonic()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.sweep(now)
         return await super().on_tick(counter)
 
 

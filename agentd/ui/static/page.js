@@ -7,7 +7,9 @@
 "use strict";
 
 const KINDS = ["event", "status", "asks"];
-const PAUSE_MS = 400; // from the end of one refresh to the next
+const PAUSE_MS = 150; // at least, from the end of one refresh to the next
+const PAUSE_MAX_MS = 2000;
+const PAUSE_TIMES = 4; // as long as the refresh took: a slow page is not asked for all the time
 const AWAY_MS = 1500; // a stream that comes back within is no break
 
 const message = document.getElementById("message");
@@ -58,6 +60,7 @@ function swap(element, fresh) {
 async function refresh() {
   if (refreshing) return;
   refreshing = true;
+  const began = performance.now();
   const ids = wanted;
   wanted = new Set();
   try {
@@ -79,10 +82,11 @@ async function refresh() {
   } catch {
     for (const id of ids) wanted.add(id); // agentd is away: once the stream is back
   }
+  const pause = Math.max(PAUSE_MS, PAUSE_TIMES * (performance.now() - began));
   setTimeout(() => {
     refreshing = false;
     if (wanted.size && stream?.readyState === EventSource.OPEN) refresh();
-  }, PAUSE_MS);
+  }, Math.min(PAUSE_MAX_MS, pause));
 }
 
 function refreshAll(selector) {

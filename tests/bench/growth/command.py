@@ -6,10 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from . import of_events
+from . import of_agents, of_events, of_tools, of_turns, of_window
 from .scaling import Growth, render
 
-AXES: dict[str, Callable[[bool], Iterable[Growth]]] = {"events": of_events.measure}
+AXES: dict[str, Callable[[bool], Iterable[Growth]]] = {
+    "agents": of_agents.measure,
+    "events": of_events.measure,
+    "turns": of_turns.measure,
+    "tools": of_tools.measure,
+    "window": of_window.measure,
+}
 
 
 def main(words: Sequence[str]) -> int:

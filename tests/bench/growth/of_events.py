@@ -1,18 +1,13 @@
 """What grows with the events in the outbox."""
 
-import contextlib
-import io
-import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from agentd.bus import Bus, Opening
-from agentd.cli import main as command
 from agentd.config.daemon import RetentionConfig
 from agentd.events import Lane, NewEvent
-from agentd.paths import HOME_VARIABLE
 from agentd.storage import copies, health
 from agentd.storage.retention import Retention
 from agentd.views.causes import event_document
@@ -23,6 +18,7 @@ from tests.bench.turn import Bench, scripted
 from tests.sqlite_work import sqlite_work
 
 from .filled import SPACING_S, file_bytes, fill
+from .in_process import at_home, said
 from .scaling import FLAT, LINEAR, Growth, Measured, least
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -65,9 +61,9 @@ def _at(size: int, home: Home, found: Measured) -> None:
     fill(home.paths, size, datetime.now(UTC))
     home.paths.agents_d.joinpath("nobody.toml").write_text("")  # known, and never at work
     found.add(size, "database", "bytes an event", file_bytes(path) / size, FLAT)
-    with _named(home.root):
+    with at_home(home.root):
         for name, (words, aim) in COMMANDS.items():
-            _both(found, size, name, partial(_said, words), aim)
+            _both(found, size, name, partial(said, words), aim)
     _both(found, size, "opening and closing the database", partial(_open, path))
     _both(found, size, "an event's tree", partial(_with, path, partial(event_document, event_id=9)))
     _both(found, size, "what the page's Today reads", partial(_with, path, _today))
@@ -165,24 +161,3 @@ def _both(
     with sqlite_work() as steps:
         work()
     found.add(size, name, "steps of SQLite", sum(steps.values()), aim)
-
-
-def _said(words: list[str]) -> str:
-    """Run one command here; return what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
-        code = command(words)
-    assert code in (0, 3), out.getvalue()
-    return out.getvalue()
-
-
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Let commands of this process work on this home."""
-    before = os.environ.get(HOME_VARIABLE)
-    os.environ[HOME_VARIABLE] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[HOME_VARIABLE]
-        if before is not None:
-            os.environ[HOME_VARIABLE] = before
