@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from agentd.recordings.recording import Root
 from agentd.replay.agent_proxy import MappedAgent
 from agentd.replay.folder_map import FolderMap
 from agentd.sessions.archive import Archive
+from tests.bench.growth import of_agents, of_events, of_tools, of_turns, of_window, scaling
+from tests.bench.growth.command import AXES
 from tests.bench.growth.filled import fill
 from tests.bench.growth.scaling import FLAT, LINEAR, Growth, render
 from tests.sqlite_work import sqlite_work
@@ -126,6 +129,26 @@ def test_a_file_that_is_open_is_found_by_who_is_at_it(bus: Bus) -> None:
         assert (bus.seen.open_event("reader", file) == told) is open_
 
 
+LATERS = """
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+INSERT INTO later (agent, due, payload, depth) SELECT 'other' || (i % 50), i, '{}', 0 FROM n
+"""
+
+
+def test_what_others_have_set_for_later_is_not_looked_at(tmp_path: Path) -> None:
+    """A status asks this for each agent: to look at those of all would grow with their square."""
+    steps = []
+    for events in (50, 1_000):
+        with sqlite_work() as work:
+            bus = Bus(tmp_path / f"{events}.db")
+            bus.db.run(LATERS, (events,))
+            work.clear()
+            assert bus.later.list("sorter") == []
+            bus.close()
+        steps.append(sum(work.values()))
+    assert 0 < steps[1] <= MORE * steps[0], steps
+
+
 SESSIONS = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 INSERT INTO sessions (agent, consumer, event_id, delivered_id, event_type, version, state,
@@ -165,6 +188,26 @@ def bus(tmp_path: Path) -> Iterator[Bus]:
     made = Bus(tmp_path / "agentd.db")
     yield made
     made.close()
+
+
+SMALL: dict[ModuleType, tuple[int, ...]] = {
+    of_agents: (1,),
+    of_events: (400, 800),
+    of_turns: (3, 4),
+    of_tools: (1, 2),
+    of_window: (2_048, 4_096),
+}
+
+
+@pytest.mark.parametrize("axis", SMALL, ids=lambda axis: axis.__name__.rpartition(".")[2])
+def test_each_axis_is_measured(axis: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every figure has a value at every size, in the real daemon, database and grammar."""
+    monkeypatch.setattr(axis, "QUICK", SMALL[axis])
+    monkeypatch.setattr(scaling, "MOST_RUNS", 3)
+    rows = list(axis.measure(True))
+    assert rows and all(set(row.values) == set(SMALL[axis]) for row in rows)
+    assert all(value > 0 for row in rows for value in row.values.values())
+    assert set(AXES) == {axis.__name__.rpartition("_")[2] for axis in SMALL}
 
 
 def test_the_table_says_how_a_figure_grows() -> None:

@@ -86,7 +86,9 @@ class LaterEvents:
 
     def list(self, agent: str | None = None, *, limit: int = LISTED_MAX) -> Sequence[LaterEvent]:
         """Return those of one agent or of all, the next one first."""
-        rows = self.db.read(sql.LATERS, (agent, limit), sql.LATER_COLUMNS)
+        statement = sql.LATERS if agent is None else sql.LATERS_OF
+        given = (limit,) if agent is None else (agent, limit)
+        rows = self.db.read(statement, given, sql.LATER_COLUMNS)
         return [_later(row) for row in rows]
 
     def drop(self, later_id: int) -> bool:

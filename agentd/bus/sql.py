@@ -390,11 +390,11 @@ WAS_REMOVED = "SELECT 1 FROM agents WHERE name = ? AND removed_at IS NOT NULL"
 # Note one.
 ADD_LATER = "INSERT INTO later (agent, due, payload, cause_id, depth) VALUES (?, ?, ?, ?, ?)"
 
-# Those of one agent or of all, the next one first.
+# Those of one agent or of all, the next one first. By two statements: with "all, or this one" the
+# status of each agent reads those of all.
 LATER_COLUMNS = "id, agent, due, payload, cause_id, depth"
-LATERS = f"""
-SELECT {LATER_COLUMNS} FROM later WHERE ?1 IS NULL OR agent = ?1 ORDER BY due, id LIMIT ?2
-"""
+LATERS = f"SELECT {LATER_COLUMNS} FROM later ORDER BY due, id LIMIT ?"
+LATERS_OF = f"SELECT {LATER_COLUMNS} FROM later WHERE agent = ? ORDER BY due, id LIMIT ?"
 
 # How many an agent has.
 COUNT_LATERS = "SELECT count(*) FROM later WHERE agent = ?"
