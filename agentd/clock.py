@@ -1,5 +1,6 @@
 """Time, passed in, so that no test patches it."""
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -7,6 +8,11 @@ from typing import Any, Protocol
 # Years that can be converted to every zone: `datetime` ends at 1 and 9999.
 YEAR_MIN, YEAR_MAX = 2, 9998
 EPOCH = datetime.fromtimestamp(0, UTC)  # for a time that cannot be read
+# A moment that is all of a cell, or of an item, of a result's Markdown.
+_CELL = re.compile(
+    r"(?<=[|:-] )\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)(?= \||$)",
+    re.MULTILINE,
+)
 
 
 class Clock(Protocol):
@@ -55,6 +61,21 @@ def parse_iso(text: str) -> datetime:
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC)
+
+
+def with_local_times(markdown: str) -> str:
+    """Return a result's text as a person reads it: moments in its columns in local time.
+
+    What an agent wrote keeps them as ISO 8601 has them: who reads it may be elsewhere.
+    """
+    return _CELL.sub(_local_time, markdown)
+
+
+def _local_time(found: re.Match[str]) -> str:
+    try:
+        return f"{parse_iso(found[0]).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return found[0]
 
 
 def moment_or(text: Any, default: datetime) -> datetime:

@@ -1,6 +1,7 @@
 """`agentd results`: what agents came to, in words; and [deliver] as it is written."""
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,10 +9,14 @@ import pytest
 
 from agentd.bus import Bus
 from agentd.cli import main
+from agentd.clock import with_local_times
 from agentd.config.daemon import load_daemon
+from agentd.deliver.news import news
+from agentd.deliver.position import Position
 from agentd.errors import ConfigError
 from agentd.events import NewEvent
 from agentd.paths import Paths, discover
+from agentd.ui.markdown_text import markdown
 from tests.messengers import publish, result
 
 
@@ -37,6 +42,30 @@ def test_results_are_told_in_words(paths: Paths, capsys: pytest.CaptureFixture[s
     assert lines[1:4] == ["       a", "       b", "       c"]
     assert lines[4:] == ["       ... `agentd results 1` shows all", ""]
     assert printed(capsys, "1").split("\n")[4] == "       d"
+
+
+def test_moments_in_columns_are_in_local_time(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For people, on each way; programs get what was written, and a quoted line stays as it is."""
+    table = "| result | at |\n| --- | --- |\n| 3 mails | 2026-11-29T22:23:30+00:00 |"
+    text = f"{table}\n\n- seen: 2026-01-01T12:00:00.000Z\n\nat 2026-01-01T12:00:00Z it failed"
+    publish(paths.database, result("a day", text))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        shown = printed(capsys, "1")
+        for found in (shown, markdown(text), with_local_times(text)):
+            assert "2026-11-30 07:23" in found and "seen: 2026-01-01 21:00" in found
+            assert "at 2026-01-01T12:00:00Z it failed" in found and "+00:00" not in found
+        assert json.loads(printed(capsys, "--json"))["text"] == text
+        bus = Bus(paths.database)
+        (item,) = news(bus, Position(0, 0), (1, 0), 10).items
+        bus.close()
+        assert "2026-11-30 07:23" in item.text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_results_of_one_agent_and_of_a_time(

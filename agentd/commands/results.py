@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 
 from agentd.bus import Bus
+from agentd.clock import with_local_times
 from agentd.commands import row_filter
 from agentd.commands.events import FOLLOW_S
 from agentd.commands.home import check_known, open_bus
@@ -96,7 +97,8 @@ def _print(found: Iterable[Event], as_json: bool, *, whole: bool = False) -> Non
             f"{colour(head_line, DIM)}{plain(event.agent)}: {colour(plain(title), BOLD)}",
             flush=True,
         )
-        lines = plain_lines(unescaped(text)).rstrip("\n").split("\n") if text.strip() else []
+        told = plain_lines(unescaped(with_local_times(text))).rstrip("\n")
+        lines = told.split("\n") if text.strip() else []
         shown = lines if whole else lines[:LINES_SHOWN]
         for line in shown:
             say(f"{INDENT}{line}".rstrip(), flush=True)

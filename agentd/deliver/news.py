@@ -8,7 +8,7 @@ from functools import partial
 
 from agentd.bus import Bus, sql
 from agentd.bus.json_text import UNREADABLE
-from agentd.clock import EPOCH, iso, moment_or
+from agentd.clock import EPOCH, iso, moment_or, with_local_times
 from agentd.deliver.position import Position
 from agentd.events import ASKED, TEST, Event, is_result, result_of
 from agentd.secret_rules import hide
@@ -123,7 +123,7 @@ def _item(bus: Bus, event: Event) -> Item | None:
     title, text = result_of(event)
     todo = f"agentd results {event.id}"
     head = (key, event.id, Kind.RESULT, at, agent)
-    return Item(*head, plain(title), plain_lines(text), todo, told)
+    return Item(*head, plain(title), plain_lines(with_local_times(text)), todo, told)
 
 
 def _asked(event: Event) -> Item | None:

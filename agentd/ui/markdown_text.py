@@ -14,6 +14,7 @@ from markdown_it.rules_block import StateBlock, table
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from agentd.clock import with_local_times
 from agentd.terminal import plain_lines
 
 SCHEMES = frozenset({"http", "https", "mailto"})
@@ -27,7 +28,7 @@ CELLS_MAX = 4_000  # of all tables of one text
 
 def markdown(text: str) -> Markup:
     """Return a text as HTML. What cannot be seen, and would drive something, is written out."""
-    shown = plain_lines(text.replace("\r\n", "\n").expandtabs(TAB_SPACES))
+    shown = plain_lines(with_local_times(text).replace("\r\n", "\n").expandtabs(TAB_SPACES))
     if len(shown) > CHARACTERS_MAX:
         return Markup('<pre class="whole" tabindex="0">{}</pre>').format(shown)
     return Markup(_reader().render(shown))
