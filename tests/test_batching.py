@@ -385,6 +385,52 @@ def test_the_call_that_breaks_steps_is_found_and_given_up(
     assert all(call.number in run.ends for call in good)
 
 
+def test_the_next_pass_starts_before_tokens_are_known(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """Under masks too, so that the device never waits for a grammar: passes go before accepts.
+
+    A row that is alone waits for its grammar where that may force more tokens, that go through the
+    model in the same pass.
+    """
+    language = tiny[1]
+    told: list[str] = []
+
+    class Noted:
+        def __init__(self, schema: Any) -> None:
+            self.mask = language.mask(schema)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.mask, name)
+
+        def accept(self, token: int) -> None:
+            told.append("accept")
+            self.mask.accept(token)
+
+    def noted(tokens: Any) -> bool:
+        told.append("pass")
+        return False
+
+    def admit() -> Call:
+        mask: Any = Noted({"type": "string", "minLength": 30, "maxLength": 40})
+        return run.admit(call_of(**chat(language, "text"), mask=mask))
+
+    run = Run(engine)
+    calls = [admit(), admit()]
+    run.until(lambda: len(engine._decoding.batch) == 2)
+    engine._decoding.batch._model = Breaks(engine._model, noted)
+    run.step()  # from here on there is always a pass under way
+    told.clear()
+    run.step()
+    assert told == ["pass", "accept", "accept"]
+    run.until(run.over(*calls))
+    told.clear()
+    alone = admit()
+    run.until(run.over(alone))
+    assert told[:4] == ["accept", "pass", "accept", "pass"]
+    assert told[-5:] == ["pass", "accept", "pass", "accept", "accept"]  # the last one needs none
+
+
 def test_a_failing_mask_is_one_calls_fault(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine
 ) -> None:

@@ -84,10 +84,7 @@ class Mask(Protocol):
 
     @property
     def matcher(self) -> "LLMatcher | None":
-        """Return what computes the bits that `narrow` is given; None: `narrow` alone writes them.
-
-        Those of several masks are computed together.
-        """
+        """Return what computes the bits for `narrow`; None: `narrow` alone writes them."""
         ...
 
     def narrow(self, bits: "NDArray[np.uint8]") -> None:
