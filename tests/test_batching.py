@@ -396,7 +396,9 @@ def test_a_failing_mask_is_one_calls_fault(
         def forced(self) -> list[int]:
             return []
 
-        def allowed(self) -> bytes:
+        matcher = None
+
+        def narrow(self, bits: Any) -> None:
             raise Refused("the schema became too complex", code="unsupported_schema")
 
         def accept(self, token: int) -> None:

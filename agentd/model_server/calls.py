@@ -3,9 +3,14 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from agentd.states import Priority
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llguidance import LLMatcher
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "scored"]  # the last one: of a call that only scores
 RANK = {Priority.PERSON: 0, Priority.EVENT: 1, Priority.SCHEDULE: 2}
@@ -77,8 +82,23 @@ class Mask(Protocol):
         """Take the tokens that must come next, without sampling; they are accepted by this."""
         ...
 
+    @property
+    def matcher(self) -> "LLMatcher | None":
+        """Return what computes the bits that `narrow` is given; None: `narrow` alone writes them.
+
+        Those of several masks are computed together.
+        """
+        ...
+
+    def narrow(self, bits: "NDArray[np.uint8]") -> None:
+        """Check the matcher's bits, and forbid what is not wanted of them.
+
+        One per token of the vocabulary, least significant bit first.
+        """
+        ...
+
     def allowed(self) -> bytes:
-        """Return one bit per token of the vocabulary, least significant bit first."""
+        """Return these bits, computed for this mask alone."""
         ...
 
     def accept(self, token: int) -> None:

@@ -25,6 +25,7 @@ class Language(Protocol):
     """A model's tokenizer, chat template and grammars. Usable from any thread."""
 
     window: int  # tokens of prompt and answer together
+    vocabulary: int  # tokens, each of which has a bit in a mask
     end_tokens: AbstractSet[int]  # each of them ends an answer
     form: Form  # how the model writes tool calls
     sampling: Sampling  # where a request does not say

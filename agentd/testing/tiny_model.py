@@ -89,6 +89,7 @@ class ScriptedLanguage:
 
     def __init__(self, window: int = 10_000) -> None:
         self.window = window
+        self.vocabulary = END + 1
         self.end_tokens: AbstractSet[int] = frozenset({END})
         self.form = OWN_FORM
         self.sampling = Sampling()

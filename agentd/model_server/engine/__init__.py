@@ -8,5 +8,6 @@ is only scored.
 `prompt_cache_file.py` over a restart.
 
 Around it: `weights.py` loads the model, `output_layer.py` spares it work, `memory.py` bounds what
-is admitted, `malloc.py` and `blas.py` are set before MLX; `metrics.py` and `request_log.py` tell.
+is admitted, `malloc.py` and `blas.py` are set before MLX, `cpu_attention.py` after it; `metrics.py`
+and `request_log.py` tell.
 """

@@ -40,7 +40,7 @@ class Decoding:
         self.next = NextTokens(language, counts)
         self._model, self._prefill, self._counts = model, prefill, counts
         self._keep, self._recover, self._pipelined = keep, recover, pipelined
-        self._under_way: _Pass | None = None
+        self._under_way: _Flight | None = None
         self._late_error: Exception | None = None  # of a pass that a step's end started
 
     @property
@@ -151,13 +151,13 @@ class Decoding:
         except Exception as error:  # this step's tokens are chosen, and will be delivered
             self._late_error = error
 
-    def _fed(self, tokens: mx.array | None = None) -> "_Pass":
+    def _fed(self, tokens: mx.array | None = None) -> "_Flight":
         logits = self.batch.feed(tokens)
-        return _Pass(list(self.batch.rows), logits)
+        return _Flight(list(self.batch.rows), logits)
 
 
 @dataclass
-class _Pass:
+class _Flight:
     """A pass through the model: its rows, and their logits, not yet computed."""
 
     rows: list[Row]

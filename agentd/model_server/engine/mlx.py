@@ -16,7 +16,7 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from agentd.model_server.calls import RANK, Advance, Call, Refused
-from agentd.model_server.engine import memory, prompt_cache_file
+from agentd.model_server.engine import cpu_attention, memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.decoding import Decoding
 from agentd.model_server.engine.metrics import ENGINE_COUNTERS
@@ -71,6 +71,7 @@ class MlxEngine:
             # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
             # files in the temporary folder, for nothing that can be measured in a step.
             mx.disable_compile()
+            cpu_attention.speed_up()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from agentd.model_server.calls import Advance, Call, FinishReason, TokenLogprob
 from agentd.model_server.engine.batch import Row
@@ -16,6 +18,7 @@ from agentd.model_server.engine.sampling import (
     mask_logits,
     penalised,
 )
+from agentd.model_server.grammar.mask_bits import MaskBits
 from agentd.model_server.protocols import Language
 
 Reading = tuple[mx.array, mx.array, mx.array]  # see `_reading`
@@ -36,15 +39,16 @@ class NextTokens:
 
     def __init__(self, language: Language, counts: MutableMapping[str, float]) -> None:
         self._language, self._counts = language, counts
+        self._bits = MaskBits(language.vocabulary)
 
     def choose(self, rows: Sequence[Row], logits: mx.array) -> Chosen:
         """Return each row's next token, and the rows whose grammars failed."""
-        masks, faults = self._masks(rows)
+        bits, faults = self._masks(rows)
         for at, row in enumerate(rows):
             if row.call.repeats_less:
                 known = penalised(logits[at], row.tokens, row.call.repetition_penalty)
                 logits = mx.concatenate([logits[:at], known[None], logits[at + 1 :]])
-        masked, labels = mask_logits(logits, masks), {}
+        masked, labels = mask_logits(logits, bits), {}
         for at, row in enumerate(rows):
             mask = row.call.mask if at not in faults else None
             if mask is not None and (branch := mask.branch):
@@ -80,18 +84,12 @@ class NextTokens:
                 advances.append(Advance(row.call, error=error))
         return advances
 
-    def _masks(self, rows: Sequence[Row]) -> tuple[list[bytes | None], dict[int, Exception]]:
+    def _masks(self, rows: Sequence[Row]) -> tuple[NDArray[np.uint8] | None, dict[int, Exception]]:
         started = time.perf_counter()
-        masks: list[bytes | None] = []
-        faults: dict[int, Exception] = {}
-        for at, row in enumerate(rows):
-            try:  # one answer's grammar must not be the others' fault
-                masks.append(row.call.mask.allowed() if row.call.mask else None)
-            except Exception as error:
-                faults[at] = error
-                masks.append(None)
+        masks = [row.call.mask for row in rows]
+        bits, faults = self._bits.of(masks)
         self._count(sum(mask is not None for mask in masks), started)
-        return masks, faults
+        return bits, faults
 
     def _sampled(self, row: Row, token: int, reading: Reading | None) -> Advance:
         call, mask = row.call, row.call.mask

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+from numpy.typing import NDArray
 
 from agentd.model_server.calls import Call
 
@@ -73,23 +74,18 @@ def log_probabilities(logits: mx.array) -> mx.array:
     return exact - mx.logsumexp(exact, axis=-1, keepdims=True)
 
 
-def mask_logits(logits: mx.array, masks: Sequence[bytes | None]) -> mx.array:
-    """Set what the grammars forbid to minus infinity; a mask of None allows all.
+def mask_logits(logits: mx.array, bits: NDArray[np.uint8] | None) -> mx.array:
+    """Set what the grammars forbid to minus infinity; `bits` are a row's each, None allows all.
 
-    llguidance's own kernel is Metal only. Logits beyond a mask are padding of the vocabulary.
+    llguidance's own kernel is Metal only. Logits beyond the bits are padding of the vocabulary.
     """
-    if all(mask is None for mask in masks):
+    if bits is None:
         return logits
-    size = logits.shape[-1]
-    length = max(len(mask) for mask in masks if mask is not None)
-    everything = b"\xff" * length
-    data = np.frombuffer(b"".join(mask or everything for mask in masks), np.uint8)
     if mx.metal.is_available():
         from llguidance.mlx import apply_token_bitmask
 
-        masked: mx.array = apply_token_bitmask(logits, data.view(np.int32).reshape(len(masks), -1))
+        masked: mx.array = apply_token_bitmask(logits, bits.view(np.int32))
         return masked
-    bits = np.unpackbits(data.reshape(len(masks), length), axis=1, bitorder="little")[:, :size]
-    if bits.shape[1] < size:
-        bits = np.pad(bits, ((0, 0), (0, size - bits.shape[1])))
-    return mx.where(mx.array(bits.view(np.bool_)), logits, -mx.inf)
+    size = logits.shape[-1]
+    legal = np.unpackbits(bits, axis=1, count=size, bitorder="little")  # zeros beyond its end
+    return mx.where(mx.array(legal.view(np.bool_)), logits, -mx.inf)

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from llguidance import LLTokenizer
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
 
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Branch, Refused
@@ -92,28 +94,38 @@ class LabelMask:
         self._take(run)
         return due + run
 
-    def allowed(self) -> bytes:
-        """Return one bit per token of the vocabulary, least significant bit first.
+    @property
+    def matcher(self) -> LLMatcher | None:
+        """See `calls.Mask`."""
+        return self._mask.matcher
+
+    def narrow(self, bits: NDArray[np.uint8]) -> None:
+        """See `calls.Mask`. At a choice the labels' own tokens are left.
 
         Raises:
             Refused: the compiler hit one of its limits inside this answer.
         """
-        bits = self._mask.allowed()
+        self._mask.narrow(bits)
         if self.branch is None:
-            return bits
+            return
         # Not by these bits: where labels have letters in common, they spell these in one way.
-        only = bytearray(len(bits))
+        bits[:] = 0
         for token in filter(self._mask.takes, self.branch.tokens.values()):
-            only[token // 8] |= 1 << token % 8
-        if not any(only):
+            bits[token // 8] |= 1 << token % 8
+        if not bits.any():
             raise _wrong(self.branch.field, "none of its labels is legal here")
-        return bytes(only)
+
+    def allowed(self) -> bytes:
+        """See `calls.Mask`. Raises Refused as `narrow` does."""
+        bits = np.frombuffer(bytearray(self._mask.allowed()), np.uint8)
+        self.narrow(bits)
+        return bits.tobytes()
 
     def accept(self, token: int) -> None:
         """Step over a sampled token; where it chose a label, the rest of that comes next.
 
         Raises:
-            Refused: as for `allowed`.
+            Refused: as for `narrow`.
         """
         self._take([token])
         if self.branch is not None:

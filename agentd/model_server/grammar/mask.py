@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
 
 from agentd.json_schema.bounds import Schema
 from agentd.model_server.calls import Branch, Refused
@@ -33,7 +35,7 @@ class Compiled:
     # How to end an answer: of a call's arguments by the tool's name, of an answer in JSON by "".
     endings: Mapping[str, Endings] = field(default_factory=dict)
     options: Schema = field(default_factory=dict)  # the compiler's, that the schema needs
-    text: bytes | None = None  # the mask of free text, once one was needed
+    text: NDArray[np.uint8] | None = None  # the mask of free text, once one was needed
 
 
 class AnswerMask:
@@ -79,24 +81,34 @@ class AnswerMask:
         coming: bytes = self._matcher.compute_ff_bytes()
         return coming
 
-    def allowed(self) -> bytes:
-        """Return one bit per token of the vocabulary, least significant bit first.
+    @property
+    def matcher(self) -> LLMatcher | None:
+        """See `calls.Mask`."""
+        return self._matcher
+
+    def narrow(self, bits: NDArray[np.uint8]) -> None:
+        """See `calls.Mask`. A string or number that is too long ends.
 
         Raises:
             Refused: the compiler hit one of its limits inside this answer.
         """
-        bits: bytes = self._matcher.compute_bitmask()
-        if self._matcher.is_error() or bits.count(0) == len(bits):
+        if self._matcher.is_error() or not bits.any():
             raise self._too_complex()
         limit = self._string_tokens if self._runs.in_string else NUMBER_TOKENS_MAX
-        if self._runs.length >= limit:
-            for closer in '"' if self._runs.in_string else ",}]":
-                token = self._single.get(closer)
-                if token is not None and _bit(bits, token):
-                    only = bytearray(len(bits))
-                    only[token // 8] = 1 << (token % 8)
-                    return bytes(only)
-        return bits
+        if self._runs.length < limit:
+            return
+        for closer in '"' if self._runs.in_string else ",}]":
+            token = self._single.get(closer)
+            if token is not None and _bit(bits, token):
+                bits[:] = 0
+                bits[token // 8] = 1 << (token % 8)
+                return
+
+    def allowed(self) -> bytes:
+        """See `calls.Mask`. Raises Refused as `narrow` does."""
+        bits = np.frombuffer(bytearray(self._matcher.compute_bitmask()), np.uint8)
+        self.narrow(bits)
+        return bits.tobytes()
 
     def takes(self, token: int) -> bool:
         """Whether the grammar goes on with this token, be it spelled in a way that it does not."""
@@ -106,7 +118,7 @@ class AnswerMask:
         """Step over a sampled token.
 
         Raises:
-            Refused: as for `allowed`.
+            Refused: as for `narrow`.
         """
         if not self._matcher.consume_token(token):
             raise self._too_complex()
@@ -213,17 +225,24 @@ class CallMask(AnswerMask):
         self._reader = CallReader(form)
         self._utf8 = decoder()
 
-    def allowed(self) -> bytes:
-        """Return one bit per token of the vocabulary, least significant bit first.
+    @property
+    def matcher(self) -> LLMatcher | None:
+        """See `calls.Mask`."""
+        return None if self._text and self._compiled.text is not None else self._matcher
 
-        Raises:
-            Refused: the compiler hit one of its limits inside this answer.
-        """
-        if self._json_answer or not self._reader.plain or self._utf8.getstate()[0]:
-            return super().allowed()
-        if self._compiled.text is None:
-            self._compiled.text = super().allowed()
-        return self._compiled.text
+    def narrow(self, bits: NDArray[np.uint8]) -> None:
+        """See `calls.Mask`. Raises Refused as that of an AnswerMask does."""
+        if self._text and self._compiled.text is not None:
+            bits[:] = self._compiled.text
+            return
+        super().narrow(bits)
+        if self._text:
+            self._compiled.text = bits.copy()
+
+    @property
+    def _text(self) -> bool:
+        """Whether nothing but text is going on."""
+        return not self._json_answer and self._reader.plain and not self._utf8.getstate()[0]
 
     def close(self, most: int = CUT_TOKENS_MAX) -> list[int]:
         """Return the tokens that complete the answer; text needs none, wherever it is cut."""
@@ -273,7 +292,7 @@ class RunLengths:
                 self.length = 0
 
 
-def _bit(bits: bytes, token: int) -> bool:
+def _bit(bits: bytes | NDArray[np.uint8], token: int) -> bool:
     return token // 8 < len(bits) and bool(bits[token // 8] >> (token % 8) & 1)
 
 
