@@ -7,6 +7,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
+from agentd.model_server.engine import rows_cache
 from agentd.model_server.engine.batch import kept_places
 from agentd.model_server.engine.rows_cache import RowsCache, merged
 
@@ -80,7 +81,15 @@ def test_rows_hold_their_own_whatever_joins_and_leaves() -> None:
         assert [held(cache.view(at)) for at in range(len(wanted))] == wanted
         assert cache.offset.tolist() == cache.lengths == [len(row) for row in wanted]
         room = cache.keys.shape[0] * cache.keys.shape[2]
-        assert room <= (len(wanted) + 8) * (1.5 * cache.size() + 512), "room is given back"
+        assert room <= 2 * (len(wanted) + 3) * (cache.size() + 256), "room is given back"
+
+
+def test_a_large_batch_has_no_room_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admission counts rows times the longest: places for more rows are for small batches only."""
+    rows = [filled([1.0] * 300), filled([2.0])]
+    assert RowsCache(rows).keys.shape == (4, HEADS, 512, WIDTH)
+    monkeypatch.setattr(rows_cache, "SPARE_BYTES", 4 * HEADS * 512 * WIDTH * 4 - 1)
+    assert RowsCache(rows).keys.shape == (2, HEADS, 512, WIDTH)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -33,8 +33,9 @@ WORTH_WAITING = 0.2  # of a prompt, which another one's pass leaves in the cache
 PATIENCE_S = 10.0  # of a prompt in prefill; for each of these it counts as one class higher
 
 
-# Where a CPU computes, pieces have a thread of their own beside the steps. There is no other use
-# for a second core: of a pass only the products of matrices take two.
+# Where a CPU computes, pieces have a thread of their own beside the steps, as far as MLX lets them:
+# it has ten operations under way at most, and waits before it takes more. Of a pass only the
+# products of matrices take two cores, so a small model's steps have one to spare.
 BESIDE = mx.new_thread_local_stream(mx.cpu) if mx.default_device() == mx.cpu else None
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-ROWS_STEP = 4  # places for rows are made so many at a time
-WASTE_MAX = 1.5  # times as many columns as the longest row needs, before room is given back
+# Places for rows are made so many at a time, where all of them take no more than so many bytes:
+# what is larger is as large as admission counts it.
+ROWS_STEP, SPARE_BYTES = 4, 8 * 1024 * 1024
+WASTE_MAX = 2  # times as much room as is needed, before it is given back
 
 
 class RowsCache:
@@ -47,9 +49,9 @@ class RowsCache:
                 each[at] = row
             each[len(keep) : rows] = mx.zeros(1, each.dtype)
         self._set([self.lengths[at] for at in keep])
-        wide = self.keys.shape[2] > WASTE_MAX * room_for(max(self.lengths))
-        if wide or self.keys.shape[0] >= len(keep) + 2 * ROWS_STEP:
-            self._move(len(keep), max(self.lengths))
+        rows, columns = self._room(len(keep), max(self.lengths))
+        if self.keys.shape[0] * self.keys.shape[2] > WASTE_MAX * rows * columns:
+            self._move(rows, columns)
 
     def extract(self, at: int) -> KVCache:
         """Return a copy of a row, as it is alone, with room to go on."""
@@ -138,10 +140,14 @@ class RowsCache:
         if self.keys is None:
             self.keys, self.values = keys[:0, :, :0], values[:0, :, :0]
         if rows > self.keys.shape[0] or columns > self.keys.shape[2]:
-            self._move(rows, columns)
+            self._move(*self._room(rows, columns))
+
+    def _room(self, rows: int, columns: int) -> tuple[int, int]:
+        columns, spare = room_for(columns), -(-rows // ROWS_STEP) * ROWS_STEP
+        row_bytes = self.keys.shape[1] * columns * self.keys.shape[3] * self.keys.dtype.size
+        return (spare if spare * row_bytes <= SPARE_BYTES else rows), columns
 
     def _move(self, rows: int, columns: int) -> None:
-        rows, columns = -(-rows // ROWS_STEP) * ROWS_STEP, room_for(columns)
         self.keys, self.values = (_moved(part, rows, columns) for part in (self.keys, self.values))
 
 
