@@ -12,7 +12,10 @@ NEAR = 1e-5
 
 @pytest.mark.parametrize(("heads", "shared"), [(4, 1), (9, 3), (4, 4)])
 @pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("kind", ["none", "causal", "rows", "square", "added", "sinks", "half"])
+@pytest.mark.parametrize(
+    "kind",
+    ["none", "causal", "rows", "square", "blind", "each head", "added", "sinks", "half"],
+)
 def test_the_same_as_the_own_one(heads: int, shared: int, count: int, kind: str) -> None:
     """With each mask that models give it, and with what it leaves to MLX."""
     mx.random.seed(7)
@@ -27,6 +30,8 @@ def test_the_same_as_the_own_one(heads: int, shared: int, count: int, kind: str)
         "causal": {"mask": "causal"},
         "rows": {"mask": mx.arange(length) <= (ends[:, None] + mx.arange(count))[:, None, :, None]},
         "square": {"mask": square},
+        "blind": {"mask": square & (mx.arange(count) > 0)[:, None]},  # the first one sees nothing
+        "each head": {"mask": square & (mx.arange(heads) >= 0)[:, None, None]},
         "added": {"mask": mx.where(square, 0.0, -1e9)},
         "sinks": {"sinks": mx.random.normal((heads,))},
         "half": {"mask": "causal"},

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 LOG2_E = math.log2(math.e)
+LEAST = mx.finfo(mx.float32).min
 
 
 def speed_up() -> None:
@@ -35,7 +36,8 @@ def attention(
     shared, length = keys.shape[1:3]
     plain = queries.dtype == mx.float32 and all(value is None for value in more.values())
     if isinstance(mask, mx.array):
-        plain = plain and mask.dtype == mx.bool_ and (mask.ndim < 4 or mask.shape[1] == 1)
+        for_all_heads = mask.ndim < 3 or mask.shape[-3] == 1
+        plain = plain and mask.dtype == mx.bool_ and for_all_heads
     if not plain:
         found: mx.array = _own(queries, keys, values, scale=scale, mask=mask, **more)
         return found
@@ -48,7 +50,8 @@ def attention(
         if mask.ndim == 4:
             mask = mask[:, :, None]
         by_head = scores.reshape(rows, shared, heads // shared, count, length)
-        scores = mx.where(mask, by_head, -mx.inf).reshape(scores.shape)
+        # No infinity: what sees nothing would be no number, and spoil what comes behind it.
+        scores = mx.where(mask, by_head, LEAST).reshape(scores.shape)
     weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
     result = (weights @ values) / weights.sum(axis=-1, keepdims=True)
     return result.reshape(rows, heads, count, values.shape[-1])
