@@ -158,9 +158,11 @@ class WorkerForks:
 
     async def _watch_orphans(self, orders: ForkOrders) -> None:
         """See that somebody looks whether they are dead: no signal tells."""
-        while orders.living:
+        living = True
+        while living:
             await asyncio.sleep(ORPHANS_S)  # ends by cancellation
-            self._parts.reaper.reap()
+            self._parts.reaper.reap()  # also after the last was found dead by another look
+            living = bool(orders.living)
 
 
 class Reports:
