@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from agentd.model_server.calls import Call, Refused
@@ -386,10 +387,11 @@ def test_the_call_that_breaks_steps_is_found_and_given_up(
 
 
 def test_the_next_pass_starts_before_tokens_are_known(
-    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under masks too, so that the device never waits for a grammar: passes go before accepts.
 
+    The tokens are begun by themselves: begun with the pass they would be known after it only.
     A row that is alone waits for its grammar where that may force more tokens, that go through the
     model in the same pass.
     """
@@ -421,14 +423,62 @@ def test_the_next_pass_starts_before_tokens_are_known(
     engine._decoding.batch._model = Breaks(engine._model, noted)
     run.step()  # from here on there is always a pass under way
     told.clear()
-    run.step()
-    assert told == ["pass", "accept", "accept"]
+    begin: Any = mx.async_eval
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "async_eval", lambda *arrays: told.append("begin") or begin(*arrays))
+        run.step()
+    # The pass under way, the tokens, the next pass.
+    assert told == ["begin", "begin", "pass", "begin", "accept", "accept"]
     run.until(run.over(*calls))
     told.clear()
     alone = admit()
     run.until(run.over(alone))
     assert told[:4] == ["accept", "pass", "accept", "pass"]
     assert told[-5:] == ["pass", "accept", "pass", "accept", "accept"]  # the last one needs none
+
+
+def test_a_pass_that_breaks_at_a_steps_end_is_the_next_steps_error(
+    tiny: tuple[Path, ModelLanguage],
+) -> None:
+    """That step's token is delivered, and the call answers as if nothing had been."""
+    folder, language = tiny
+    call, run = breaks_at_a_steps_end(folder, language)
+    calm = Run(MlxEngine(folder, language, fast_blas=True))
+    wanted = calm.admit(text_call(language))
+    calm.until(calm.over(wanted))
+    assert run.failed_steps == 0 and run.tokens[call.number]
+    run.step()
+    assert run.failed_steps == 1
+    run.until(run.over(call))
+    assert run.tokens[call.number] == calm.tokens[wanted.number]
+
+
+def test_a_pass_that_broke_is_forgotten_with_its_rows(tiny: tuple[Path, ModelLanguage]) -> None:
+    """Who comes after them begins with no failed step."""
+    folder, language = tiny
+    gone, run = breaks_at_a_steps_end(folder, language)
+    run.engine.remove(gone)
+    other = run.admit(call_of(**chat(language, "another one"), max_tokens=9))
+    run.until(run.over(other))
+    assert not run.failed_steps and not run.errors
+
+
+def breaks_at_a_steps_end(folder: Path, language: ModelLanguage) -> tuple[Call, Run]:
+    """Decode one token of a call whose next pass waits for its grammar, and have that one raise."""
+    run = Run(MlxEngine(folder, language, fast_blas=True))
+    call = run.admit(text_call(language))
+    run.until(lambda: len(run.engine._decoding.batch) == 1)
+    breaks = iter([False, True])
+    model = Breaks(run.engine._model, lambda tokens: next(breaks, False))
+    run.engine._decoding.batch._model = model
+    run.step()
+    assert next(breaks, None) is None
+    return call, run
+
+
+def text_call(language: ModelLanguage) -> Call:
+    mask = language.mask({"type": "string", "minLength": 30, "maxLength": 40})
+    return call_of(**chat(language, "text"), mask=mask, max_tokens=50)
 
 
 def test_a_failing_mask_is_one_calls_fault(

@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
 from agentd.json_schema.schema_digest import compact, digest_of
 from agentd.llm.decision import with_log
-from agentd.model_server.calls import Call, Refused
+from agentd.model_server.calls import Advance, Call, Refused
 from agentd.model_server.engine import weights
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.output_layer import OutputPositions
@@ -26,7 +27,7 @@ from agentd.model_server.engine.prompt_cache import PromptCaches
 from agentd.model_server.http import known_schemas
 from agentd.model_server.http.known_schemas import KnownSchemas
 from agentd.model_server.language.language import ModelLanguage
-from tests.serving import Serving, serving
+from tests.serving import DEADLINE_S, TOKEN, Serving, chat_body, serving, wait_for
 
 generate: Any = importlib.import_module("mlx_lm.generate")  # a function hides the module
 SCHEMA = {
@@ -401,6 +402,55 @@ def test_a_schema_over_http(tiny: Serving) -> None:
         assert json.loads(answer["choices"][0]["message"]["content"])["tool"] == "done"
         details = answer["usage"]["prompt_tokens_details"]
         assert (details["cached_tokens"] > 0) == (turn == 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_tokens_for_nobody_after_a_hang_up(tiny_model: Path, stream: bool) -> None:
+    """One of the step in which the client hung up, one of the pass that this step had started."""
+    taken, passes = 0, 0
+    hung_up = threading.Event()
+
+    class Held(MlxEngine):
+        def step(self) -> list[Advance]:
+            nonlocal taken
+            assert taken < 6 or hung_up.wait(DEADLINE_S)
+            advances = super().step()
+            taken += sum(len(advance.tokens) for advance in advances)
+            return advances
+
+    class Counted:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def __call__(self, tokens: Any, cache: Any) -> Any:
+            nonlocal passes
+            passes += hung_up.is_set()
+            return self.model(tokens, cache=cache)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.model, name)
+
+    made: list[Held] = []
+
+    def load(language: Any) -> MlxEngine:
+        made.append(Held(tiny_model, language, fast_blas=True))
+        made[0]._decoding.batch._model = Counted(made[0]._model)  # type: ignore[assignment]
+        return made[0]
+
+    with serving(load, lambda: ModelLanguage(tiny_model)) as server:
+        connection = server.connect()
+        body = {**chat_body(max_tokens=500), "stream": stream}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        wait_for(lambda: taken == 6)
+        [(call, _)] = server.runner._active.values()
+        connection.close()
+        wait_for(lambda: call.cancelled)
+        hung_up.set()
+        [line] = wait_for(lambda: server.log.of("request.finished"))
+    assert line["finish_reason"] == "cancelled"
+    assert taken == line["completion_tokens"] == 6 + 1
+    assert passes == 1
 
 
 def test_an_impossible_schema_over_http(tiny: Serving) -> None:

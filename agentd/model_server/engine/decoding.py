@@ -51,6 +51,7 @@ class Decoding:
     def step(self) -> list[Advance]:
         """Decode one token of each row, but of those that still read what is forced."""
         if not self.batch.rows:
+            self._late_error = None  # those that it broke have left
             return []
         if self._late_error is not None:
             error, self._late_error = self._late_error, None
@@ -59,8 +60,10 @@ class Decoding:
         rows, logits = self._passed()
         chosen = self.next.choose(rows, logits)
         if self._goes_on(rows):
+            # By themselves: what is begun in one call counts as computed when all of it is.
+            mx.async_eval(chosen.tokens, chosen.labels, chosen.readings)  # type: ignore[no-untyped-call]
             self._under_way = self._fed(self._following(rows, chosen.tokens))
-            mx.async_eval(chosen.tokens, self._under_way.logits)  # type: ignore[no-untyped-call]
+            mx.async_eval(self._under_way.logits)  # type: ignore[no-untyped-call]
         advances = self.next.accept(rows, chosen)
         took = time.perf_counter() - started
         self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
@@ -146,8 +149,6 @@ class Decoding:
             if self._under_way is None:
                 self._under_way = self._fed()
                 mx.async_eval(self._under_way.logits)  # type: ignore[no-untyped-call]
-            if self._prefill.rows:  # whose pieces are timed
-                mx.eval(self._under_way.logits)
         except Exception as error:  # this step's tokens are chosen, and will be delivered
             self._late_error = error
 
