@@ -180,7 +180,7 @@ def test_others_decode_while_a_long_prompt_arrives(
     language = tiny[1]
     run = Run(engine)
     short = [run.admit(call_of(**chat(language, f"hello {n}"), max_tokens=400)) for n in range(3)]
-    run.until(lambda: all(run.tokens[call.number] for call in short))
+    run.until(lambda: all(len(run.tokens[call.number]) > 1 for call in short))  # all decode
     long = run.admit(call_of(language.encode("A long story. " * 90), max_tokens=2))
     pieces = 0
     while not run.tokens[long.number] and len(run.ends) < 3:
@@ -191,6 +191,43 @@ def test_others_decode_while_a_long_prompt_arrives(
         for number, count in counts.items():
             assert len(run.tokens[number]) == count + 1 or number in run.ends
     assert pieces > 5
+
+
+def test_a_prompt_that_is_read_joins_before_the_next_step(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' tokens wait for its last piece or for its caches to be copied, never for both."""
+    language = tiny[1]
+    run = Run(engine)
+    told: list[str] = []
+
+    def note(thing: Any, method: str) -> None:
+        real = getattr(thing, method)
+
+        def noted(*given: Any) -> Any:
+            told.append(method)
+            return real(*given)
+
+        monkeypatch.setattr(thing, method, noted)
+
+    short = run.admit(call_of(**chat(language, "a story"), max_tokens=300))
+    run.until(lambda: len(run.tokens[short.number]) > 1)
+    note(engine._decoding.batch, "take_in")
+    note(engine._prefill, "begin")
+    prompts = [language.encode(f"{n} long stories. " * 9) for n in (1, 2)]
+    first, _second = (run.admit(call_of(prompt, max_tokens=9)) for prompt in prompts)
+    engine._prefill.piece_tokens[True] = len(first.prompt)
+    run.step()
+    assert told == ["begin"]
+    assert engine.counters()["decoding"] == 2
+    told.clear()
+    # It took as long as a piece may take, or longer.
+    monkeypatch.setattr(engine._prefill, "piece_s", lambda busy: 1e-9)
+    run.step()
+    assert told == ["take_in"]
+    assert run.tokens[first.number]  # the others' pass did not start without it
+    run.step()
+    assert told == ["take_in", "begin"]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(
@@ -542,6 +579,7 @@ def test_a_prompt_that_breaks_a_shared_pass_breaks_its_own_call(
     found = [run.admit(call_of(**one)) for one in given]
     poison = language.encode("poison")
     bad = run.admit(call_of(poison))
+    engine._prefill.piece_tokens = {True: 10**4, False: 10**4}  # in one pass, however slow it is
     engine._prefill._model = Breaks(
         engine._model,
         lambda tokens: any(row[: len(poison) - 1] == poison[:-1] for row in tokens.tolist()),
