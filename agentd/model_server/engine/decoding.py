@@ -48,8 +48,12 @@ class Decoding:
         """Return the rows that decode."""
         return self.batch.rows
 
-    def step(self) -> list[Advance]:
-        """Decode one token of each row, but of those that still read what is forced."""
+    def step(self, *, joining: bool) -> list[Advance]:
+        """Decode one token of each row, but of those that still read what is forced.
+
+        `joining`: others join before the next step. It does not start without them, who would wait
+        for one more.
+        """
         if not self.batch.rows:
             self._late_error = None  # those that it broke have left
             return []
@@ -59,7 +63,7 @@ class Decoding:
         started = time.perf_counter()
         rows, logits = self._passed()
         chosen = self.next.choose(rows, logits)
-        if self._goes_on(rows):
+        if not joining and self._goes_on(rows):
             # By themselves: what is begun in one call counts as computed when all of it is.
             mx.async_eval(chosen.tokens, chosen.labels, chosen.readings)  # type: ignore[no-untyped-call]
             self._under_way = self._fed(self._following(rows, chosen.tokens))
@@ -76,7 +80,8 @@ class Decoding:
                 row.recoveries = 0
         ended = {advance.call.number for advance in advances if advance.last}
         advances += self.leave([r for r in self.batch.rows if r.call.number in ended])
-        self._start()
+        if not joining:
+            self._start()
         return advances
 
     def leave(self, rows: Sequence[Row]) -> list[Advance]:

@@ -136,7 +136,7 @@ class MlxEngine:
         busy = bool(self._decoding.rows)
         finish = self._start(share) if share > 0 else list
         try:
-            advances += self._decoding.step()
+            advances += self._decoding.step(joining=self._prefill.ends)
         except Exception:
             self._lost += finish()  # what was prefilled stands
             raise

@@ -26,6 +26,8 @@ PIECE_STEPS = 2.0
 # a time are prefilled twice as fast as 16.
 PIECE_ALONE_S = 0.4
 PIECE_TOKENS_MAX = 2048
+AIMED_AT = 0.85  # of a piece's time
+GROWTH = 1.5  # from a piece to the next one
 QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
 ALONE_AFTER = 2  # failed steps, after which rows decode alone
 WARM_UP_TOKENS = 8
@@ -84,6 +86,11 @@ class Prefill:
         }
         self._model, self._caches, self._counts = model, caches, counts
         self._several = several
+
+    @property
+    def ends(self) -> bool:
+        """Whether a prompt is read with what has begun."""
+        return any(row.layers is not None and row.pending <= 1 for row in self.rows)
 
     def next(self, decoding: Sequence[Row], share: float) -> list[Row]:
         """Return the prompt whose turn it is, and those after it that end with it in one pass.
@@ -180,9 +187,10 @@ class Prefill:
             row.quanta, row.quantum_s = row.quanta + 1, 0.0
         if count < self.piece_tokens[busy] and count < WARM_UP_TOKENS:
             return  # says nothing of longer ones
-        # Twice as many at most: one fast piece must not lead to a very long one.
+        # The next tokens have more to look at. And one fast piece must not lead to a very long one.
         wanted = min(
-            round(count / took * self.piece_s(busy)), 2 * max(count, self.piece_tokens[busy])
+            round(count / took * self.piece_s(busy) * AIMED_AT),
+            round(GROWTH * max(count, self.piece_tokens[busy])),
         )
         self.piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
 
