@@ -434,7 +434,7 @@ def test_two_tokens_for_nobody_after_a_hang_up(tiny_model: Path, stream: bool) -
 
     def load(language: Any) -> MlxEngine:
         made.append(Held(tiny_model, language, fast_blas=True))
-        made[0]._decoding.batch._model = Counted(made[0]._model)  # type: ignore[assignment]
+        made[0]._decoding.batch._model = Counted(made[0]._model)
         return made[0]
 
     with serving(load, lambda: ModelLanguage(tiny_model)) as server:
