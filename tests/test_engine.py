@@ -4,6 +4,7 @@ import importlib
 import json
 import random
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -434,7 +435,7 @@ def test_two_tokens_for_nobody_after_a_hang_up(tiny_model: Path, stream: bool) -
 
     def load(language: Any) -> MlxEngine:
         made.append(Held(tiny_model, language, fast_blas=True))
-        made[0]._decoding.batch._model = Counted(made[0]._model)  # type: ignore[assignment]
+        made[0]._decoding.batch._model = Counted(made[0]._model)
         return made[0]
 
     with serving(load, lambda: ModelLanguage(tiny_model)) as server:
@@ -500,7 +501,7 @@ def test_a_digest_that_names_nothing_is_refused(
 
 def test_known_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were used last stay; another one is to be sent again."""
-    monkeypatch.setattr(known_schemas, "BYTES_MAX", 100)
+    monkeypatch.setattr(known_schemas, "BYTES_MAX", 100 + 2 * known_schemas.ENTRY_BYTES)
     known = KnownSchemas()
     schemas = [{"const": str(n) * 30} for n in range(3)]
     first, second, third = digests = [digest_of(compact(schema)) for schema in schemas]
@@ -511,6 +512,20 @@ def test_known_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refused):
         known.schema(second, None)
     assert known.schema(first, None) == schemas[0] and known.schema(third, None) == schemas[2]
+
+
+def test_known_schemas_are_bounded_however_short_they_are() -> None:
+    """Each takes memory besides its text: a caller with thousands of them cannot fill it."""
+    known = KnownSchemas()
+    tracemalloc.start()
+    try:
+        for n in range(20_000):
+            schema = {"const": n}
+            known.schema(digest_of(compact(schema)), schema)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < known_schemas.BYTES_MAX
 
 
 def test_a_prompt_beyond_the_window_over_http(tiny: Serving) -> None:

@@ -804,10 +804,11 @@ def test_pieces_of_a_step_come_with_one_wake_up() -> None:
         with pytest.raises(TimeoutError):
             await rows[0].get(0.01)
         rows[0].emit(Piece("alone"))
+        rows[0].emit(Piece(" too"))  # the loop has not come to the one before
         return [*found, await rows[0].get(DEADLINE_S)], woken
 
     found, woken = asyncio.run(run())
-    assert [piece.text for piece in found] == [*map(str, range(20)), "alone"]
+    assert [piece.text for piece in found] == [*map(str, range(20)), "alone too"]
     assert woken == 2
 
 

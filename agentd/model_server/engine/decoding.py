@@ -66,8 +66,7 @@ class Decoding:
         if not joining and self._goes_on(rows):
             # By themselves: what is begun in one call counts as computed when all of it is.
             mx.async_eval(chosen.tokens, chosen.labels, chosen.readings)  # type: ignore[no-untyped-call]
-            self._under_way = self._fed(self._following(rows, chosen.tokens))
-            mx.async_eval(self._under_way.logits)  # type: ignore[no-untyped-call]
+            self._under_way = self._begun(self._following(rows, chosen.tokens))
         advances = self.next.accept(rows, chosen)
         took = time.perf_counter() - started
         self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
@@ -111,9 +110,8 @@ class Decoding:
         """
         ready: list[int] = []
         while not ready:
-            done = self._under_way or self._fed()
+            done = self._under_way or self._begun()  # masks come meanwhile
             self._under_way = None
-            mx.async_eval(done.logits)  # type: ignore[no-untyped-call]  # masks come meanwhile
             here = set(map(id, self.batch.rows))
             ready = [at for at, row in enumerate(done.rows) if id(row) in here and not row.pending]
         if len(ready) == len(done.rows):
@@ -151,14 +149,13 @@ class Decoding:
             self._under_way = None
             return
         try:
-            if self._under_way is None:
-                self._under_way = self._fed()
-                mx.async_eval(self._under_way.logits)  # type: ignore[no-untyped-call]
+            self._under_way = self._under_way or self._begun()
         except Exception as error:  # this step's tokens are chosen, and will be delivered
             self._late_error = error
 
-    def _fed(self, tokens: mx.array | None = None) -> "_Flight":
+    def _begun(self, tokens: mx.array | None = None) -> "_Flight":
         logits = self.batch.feed(tokens)
+        mx.async_eval(logits)  # type: ignore[no-untyped-call]
         return _Flight(list(self.batch.rows), logits)
 
 
