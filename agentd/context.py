@@ -101,6 +101,7 @@ class Context:
         self._count = count
         self._parts: list[str] = []
         self.tokens = self._fixed = fixed
+        self.rough = False  # whether `tokens` may hold bytes of an event, until `settle`
         self.budget = int(window * share)
         self._reserve = reserve
         if fixed + reserve >= self.budget:
@@ -128,11 +129,12 @@ class Context:
 
     def measure(self, event: LogEvent, within: int = 0) -> int:
         """Return the event's tokens; `within` is told to the tokenizer: see `LLM.count`."""
+        self.rough = self.rough or within > 0
         return self._count(render(event), within)
 
     def settle(self, tokens: int) -> None:
         """Take over how many tokens the prompt has, log included, from who has read it."""
-        self.tokens = tokens
+        self.tokens, self.rough = tokens, False
 
     def add(self, event: LogEvent, tokens: int | None = None) -> None:
         """Append the event; `tokens` is what `measure` said, where it was asked.

@@ -176,7 +176,6 @@ def remember(secret: str) -> None:
     lines = [line for line in secret.splitlines() if len(line) >= LINE_LEAST]
     texts = {text for text in (secret, secret.strip(), *lines) if len(text) >= LEAST}
     _known[:] = sorted({*_known, *texts}, key=len, reverse=True)
-    hidden_word.cache_clear()
 
 
 def any_known() -> bool:
@@ -245,9 +244,17 @@ def hide(text: str) -> str:
     return text
 
 
-@lru_cache(256)
 def hidden_word(word: str) -> str:
     """Return a short text as `hide` does, for such as come again and again: in each log line."""
+    return _hidden_word(word, len(_known))
+
+
+@lru_cache(256)
+def _hidden_word(word: str, _known_texts: int) -> str:
+    """Return what `hide` does while so many texts are remembered; they only ever become more.
+
+    A cache that `remember` emptied could get an answer from before it, of another thread.
+    """
     return hide(word)
 
 

@@ -24,7 +24,7 @@ from agentd.sessions.steps import LOGGED, Step, StepKind
 NOTE = "note"  # the event in which agentd itself speaks to the model
 NO_ROOM = {"cut": "no room left in the context"}
 RESERVE_TOKENS = 128  # kept free for a result without room (NO_ROOM) and the last turn's note
-
+ROUGH_PART = 8  # a result may take this part of the room as bytes, until its tokens are known
 
 ABOUT = "row"  # the event in which the model sees what a question is about
 
@@ -177,8 +177,10 @@ class Transcript:
         kind, limit = snake_case(decision.name), self._session.limits.result_tokens
         if decision.planned:  # its code reads all of it: it never fills what the model needs
             limit, within = min(limit, self.context.room // 2), 0
-        else:  # the model is asked next, which tells the tokens of what is short
-            within = min(limit, self.context.room // 2)
+        elif self.context.rough:  # the model was not asked since: nothing told what the last took
+            within = 0
+        else:  # the model is asked next as a rule, which tells the tokens of what is short
+            within = min(limit, self.context.room // ROUGH_PART)
         event, tokens = self._fit(kind, result, limit, within)
         if tokens <= self.context.room:
             return event, tokens

@@ -1,6 +1,9 @@
 """Sessions for replay tests: run by the worker's code in this process, on a fake model server."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +15,7 @@ from agentd.events import Event, NewEvent
 from agentd.logs.logger import Logger
 from agentd.paths import discover, shipped
 from agentd.process.heart import Heart
+from agentd.process.stop import Stop
 from agentd.recordings.recording import Recording
 from agentd.replay.code import Workshop
 from agentd.replay.loaded import Quiet
@@ -81,6 +85,7 @@ class World:
             daemon = load_daemon(self.paths.daemon_file)
             log = cast(Logger, Quiet())
             link = PersonLink(self.paths, name)
+            others = set(threading.enumerate())
             worker = Worker(accepted, self.paths, daemon, Heart(None), log, link=link)
             self.worker = worker
             try:
@@ -88,6 +93,7 @@ class World:
             finally:
                 worker.ear.close()
                 worker.bus.close()
+                end_stop(worker.stop, [t for t in threading.enumerate() if t not in others])
         return self.sessions.archive.list(agent=name)[0].id
 
     def cut(self) -> None:
@@ -105,6 +111,16 @@ class World:
 
     def events(self, kind: str) -> Sequence[Event]:
         return self.bus.events.list(event_type=kind)
+
+
+def end_stop(stop: Stop, threads: Sequence[threading.Thread]) -> None:
+    """Stop what a worker still holds, and give its descriptors back: its process would end now."""
+    os.close(signal.set_wakeup_fd(-1))  # the end of what signals are read from is a stop, too
+    for thread in threads:
+        if thread.name == "stop":
+            thread.join()
+    for fd in (stop._asked_read, stop._asked_write, stop._signal_read):
+        os.close(fd)
 
 
 TOOLS = ["ListFiles", "ReadFile", "SearchText", "WriteFile", "HttpGet", "RunCommand", "AskPerson"]

@@ -649,7 +649,7 @@ def test_the_daemons_file_shows_every_default(tmp_path: Path) -> None:
     assert all(f"[deliver.{way}]" in path.read_text() for way in ways)
     optional = (
         *("# url", "# api_key", "# context_window"),
-        *("# cache_bytes", "# unload_after", "# quiet", "# only"),
+        *("# cache_bytes", "# unload_after", "# quiet", "# only", "# workers"),
     )
     text = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith(optional) else line

@@ -428,3 +428,11 @@ def test_a_repository_that_leads_elsewhere_is_refused_while_it_runs(world: World
     _row, steps = world.sessions.archive.show(session)
     assert "outside of what may be touched" in str([step.payload for step in steps])
     assert world.events("repo.changed") == []
+
+
+def test_a_session_that_a_test_runs_leaves_nothing_open(world: World) -> None:
+    """Hundreds of them in one process once ran out of the descriptors that `select` can take."""
+    own(world)
+    before = len(list(Path("/dev/fd").iterdir()))
+    own(world)
+    assert len(list(Path("/dev/fd").iterdir())) <= before

@@ -3,6 +3,8 @@
 import importlib
 import json
 import random
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from agentd.context import LogEvent, render
 from agentd.errors import ConfigError
 from agentd.json_schema.schema_digest import compact, digest_of
 from agentd.llm.decision import with_log
-from agentd.model_server.calls import Call, Refused
+from agentd.model_server.calls import Advance, Call, Refused
 from agentd.model_server.engine import weights
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.engine.output_layer import OutputPositions
@@ -26,7 +28,7 @@ from agentd.model_server.engine.prompt_cache import PromptCaches
 from agentd.model_server.http import known_schemas
 from agentd.model_server.http.known_schemas import KnownSchemas
 from agentd.model_server.language.language import ModelLanguage
-from tests.serving import Serving, serving
+from tests.serving import DEADLINE_S, TOKEN, Serving, chat_body, serving, wait_for
 
 generate: Any = importlib.import_module("mlx_lm.generate")  # a function hides the module
 SCHEMA = {
@@ -403,6 +405,55 @@ def test_a_schema_over_http(tiny: Serving) -> None:
         assert (details["cached_tokens"] > 0) == (turn == 1)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_tokens_for_nobody_after_a_hang_up(tiny_model: Path, stream: bool) -> None:
+    """One of the step in which the client hung up, one of the pass that this step had started."""
+    taken, passes = 0, 0
+    hung_up = threading.Event()
+
+    class Held(MlxEngine):
+        def step(self) -> list[Advance]:
+            nonlocal taken
+            assert taken < 6 or hung_up.wait(DEADLINE_S)
+            advances = super().step()
+            taken += sum(len(advance.tokens) for advance in advances)
+            return advances
+
+    class Counted:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def __call__(self, tokens: Any, cache: Any) -> Any:
+            nonlocal passes
+            passes += hung_up.is_set()
+            return self.model(tokens, cache=cache)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.model, name)
+
+    made: list[Held] = []
+
+    def load(language: Any) -> MlxEngine:
+        made.append(Held(tiny_model, language, fast_blas=True))
+        made[0]._decoding.batch._model = Counted(made[0]._model)
+        return made[0]
+
+    with serving(load, lambda: ModelLanguage(tiny_model)) as server:
+        connection = server.connect()
+        body = {**chat_body(max_tokens=500), "stream": stream}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        wait_for(lambda: taken == 6)
+        [(call, _)] = server.runner._active.values()
+        connection.close()
+        wait_for(lambda: call.cancelled)
+        hung_up.set()
+        [line] = wait_for(lambda: server.log.of("request.finished"))
+    assert line["finish_reason"] == "cancelled"
+    assert taken == line["completion_tokens"] == 6 + 1
+    assert passes == 1
+
+
 def test_an_impossible_schema_over_http(tiny: Serving) -> None:
     """A schema that cannot be honoured is a 400 that names the keyword's place."""
     form = {"type": "json_schema", "json_schema": {"schema": {"contains": {}, "maxContains": 1}}}
@@ -450,7 +501,7 @@ def test_a_digest_that_names_nothing_is_refused(
 
 def test_known_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were used last stay; another one is to be sent again."""
-    monkeypatch.setattr(known_schemas, "BYTES_MAX", 100)
+    monkeypatch.setattr(known_schemas, "BYTES_MAX", 100 + 2 * known_schemas.ENTRY_BYTES)
     known = KnownSchemas()
     schemas = [{"const": str(n) * 30} for n in range(3)]
     first, second, third = digests = [digest_of(compact(schema)) for schema in schemas]
@@ -461,6 +512,20 @@ def test_known_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refused):
         known.schema(second, None)
     assert known.schema(first, None) == schemas[0] and known.schema(third, None) == schemas[2]
+
+
+def test_known_schemas_are_bounded_however_short_they_are() -> None:
+    """Each takes memory besides its text: a caller with thousands of them cannot fill it."""
+    known = KnownSchemas()
+    tracemalloc.start()
+    try:
+        for n in range(20_000):
+            schema = {"const": n}
+            known.schema(digest_of(compact(schema)), schema)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < known_schemas.BYTES_MAX
 
 
 def test_a_prompt_beyond_the_window_over_http(tiny: Serving) -> None:

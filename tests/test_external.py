@@ -19,7 +19,7 @@ from agentd.llm.endpoint import LEAST_CALL, Endpoint
 from agentd.llm.faults import CallRefused, LogprobsRefused
 from agentd.llm.listing import look
 from agentd.paths import Paths
-from agentd.testing import FakeModelServer, Reply, Request
+from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.commandline import agentd
 from tests.livehome import Home, a_home
 
@@ -383,6 +383,16 @@ def discovered(server: FakeModelServer, tmp_path: Path, **more: Any) -> Endpoint
     paths = Paths(tmp_path, tmp_path, tmp_path, tmp_path / "run", tmp_path / "run")
     given = {"url": server.url, "api_key_file": str(key), **more}
     return Endpoint.discover(paths, ModelConfig.model_validate(given))
+
+
+def test_another_server_nearby_keeps_no_thread_for_an_agent(serve: Serve, tmp_path: Path) -> None:
+    """Each kept connection would take one of its few from other agents, for seconds."""
+    server = serve("a")
+    one = discovered(server, tmp_path, name="m")
+    for number in (1, 2):
+        assert one.chat(BODY, {}, deadline_s=10, progress=lambda: None).text == "a"
+        assert server.connections == number
+        wait_for(lambda: not server._server._open)
 
 
 def test_the_only_model_of_a_server_is_taken(serve: Serve, tmp_path: Path) -> None:

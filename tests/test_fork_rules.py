@@ -1,8 +1,11 @@
 """What a process must not have done before it forks, and what a forked one has of its own."""
 
 import ctypes
+import errno
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -18,13 +21,16 @@ import pytest
 from agentd.config.daemon import SupervisorConfig
 from agentd.errors import SandboxUnavailable
 from agentd.process import environment, fork_rules, process_title
+from agentd.process import fork_server as fork_server_module
+from agentd.process.channel import Channel
 from agentd.process.child import Child
 from agentd.process.fork_rules import NEVER, why_not
+from agentd.process.heart import Heart
 from agentd.sandbox import enter as entering
 from agentd.sandbox import seatbelt
 from agentd.sandbox.level import Reached
 from agentd.sandbox.policy import SandboxPolicy
-from tests.supervised import wait_for
+from tests.supervised import DEADLINE_S, wait_for
 from tests.test_process import end, fork_server
 
 REHEARSED = """
@@ -111,6 +117,64 @@ def test_a_forked_one_has_the_environment_that_it_was_given(tmp_path: Path) -> N
     own = {key: value for key, value in found.items() if not key.endswith("_FD")}
     assert own == env
     assert argv == _argv(code)
+
+
+def test_a_forked_one_is_in_the_zone_that_it_was_given(tmp_path: Path) -> None:
+    """The C library keeps what it found at the server's start; a spawned one looks anew."""
+    code = "import time; print(time.strftime('%z'), flush=True)"
+    with fork_server(tmp_path / "server") as (_, orders):
+        env = {**environment.for_child(), "TZ": "HERE-9"}
+        assert _printed(tmp_path, "one", partial(orders.fork, _argv(code)), env) == "+0900"
+
+
+def test_a_child_that_cannot_come_to_be_was_not_started(tmp_path: Path) -> None:
+    """As where it is spawned: an error of the system, which passes, and no crash of an agent."""
+    gone = tmp_path / "gone"
+    argv, env = _argv("print('here', flush=True)"), environment.for_child()
+    with pytest.raises(FileNotFoundError):
+        Child.spawn("one", argv, tmp_path, env=env, cwd=gone)
+    with fork_server(tmp_path / "server") as (_, orders):
+        with pytest.raises(FileNotFoundError):
+            Child.begin("one", tmp_path, partial(orders.fork, argv, env, gone))
+        assert _printed(tmp_path, "one", partial(orders.fork, argv)) == "here"
+
+
+def test_a_fork_that_the_system_refuses_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is tried again, and a server lives long."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    ours, theirs = socket.socketpair()
+    server = fork_server_module._ForkServer(Channel(theirs), Heart(None), -1)
+    before = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(BlockingIOError):
+        server._fork({}, [])
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    ours.close()
+    theirs.close()
+
+
+def test_nobody_is_killed_by_the_number_of_a_child_that_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server has reaped it, and its number may be another process's, before we heard of it."""
+    with fork_server(tmp_path / "server") as (_, orders):
+        fork = partial(orders.fork, _argv(""), environment.for_child(), tmp_path)
+        child = Child.begin("one", tmp_path, fork)
+        assert select.select([orders], [], [], DEADLINE_S)[0], "its end is told"
+        signals: list[tuple[int, int]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", lambda *call: signals.append(call))
+            patch.setattr(os, "killpg", lambda *call: signals.append(call))
+            child.terminate()
+            child.kill()
+        assert signals == []
+        assert child.poll() == 0
+        child.close()
 
 
 def _argv(code: str) -> list[str]:

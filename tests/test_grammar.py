@@ -11,7 +11,9 @@ import pytest
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.grammar.mask import AnswerMask, RunLengths
+from agentd.model_server.grammar.mask_bits import MaskBits
 from agentd.model_server.language.language import ModelLanguage
+from agentd.model_server.tool_calls import OfferedTool, ToolChoice
 
 DECISION = {
     "anyOf": [
@@ -305,6 +307,53 @@ def test_strings_are_bounded_in_tokens(language: ModelLanguage, grammars: Gramma
         accepted += 1
     assert 4 * accepted <= 72
     assert bits[quote // 8] >> (quote % 8) & 1
+
+
+def test_the_masks_of_a_step_are_what_each_is_alone(language: ModelLanguage) -> None:
+    """Their bits do not depend on the rows beside them, nor on what the array held before."""
+    masks = [language.mask({"enum": ["low", "high"]}), None, language.mask({"type": "integer"})]
+    alone = [mask.allowed() if mask else None for mask in masks]
+    together = MaskBits(language.vocabulary)
+    for order in ([0, 1, 2], [2, 0], [1, 2, 1, 0], [0]):
+        bits, faults = together.of([masks[at] for at in order])
+        assert bits is not None and not faults
+        assert bits.shape == (len(order), -(-language.vocabulary // 32) * 4)
+        for row, at in zip(bits, order, strict=True):
+            wanted = alone[at]
+            assert row.tobytes() == (wanted if wanted else b"\xff" * len(row))
+    assert together.of([None, None]) == (None, {})
+
+
+def test_free_text_between_masks_has_its_own_bits(language: ModelLanguage) -> None:
+    """It takes no matcher once its mask is known; what the array held is not left in it."""
+    tool = OfferedTool("look", {"type": "object", "properties": {}})
+    texts = [language.call_mask([tool], ToolChoice(("look",))) for _ in range(2)]
+    wanted = texts[0].allowed()
+    assert texts[1].matcher is None
+    together = MaskBits(language.vocabulary)
+    together.of([language.mask({"type": "integer"})] * 2)
+    bits, faults = together.of([language.mask({"type": "boolean"}), texts[1]])
+    assert bits is not None and not faults
+    assert bits[1].tobytes() == wanted != bits[0].tobytes()
+
+
+def test_a_mask_that_fails_is_told_and_spoils_no_other(language: ModelLanguage) -> None:
+    """Its row allows everything: its call ends, and the logits of all go one way."""
+
+    class Failing:
+        matcher = None
+
+        def narrow(self, bits: Any) -> None:
+            bits[:] = 0
+            raise Refused("too complex")
+
+    failing: Any = Failing()
+    good = language.mask({"type": "integer"})
+    bits, faults = MaskBits(language.vocabulary).of([good, failing, good])
+    assert bits is not None
+    assert [(at, str(error)) for at, error in faults.items()] == [(1, "too complex")]
+    assert bits[0].tobytes() == bits[2].tobytes() == good.allowed()
+    assert (bits[1] == 0xFF).all()
 
 
 def test_run_lengths_follow_json() -> None:

@@ -143,6 +143,20 @@ def test_a_server_that_closes_without_a_word_is_connected_to_anew(
         assert said == [True, True, False, False]
 
 
+def test_a_rest_of_words_behind_an_answer_is_no_servers_other_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of an unasked reply came with the answer, half of it later: the call is made again."""
+    monkeypatch.setattr(wire, "only", None)
+    answer = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}'
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
+    with answering([good, b"est Timeout\r\n\r\n"], [good]) as server:
+        one = Endpoint(lambda: Address(server.url, "m"), own=False)
+        assert [chat(one), chat(one)] == ["ok", "ok"]
+        assert len(server.heads) == 3
+        one.close()
+
+
 def test_a_call_is_made_again_where_its_connection_broke() -> None:
     """No call is lost when a server that was called before is another process now."""
     with FakeModelServer(["a", "b"]) as server:
@@ -162,6 +176,7 @@ def test_a_server_that_keeps_nothing(head: bytes, monkeypatch: pytest.MonkeyPatc
     with answering(*[[head + b"Content-Length: 2\r\n\r\n{}"]] * 3) as server:
         http = Wire(keep=True)
         assert [get(http, server.url) for _ in range(3)] == [b"{}"] * 3
+        assert http._kept is None, "it is held no longer than until the answer is read"
 
 
 @pytest.mark.parametrize("rest", [b"", b"x" * 1_000_000])

@@ -245,7 +245,9 @@ def test_tokens_are_counted_by_the_server(
     ("text", "own", "asks"),
     [
         ("x" * 40, True, False),
-        ("\u00e4" * 20, True, False),
+        ("\u20ac" * 13 + "x", True, False),
+        ("\u00e4" * 13 + "x", True, False),  # taken apart, each has 3 bytes
+        ("\uac01" * 13, True, True),  # 39 bytes, of which NFD makes 117
         ("x" * 41, True, True),
         ("\ufdfa" * 2, True, True),  # 6 bytes, of which NFKC makes 66
         ("x" * 40, False, True),

@@ -258,6 +258,19 @@ def test_the_next_answer_corrects_what_was_only_bounded(bus: Bus) -> None:
     assert all(size[0] > exact[1] - exact[0] - 1 for size in sizes)
 
 
+def test_bytes_are_not_piled_up_where_no_answer_corrects_them(bus: Bus) -> None:
+    """A decision that nobody was asked for tells no tokens: the next result is counted exactly."""
+
+    class Bounding(ScriptedLLM):
+        def count(self, text: str, within: int = 0) -> int:
+            asked.append(within)
+            return len(text.encode()) if len(text.encode()) <= within else super().count(text)
+
+    asked: list[int] = []
+    loop(bus, begin(bus), Reader(), Bounding([read("a"), read("b"), DONE], names=NAMES)).run()
+    assert [within > 0 for within in asked] == [False, True, False]
+
+
 def test_no_transaction_is_held_while_the_model_server_counts(bus: Bus) -> None:
     """A slow tokenizer must not keep every other process from writing, refusals included."""
 

@@ -264,6 +264,7 @@ def test_a_link_ends_with_its_server(server: Serving) -> None:
         endpoint.chat(CHAT, {}, deadline_s=20, progress=lambda: None)
     assert len(found) == 1
     found[0]._socket.close()
+    endpoint._wire._let_go()  # a server that ends closes its connections as well
     endpoint.chat(CHAT, {}, deadline_s=20, progress=lambda: None)
     assert len(found) == 2
     assert [line["agent"] for line in server.log.of("request.finished")] == ["one"] * 3

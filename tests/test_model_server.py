@@ -385,22 +385,35 @@ def test_full_queue_answers_503_with_retry_after() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_hanging_up_frees_the_slot_within_a_step(stream: bool) -> None:
-    """A client that goes away, streaming or not, stops its generation; the next one is served."""
+    """A client that goes away, streaming or not, is noticed while a step goes on.
+
+    That step's token is the only one for nobody; the next call is served.
+    """
+    held = threading.Event()
+    steps = 0
+
+    def before_step(calls: Sequence[Call]) -> None:
+        nonlocal steps
+        steps += 1
+        assert steps <= 6 or held.wait(20)
+
     answers = {"long": "x" * 100_000, "short": "ok"}
-    gate = Gate(opened=True)
     engine = ScriptedEngine(
-        lambda call: answers["long" if len(call.prompt) > 12 else "short"], before_step=gate
+        lambda call: answers["long" if len(call.prompt) > 12 else "short"], before_step=before_step
     )
     with serving(lambda _language: engine) as server:
         connection = hang_up_in(
             server, chat_body(content="long prompt", stream=stream, max_tokens=100_000)
         )
-        wait_for(lambda: gate.steps > 3)
+        wait_for(lambda: steps == 7)
+        [(call, _)] = server.runner._active.values()
         connection.sock.close() if connection.sock else None
         connection.close()
+        wait_for(lambda: call.cancelled)
+        held.set()
         lines = wait_for(lambda: server.log.of("request.finished"))
         assert lines[0]["finish_reason"] == "cancelled"
-        assert lines[0]["completion_tokens"] < 100_000
+        assert lines[0]["completion_tokens"] == 6 + 1
         assert server.chat(content="a")[0] == 200
 
 
@@ -791,10 +804,11 @@ def test_pieces_of_a_step_come_with_one_wake_up() -> None:
         with pytest.raises(TimeoutError):
             await rows[0].get(0.01)
         rows[0].emit(Piece("alone"))
+        rows[0].emit(Piece(" too"))  # the loop has not come to the one before
         return [*found, await rows[0].get(DEADLINE_S)], woken
 
     found, woken = asyncio.run(run())
-    assert [piece.text for piece in found] == [*map(str, range(20)), "alone"]
+    assert [piece.text for piece in found] == [*map(str, range(20)), "alone too"]
     assert woken == 2
 
 

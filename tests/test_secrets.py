@@ -134,6 +134,23 @@ def test_no_tool_reads_them(paths: Paths) -> None:
 # --- what is hidden
 
 
+def test_a_secret_that_becomes_known_while_a_line_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What another thread found without it is not what later lines show."""
+    before = secret_rules.hide
+
+    def slow(text: str) -> str:
+        found = before(text)
+        monkeypatch.setattr(secret_rules, "hide", before)
+        secret_rules.remember("Tr0ub4dor-and-3")
+        return found
+
+    monkeypatch.setattr(secret_rules, "hide", slow)
+    secret_rules.hidden_word("said Tr0ub4dor-and-3")
+    assert secret_rules.hidden_word("said Tr0ub4dor-and-3") == "said [redacted]"
+
+
 def test_a_known_secret_is_hidden_as_a_text() -> None:
     """No rule knows what it looks like; one of several lines is also hidden by the line."""
     assert secret_rules.hidden_word(f"key {VALUE}") == f"key {VALUE}"

@@ -276,6 +276,7 @@ def test_status_shows_what_the_daemon_says_of_hostile_names(
         "deliver": {"state": EVIL, "reason": EVIL, "problem": agent["problem"], "beat": {}},
         "watcher": {"state": EVIL, "reason": EVIL, "problem": EVIL, "agents": [EVIL], "beat": {}},
         "ui": {"url": EVIL, "kept": True, "state": EVIL, "pid": 1, "problem": agent["problem"]},
+        "workers": {"problem": agent["problem"]},
     }
     print_status(document)
     print_agent(agent)

@@ -1,7 +1,9 @@
 """Workers that a server forks: killed, hung, crashed and left alone, as those that are spawned."""
 
+import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,21 @@ from typing import Any
 import psutil
 import pytest
 
+from agentd.clock import SystemClock
+from agentd.process.channel import Channel
+from agentd.supervisor.children import Reaper
+from agentd.supervisor.worker_forks import Reports
 from tests import test_supervisor as spawned
-from tests.supervised import FORKS_VARIABLE, QUICK, Daemon, alive, daemon, suspend, wait_for
+from tests.supervised import (
+    DEADLINE_S,
+    FORKS_VARIABLE,
+    QUICK,
+    Daemon,
+    alive,
+    daemon,
+    suspend,
+    wait_for,
+)
 
 THREAD = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
 
@@ -214,6 +229,25 @@ def test_a_server_that_must_not_fork_keeps_nobody_from_running(
     assert parked["problem"]["what"] == f"workers are not forked: {parked['reason']}"
     supervisor.drop("two")
     assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == supervisor.pid
+
+
+def test_an_end_that_is_heard_while_another_child_is_looked_at_is_acted_on() -> None:
+    """Else nobody would look at the dead one again: what told of it can be read only once."""
+
+    async def ends() -> None:
+        ours, theirs = socket.socketpair()
+        server, reaper, looked = Channel(theirs), Reaper(SystemClock()), asyncio.Event()
+        reports = Reports(Channel(ours), reaper, lambda _: None)
+        reaper.add(looked.set)
+        server.send({"ended": 7, "code": 0})
+        assert reports.orders.code(8) is None
+        async with asyncio.timeout(DEADLINE_S):
+            await looked.wait()
+        assert reports.orders.code(7) == 0
+        reports.end()
+        server.close()
+
+    asyncio.run(ends())
 
 
 def _parked(supervisor: Daemon) -> dict[str, Any] | None:

@@ -99,12 +99,13 @@ class BamlLLM:
         """Return the tokens of a piece of the log. See `LLM.count`.
 
         Our own server is not asked for what is surely short: its next answer tells. A token is
-        never shorter than a byte of what the tokenizer has made of the text, and it may make more
-        bytes only of what has another form in Unicode (NFKC).
+        never shorter than a byte of what the tokenizer has made of the text: as it is, or in
+        another form of Unicode, of which those that take letters and accents apart are the longest.
         """
         if self._endpoint.own and len(text) <= within:
-            size = len(text.encode())
-            if size <= within and unicodedata.is_normalized("NFKC", text):
+            apart = (unicodedata.normalize(form, text) for form in ("NFD", "NFKD"))
+            size = max(len(form.encode()) for form in (text, *apart))
+            if size <= within:
                 return size
         body: dict[str, Any] = {"content": text}
         if not self._endpoint.own:  # llama.cpp reads `content`, vLLM `prompt`

@@ -66,8 +66,12 @@ class Endpoint:
         """Return the configured server: `[model] url`, or our own.
 
         A worker asks its supervisor, by `link`, for a way there; others read run/model.json.
+
+        No connection is kept to another server nearby. Such have a few threads, each of which stays
+        with a connection for as long as it is kept (llama.cpp's: yhirose/cpp-httplib#1410), while
+        other agents' calls wait; and a new one costs little there, without TLS.
         """
-        http = Wire(keep=True)
+        http = Wire(keep=config.url is None or config.url.startswith("https:"))
         if config.url is None:
             find = partial(own_address, paths)
             if link is not None and link.there:

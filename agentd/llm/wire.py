@@ -175,6 +175,9 @@ class Wire:
             except BROKEN as error:
                 if kept and not isinstance(error, Passed):
                     self._unkept = place
+                    if isinstance(error, HTTPException):  # no word of it is this request's answer
+                        what = f"a kept connection ended: {error}"
+                        raise ConnectionResetError(what) from error
                 raise
             undone.pop_all()
             return HttpReply(response, partial(self._left, place, connection))
@@ -212,8 +215,7 @@ class Wire:
 
     def _left(self, place: Destination, connection: KeptConnection, well: bool) -> None:
         """Keep a connection that an exchange has left, or close it."""
-        if well and self._keeps(place):
-            connection.leave()
+        if well and self._keeps(place) and connection.leave():
             with self._lock:
                 if not self.cancel.stopped and self._kept is None:
                     self._kept = place, connection

@@ -71,13 +71,16 @@ class Response:
         words = (word.strip().lower() for line in lines for word in str(line).split(","))
         return [word for word in words if word not in ("", "identity")]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the server means to keep the connection."""
+        return not self._response.will_close
+
     def ends_well(self) -> bool:
-        """Whether the server keeps the connection, once what little is left of the body is read.
+        """Whether the reply of a kept connection is over, once what little is left of it is read.
 
         Raises: see `pieces`.
         """
-        if self._response.will_close:
-            return False
         rest = sum(map(len, itertools.islice(self.pieces(), TAIL_PIECES)))
         return rest <= PIECE_BYTES and (self._response.isclosed() or self.missing == 0)
 

@@ -32,9 +32,10 @@ class KeptConnection:
         self._response = exchange(self._connection, method, host, target, headers, body)
         return self._response
 
-    def leave(self) -> None:
-        """Let it rest until the next exchange."""
+    def leave(self) -> bool:
+        """Let it rest until the next exchange; False: the server said that there will be none."""
         self._since = time.time()
+        return self._response is not None and self._response.keeps
 
     def resume(self, deadline: Deadline) -> bool:
         """Whether another exchange can go by it, in the time of `deadline`.

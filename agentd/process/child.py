@@ -270,14 +270,17 @@ class Child:
 
         Not to its group: a tool's child that dies first would look like a failed tool.
         """
-        if self._process.returncode is None:
+        if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
                 os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill its whole group at once; works on a stopped one too."""
-        if self._process.returncode is None:
+        """Kill its whole group at once; works on a stopped one too.
+
+        Not one that is dead: where a server reaped it, its number may be somebody else's by now.
+        """
+        if self.poll() is None:
             kill_group(self.pid)
 
     def close(self) -> None:

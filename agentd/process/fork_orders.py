@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ class NotForked(AgentdError):
 
 
 class ForkOrders:
-    """Orders to one server, and what it tells. For one thread."""
+    """Orders to one server, and what it tells. For one thread.
 
-    def __init__(self, channel: Channel) -> None:
+    `ended` is called for each end that is heard, also of one that nobody asked for just then: no
+    more can be read of it, so nothing else would tell.
+    """
+
+    def __init__(self, channel: Channel, ended: Callable[[], None] = lambda: None) -> None:
         self.lost = False  # the server is gone
         self.living: set[int] = set()  # children of whose end nobody knows yet
-        self._channel = channel
+        self._channel, self._ended = channel, ended
         self._ids = itertools.count()
         self._codes: dict[int, int] = {}  # by pid, of those that ended and were not asked for yet
 
@@ -103,6 +107,7 @@ class ForkOrders:
         close_all(fds)
         if "ended" in told:
             self._codes[int(told["ended"])] = int(told["code"])
+            self._ended()
         return told
 
 

@@ -5,9 +5,10 @@ child: a lock, a half-made object, a connection. So nothing may have had a threa
 
 On macOS Apple's libraries have threads and connections of their own as soon as they are used. The
 rules are those of the Objective-C runtime, which ends a child of a process that ever had a second
-thread where it first meets a class (`objc_initializeAfterForkError`, since 10.13); of libdispatch
-and Core Foundation, which end a child that uses them after its parent did; and of CPython, whose
-`multiprocessing` forks no more there for these reasons (bpo-33725).
+thread where it first meets a class with an `+initialize` of its own
+(`objc_initializeAfterForkError`, since 10.13; a variable of a person's shell that allows it is not
+passed on); of libdispatch and Core Foundation, which end a child that uses them after its parent
+did; and of CPython, whose `multiprocessing` forks no more there for these reasons (bpo-33725).
 """
 
 import ctypes

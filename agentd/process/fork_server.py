@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -120,19 +121,30 @@ class _ForkServer:
         return None
 
     def _fork(self, order: Mapping[str, Any], fds: list[int]) -> int | None:
-        """Return the child's pid once it leads its own session; None in the child."""
-        heard, leads = os.pipe()
-        pid = os.fork()
+        """Return the child's pid once it is what was ordered; None in the child.
+
+        Raises:
+            OSError: the system refuses one, or what it has to become.
+        """
+        heard, told = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            close_all([heard, told])
+            raise
         if pid == 0:
             try:
                 self._control.close()  # by its object, which would close the number once more
                 _become(order, fds)
             except BaseException as error:  # this process must not go on as another server
-                _fail(error)
+                _fail(error, told)
             return None
-        os.close(leads)
-        os.read(heard, 1)  # ends with the child's own end of it, which it closes with all else
+        os.close(told)
+        refused = os.read(heard, 16)  # ends with the child's own end, which it closes with all else
         os.close(heard)
+        if refused:
+            os.waitpid(pid, 0)
+            raise OSError(int(refused), os.strerror(int(refused)))
         return pid
 
     def _outdated(self) -> str:
@@ -155,11 +167,12 @@ def _become(order: Mapping[str, Any], fds: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(fds[-1], 1)
     os.dup2(fds[-1], 2)
-    _close_all_but({0, 1, 2, *fds[:-1]})
     os.chdir(order["cwd"])
     _set_environment({**order["env"], **dict(zip(order["names"], map(str, fds), strict=False))})
+    time.tzset()  # the C library has what it found at the server's start: a machine travels
     sys.argv = list(order["argv"])
     process_title.write(order["argv"])
+    _close_all_but({0, 1, 2, *fds[:-1]})  # the last that can fail: with it, that it is one is told
 
 
 def _set_environment(wanted: Mapping[str, str]) -> None:
@@ -179,12 +192,16 @@ def _close_all_but(kept: set[int]) -> None:
                 os.close(int(entry))
 
 
-def _fail(error: BaseException) -> NoReturn:
-    """End a child that did not come to be, with its reason where it prints."""
-    import traceback
+def _fail(error: BaseException, told: int) -> NoReturn:
+    """End a child that did not come to be, and say why: what the system refused, to the server."""
+    if isinstance(error, OSError) and error.errno:
+        with suppress(OSError):
+            os.write(told, str(error.errno).encode())
+    else:
+        import traceback
 
-    with suppress(BaseException):
-        os.write(2, "".join(traceback.format_exception(error)).encode())
+        with suppress(BaseException):
+            os.write(2, "".join(traceback.format_exception(error)).encode())
     os._exit(Exit.FAILED)
 
 

@@ -140,7 +140,7 @@ class WorkerForks:
 
     def _hear(self, server: Child) -> "Reports":
         assert server.control is not None
-        return Reports(ForkOrders(Channel(server.control)), self._parts.reaper, self._orphaned)
+        return Reports(Channel(server.control), self._parts.reaper, self._orphaned)
 
     def _on_change(self, _: Ended | None) -> None:
         state, reports = self.managed.life.state, self.managed.hearing
@@ -158,21 +158,24 @@ class WorkerForks:
 
     async def _watch_orphans(self, orders: ForkOrders) -> None:
         """See that somebody looks whether they are dead: no signal tells."""
-        while orders.living:
+        living = True
+        while living:
             await asyncio.sleep(ORPHANS_S)  # ends by cancellation
-            self._parts.reaper.reap()
+            self._parts.reaper.reap()  # also after the last was found dead by another look
+            living = bool(orders.living)
 
 
 class Reports:
     """Hears one server; in the event loop."""
 
     def __init__(
-        self, orders: ForkOrders, reaper: Reaper, gone: Callable[[ForkOrders], None]
+        self, channel: Channel, reaper: Reaper, gone: Callable[[ForkOrders], None]
     ) -> None:
-        self.orders = orders
+        self.orders = ForkOrders(channel, self._ended)
         self._reaper, self._gone = reaper, gone
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(orders.fileno(), self._read)
+        self._loop.add_reader(self.orders.fileno(), self._read)
+        self._looks = False  # somebody looks soon who it was that ended
 
     def end(self) -> None:
         """The server is gone."""
@@ -185,4 +188,13 @@ class Reports:
         self.orders.hear()
         if self.orders.lost:
             self._loop.remove_reader(self.orders.fileno())
+
+    def _ended(self) -> None:
+        """It told of an end: to us, or while an order, or the look at another child, heard it."""
+        if not self._looks:
+            self._looks = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looks = False
         self._reaper.reap()

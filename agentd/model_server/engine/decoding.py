@@ -48,9 +48,14 @@ class Decoding:
         """Return the rows that decode."""
         return self.batch.rows
 
-    def step(self) -> list[Advance]:
-        """Decode one token of each row, but of those that still read what is forced."""
+    def step(self, *, joining: bool) -> list[Advance]:
+        """Decode one token of each row, but of those that still read what is forced.
+
+        `joining`: others join before the next step. It does not start without them, who would wait
+        for one more.
+        """
         if not self.batch.rows:
+            self._late_error = None  # those that it broke have left
             return []
         if self._late_error is not None:
             error, self._late_error = self._late_error, None
@@ -58,9 +63,10 @@ class Decoding:
         started = time.perf_counter()
         rows, logits = self._passed()
         chosen = self.next.choose(rows, logits)
-        if self._goes_on(rows):
-            self._under_way = self._fed(self._following(rows, chosen.tokens))
-            mx.async_eval(chosen.tokens, self._under_way.logits)  # type: ignore[no-untyped-call]
+        if not joining and self._goes_on(rows):
+            # By themselves: what is begun in one call counts as computed when all of it is.
+            mx.async_eval(chosen.tokens, chosen.labels, chosen.readings)  # type: ignore[no-untyped-call]
+            self._under_way = self._begun(self._following(rows, chosen.tokens))
         advances = self.next.accept(rows, chosen)
         took = time.perf_counter() - started
         self._prefill.step_s += (took - self._prefill.step_s) / 8 if self._prefill.step_s else took
@@ -73,7 +79,8 @@ class Decoding:
                 row.recoveries = 0
         ended = {advance.call.number for advance in advances if advance.last}
         advances += self.leave([r for r in self.batch.rows if r.call.number in ended])
-        self._start()
+        if not joining:
+            self._start()
         return advances
 
     def leave(self, rows: Sequence[Row]) -> list[Advance]:
@@ -103,9 +110,8 @@ class Decoding:
         """
         ready: list[int] = []
         while not ready:
-            done = self._under_way or self._fed()
+            done = self._under_way or self._begun()  # masks come meanwhile
             self._under_way = None
-            mx.async_eval(done.logits)  # type: ignore[no-untyped-call]  # masks come meanwhile
             here = set(map(id, self.batch.rows))
             ready = [at for at, row in enumerate(done.rows) if id(row) in here and not row.pending]
         if len(ready) == len(done.rows):
@@ -143,16 +149,13 @@ class Decoding:
             self._under_way = None
             return
         try:
-            if self._under_way is None:
-                self._under_way = self._fed()
-                mx.async_eval(self._under_way.logits)  # type: ignore[no-untyped-call]
-            if self._prefill.rows:  # whose pieces are timed
-                mx.eval(self._under_way.logits)
+            self._under_way = self._under_way or self._begun()
         except Exception as error:  # this step's tokens are chosen, and will be delivered
             self._late_error = error
 
-    def _fed(self, tokens: mx.array | None = None) -> "_Flight":
+    def _begun(self, tokens: mx.array | None = None) -> "_Flight":
         logits = self.batch.feed(tokens)
+        mx.async_eval(logits)  # type: ignore[no-untyped-call]
         return _Flight(list(self.batch.rows), logits)
 
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from agentd.model_server.calls import RANK, Advance, Call, Refused
+from agentd.model_server.calls import Advance, Call
 from agentd.model_server.engine import cpu_attention, memory, prompt_cache_file
 from agentd.model_server.engine.batch import Batch, Row, batches_rightly
 from agentd.model_server.engine.decoding import Decoding
@@ -26,19 +26,10 @@ from agentd.model_server.engine.prefill import BESIDE, WARM_UP_TOKENS, Prefill, 
 from agentd.model_server.engine.prompt_cache import Layers, PromptCaches
 from agentd.model_server.engine.sampling import Sampler
 from agentd.model_server.engine.scoring import Kept, ScoredRow, Scorer
+from agentd.model_server.engine.slots import SLOTS_MAX, Slots
 from agentd.model_server.engine.weights import load_weights
 from agentd.model_server.protocols import Language
-from agentd.states import Priority
 
-SLOTS_MAX = 16  # rows; more would make each of them slower than a person likes to wait
-STEP_S = 0.25  # a decoding step of all rows; a machine that needs longer for them has fewer slots
-KEPT_FOR_PERSONS = 1  # slots, where there are more than a few
-FEW_SLOTS = 4
-# Prompts in prefill: a long one and one that overtakes it, or as many as are read in so many
-# seconds. More wait in the fair queue, where a person still goes first and no deadline runs. Two
-# calls may score besides, for minutes.
-PREFILLING_MAX = 2
-SHORT_S = 1.0
 RECOVERIES_MAX = 2  # failed steps that a call may have been in; the next one was its own
 TRIAL_TOKENS = 24
 MARKS_MAX = 3  # checkpoints of a prompt: its fixed part's end, and the ends of its last events
@@ -76,6 +67,7 @@ class MlxEngine:
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)
         self._lost: list[Advance] = []  # to be told with the next step's
+        self._joining: list[Batch] = []  # that join before it
         self._counts = dict.fromkeys(ENGINE_COUNTERS, 0.0)
         first = (language.encode("Ready to work.") * WARM_UP_TOKENS)[:WARM_UP_TOKENS]
         self._row_bytes, rate = warm_up(self._model, self._layers, first)
@@ -83,8 +75,8 @@ class MlxEngine:
         self._caches = PromptCaches(self.budget.caches, self._layers)
         trial = (language.encode("Ready to work together.") * TRIAL_TOKENS)[:TRIAL_TOKENS]
         together = slots > 1 and batches_rightly(self._model, self._layers, trial)
-        self._slots_max = slots if together else 1
         self._prefill = Prefill(self._model, rate, self._caches, self._counts, several=together)
+        self._slots = Slots(slots if together else 1, self._row_bytes, self._prefill)
         self._decoding = Decoding(
             self._model,
             language,
@@ -106,37 +98,15 @@ class MlxEngine:
     @property
     def slots(self) -> int:
         """Rows that this machine decodes in a step of a bearable length."""
-        return max(1, min(self._slots_max, int(self._prefill.best_rate * STEP_S)))
+        return self._slots.count
 
     def fits(self, call: Call) -> bool:
-        """Whether there is a slot and memory: a batch pads, so rows count as the longest does.
+        """Whether there is a slot and memory.
 
         Raises:
             Refused: it would not fit if it were alone.
         """
-        length = call.length
-        if self._row_bytes(length) > self.budget.batch:
-            raise Refused(
-                f"{length} tokens of prompt and answer take more memory than the "
-                f"{self.budget.batch / 1e9:.1f} GB that there is for them",
-                code="context_length_exceeded",
-                param="messages",
-            )
-        rows = [row.call for row in (*self._decoding.rows, *self._prefill.rows)]
-        longest = max([length, *(other.length for other in rows)])
-        kept = KEPT_FOR_PERSONS if self.slots > FEW_SLOTS else 0
-        slots = self.slots - (0 if call.rank == RANK[Priority.PERSON] else kept)
-        wanted = (len(rows) + 1) * self._row_bytes(longest)
-        return len(rows) < slots and wanted <= self.budget.batch and self._soon_read(call)
-
-    def _soon_read(self, call: Call) -> bool:
-        """Whether there is a place in prefill."""
-        alike = [r for r in self._prefill.rows if bool(r.call.scoring) is bool(call.scoring)]
-        before = [row for row in alike if row.call.rank <= call.rank]
-        if len(before) < PREFILLING_MAX or call.scoring:
-            return len(before) < PREFILLING_MAX
-        tokens = self._prefill.unknown(call.prompt) + sum(map(self._prefill.pending, alike))
-        return tokens <= self._prefill.best_rate * SHORT_S
+        return self._slots.fit(call, self._read_rows, self.budget.batch)
 
     def admit(self, call: Call) -> None:
         """Give the call a slot."""
@@ -157,11 +127,16 @@ class MlxEngine:
 
         On a CPU the piece is computed beside the step, else after it, and then more of them.
         """
+        share = 1.0  # of a piece: the others wait for a long prompt's caches to be copied, too
+        if self._joining:
+            began = time.perf_counter()
+            self._join()
+            share -= (time.perf_counter() - began) / self._prefill.piece_s(True)
         advances, self._lost = self._lost, []
         busy = bool(self._decoding.rows)
-        finish = self._start(1.0)
+        finish = self._start(share) if share > 0 else list
         try:
-            advances += self._decoding.step()
+            advances += self._decoding.step(joining=self._prefill.ends)
         except Exception:
             self._lost += finish()  # what was prefilled stands
             raise
@@ -184,6 +159,7 @@ class MlxEngine:
                 self._prefill.rows.remove(row)
                 self._keep(row)
                 return
+        self._join()
         self._lost += self._decoding.leave([row for row in self._decoding.rows if row.call is call])
 
     def recover(self, error: Exception) -> list[Advance]:
@@ -214,7 +190,7 @@ class MlxEngine:
             "cache_tokens": self._caches.tokens,
             "cache_limit_bytes": self.budget.caches,
             "batch_limit_bytes": self.budget.batch,
-            "decoding": len(self._decoding.rows),
+            "decoding": len(self._read_rows),
             "prefilling": len(self._prefill.rows),
             "active_memory_bytes": mx.get_active_memory(),
             "peak_memory_bytes": mx.get_peak_memory(),
@@ -228,7 +204,8 @@ class MlxEngine:
     def close(self) -> None:
         """Let go of all memory. The engine cannot be used any more."""
         self._caches.clear()
-        del self._model, self._decoding, self._prefill, self._scorer, self._caches
+        del self._model, self._decoding, self._joining, self._prefill, self._slots
+        del self._scorer, self._caches
         gc.unfreeze()
         gc.collect()  # model and caches refer to each other
         mx.clear_cache()
@@ -253,7 +230,7 @@ class MlxEngine:
             if busy and len(rows) == 1 and row.fed and row.pending == 1 and not row.marks:
                 # Its own pass for one token would cost the others as much as a step.
                 self._counts["prefill_tokens_total"] += 1
-                return partial(self._join, Batch.of(self._model, rows), [Advance(call)])
+                return partial(self._is_read, Batch.of(self._model, rows), [Advance(call)])
             return partial(self._finish, self._prefill.begin(rows, share, busy))
         except Exception as error:  # in their own caches: no other row is touched
             return partial(self._broken, rows, error)
@@ -263,33 +240,42 @@ class MlxEngine:
         rows = begun.rows
         try:
             self._prefill.end(begun)
-            if len(rows) > 1:
-                advances = [Advance(row.call) for row in rows]
-            elif begun.logits is None:
-                return [Advance(rows[0].call)]
-            else:
-                self._keep(rows[0])
+            ready = [row for row in rows if row.pending <= 1 and not row.marks]
+            for row in ready:
+                self._keep(row)
+            advances = [Advance(row.call) for row in rows]
+            if begun.logits is not None:
                 chosen = self._decoding.next.choose(rows, begun.logits)
                 advances = self._decoding.next.accept(rows, chosen)
         except Exception as error:
             return self._broken(rows, error)
         if advances[0].last:
             return self._ended(rows[0], advances[0])
-        ready = [row for row in rows if row.pending <= 1 or len(rows) == 1]
-        for row in ready if len(rows) > 1 else ():
-            self._keep(row)
         joining = begun.batch if len(ready) == len(rows) else Batch.of(self._model, ready)
-        return self._join(joining, advances) if ready else advances
+        return self._is_read(joining, advances) if ready else advances
 
-    def _join(self, batch: Batch, advances: list[Advance]) -> list[Advance]:
-        rows = list(batch.rows)
-        self._prefill.rows = [row for row in self._prefill.rows if row not in rows]
-        try:
-            self._decoding.batch.take_in(batch)
-        except Exception as error:  # a first token is chosen, and will be delivered
-            self._decoding.rows.extend(rows)
-            return [*advances, *self.recover(error)]
+    def _is_read(self, batch: Batch, advances: list[Advance]) -> list[Advance]:
+        """Let rows go on to decode: with the next step, so that this one's tokens do not wait."""
+        self._prefill.rows = [row for row in self._prefill.rows if row not in batch.rows]
+        self._joining.append(batch)
+        if not self._decoding.rows:
+            self._join()
         return advances
+
+    def _join(self) -> None:
+        """Take those into the batch whose prompts are read."""
+        while self._joining:
+            batch = self._joining.pop(0)
+            rows = list(batch.rows)
+            try:
+                self._decoding.batch.take_in(batch)
+            except Exception as error:  # their first tokens are delivered, and they begin again
+                self._decoding.rows.extend(rows)
+                self._lost += self.recover(error)
+
+    @property
+    def _read_rows(self) -> list[Row]:
+        return [*self._decoding.rows, *(row for batch in self._joining for row in batch.rows)]
 
     def _broken(self, rows: Sequence[Row], error: Exception) -> list[Advance]:
         """End the call whose prompt breaks; of several in one pass each begins again, alone."""

@@ -26,6 +26,8 @@ PIECE_STEPS = 2.0
 # a time are prefilled twice as fast as 16.
 PIECE_ALONE_S = 0.4
 PIECE_TOKENS_MAX = 2048
+AIMED_AT = 0.85  # of a piece's time
+GROWTH = 1.5  # from a piece to the next one
 QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
 ALONE_AFTER = 2  # failed steps, after which rows decode alone
 WARM_UP_TOKENS = 8
@@ -85,6 +87,11 @@ class Prefill:
         self._model, self._caches, self._counts = model, caches, counts
         self._several = several
 
+    @property
+    def ends(self) -> bool:
+        """Whether a prompt is read with what has begun."""
+        return any(row.layers is not None and row.pending <= 1 for row in self.rows)
+
     def next(self, decoding: Sequence[Row], share: float) -> list[Row]:
         """Return the prompt whose turn it is, and those after it that end with it in one pass.
 
@@ -135,18 +142,21 @@ class Prefill:
     def begin(self, rows: Sequence[Row], share: float, busy: bool) -> PrefillPass:
         """Have a piece of a prompt computed, or all but the last token of each of several.
 
-        That one goes with the others' next step. Where a checkpoint is due a prompt stops before.
+        That one goes with the others' next step, as a CPU has any prompt's do: to look at what a
+        pass makes of its last token, it would compute the last layer for all of them. Where a
+        checkpoint is due a prompt stops before.
         """
-        several = len(rows) > 1
         most = self.tokens(share, busy)
-        counts = [row.pending - 1 if several else min(most, row.pending) for row in rows]
+        leave = len(rows) > 1 or (busy and BESIDE is not None)
+        ends = [leave and row.pending > 1 and not _marked_at_its_end(row) for row in rows]
+        counts = [min(most, row.pending - end) for row, end in zip(rows, ends, strict=True)]
         for at, row in enumerate(rows):
             if row.marks:
                 counts[at] = min(counts[at], row.marks[0] - row.fed)
         with mx.stream(BESIDE) if busy and BESIDE is not None else nullcontext():
             begun = PrefillPass(Batch.of(self._model, rows), counts, busy)
             logits = begun.batch.fill(counts)
-            if not several and not rows[0].pending:
+            if not any(row.pending for row in rows):
                 begun.logits = logits
             if busy and BESIDE is not None:
                 mx.async_eval(begun.computed)  # type: ignore[no-untyped-call]
@@ -177,9 +187,10 @@ class Prefill:
             row.quanta, row.quantum_s = row.quanta + 1, 0.0
         if count < self.piece_tokens[busy] and count < WARM_UP_TOKENS:
             return  # says nothing of longer ones
-        # Twice as many at most: one fast piece must not lead to a very long one.
+        # The next tokens have more to look at. And one fast piece must not lead to a very long one.
         wanted = min(
-            round(count / took * self.piece_s(busy)), 2 * max(count, self.piece_tokens[busy])
+            round(count / took * self.piece_s(busy) * AIMED_AT),
+            round(GROWTH * max(count, self.piece_tokens[busy])),
         )
         self.piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
 
@@ -188,8 +199,12 @@ def _may_share(row: Row) -> bool:
     """Whether a prompt may be read with others: it is to be answered, and has broken no step."""
     call = row.call
     answered = call.mask is not None and call.mask.finished and row.unsent
-    to_the_end = row.marks and row.marks[-1] >= len(row.tokens)
-    return not (call.scoring or row.recoveries or answered or to_the_end)
+    return not (call.scoring or row.recoveries or answered or _marked_at_its_end(row))
+
+
+def _marked_at_its_end(row: Row) -> bool:
+    """Whether a checkpoint is due behind a prompt's last token."""
+    return bool(row.marks) and row.marks[-1] >= len(row.tokens)
 
 
 def _waits(row: Row, pending: int, other: Row) -> bool:

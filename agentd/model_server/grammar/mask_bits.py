@@ -1,8 +1,8 @@
 """The masks of a step's rows, computed into one array while the device works.
 
-One after the other: llguidance's LLExecutor, which takes threads to it, was measured two to ten
-times slower on two cores that also run the model, with 20 rows of the bench's schema (11 ms in the
-place of 1.2 with a vocabulary of 49,152).
+One after the other: with llguidance's LLExecutor, which takes threads to it, they took 0.9 to 10
+times as long on a loaded machine of two cores that also ran the model: 20 rows of the bench's
+schema, 11 ms in the place of 1.2 at worst with a vocabulary of 49,152.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,8 @@ from typing import Any
 from agentd.json_schema.schema_digest import compact, digest_of
 from agentd.model_server.calls import Refused
 
-BYTES_MAX = 8_000_000  # of all schemas together, as text
+BYTES_MAX = 4_000_000  # of all schemas together, as text; as objects they take up to 32 times that
+ENTRY_BYTES = 1_000  # that each takes besides, however short it is
 UNKNOWN = "unknown_schema"  # the code by which a caller knows to send it whole
 
 Given = dict[str, Any] | bool
@@ -38,10 +39,11 @@ class KnownSchemas:
         text = compact(given)
         if digest_of(text) != digest:
             raise Refused(f"{param}: is not the digest of the schema beside it", param=param)
+        size = len(text) + ENTRY_BYTES
         with self._lock:
             if digest not in self._kept:
-                self._kept[digest] = given, len(text)
-                self._bytes += len(text)
+                self._kept[digest] = given, size
+                self._bytes += size
             self._kept.move_to_end(digest)
             while self._bytes > BYTES_MAX:
                 self._bytes -= self._kept.popitem(last=False)[1][1]

@@ -73,11 +73,14 @@ async def _try(bench: Bench, server: Server, number: int) -> tuple[float, float]
         before = await generated()
         answer = await stream()
         between = await generated()
-        # As long as the stream took for its pieces.
-        await client.chat(server, body, headers=headers, deadline_s=answer.latency_s)
+        # As long as a whole answer of so many tokens takes: what streams is slower.
+        short = {**body, "max_tokens": PIECES}
+        timed = await client.chat(server, short, headers=headers, deadline_s=deadline_s)
+        begun = await generated()
+        await client.chat(server, body, headers=headers, deadline_s=timed.latency_s)
         after = await generated()
     except ServerDied:
         return None
-    if not answer.hung_up:
+    if not (answer.hung_up and timed.answered):
         return None
-    return max(0.0, between - before - PIECES), max(0.0, after - between - PIECES)
+    return max(0.0, between - before - PIECES), max(0.0, after - begun - PIECES)
