@@ -402,6 +402,28 @@ def test_a_broken_step_spoils_no_answer(tiny: tuple[Path, ModelLanguage], pipeli
     assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
 
 
+def test_a_cancelled_call_is_gone_though_the_batch_broke(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled before it joins, and to join breaks: the others begin again, it does not."""
+    language = tiny[1]
+    run = Run(engine)
+    other = run.admit(call_of(**chat(language, "a story"), max_tokens=40))
+    run.until(lambda: len(run.tokens[other.number]) > 2)
+    gone = run.admit(call_of(**chat(language, "another story"), max_tokens=400))
+    run.until(lambda: bool(engine._joining))
+
+    def broken(_batch: object) -> None:
+        raise RuntimeError("[malloc] Unable to allocate")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._decoding.batch, "take_in", broken)
+        engine.remove(gone)
+    assert [row.call for row in (*engine._prefill.rows, *engine._decoding.rows)] == [other]
+    run.until(run.over(other))
+    assert not run.errors
+
+
 def test_the_call_that_breaks_steps_is_found_and_given_up(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine
 ) -> None:

@@ -154,12 +154,12 @@ class MlxEngine:
 
     def remove(self, call: Call) -> None:
         """Free the slot; what was prefilled is kept for the session."""
+        self._join()  # first: rows that cannot are begun again, and this one may be among them
         for row in self._prefill.rows:
             if row.call is call:
                 self._prefill.rows.remove(row)
                 self._keep(row)
                 return
-        self._join()
         self._lost += self._decoding.leave([row for row in self._decoding.rows if row.call is call])
 
     def recover(self, error: Exception) -> list[Advance]:
