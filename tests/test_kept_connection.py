@@ -13,6 +13,7 @@ from agentd.llm import wire
 from agentd.llm.address import Address
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.wire import Wire
+from agentd.model_server.http import connection_limits
 from agentd.net import kept_connection
 from agentd.net.wait import Deadline, Passed
 from agentd.testing import FakeModelServer, Reply, wait_for
@@ -103,6 +104,21 @@ def test_the_real_server_keeps_a_connection_by_port_and_by_link() -> None:
             assert len(server.http_side.server_state.connections) == before + 1
             one.close()
             wait_for(lambda n=before: len(server.http_side.server_state.connections) == n)  # type: ignore[misc]
+
+
+def test_our_server_holds_no_connection_that_its_worker_would_not_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds of agents' resting connections would take its descriptors: 256 on macOS."""
+    monkeypatch.setattr(connection_limits, "OF_AN_AGENT_IDLE_S", 0.1)
+    with serving(lambda _language: ScriptedEngine()) as server:
+        address = Address("http://agentd/v1", "scripted", connect=server.link("reader").connect)
+        one = Endpoint(lambda: address, own=True)
+        before = len(server.http_side.server_state.connections)
+        said = chat(one)
+        wait_for(lambda: len(server.http_side.server_state.connections) == before)
+        assert chat(one) == said, "it is connected to anew"
+        one.close()
 
 
 def test_a_connection_that_the_server_closed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,23 @@ def test_a_schema_is_sent_once_and_then_named(
     assert len(server.requests[-1].body["response_format"]["json_schema"]["schema"]["anyOf"]) == 2
 
 
+def test_an_older_server_of_ours_is_sent_each_schema_whole(
+    client: Path, serve: Callable[..., FakeModelServer]
+) -> None:
+    """While an update is under way a worker may be newer: that is not the event's fault."""
+
+    def older(request: Request) -> str | Reply:
+        if "agentd_sha256" in request.body["response_format"]["json_schema"]:
+            told = "response_format.json_schema.agentd_sha256: unknown parameter"
+            return Reply(told, status=400)
+        return DONE
+
+    server = serve(older)
+    llm = review(client, server)
+    assert ask(llm).name == ask(llm).name == "Done"
+    assert len(server.requests) == 3
+
+
 def test_another_server_gets_each_schema_whole(
     client: Path, serve: Callable[..., FakeModelServer]
 ) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+DIGEST = "agentd_sha256"  # the key under which calls name it, beside `schema` or in its place
+
 
 def compact(schema: object) -> bytes:
     """Return a schema as compact JSON in its own order, which is the order of an answer."""

@@ -140,10 +140,9 @@ class BamlLLM:
                 answer = self._endpoint.chat(
                     body, self._headers(ask), deadline_s=ask.deadline_s, progress=ask.progress
                 )
-            except SchemaUnknown:  # another process serves by now, or it has forgotten it
-                if not schema.told:
+            except SchemaUnknown:
+                if not schema.unknown():
                     raise
-                schema.told = False
                 continue
             except MaskRefused:
                 self._endpoint.masks = False

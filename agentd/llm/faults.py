@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from agentd.errors import CallDeadline, ModelError, ModelMisconfigured
+from agentd.json_schema.schema_digest import DIGEST
 from agentd.llm import wire
 
 RETRY_AFTER_MAX_S = 60.0  # a server that asks for more is asked earlier
@@ -51,7 +52,7 @@ class MaskRefused(ModelError):
 
 
 class SchemaUnknown(ModelError):
-    """Our own server was asked by the digest of a schema that it does not have: send it whole."""
+    """Our own server does not have a schema that was named by its digest, or knows no digests."""
 
 
 class LogprobsRefused(ModelError):
@@ -150,7 +151,7 @@ def refuse(fault: Fault, own: bool, asked: Container[str]) -> NoReturn:
     if own:
         if status in (401, 403, 404):  # token or model are others by now: look them up anew
             raise BadAnswer(f"the model server refused the call{how}: {message}")
-        if UNKNOWN_SCHEMA in fault.code.split():
+        if UNKNOWN_SCHEMA in fault.code.split() or DIGEST in message:
             raise SchemaUnknown(message)
     elif may_mean_form and "logprobs" in asked and ABOUT_LOGPROBS.search(said):
         raise LogprobsRefused(f"the model server refused the call{how}: {message}")

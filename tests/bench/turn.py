@@ -134,7 +134,8 @@ def _stream(body: bytes) -> bytes:
     turn = body.count(b'<event type=\\"read_file\\"')
     args = {"tool": "read_file", "path": f"src/file{turn}.py", "start": 1}
     text = json.dumps({"tool": "done", "result": "all read"} if turn >= TURNS - 1 else args)
-    chunk = {"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]}
+    usage = {"prompt_tokens": 150 * (turn + 1)}  # our own server always tells it
+    chunk = {"choices": [{"delta": {"content": text}, "finish_reason": "stop"}], "usage": usage}
     return b": admitted\n\ndata: %s\n\ndata: [DONE]\n\n" % json.dumps(chunk).encode()
 
 

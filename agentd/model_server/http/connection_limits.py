@@ -19,6 +19,7 @@ PLACES = 160  # connections of known callers; one more is answered 503 while all
 STRANGERS_MAX = 32  # connections that have not; beyond these the oldest are closed
 CONNECTIONS_MAX = 200  # of both kinds; beyond these the oldest stranger is closed at once
 OF_AN_AGENT_MAX = 8  # connections, besides all these; its worker needs one at a time
+OF_AN_AGENT_IDLE_S = 5.0  # then one is closed: a worker uses none that rested for 4 s
 SETTLE_S = 0.2  # for a new caller's head to be read, before strangers are counted
 HEAD_S = 10.0  # from a request's first byte, or the connection's beginning, to its head's end
 WRITE_S = 60.0  # a client that takes no byte of what is ready for it is given up
@@ -99,6 +100,9 @@ class Connection(H11Protocol):
     def sweep(self, now: float) -> None:
         """Give the connection up if it is held open for too long."""
         if self._head_since is not None and now - self._head_since > HEAD_S:
+            self.transport.close()
+        agents = self._peer.agent is not None
+        if agents and self._idle and now - self._since > OF_AN_AGENT_IDLE_S:
             self.transport.close()
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent != self._unsent:
