@@ -45,6 +45,7 @@ FILE = Path(__file__).resolve()
 LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
 IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks at the page
 FORKS_VARIABLE = "TEST_FORKS"  # workers are forked, by a server that also imports this, if not ""
+READY_VARIABLE = "TEST_READY_S"  # for so long a worker waits for the server that is to fork it
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -237,7 +238,7 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 def _run() -> int:
     from agentd.sandbox import level
-    from agentd.supervisor import fetcher_host, housekeeping, ui_host
+    from agentd.supervisor import fetcher_host, housekeeping, ui_host, worker_forks
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
@@ -250,6 +251,7 @@ def _run() -> int:
         fetcher_host.IDLE_S = ui_host.IDLE_S = float(idle_s)
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
+    worker_forks.READY_S = float(os.environ.get(READY_VARIABLE, DEADLINE_S))
     here, module = [sys.executable, str(FILE)], os.environ.get(FORKS_VARIABLE)
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],

@@ -21,7 +21,11 @@ from agentd.admission.version import (
 )
 from agentd.errors import ConfigError, StorageError
 from agentd.llm.baml import load_client
+from agentd.llm.union import Union
+from agentd.model_server.calls import Refused
+from agentd.model_server.language.language import ModelLanguage
 from agentd.paths import Paths, discover
+from agentd.testing.tiny_model import make_tiny
 
 TASK = """
 agent = "task"
@@ -336,6 +340,44 @@ def test_a_union_may_have_a_name(paths: Paths) -> None:
     alias = BAML.replace("-> ReadFile | Done", "-> Step") + "type Step = ReadFile | Done\n"
     drop(paths, baml=alias)
     assert admit("greeter", paths)
+
+
+def many(count: int) -> str:
+    """Return a prompt whose union has so many classes of three fields, with Done."""
+    classes = "".join(
+        f'class Act{n} {{\n  tool "act{n}"\n  a string\n  b int\n  c bool\n}}\n'
+        for n in range(count)
+    )
+    acts = " | ".join(f"Act{n}" for n in range(count))
+    return classes + BAML.replace("-> ReadFile | Done", f"-> {acts} | Done")
+
+
+def test_a_union_that_our_model_server_refuses_is_refused(paths: Paths) -> None:
+    """Else each decision of the agent would fail, with a server's word on a schema.
+
+    An external server may take it, also after the version was built.
+    """
+    file = paths.agents_d / "greeter.toml"
+    drop(paths, baml=many(340))
+    with pytest.raises(ConfigError, match="its union of 341 classes is refused: more than") as no:
+        admit("greeter", paths)
+    assert no.value.where == str(file)
+    assert "fewer tools" in no.value.hint and "[model] url" in no.value.hint
+    paths.daemon_file.write_text('[model]\nurl = "http://localhost:1/v1"\n')
+    union = union_of(admit("greeter", paths).folder)
+    make_tiny(paths.user / "model")
+    with pytest.raises(Refused, match="more than 2000 schemas"):
+        ModelLanguage(paths.user / "model").mask(union.schema(union.members))
+    paths.daemon_file.write_text("")
+    with pytest.raises(ConfigError, match="its union of 341 classes"):
+        admit("greeter", paths)
+
+
+def union_of(folder: Path) -> Union:
+    """Return the union that a version's worker builds."""
+    version = load_version(folder)
+    client = load_client(version.client_dir)
+    return Union(client, version.function, version.members, version.arguments, version.mcp)
 
 
 def test_one_broken_baml_leaves_the_others_alone(paths: Paths) -> None:

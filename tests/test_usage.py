@@ -1,11 +1,15 @@
 """What processes take of the machine: measured by the kernel, and by ps as on macOS."""
 
 import os
+import struct
 import subprocess
 import sys
 import time
 
+import pytest
+
 from agentd.process import usage as module
+from agentd.process.footprint import RECORD_BYTES, footprint, read_record
 from agentd.process.usage import percents, read_ps, usage
 from agentd.supervisor.process_use import measured
 from agentd.testing import wait_for
@@ -45,6 +49,60 @@ def test_ps_of_this_machine_knows_us() -> None:
     """The options are those that every ps has."""
     found = module._by_ps([os.getpid()])
     assert found[os.getpid()].memory_bytes > 1_000_000
+
+
+FORKED = """
+import os, signal
+held = bytearray(os.urandom(40_000_000))
+ends = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(ends[1])
+    os.read(ends[0], 1)
+    os._exit(0)
+print(child, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has its footprint, read by rule below")
+def test_what_a_process_shares_is_not_counted_in_full_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A forked worker adds 8 MB, and 34 MB of it are resident: ten of them would seem four times
+    what they take. Where the kernel does not tell the share, what is resident counts."""
+    parent = subprocess.Popen([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        both = usage({parent.pid, child})
+        assert 20_000_000 < both[child].memory_bytes < 38_000_000
+        assert sum(used.memory_bytes for used in both.values()) < 70_000_000
+        monkeypatch.setattr(module, "_share", lambda pid: None)
+        assert usage({child})[child].memory_bytes > 40_000_000
+    finally:
+        parent.kill()  # the child reads the end of its pipe
+        parent.communicate()
+
+
+def test_a_footprint_is_read_as_macos_records_it() -> None:
+    """`rusage_info_v4` of <sys/resource.h>: it follows a UUID and seven numbers."""
+    record = struct.pack("=16s35Q", b"\xff" * 16, *range(1, 36))
+    assert len(record) == RECORD_BYTES
+    assert read_record(record) == 8
+    told = footprint(os.getpid())
+    assert (told or 0) > 1_000_000 if sys.platform == "darwin" else told is None
+
+
+def test_on_macos_memory_is_the_footprint_and_else_what_ps_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process may have ended between the two looks."""
+    here, above = os.getpid(), os.getppid()
+    monkeypatch.setattr(module, "footprint", lambda pid: 5_000 if pid == here else None)
+    found = module._by_ps([here, above])
+    assert found[here].memory_bytes == 5_000
+    assert found[above].memory_bytes > 100_000
 
 
 def test_an_agent_is_its_worker_and_its_hands() -> None:

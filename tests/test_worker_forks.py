@@ -20,6 +20,7 @@ from tests.supervised import (
     DEADLINE_S,
     FORKS_VARIABLE,
     QUICK,
+    READY_VARIABLE,
     Daemon,
     alive,
     daemon,
@@ -110,17 +111,33 @@ def test_workers_outlive_their_server(supervisor: Daemon, how: signal.Signals) -
     supervisor.start()
     pids = [supervisor.wait_state(name, "RUNNING")["pid"] for name in ("one", "two")]
     first = forks(supervisor)
+    assert list(map(parent, pids)) == [first, first]
     os.kill(first, how)
     wait_for(lambda: forks(supervisor) != first, "there is another one")
     assert all(map(alive, pids))
-    assert [supervisor.agent(name)["pid"] for name in ("one", "two")] == pids
+    assert [supervisor.wait_state(name, "RUNNING")["pid"] for name in ("one", "two")] == pids
     os.kill(pids[0], signal.SIGSEGV)
-    wait_for(lambda: supervisor.agent("one")["pid"] not in (None, pids[0]), "a new process")
+    wait_for(lambda: supervisor.agent("one").get("pid") not in (None, pids[0]), "a new process")
     agent = supervisor.wait_state("one", "RUNNING")
     assert (agent["crashes"], agent["restarts"]) == (0, 1)
     assert parent(agent["pid"]) == forks(supervisor)
     assert supervisor.stop() == 0
     wait_for(lambda: not any(map(alive, pids)), "the orphan stopped, too")
+
+
+def test_a_server_that_is_not_ready_in_time_keeps_nobody_waiting(
+    supervisor: Daemon, tmp_path: Path
+) -> None:
+    """On a machine that is busy its imports may take long: workers are spawned meanwhile."""
+    slow = "import threading\nthreading.Event().wait(3)\n"
+    supervisor.environment |= {**importing(tmp_path, "slow", slow), READY_VARIABLE: "0.1"}
+    supervisor.drop("one")
+    supervisor.start()
+    pid = supervisor.wait_state("one", "RUNNING")["pid"]
+    assert parent(pid) == supervisor.pid
+    first = forks(supervisor)
+    supervisor.drop("two")
+    assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == first
 
 
 def test_an_orphan_that_is_stopped_is_told_from_a_hanging_one(supervisor: Daemon) -> None:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
@@ -41,6 +41,7 @@ from agentd.admission.version import (
     user_error,
     verified_manifest,
 )
+from agentd.admission.whole_union import check_served, why_unfit
 from agentd.agent import Kit
 from agentd.approval.approval import policy_of
 from agentd.config.agent import check_agent_name, validate_agent
@@ -62,6 +63,9 @@ from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place
+
+if TYPE_CHECKING:
+    from agentd.llm.union import Union
 
 BUILD_PREFIX = ".build-"
 
@@ -90,6 +94,7 @@ def admit(name: str, paths: Paths) -> Accepted:
             shutil.rmtree(folder, ignore_errors=True)
             manifest = _build(Accepted(name, digest, "", folder, config), sources)
         os.utime(folder)  # the newest ones are kept, see `prune_versions`
+    check_served(manifest.get("unfit", ""), toml, paths)
     return accepted_in(folder, manifest, config)
 
 
@@ -128,12 +133,14 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
     prompt = baml[f"{draft.config.agent}.baml"]
-    tools, labels = _check_prompt(version, module.origin, prompt)
+    union, labels = _check_prompt(version, module.origin, prompt)
+    tools = {name: union.tool(name) for name in union.members}
     _check_union(version, tools, module.origin, prompt)
     accepts, known = version.agent.accepts, all_tools(version.mcp)
     classes = {*tools, *version.plans}
     policy = policy_of(draft.name, draft.config, classes, accepts, known, file=toml)
-    return version, {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
+    found = {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
+    return version, {**found, "unfit": why_unfit(union)}
 
 
 def _manifest(
@@ -222,10 +229,10 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
 
 def _check_prompt(
     version: Version, module: Path, prompt: Path
-) -> tuple[dict[str, str], dict[str, list[str]]]:
+) -> tuple["Union", dict[str, list[str]]]:
     """Build the union and render its prompt once, as the worker will at its first event.
 
-    Returns the tools of the union's classes, by class, and its labels, by field.
+    Returns the union, and its labels by field.
     """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
@@ -250,7 +257,7 @@ def _check_prompt(
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
     labels = check_labels(version.labels, union, str(module))
-    return {name: union.tool(name) for name in union.members}, labels
+    return union, labels
 
 
 def _check_union(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:

@@ -50,9 +50,10 @@ subscribed}, last_session (null or {id, state, started_at, ended_at}), labels, d
 held (null or {reason, until, hint}: why its events do not get on), waits_for (what holds it up, in
 words, or null), next_run, last_result (null or {id, title, created_at}; of the newest 20,000
 events), model_s (seconds that a model worked for it in the last hour), cpu_percent (of one core,
-now), memory_bytes, triggers {schedule, next (run, UTC), at [{at, over}], watch, watch_problem,
-where, batch {within, most}, missed, later [{id, agent, due, what}]}, and while the daemon runs also
-version, module, enabled, checking (its file), stopping, crashes (in a row), beat. Times are UTC.
+now), memory_bytes (its processes' own share), triggers {schedule, next (run, UTC), at [{at, over}],
+watch, watch_problem, where, batch {within, most}, missed, later [{id, agent, due, what}]}, and
+while the daemon runs also version, module, enabled, checking (its file), stopping, crashes (in a
+row), beat. Times are UTC.
 
 `labels`, of the model and of each agent: how labels are taken. "offsets": without the model's own
 bias; "logprobs": likewise, by what an external server tells; "greedy": as the model prefers them;

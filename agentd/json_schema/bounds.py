@@ -61,6 +61,13 @@ class Bounds:
     lists: int = 500  # of different values of an enum, where items must be unique
 
 
+# Of our own model server: what an admission accepts, it compiles. Whole numbers are exact in a
+# double.
+MODEL_SERVER = Bounds(
+    string=1000, items=100, integer=10**15, properties=20, step=0.0001, any_depth=3
+)
+
+
 class Unfit(Exception):
     """A schema that cannot be honoured: the JSON pointer (RFC 6901) of the place, and why."""
 

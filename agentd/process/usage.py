@@ -1,7 +1,12 @@
 """What processes take of the machine: CPU time and memory, by their pids.
 
-Linux tells both without a program. On macOS `ps` does; its `%cpu` is an average over up to a
-minute (its manual, `ps(1)`).
+Memory is a process's own share: workers that are forked share most of theirs, which would count in
+full for each. On Linux it is PSS, where a page that several share is divided among them
+(proc_pid_smaps(5)); on macOS the footprint (`footprint.py`); where neither can be read, what
+is resident.
+
+Linux tells all without a program. On macOS `ps` tells the CPU; its `%cpu` is an average over up to
+a minute (its manual, `ps(1)`).
 """
 
 import subprocess
@@ -9,9 +14,11 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from resource import getpagesize
+
+from agentd.process.footprint import footprint
 
 PS_S = 2.0  # for ps to answer; it takes 10 ms
 # The clock of another process, as clock_getcpuclockid(3) of glibc and musl makes it.
@@ -25,7 +32,7 @@ class Taken:
     Either `cpu_s` (so far) is known or `percent` (lately, of one core).
     """
 
-    memory_bytes: int  # resident, with what it shares with others
+    memory_bytes: int  # its own share
     cpu_s: float | None = None
     percent: float | None = None
 
@@ -51,10 +58,22 @@ def _by_kernel(pids: Collection[int]) -> dict[int, Taken]:
     found = {}
     for pid in pids:
         with suppress(OSError, ValueError, IndexError):  # it has ended
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             cpu_s = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
-            found[pid] = Taken(pages * getpagesize(), cpu_s)
+            found[pid] = Taken(_share(pid) or _resident(pid), cpu_s)
     return found
+
+
+def _share(pid: int) -> int | None:
+    """Return a process's PSS; None where that is another's to see, or the kernel is older."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * getpagesize()
 
 
 def _by_ps(pids: Collection[int]) -> dict[int, Taken]:
@@ -66,7 +85,10 @@ def _by_ps(pids: Collection[int]) -> dict[int, Taken]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    return read_ps(done.stdout)
+    return {
+        pid: replace(one, memory_bytes=footprint(pid) or one.memory_bytes)
+        for pid, one in read_ps(done.stdout).items()
+    }
 
 
 def read_ps(text: str) -> dict[int, Taken]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from agentd.json_schema.bounds import Bounds, Schema, Unfit
+from agentd.json_schema.bounds import MODEL_SERVER, Schema, Unfit
 from agentd.json_schema.writing import Bounded, bounded
 from agentd.model_server.calls import Refused
 from agentd.model_server.grammar import call_grammar
@@ -30,8 +30,7 @@ from agentd.model_server.grammar.mask import (
 from agentd.model_server.protocols import Labels
 from agentd.model_server.tool_calls import Form, OfferedTool, ToolChoice, encoded
 
-# Whole numbers are exact in a double.
-BOUNDS = Bounds(string=1000, items=100, integer=10**15, properties=20, step=0.0001, any_depth=3)
+BOUNDS = MODEL_SERVER
 LIMITS = LLParserLimits(max_lexer_states=50_000)  # 1 to 2 KB each, kept as long as the grammar
 OPTIONS = {"whitespace_flexible": False, "json_allowed_escapes": '"\\nrt'}
 ESCAPED = {**OPTIONS, "json_allowed_escapes": '"\\nrtu'}  # of controls in an enum, that need it
