@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentd import __version__
 from agentd.admission.compile import BAML_VERSION, compile_client
@@ -63,9 +63,6 @@ from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.outside_tools import all_tools
 from agentd.tools.toolbox import Toolbox
 from agentd.whole import put_in_place
-
-if TYPE_CHECKING:
-    from agentd.llm.union import Union
 
 BUILD_PREFIX = ".build-"
 
@@ -133,14 +130,12 @@ def _checked(draft: Accepted, sources: list[SourceFile]) -> tuple[Version, dict[
     baml = {Path(s.place).name: s.origin for s in sources if s.place.endswith(".baml")}
     compile_client(draft.folder, baml)
     prompt = baml[f"{draft.config.agent}.baml"]
-    union, labels = _check_prompt(version, module.origin, prompt)
-    tools = {name: union.tool(name) for name in union.members}
+    tools, told = _check_prompt(version, module.origin, prompt)
     _check_union(version, tools, module.origin, prompt)
     accepts, known = version.agent.accepts, all_tools(version.mcp)
     classes = {*tools, *version.plans}
     policy = policy_of(draft.name, draft.config, classes, accepts, known, file=toml)
-    found = {"decisions": sorted(tools), "labels": labels, "asks": policy.why}
-    return version, {**found, "unfit": why_unfit(union)}
+    return version, {"decisions": sorted(tools), **told, "asks": policy.why}
 
 
 def _manifest(
@@ -229,10 +224,10 @@ def _check_permissions(version: Version, toml: Path, module: Path) -> None:
 
 def _check_prompt(
     version: Version, module: Path, prompt: Path
-) -> tuple["Union", dict[str, list[str]]]:
+) -> tuple[dict[str, str], dict[str, Any]]:
     """Build the union and render its prompt once, as the worker will at its first event.
 
-    Returns the union, and its labels by field.
+    Returns the tools of the union's classes, by class, and what the manifest says of it besides.
     """
     from agentd.llm.baml import load_client
     from agentd.llm.union import Union
@@ -257,7 +252,8 @@ def _check_prompt(
         place = f"{prompt}: {error.where}" if error.where else str(prompt)
         raise ConfigError(error.what, where=place, hint=error.hint) from error
     labels = check_labels(version.labels, union, str(module))
-    return union, labels
+    told = {"labels": labels, "unfit": why_unfit(union)}
+    return {name: union.tool(name) for name in union.members}, told
 
 
 def _check_union(version: Version, tools: Mapping[str, str], module: Path, prompt: Path) -> None:

@@ -9,7 +9,8 @@ spawned. Others are forked: `fork_orders.py` orders them from a `fork_server.py`
 `confined_process.py` is the frame of helpers that are kept running, in their sandbox.
 `supervisor_link.py` lets a child ask its supervisor, over a `channel.py`, which carries documents
 and descriptors between any two of our processes. `environment.py` is what a child sees of ours,
-`usage.py` what any of them takes of the machine, `deferred.py` keeps small what runs many times,
+`usage.py` what any of them takes of the machine (`footprint.py` on macOS),
+`deferred.py` keeps small what runs many times,
 `jobs.py` is the parent's work in the background, `leave.py` lets a signal end a command through its
 clean-up.
 """
