@@ -1,7 +1,7 @@
 """What grows with the model's window: what of a text it shows, and a prompt that fills it."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def measure(quick: bool) -> Iterator[Growth]:
 
 
 def _at(size: int, language: ModelLanguage, found: Measured) -> None:
-    def count(text: str) -> int:
+    def count(text: str, _within: int = 0) -> int:
         return len(language.encode(text))
 
     each = _event(OF_EVENT // count(LINE))
@@ -51,8 +51,7 @@ def _at(size: int, language: ModelLanguage, found: Measured) -> None:
         found.add(size, name, "ms", least(work) * 1000)
 
 
-def _context(size: int, count: object) -> Context:
-    assert callable(count)
+def _context(size: int, count: Callable[[str, int], int]) -> Context:
     return Context(count, fixed=0, window=size, share=1.0, reserve=0)
 
 
