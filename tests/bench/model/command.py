@@ -30,7 +30,10 @@ PHASES = {
     "scoring": scoring.measure,
 }
 BESIDE_RIVAL = ("decisions", "decoding", "cold", "hangup")  # the rest asks what stock alone tells
-EQUAL = "the same float32 weights and BLAS for both, no mx.compile on a CPU; all at temperature 0"
+EQUAL = (
+    "on a CPU the same float32 weights, BLAS and attention for both, no mx.compile; all at "
+    "temperature 0"
+)
 FREE = "all answers are free text, of as many tokens as may be"
 
 
