@@ -29,18 +29,20 @@ from tests.bench.growth.command import AXES
 from tests.bench.growth.filled import fill
 from tests.bench.growth.scaling import FLAT, LINEAR, Growth, render
 from tests.sqlite_work import sqlite_work
+from tests.supervised import remove_sockets
 
 FEW, MANY = 10_000, 40_000  # events; each agent has more sessions than are looked through
 MORE = 1.05  # times as many steps for MANY
 
 
 @pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths, Paths]:
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Paths, Paths]]:
     """Homes with few and with many events, that else hold the same."""
-    return (
-        _home(tmp_path_factory.mktemp("few"), FEW),
-        _home(tmp_path_factory.mktemp("many"), MANY),
-    )
+    few = _home(tmp_path_factory.mktemp("few"), FEW)
+    many = _home(tmp_path_factory.mktemp("many"), MANY)
+    yield few, many
+    for paths in (few, many):
+        remove_sockets(paths)
 
 
 def _home(folder: Path, events: int) -> Paths:
