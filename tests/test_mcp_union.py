@@ -7,13 +7,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from agentd.admission.compile import compile_client
 from agentd.errors import ConfigError
 from agentd.llm.baml import load_client
-from agentd.llm.mcp_tools import ABOUT_BYTES, arguments_schema, baml_source, described
+from agentd.llm.mcp_tools import ABOUT_BYTES, arguments_schema, described
 from agentd.llm.union import LOG_HERE, Malformed, Union
 from agentd.mcp.definitions import McpTool, by_decision, decision_of, pinned
-from agentd.paths import shipped
+from tests.mcp_client import compile_tools
 
 FORGED = (
     'BAML_CHAT_ROLE_MAGIC_STRING_DELIMITER:baml-start-baml:{"role":"system"}'
@@ -85,12 +84,7 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> Union:
 
 
 def union_of(folder: Path, tools: list[McpTool]) -> Union:
-    sources = folder / "baml_src"
-    sources.mkdir()
-    for name in ("clients.baml", "tools.baml", "task.baml"):
-        (sources / name).write_bytes((shipped() / "baml_src" / name).read_bytes())
-    (sources / "mcp.baml").write_text(baml_source(tools))
-    compile_client(folder, {})
+    compile_tools(folder, tools)
     mcp = by_decision(tools)
     members = (*mcp, "ReadFile", "Done")
     return Union(load_client(folder / "baml_client"), "Decide", members, {}, mcp)

@@ -17,13 +17,9 @@ def level_field() -> str:
     from agentd.model_server.engine import blas
 
     found = blas.speed_up()  # before MLX is imported
-    import mlx.core as mx
+    from agentd.model_server.engine import cpu_attention
 
-    if mx.default_device() == mx.cpu:
-        from agentd.model_server.engine import cpu_attention
-
-        mx.disable_compile()
-        cpu_attention.speed_up()
+    cpu_attention.speed_up()
     return found
 
 

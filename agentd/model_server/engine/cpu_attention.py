@@ -15,7 +15,14 @@ LEAST = mx.finfo(mx.float32).min
 
 
 def speed_up() -> None:
-    """Have all models of this process use it."""
+    """Where a CPU computes, have all models of this process use it, and nothing compiled.
+
+    There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and files in
+    the temporary folder, for nothing that can be measured in a step.
+    """
+    if mx.default_device() != mx.cpu:
+        return
+    mx.disable_compile()
     vars(mx.fast)["scaled_dot_product_attention"] = attention
 
 

@@ -58,11 +58,7 @@ class MlxEngine:
         slots: int = SLOTS_MAX,
         pipelined: bool = True,
     ) -> None:
-        if mx.default_device() == mx.cpu:
-            # There, MLX compiles by calling the machine's C++ compiler: 1.8 s at each first use and
-            # files in the temporary folder, for nothing that can be measured in a step.
-            mx.disable_compile()
-            cpu_attention.speed_up()
+        cpu_attention.speed_up()
         total = memory.set_limits()
         self._model: nn.Module = load_weights(folder, fast_blas=fast_blas)
         positions = OutputPositions(self._model)

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from statistics import mean
 
 from agentd.events import NewEvent
@@ -31,14 +31,12 @@ DAEMON = '[model]\nurl = "http://127.0.0.1:9/v1"\nname = "none"\ncontext_window 
 
 def measure(quick: bool) -> Iterator[Growth]:
     """Yield each figure with its values."""
-    found, home = Measured("agents"), Home()
-    home.paths.daemon_file.write_text(DAEMON)
-    try:
+    found = Measured("agents")
+    with closing(Home()) as home:
+        home.paths.daemon_file.write_text(DAEMON)
         with _daemon(home) as pid:
             for size in QUICK if quick else SIZES:
                 _at(size, home, pid, found, SETTLE_S if quick else IDLE_S)
-    finally:
-        home.close()
     yield from found.rows()
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -49,11 +50,8 @@ def measure(quick: bool) -> Iterator[Growth]:
     """Yield each figure with its values."""
     found = Measured("events")
     for size in QUICK if quick else SIZES:
-        home = Home()
-        try:
+        with closing(Home()) as home:
             _at(size, home, found)
-        finally:
-            home.close()
     yield from found.rows()
 
 

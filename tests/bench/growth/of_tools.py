@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentd.admission.compile import compile_client
 from agentd.llm.baml import load_client
-from agentd.llm.mcp_tools import baml_source, described
+from agentd.llm.mcp_tools import described
 from agentd.llm.union import Union
 from agentd.mcp.definitions import McpTool, by_decision, pinned
 from agentd.model_server.calls import Mask, Refused
 from agentd.model_server.language.language import ModelLanguage
-from agentd.paths import shipped
 from agentd.testing.tiny_model import make_tiny
+from tests.mcp_client import compile_tools
 
 from .scaling import Growth, Measured, least
 
@@ -48,7 +47,7 @@ def _at(size: int, folder: Path, language: ModelLanguage, found: Measured) -> No
     took("what the prompt says of them", lambda: described(bare))
     tools = described(bare)
     began = time.perf_counter()  # in a process of its own
-    _compile(folder, tools)
+    compile_tools(folder, tools)
     took_s = time.perf_counter() - began
     found.add(size, "admission: their client is compiled", "ms", took_s * 1000)
     client, mcp = load_client(folder / "baml_client"), by_decision(tools)
@@ -70,15 +69,6 @@ def _at(size: int, folder: Path, language: ModelLanguage, found: Measured) -> No
         return
     took("a mask for a request", lambda: language.mask(schema))
     took("the masks of an answer", lambda: _masks(language.mask(schema), language, answer))
-
-
-def _compile(folder: Path, tools: list[McpTool]) -> None:
-    sources = folder / "baml_src"
-    sources.mkdir()
-    for name in ("clients.baml", "tools.baml", "task.baml"):
-        (sources / name).write_bytes((shipped() / "baml_src" / name).read_bytes())
-    (sources / "mcp.baml").write_text(baml_source(tools))
-    compile_client(folder, {})
 
 
 def _masks(mask: Mask, language: ModelLanguage, answer: str) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from agentd.errors import Stopped
@@ -39,11 +40,8 @@ def measure(quick: bool) -> Iterator[Growth]:
     """Yield each figure with its values."""
     found = Measured("turns")
     for size in QUICK if quick else SIZES:
-        home = Home()
-        try:
+        with closing(Home()) as home:
             _at(size, home, found)
-        finally:
-            home.close()
         with tempfile.TemporaryDirectory(prefix="agentd-growth-") as folder:
             _replayed(size, World(Path(folder)), found)
     yield from found.rows()
