@@ -34,6 +34,7 @@ TOOLS = [
     tool("long", annotations=READS),
     tool("hang", annotations=READS),
     tool("sleep", annotations=READS),
+    tool("hold", annotations=READS),
     tool("die", annotations=READS),
     tool("endless", annotations=READS),
     tool("flood", annotations=READS),
@@ -99,6 +100,10 @@ def call(number: Any, name: str, args: dict[str, Any]) -> dict[str, Any] | None:
                     return None
                 time.sleep(0.01)
             return text("slept")
+        case "hold":  # until somebody writes into the log that it may go on
+            while "go on" not in Path(os.environ["FAKE_LOG"]).read_text():
+                time.sleep(0.01)
+            return text("held")
         case "die":
             print("its last words", file=sys.stderr, flush=True)
             os._exit(3)

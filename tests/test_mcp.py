@@ -23,7 +23,7 @@ subscribe = ["note.*"]
 [params]
 instructions = "Pass the note on."
 publish = "note.passed"
-tools = ["fake.echo", "fake.sleep"]
+tools = ["fake.echo", "fake.hold"]
 """
 
 
@@ -71,6 +71,11 @@ class McpHome(Home):
         )
         return [(json.loads(payload), bool(trusted)) for payload, trusted in found]
 
+    def note(self, line: str) -> None:
+        """Write into the server's log."""
+        with self.log.open("a") as log:
+            log.write(f"{line}\n")
+
     def processes(self, word: str) -> list[psutil.Process]:
         """Processes of this home whose command line has a word."""
         found = []
@@ -112,12 +117,14 @@ def test_an_agent_calls_a_tool_of_a_server(home: McpHome) -> None:
     replayed = agentd(home.root, "replay", "1")  # with the recorded result: no server is asked
     assert replayed.returncode == 0 and "identical" in replayed.stdout, replayed.stdout
 
-    home.tool = "fake.sleep"  # only reads: it is called once more where the host dies in it
+    home.tool = "fake.hold"  # only reads: it is called once more where the host dies in it
     home.send("Eve")
-    home.until(lambda: "called sleep" in home.log.read_text(), "the tool sleeps")
+    home.until(lambda: "called hold" in home.log.read_text(), "the tool is at work")
     host.kill()
+    home.until(lambda: home.log.read_text().count("called hold") == 2, "it is called once more")
+    home.note("go on")
     home.until(lambda: home.passed() == 2, "the second note was passed on")
-    assert home.results()[-1] == ({"arguments": {}, "text": "slept"}, False)
+    assert home.results()[-1] == ({"arguments": {}, "text": "held"}, False)
     (new,) = home.processes("agentd.mcp")
     assert new.pid != host.pid
     home.until(lambda: len(home.processes("fake_mcp_server")) == 1, "the old server is gone")

@@ -11,7 +11,8 @@ from agentd.config.daemon import load_daemon
 from agentd.errors import ConfigError
 from agentd.hands.mcp_program import fetches, program_of
 from agentd.paths import Paths, discover
-from tests.mcp_hosting import agent, hosting, left, say
+from agentd.supervisor.children import Reaper
+from tests.mcp_hosting import DEADLINE_S, agent, hosting, left, say
 
 FAKE = Path(__file__).with_name("fake_mcp_server.py")
 STARTS = 12
@@ -102,6 +103,35 @@ def test_starts_leave_nothing_behind(paths: Paths) -> None:
                 await host.restart("fake")
             assert left() == before
         assert left()[1] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_host_that_died_is_followed_by_one(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may be told late: a call meanwhile waits for it, and no new host is taken for it."""
+    fake(paths)
+    of = agent(paths, "echo")
+    told = asyncio.Event()
+    reap = Reaper.reap
+    monkeypatch.setattr(Reaper, "reap", lambda self: reap(self) if told.is_set() else None)
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert await say(host, of, "echo", text="x") == "x"
+            died = host.host._host
+            assert died is not None
+            died.child.kill()
+            call = asyncio.create_task(say(host, of, "echo", text="y"))
+            async with asyncio.timeout(DEADLINE_S):
+                while host.host._control is not None:  # who kept it open is gone
+                    await asyncio.sleep(0.002)
+                while not host.host._starting.locked():  # the call asks for a host
+                    await asyncio.sleep(0.002)
+            told.set()
+            died._reap()
+            assert await call == "y"
+            successor = host.host._host
+            assert successor is not None and successor is not died and not successor.stopping
 
     asyncio.run(scenario())
 

@@ -104,7 +104,9 @@ class McpHost:
     # --- the host
 
     async def _started(self) -> Channel:
-        while self._host is not None and self._host.stopping:
+        # One that lost its control socket is dead, or is about to be: `_hear` saw to that. Its end
+        # is told later, and would be taken for its successor's.
+        while self._host is not None and (self._host.stopping or self._control is None):
             await self._host.gone()
         if self._control is not None:
             return self._control
@@ -157,8 +159,10 @@ class McpHost:
         try:
             while self._control is not None and (found := self._control.receive_now()) is not None:
                 self._obey(found[0])
-        except ChannelClosed:
+        except ChannelClosed:  # it died, or says what is no frame
             self._leave_control()
+            if self._host is not None:
+                self._host.stop(GRACE_S)
 
     def _obey(self, told: Mapping[str, Any]) -> None:
         match told:
