@@ -36,6 +36,7 @@ GONE_S = 5.0  # for a killed process to be gone
 BACKLOG = 6  # orders under way, so that there is always something to interrupt
 MARKS = {
     "agentd.worker": "worker",
+    "agentd.worker.forks": "fork server",
     "agentd.hands": "hands",
     "agentd.fetcher": "fetcher",
     "agentd.deliver": "deliver",
@@ -54,6 +55,7 @@ TARGETS = {
         "deliver": 10,
         "watcher": 10,
         "page": 6,
+        "fork server": 12,
         "all": 4,
         "MCP host": 20,
         "MCP server": 24,
@@ -279,7 +281,7 @@ class Havoc:
     # --- looking
 
     def victims(self) -> list[Victim]:
-        """Return the supervisor and all that lives below it."""
+        """Return the supervisor, all that lives below it, and workers whose fork server is gone."""
         if self.supervisor is None or self.supervisor.poll() is not None:
             return []
         found = []
@@ -289,10 +291,12 @@ class Havoc:
             for process in top.children(recursive=True):
                 with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                     found.append(_victim(process))
-        return found
+        below = {victim.process.pid for victim in found}
+        workers = [victim for victim in self.everywhere() if victim.kind == "worker"]
+        return found + [victim for victim in workers if victim.process.pid not in below]
 
     def _check_copies(self) -> None:
-        """Never two of one name: workers, model servers, fetchers, MCP hosts, MCP servers."""
+        """Never two of one name: workers, their server, model servers, MCP servers, and so on."""
         until = time.monotonic() + GONE_S
         while twice := [name for name, number in self._copies().items() if number > 1]:
             if time.monotonic() > until:
@@ -444,6 +448,7 @@ def _victim(process: psutil.Process) -> Victim:
             following = words[words.index(mark) + 1 :]
             names = {
                 "model": "model",
+                "fork server": "agentd.workers",
                 "fetcher": "agentd.fetcher",
                 "deliver": "agentd.deliver",
                 "watcher": "agentd.watcher",
