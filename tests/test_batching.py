@@ -617,6 +617,30 @@ def test_a_prompt_that_breaks_a_shared_pass_breaks_its_own_call(
     assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
 
 
+def test_checkpoints_of_a_prompt_that_begins_again_are_taken_again(tmp_path: Path) -> None:
+    """Else who begins alike would read all of it, until somebody comes by there once more."""
+    folder = tiny_models.make("qwen3_5", tmp_path)
+    language = ModelLanguage(folder)
+    run = Run(engine := MlxEngine(folder, language, fast_blas=True))
+
+    def begun_alike(word: str) -> Call:
+        given = chat(language, "Do this. " * 5, word)
+        return call_of(given["prompt"], checkpoints=given["checkpoints"][:1], max_tokens=2)
+
+    call = run.admit(begun_alike("one"))
+    run.until(lambda: bool(engine._prefill.rows[0].states))
+    run.admit(call_of(language.encode("another one"), max_tokens=2))
+    engine._prefill.piece_tokens = {True: 10**4, False: 10**4}
+    engine._prefill._model = Breaks(engine._model, lambda tokens: tokens.shape[0] > 1)
+    run.step()
+    assert engine.counters()["prefill_failures_total"] == 1
+    engine._prefill._model = engine._model
+    run.until(run.over(call))
+    other = run.admit(begun_alike("two"))
+    run.until(run.over(other))
+    assert other.cached_tokens >= other.checkpoints[0] > 0
+
+
 def test_what_is_read_beside_a_broken_step_stands(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine
 ) -> None:
@@ -667,6 +691,39 @@ def test_admission_counts_rows_times_the_longest(
     assert engine.fits(call_of(short, max_tokens=8))  # four rows of 512
     run.admit(call_of(short, max_tokens=8))
     assert not engine.fits(call_of(short, max_tokens=8))  # the short fifth would take 512 as well
+
+
+def test_room_of_rows_that_left_is_given_back_where_it_is_needed(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """A batch keeps twice what it needs, and a prompt has caches of its own: not both."""
+    folder, language = tiny
+    run, calm = Run(engine), Run(MlxEngine(folder, language, fast_blas=True))
+    size = engine._row_bytes(512)
+
+    def given(count: int) -> list[Call]:
+        tokens = language.encode("long " * 75)
+        assert 256 < len(tokens) < 480
+        return [call_of([7 + n, *tokens], max_tokens=24 - 20 * (n % 2)) for n in range(count)]
+
+    wanted = [calm.admit(call) for call in given(5)]
+    calm.until(calm.over(*wanted))
+    assert engine._row_bytes(512, 3) == engine._row_bytes(512, 4) == 4 * size, "a place to spare"
+    found = given(5)
+    for call in found[:4]:
+        run.admit(call)
+    engine._prefill.piece_tokens = {True: 10**4, False: 10**4}  # in one pass: they join together
+    run.until(lambda: len(engine._decoding.batch) == 4)
+    assert engine._decoding.batch.nbytes == 4 * size
+    run.until(run.over(*found[1:4:2]))
+    assert len(engine._decoding.batch) == 2 and engine._decoding.batch.nbytes == 4 * size
+    engine.budget = type(engine.budget)(size, size, batch=4 * size)
+    assert engine.fits(found[4])
+    run.admit(found[4])
+    assert engine._decoding.batch.nbytes == 2 * size
+    run.until(run.over(*found))
+    assert not run.errors
+    assert [run.tokens[c.number] for c in found] == [calm.tokens[c.number] for c in wanted]
 
 
 def test_slots_bound_the_rows(tiny: tuple[Path, ModelLanguage]) -> None:

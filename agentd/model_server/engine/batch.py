@@ -52,6 +52,7 @@ class Row:
     def begin_again(self) -> None:
         """Forget what was computed, after a pass that failed with it."""
         self.recoveries += 1
+        self.marks = [*self.states, *self.marks]  # checkpoints that are in no cache yet: due again
         self.layers, self.fed, self.states, self.good_steps = None, 0, {}, 0
 
 
@@ -149,6 +150,18 @@ class Batch:
         for row, count in zip(self.rows, counts, strict=True):
             row.fed += count
         return logits
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that its caches hold, unused room included."""
+        return sum(int(layer.nbytes) for layer in self._layers)
+
+    def give_back(self) -> None:
+        """Give back the room of rows that left, at the price of a copy of the others."""
+        for layer in self._layers:
+            if isinstance(layer, RowsCache):
+                layer.give_back()
+                mx.eval(layer.state)  # one at a time
 
     @property
     def state(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How much memory the model server may use, and what a row takes of it.
+"""How much memory the model server may use, and what rows take of it.
 
 MLX's own limit is a guideline: it delays, it does not refuse. What bounds memory is admission, by
 `RowBytes`, and the prompt caches' ceiling. Memory is never wired: see weights.py.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from agentd.model_server.engine.prompt_cache import Layers
+from agentd.model_server.engine.rows_cache import places_for
 
 MACHINE_SHARE = 0.75  # of the machine's memory; Metal recommends about as much
 CACHES_SHARE = 1 / 8  # of the machine's memory, for prompt caches, where no ceiling is given
@@ -55,7 +56,7 @@ def share_out(total: int, cache_bytes: int | None) -> Budget:
 
 
 class RowBytes:
-    """What the caches of a row take, read off a row's `layers` that hold some tokens.
+    """What the caches of rows take, read off a row's `layers` that hold some tokens.
 
     Key-value layers grow with the tokens, sliding windows up to their size, others not at all.
     """
@@ -73,8 +74,12 @@ class RowBytes:
             self._growing.append((layer.nbytes / keys.shape[2], getattr(layer, "max_size", None)))
             self._step = max(self._step, layer.step)
 
-    def __call__(self, tokens: int) -> int:
-        """Return the bytes for a row of so many tokens."""
+    def __call__(self, tokens: int, rows: int = 1) -> int:
+        """Return the bytes for rows of so many tokens; several have places to spare."""
         whole = -(-tokens // self._step) * self._step  # buffers grow in steps
-        growing = sum(size * min(whole, most or whole) for size, most in self._growing)
-        return self._fixed + int(growing)
+        growing = 0.0
+        for size, most in self._growing:
+            row_bytes = size * min(whole, most or whole)
+            spared = rows > 1 and most is None
+            growing += row_bytes * (places_for(rows, row_bytes / 2) if spared else rows)
+        return rows * self._fixed + int(growing)

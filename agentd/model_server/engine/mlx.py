@@ -106,6 +106,7 @@ class MlxEngine:
 
     def admit(self, call: Call) -> None:
         """Give the call a slot."""
+        self._make_way(call)
         if call.scoring is not None:
             row: Row = ScoredRow.of(call, call.scoring)
         else:
@@ -117,6 +118,17 @@ class MlxEngine:
         # As many turns as the others had: a newcomer goes before long prompts, but not for ever.
         row.quanta = min((other.quanta for other in self._prefill.rows), default=0)
         self._prefill.rows.append(row)
+
+    def _make_way(self, call: Call) -> None:
+        """Have the batch give back what rows left, where it and prompts would take too much.
+
+        Until a prompt joins the batch it has caches of its own, and cannot use that room.
+        """
+        joining = [row.call for batch in self._joining for row in batch.rows]
+        calls = [call, *joining, *(row.call for row in self._prefill.rows)]
+        wanted = sum(self._row_bytes(one.length) for one in calls)
+        if self._decoding.batch.nbytes + wanted > self.budget.batch:
+            self._decoding.batch.give_back()
 
     def step(self) -> list[Advance]:
         """Decode one token of each row, and prefill a piece of one prompt, or short ones together.

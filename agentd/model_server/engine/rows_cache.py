@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-# Places for rows are made so many at a time, where all of them take no more than so many bytes:
-# what is larger is as large as admission counts it.
+# Places for rows are made so many at a time, where all of them take no more than so many bytes.
+# Admission counts them.
 ROWS_STEP, SPARE_BYTES = 4, 8 * 1024 * 1024
-WASTE_MAX = 2  # times as much room as is needed, before it is given back
+WASTE_MAX = 2  # times as much room as is needed, before it is given back by itself
 
 
 class RowsCache:
@@ -52,6 +52,10 @@ class RowsCache:
         rows, columns = self._room(len(keep), max(self.lengths))
         if self.keys.shape[0] * self.keys.shape[2] > WASTE_MAX * rows * columns:
             self._move(rows, columns)
+
+    def give_back(self) -> None:
+        """Give back the room of rows that left, and places to spare."""
+        self._move(len(self.lengths), room_for(max(self.lengths)))
 
     def extract(self, at: int) -> KVCache:
         """Return a copy of a row, as it is alone, with room to go on."""
@@ -143,9 +147,9 @@ class RowsCache:
             self._move(*self._room(rows, columns))
 
     def _room(self, rows: int, columns: int) -> tuple[int, int]:
-        columns, spare = room_for(columns), -(-rows // ROWS_STEP) * ROWS_STEP
+        columns = room_for(columns)
         row_bytes = self.keys.shape[1] * columns * self.keys.shape[3] * self.keys.dtype.size
-        return (spare if spare * row_bytes <= SPARE_BYTES else rows), columns
+        return places_for(rows, row_bytes), columns
 
     def _move(self, rows: int, columns: int) -> None:
         self.keys, self.values = (_moved(part, rows, columns) for part in (self.keys, self.values))
@@ -155,6 +159,12 @@ def room_for(columns: int) -> int:
     """Return how many columns are made for so many: MLX reuses what is of the same size."""
     step: int = KVCache.step
     return -(-columns // step) * step
+
+
+def places_for(rows: int, row_bytes: float) -> int:
+    """Return how many places are made for so many rows; `row_bytes` of keys, or of values."""
+    places = -(-rows // ROWS_STEP) * ROWS_STEP
+    return places if places * row_bytes <= SPARE_BYTES else rows
 
 
 def merged(caches: Sequence[Any]) -> Any:

@@ -50,7 +50,7 @@ class Slots:
         longest = max([length, *(other.length for other in rows)])
         kept = KEPT_FOR_PERSONS if self.count > FEW_SLOTS else 0
         slots = self.count - (0 if call.rank == RANK[Priority.PERSON] else kept)
-        wanted = (len(rows) + 1) * self._row_bytes(longest)
+        wanted = self._row_bytes(longest, len(rows) + 1)
         return len(rows) < slots and wanted <= batch_bytes and self._soon_read(call)
 
     def _soon_read(self, call: Call) -> bool:
