@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agentd.clock import SystemClock
@@ -19,7 +20,7 @@ from agentd.errors import AlreadyRunning, ConfigError
 from agentd.process import environment
 from agentd.process.channel import Channel
 from agentd.process.child import Child, child_side
-from agentd.process.fork_orders import ForkOrders
+from agentd.process.fork_orders import UNSEEN, Forked, ForkOrders, state_of
 from agentd.process.heart import BEAT_BYTES_MAX, Heart
 from agentd.process.lock import LockFile
 from agentd.process.process_title import ROOM
@@ -373,6 +374,39 @@ def test_a_program_that_is_missing_leaks_nothing(locks: Path) -> None:
     assert open_files() == before
     lock, _ = take_over(locks / "one.lock")
     lock.close()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_orphan_of_a_fork_server_leaves_nothing(tmp_path: Path, guarded: bool) -> None:
+    """What its tools started dies with it, also where its guardian was killed as well."""
+    code = FOR_EVER.replace("heart.beat", "subprocess.Popen(['sleep', '600']); heart.beat", 1)
+    with fork_server(tmp_path / "server") as (server, Server.orders):
+        child = spawn(tmp_path / "locks", code)
+        Server.orders = None
+        wait_beat(child)
+        below = {one.name(): one for one in psutil.Process(child.pid).children()}
+        server.kill()
+        wait_for(lambda: server.poll() is not None, "the server is dead")
+        if not guarded:
+            below["sh"].kill()
+        os.kill(child.pid, signal.SIGKILL)
+        wait_for(lambda: state_of(child.pid) in ("", "Z"), "it is dead")
+        assert below["sleep"].is_running()
+        wait_for(lambda: child.poll() == UNSEEN, "its last thread is dead, too")
+        wait_for(lambda: not alive(below["sleep"].pid), "nothing is left")
+        child.close()
+
+
+def test_the_number_of_a_dead_orphan_may_be_somebody_elses(tmp_path: Path) -> None:
+    """Nobody held it for us: who has it by now is not killed."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    orders = ForkOrders(Channel(ours))
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    assert Forked(stranger.pid, orders, tmp_path / "dead.lock").poll() == UNSEEN
+    orders.close()
+    stranger.terminate()
+    assert stranger.wait(DEADLINE_S) == -signal.SIGTERM
 
 
 def test_a_dead_group_is_no_error() -> None:

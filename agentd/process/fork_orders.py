@@ -124,11 +124,21 @@ class Forked:
         if self.returncode is None:
             self.returncode = self._orders.code(self.pid)
             if self.returncode is None and self._orders.lost and not self._lock.held():
-                kill_group(self.pid)
+                self._kill_rest()
                 self.returncode = UNSEEN
             if self.returncode is not None:
                 self._orders.living.discard(self.pid)
         return self.returncode
+
+    def _kill_rest(self) -> None:
+        """Kill what an orphan left in its group.
+
+        Nobody held its number for us once it was dead: a living process that has it is another
+        one. As long as the group has a member no process gets its number. Where this look is too
+        early or too late, its guardian kills the group: the lifeline ends next.
+        """
+        if state_of(self.pid) in ("", "Z"):
+            kill_group(self.pid)
 
     def stopped(self) -> bool:
         """Say whether it is stopped by a signal: the system tells whoever is no parent, too."""
