@@ -46,6 +46,7 @@ LOOK_VARIABLE = "TEST_LOOK_S"  # how often the supervisor looks at its database
 IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks at the page
 FORKS_VARIABLE = "TEST_FORKS"  # workers are forked, by a server that also imports this, if not ""
 READY_VARIABLE = "TEST_READY_S"  # for so long a worker waits for the server that is to fork it
+PARKED_VARIABLE = "TEST_PARKED_S"  # of the fork server, until it is tried again
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -252,6 +253,8 @@ def _run() -> int:
     if os.environ.get("TEST_BREAK"):  # a fault that only a bug of ours could be
         housekeeping.Housekeeping._round = _broken  # type: ignore[method-assign, assignment]
     worker_forks.READY_S = float(os.environ.get(READY_VARIABLE, DEADLINE_S))
+    if parked_s := os.environ.get(PARKED_VARIABLE):
+        worker_forks.PARKED_S = float(parked_s)
     here, module = [sys.executable, str(FILE)], os.environ.get(FORKS_VARIABLE)
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],

@@ -355,7 +355,8 @@ def many(count: int) -> str:
 def test_a_union_that_our_model_server_refuses_is_refused(paths: Paths) -> None:
     """Else each decision of the agent would fail, with a server's word on a schema.
 
-    An external server may take it, also after the version was built.
+    An external server may take it, also after the version was built. Who serves is not known from
+    an agentd.toml that is wrong: that is told by itself, and counts as our own.
     """
     file = paths.agents_d / "greeter.toml"
     drop(paths, baml=many(340))
@@ -368,9 +369,10 @@ def test_a_union_that_our_model_server_refuses_is_refused(paths: Paths) -> None:
     make_tiny(paths.user / "model")
     with pytest.raises(Refused, match="more than 2000 schemas"):
         ModelLanguage(paths.user / "model").mask(union.schema(union.members))
-    paths.daemon_file.write_text("")
-    with pytest.raises(ConfigError, match="its union of 341 classes"):
-        admit("greeter", paths)
+    for ours in ("", "[model\n"):
+        paths.daemon_file.write_text(ours)
+        with pytest.raises(ConfigError, match="its union of 341 classes"):
+            admit("greeter", paths)
 
 
 def union_of(folder: Path) -> Union:

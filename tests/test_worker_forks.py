@@ -19,6 +19,7 @@ from tests import test_supervisor as spawned
 from tests.supervised import (
     DEADLINE_S,
     FORKS_VARIABLE,
+    PARKED_VARIABLE,
     QUICK,
     READY_VARIABLE,
     Daemon,
@@ -213,7 +214,7 @@ def test_code_that_was_updated_is_not_forked(supervisor: Daemon, tmp_path: Path)
 
 
 def test_a_person_can_have_them_spawned(supervisor: Daemon) -> None:
-    """`workers = "spawn"`: no server, and each worker is a new program."""
+    """`workers = "spawn"`: no server, and each worker is a new program; also after a change."""
     supervisor.configure(f'{QUICK}workers = "spawn"\n')
     supervisor.drop("one")
     supervisor.start()
@@ -223,6 +224,10 @@ def test_a_person_can_have_them_spawned(supervisor: Daemon) -> None:
     wait_for(lambda: supervisor.log("config.reloaded"), "it is read")
     supervisor.drop("two")
     assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == forks(supervisor)
+    supervisor.configure(f'{QUICK}workers = "spawn"\n')
+    wait_for(lambda: len(supervisor.log("config.reloaded")) > 1, "it is read")
+    supervisor.drop("three")
+    assert parent(supervisor.wait_state("three", "RUNNING")["pid"]) == supervisor.pid
 
 
 @pytest.mark.parametrize(
@@ -246,6 +251,23 @@ def test_a_server_that_must_not_fork_keeps_nobody_from_running(
     assert parked["problem"]["what"] == f"workers are not forked: {parked['reason']}"
     supervisor.drop("two")
     assert parent(supervisor.wait_state("two", "RUNNING")["pid"]) == supervisor.pid
+
+
+@pytest.mark.parametrize(("parked_s", "again"), [("0", True), ("3600", False)])
+def test_a_server_that_was_given_up_is_tried_again_after_a_while(
+    supervisor: Daemon, tmp_path: Path, parked_s: str, again: bool
+) -> None:
+    """Not with each start: what it could not import may be there again, or not for long."""
+    supervisor.environment |= {**importing(tmp_path, "broken", "1 / 0"), PARKED_VARIABLE: parked_s}
+    supervisor.drop("one")
+    supervisor.start()
+    supervisor.wait_state("one", "RUNNING")
+    wait_for(lambda: _parked(supervisor), "it is given up")
+    (tmp_path / "code" / "broken.py").write_text("# well again\n")
+    supervisor.drop("two")
+    pid = supervisor.wait_state("two", "RUNNING")["pid"]
+    assert parent(pid) == (forks(supervisor) if again else supervisor.pid)
+    assert bool(_parked(supervisor)) is not again
 
 
 def test_an_end_that_is_heard_while_another_child_is_looked_at_is_acted_on() -> None:
