@@ -30,7 +30,6 @@ STEP_VARIABLE = "TEST_STEP_S"  # seconds of a step of the engine
 class LinkedHome(Home):
     """A home with agents that greet, and a model server of its own."""
 
-    agents: Sequence[str] = ("hello",)
     rules = QUICK
     step_s = 0.0
 

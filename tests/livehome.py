@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ DEADLINE_S = 40.0
 class Home:
     """A home with one `task` agent, hello, that greets; a fake model, and a real daemon."""
 
+    agents: Sequence[str] = ("hello",)
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: Paths = discover({"AGENTD_HOME": str(root)})
@@ -39,9 +41,13 @@ class Home:
         return {"tool": "done", "result": "Hello!"}
 
     def start(self) -> None:
-        """Start the daemon, and wait until its agent runs."""
+        """Start the daemon, and wait until its agents run: they read from their start on."""
         self.launch()
-        self.until(lambda: self.agent().get("state") == "RUNNING", "hello runs")
+        self.until(self._all_run, "all agents run")
+
+    def _all_run(self) -> bool:
+        states = {a["name"]: a.get("state") for a in self.document()["agents"]}
+        return all(states.get(name) == "RUNNING" for name in self.agents)
 
     def drop(self) -> None:
         """Write the agent's file."""

@@ -87,6 +87,8 @@ class PageHome(Home):
     The model says `HOSTILE`, or its beginning, wherever it may say something.
     """
 
+    agents = tuple(AGENTS)
+
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.folder = root / "notes"
@@ -102,15 +104,6 @@ class PageHome(Home):
         super().configure()
         with self.paths.daemon_file.open("a") as file:
             file.write(f"[ui]\nport = {self.port}\n")
-
-    def start(self) -> None:
-        """Start the daemon, and wait until all agents run."""
-        self.launch()
-        self.until(self._all_run, "all agents run")
-
-    def _all_run(self) -> bool:
-        states = {a["name"]: a.get("state") for a in self.document()["agents"]}
-        return all(states.get(name) == "RUNNING" for name in AGENTS)
 
     def link(self) -> str:
         """Return a link that opens the page, once."""
