@@ -128,7 +128,7 @@ def test_a_host_that_died_is_followed_by_one(paths: Paths, monkeypatch: pytest.M
                 while not host.host._starting.locked():  # the call asks for a host
                     await asyncio.sleep(0.002)
             told.set()
-            died._reap()
+            died._reaper.reap()  # of its server, too, that may have died before
             assert await call == "y"
             successor = host.host._host
             assert successor is not None and successor is not died and not successor.stopping
