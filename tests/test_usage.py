@@ -10,7 +10,7 @@ import pytest
 
 from agentd.process import usage as module
 from agentd.process.footprint import RECORD_BYTES, footprint, read_record
-from agentd.process.usage import percents, read_ps, usage
+from agentd.process.usage import SHARE_S, Usage, percents, read_ps
 from agentd.supervisor.process_use import measured
 from agentd.testing import wait_for
 from agentd.views.machine_use import MachineUse
@@ -22,11 +22,12 @@ def test_a_busy_process_shows_its_cpu_and_an_idle_one_does_not() -> None:
     idle = subprocess.Popen(["sleep", "60"])
     try:
         pids = {busy.pid, idle.pid}
-        first, at = usage(pids), time.monotonic()
+        usage = Usage()
+        first, at = usage.of(pids), time.monotonic()
         assert {pid for pid, used in first.items() if used.memory_bytes > 0} == pids
 
         def shares() -> dict[int, float]:
-            return percents(first, usage(pids), time.monotonic() - at)
+            return percents(first, usage.of(pids), time.monotonic() - at)
 
         # The idle one has its start to pay for as well.
         wait_for(lambda: (now := shares())[busy.pid] > max(1.0, 10 * now[idle.pid]))
@@ -34,7 +35,7 @@ def test_a_busy_process_shows_its_cpu_and_an_idle_one_does_not() -> None:
         for process in (busy, idle):
             process.kill()
             process.wait()
-    assert usage(pids) == {}
+    assert usage.of(pids) == {}
 
 
 def test_ps_is_read_as_macos_prints_it() -> None:
@@ -75,14 +76,36 @@ def test_what_a_process_shares_is_not_counted_in_full_for_each(
     try:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        both = usage({parent.pid, child})
+        both = Usage().of({parent.pid, child})
         assert 20_000_000 < both[child].memory_bytes < 38_000_000
         assert sum(used.memory_bytes for used in both.values()) < 70_000_000
         monkeypatch.setattr(module, "_share", lambda pid: None)
-        assert usage({child})[child].memory_bytes > 40_000_000
+        assert Usage().of({child})[child].memory_bytes > 40_000_000
     finally:
         parent.kill()  # the child reads the end of its pipe
         parent.communicate()
+
+
+def test_a_share_is_summed_up_anew_after_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page looks twice at a time, and an open one at each event. What ended is forgotten."""
+    now, looks = 0.0, []
+
+    def share(pid: int) -> int:
+        looks.append(pid)
+        return 1_000 * len(looks)
+
+    monkeypatch.setattr(module, "_share", share)
+    monkeypatch.setattr(sys, "platform", "linux")
+    here, above = os.getpid(), os.getppid()
+    usage = Usage(lambda: now)
+    assert usage.of([here])[here].memory_bytes == 1_000
+    now = SHARE_S - 1
+    both = usage.of([here, above])
+    assert both[here].memory_bytes == 1_000 and both[above].memory_bytes == 2_000
+    now = SHARE_S
+    assert usage.of([above, here])[here].memory_bytes == 3_000 and looks == [here, above, here]
+    usage.of([above])
+    assert usage.of([here])[here].memory_bytes == 4_000
 
 
 def test_a_footprint_is_read_as_macos_records_it() -> None:
@@ -109,8 +132,9 @@ def test_an_agent_is_its_worker_and_its_hands() -> None:
     """What its tools take is the agent's as well; what is not known is null, not nought."""
     here = {"pid": os.getpid(), "model": {"pid": None}, "agents": [{"pid": os.getppid()}]}
     document = {**here, "deliver": None, "watcher": None, "ui": None, "workers": None}
-    first = measured(document, {"hello": os.getpid()})
-    took = MachineUse(first, measured(document, {"hello": os.getpid()}))
+    usage, hands = Usage(), {"hello": os.getpid()}
+    first = measured(document, hands, usage)
+    took = MachineUse(first, measured(document, hands, usage))
     alone = took.of(os.getppid())["memory_bytes"]
     assert took.of(os.getppid(), took.hands["hello"])["memory_bytes"] > alone > 0
     assert took.of(None, None) == {"cpu_percent": None, "memory_bytes": None}

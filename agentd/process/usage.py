@@ -12,7 +12,7 @@ a minute (its manual, `ps(1)`).
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,9 @@ from resource import getpagesize
 from agentd.process.footprint import footprint
 
 PS_S = 2.0  # for ps to answer; it takes 10 ms
+# For which a process's share counts as it was: the kernel sums it up page by page, which takes 2 ms
+# for a worker, half a second for the two looks at a hundred of them.
+SHARE_S = 10.0
 # The clock of another process, as clock_getcpuclockid(3) of glibc and musl makes it.
 _CPU_CLOCK = 2
 
@@ -37,11 +40,30 @@ class Taken:
     percent: float | None = None
 
 
-def usage(pids: Collection[int]) -> dict[int, Taken]:
-    """Return what these processes take; those that are gone are left out."""
-    if not pids:
-        return {}
-    return _by_ps(pids) if sys.platform == "darwin" else _by_kernel(pids)
+class Usage:
+    """Measures processes again and again. What takes long to tell is told anew after `SHARE_S`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shares: dict[int, tuple[float, int]] = {}  # by pid: when, and bytes
+
+    def of(self, pids: Collection[int]) -> dict[int, Taken]:
+        """Return what these processes take; those that are gone are left out."""
+        if not pids:
+            return {}
+        return _by_ps(pids) if sys.platform == "darwin" else self._by_kernel(pids)
+
+    def _by_kernel(self, pids: Collection[int]) -> dict[int, Taken]:
+        now, found = self._clock(), {}
+        fresh = {pid: one for pid, one in self._shares.items() if now - one[0] < SHARE_S}
+        for pid in pids:
+            with suppress(OSError, ValueError, IndexError):  # it has ended
+                cpu_s = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
+                if pid not in fresh:
+                    fresh[pid] = (now, _share(pid) or _resident(pid))
+                found[pid] = Taken(fresh[pid][1], cpu_s)
+        self._shares = {pid: fresh[pid] for pid in found}
+        return found
 
 
 def percents(before: Mapping[int, Taken], after: Mapping[int, Taken], s: float) -> dict[int, float]:
@@ -51,15 +73,6 @@ def percents(before: Mapping[int, Taken], after: Mapping[int, Taken], s: float) 
         earlier = before.get(pid)
         if used.cpu_s is not None and earlier and earlier.cpu_s is not None and s > 0:
             found[pid] = round(100 * max(0.0, used.cpu_s - earlier.cpu_s) / s, 1)
-    return found
-
-
-def _by_kernel(pids: Collection[int]) -> dict[int, Taken]:
-    found = {}
-    for pid in pids:
-        with suppress(OSError, ValueError, IndexError):  # it has ended
-            cpu_s = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
-            found[pid] = Taken(_share(pid) or _resident(pid), cpu_s)
     return found
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from agentd.process.usage import usage
+from agentd.process.usage import Usage
 
 
-def measured(document: Mapping[str, Any], hands: Mapping[str, int]) -> dict[str, Any]:
+def measured(document: Mapping[str, Any], hands: Mapping[str, int], usage: Usage) -> dict[str, Any]:
     """Return the supervisor's document with what each process in it takes.
 
     As `processes`: {at, of: {pid: ...}}, where `at` is a time on the monotonic clock, and `hands`:
@@ -17,6 +17,6 @@ def measured(document: Mapping[str, Any], hands: Mapping[str, int]) -> dict[str,
     kept = [document[name] for name in ("model", "deliver", "watcher", "ui", "workers")]
     children = (*kept, *document["agents"])
     pids = {child["pid"] for child in children if child} | {*hands.values()}
-    found = usage(pids - {None} | {document["pid"]})
+    found = usage.of(pids - {None} | {document["pid"]})
     processes = {"at": time.monotonic(), "of": {p: asdict(used) for p, used in found.items()}}
     return {**document, "hands": hands, "processes": processes}

@@ -20,6 +20,7 @@ from agentd.paths import Paths, shipped
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup, let_go
+from agentd.process.usage import Usage
 from agentd.sandbox.level import reached
 from agentd.states import WorkerState
 from agentd.supervisor import bytecode, external_model, secret_answers
@@ -91,6 +92,7 @@ class Supervisor:
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
         self._workers = WorkerForks(parts, life())
+        self._usage = Usage()
         self._helpers = Helpers(
             parts,
             self._records,
@@ -308,7 +310,9 @@ class Supervisor:
 
     async def _told(self, use: bool) -> dict[str, Any]:
         document = self.document()
-        return await in_thread(measured, document, self._helpers.hands()) if use else document
+        if not use:
+            return document
+        return await in_thread(measured, document, self._helpers.hands(), self._usage)
 
     def document(self) -> dict[str, Any]:
         """Return everything that `agentd status` shows."""

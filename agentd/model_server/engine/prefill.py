@@ -187,10 +187,10 @@ class Prefill:
             row.quanta, row.quantum_s = row.quanta + 1, 0.0
         if count < self.piece_tokens[busy] and count < WARM_UP_TOKENS:
             return  # says nothing of longer ones
-        # The next tokens have more to look at. And one fast piece must not lead to a very long one.
+        # The next tokens have more to look at. And short pieces say nothing of a very long one.
         wanted = min(
             round(count / took * self.piece_s(busy) * AIMED_AT),
-            round(GROWTH * max(count, self.piece_tokens[busy])),
+            max(round(GROWTH * count), self.piece_tokens[busy]),
         )
         self.piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
 
