@@ -26,7 +26,7 @@ PIECE_STEPS = 2.0
 # a time are prefilled twice as fast as 16.
 PIECE_ALONE_S = 0.4
 PIECE_TOKENS_MAX = 2048
-AIMED_AT = 0.85  # of a piece's time
+AIMED_AT = 0.7  # of a piece's time: its tokens have more to look at than the last piece's had
 GROWTH = 1.5  # from a piece to the next one
 QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
 ALONE_AFTER = 2  # failed steps, after which rows decode alone
