@@ -230,6 +230,24 @@ def test_a_prompt_that_is_read_joins_before_the_next_step(
     assert told == ["take_in", "begin"]
 
 
+def test_a_piece_grows_by_what_was_measured(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """However fast short prompts are, they promise nothing of a piece of many times their length:
+    the first one of a cold prompt would hold up the others for as long as it takes."""
+    prefill = engine._prefill
+    engine.admit(call_of(tiny[1].encode("A story.")))
+    (row,) = prefill.rows
+    prefill.piece_tokens[True] = 100
+    for _ in range(9):
+        prefill.timed(row, 40, 1e-6, busy=True)
+    assert prefill.piece_tokens[True] == 100
+    prefill.timed(row, 80, 1e-6, busy=True)
+    assert prefill.piece_tokens[True] == 120
+    prefill.timed(row, 120, 120.0, busy=True)
+    assert prefill.piece_tokens[True] == 1
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine
 ) -> None:
