@@ -285,6 +285,25 @@ def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
     assert again.cached_tokens == len(again.prompt) - 1
 
 
+def test_cached_prompts_join_the_others_all_at_once(
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+) -> None:
+    """One a step, the last of many would wait for as many steps."""
+    language = tiny[1]
+    run = Run(engine)
+    texts = [f"{number} more stories" for number in range(5)]
+    alone = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    run.until(run.over(*alone))
+    other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
+    run.until(lambda: bool(run.tokens[other.number]))
+    again = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    run.step()
+    run.step()
+    assert [len(run.tokens[call.number]) for call in again] == [1] * len(again)
+    run.until(run.over(*again))
+    assert [run.tokens[c.number] for c in again] == [run.tokens[c.number] for c in alone]
+
+
 class Watched:
     """Stands before a model that prefills: keeps the shapes of its passes, [rows, tokens]."""
 
@@ -514,7 +533,7 @@ def test_the_next_pass_starts_before_tokens_are_known(
     told.clear()
     alone = admit()
     run.until(run.over(alone))
-    assert told[:4] == ["accept", "pass", "accept", "pass"]
+    assert told[:4] == ["pass", "accept", "pass", "accept"]
     assert told[-5:] == ["pass", "accept", "pass", "accept", "accept"]  # the last one needs none
 
 

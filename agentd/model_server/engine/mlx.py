@@ -235,10 +235,11 @@ class MlxEngine:
             for row in rows:
                 if row.layers is None:
                     self._take_known(row)
-            if busy and len(rows) == 1 and row.fed and row.pending == 1 and not row.marks:
-                # Its own pass for one token would cost the others as much as a step.
-                self._counts["prefill_tokens_total"] += 1
-                return partial(self._is_read, Batch.of(self._model, rows), [Advance(call)])
+            if all(row.fed and row.pending == 1 and not row.marks for row in rows):
+                # Their own pass for a token each would cost the others as much as a step.
+                self._counts["prefill_tokens_total"] += len(rows)
+                advances = [Advance(row.call) for row in rows]
+                return partial(self._is_read, Batch.of(self._model, rows), advances)
             return partial(self._finish, self._prefill.begin(rows, share, busy))
         except Exception as error:  # in their own caches: no other row is touched
             return partial(self._broken, rows, error)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import mlx.core as mx
@@ -19,14 +20,15 @@ from agentd.model_server.engine.prompt_cache import WORTH_REUSING, Layers, Promp
 
 # A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
 # itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
-# it may take as long as two steps.
+# it may take longer than two steps.
 PIECE_S = 0.1
-PIECE_STEPS = 2.0
+PIECE_STEPS = 2.6
 # While nobody decodes; a cancelled call holds its slot no longer than this. On a CPU 64 tokens at
 # a time are prefilled twice as fast as 16.
 PIECE_ALONE_S = 0.4
 PIECE_TOKENS_MAX = 2048
-AIMED_AT = 0.7  # of a piece's time: its tokens have more to look at than the last piece's had
+# Of a piece's time, by: others decode. Its tokens have more to look at than the last piece's had.
+AIMED_AT = {True: 0.65, False: 0.85}
 GROWTH = 1.5  # from a piece to the next one
 QUANTUM_S = 1.0  # of prefill, after which another prompt has its turn
 ALONE_AFTER = 2  # failed steps, after which rows decode alone
@@ -95,9 +97,10 @@ class Prefill:
     def next(self, decoding: Sequence[Row], share: float) -> list[Row]:
         """Return the prompt whose turn it is, and those after it that end with it in one pass.
 
-        Their order: by class, then by turns had, then the oldest. A prompt that had its quantum
-        waits for those that had fewer, so that one of 8,000 tokens holds up short ones for a second
-        and not for a minute. None starves: its deadline runs.
+        Those that are known but for their last token come all at once: it goes with the next step.
+        Their order: by class, then by turns had, then the oldest. A prompt
+        that had its quantum waits for those that had fewer, so that one of 8,000 tokens holds up
+        short ones for a second and not for a minute. None starves: its deadline runs.
         """
         if not self.rows:
             return []
@@ -113,6 +116,8 @@ class Prefill:
 
         waiting = sorted(self.rows, key=order)
         found: list[Row] = []
+        if self._several and (known := [*takewhile(self._is_known, waiting)]):
+            return known
         most, longest = self.tokens(share, bool(decoding)), 0
         for row in waiting if self._several else ():
             pending = self.pending(row)
@@ -126,6 +131,9 @@ class Prefill:
     def pending(self, row: Row) -> int:
         """Return how many tokens of a prompt are to be read, those known before left out."""
         return row.pending if row.layers is not None else self.unknown(row.tokens)
+
+    def _is_known(self, row: Row) -> bool:
+        return self.pending(row) == 1 < len(row.tokens) and _may_share(row)
 
     def unknown(self, tokens: Sequence[int]) -> int:
         """Return how many of a prompt's tokens are not in the caches."""
@@ -189,7 +197,7 @@ class Prefill:
             return  # says nothing of longer ones
         # The next tokens have more to look at. And short pieces say nothing of a very long one.
         wanted = min(
-            round(count / took * self.piece_s(busy) * AIMED_AT),
+            round(count / took * self.piece_s(busy) * AIMED_AT[busy]),
             max(round(GROWTH * count), self.piece_tokens[busy]),
         )
         self.piece_tokens[busy] = max(1, min(wanted, PIECE_TOKENS_MAX))
