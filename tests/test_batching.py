@@ -285,10 +285,12 @@ def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
     assert again.cached_tokens == len(again.prompt) - 1
 
 
+@pytest.mark.parametrize("long", [False, True])
 def test_cached_prompts_join_the_others_all_at_once(
-    tiny: tuple[Path, ModelLanguage], engine: MlxEngine
+    tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, long: bool
 ) -> None:
-    """One a step, the last of many would wait for as many steps."""
+    """One a step, the last of many would wait for as many steps. But where it takes long to copy
+    what is known of them, the others do not wait for all of it."""
     language = tiny[1]
     run = Run(engine)
     texts = [f"{number} more stories" for number in range(5)]
@@ -297,9 +299,12 @@ def test_cached_prompts_join_the_others_all_at_once(
     other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
     run.until(lambda: bool(run.tokens[other.number]))
     again = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    if long:
+        monkeypatch.setattr(engine._prefill, "piece_s", lambda busy: 1e-9)
     run.step()
     run.step()
-    assert [len(run.tokens[call.number]) for call in again] == [1] * len(again)
+    joined = 1 if long else len(again)
+    assert [len(run.tokens[call.number]) for call in again] == [1] * joined + [0] * (5 - joined)
     run.until(run.over(*again))
     assert [run.tokens[c.number] for c in again] == [run.tokens[c.number] for c in alone]
 

@@ -232,9 +232,7 @@ class MlxEngine:
         if isinstance(row, ScoredRow):
             return partial(self._score, row, share)
         try:
-            for row in rows:
-                if row.layers is None:
-                    self._take_known(row)
+            rows = self._with_known(rows, share * self._prefill.piece_s(busy) / 2)
             if all(row.fed and row.pending == 1 and not row.marks for row in rows):
                 # Their own pass for a token each would cost the others as much as a step.
                 self._counts["prefill_tokens_total"] += len(rows)
@@ -310,6 +308,19 @@ class MlxEngine:
         except Exception as error:
             return self._broken([row], error)
         return self._ended(row, advance) if advance.last else [advance]
+
+    def _with_known(self, rows: list[Row], most_s: float) -> list[Row]:
+        """Take what is known of prompts; return those that had it within `most_s`, one at least.
+
+        Long ones are copied, here and when they join, and the others wait meanwhile.
+        """
+        until = time.perf_counter() + most_s
+        for count, row in enumerate(rows, 1):
+            if row.layers is None:
+                self._take_known(row)
+            if time.perf_counter() > until:
+                return rows[:count]
+        return rows
 
     def _take_known(self, row: Row) -> None:
         """Take what is known of the prompt."""

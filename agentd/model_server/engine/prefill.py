@@ -98,9 +98,9 @@ class Prefill:
         """Return the prompt whose turn it is, and those after it that end with it in one pass.
 
         Those that are known but for their last token come all at once: it goes with the next step.
-        Their order: by class, then by turns had, then the oldest. A prompt
-        that had its quantum waits for those that had fewer, so that one of 8,000 tokens holds up
-        short ones for a second and not for a minute. None starves: its deadline runs.
+        Their order: by class, then by turns had, then the oldest. A prompt that had its quantum
+        waits for those that had fewer, so that one of 8,000 tokens holds up short ones for a second
+        and not for a minute. None starves: its deadline runs.
         """
         if not self.rows:
             return []
