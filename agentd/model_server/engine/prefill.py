@@ -97,10 +97,10 @@ class Prefill:
     def next(self, decoding: Sequence[Row], share: float) -> list[Row]:
         """Return the prompt whose turn it is, and those after it that end with it in one pass.
 
-        Those that are known but for their last token come all at once: it goes with the next step.
-        Their order: by class, then by turns had, then the oldest. A prompt that had its quantum
-        waits for those that had fewer, so that one of 8,000 tokens holds up short ones for a second
-        and not for a minute. None starves: its deadline runs.
+        While others decode, those that are known but for their last token come all at once: it goes
+        with the others' step. Their order: by class, then by turns had, then the oldest. A prompt
+        that had its quantum waits for those that had fewer, so that one of 8,000 tokens holds up
+        short ones for a second and not for a minute. None starves: its deadline runs.
         """
         if not self.rows:
             return []
@@ -116,7 +116,7 @@ class Prefill:
 
         waiting = sorted(self.rows, key=order)
         found: list[Row] = []
-        if self._several and (known := [*takewhile(self._is_known, waiting)]):
+        if decoding and self._several and (known := [*takewhile(self._is_known, waiting)]):
             return known
         most, longest = self.tokens(share, bool(decoding)), 0
         for row in waiting if self._several else ():
