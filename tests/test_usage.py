@@ -10,7 +10,7 @@ import pytest
 
 from agentd.process import usage as module
 from agentd.process.footprint import RECORD_BYTES, footprint, read_record
-from agentd.process.usage import SHARE_S, Usage, percents, read_ps
+from agentd.process.usage import SHARE_S, UsageMeter, percents, read_ps
 from agentd.supervisor.process_use import measured
 from agentd.testing import wait_for
 from agentd.views.machine_use import MachineUse
@@ -22,7 +22,7 @@ def test_a_busy_process_shows_its_cpu_and_an_idle_one_does_not() -> None:
     idle = subprocess.Popen(["sleep", "60"])
     try:
         pids = {busy.pid, idle.pid}
-        usage = Usage()
+        usage = UsageMeter()
         first, at = usage.of(pids), time.monotonic()
         assert {pid for pid, used in first.items() if used.memory_bytes > 0} == pids
 
@@ -76,11 +76,11 @@ def test_what_a_process_shares_is_not_counted_in_full_for_each(
     try:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        both = Usage().of({parent.pid, child})
+        both = UsageMeter().of({parent.pid, child})
         assert 20_000_000 < both[child].memory_bytes < 38_000_000
         assert sum(used.memory_bytes for used in both.values()) < 70_000_000
         monkeypatch.setattr(module, "_share", lambda pid: None)
-        assert Usage().of({child})[child].memory_bytes > 40_000_000
+        assert UsageMeter().of({child})[child].memory_bytes > 40_000_000
     finally:
         parent.kill()  # the child reads the end of its pipe
         parent.communicate()
@@ -97,7 +97,7 @@ def test_a_share_is_summed_up_anew_after_a_while_only(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "_share", share)
     monkeypatch.setattr(sys, "platform", "linux")
     here, above = os.getpid(), os.getppid()
-    usage = Usage(lambda: now)
+    usage = UsageMeter(lambda: now)
     assert usage.of([here])[here].memory_bytes == 1_000
     now = SHARE_S - 1
     both = usage.of([here, above])
@@ -132,7 +132,7 @@ def test_an_agent_is_its_worker_and_its_hands() -> None:
     """What its tools take is the agent's as well; what is not known is null, not nought."""
     here = {"pid": os.getpid(), "model": {"pid": None}, "agents": [{"pid": os.getppid()}]}
     document = {**here, "deliver": None, "watcher": None, "ui": None, "workers": None}
-    usage, hands = Usage(), {"hello": os.getpid()}
+    usage, hands = UsageMeter(), {"hello": os.getpid()}
     first = measured(document, hands, usage)
     took = MachineUse(first, measured(document, hands, usage))
     alone = took.of(os.getppid())["memory_bytes"]

@@ -40,7 +40,7 @@ class Taken:
     percent: float | None = None
 
 
-class Usage:
+class UsageMeter:
     """Measures processes again and again. What takes long to tell is told anew after `SHARE_S`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from agentd.process.usage import Usage
+from agentd.process.usage import UsageMeter
 
 
-def measured(document: Mapping[str, Any], hands: Mapping[str, int], usage: Usage) -> dict[str, Any]:
+def measured(
+    document: Mapping[str, Any], hands: Mapping[str, int], usage: UsageMeter
+) -> dict[str, Any]:
     """Return the supervisor's document with what each process in it takes.
 
     As `processes`: {at, of: {pid: ...}}, where `at` is a time on the monotonic clock, and `hands`:

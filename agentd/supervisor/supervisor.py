@@ -20,7 +20,7 @@ from agentd.paths import Paths, shipped
 from agentd.process.jobs import Jobs, in_thread
 from agentd.process.lock import LockFile
 from agentd.process.stop import ends_on_hangup, let_go
-from agentd.process.usage import Usage
+from agentd.process.usage import UsageMeter
 from agentd.sandbox.level import reached
 from agentd.states import WorkerState
 from agentd.supervisor import bytecode, external_model, secret_answers
@@ -92,7 +92,7 @@ class Supervisor:
             paths, lambda: self._settings.config, commands, self._reaper, self._jobs, logger, clock
         )
         self._workers = WorkerForks(parts, life())
-        self._usage = Usage()
+        self._usage = UsageMeter()
         self._helpers = Helpers(
             parts,
             self._records,

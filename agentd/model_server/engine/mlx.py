@@ -232,7 +232,7 @@ class MlxEngine:
         if isinstance(row, ScoredRow):
             return partial(self._score, row, share)
         try:
-            rows = self._with_known(rows, share * self._prefill.piece_s(busy) / 2)
+            rows = self._prefill.with_known(rows, self._take_known, share, busy)
             if busy and all(row.fed and row.pending == 1 and not row.marks for row in rows):
                 # Their own pass for a token each would cost the others as much as a step.
                 self._counts["prefill_tokens_total"] += len(rows)
@@ -308,23 +308,6 @@ class MlxEngine:
         except Exception as error:
             return self._broken([row], error)
         return self._ended(row, advance) if advance.last else [advance]
-
-    def _with_known(self, rows: list[Row], most_s: float) -> list[Row]:
-        """Take what is known of prompts; return those that had it within `most_s`, one at least.
-
-        Long ones are copied, here and when they join, and the others wait meanwhile. Where caches
-        cannot be read, prompts have more to read than it seemed when these were chosen.
-        """
-        until = time.perf_counter() + most_s
-        for count, row in enumerate(rows, 1):
-            left = self._prefill.pending(row)
-            if row.layers is None:
-                self._take_known(row)
-            if row.pending > left:
-                return rows[: count - 1] or [row]
-            if time.perf_counter() > until:
-                return rows[:count]
-        return rows
 
     def _take_known(self, row: Row) -> None:
         """Take what is known of the prompt."""

@@ -147,6 +147,26 @@ class Prefill:
         """Return how many tokens a piece, or a `share` of one, has."""
         return max(1, int(self.piece_tokens[busy] * share))
 
+    def with_known(
+        self, rows: list[Row], take: Callable[[Row], None], share: float, busy: bool
+    ) -> list[Row]:
+        """Have prompts take what is known of them; return those that had it in time, one at least.
+
+        Long ones are copied, here and when they join, and the others wait meanwhile: for as long as
+        a `share` of a piece in all. Where caches cannot be read, prompts have more to read than it
+        seemed when these were chosen.
+        """
+        until = time.perf_counter() + share * self.piece_s(busy) / 2
+        for count, row in enumerate(rows, 1):
+            left = self.pending(row)
+            if row.layers is None:
+                take(row)
+            if row.pending > left:
+                return rows[: count - 1] or [row]
+            if time.perf_counter() > until:
+                return rows[:count]
+        return rows
+
     def begin(self, rows: Sequence[Row], share: float, busy: bool) -> PrefillPass:
         """Have a piece of a prompt computed, or all but the last token of each of several.
 
