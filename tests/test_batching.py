@@ -3,7 +3,7 @@
 import json
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Run:
         return lambda: all(c.number in self.ends or c.number in self.errors for c in calls)
 
 
-def call_of(prompt: list[int], **more: Any) -> Call:
+def call_of(prompt: Sequence[int], **more: Any) -> Call:
     return Call(prompt, lambda piece: None, **{"max_tokens": 24, **more})
 
 
@@ -285,20 +285,25 @@ def test_a_cached_prompt_joins_the_others_without_a_pass_of_its_own(
     assert again.cached_tokens == len(again.prompt) - 1
 
 
+def answered_while_another_decodes(run: Run, language: ModelLanguage, count: int) -> list[Call]:
+    """Return calls that were answered, and leave another one decoding."""
+    texts = [f"{number} more stories" for number in range(count)]
+    calls = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    run.until(run.over(*calls))
+    other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
+    run.until(lambda: bool(run.tokens[other.number]))
+    return calls
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_cached_prompts_join_the_others_all_at_once(
     tiny: tuple[Path, ModelLanguage], engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, long: bool
 ) -> None:
     """One a step, the last of many would wait for as many steps. But where it takes long to copy
     what is known of them, the others do not wait for all of it."""
-    language = tiny[1]
     run = Run(engine)
-    texts = [f"{number} more stories" for number in range(5)]
-    alone = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
-    run.until(run.over(*alone))
-    other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
-    run.until(lambda: bool(run.tokens[other.number]))
-    again = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    alone = answered_while_another_decodes(run, tiny[1], 5)
+    again = [run.admit(call_of(call.prompt, max_tokens=8)) for call in alone]
     if long:
         monkeypatch.setattr(engine._prefill, "piece_s", lambda busy: 1e-9)
     run.step()
@@ -317,13 +322,8 @@ def test_caches_that_cannot_be_read_cost_a_prompt_its_time_alone(
     unread: int,
 ) -> None:
     """Of several that seemed to be known the ones before it join, and those behind it are read."""
-    language = tiny[1]
     run = Run(engine)
-    texts = [f"{number} more stories" for number in range(3)]
-    alone = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
-    run.until(run.over(*alone))
-    other = run.admit(call_of(**chat(language, "hello"), max_tokens=400))
-    run.until(lambda: bool(run.tokens[other.number]))
+    alone = answered_while_another_decodes(run, tiny[1], 3)
     take, taken = engine._caches.take, 0
 
     def reading(tokens: Any) -> Any:
@@ -334,7 +334,7 @@ def test_caches_that_cannot_be_read_cost_a_prompt_its_time_alone(
         return take(tokens)
 
     monkeypatch.setattr(engine._caches, "take", reading)
-    again = [run.admit(call_of(**chat(language, text), max_tokens=8)) for text in texts]
+    again = [run.admit(call_of(call.prompt, max_tokens=8)) for call in alone]
     run.until(run.over(*again))
     assert [run.tokens[c.number] for c in again] == [run.tokens[c.number] for c in alone]
     assert not run.failed_steps and not run.errors
