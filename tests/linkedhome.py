@@ -17,7 +17,6 @@ from agentd.model_server.calls import Call, Mask
 from agentd.paths import discover
 from agentd.process import child
 from agentd.testing.tiny_model import ScriptedEngine, ScriptedLanguage
-from tests.commandline import write_agent
 from tests.livehome import Home
 from tests.supervised import remove_sockets
 
@@ -37,8 +36,7 @@ class LinkedHome(Home):
         folder = self.paths.models / "smollm2-135m"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text("{}")
-        for name in self.agents:
-            write_agent(self.root, name)
+        self.drop()
         self.configure()
         self.process = subprocess.Popen(
             [sys.executable, str(FILE), "run"],

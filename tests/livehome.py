@@ -50,8 +50,9 @@ class Home:
         return all(states.get(name) == "RUNNING" for name in self.agents)
 
     def drop(self) -> None:
-        """Write the agent's file."""
-        write_agent(self.root, "hello")
+        """Write the agents' files."""
+        for name in self.agents:
+            write_agent(self.root, name)
 
     def configure(self) -> None:
         """Write the daemon's file."""

@@ -52,6 +52,9 @@ def test_ps_of_this_machine_knows_us() -> None:
     assert found[os.getpid()].memory_bytes > 1_000_000
 
 
+ON_LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="macOS has its footprint, read by rule below"
+)
 FORKED = """
 import os, signal
 held = bytearray(os.urandom(40_000_000))
@@ -66,7 +69,7 @@ signal.pause()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS has its footprint, read by rule below")
+@ON_LINUX
 def test_what_a_process_shares_is_not_counted_in_full_for_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,6 +89,7 @@ def test_what_a_process_shares_is_not_counted_in_full_for_each(
         parent.communicate()
 
 
+@ON_LINUX
 def test_a_share_is_summed_up_anew_after_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page looks twice at a time, and an open one at each event. What ended is forgotten."""
     now, looks = 0.0, []
@@ -95,7 +99,6 @@ def test_a_share_is_summed_up_anew_after_a_while_only(monkeypatch: pytest.Monkey
         return 1_000 * len(looks)
 
     monkeypatch.setattr(module, "_share", share)
-    monkeypatch.setattr(sys, "platform", "linux")
     here, above = os.getpid(), os.getppid()
     usage = UsageMeter(lambda: now)
     assert usage.of([here])[here].memory_bytes == 1_000

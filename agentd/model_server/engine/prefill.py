@@ -20,7 +20,7 @@ from agentd.model_server.engine.prompt_cache import WORTH_REUSING, Layers, Promp
 
 # A piece of prefill while others decode: the longest gap between two of their tokens. Where a step
 # itself is slow, as on a CPU, a piece this short would read all the weights for a few tokens: there
-# it may take longer than two steps.
+# it may take as long as so many steps.
 PIECE_S = 0.1
 PIECE_STEPS = 2.6
 # While nobody decodes; a cancelled call holds its slot no longer than this. On a CPU 64 tokens at
