@@ -26,6 +26,7 @@ from agentd.approval.unanswered import give, unanswered
 from agentd.bus import Bus
 from agentd.errors import AgentdError
 from agentd.events import FILE, PERSON, NewEvent
+from agentd.states import WorkerState
 from agentd.supervisor.client import query
 from tests.chaos.home import AGENTS, PIPELINE, PLACED, SERVER, TICKER, Home
 
@@ -375,10 +376,10 @@ class Havoc:
         """
         self.tell("no more kills; waiting for the rest")
         for name in AGENTS:
-            self.home.configure(name, description="no more kills")
+            self.home.configure(name, description="no more kills", last=True)
         placed, until = self.placed, time.monotonic() + DRAIN_S
         self.done["orders"] = placed
-        while self._billed() < placed or self._open():
+        while not self._rests() or self._billed() < placed or self._open():
             if time.monotonic() > until:
                 raise Stuck(f"not drained within {DRAIN_S:.0f} s\n{self.describe()}")
             if self.supervisor is None or self.supervisor.poll() is not None:
@@ -386,8 +387,22 @@ class Havoc:
             self._answer()
             self._pause(0.05)
 
+    def _rests(self) -> bool:
+        """Whether the ticker runs without its schedule: what fires later would not be answered."""
+        try:
+            agents = query(self.home.paths)["agents"]
+        except AgentdError:
+            return False  # the supervisor is not there yet
+        return any(
+            agent["name"] == TICKER
+            and agent["triggers"].get("schedule", "not known") is None
+            and agent["state"] == WorkerState.RUNNING
+            and not agent["stopping"]
+            for agent in agents
+        )
+
     def _open(self) -> int:
-        """Return how many events still wait for a pipeline's agent, or are being worked on."""
+        """Return how many events still wait for an agent, or are being worked on."""
         return self._number(
             "SELECT (SELECT count(*) FROM sessions WHERE state IN ('running', 'parked'))"
             " + (SELECT count(*) FROM outbox WHERE event_type = 'order.billed' AND id >"
@@ -395,12 +410,14 @@ class Havoc:
             + "".join(
                 f" + (SELECT count(*) FROM outbox WHERE event_type = '{reads}' AND target IS NULL"
                 f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}'))"
-                f" + (SELECT count(*) FROM outbox WHERE target = '{name}'"
-                f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}/direct'))"
                 for name, (reads, _) in PIPELINE.items()
             )
-            + f" + {self.dropped} - (SELECT count(*) FROM outbox WHERE event_type = '{FILE}'"
-            f" AND id <= (SELECT last_seen_id FROM cursors WHERE consumer = '{TICKER}/direct'))"
+            + "".join(
+                f" + (SELECT count(*) FROM outbox WHERE target = '{name}'"
+                f" AND id > (SELECT last_seen_id FROM cursors WHERE consumer = '{name}/direct'))"
+                for name in AGENTS
+            )
+            + f" + {self.dropped} - (SELECT count(*) FROM outbox WHERE event_type = '{FILE}')"
         )
 
     def end(self) -> None:
@@ -410,7 +427,6 @@ class Havoc:
             self._bus = None
         if self.supervisor is None:
             return
-        (self.home.paths.agents_d / f"{TICKER}.toml").unlink(missing_ok=True)
         if self.supervisor.poll() is None:
             self.supervisor.send_signal(signal.SIGCONT)
             self.supervisor.send_signal(signal.SIGTERM)

@@ -163,13 +163,19 @@ class Home:
         for name in AGENTS:
             self.configure(name)
 
-    def configure(self, name: str, description: str = "", words: str = "") -> None:
-        """Write an agent's file in one step; other `words` make another prompt of it."""
+    def configure(
+        self, name: str, description: str = "", words: str = "", *, last: bool = False
+    ) -> None:
+        """Write an agent's file in one step; other `words` make another prompt of it.
+
+        `last`: no schedule fires any more, so that everything can be answered.
+        """
         reads, publish = PIPELINE.get(name, ("", "tick.counted"))
+        fires = "" if last else 'schedule = { every = "2s" }'
         text = (MCP_AGENT if name == KEEPER else AGENT).format(
             description=description,
             words=words,
-            reads=f'subscribe = ["{reads}"]' if reads else 'schedule = {{ every = "2s" }}'.format(),
+            reads=f'subscribe = ["{reads}"]' if reads else fires,
             watches=f'watch = ["{self.drop}/*.txt"]' if name == TICKER else "",
             drop=self.drop,
             journal=self.journal,
