@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-WAIT_S = 10.0  # a wait_for that is not met fails after this long
+WAIT_S = 30.0  # a wait_for that is not met fails after this long; a loaded machine takes ten
 POLL_S = 0.005
 
 
