@@ -24,6 +24,7 @@ import apsw
 
 from agentd.admission.precheck import Precheck
 from agentd.config.agent import Permissions, check_agent_name, load_agent
+from agentd.config.daemon import DaemonConfig, ModelConfig
 from agentd.config.last_good import effective_config
 from agentd.config.toml import read_toml
 from agentd.errors import AgentdError, ConfigError, NotRunning, StorageError
@@ -47,6 +48,7 @@ IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks
 FORKS_VARIABLE = "TEST_FORKS"  # workers are forked, by a server that also imports this, if not ""
 READY_VARIABLE = "TEST_READY_S"  # for so long a worker waits for the server that is to fork it
 PARKED_VARIABLE = "TEST_PARKED_S"  # of the fork server, until it is tried again
+PORT_VARIABLE = "TEST_MODEL_PORT"  # the model server's default; the real one may be anybody's
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
     "[supervisor]\nbackoff_first = '50ms'\nbackoff_max = '100ms'\nstop_grace = '1s'\ncrashes = 3\n"
@@ -255,6 +257,10 @@ def _run() -> int:
     worker_forks.READY_S = float(os.environ.get(READY_VARIABLE, DEADLINE_S))
     if parked_s := os.environ.get(PARKED_VARIABLE):
         worker_forks.PARKED_S = float(parked_s)
+    if port := os.environ.get(PORT_VARIABLE):
+        ModelConfig.model_fields["port"].default = int(port)
+        ModelConfig.model_rebuild(force=True)
+        DaemonConfig.model_rebuild(force=True)
     here, module = [sys.executable, str(FILE)], os.environ.get(FORKS_VARIABLE)
     commands = Commands(
         worker=lambda name, version: [*here, "worker", name, version],

@@ -34,7 +34,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 wait_for(lambda: state_of(home, "hello") == "RUNNING", seconds=DEADLINE_S)
                 yield home
                 process.terminate()
-                assert process.wait(15) == 0, "SIGTERM stops everything in order"
+                assert process.wait(DEADLINE_S) == 0, "SIGTERM stops everything in order"
             finally:
                 process.kill()
 

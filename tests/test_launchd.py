@@ -151,8 +151,7 @@ def test_it_starts_and_stops_as_launchd_does_it(home: Daemon) -> None:
     service = agent(home)
     process = service.start()
     try:
-        wait_for(lambda: home.paths.status_socket.exists(), "it comes up")
-        assert query(home.paths)["pid"] == process.pid
+        wait_for(lambda: _pid(home) == process.pid, "it comes up")
         second = service.start()
         assert ended(second) == 0, "already running: not a failure to be repeated"
         assert query(home.paths)["pid"] == process.pid

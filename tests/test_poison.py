@@ -89,7 +89,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 wait_for(socket.exists, seconds=DEADLINE_S)
                 yield tmp_path
                 process.terminate()
-                assert process.wait(15) == 0
+                assert process.wait(DEADLINE_S) == 0
             finally:
                 process.kill()
 

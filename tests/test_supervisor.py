@@ -29,7 +29,17 @@ from agentd.states import Priority
 from agentd.supervisor.agents import Agents
 from agentd.supervisor.checks import DEADLINE_S
 from agentd.supervisor.client import query
-from tests.supervised import FILE, QUICK, Daemon, alive, daemon, state, suspend, wait_for
+from tests.supervised import (
+    FILE,
+    PORT_VARIABLE,
+    QUICK,
+    Daemon,
+    alive,
+    daemon,
+    state,
+    suspend,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -282,10 +292,8 @@ def test_no_descriptor_left_removes_nobody(supervisor: Daemon) -> None:
     two = supervisor.wait_state("two", "RUNNING")["pid"]
     supervisor.wait_state("one", "RUNNING")
     process = psutil.Process(supervisor.pid)
-    used = {int(fd.name) for fd in Path(f"/proc/{supervisor.pid}/fd").iterdir()}
-    free = min(set(range(len(used) + 1)) - used)
     before = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (free, before[1]))
+    process.rlimit(psutil.RLIMIT_NOFILE, (3, before[1]))  # none beyond its standard streams
     supervisor.drop("one", more="# touched")
     wait_for(lambda: supervisor.log("agents.unreadable"), "it finds the folder unreadable")
     process.rlimit(psutil.RLIMIT_NOFILE, before)
@@ -904,16 +912,16 @@ def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
 def test_the_default_port_gives_way_where_it_is_taken(tmp_path: Path) -> None:
     """Two homes on one machine both work, and `status` says where the second one listens."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # somebody has it: as well
-            stack.enter_context(socket.create_server(("127.0.0.1", MODEL_PORT)))
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = taken.getsockname()[1]
         for name in ("one", "two"):
-            home = stack.enter_context(daemon(tmp_path / name))
+            home = stack.enter_context(daemon(tmp_path / name, {PORT_VARIABLE: str(port)}))
             pull_model(home)
             home.start()
             wait_for(lambda: home.status()["model"]["state"] == "RUNNING", "it runs")  # noqa: B023
             model = home.status()["model"]
-            assert str(MODEL_PORT) not in model["url"]
-            assert model["reason"] == f"port {MODEL_PORT} was taken, so it listens on another one"
+            assert str(port) not in model["url"]
+            assert model["reason"] == f"port {port} was taken, so it listens on another one"
             assert json.loads(home.paths.model_address.read_text())["url"] == model["url"]
 
 

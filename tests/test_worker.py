@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentd import testing
 from agentd.admission.admit import admit
 from agentd.bus import Bus
 from agentd.config.last_good import keep
@@ -20,7 +22,7 @@ from agentd.paths import Paths, discover
 from agentd.process.child import CONTROL_VARIABLE
 from agentd.sessions.sessions import Sessions
 from agentd.states import Exit, Priority, SessionState
-from agentd.testing import FakeModelServer, Reply, Request, wait_for
+from agentd.testing import FakeModelServer, Reply, Request
 from tests.person import answer as answer_it
 from tests.person import vouch
 from tests.supervised import remove_sockets
@@ -37,6 +39,8 @@ publish = "note.read"
 read = ["{folder}"]
 """
 POLL = '[bus]\npoll = "200ms"\n'
+DEADLINE_S = 40.0  # far above what it takes, and below the deadline of a call that hangs
+wait_for = partial(testing.wait_for, seconds=DEADLINE_S)
 
 
 class Home:
@@ -80,8 +84,8 @@ class Home:
         return self.bus.events.list(event_type=event_type)
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        text = self.paths.log("reader").read_text()
-        return [e for line in text.splitlines() if (e := json.loads(line))["event"] == name]
+        lines = self.paths.log("reader").read_text().split("\n")[:-1]  # the last one may be half
+        return [e for line in lines if (e := json.loads(line))["event"] == name]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -146,7 +150,7 @@ def test_stop_in_the_middle_of_a_call(home: Home, number: int) -> None:
         home.ask()
         wait_for(lambda: [r for r in server.requests if r.path.endswith("/chat/completions")])
         worker.send_signal(number)
-        assert worker.wait(5) == Exit.OK
+        assert worker.wait(DEADLINE_S) == Exit.OK
     (row,) = home.sessions.archive.list()
     assert row.state is SessionState.RUNNING
     assert home.bus.db.run("SELECT attempts, total_attempts FROM deliveries") == [(0, 0)]
@@ -187,7 +191,7 @@ def test_no_model_server_costs_nothing(home: Home) -> None:
     home.ask()
     wait_for(lambda: home.paths.log("reader").exists() and home.log("session.started"))
     with serve(home, reads_then_done(home)):
-        wait_for(lambda: home.events("note.read"), seconds=20)
+        wait_for(lambda: home.events("note.read"))
     assert home.bus.dead.list() == []
 
 
@@ -198,7 +202,7 @@ def test_failing_session_becomes_a_dead_letter(home: Home) -> None:
     with serve(home, lambda request: "no decision at all"):
         home.start()
         home.ask()
-        (letter,) = wait_for(home.bus.dead.list, seconds=20)
+        (letter,) = wait_for(home.bus.dead.list)
     assert letter.event_type == "note.asked"
     assert "no decision" in letter.error
     assert len(home.sessions.archive.list()) == 2
@@ -235,7 +239,7 @@ def test_unusable_version_is_one_clear_error(home: Home) -> None:
     """A damaged version folder exits 78, with what and where in the log and no traceback."""
     (home.accepted.folder / "agent.py").write_text("changed")
     worker = home.start()
-    assert worker.wait(10) == Exit.CONFIG
+    assert worker.wait(DEADLINE_S) == Exit.CONFIG
     (line,) = home.log("worker.failed")
     assert str(home.accepted.folder) in line["error"]
     assert "Traceback" not in str(line)

@@ -128,9 +128,11 @@ class Housekeeping:
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
+            # Before it asks who is known: an agent is accepted, and then its folders are made.
+            made = await in_thread(made_for_agents, self._paths)
             known = await self._thread.call(lambda bus: {row.name for row in bus.agents.list()})
             now = self._clock.now()
-            await in_thread(sweep, self._paths, known, now, self._rules.removed)
+            await in_thread(sweep, self._paths, made, known, now, self._rules.removed)
         return self._judge(retention.over, stuck)
 
     async def _expire(self) -> None:
@@ -215,11 +217,23 @@ def _write_nothing(bus: Bus) -> None:
 LEFT = timedelta(hours=6)  # what is older was left behind; a large model may take that long
 
 
-def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) -> None:
+def made_for_agents(paths: Paths) -> list[Path]:
+    """Return the folders for temporary files and logs, which are made once an agent is accepted."""
+    return [*_folders(paths.scratch), *_folders(paths.logs)]
+
+
+def sweep(
+    paths: Paths,
+    made: Collection[Path],
+    known: Collection[str],
+    now: datetime,
+    kept: timedelta,
+) -> None:
     """Remove what agents left that the bus does not know, and leftovers.
 
-    Versions and own folders only where nothing changed for as long as they are `kept`: a file that
-    is not accepted yet has some.
+    `made`: the folders of `made_for_agents`, from before it was asked for the `known` ones.
+    Versions and own folders go only where nothing changed for as long as they are `kept`: a file
+    that is not accepted yet has some.
     """
     before = now - kept
     for folder in _folders(paths.versions):
@@ -231,13 +245,13 @@ def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) 
             ours = folder.name in known or (paths.agents_d / f"{folder.name}.toml").exists()
             if not ours and _newest(folder) < before.timestamp():
                 shutil.rmtree(folder)
-    for folder in _folders(paths.scratch):
-        if folder.name.partition(".")[0] not in known:  # of a worker, or of hands
+    for folder in made:
+        if folder.name.partition(".")[0] in known:  # of a worker, or of hands
+            continue
+        if folder.parent == paths.scratch:
             remove(folder)
-    for folder in _folders(paths.logs):
         with contextlib.suppress(OSError):  # not empty
-            if folder.name not in known:
-                folder.rmdir()
+            folder.rmdir()
     for left in leftovers(paths):
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < (now - LEFT).timestamp():
