@@ -57,6 +57,11 @@ def ways_of(one: Daemon) -> dict[str, Any]:
     return found
 
 
+def process(one: Daemon) -> Any:
+    """Return the pid of what delivers, None while there is none."""
+    return (one.status().get("deliver") or {}).get("pid")
+
+
 def days(folder: Path) -> list[Path]:
     """Return the files of the days: a result of two minutes ago may be yesterday's."""
     return sorted(folder.glob("????-??-??.md"))
@@ -230,8 +235,9 @@ def test_deliver_is_there_only_where_a_way_is(running: Daemon, phone: Messenger)
     wait_for(lambda: ways_of(running)["ntfy"], "its cursor is there")
     publish(running.paths.database, result("to one"))
     sent_id(phone, "to one")
+    before = process(running)
     configure(running, f"[deliver.ntfy]\nurl = '{phone.url}/two'\n")
-    wait_for(lambda: len(running.log("config.reloaded")) == 2, "it is read")
+    wait_for(lambda: process(running) not in (None, before), "another one is there")
     publish(running.paths.database, result("to two"))
     sent_id(phone, "to two")
     assert [body["topic"] for _, body, _ in phone.posts] == ["one", "two"]
