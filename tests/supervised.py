@@ -185,9 +185,9 @@ class Daemon:
         return found
 
     def configure(self, text: str = QUICK) -> None:
-        """Write agentd.toml."""
+        """Write agentd.toml in one step: half of it, or nothing, would be settings as well."""
         self.paths.config.mkdir(parents=True, exist_ok=True)
-        self.paths.daemon_file.write_text(text)
+        write_whole(self.paths.daemon_file, text)
 
     def stop(self) -> int:
         """Stop it by SIGTERM and return its exit code."""
