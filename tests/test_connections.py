@@ -270,14 +270,15 @@ def test_a_head_that_drips_is_given_up(server: Serving, monkeypatch: pytest.Monk
             tick.wait(0.01)
 
 
-def test_an_idle_connection_is_closed_and_a_used_one_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_idle_connection_is_closed_and_a_used_one_kept() -> None:
     """Between requests a connection may be reused, for a while."""
-    monkeypatch.setattr("agentd.model_server.http.server.IDLE_S", 2)
     with serving(lambda _language: ScriptedEngine()) as server, connected(server.port) as sock:
-        for _ in range(3):
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        for number in range(3):
+            for one in connections_of(server):
+                assert one.timeout_keep_alive == http_server.IDLE_S
+                if number == 2:  # no request comes after this one
+                    one.timeout_keep_alive = 0.1
+            sock.sendall(HEALTH)
             assert status(one_reply(sock)) == 200
         assert to_end(sock) == b""
 
