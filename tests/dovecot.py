@@ -10,6 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from tests.page_home import free_port
 from tests.supervised import wait_for
 
 PROGRAM = shutil.which("dovecot", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
@@ -60,8 +61,7 @@ class Dovecot:
         root = os.geteuid() == 0  # it serves no mail as root
         user = pwd.getpwnam("nobody" if root else getpass.getuser())
         internal = pwd.getpwnam("dovecot") if root else user
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         for name in ("run", "state", "mail/new", "mail/cur", "mail/tmp"):
             (self.folder / name).mkdir(parents=True)
         pem = self.folder / "both.pem"

@@ -1,6 +1,8 @@
 """A home whose page is looked at: a real daemon with agents of each kind, and a model's double."""
 
+import contextlib
 import json
+import random
 import socket
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,12 @@ class PageHome(Home):
 
 
 def free_port() -> int:
-    """A port on loopback that nobody has at this moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port on loopback that nobody has at this moment, and that no system gives out by itself.
+
+    From 32768 on, or 49152, each connection and each server of another test may be given it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port

@@ -71,13 +71,16 @@ def state(pid: int) -> str:
     return found.stdout.strip()[:1]
 
 
-def _threads(pid: int) -> list[str]:
+def threads(pid: int) -> list[str]:
     """The letters of all its threads; of the process where there is no telling (not on Linux)."""
     tasks = Path(f"/proc/{pid}/task")
     if not tasks.exists():
         return [state(pid)]
+    stats = []
+    for task in tasks.iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+            stats.append((task / "stat").read_text())
     # The state stands behind the name, which may hold anything.
-    stats = [(task / "stat").read_text() for task in tasks.iterdir()]
     return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
@@ -89,7 +92,7 @@ def alive(pid: int) -> bool:
 def suspend(pid: int) -> None:
     """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: set(_threads(pid)) == {"T"}, "it stands still")
+    wait_for(lambda: set(threads(pid)) == {"T"}, "it stands still")
 
 
 def remove_sockets(paths: Paths) -> None:
@@ -184,9 +187,9 @@ class Daemon:
         return found
 
     def configure(self, text: str = QUICK) -> None:
-        """Write agentd.toml."""
+        """Write agentd.toml in one step: half of it, or nothing, would be settings as well."""
         self.paths.config.mkdir(parents=True, exist_ok=True)
-        self.paths.daemon_file.write_text(text)
+        write_whole(self.paths.daemon_file, text)
 
     def stop(self) -> int:
         """Stop it by SIGTERM and return its exit code."""

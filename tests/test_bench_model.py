@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +20,7 @@ from tests.bench.model.servers import Stock
 from tests.bench.model.shape import QUICK
 from tests.bench.model.workload import Round, legal, plan
 from tests.bench.table import Figure
+from tests.page_home import free_port
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600  # 40 s on an idle machine
@@ -122,9 +122,7 @@ class Frail(Stock):
         self._words = (str(good), end)
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         return self._popen([sys.executable, "-c", FRAIL, str(self.port), *self._words])
 
 

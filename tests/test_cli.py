@@ -226,7 +226,7 @@ def test_the_first_run_writes_the_configuration(tmp_path: Path) -> None:
         assert all("enabled = false" in path.read_text() for path in agents.glob("*.toml"))
         assert agentd(home, "check").returncode == 0
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert process.stderr and "shipped configuration" in process.stderr.read()
     finally:
         process.kill()

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from agentd.llm.baml import BamlLLM, load_client
 from agentd.llm.decision import Ask, Candidates, Choice, Decision, Terms
 from agentd.llm.endpoint import Endpoint
 from agentd.llm.union import Malformed, Union
+from agentd.llm.wire import Wire
 from agentd.net.wait import Deadline, Passed
 from agentd.paths import discover, shipped
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, ManualClock, Reply, Request
 
+WAIT_S = 20.0  # for what takes a moment where the machine has nothing else to do
 REVIEW = """
 class Finding {
   tool "finding"
@@ -463,11 +466,13 @@ def test_a_busy_server_is_waited_for(
     server = serve([*busy, DONE])
     assert ask(review(client, server), progress=lambda: beats.append(1)).name == "Done"
     assert len(server.requests) == 3 and len(beats) >= 3
-    slow = serve([Reply(status=503, headers={"Retry-After": "0.2"}), DONE])
-    monkeypatch.setattr("agentd.llm.retries.PROGRESS_S", 0.02)
-    beats.clear()
-    ask(review(client, slow), progress=lambda: beats.append(1))
-    assert len(beats) > 6, "a long wait looks like a hang"
+    slow = serve([Reply(status=503, headers={"Retry-After": "100"}), DONE])
+    clock, wire, told = ManualClock(), Wire(keep=True), list[float]()
+    monkeypatch.setattr(wire, "wait", clock.advance)
+    llm = review(client, slow, clock=clock, http=wire)
+    ask(llm, progress=lambda: told.append(clock.monotonic()))
+    assert told[-1] - told[0] > 40
+    assert max(b - a for a, b in pairwise(told)) < 11, "a long wait looks like a hang"
     always = serve([Reply("full", status=503, headers={"Retry-After": "50"})])
     with pytest.raises(ModelUnavailable, match="503: full"):
         ask(review(client, always, queue_wait_s=1.0))
@@ -676,7 +681,7 @@ def test_the_deadline_counts_from_admission(
     server = serve([Reply(hang=True)])
     with pytest.raises(CallDeadline):
         ask(review(client, server), deadline_s=0.2)
-    assert server.gone.acquire(timeout=5), "the server saw the caller go"
+    assert server.gone.acquire(timeout=WAIT_S), "the server saw the caller go"
     queueing = serve([Reply(DONE, queued=50)])
     beats: list[int] = []
     assert ask(review(client, queueing), progress=lambda: beats.append(1)).name == "Done"
@@ -707,7 +712,7 @@ def test_a_server_that_drips_bytes_does_not_outlast_the_deadline(client: Path) -
         with pytest.raises(CallDeadline):
             ask(llm, deadline_s=0.3)
         stop.set()
-        thread.join(5)
+        thread.join(WAIT_S)
     assert not thread.is_alive()
 
 
@@ -732,14 +737,14 @@ def test_close_ends_a_call_at_once(
     thread = threading.Thread(target=call)
     thread.start()
     if where == "hanging":
-        assert server.hanging.acquire(timeout=5)
+        assert server.hanging.acquire(timeout=WAIT_S)
     else:
-        assert waiting.wait(5)
+        assert waiting.wait(WAIT_S)
     llm.close()
-    thread.join(2)
+    thread.join(WAIT_S)
     assert not thread.is_alive() and len(outcome) == 1
     if where == "hanging":
-        assert server.gone.acquire(timeout=5), "the server saw the caller go"
+        assert server.gone.acquire(timeout=WAIT_S), "the server saw the caller go"
     with pytest.raises(Stopped):
         ask(llm)
 

@@ -233,16 +233,16 @@ def test_a_question_is_answered(world: World) -> None:
 
 def test_pause_resume_and_run(world: World) -> None:
     """The agent's page tells by itself what became of it."""
-    home = world.home
+    home, paused = world.home, "SELECT paused FROM agents WHERE name = 'sorter'"
     with world.tab() as tab:
         page = tab.go("/agents/sorter")
         state = page.locator("#head .state")
         page.get_by_role("button", name="Pause").click()
         expect(state).to_have_text("paused")
-        assert home.value("SELECT paused FROM agents WHERE name = 'sorter'") == 1
+        home.until(lambda: home.value(paused) == 1, "it is written down")
         page.get_by_role("button", name="Resume").click()
         expect(state).to_have_text("running")
-        assert home.value("SELECT paused FROM agents WHERE name = 'sorter'") == 0
+        home.until(lambda: home.value(paused) == 0, "it is written down")
         page.get_by_role("button", name="Run now").click()
         expect(said(page)).to_contain_text("sorter is asked to run.")
     triggered = "SELECT id FROM outbox WHERE event_type = 'agent.trigger' AND target = 'sorter'"

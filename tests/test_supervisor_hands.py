@@ -29,6 +29,7 @@ def running(tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("hello\n")
     with daemon(tmp_path / "home") as one:
+        one.configure(QUICK.replace("stop_grace = '1s'", "stop_grace = '20s'"))  # to say it stopped
         drop(one)
         one.start()
         one.wait_state("caller", "RUNNING")

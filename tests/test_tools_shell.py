@@ -113,9 +113,9 @@ def test_a_stop_interrupts(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    wait_for(marker.exists)
+    wait_for(marker.exists, seconds=30)
     tools.close()
-    thread.join(5)
+    thread.join(30)
     assert raised
 
 
