@@ -184,7 +184,7 @@ class Daemon:
     def configure(self, text: str = QUICK) -> None:
         """Write agentd.toml."""
         self.paths.config.mkdir(parents=True, exist_ok=True)
-        self.paths.daemon_file.write_text(text)
+        write_whole(self.paths.daemon_file, text)  # a daemon that runs reads no half of it
 
     def stop(self) -> int:
         """Stop it by SIGTERM and return its exit code."""
