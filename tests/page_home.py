@@ -1,6 +1,8 @@
 """A home whose page is looked at: a real daemon with agents of each kind, and a model's double."""
 
+import contextlib
 import json
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,9 @@ class PageHome(Home):
 
 
 def free_port() -> int:
-    """A port on loopback that nobody has at this moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port on loopback that nobody has at this moment, nor is given who asks for any port."""
+    while True:
+        port = secrets.choice(range(10_000, 32_000))  # below those that kernels give
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
