@@ -102,6 +102,9 @@ def call(number: Any, name: str, args: dict[str, Any]) -> dict[str, Any] | None:
             return text("slept")
         case "hold":  # until somebody writes into the log that it may go on
             while "go on" not in Path(os.environ["FAKE_LOG"]).read_text():
+                if number in cancelled:
+                    note(f"cancelled {name}")
+                    return None
                 time.sleep(0.01)
             return text("held")
         case "die":

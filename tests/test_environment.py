@@ -54,13 +54,19 @@ def test_each_child_gets_what_it_needs_and_no_secret() -> None:
     assert environment.for_model_server(full) == NEEDED | TUNING | environment.ALWAYS
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """Return what a process was given; just after it has begun the kernel shows nothing of it."""
+    found: dict[str, str] = wait_for(psutil.Process(pid).environ, "its environment is there")
+    return found
+
+
 def test_a_child_sees_the_list_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who says nothing of an environment hands on no secret."""
     for name in SECRETS:
         monkeypatch.setenv(name, "secret")
     child = Child.spawn("one", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
     try:
-        assert "secret" not in psutil.Process(child.pid).environ().values()
+        assert "secret" not in environment_of(child.pid).values()
     finally:
         child.kill()
         wait_for(lambda: child.poll() is not None)
@@ -76,6 +82,6 @@ def test_no_process_of_the_daemon_is_told_a_secret(tmp_path: Path) -> None:
         pid = one.wait_state("reader", "RUNNING")["pid"]
         model = wait_for(lambda: one.status()["model"]["pid"], "the model server runs")
         for child in (pid, model):
-            seen = psutil.Process(child).environ()
+            seen = environment_of(child)
             assert seen["AGENTD_HOME"] == str(tmp_path / "home")
             assert not {name for name in SECRETS if name in seen}

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,14 +46,22 @@ UNUSED = (
 class Hand:
     """Hands that a test calls."""
 
-    def __init__(self, orders: Orders, locks: Path, argv: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        orders: Orders,
+        locks: Path,
+        argv: list[str] | None = None,
+        early: Sequence[str] = (),  # what is called before they are ready
+    ) -> None:
         locks.mkdir(exist_ok=True)
         self.child = Child.spawn("x.hands", argv or python("agentd.hands"), locks, control=True)
         assert self.child.control is not None
         self.channel = Channel(self.child.control)
         self.channel.send(orders.document())
-        self.first = self.channel.receive(SOON_S)[0]
         self._number = 0
+        for name in early:
+            self.begin(name, path="")
+        self.first = self.channel.receive(SOON_S)[0]
 
     def begin(self, name: str, deadline_s: float = SOON_S, **args: Any) -> int:
         self._number += 1
@@ -111,8 +119,13 @@ def orders(home: Path, *, run: tuple[str, ...] = (), **more: Any) -> Orders:
 def start(home: Path) -> Iterator[Callable[..., Hand]]:
     with contextlib.ExitStack() as stack:
 
-        def begin(given: Orders | None = None, argv: list[str] | None = None, **more: Any) -> Hand:
-            hand = Hand(given or orders(home, **more), home / "locks", argv)
+        def begin(
+            given: Orders | None = None,
+            argv: list[str] | None = None,
+            early: Sequence[str] = (),
+            **more: Any,
+        ) -> Hand:
+            hand = Hand(given or orders(home, **more), home / "locks", argv, early)
             stack.callback(hand.end)
             return hand
 
@@ -383,7 +396,8 @@ def test_what_a_program_left_running_ends_with_its_call(
     """By its end or its deadline: hands end with it, and the supervisor kills what is left."""
     hand = start(run=("bash", "sleep"))
     code = f"sleep 601 > /dev/null 2>&1 & echo begun{ending}"
-    answer = hand.call("RunCommand", deadline_s=0.5, program="bash", args=["-c", code])
+    deadline_s = 2.0 if ending else SOON_S  # enough for bash to begin
+    answer = hand.call("RunCommand", deadline_s, program="bash", args=["-c", code])
     assert "took longer" in answer["error"]["what"] if ending else answer["value"]["exit"] == 0
     assert hand.answer() == {BYE: True}
     wait_for(lambda: hand.child.poll() is not None, "they ended")
@@ -392,8 +406,8 @@ def test_what_a_program_left_running_ends_with_its_call(
 
 def test_hands_end_when_nobody_calls(start: Callable[..., Hand], home: Path) -> None:
     """They say so first: what comes after is not begun."""
-    hand = start(replace(orders(home), idle_s=0.2))
-    hand.value("ListFiles", path="")
+    hand = start(replace(orders(home), idle_s=0.2), early=["ListFiles"])
+    assert "value" in hand.answer()
     assert hand.answer() == {BYE: True}
     with pytest.raises(ChannelClosed):
         hand.answer()

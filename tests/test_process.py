@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from agentd.clock import SystemClock
 from agentd.errors import AlreadyRunning, ConfigError
 from agentd.process import environment
+from agentd.process import lock as lock_module
 from agentd.process.channel import Channel
 from agentd.process.child import Child, child_side
 from agentd.process.fork_orders import UNSEEN, Forked, ForkOrders, state_of
@@ -193,6 +195,26 @@ def test_the_lock_is_held_from_before_the_child_starts(locks: Path) -> None:
     assert lock.holder()["pid"] == lock.holder()["pgid"] == child.pid
     end(child)
     assert lock.acquire(), "its death frees the lock"
+    lock.close()
+
+
+def test_who_looks_keeps_nobody_from_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at a moment when a daemon takes its home must not end that, nor kill the last group.
+
+    One that never ends, of a process that is stopped, is not waited for longer than `LOOKS_S`.
+    """
+    lock = LockFile(tmp_path / "one.lock")
+    lock.path.touch()
+    looking = os.open(lock.path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock_module, "LOOKS_S", 0.01)
+    assert not lock.acquire()
+    monkeypatch.setattr(lock_module, "LOOKS_S", DEADLINE_S)
+    threading.Timer(0.05, os.close, (looking,)).start()
+    assert lock.acquire()
+    assert not LockFile(lock.path).acquire(), "it is ours alone"
     lock.close()
 
 

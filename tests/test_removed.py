@@ -15,7 +15,7 @@ from agentd.paths import Paths
 from agentd.process.lock import LockFile
 from agentd.supervisor.client import query
 from tests.livehome import a_home
-from tests.supervised import Daemon, daemon, wait_for
+from tests.supervised import Daemon, daemon, suspend, wait_for
 
 
 @pytest.fixture
@@ -29,13 +29,20 @@ def replace(path: Path) -> None:
     path.touch()
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder at one stroke: nobody makes something in it again meanwhile."""
+    away = folder.with_name(f"{folder.name}.away")
+    folder.rename(away)
+    shutil.rmtree(away)
+
+
 REMOVALS: dict[str, Callable[[Paths], object]] = {
     "status socket": lambda paths: paths.status_socket.unlink(),
-    "wake-up sockets": lambda paths: shutil.rmtree(paths.wake),
+    "wake-up sockets": lambda paths: remove(paths.wake),
     "lock": lambda paths: paths.lock.unlink(),
     "token": lambda paths: paths.token.unlink(),
     "address": lambda paths: paths.model_address.unlink(),
-    "run folder": lambda paths: shutil.rmtree(paths.run),
+    "run folder": lambda paths: remove(paths.run),
     "moved run folder": lambda paths: paths.run.rename(paths.data / "away"),
     "replaced socket": lambda paths: replace(paths.status_socket),
 }
@@ -72,9 +79,9 @@ def test_what_is_removed_comes_back(supervisor: Daemon, what: str) -> None:
 def test_a_lock_that_another_has_taken_stops_the_supervisor(supervisor: Daemon) -> None:
     """Two in one home would do everything twice."""
     supervisor.start()
-    supervisor.paths.lock.unlink()
-    other = LockFile(supervisor.paths.lock)
+    other = LockFile(supervisor.paths.lock.with_name("other"))
     assert other.acquire()
+    other.path.replace(supervisor.paths.lock)
     assert supervisor.process is not None
     _, error = supervisor.process.communicate(timeout=20)
     assert supervisor.process.returncode == 75
@@ -86,7 +93,7 @@ def test_a_worker_hears_again(tmp_path: Path) -> None:
     """Its own socket comes back, though it waits for nothing but a wake-up; no event waits long."""
     with a_home(tmp_path) as home:
         home.start()
-        shutil.rmtree(home.paths.wake)
+        remove(home.paths.wake)
         socket = home.paths.wake / "hello.sock"
         home.until(socket.exists, "the worker's socket is there")
         home.send()
@@ -102,7 +109,7 @@ def test_the_doctor_looks(supervisor: Daemon) -> None:
     found = {f.name: f for f in examine(supervisor.paths, SystemClock())}
     assert found["daemon"].level == "ok"
     assert "one" in found["wake-up"].what and found["wake-up"].level == "warning"
-    os.kill(supervisor.pid, signal.SIGSTOP)
+    suspend(supervisor.pid)
     supervisor.paths.status_socket.unlink()
     try:
         found = {f.name: f for f in examine(supervisor.paths, SystemClock())}

@@ -98,16 +98,17 @@ def test_a_child_is_answered_by_who_it_is(tmp_path: Path) -> None:
 def test_a_descriptor_is_handed_over(tmp_path: Path) -> None:
     """It is the child's from then on, and the supervisor keeps none."""
 
-    async def pipe(asker: Asker, document: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        read, write = os.pipe()
-        os.write(write, b"hello")
-        os.close(write)
-        return {}, [read]
+    read, write = os.pipe()
 
-    before = open_descriptors()
+    async def pipe(asker: Asker, document: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        os.write(write, b"hello")
+        return {}, [os.dup(read)]
+
     code = "fds = link.ask({'ask': 'pipe'})[1]; tell(os.read(fds[0], 10).decode(), len(fds))"
     assert told(tmp_path, code, {"pipe": pipe}) == ["hello", 1]
-    assert open_descriptors() == before
+    assert open_descriptors(read) == 2, "both ends, and no more"
+    os.close(read)
+    os.close(write)
 
 
 def test_what_goes_wrong_is_told_to_the_child_alone(tmp_path: Path) -> None:
@@ -132,11 +133,16 @@ def test_what_goes_wrong_is_told_to_the_child_alone(tmp_path: Path) -> None:
 def test_an_answer_that_came_too_late_is_no_other_ones(tmp_path: Path) -> None:
     """A request that was given up is not mistaken for the next one's answer."""
 
+    given_up = tmp_path / "given_up"
+
     async def slow(asker: Asker, document: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(SOON_S):
+            while not given_up.exists():
+                await asyncio.sleep(0.01)
         return {"slow": True}, [os.dup(0)]
 
-    code = "tell(ask('slow', 0.05), ask('echo', said=2)['said'], len(os.listdir('/dev/fd')) < 12)"
+    code = f"late = ask('slow', 0.05); open({str(given_up)!r}, 'w').close()\n"
+    code += "tell(late, ask('echo', said=2)['said'], len(os.listdir('/dev/fd')) < 12)"
     late, said, closed = told(tmp_path, code, {"slow": slow, "echo": echo})
     assert "did not answer within 0.05 s" in late["what"]
     assert said == 2
@@ -201,12 +207,11 @@ def test_who_asks_without_end_is_read_slowly(
 
 def test_descriptors_of_a_child_are_closed(tmp_path: Path) -> None:
     """It cannot use up those of the supervisor."""
-    before = open_descriptors()
     code = "[link._channel.send({'ask': 'echo', 'id': 0}, [0, 1]) for _ in range(50)]; tell(1)"
 
     async def then(child: Child, hearing: Hearing) -> None:
         await answer_of(child)
-        assert open_descriptors() < before + 20
+        assert open_descriptors(child.output_fd) < 20, "of the end that it writes to"
 
     talk(tmp_path, code, {"echo": echo}, then)
 

@@ -33,9 +33,15 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture
-def running(tmp_path: Path, site: str) -> Iterator[Daemon]:
+def idle_s() -> str:
+    """For how long nobody may need the fetcher until it is stopped: not within a test."""
+    return "600"
+
+
+@pytest.fixture
+def running(tmp_path: Path, site: str, idle_s: str) -> Iterator[Daemon]:
     """A supervisor with a worker that may fetch from the site, and one that may not."""
-    with daemon(tmp_path / "home", {IDLE_VARIABLE: "0.1"}) as one:
+    with daemon(tmp_path / "home", {IDLE_VARIABLE: idle_s}) as one:
         drop(one, "one", f'net = ["{site}"]\nrun = ["curl"]')
         drop(one, "two", 'net = ["example.com"]')
         one.start()
@@ -139,6 +145,7 @@ def test_it_ends_with_its_supervisor(running: Daemon, site: str, how: int) -> No
     wait_for(lambda: not alive(fetcher), "it is gone")
 
 
+@pytest.mark.parametrize("idle_s", ["0.1"])
 def test_it_ends_when_nobody_needs_it(running: Daemon, site: str) -> None:
     """And the next call has another one."""
     assert fetch(running, site) == "café"

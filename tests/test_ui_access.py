@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ from agentd.ui.access import Access
 from agentd.ui.other_users import foreign
 from tests.page_client import PageClient, new_link, open_page
 from tests.raw_http import ask, connected, status, to_end
-from tests.supervised import Daemon, daemon, wait_for
+from tests.supervised import DEADLINE_S, Daemon, daemon, wait_for
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
@@ -38,6 +39,11 @@ def page(home: Daemon) -> Iterator[PageClient]:
         yield opened
 
 
+def ui(one: Daemon) -> dict[str, Any]:
+    """Return what status says of the page; nothing where it did not answer in time."""
+    return one.status().get("ui") or {}
+
+
 def port_of(page: PageClient) -> int:
     return int(page.origin.rpartition(":")[2])
 
@@ -56,7 +62,7 @@ def raw(page: PageClient, head: str, body: str = "") -> int:
 
 def test_every_answer_says_what_a_browser_may_do(page: PageClient) -> None:
     """Pages, errors, refusals, files and forms: none without the strict policy, none kept."""
-    with httpx2.Client(base_url=page.origin) as stranger:
+    with httpx2.Client(base_url=page.origin, timeout=DEADLINE_S) as stranger:
         found = [
             *map(page.get, ("/", "/nothing", "/static/page.js", "/static/nothing", "/act")),
             *map(page.get, ("/api/results", "/results/999999", "/enter/nothing")),
@@ -165,7 +171,7 @@ def test_a_made_up_cookie_is_none(page: PageClient, cookie: str) -> None:
     name, value = cookie_of(page).split("=")
     until, nonce, mac = value.split(".")
     made = cookie.format(mac=mac, old=f"{int(until) + 1}.{nonce}.{mac}")
-    with httpx2.Client(base_url=page.origin) as stranger:
+    with httpx2.Client(base_url=page.origin, timeout=DEADLINE_S) as stranger:
         for header in (f"{name}={made}", f"{name}x={value}", f"{name}={value}x"):
             headers = {b"Cookie": header.encode()}
             assert stranger.get("/", headers=headers).status_code == 401
@@ -174,7 +180,7 @@ def test_a_made_up_cookie_is_none(page: PageClient, cookie: str) -> None:
 
 def test_the_cookie_is_for_this_site_alone(home: Daemon) -> None:
     """No script reads it, and no other site's request brings it."""
-    entered = httpx2.get(new_link(home)).headers["set-cookie"]
+    entered = httpx2.get(new_link(home), timeout=DEADLINE_S).headers["set-cookie"]
     assert entered.endswith("; Path=/; HttpOnly; SameSite=Strict")
 
 
@@ -223,8 +229,8 @@ def test_a_stop_ends_open_pages(tmp_path: Path) -> None:
         one.stop()
         one.configure(f"[ui]\nport = {port}\n")
         one.start()
-        wait_for(lambda: (one.status().get("ui") or {}).get("state") == "RUNNING", "the page")
-        again = httpx2.Client(base_url=page.origin, cookies=page.client.cookies)
+        wait_for(lambda: ui(one).get("state") == "RUNNING", "the page")
+        again = httpx2.Client(base_url=page.origin, cookies=page.client.cookies, timeout=DEADLINE_S)
         with again, again.stream("GET", "/live") as stream:
             assert stream.status_code == 200  # the same cookie
             assert again.get(page.link).status_code == 403  # the link was used by the one before
@@ -237,8 +243,8 @@ def test_a_page_that_crashed_is_there_again(home: Daemon) -> None:
     with open_page(home) as page:
         pid = home.status()["ui"]["pid"]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: home.status()["ui"]["pid"] not in (pid, None), "another process")
-        wait_for(lambda: home.status()["ui"]["state"] == "RUNNING", "it serves")
+        wait_for(lambda: ui(home).get("pid") not in (pid, None), "another process")
+        wait_for(lambda: ui(home).get("state") == "RUNNING", "it serves")
         assert page.get("/").status_code == 200
 
 

@@ -4,10 +4,15 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from agentd.clock import Clock, iso
+
+LOOKS_S = 1.0  # for those who only look (`held`) to be done: each takes microseconds
+LOOKS_STEP_S = 0.001  # flock has no wait with a deadline
 
 
 class LockFile:
@@ -27,15 +32,16 @@ class LockFile:
     def acquire(self) -> bool:
         """Take the lock and clear the record. False: another process holds it.
 
+        Who only looks whether it is held has a share of it for a moment, and is waited for: else
+        `agentd status` could keep a daemon from starting, or end one that makes its lock again.
+
         Again, where somebody removed the file: the one that has its name now.
 
         Raises:
             OSError: the file cannot be opened.
         """
         fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(fd):
             os.close(fd)
             return False
         with contextlib.suppress(FileNotFoundError):
@@ -87,3 +93,20 @@ class LockFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _locked(fd: int) -> bool:
+    """Lock an open file for ourselves alone; False: another has it so, or looks for too long."""
+    until, pause = time.monotonic() + LOOKS_S, threading.Event()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        if time.monotonic() > until:
+            return False
+        pause.wait(LOOKS_STEP_S)
