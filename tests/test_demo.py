@@ -32,10 +32,11 @@ from agentd.commands.demo.pointed import (
     check_repository,
     span_of,
 )
-from agentd.commands.demo.temporary import write_toml
-from agentd.errors import AgentdError, UsageError
-from agentd.paths import shipped
+from agentd.commands.demo.temporary import running_daemon, write_toml
+from agentd.errors import AgentdError, StorageError, UsageError
+from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
 from agentd.process.leave import Leave
+from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository
 
@@ -452,6 +453,23 @@ def test_a_late_signal_does_not_change_how_a_program_ends() -> None:
     """
     done = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE_S)
     assert done.returncode == 128 + signal.SIGHUP
+
+
+def test_a_daemon_that_is_busy_while_it_starts_is_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer in time, on a machine with other work, has not failed."""
+    home, busy = discover({HOME_VARIABLE: str(place)}), [StorageError("it did not answer")]
+    home.create()
+
+    def asked(paths: Paths) -> dict[str, Any]:
+        if busy:
+            raise busy.pop()
+        return query(paths)
+
+    monkeypatch.setattr("agentd.commands.demo.temporary.query", asked)
+    with running_daemon(home) as daemon:
+        assert query(home)["pid"] == daemon.child.pid and not busy
 
 
 def test_nothing_to_look_at_is_not_kept(repo: Repository, place: Path) -> None:
