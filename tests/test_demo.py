@@ -175,13 +175,14 @@ def test_a_person_at_a_terminal_is_asked_for_a_line(place: Path) -> None:
     with fake() as server:
         demo = Demo(None, place, "--url", server.url, terminal=theirs)
         os.close(theirs)
-        output = ""
+        came, output = b"", ""
 
         def heard(words: str) -> bool:
-            nonlocal output
+            nonlocal came, output
             with contextlib.suppress(OSError):  # the other end is closed
                 if select.select([ours], [], [], 0)[0]:
-                    output += os.read(ours, 65536).decode().replace("\r\n", "\n")
+                    came += os.read(ours, 65536)  # it may end in the middle of a character
+                    output = came.decode(errors="replace").replace("\r\n", "\n")
             return words in output
 
         wait_for(lambda: heard("A line about what you care for"), seconds=DEADLINE_S)
