@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from agentd.admission.admit import admit
 from agentd.bus import Bus
+from agentd.clock import Clock
 from agentd.config.daemon import load_daemon
 from agentd.events import Event, NewEvent
 from agentd.logs.logger import Logger
@@ -73,7 +74,15 @@ class World:
         """Let a person answer."""
         answer(self.bus, self.paths, session, said)
 
-    def run(self, name: str, answers: Answers, *, window: int = 8192, **server: Any) -> int:
+    def run(
+        self,
+        name: str,
+        answers: Answers,
+        *,
+        window: int = 8192,
+        clock: Clock | None = None,
+        **server: Any,
+    ) -> int:
         """Answer the agent's next event; return its session's id."""
         accepted = admit(name, self.paths)
         self.bus.accept(name, accepted.hash, subscribe=accepted.config.subscribe, start="beginning")
@@ -86,7 +95,7 @@ class World:
             log = cast(Logger, Quiet())
             link = PersonLink(self.paths, name)
             others = set(threading.enumerate())
-            worker = Worker(accepted, self.paths, daemon, Heart(None), log, link=link)
+            worker = Worker(accepted, self.paths, daemon, Heart(None), log, link=link, clock=clock)
             self.worker = worker
             try:
                 worker.work()

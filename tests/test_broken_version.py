@@ -37,7 +37,7 @@ def test_a_broken_version_is_built_again(tmp_path: Path, what: str) -> None:
         os.kill(agent["pid"], signal.SIGKILL)
         sent = int(home.send().stdout.split()[1])
         home.until(lambda: home.answered() == [sent], "it is answered")
-        home.until(lambda: home.agent()["state"] == "RUNNING", "it runs")
+        home.until(lambda: home.agent().get("state") == "RUNNING", "it runs")
         assert home.agent()["version"] == agent["version"]
         home.stop()
 
@@ -64,6 +64,6 @@ def test_what_cannot_be_built_rests(tmp_path: Path) -> None:
         home.until(lambda: home.agent().get("problem"), "its file is refused")
         shutil.rmtree(home.paths.versions / "hello")
         os.kill(pid, signal.SIGKILL)
-        home.until(lambda: home.agent()["state"] == "PARKED", "it rests")
+        home.until(lambda: home.agent().get("state") == "PARKED", "it rests")
         assert "hello.toml" in home.agent()["problem"]["where"]
         home.stop()

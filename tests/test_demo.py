@@ -32,10 +32,11 @@ from agentd.commands.demo.pointed import (
     check_repository,
     span_of,
 )
-from agentd.commands.demo.temporary import write_toml
-from agentd.errors import AgentdError, UsageError
-from agentd.paths import shipped
+from agentd.commands.demo.temporary import running_daemon, write_toml
+from agentd.errors import AgentdError, StorageError, UsageError
+from agentd.paths import HOME_VARIABLE, Paths, discover, shipped
 from agentd.process.leave import Leave
+from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Reply, Request, wait_for
 from tests.repository import Repository
 
@@ -174,13 +175,14 @@ def test_a_person_at_a_terminal_is_asked_for_a_line(place: Path) -> None:
     with fake() as server:
         demo = Demo(None, place, "--url", server.url, terminal=theirs)
         os.close(theirs)
-        output = ""
+        came, output = b"", ""
 
         def heard(words: str) -> bool:
-            nonlocal output
+            nonlocal came, output
             with contextlib.suppress(OSError):  # the other end is closed
                 if select.select([ours], [], [], 0)[0]:
-                    output += os.read(ours, 65536).decode().replace("\r\n", "\n")
+                    came += os.read(ours, 65536)  # it may end in the middle of a character
+                    output = came.decode(errors="replace").replace("\r\n", "\n")
             return words in output
 
         wait_for(lambda: heard("A line about what you care for"), seconds=DEADLINE_S)
@@ -452,6 +454,23 @@ def test_a_late_signal_does_not_change_how_a_program_ends() -> None:
     """
     done = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE_S)
     assert done.returncode == 128 + signal.SIGHUP
+
+
+def test_a_daemon_that_is_busy_while_it_starts_is_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer in time, on a machine with other work, has not failed."""
+    home, busy = discover({HOME_VARIABLE: str(place)}), [StorageError("it did not answer")]
+    home.create()
+
+    def asked(paths: Paths) -> dict[str, Any]:
+        if busy:
+            raise busy.pop()
+        return query(paths)
+
+    monkeypatch.setattr("agentd.commands.demo.temporary.query", asked)
+    with running_daemon(home) as daemon:
+        assert query(home)["pid"] == daemon.child.pid and not busy
 
 
 def test_nothing_to_look_at_is_not_kept(repo: Repository, place: Path) -> None:

@@ -2,10 +2,10 @@
 
 import json
 import logging
-import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,7 +349,7 @@ def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     assert sorted((next(follower), next(follower))) == ['{"event": "b"}', '{"event": "c"}']
 
 
-def test_rendering_is_aligned_and_harmless() -> None:
+def test_rendering_is_aligned_and_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local time, then columns; values by others cannot move the cursor or fake a line."""
     entry = {
         "ts": "2026-01-15T10:30:00.000Z",
@@ -360,8 +360,11 @@ def test_rendering_is_aligned_and_harmless() -> None:
         "n": 1.5,
         "ok": "plain",
     }
-    os.environ["TZ"] = "UTC"
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
     text = view.render(json.dumps(entry))
+    monkeypatch.undo()
+    time.tzset()
     assert text == (
         "2026-01-15 10:30:00.000 error   one            tool.failed          "
         'path="a b\\u001b[2J\\nfake" n=1.5 ok=plain'

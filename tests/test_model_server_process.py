@@ -23,7 +23,7 @@ from agentd.model_server import serve
 from agentd.model_server.engine.watchdog import EXIT_STALLED, Progress
 from agentd.process.heart import Heart
 from agentd.states import Exit
-from tests.serving import ListLog, Serving, wait_for
+from tests.serving import DEADLINE_S, ListLog, Serving, wait_for
 
 TOKEN = "test-token"
 
@@ -106,7 +106,7 @@ def test_sigterm_ends_a_busy_server_in_order(home: Path, tiny_model: Path) -> No
         process.send_signal(signal.SIGTERM)
         rest = response.read()
         connection.close()
-        assert process.wait(5) == Exit.OK, process.stdout and process.stdout.read()
+        assert process.wait(DEADLINE_S) == Exit.OK, process.stdout and process.stdout.read()
     assert b"[DONE]" in rest or b"stopping" in rest
     assert log_lines(home)[-1]["event"] == "model.stopped"
 
@@ -136,7 +136,7 @@ def test_a_restart_keeps_what_was_prefilled(home: Path, tiny_model: Path) -> Non
         with spawned(home, tiny_model) as (server, process):
             answer = wait_for(partial(answered, server, body))
             process.send_signal(number)
-            assert process.wait(10) == (Exit.OK if number == signal.SIGTERM else -number)
+            assert process.wait(DEADLINE_S) == (Exit.OK if number == signal.SIGTERM else -number)
         cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
         answers.append(answer["choices"][0]["message"]["content"])
     assert cached[0] == 0
@@ -155,7 +155,7 @@ def test_prompt_caches_can_be_kept_off_the_disk(home: Path, tiny_model: Path) ->
         with spawned(home, tiny_model, *options) as (server, process):
             wait_for(partial(answered, server, {**body, "max_tokens": 2}))
             process.terminate()
-            assert process.wait(10) == Exit.OK
+            assert process.wait(DEADLINE_S) == Exit.OK
         assert places.prompt_caches.exists() is not bool(options)
     assert not half.exists()
 
@@ -167,7 +167,7 @@ def test_a_standing_engine_ends_the_process(home: Path, tiny_model: Path, tmp_pa
     (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     os.mkfifo(folder / "tokenizer.json")  # nobody ever writes
     with spawned(home, folder, "--load-limit", "0.5") as (_server, process):
-        assert process.wait(30) == EXIT_STALLED
+        assert process.wait(DEADLINE_S) == EXIT_STALLED
     assert any(line["event"] == "engine.stalled" for line in log_lines(home))
 
 
@@ -230,7 +230,7 @@ def test_smollm2_decides_legally(home: Path, smollm2: Path) -> None:
         wait_for(lambda: server.get("/ready")[0] == 200 or process.poll() is not None)
         status, answer = server.post("/v1/chat/completions", body)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == Exit.OK
+        assert process.wait(DEADLINE_S) == Exit.OK
     assert status == 200
     assert json.loads(answer["choices"][0]["message"]["content"])["risk"] in ("low", "high")
     assert answer["choices"][0]["finish_reason"] == "stop"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentd.clock import SystemClock
 from agentd.config.agent import Permissions
 from agentd.errors import ConfigError, UsageError
 from agentd.events import Lane
@@ -406,18 +407,29 @@ def test_time_passes_as_recorded(world: World) -> None:
     """A session that ran out of time does so again, at the same turn, in no time."""
     world.write("slow", READER_OF_LITTLE_TIME.format(folder=world.notes))
     world.publish("note.changed", {}, target="slow")
+    clock = Hasty()
 
     def answer(request: Request) -> Any:
         if len(world.requests) == 2:
-            return Reply('{"tool":"read_file","path":"a.txt","start":2}', pause_s=0.6)
+            clock.ahead_s = 31.0
+            return read("a.txt", 2)
         return read("a.txt") if len(world.requests) == 1 else done()
 
-    session = world.run("slow", answer)
+    session = world.run("slow", answer, clock=clock)
     _, steps = world.sessions.archive.show(session)
     assert [step.payload for step in steps if step.kind == "note"] == [
         {"text": "time is up: decide Done now"}
     ]
     identical(world, session)
+
+
+class Hasty(SystemClock):
+    """The system's, or ahead of it."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
 
 
 READER_OF_LITTLE_TIME = """agent = "task"
@@ -427,7 +439,7 @@ subscribe = ["note.changed"]
 instructions = "Read the note."
 tools = ["ReadFile"]
 [limits]
-deadline = "2s"
+deadline = "30s"
 [permissions]
 read = ["{folder}"]
 """

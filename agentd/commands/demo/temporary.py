@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from agentd.commands.output import duration, plain, say
-from agentd.errors import AgentdError, NotRunning
+from agentd.errors import AgentdError, NotRunning, StorageError
 from agentd.paths import HOME_VARIABLE, Paths, discover, private_folder
 from agentd.process import child as process
 from agentd.process.leave import Leave
@@ -122,7 +122,7 @@ def running_daemon(home: Paths, leave: Leave | None = None) -> Iterator[Daemon]:
             stack.callback(daemon.stop)
         for _ in expecting(START_S, "the daemon did not answer"):
             daemon.check()
-            with suppress(NotRunning):
+            with suppress(NotRunning, StorageError):  # not yet, or too busy to answer in time
                 query(home)
                 break
         yield daemon

@@ -20,7 +20,8 @@ from .scaling import FLAT, Growth, Measured, least
 SIZES = (1, 10, 50, 200)
 QUICK = SIZES[:2]
 START_S = 900.0  # for all of them to be checked and started, on a machine that has other work
-SETTLE_S, IDLE_S = 3.0, 20.0  # three seconds each with --quick
+SETTLE_S, IDLE_S = 3.0, 20.0
+QUICK_IDLE_S = 6.0  # longer than `bus.poll`: each worker wakes in it at least once
 CHANGES = 3
 RINGS, ASLEEP_S = 10, 0.3  # publishes, and until all wait again: who is awake is woken for nothing
 # Woken by the type, and not wanted by what it holds: no session begins, and no model is asked.
@@ -36,7 +37,7 @@ def measure(quick: bool) -> Iterator[Growth]:
         home.paths.daemon_file.write_text(DAEMON)
         with _daemon(home) as pid:
             for size in QUICK if quick else SIZES:
-                _at(size, home, pid, found, SETTLE_S if quick else IDLE_S)
+                _at(size, home, pid, found, QUICK_IDLE_S if quick else IDLE_S)
     yield from found.rows()
 
 
