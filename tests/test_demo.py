@@ -471,6 +471,9 @@ def test_a_daemon_that_is_busy_while_it_starts_is_waited_for(
     monkeypatch.setattr("agentd.commands.demo.temporary.query", asked)
     with running_daemon(home) as daemon:
         assert query(home)["pid"] == daemon.child.pid and not busy
+        busy.append(StorageError("it did not answer"))
+        assert daemon.status() is None  # as while it is not there yet: who waits goes on waiting
+        assert (daemon.status() or {})["pid"] == daemon.child.pid
 
 
 def test_nothing_to_look_at_is_not_kept(repo: Repository, place: Path) -> None:

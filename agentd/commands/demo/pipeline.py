@@ -16,7 +16,6 @@ from agentd.llm.endpoint import Endpoint
 from agentd.paths import Paths
 from agentd.sessions.trouble import trouble
 from agentd.states import Priority, WorkerState
-from agentd.supervisor.client import query
 
 START_S = 120.0  # for a model to load, or the agents to start
 DEADLINE_S = 600.0  # for the agents' work; on 2 slow cores it takes a quarter of it
@@ -38,8 +37,9 @@ def measured(home: Paths, daemon: Daemon) -> Measured:
     """Wait for the model, and measure it by short calls."""
     endpoint = Endpoint.discover(home, load_daemon(home.daemon_file).model)
     for _ in expecting(START_S, "the model was not loaded"):
-        daemon.check()
-        model = query(home)["model"]
+        if (status := daemon.status()) is None:
+            continue
+        model = status["model"]
         if model["state"] in GAVE_UP or model["problem"]:
             raise AgentdError(f"the model server failed: {model['reason']}")
         if model["external"] or ask_model_server("/ready", home) is not None:
@@ -70,8 +70,7 @@ class Pipeline:
             AgentdError: an agent was given up, rests, or takes too long.
         """
         for _ in expecting(START_S, "the agents did not start"):
-            self.daemon.check()
-            if all(state == WorkerState.RUNNING for state in self._states(agents).values()):
+            if self._all_run(agents):
                 break
         self.bus.publish(PERSON, event, priority=Priority.PERSON, system=True)
         looked = time.monotonic()
@@ -83,7 +82,7 @@ class Pipeline:
             self._check_rest(agents)
             if time.monotonic() - looked > STATUS_EVERY_S:
                 looked = time.monotonic()
-                self._states(agents)
+                self._all_run(agents)
         self.screen.update()
         self.screen.close()
 
@@ -91,9 +90,10 @@ class Pipeline:
         """Return what was published."""
         return self.bus.events.list(event_type=event_type)
 
-    def _states(self, agents: Sequence[str]) -> dict[str, str]:
-        """Return the agents' states; raise AgentdError for one that was given up."""
-        found = {agent["name"]: agent for agent in query(self.home)["agents"]}
+    def _all_run(self, agents: Sequence[str]) -> bool:
+        """Whether all are known to run; raise AgentdError for one that was given up."""
+        status = self.daemon.status() or {"agents": []}
+        found = {agent["name"]: agent for agent in status["agents"]}
         for name in agents:
             agent = found.get(name, {"state": ""})
             if agent["state"] in GAVE_UP:
@@ -103,7 +103,7 @@ class Pipeline:
                     where=problem.get("where", ""),
                     hint=problem.get("hint", ""),
                 )
-        return {name: found[name]["state"] if name in found else "" for name in agents}
+        return all(name in found and found[name]["state"] == WorkerState.RUNNING for name in agents)
 
     def _check_rest(self, agents: Sequence[str]) -> None:
         """Raise AgentdError for an agent whose events wait since something around it is wrong."""

@@ -70,9 +70,21 @@ def write_toml(path: Path, data: Mapping[str, Any]) -> None:
 class Daemon:
     """`agentd run` as a child that cannot outlive the demo, not even its kill."""
 
+    home: Paths
     child: "subprocess.Popen[bytes]"
     output: Path
     leave: Leave
+
+    def status(self) -> dict[str, Any] | None:
+        """Return what it says of itself; None: it is not there yet, or too busy to answer in time.
+
+        Raises:
+            AgentdError: it is gone.
+        """
+        self.check()
+        with suppress(NotRunning, StorageError):
+            return query(self.home)
+        return None
 
     def check(self) -> None:
         """Raise AgentdError, with its last words, when it is gone."""
@@ -118,12 +130,10 @@ def running_daemon(home: Paths, leave: Leave | None = None) -> Iterator[Daemon]:
                     start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
                 )
             os.close(lifeline)
-            daemon = Daemon(child, output, leave)
+            daemon = Daemon(home, child, output, leave)
             stack.callback(daemon.stop)
         for _ in expecting(START_S, "the daemon did not answer"):
-            daemon.check()
-            with suppress(NotRunning, StorageError):  # not yet, or too busy to answer in time
-                query(home)
+            if daemon.status() is not None:
                 break
         yield daemon
 
