@@ -18,7 +18,7 @@ from agentd.model_server.grammar.grammar import Grammars
 from agentd.model_server.language.language import ModelLanguage
 from agentd.testing.tiny_model import SPECIAL
 from tests.serving import Serving, chat_body, serving, wait_for
-from tests.test_batching import Breaks, Run, call_of, chat
+from tests.stepped_engine import Breaks, Run, call_of, chat
 from tests.test_model_server_process import home as home
 from tests.test_model_server_process import spawned
 

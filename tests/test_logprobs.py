@@ -14,7 +14,7 @@ import pytest
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
 from tests.serving import NAME, TOKEN, Serving, chat_body, serving
-from tests.test_batching import Run, call_of, chat
+from tests.stepped_engine import Run, call_of, chat
 from tests.test_labels import DONE, KINDS, ZERO, asked
 
 TOP = 4

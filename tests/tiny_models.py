@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_lm.utils
+import pytest
 from mlx.utils import tree_flatten
 
 from agentd.testing.tiny_model import make_tiny
@@ -49,12 +50,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-
+KINDS = ["llama", *CONFIGS]  # all that the engine may meet
 
 # With as many rows as key-value heads, mlx_lm's Gemma 2 is wrong in a batch and says nothing.
 WRONG_TOGETHER = {
     "gemma2": {**_COMMON, "num_attention_heads": 8, "num_key_value_heads": 4, "rms_norm_eps": 1e-6}
 }
+
+
+def of_kind(kind: str, factory: pytest.TempPathFactory, llama: Path) -> Path:
+    """Return a model's folder: `llama`, which all tests share, or a new one of another kind."""
+    return llama if kind == "llama" else make(kind, factory.mktemp(kind))
 
 
 def make(kind: str, folder: Path, *, seed: int = 0) -> Path:
