@@ -15,7 +15,7 @@ from tests.supervised import QUICK, Daemon, daemon
 pytestmark = pytest.mark.timeout(300)
 AGENTS, EVENTS = 100, 10_000
 RUNNING = 3  # of the agents; the others are off, as a machine is shared
-SEEN_MS = 3_000  # until a page is there: far above what it takes, far below what one waits for
+SEEN_MS = 10_000  # until a page is there, on a loaded machine; the bench measures it
 
 
 @pytest.fixture(scope="module")
