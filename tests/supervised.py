@@ -35,6 +35,7 @@ from agentd.process.fork_server import serve_forks
 from agentd.process.heart import STOPPING, Heart
 from agentd.process.stop import Cancel
 from agentd.process.supervisor_link import SupervisorLink
+from agentd.process.until import until
 from agentd.supervisor.client import query
 from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.remote import remotes_of
@@ -135,12 +136,16 @@ class Daemon:
         return self.process.pid
 
     def status(self) -> dict[str, Any]:
-        try:
-            return query(self.paths)
-        except (NotRunning, StorageError):  # not yet, or too busy to answer in time
-            assert self.process is not None
-            assert self.process.poll() is None, self.process.communicate()
-            return {}
+        """What it says of itself, {} while it is not there yet; a busy one is asked again."""
+        for _ in until(DEADLINE_S, 0):
+            with contextlib.suppress(StorageError):  # it did not answer in time
+                try:
+                    return query(self.paths)
+                except NotRunning:
+                    break
+        assert self.process is not None
+        assert self.process.poll() is None, self.process.communicate()
+        return {}
 
     def agent(self, name: str) -> dict[str, Any]:
         agents = self.status().get("agents", [])
