@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from tests.page_home import free_port
+from tests.ports import free_port
 from tests.supervised import wait_for
 
 PROGRAM = shutil.which("dovecot", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")

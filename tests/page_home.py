@@ -1,15 +1,13 @@
 """A home whose page is looked at: a real daemon with agents of each kind, and a model's double."""
 
-import contextlib
 import json
-import random
-import socket
 from pathlib import Path
 from typing import Any
 
 from agentd.testing import Request
 from tests.commandline import agentd, write_agent
 from tests.livehome import Home
+from tests.ports import free_port
 
 # Written by others, it tries to be more than text: markup, a link, an image, a template, marks that
 # turn the direction of what follows, and what drives a terminal. `pwned` is what it would leave.
@@ -152,15 +150,3 @@ class PageHome(Home):
         """The one value that a query finds; None for no row."""
         rows = self.rows(query)
         return rows[0][0] if rows else None
-
-
-def free_port() -> int:
-    """A port on loopback that nobody has at this moment, and that no system gives out by itself.
-
-    From 32768 on, or 49152, each connection and each server of another test may be given it.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port

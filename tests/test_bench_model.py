@@ -20,7 +20,7 @@ from tests.bench.model.servers import Stock
 from tests.bench.model.shape import QUICK
 from tests.bench.model.workload import Round, legal, plan
 from tests.bench.table import Figure
-from tests.page_home import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600  # 40 s on an idle machine

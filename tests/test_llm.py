@@ -25,6 +25,7 @@ from agentd.net.wait import Deadline, Passed
 from agentd.paths import discover, shipped
 from agentd.states import Priority
 from agentd.testing import FakeModelServer, ManualClock, Reply, Request
+from tests.ports import free_port
 
 WAIT_S = 20.0  # for what takes a moment where the machine has nothing else to do
 REVIEW = """
@@ -629,9 +630,8 @@ def test_a_score_that_waits_too_long_in_the_queue_costs_no_attempt(
 @pytest.mark.agentd_online  # a server of its own
 def test_a_server_that_is_down_is_unavailable(client: Path, tmp_path: Path) -> None:
     """Down is not failed: the session waits and loses no attempt."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    down = Endpoint(lambda: Address(f"http://127.0.0.1:{port}/v1", "m"), own=True)
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    down = Endpoint(lambda: Address(url, "m"), own=True)
     llm = baml(client, down)
     with pytest.raises(ModelUnavailable, match="refused"):
         ask(llm, deadline_s=0.3)

@@ -23,6 +23,7 @@ from agentd.net.wait import Deadline, Passed, Waiter
 from agentd.process.stop import Cancel
 from agentd.testing import wait_for
 from agentd.tools.toolbox import Toolbox
+from tests.ports import free_port
 
 BODY = b"0123456789abcdef" * 200_000  # more than the sockets hold
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n"
@@ -210,9 +211,7 @@ def test_nothing_of_an_exchange_stays_open() -> None:
             asked(port, 0.2, cancel) as reply,
         ):
             list(reply.pieces())
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError), asked(port, 5, cancel):
+    with pytest.raises(ConnectionRefusedError), asked(free_port(), 5, cancel):
         pass
     with Waiter.of(Deadline(SystemClock(), 30), cancel) as waiter:
         assert look_up_in_time("127.0.0.1", 80, waiter) == ["127.0.0.1"]

@@ -9,7 +9,7 @@ from agentd.bus import Bus
 from agentd.events import NewEvent
 from tests.browser import Tab, a_browser, a_tab, expect
 from tests.commandline import agentd
-from tests.page_home import free_port
+from tests.ports import free_port
 from tests.supervised import QUICK, Daemon, daemon
 
 pytestmark = pytest.mark.timeout(300)

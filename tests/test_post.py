@@ -16,6 +16,7 @@ from agentd.tools.declared_tools import REGISTRY
 from agentd.tools.handlers import HANDLERS
 from agentd.tools.post import ANSWER_BYTES, post
 from tests.messengers import TOKEN, Messenger, messenger
+from tests.ports import free_port
 from tests.test_fetcher import Fetching
 
 
@@ -48,8 +49,7 @@ def test_other_hosts_are_refused(phone: Messenger) -> None:
 
 def test_no_error_tells_a_token() -> None:
     """It stands in Telegram's URLs."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     with pytest.raises(ToolError, match="cannot be reached") as raised:
         call(f"http://{host}/bot{TOKEN}/sendMessage", host)
     assert "ABC" not in str(raised.value) and host in raised.value.what

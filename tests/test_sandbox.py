@@ -25,6 +25,7 @@ from agentd.sandbox.enter import enter
 from agentd.sandbox.level import Reached, reached
 from agentd.sandbox.policy import SandboxPolicy, base_read, executables
 from agentd.sandbox.seccomp import AUDIT_ARCH, Instruction, filter_for
+from tests.ports import free_port
 
 FULL = pytest.mark.skipif(
     sys.platform != "linux" or reached().name != "full",
@@ -602,7 +603,7 @@ def test_the_gate_ends_with_its_sandbox() -> None:
                  if pid.isdigit() and pid not in before and child(pid)]
         tell(refused=refusal(socket.socket), gates=[*map(int, gates)])
         """,
-        port=_free_port(),
+        port=free_port(),
     )
     assert told["refused"] == "ENETUNREACH"
     (gate,) = told["gates"]
@@ -612,12 +613,6 @@ def test_the_gate_ends_with_its_sandbox() -> None:
         ended = os.pidfd_open(gate)
         assert select.select([ended], [], [], DEADLINE_S)[0]
         os.close(ended)
-
-
-def _free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 # --- the policy ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from agentd.events import NewEvent
 from agentd.supervisor.client import query
 from tests.browser import PROGRAM, Tab, a_browser, a_tab
 from tests.commandline import agentd
-from tests.page_home import free_port
+from tests.ports import free_port
 from tests.site import site
 
 from .home import DEADLINE_S, ROOT, Home, cpu_s

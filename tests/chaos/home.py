@@ -10,7 +10,7 @@ from typing import Any
 
 from agentd.paths import Paths, discover
 from agentd.testing.tiny_model import make_tiny
-from tests.page_home import free_port
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 JOURNAL = "journal.jsonl"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.environments import python_with
+from tests.ports import free_port
 
-from .servers import Server, free_port
+from .servers import Server
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import psutil
 
 from agentd.supervisor.model import write_token
 from tests.bench.home import ROOT, Home, memory_mb
+from tests.ports import free_port
 
 from . import client
 
@@ -217,13 +218,6 @@ class Stock(Server):
         self.port = free_port()
         command = [sys.executable, "-m", "tests.bench.stock", "--model", str(self.folder)]
         return self._popen([*command, "--port", str(self.port), "--log-level", "WARNING"])
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _hello() -> dict[str, Any]:
