@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -507,3 +508,28 @@ def test_a_time_limit_ends_what_catches_all() -> None:
             pass
     with time_limit(60):
         pass
+
+
+def test_a_time_limit_that_an_objects_end_swallows_rings_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python can raise nothing there: it is told of nowhere, and other errors are, as before."""
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: told.append(error.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            while True:
+                pass
+
+    class Wrong:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with pytest.raises(TooSlow), time_limit(0.01):
+        Wrong()
+        Slow()
+        while True:
+            pass
+    Wrong()
+    assert told == [ValueError, ValueError]

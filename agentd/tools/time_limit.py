@@ -1,12 +1,14 @@
 """A bound on the time of others' parsers, in the middle of whatever they do."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-AGAIN_S = 0.5  # where somebody caught it: a library's `except` without a class
+AGAIN_S = 0.5  # where somebody caught it: a library's `except` without a class, or an object's end
 
 
 class TooSlow(BaseException):
@@ -28,10 +30,18 @@ def time_limit(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise TooSlow
 
+    tell = sys.unraisablehook
+
+    def swallowed(error: Any) -> None:  # it rings again, so there is nothing to tell
+        if error.exc_type is not TooSlow:
+            tell(error)
+
     before = signal.signal(signal.SIGALRM, ring)
+    sys.unraisablehook = swallowed
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN_S)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = tell
