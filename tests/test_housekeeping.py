@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,11 +23,9 @@ from agentd.events import NewEvent
 from agentd.logs import logger
 from agentd.paths import Paths, discover
 from agentd.process.heart import Heart
-from agentd.process.jobs import in_thread
 from agentd.process.stop import Stop
 from agentd.storage.storage_retry import StorageRetry
-from agentd.supervisor import housekeeping
-from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, made_for_agents, sweep
+from agentd.supervisor.housekeeping import TRUST_S, Housekeeping, sweep
 from agentd.testing import ManualClock, wait_for
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import use_scratch
@@ -193,7 +190,7 @@ def test_versions_of_agents_that_are_gone_are_removed(paths: Paths) -> None:
         os.utime(folder, (stamp, stamp))
     building = paths.versions / "known" / ".build-2"
     building.mkdir()
-    sweep(paths, made_for_agents(paths), {"known"}, datetime.now(UTC), timedelta(days=1))
+    sweep(paths, {"known"}, datetime.now(UTC), timedelta(days=1))
     assert not any(folder.exists() for folder in half) and building.exists()
     assert {p.name for p in paths.versions.iterdir()} == {"known", "new", "link"}
     assert {p.name for p in paths.scratch.iterdir()} == {"known"}
@@ -201,32 +198,16 @@ def test_versions_of_agents_that_are_gone_are_removed(paths: Paths) -> None:
     assert outside.is_dir()
 
 
-def test_the_folders_of_an_agent_that_is_accepted_meanwhile_stay(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a first start all are accepted while the first sweep begins."""
-    house = Housekeeping(
-        paths, DaemonConfig(), lambda *_: None, log=logger.get_logger(), clock=ManualClock()
-    )
-
-    async def late(work: Any, *given: Any) -> Any:
-        if work is sweep:  # it knows by now whom it knows
-            paths.create_for("new")
-        return await in_thread(work, *given)
-
-    monkeypatch.setattr(housekeeping, "in_thread", late)
-
-    async def run() -> None:
-        try:
-            await house._round()
-        finally:
-            await house.closed()
-
-    Bus(paths.database).close()
-    (paths.scratch / "gone").mkdir(parents=True)
-    asyncio.run(run())
-    assert [folder.name for folder in paths.scratch.iterdir()] == ["new"]
-    assert paths.log("new").parent.is_dir()
+def test_folders_stay_where_an_agent_may_be_accepted_at_this_moment(paths: Paths) -> None:
+    """At a first start all are; the bus was asked before, and the folders may be older."""
+    for name in ("new", "gone", "agentd.watcher"):
+        paths.create_for(name)
+    (paths.scratch / "new.hands").mkdir()
+    (paths.agents_d / "new.toml").touch()
+    sweep(paths, set(), datetime.now(UTC), timedelta(0))
+    assert {p.name for p in paths.scratch.iterdir()} == {"new", "new.hands", "agentd.watcher"}
+    assert {p.name for p in paths.logs.iterdir()} == {"new", "agentd.watcher"}
+    assert {p.name for p in paths.own_folders.iterdir()} == {"new"}
 
 
 def test_an_own_folder_goes_with_its_agent(paths: Paths) -> None:
@@ -239,7 +220,7 @@ def test_an_own_folder_goes_with_its_agent(paths: Paths) -> None:
         for path in (note, note.parent, note.parent.parent):
             os.utime(path, (stamp, stamp))
     (paths.agents_d / "file.toml").touch()
-    sweep(paths, made_for_agents(paths), {"known"}, datetime.now(UTC), timedelta(days=1))
+    sweep(paths, {"known"}, datetime.now(UTC), timedelta(days=1))
     assert {p.name for p in paths.own_folders.iterdir()} == {"known", "file", "used"}
 
 

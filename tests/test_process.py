@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -216,6 +217,22 @@ def test_who_looks_keeps_nobody_from_the_lock(
     assert lock.acquire()
     assert not LockFile(lock.path).acquire(), "it is ours alone"
     lock.close()
+
+
+def test_one_of_two_gets_the_lock_that_another_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both wait for who looks, and not for each other."""
+    monkeypatch.setattr(lock_module, "LOOKS_S", DEADLINE_S)
+    both = [LockFile(tmp_path / "one.lock") for _ in range(2)]
+    both[0].path.touch()
+    looking = os.open(both[0].path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, (looking,)).start()
+    with ThreadPoolExecutor() as threads:
+        got = list(threads.map(LockFile.acquire, both))
+    assert sorted(got) == [False, True]
+    both[got.index(True)].close()
 
 
 def test_a_child_cannot_say_whose_group_is_killed(locks: Path) -> None:

@@ -4,12 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from agentd.clock import Clock, iso
+from agentd.process.until import until
 
 LOOKS_S = 1.0  # for those who only look (`held`) to be done: each takes microseconds
 LOOKS_STEP_S = 0.001  # flock has no wait with a deadline
@@ -97,8 +96,7 @@ class LockFile:
 
 def _locked(fd: int) -> bool:
     """Lock an open file for ourselves alone; False: another has it so, or looks for too long."""
-    until, pause = time.monotonic() + LOOKS_S, threading.Event()
-    while True:
+    for _ in until(LOOKS_S, LOOKS_STEP_S):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -106,7 +104,5 @@ def _locked(fd: int) -> bool:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        if time.monotonic() > until:
-            return False
-        pause.wait(LOOKS_STEP_S)
+        fcntl.flock(fd, fcntl.LOCK_UN)  # else two that want it would wait for each other
+    return False

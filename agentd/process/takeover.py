@@ -17,7 +17,7 @@ def take_over(path: Path) -> tuple[LockFile, int | None]:
     """Take a child's lock, killing the process group that still holds it.
 
     Returns the lock and the pid that was killed, if any. Blocks for a few milliseconds while a
-    killed group dies.
+    killed group dies, or others look whether the lock is held.
 
     Raises:
         AlreadyRunning: the holder recorded no group, or did not die, within `TAKEOVER_S`.

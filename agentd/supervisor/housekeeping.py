@@ -22,6 +22,7 @@ from agentd.bus.bus_thread import BusThread
 from agentd.clock import Clock
 from agentd.config.daemon import DaemonConfig
 from agentd.errors import DamagedDatabase, Problem, StorageError
+from agentd.events import DAEMON
 from agentd.logs.logger import Logger, bound
 from agentd.paths import Paths
 from agentd.process.jobs import in_thread
@@ -128,11 +129,9 @@ class Housekeeping:
         stuck = await self._thread.call(self._checkpoint)
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_S
-            # Before it asks who is known: an agent is accepted, and then its folders are made.
-            made = await in_thread(made_for_agents, self._paths)
             known = await self._thread.call(lambda bus: {row.name for row in bus.agents.list()})
             now = self._clock.now()
-            await in_thread(sweep, self._paths, made, known, now, self._rules.removed)
+            await in_thread(sweep, self._paths, known, now, self._rules.removed)
         return self._judge(retention.over, stuck)
 
     async def _expire(self) -> None:
@@ -217,24 +216,18 @@ def _write_nothing(bus: Bus) -> None:
 LEFT = timedelta(hours=6)  # what is older was left behind; a large model may take that long
 
 
-def made_for_agents(paths: Paths) -> list[Path]:
-    """Return the folders for temporary files and logs, which are made once an agent is accepted."""
-    return [*_folders(paths.scratch), *_folders(paths.logs)]
-
-
-def sweep(
-    paths: Paths,
-    made: Collection[Path],
-    known: Collection[str],
-    now: datetime,
-    kept: timedelta,
-) -> None:
+def sweep(paths: Paths, known: Collection[str], now: datetime, kept: timedelta) -> None:
     """Remove what agents left that the bus does not know, and leftovers.
 
-    `made`: the folders of `made_for_agents`, from before it was asked for the `known` ones.
+    An agent that has a file is none of them: it may be accepted at this moment, or again.
     Versions and own folders go only where nothing changed for as long as they are `kept`: a file
     that is not accepted yet has some.
     """
+
+    def gone(name: str) -> bool:
+        ours = name in known or name == DAEMON
+        return not ours and not (paths.agents_d / f"{name}.toml").exists()
+
     before = now - kept
     for folder in _folders(paths.versions):
         with contextlib.suppress(OSError):
@@ -242,16 +235,15 @@ def sweep(
                 shutil.rmtree(folder)
     for folder in _folders(paths.own_folders):  # a database that was lost knows nobody for a while
         with contextlib.suppress(OSError):
-            ours = folder.name in known or (paths.agents_d / f"{folder.name}.toml").exists()
-            if not ours and _newest(folder) < before.timestamp():
+            if gone(folder.name) and _newest(folder) < before.timestamp():
                 shutil.rmtree(folder)
-    for folder in made:
-        if folder.name.partition(".")[0] in known:  # of a worker, or of hands
-            continue
-        if folder.parent == paths.scratch:
+    for folder in _folders(paths.scratch):
+        if gone(folder.name.partition(".")[0]):  # of a worker, of hands, or of a helper of ours
             remove(folder)
+    for folder in _folders(paths.logs):
         with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+            if gone(folder.name.partition(".")[0]):
+                folder.rmdir()
     for left in leftovers(paths):
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < (now - LEFT).timestamp():
