@@ -49,6 +49,7 @@ IDLE_VARIABLE = "TEST_IDLE_S"  # for how long nobody needs the fetcher, or looks
 FORKS_VARIABLE = "TEST_FORKS"  # workers are forked, by a server that also imports this, if not ""
 READY_VARIABLE = "TEST_READY_S"  # for so long a worker waits for the server that is to fork it
 PARKED_VARIABLE = "TEST_PARKED_S"  # of the fork server, until it is tried again
+STOP_VARIABLE = "TEST_STOP_S"  # for so long workers may take to stop, whatever agentd.toml grants
 PORT_VARIABLE = "TEST_MODEL_PORT"  # the model server's default; the real one may be anybody's
 DEADLINE_S = 20.0  # for anything that a test waits for; far above what it takes
 QUICK = (
@@ -249,7 +250,7 @@ def daemon(home: Path, environment: dict[str, str] | None = None) -> Iterator[Da
 
 def _run() -> int:
     from agentd.sandbox import level
-    from agentd.supervisor import fetcher_host, housekeeping, ui_host, worker_forks
+    from agentd.supervisor import fetcher_host, housekeeping, supervisor, ui_host, worker_forks
     from agentd.supervisor.argv import Commands
     from agentd.supervisor.main import run
 
@@ -265,6 +266,8 @@ def _run() -> int:
     worker_forks.READY_S = float(os.environ.get(READY_VARIABLE, DEADLINE_S))
     if parked_s := os.environ.get(PARKED_VARIABLE):
         worker_forks.PARKED_S = float(parked_s)
+    if stop_s := os.environ.get(STOP_VARIABLE):
+        supervisor.WORKERS_STOP_S = float(stop_s)
     if port := os.environ.get(PORT_VARIABLE):
         ModelConfig.model_fields["port"].default = int(port)
         ModelConfig.model_rebuild(force=True)

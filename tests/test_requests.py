@@ -97,18 +97,15 @@ def test_a_child_is_answered_by_who_it_is(tmp_path: Path) -> None:
 
 def test_a_descriptor_is_handed_over(tmp_path: Path) -> None:
     """It is the child's from then on, and the supervisor keeps none."""
+    (tmp_path / "a.txt").write_text("hello")
+    with (tmp_path / "a.txt").open() as file:
 
-    read, write = os.pipe()
+        async def give(asker: Asker, document: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+            return {}, [os.dup(file.fileno())]
 
-    async def pipe(asker: Asker, document: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        os.write(write, b"hello")
-        return {}, [os.dup(read)]
-
-    code = "fds = link.ask({'ask': 'pipe'})[1]; tell(os.read(fds[0], 10).decode(), len(fds))"
-    assert told(tmp_path, code, {"pipe": pipe}) == ["hello", 1]
-    assert open_descriptors(read) == 2, "both ends, and no more"
-    os.close(read)
-    os.close(write)
+        code = "fds = link.ask({'ask': 'file'})[1]; tell(os.read(fds[0], 10).decode(), len(fds))"
+        assert told(tmp_path, code, {"file": give}) == ["hello", 1]
+        assert open_descriptors(file.fileno()) == 1
 
 
 def test_what_goes_wrong_is_told_to_the_child_alone(tmp_path: Path) -> None:
@@ -207,11 +204,18 @@ def test_who_asks_without_end_is_read_slowly(
 
 def test_descriptors_of_a_child_are_closed(tmp_path: Path) -> None:
     """It cannot use up those of the supervisor."""
-    code = "[link._channel.send({'ask': 'echo', 'id': 0}, [0, 1]) for _ in range(50)]; tell(1)"
+    path = tmp_path / "a.txt"
+    path.touch()
+    code = (
+        f"fd = os.open({str(path)!r}, os.O_RDONLY)\n"
+        "for _ in range(50): link._channel.send({'ask': 'echo', 'id': 0}, [fd, fd])\n"
+        "tell(1)"
+    )
 
     async def then(child: Child, hearing: Hearing) -> None:
         await answer_of(child)
-        assert open_descriptors(child.output_fd) < 20, "of the end that it writes to"
+        with path.open() as file:
+            assert open_descriptors(file.fileno()) < 20
 
     talk(tmp_path, code, {"echo": echo}, then)
 
