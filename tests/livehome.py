@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 
 import apsw
 
-from agentd.errors import NotRunning, StorageError
 from agentd.paths import Paths, discover
-from agentd.supervisor.client import query
 from agentd.testing import FakeModelServer, Request, wait_for
 from tests.commandline import agentd, write_agent
-from tests.supervised import remove_sockets
+from tests.supervised import remove_sockets, said_by
 
 DEADLINE_S = 40.0
 
@@ -82,10 +80,7 @@ class Home:
             self.ended()
 
     def document(self) -> dict[str, Any]:
-        try:
-            return query(self.paths)
-        except (NotRunning, StorageError):
-            return {"agents": [], "storage": {}}
+        return said_by(self.paths) or {"agents": [], "storage": {}}
 
     def agent(self) -> dict[str, Any]:
         return next((a for a in self.document()["agents"] if a["name"] == "hello"), {})

@@ -1,11 +1,15 @@
 """An engine stepped by hand, its calls, and a model that breaks."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agentd.model_server.calls import Call
 from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
+from tests import tiny_models
 
 SCHEMA = {
     "type": "object",
@@ -17,6 +21,21 @@ SCHEMA = {
     },
     "required": ["tool", "text", "level", "count"],
 }
+
+
+@pytest.fixture(scope="module", params=tiny_models.KINDS)
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return tiny_models.of_kind(request.param, tmp_path_factory, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> tuple[Path, ModelLanguage]:
+    return tiny_model, ModelLanguage(tiny_model)
+
+
+@pytest.fixture
+def engine(tiny: tuple[Path, ModelLanguage]) -> MlxEngine:
+    return MlxEngine(tiny[0], tiny[1], fast_blas=True)
 
 
 class Run:

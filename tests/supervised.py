@@ -91,6 +91,17 @@ def alive(pid: int) -> bool:
     return state(pid) not in ("", "Z")
 
 
+def said_by(paths: Paths) -> dict[str, Any]:
+    """What a home's daemon says of itself, {} while there is none; a busy one is asked again."""
+    for _ in until(DEADLINE_S, 0):
+        with contextlib.suppress(StorageError):  # it did not answer in time
+            try:
+                return query(paths)
+            except NotRunning:
+                break
+    return {}
+
+
 def suspend(pid: int) -> None:
     """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
@@ -137,16 +148,15 @@ class Daemon:
         return self.process.pid
 
     def status(self) -> dict[str, Any]:
-        """What it says of itself, {} while it is not there yet; a busy one is asked again."""
-        for _ in until(DEADLINE_S, 0):
-            with contextlib.suppress(StorageError):  # it did not answer in time
-                try:
-                    return query(self.paths)
-                except NotRunning:
-                    break
-        assert self.process is not None
-        assert self.process.poll() is None, self.process.communicate()
-        return {}
+        """What it says of itself, {} while it is not there yet."""
+        if not (found := said_by(self.paths)):
+            assert self.process is not None
+            assert self.process.poll() is None, self.process.communicate()
+        return found
+
+    def ui(self) -> dict[str, Any]:
+        """What status says of the page; {} for none."""
+        return self.status().get("ui") or {}
 
     def agent(self, name: str) -> dict[str, Any]:
         agents = self.status().get("agents", [])

@@ -15,21 +15,9 @@ from agentd.model_server.language.language import ModelLanguage
 from agentd.states import Priority
 from tests import tiny_models
 from tests.stepped_engine import SCHEMA, Breaks, Run, call_of, chat
-
-
-@pytest.fixture(scope="module", params=tiny_models.KINDS)
-def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return tiny_models.of_kind(request.param, tmp_path_factory, tiny_model)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> tuple[Path, ModelLanguage]:
-    return tiny_model, ModelLanguage(tiny_model)
-
-
-@pytest.fixture
-def engine(tiny: tuple[Path, ModelLanguage]) -> MlxEngine:
-    return MlxEngine(tiny[0], tiny[1], fast_blas=True)
+from tests.stepped_engine import engine as engine
+from tests.stepped_engine import folder as folder
+from tests.stepped_engine import tiny as tiny
 
 
 @pytest.mark.parametrize("pipelined", [False, True])

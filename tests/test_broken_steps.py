@@ -10,16 +10,8 @@ from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
 from tests import tiny_models
 from tests.stepped_engine import SCHEMA, Breaks, Run, call_of, chat, text_call
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> tuple[Path, ModelLanguage]:
-    return tiny_model, ModelLanguage(tiny_model)
-
-
-@pytest.fixture
-def engine(tiny: tuple[Path, ModelLanguage]) -> MlxEngine:
-    return MlxEngine(tiny[0], tiny[1], fast_blas=True)
+from tests.stepped_engine import engine as engine
+from tests.stepped_engine import tiny as tiny
 
 
 @pytest.mark.parametrize("pipelined", [False, True])

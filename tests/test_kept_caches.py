@@ -1,7 +1,6 @@
 """Caches of prompts, as they are kept in memory and in their file."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,18 +8,10 @@ from agentd.model_server.engine.mlx import MlxEngine
 from agentd.model_server.language.language import ModelLanguage
 from tests import tiny_models
 from tests.stepped_engine import Run, call_of, chat
+from tests.stepped_engine import folder as folder
+from tests.stepped_engine import tiny as tiny
 
 SAVED = 10**8  # bytes of caches that may be written down
-
-
-@pytest.fixture(scope="module", params=tiny_models.KINDS)
-def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return tiny_models.of_kind(request.param, tmp_path_factory, tiny_model)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> tuple[Path, ModelLanguage]:
-    return tiny_model, ModelLanguage(tiny_model)
 
 
 def test_caches_are_read_again_after_a_restart(folder: Path, tmp_path: Path) -> None:

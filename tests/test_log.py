@@ -349,7 +349,17 @@ def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     assert sorted((next(follower), next(follower))) == ['{"event": "b"}', '{"event": "c"}']
 
 
-def test_rendering_is_aligned_and_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def utc() -> Iterator[None]:
+    """The time zone of one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_rendering_is_aligned_and_harmless(utc: None) -> None:
     """Local time, then columns; values by others cannot move the cursor or fake a line."""
     entry = {
         "ts": "2026-01-15T10:30:00.000Z",
@@ -360,12 +370,7 @@ def test_rendering_is_aligned_and_harmless(monkeypatch: pytest.MonkeyPatch) -> N
         "n": 1.5,
         "ok": "plain",
     }
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    text = view.render(json.dumps(entry))
-    monkeypatch.undo()
-    time.tzset()
-    assert text == (
+    assert view.render(json.dumps(entry)) == (
         "2026-01-15 10:30:00.000 error   one            tool.failed          "
         'path="a b\\u001b[2J\\nfake" n=1.5 ok=plain'
     )

@@ -27,15 +27,11 @@ from agentd.testing.tiny_model import ScriptedEngine, make_tiny
 from tests import tiny_models
 from tests.serving import NAME, TOKEN, Serving, serving, wait_for
 from tests.stepped_engine import Run, call_of, chat
+from tests.stepped_engine import folder as folder
 from tests.test_model_server import Gate, start
 
 HEADS = ["The reader likes football.", "The reader likes everything, and more of it. " * 3, ""]
 ITEMS = [" Arsenal won.", " A new park was opened in the north of the town.", " x", " " + "y" * 70]
-
-
-@pytest.fixture(scope="module", params=tiny_models.KINDS)
-def folder(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return tiny_models.of_kind(request.param, tmp_path_factory, tiny_model)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -37,11 +36,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def page(home: Daemon) -> Iterator[PageClient]:
     with open_page(home) as opened:
         yield opened
-
-
-def ui(one: Daemon) -> dict[str, Any]:
-    """Return what status says of the page; nothing where it did not answer in time."""
-    return one.status().get("ui") or {}
 
 
 def port_of(page: PageClient) -> int:
@@ -229,7 +223,7 @@ def test_a_stop_ends_open_pages(tmp_path: Path) -> None:
         one.stop()
         one.configure(f"[ui]\nport = {port}\n")
         one.start()
-        wait_for(lambda: ui(one).get("state") == "RUNNING", "the page")
+        wait_for(lambda: one.ui().get("state") == "RUNNING", "the page")
         again = httpx2.Client(base_url=page.origin, cookies=page.client.cookies, timeout=DEADLINE_S)
         with again, again.stream("GET", "/live") as stream:
             assert stream.status_code == 200  # the same cookie
@@ -243,8 +237,8 @@ def test_a_page_that_crashed_is_there_again(home: Daemon) -> None:
     with open_page(home) as page:
         pid = home.status()["ui"]["pid"]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: ui(home).get("pid") not in (pid, None), "another process")
-        wait_for(lambda: ui(home).get("state") == "RUNNING", "it serves")
+        wait_for(lambda: home.ui().get("pid") not in (pid, None), "another process")
+        wait_for(lambda: home.ui().get("state") == "RUNNING", "it serves")
         assert page.get("/").status_code == 200
 
 

@@ -142,11 +142,6 @@ def test_each_form_is_a_command_that_exists(do: str) -> None:
     assert cli.command_parser(command, module).parse_args(["--json", *words]).json
 
 
-def said(one: Daemon) -> dict[str, Any]:
-    """Return what status says of the page; {} for none, or while nobody has time to answer."""
-    return one.status().get("ui") or {}
-
-
 def test_it_ends_when_nobody_looks(tmp_path: Path) -> None:
     """Without [ui] it takes memory while somebody looks, and its port is remembered."""
     with daemon(tmp_path, {IDLE_VARIABLE: "3"}) as one:
@@ -154,7 +149,7 @@ def test_it_ends_when_nobody_looks(tmp_path: Path) -> None:
         assert one.status()["ui"] is None
         with open_page(one) as page, page.client.stream("GET", "/live"):
             pid = one.status()["ui"]["pid"]
-            wait_for(lambda: said(one).get("beat", {}).get("state") == "shown", "it is looked at")
+            wait_for(lambda: one.ui().get("beat", {}).get("state") == "shown", "it is looked at")
         wait_for(lambda: one.status().get("ui", "busy") is None, "it ends")
         with open_page(one) as again:
             assert again.origin == page.origin
@@ -167,11 +162,11 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         one.configure(f"[supervisor]\nbackoff_max = '100ms'\n[ui]\nport = {port}\n")
         one.start()
-        problem = wait_for(lambda: said(one).get("problem"), "a problem")
+        problem = wait_for(lambda: one.ui().get("problem"), "a problem")
         assert problem["what"] == f"port {port} is in use"
         assert problem["where"] == "agentd.toml: ui.port"
         taken.close()
-        wait_for(lambda: said(one).get("state") == "RUNNING", "the page")
+        wait_for(lambda: one.ui().get("state") == "RUNNING", "the page")
 
 
 def test_the_port_follows_agentd_toml(tmp_path: Path) -> None:
@@ -181,8 +176,8 @@ def test_the_port_follows_agentd_toml(tmp_path: Path) -> None:
         with open_page(one) as page:
             port = int(page.origin.rpartition(":")[2])
         one.configure(f"[ui]\nport = {port}\n")
-        wait_for(lambda: said(one).get("kept"), "it is kept")
-        wait_for(lambda: said(one).get("state") == "RUNNING", "it serves")
+        wait_for(lambda: one.ui().get("kept"), "it is kept")
+        wait_for(lambda: one.ui().get("state") == "RUNNING", "it serves")
         one.configure("")
         wait_for(lambda: one.status().get("ui", "busy") is None, "it is gone")
 

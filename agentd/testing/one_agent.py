@@ -32,7 +32,7 @@ from agentd.states import OFFSETS
 from agentd.testing.fake_server import FakeModelServer
 from agentd.testing.random_model import RandomModel
 from agentd.testing.scripted import WINDOW, LabelScript, ScoreScript, count, scripted_scores
-from agentd.testing.waiting import WAIT_S, ManualClock
+from agentd.testing.waiting import ManualClock
 from agentd.tools.base import Output
 from agentd.tools.toolbox import Toolbox
 from agentd.worker.runner import calibration_of
@@ -52,6 +52,8 @@ _APPROVERS: Mapping[str, Approver] = {"allow": lambda *_: True, "deny": lambda *
 
 default_home: Path | None = None  # set by the pytest plugin; None: the working folder
 
+CALL_DEADLINE_S = 10.0  # for one answer of the model
+
 
 def run_agent(
     agent: str,
@@ -68,7 +70,7 @@ def run_agent(
     home: str | Path | None = None,
     window: int = WINDOW,
     clock: Clock | None = None,
-    call_deadline_s: float = WAIT_S,
+    call_deadline_s: float = CALL_DEADLINE_S,
     scores: ScoreScript | None = None,
 ) -> Performance:
     """Let `agent` answer `event`, with `model` in the model's place, and return how it went.

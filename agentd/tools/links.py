@@ -18,7 +18,7 @@ from agentd.tools.obeyed import Inode, folded, homes_here, inode_of
 ENTRIES_MAX = 6_000  # looked at below the hidden folders of one home
 LINKS_MAX = 1_000  # followed of one home, or of one of our folders
 DEPTH_MAX = 4  # of folders in a hidden one: `.config/systemd/user/default.target.wants`
-SECONDS_MAX = 5.0  # a slow disk, or a busy machine; it takes some milliseconds
+SECONDS_MAX = 5.0  # for one home: a slow disk, or a busy machine; it takes some milliseconds
 HOPS_MAX = 40  # links behind links, as the system counts them
 NOBODY_OBEYS = frozenset({".cache", ".trash"})  # and what lies there may be endless
 # File systems of this machine's own disks and memory. All others may wait for somebody else.
