@@ -83,7 +83,7 @@ def log_lines(home: Path) -> list[dict[str, object]]:
 
 
 def test_sigterm_ends_a_busy_server_in_order(home: Path, tiny_model: Path) -> None:
-    """SIGTERM in the middle of a generation: the client gets an error, exit code 0, soon."""
+    """SIGTERM in the middle of a generation: the client gets an error, the exit code is 0."""
     with spawned(home, tiny_model) as (server, process):
         wait_for(lambda: server.get("/ready")[0] == 200)
         connection = server.connect()
