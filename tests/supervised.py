@@ -102,6 +102,11 @@ def said_by(paths: Paths) -> dict[str, Any]:
     return {}
 
 
+def whole_lines(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; the last one may be being written just now."""
+    return [json.loads(line) for line in log.read_text().split("\n")[:-1]]
+
+
 def suspend(pid: int) -> None:
     """SIGSTOP a process and wait until all its threads stand still, which takes them a moment."""
     os.kill(pid, signal.SIGSTOP)
@@ -161,6 +166,16 @@ class Daemon:
     def agent(self, name: str) -> dict[str, Any]:
         agents = self.status().get("agents", [])
         return next((agent for agent in agents if agent["name"] == name), {})
+
+    def wait_model(self) -> dict[str, Any]:
+        """Wait until the model server runs; return what status says of it."""
+
+        def reached() -> dict[str, Any] | None:
+            model: dict[str, Any] = self.status().get("model", {})
+            return model if model.get("state") == "RUNNING" else None
+
+        found: dict[str, Any] = wait_for(reached, "the model server runs")
+        return found
 
     def wait_state(self, name: str, state: str) -> dict[str, Any]:
         """Wait until an agent is in `state`; return what status says of it."""
@@ -228,9 +243,7 @@ class Daemon:
     def lines(self, name: str = "agentd") -> list[dict[str, Any]]:
         """Return all whole lines of a log."""
         path = self.paths.log(name)
-        text = path.read_text() if path.exists() else ""
-        lines = text.split("\n")[:-1]  # the last one may be being written just now
-        return [json.loads(line) for line in lines]
+        return whole_lines(path) if path.exists() else []
 
     def events(self, event_type: str) -> list[dict[str, Any]]:
         """Return the payloads of one type of event, by way of SQL as anybody would."""

@@ -5,7 +5,6 @@ import logging
 import resource
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from agentd.logs import logger as log
 from agentd.logs import view
 from agentd.paths import Paths, discover
 from agentd.testing import ManualClock
+from tests.time_zone import local_time
 
 
 @pytest.fixture
@@ -349,17 +349,7 @@ def test_following_waits_for_the_end_of_a_line(paths: Paths) -> None:
     assert sorted((next(follower), next(follower))) == ['{"event": "b"}', '{"event": "c"}']
 
 
-@pytest.fixture
-def utc() -> Iterator[None]:
-    """The time zone of one test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
-
-
-def test_rendering_is_aligned_and_harmless(utc: None) -> None:
+def test_rendering_is_aligned_and_harmless() -> None:
     """Local time, then columns; values by others cannot move the cursor or fake a line."""
     entry = {
         "ts": "2026-01-15T10:30:00.000Z",
@@ -370,7 +360,9 @@ def test_rendering_is_aligned_and_harmless(utc: None) -> None:
         "n": 1.5,
         "ok": "plain",
     }
-    assert view.render(json.dumps(entry)) == (
+    with local_time("UTC"):
+        text = view.render(json.dumps(entry))
+    assert text == (
         "2026-01-15 10:30:00.000 error   one            tool.failed          "
         'path="a b\\u001b[2J\\nfake" n=1.5 ok=plain'
     )

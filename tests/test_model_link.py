@@ -17,6 +17,7 @@ from agentd.events import PERSON, NewEvent
 from agentd.llm.address import Address, fetch
 from tests.commandline import agentd
 from tests.linkedhome import LinkedHome, linked_home
+from tests.supervised import whole_lines
 
 ROUNDS, EVENTS = 2, 3  # events of each round
 RESTS = "[supervisor]\nbackoff_first = '1h'\nbackoff_max = '1h'\n"  # as long as a test looks
@@ -78,8 +79,7 @@ def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path) -> Non
         home.until(lambda: len(home.answered()) >= 2 * ROUNDS * EVENTS, "all is answered")
         assert set(Counter(home.answered()).values()) == {2}  # once by each agent
         assert home.rows("SELECT * FROM dead_letters") == []
-        # The last one may be being written just now.
-        lines = map(json.loads, home.paths.log("model").read_text().split("\n")[:-1])
+        lines = whole_lines(home.paths.log("model"))
         asked = Counter(line["agent"] for line in lines if line["event"] == "request.finished")
         assert set(asked) == {"hello", "other"}
 

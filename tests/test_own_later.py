@@ -1,6 +1,5 @@
 """`Later` and `at`: what comes in the future, once."""
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from agentd.tools.base import ToolCall
 from agentd.tools.later_tool import later
 from agentd.worker.own_later import OwnLater
 from agentd.worker.schedule import reconcile
+from tests.time_zone import local_time
 
 LOG: Any = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
 HOUR = timedelta(hours=1)
@@ -182,19 +182,12 @@ def test_the_tool_says_when_and_stages_it() -> None:
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
-def test_the_first_and_last_moments_are_told_like_others(
-    zone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_and_last_moments_are_told_like_others(zone: str) -> None:
     """Also where this machine's clock has no such moment."""
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
-    try:
+    with local_time(zone):
         for moment in ("9999-12-31T23:59Z", "0001-01-01T00:00Z"):
             with pytest.raises(ToolError, match="not within the next 90 days"):
                 later(ToolCall(), "x", None, moment)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
 
 
 # --- at

@@ -3,7 +3,6 @@
 import gzip
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from agentd.tools.toolbox import Toolbox
 from tests.pdf_files import pdf as pdf_of
 from tests.pdf_files import text
 from tests.site import Site, site
+from tests.time_zone import local_time
 
 NOISE = random.Random(7).randbytes(100_000)
 SOON = datetime(2026, 11, 29, 17, 0, tzinfo=UTC)
@@ -247,13 +247,10 @@ def test_a_broken_feed_is_read_as_far_as_it_goes(web: Site, call: Call) -> None:
 
 
 @pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def local() -> Iterator[None]:
     """The clock of New York, five hours behind."""
-    monkeypatch.setenv("TZ", "America/New_York")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+    with local_time("America/New_York"):
+        yield
 
 
 def ics(*events: str) -> str:

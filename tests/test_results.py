@@ -1,7 +1,6 @@
 """`agentd results`: what agents came to, in words; and [deliver] as it is written."""
 
 import json
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from agentd.events import NewEvent
 from agentd.paths import Paths, discover
 from agentd.ui.markdown_text import markdown
 from tests.messengers import publish, result
+from tests.time_zone import local_time
 
 
 @pytest.fixture
@@ -45,15 +45,13 @@ def test_results_are_told_in_words(paths: Paths, capsys: pytest.CaptureFixture[s
 
 
 def test_moments_in_columns_are_in_local_time(
-    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For people, on each way; programs get what was written, and a quoted line stays as it is."""
     table = "| result | at |\n| --- | --- |\n| 3 mails | 2026-11-29T22:23:30+00:00 |"
     text = f"{table}\n\n- seen: 2026-01-01T12:00:00.000Z\n\nat 2026-01-01T12:00:00Z it failed"
     publish(paths.database, result("a day", text))
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    try:
+    with local_time("Asia/Tokyo"):
         shown = printed(capsys, "1")
         for found in (shown, markdown(text), with_local_times(text)):
             assert "2026-11-30 07:23" in found and "seen: 2026-01-01 21:00" in found
@@ -63,9 +61,6 @@ def test_moments_in_columns_are_in_local_time(
         (item,) = news(bus, Position(0, 0), (1, 0), 10).items
         bus.close()
         assert "2026-11-30 07:23" in item.text
-    finally:
-        monkeypatch.undo()
-        time.tzset()
 
 
 def test_results_of_one_agent_and_of_a_time(

@@ -572,8 +572,7 @@ def test_sigterm_stops_everything_and_exits_0(supervisor: Daemon) -> None:
     supervisor.start()
     names = [*(f"agent{number}" for number in range(5)), "parent"]
     pids = [supervisor.wait_state(name, "RUNNING")["pid"] for name in names]
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
-    pids.append(supervisor.status()["model"]["pid"])
+    pids.append(supervisor.wait_model()["pid"])
     grandchild = supervisor.home / "parent.grandchild"
     pids.append(int(wait_for(lambda: grandchild.exists() and grandchild.read_text())))
     began = time.monotonic()
@@ -620,8 +619,7 @@ def test_a_killed_supervisor_leaves_no_orphans(supervisor: Daemon) -> None:
     supervisor.drop("check", "hang the check")
     supervisor.start()
     pids = [supervisor.wait_state(name, "RUNNING")["pid"] for name in ("one", "parent")]
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
-    pids.append(supervisor.status()["model"]["pid"])
+    pids.append(supervisor.wait_model()["pid"])
     grandchild = supervisor.home / "parent.grandchild"
     pids.append(int(wait_for(lambda: grandchild.exists() and grandchild.read_text())))
     lock = supervisor.paths.locks / "check.admission.lock"
@@ -877,9 +875,8 @@ def test_a_missing_model_waits_and_starts_when_it_comes(supervisor: Daemon) -> N
     assert model["state"] == "WAITING"
     assert model["problem"]["hint"] == "agentd model pull smollm2-135m"
     pull_model(supervisor)
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "the model server runs")
+    model = supervisor.wait_model()
     address = json.loads(supervisor.paths.model_address.read_text())
-    model = supervisor.status()["model"]
     expected = {"url": model["url"], "model": "smollm2-135m", "pid": model["pid"], "crashes": 0}
     expected["socket"] = str(supervisor.paths.model_socket)
     assert address == expected
@@ -895,8 +892,7 @@ def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
     rests = "[supervisor]\nbackoff_first = '1h'\nbackoff_max = '1h'\n"  # as long as we look
     supervisor.configure(f"{rests}[model]\nport = 0\n")  # another test may want the default
     supervisor.start()
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs")
-    model = supervisor.status()["model"]
+    model = supervisor.wait_model()
     port = int(model["url"].split(":")[2].removesuffix("/v1"))
     os.kill(model["pid"], signal.SIGKILL)
     wait_for(lambda: supervisor.status()["model"]["state"] == "BACKOFF", "it is dead")
@@ -905,8 +901,7 @@ def test_a_dead_model_server_refuses_callers_and_comes_back_at_its_port(
     supervisor.configure(
         rests + "[model]\nport = 0\nqueue = 65\n"
     )  # a changed server is tried at once
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "it runs again")
-    assert supervisor.status()["model"]["url"] == model["url"]
+    assert supervisor.wait_model()["url"] == model["url"]
 
 
 def test_the_default_port_gives_way_where_it_is_taken(tmp_path: Path) -> None:
@@ -918,8 +913,7 @@ def test_the_default_port_gives_way_where_it_is_taken(tmp_path: Path) -> None:
             home = stack.enter_context(daemon(tmp_path / name, {PORT_VARIABLE: str(port)}))
             pull_model(home)
             home.start()
-            wait_for(lambda: home.status()["model"]["state"] == "RUNNING", "it runs")  # noqa: B023
-            model = home.status()["model"]
+            model = home.wait_model()
             assert str(port) not in model["url"]
             assert model["reason"] == f"port {port} was taken, so it listens on another one"
             assert json.loads(home.paths.model_address.read_text())["url"] == model["url"]
@@ -954,8 +948,7 @@ def test_a_port_in_use_at_login_is_waited_for(tmp_path: Path) -> None:
             model = one.status()["model"]
             assert (model["state"], model["pid"]) == ("BACKOFF", None)
             assert f"port {port} is in use" in model["problem"]["what"]
-        wait_for(lambda: one.status()["model"]["state"] == "RUNNING", "the model server runs")
-        assert one.status()["model"]["url"] == f"http://127.0.0.1:{port}/v1"
+        assert one.wait_model()["url"] == f"http://127.0.0.1:{port}/v1"
 
 
 def test_only_a_port_that_a_person_chose_is_insisted_on() -> None:
@@ -974,7 +967,7 @@ def test_an_external_server_needs_no_process(supervisor: Daemon) -> None:
     assert (model["state"], model["pid"]) == ("STOPPED", None)
     assert json.loads(supervisor.paths.model_address.read_text())["url"] == "http://127.0.0.1:9/v1"
     supervisor.configure(QUICK)
-    wait_for(lambda: supervisor.status()["model"]["state"] == "RUNNING", "our own runs")
+    supervisor.wait_model()
     assert json.loads(supervisor.paths.model_address.read_text())["url"] != "http://127.0.0.1:9/v1"
 
 

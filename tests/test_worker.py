@@ -1,6 +1,5 @@
 """The worker: a real process on a real bus, with a real version and a fake model server."""
 
-import json
 import os
 import signal
 import socket
@@ -25,7 +24,7 @@ from agentd.states import Exit, Priority, SessionState
 from agentd.testing import FakeModelServer, Reply, Request
 from tests.person import answer as answer_it
 from tests.person import vouch
-from tests.supervised import remove_sockets
+from tests.supervised import remove_sockets, whole_lines
 
 TASK = """\
 agent = "task"
@@ -84,8 +83,7 @@ class Home:
         return self.bus.events.list(event_type=event_type)
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        lines = self.paths.log("reader").read_text().split("\n")[:-1]  # the last one may be half
-        return [e for line in lines if (e := json.loads(line))["event"] == name]
+        return [line for line in whole_lines(self.paths.log("reader")) if line["event"] == name]
 
     def close(self) -> None:
         for worker in self.workers:

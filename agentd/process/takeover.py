@@ -2,12 +2,11 @@
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 from agentd.errors import AlreadyRunning
 from agentd.process.lock import LockFile
+from agentd.process.until import until
 
 TAKEOVER_S = 5.0  # for a killed group to release its lock
 TAKEOVER_STEP_S = 0.02  # flock has no wait with a deadline
@@ -24,21 +23,19 @@ def take_over(path: Path) -> tuple[LockFile, int | None]:
     """
     lock = LockFile(path)
     killed: int | None = None
-    deadline = time.monotonic() + TAKEOVER_S
-    wake = threading.Event()
-    while not lock.acquire():
+    pgid: object = None
+    for _ in until(TAKEOVER_S, TAKEOVER_STEP_S):
+        if lock.acquire():
+            return lock, killed
         pgid = lock.holder().get("pgid")
         if isinstance(pgid, int) and pgid > 1 and pgid != os.getpgrp():
             killed = pgid
             kill_group(pgid)
-        if time.monotonic() > deadline:
-            raise AlreadyRunning(
-                f"another copy of this process will not die (process group {pgid})",
-                where=str(path),
-                hint="end that process by hand",
-            )
-        wake.wait(TAKEOVER_STEP_S)
-    return lock, killed
+    raise AlreadyRunning(
+        f"another copy of this process will not die (process group {pgid})",
+        where=str(path),
+        hint="end that process by hand",
+    )
 
 
 def kill_group(pgid: int) -> bool:

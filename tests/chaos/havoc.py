@@ -29,6 +29,7 @@ from agentd.events import FILE, PERSON, NewEvent
 from agentd.states import WorkerState
 from agentd.supervisor.client import query
 from tests.chaos.home import AGENTS, PIPELINE, PLACED, SERVER, TICKER, Home
+from tests.supervised import said_by
 
 PROGRESS_S = 120.0  # without any progress for this long the pipeline counts as stuck
 DRAIN_S = 300.0  # for everything to be answered once nobody kills any more
@@ -389,16 +390,12 @@ class Havoc:
 
     def _rests(self) -> bool:
         """Whether the ticker runs without its schedule: what fires later would not be answered."""
-        try:
-            agents = query(self.home.paths)["agents"]
-        except AgentdError:
-            return False  # the supervisor is not there yet
         return any(
             agent["name"] == TICKER
             and agent["triggers"].get("schedule", "not known") is None
             and agent["state"] == WorkerState.RUNNING
             and not agent["stopping"]
-            for agent in agents
+            for agent in said_by(self.home.paths).get("agents", [])
         )
 
     def _open(self) -> int:
