@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agentd.config.daemon import load_daemon
@@ -13,6 +14,7 @@ from agentd.hands.mcp_program import fetches, program_of
 from agentd.paths import Paths, discover
 from agentd.supervisor.children import Reaper
 from tests.mcp_hosting import DEADLINE_S, agent, hosting, left, say
+from tests.supervised import threads, wait_for
 
 FAKE = Path(__file__).with_name("fake_mcp_server.py")
 STARTS = 12
@@ -92,6 +94,8 @@ def test_starts_leave_nothing_behind(paths: Paths) -> None:
     """Neither a descriptor nor a process, also where a server left its group."""
     fake(paths)
     of = agent(paths, "echo", "leave")
+    me = psutil.Process()
+    others = {*me.children(recursive=True)}  # what a test before left may end just now
 
     async def scenario() -> None:
         async with hosting(paths) as host:
@@ -102,7 +106,7 @@ def test_starts_leave_nothing_behind(paths: Paths) -> None:
                 assert await say(host, of, "echo", text="x") == "x"
                 await host.restart("fake")
             assert left() == before
-        assert left()[1] == 0
+        assert {*me.children(recursive=True)} - others == set()
 
     asyncio.run(scenario())
 
@@ -132,6 +136,25 @@ def test_a_host_that_died_is_followed_by_one(paths: Paths, monkeypatch: pytest.M
             assert await call == "y"
             successor = host.host._host
             assert successor is not None and successor is not died and not successor.stopping
+
+    asyncio.run(scenario())
+
+
+def test_a_hosts_death_may_be_told_before_its_socket_ends(paths: Paths) -> None:
+    """The supervisor stops hearing it then, and goes on."""
+    fake(paths)
+    of = agent(paths, "echo")
+
+    async def scenario() -> None:
+        async with hosting(paths) as host:
+            assert await say(host, of, "echo", text="x") == "x"
+            died = host.host._host
+            assert died is not None
+            died.child.kill()
+            wait_for(lambda: threads(died.child.pid) == ["Z"], "it is dead")  # no loop runs
+            died._reaper.reap()
+            assert host.host._control is None
+            assert await say(host, of, "echo", text="y") == "y"
 
     asyncio.run(scenario())
 

@@ -283,6 +283,15 @@ class Child:
         if self.poll() is None:
             kill_group(self.pid)
 
+    def take_control(self) -> socket.socket:
+        """Return our end of its control socket, which is the caller's to close from now on.
+
+        For who hears it in the event loop: that has to be left off before it is closed.
+        """
+        assert self.control is not None
+        taken, self.control = self.control, None
+        return taken
+
     def close(self) -> None:
         """Close the pipes. Only for a child that is dead: a living one would kill itself."""
         for fd in (self.heart_fd, self.output_fd):

@@ -91,19 +91,19 @@ class HandsHost:
                 raise AgentdError(f"hands cannot be started: {error}") from error
             watch = self._parts.jobs.start(self._watch(asker, child, way.pop_all()), last=True)
         self._living[asker.name] = child, watch
-        assert child.control is not None
-        channel = Channel(child.control)
-        try:
-            channel.send(orders.document(), deadline_s=0)
-            answer = await _first(channel)
-        except (TimeoutError, ChannelClosed) as error:
-            await self._kill(asker, document)
-            raise AgentdError(f"hands did not get ready: {error}") from error
-        if isinstance(problem := answer.get("error"), dict):
-            raise error_of(problem)
-        took_ms = round((loop.time() - began) * 1000, 1)
-        self._log.info("hands.started", agent=asker.name, pid=child.pid, duration_ms=took_ms)
-        return {}, [child.control.detach()]  # the worker's alone: they end with it
+        with child.take_control() as control:
+            channel = Channel(control)
+            try:
+                channel.send(orders.document(), deadline_s=0)
+                answer = await _first(channel)
+            except (TimeoutError, ChannelClosed) as error:
+                await self._kill(asker, document)
+                raise AgentdError(f"hands did not get ready: {error}") from error
+            if isinstance(problem := answer.get("error"), dict):
+                raise error_of(problem)
+            took_ms = round((loop.time() - began) * 1000, 1)
+            self._log.info("hands.started", agent=asker.name, pid=child.pid, duration_ms=took_ms)
+            return {}, [control.detach()]  # the worker's alone: they end with it
 
     def _orders(self, asker: Asker) -> Orders:
         """Read what the version permits, and make an empty scratch folder. In a thread."""

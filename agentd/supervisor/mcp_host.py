@@ -126,8 +126,7 @@ class McpHost:
             except OSError as error:
                 raise AgentdError(f"the MCP host cannot be started: {error}") from error
             ended = partial(self._on_host_end, way.pop_all())
-        assert child.control is not None
-        self._control = Channel(child.control)
+        self._control = Channel(child.take_control())
         self._reached, self._proxy = places, proxy
         self._host = self._at_need(child, ended, beats=True)
         self._tell({"sandbox": policy.document(), "require": required})
